@@ -1,0 +1,202 @@
+"""Facts: how users tell them, ask for them, and how the model states them.
+
+A fact has a key {k} and a value {v}. `state` is the one sentence in which the model confirms the fact when it is told
+and gives it when it is asked: one fixed wording, so that a later answer can copy an earlier confirmation. Templates
+that start with "~" are held out: only the evaluation uses them.
+"""
+from words import (ANIMALS, CHORES, COLORS, DRINKS, EVENTS, FOODS, FRUITS, JOBS, MONTHS, NOUNS, PLACES,
+                   RELATIVES, SAYINGS, SPORTS)
+
+
+class Kind:
+    """One kind of fact. `unknown` completes "You have not told me ..." (None: such questions are not asked)."""
+
+    def __init__(self, value, tell, ask, state, unknown=None, keys=None, group=None):
+        self.value, self.tell, self.ask, self.state = value, tell, ask, state
+        self.unknown, self.keys, self.group = unknown, keys, group
+
+
+KINDS = {
+    "relative": Kind(
+        "name",
+        ["My {k}'s name is {v}.", "My {k} is called {v}.", "I have a {k} named {v}.", "{v} is my {k}.",
+         "My {k} is named {v}.", "The name of my {k} is {v}.", "I call my {k} {v}.", "We named our {k} {v}.",
+         "This is my {k} {v}.", "~I own a {k} that goes by the name {v}.", "~You should know that my {k} is called {v}."],
+        ["What is my {k}'s name?", "What's my {k} called?", "Do you remember my {k}'s name?",
+         "What is the name of my {k}?", "Can you tell me my {k}'s name?", "What is my {k} called?",
+         "Tell me the name of my {k}.", "Who is my {k}?", "How is my {k} called?", "I forgot the name of my {k}.",
+         "And my {k}?", "My {k} is called what?",
+         "~What did I say my {k} is called?", "~Remind me, what name does my {k} have?", "~Name my {k}."],
+        "Your {k} is called {v}.", "the name of your {k}", RELATIVES),
+    "code": Kind(
+        "code",
+        ["The code for the {k} is {v}.", "The {k} code is {v}.", "Use {v} for the {k}.",
+         "Please remember the {k} code: {v}.", "The {k} opens with {v}.", "{v} is the {k} code.",
+         "My {k} code is {v}.", "Keep in mind that the {k} code is {v}.", "I set the {k} code to {v}.",
+         "~Note this: {k} = {v}.", "~To open the {k}, type {v}."],
+        ["What is the code for the {k}?", "What is the {k} code?", "Which code opens the {k}?", "What's the {k} code?",
+         "Do you remember the {k} code?", "Give me the code for the {k}.", "I forgot the {k} code. What is it?",
+         "Tell me the {k} code.", "How do I open the {k}?", "I need the {k} code.", "And the {k} code?",
+         "~I am standing at the {k}. Which code do I need?", "~Remind me of the code of the {k}.",
+         "~What do I type to open the {k}?"],
+        "The {k} code is {v}.", "the {k} code", PLACES),
+    "event": Kind(
+        "moment",
+        ["My {k} is on {v}.", "I have a {k} on {v}.", "The {k} is on {v}.", "On {v} I have a {k}.",
+         "There is a {k} on {v}.", "~Put my {k} down for {v}."],
+        ["When is my {k}?", "When do I have the {k}?", "What day is my {k}?", "Do you remember when my {k} is?",
+         "When is the {k}?", "~For when did I plan my {k}?", "~At what time is my {k}?"],
+        "Your {k} is on {v}.", "when your {k} is", EVENTS),
+    # people with invented names as keys
+    "lives": Kind("city", ["{k} lives in {v}.", "{k} moved to {v}.", "The home of {k} is in {v}.", "{k} is from {v}.",
+                           "~You can find {k} in {v}."],
+                  ["Where does {k} live?", "In which city does {k} live?", "Where is the home of {k}?",
+                   "Where is {k} from?", "~Which city is {k} in?"], "{k} lives in {v}."),
+    "likes": Kind(FOODS, ["{k} likes {v}.", "{k} loves to eat {v}.", "~The favorite dish of {k} is {v}."],
+                  ["What does {k} like?", "What does {k} love to eat?", "What food does {k} like?",
+                   "~What should I cook for {k}?"], "{k} likes {v}."),
+    "badge": Kind("number", ["{k}'s badge number is {v}.", "{k} has badge number {v}.", "~The badge of {k} says {v}."],
+                  ["What is {k}'s badge number?", "Which badge number does {k} have?", "Tell me the badge number of {k}.",
+                   "~What number is on the badge of {k}?"], "{k} has badge number {v}."),
+    "friend": Kind("name", ["{k}'s friend is {v}.", "{k} is a friend of {v}.", "The best friend of {k} is {v}."],
+                   ["Who is {k}'s friend?", "Who is the friend of {k}?", "~Who is friends with {k}?"],
+                   "The friend of {k} is {v}."),
+    "work": Kind(JOBS, ["{k} is a {v}.", "{k} works as a {v}.", "~{k} earns money as a {v}."],
+                 ["What is {k}'s job?", "What does {k} do for work?", "What does {k} work as?",
+                  "~What is the profession of {k}?"], "{k} works as a {v}."),
+    "keeps": Kind(NOUNS, ["{k} keeps a {v} in the bag.", "{k} has a {v}.", "{k} bought a {v}."],
+                  ["What does {k} keep in the bag?", "What does {k} have?", "What did {k} buy?"], "{k} has a {v}."),
+    "password": Kind("code", ["{k}'s password is {v}.", "The password of {k} is {v}.",
+                              "~{k} logs in with the password {v}."],
+                     ["What is {k}'s password?", "Tell me the password of {k}.", "Which password does {k} have?",
+                      "~How does {k} log in?"], "The password of {k} is {v}."),
+    "said": Kind(SAYINGS, ["{k} said that {v}.", "{k} told me that {v}.", "~According to {k}, {v}."],
+                 ["What did {k} say?", "What did {k} tell me?", "~What do you know from {k}?"],
+                 "{k} said that {v}."),
+    # asked by the value: who ...
+    "who said": Kind("name", ["{v} said that {k}.", "{v} told me that {k}.", "~According to {v}, {k}."],
+                     ["Who said that {k}?", "Who told me that {k}?", "~From whom do I know that {k}?"],
+                     "{v} said that {k}.", None, SAYINGS),
+    "who lives": Kind("name", ["{v} lives in {k}.", "In {k} lives {v}.", "{v} moved to {k}."],
+                      ["Who lives in {k}?", "Which person lives in {k}?", "Whom do I know in {k}?"], "{v} lives in {k}."),
+}
+
+OWN = {
+    "name": Kind("name", ["My name is {v}.", "I am {v}.", "Call me {v}.", "You can call me {v}.",
+                          "I'm {v}, nice to meet you.", "~People know me as {v}."],
+                 ["What is my name?", "Do you remember my name?", "Who am I?", "What's my name?",
+                  "Can you tell me my name?", "Do you know my name?", "~How am I called?", "~Say my name."],
+                 "Your name is {v}.", "your name"),
+    "city": Kind("city", ["I live in {v}.", "My home is in {v}.", "I moved to {v} last year.", "My city is {v}.",
+                          "~My house stands in {v}."],
+                 ["Where do I live?", "Which city do I live in?", "What city do I live in?", "Where is my home?",
+                  "Do you remember where I live?", "~In what place is my house?"],
+                 "You live in {v}.", "where you live"),
+    "color": Kind(COLORS, ["My favorite color is {v}.", "The color I like most is {v}.", "I love the color {v}.",
+                           "~No color is nicer than {v} to me."],
+                  ["What is my favorite color?", "Which color do I like most?", "Do you remember my favorite color?",
+                   "What color do I like?", "~Which color would I choose?"],
+                  "Your favorite color is {v}.", "your favorite color"),
+    "food": Kind(FOODS, ["My favorite food is {v}.", "I could eat {v} every day.", "The food I like best is {v}.",
+                         "~Nothing tastes better to me than {v}."],
+                 ["What is my favorite food?", "Which food do I like best?", "What do I like to eat?",
+                  "~Which dish do I love?"], "Your favorite food is {v}.", "your favorite food"),
+    "fruit": Kind(FRUITS, ["The fruit I like best is {v}.", "My favorite fruit is {v}."],
+                  ["What is my favorite fruit?", "Which fruit do I like best?"],
+                  "Your favorite fruit is {v}.", "your favorite fruit"),
+    "animal": Kind(ANIMALS, ["My favorite animals are {v}.", "The animals I love most are {v}."],
+                   ["What are my favorite animals?", "Which animals do I love most?"],
+                   "Your favorite animals are {v}.", "your favorite animals"),
+    "drink": Kind(DRINKS, ["I always drink {v}.", "My favorite drink is {v}.", "~What I drink most is {v}."],
+                  ["What is my favorite drink?", "What do I always drink?", "~What should you pour me?"],
+                  "Your favorite drink is {v}.", "your favorite drink"),
+    "sport": Kind(SPORTS, ["My favorite sport is {v}.", "On weekends I do {v}.", "My sport is {v}."],
+                  ["What is my favorite sport?", "What sport do I do?", "Which sport do I like?"],
+                  "Your favorite sport is {v}.", "your favorite sport"),
+    "job": Kind(JOBS, ["I work as a {v}.", "I am a {v}.", "My job is {v}.", "~I make my living as a {v}."],
+                ["What is my job?", "What do I do for work?", "Do you remember my job?", "What do I work as?",
+                 "~What is my profession?"], "You work as a {v}.", "your job"),
+    "age": Kind("age", ["I am {v} years old.", "My age is {v}.", "I turned {v} this year."],
+                ["How old am I?", "What is my age?", "Do you remember how old I am?", "~How many years old am I?"],
+                "You are {v} years old.", "your age"),
+    "month": Kind(MONTHS, ["I was born in {v}.", "My birthday is in {v}."],
+                  ["When is my birthday?", "In which month was I born?", "When was I born?"],
+                  "Your birthday is in {v}.", "when your birthday is"),
+    "number": Kind("number", ["My lucky number is {v}.", "Remember my number {v}.", "My number is {v}.",
+                              "~The number that brings me luck is {v}."],
+                   ["What is my lucky number?", "What is my number?", "Which number did I tell you?",
+                    "~What number should I bet on?"], "Your number is {v}.", "your number"),
+    "street": Kind("name", ["I live on {v} Street.", "My street is {v} Street."],
+                   ["Which street do I live on?", "What is my street?", "What is my street called?"],
+                   "You live on {v} Street.", "your street"),
+    "hobby": Kind(CHORES, ["My hobby is {v}.", "I enjoy {v}.", "In my free time I do some {v}."],
+                  ["What is my hobby?", "What do I enjoy?", "What do I do in my free time?"],
+                  "Your hobby is {v}.", "your hobby"),
+}
+
+PERSON_KINDS = ["lives", "likes", "badge", "friend", "work", "keeps", "password", "said"]
+
+
+def wordings(templates, heldout):
+    """Training wordings, or the held-out ones where there are any."""
+    chosen = [t[1:] for t in templates if t.startswith("~")] if heldout else \
+             [t for t in templates if not t.startswith("~")]
+    return chosen or [t.lstrip("~") for t in templates]
+
+
+class Fact:
+    """A kind with key and value drawn; text methods return (text, start, end) with the value at text[start:end]."""
+
+    def __init__(self, values, family, key=None):
+        self.family, self.values = family, values
+        if family == "own":
+            self.key = key or values.rng.choice(list(OWN))
+            self.kind = OWN[self.key]
+        elif family == "person":
+            self.family = values.rng.choice(PERSON_KINDS)
+            self.kind, self.key = KINDS[self.family], key or values.name()
+        else:
+            self.kind = KINDS[family]
+            keys = self.kind.keys
+            self.key = key or (values.rng.choice(keys) if keys else values.city() if family == "who lives"
+                               else values.name())
+        self.value = values.of(self.kind.value)
+        self.id = self.family + ":" + self.key
+
+    def redraw(self):
+        """A new value, different from the old one."""
+        old = self.value
+        while self.value == old:
+            self.value = self.values.of(self.kind.value)
+
+    def fill(self, template):
+        text = template.replace("{k}", self.key)
+        if self.family == "who said" and text.startswith(self.key):
+            text = text[0].upper() + text[1:]
+        at = text.find("{v}")
+        if at < 0:
+            return text, 0, 0
+        return text.replace("{v}", self.value), at, at + len(self.value)
+
+    def tell(self, heldout=False):
+        return self.fill(self.values.rng.choice(wordings(self.kind.tell, heldout)))
+
+    def ask(self, heldout=False):
+        return self.fill(self.values.rng.choice(wordings(self.kind.ask, heldout)))[0]
+
+    def state(self):
+        return self.fill(self.kind.state)
+
+    def unknown(self):
+        return "You have not told me " + self.kind.unknown.replace("{k}", self.key) + "."
+
+
+FAMILIES = (["relative", "code", "own", "person", "event", "who said", "who lives"], [28, 28, 20, 18, 6, 3, 4])
+
+
+def draw(values, used=(), family=None):
+    """A fact whose id is not in `used`."""
+    while True:
+        fact = Fact(values, family or values.rng.choices(*FAMILIES)[0])
+        if fact.id not in used:
+            return fact

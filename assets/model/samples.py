@@ -1,0 +1,150 @@
+"""Training samples of exact length: whole chats in several densities, drills, plain text."""
+import chats
+import talk
+from words import NOUNS, PLACES
+
+DENSITIES = [(4, 6, .4), (3, 5, 2), (2, 4, 4), (1, 2, 5)]      # tell : ask : other talk
+# shares of drill, chats of the four densities, books, dialogues; drills only while sequences are short
+MIXES = {"first": (30, 40, 25, 0, 0, 3, 2), "short": (8, 30, 25, 20, 8, 5, 4), "long": (3, 22, 25, 25, 15, 6, 4)}
+
+
+def long_chat(values, texts, tok, length, density):
+    """One conversation of at least `length` tokens."""
+    r, c = values.rng, chats.Chat(values, texts)
+    tell, ask, other = density
+    most = r.choice([2, 4, 8, 16]) if length <= 512 else r.choice([4, 8, 16, 32])
+    if r.random() < .2:
+        c.messages.append(("system", [(r.choice([
+            "You are a helpful assistant.", "You are a friendly chat partner with a good memory.", "Be brief."]), 0.0)]))
+    while c.length(tok) < length + 8:
+        x, late = r.random() * (tell + ask + other), c.length(tok) > .9 * length
+        if x < tell and not late and len(c.facts) < most or not c.facts and x < tell + ask:
+            y = r.random()
+            if y < .12 and c.facts:
+                c.change()
+            elif y < .19:
+                c.list_new()
+            elif y < .22 and c.lists:
+                c.list_add()
+            else:
+                c.tell()
+        elif x < tell + ask:
+            y = r.random()
+            if y < .08 and c.lists:
+                c.list_ask()
+            elif y < .16:
+                c.ask_unknown()
+            elif y < .19:
+                c.about_me()
+            elif y < .25 and c.linked:
+                c.ask_two_steps()
+            elif y < .30 and len(c.facts) > 1:
+                c.ask_two()
+            elif y < .37:
+                c.plain(*talk.skill(values), 1.5)
+            elif y < .43:
+                c.notes()
+            elif y < .45:
+                question, answer, _ = c.trace()
+                c.say(c.question(question), answer)
+            elif c.facts:
+                c.ask()
+        else:
+            c.filler()
+    return c.tokens(tok)
+
+
+def drill(values, texts, tok, length):
+    """Repeated random tokens, dictionaries as text, and short look-up chats."""
+    r, x = values.rng, values.rng.random()
+    ids, weights = [tok.eot], [0.0]
+    while len(ids) < length:
+        if x < .4:
+            low = r.choice([0, 0, 256])
+            part = [r.randrange(low, tok.n_text) for _ in range(r.randint(6, max(8, min(96, length // 3))))]
+            times = r.randint(2, 4)
+            ids += part * times
+            weights += [0.0] * len(part) + [1.0] * (len(part) * (times - 1))
+            continue
+        make_key = r.choice([values.name, lambda: r.choice(NOUNS), lambda: r.choice(PLACES), values.code])
+        make_value = r.choice([values.name, values.code, lambda: r.choice(NOUNS), values.number])
+        keys = list(dict.fromkeys(make_key() for _ in range(r.randint(3, max(4, min(24, length // 12))))))
+        table, sep = {k: make_value() for k in keys}, r.choice([":", " =", " is", " ->"])
+        lines = [(k, 0.0) for k in keys] + [(k, 2.0) for k in r.choices(keys, k=r.randint(2, len(keys) + 2))]
+        for k, w in lines:
+            for text, weight in ((k + sep, 0.0), (" " + table[k], w), ("\n", 0.0)):
+                piece = tok.encode(text)
+                ids += piece
+                weights += [weight] * len(piece)
+        ids.append(tok.eot)
+        weights.append(0.0)
+    return ids, weights
+
+
+def plain_text(values, texts, tok, length):
+    ids, weights = [tok.eot], [0.0]
+    book = values.rng.choice(texts.books)
+    at = values.rng.randrange(len(book))
+    while len(ids) < length:
+        piece = tok.encode(book[at % len(book)] + "\n\n")
+        ids += piece
+        weights += [.4] * len(piece)
+        at += 1
+    return ids, weights
+
+
+def dialogues(values, texts, tok, length):
+    c = chats.Chat(values, texts)
+    while c.length(tok) < length + 8:
+        d = values.rng.choice(texts.dialogues)
+        for a, b in zip(d[::2], d[1::2]):
+            c.plain(a, b, chats.W_REPLY, chats.W_TEXT)
+    return c.tokens(tok)
+
+
+def sample(values, texts, tok, length, mix):
+    """(ids, weights), both of `length`, from one draw of the mix."""
+    kind = values.rng.choices(range(7), MIXES[mix])[0]
+    if kind in (5, 6) and not (texts.books and texts.dialogues):
+        kind = 3
+    if kind == 0:
+        ids, weights = drill(values, texts, tok, length)
+    elif kind == 5:
+        ids, weights = plain_text(values, texts, tok, length)
+    elif kind == 6:
+        ids, weights = dialogues(values, texts, tok, length)
+    else:
+        ids, weights = long_chat(values, texts, tok, length, DENSITIES[kind - 1])
+    return ids[:length], weights[:length]
+
+
+def vocabulary_texts(texts, values):
+    """What the vocabulary is learned from: our own chats for the most part, then the licensed text."""
+    out, r = [], values.rng
+    for i in range(1500):
+        c = chats.Chat(values, texts)
+        for _ in range(12):
+            c.tell()
+            c.ask()
+            c.filler()
+        c.notes()
+        c.list_new()
+        c.about_me()
+        out += [role + "\n" + "".join(t for t, _ in parts) for role, parts in c.messages]
+    for book in texts.books:
+        out += r.sample(book, min(80, len(book)))
+    for d in texts.dialogues[:700]:
+        out += d
+    return out
+
+
+if __name__ == "__main__":
+    import sys
+    import bpe
+    from words import Values
+    source = talk.Texts(sys.argv[1] if len(sys.argv) > 1 else "")
+    corpus = vocabulary_texts(source, Values(1))
+    bpe.train(corpus, int(sys.argv[2]) if len(sys.argv) > 2 else 4096, "tokenizer.json")
+    tokenizer = bpe.Tokenizer("tokenizer.json")
+    n_char, n_tok = sum(map(len, corpus)), sum(len(tokenizer.encode(t)) for t in corpus)
+    print("vocabulary %d, %d characters, %.2f characters per token" % (tokenizer.size, n_char, n_char / n_tok))

@@ -1,0 +1,67 @@
+#include "engine/base/err.h"
+
+#include <stdarg.h>
+#include <stdio.h>
+#include <string.h>
+
+/* File names and model metadata end up in error texts: no control byte may reach a terminal. */
+static void strip_controls(char *s)
+{
+    for (; *s; s++) {
+        unsigned char c = (unsigned char)*s;
+        if (c < 0x20 || c == 0x7f)
+            *s = '?';
+    }
+}
+
+enum status err_set(struct err *e, enum status code, const char *fmt, ...)
+{
+    va_list ap;
+    va_start(ap, fmt);
+    vsnprintf(e->text, sizeof e->text, fmt, ap);
+    va_end(ap);
+    strip_controls(e->text);
+    e->code = code;
+    return code;
+}
+
+enum status err_prefix(struct err *e, const char *fmt, ...)
+{
+    char rest[sizeof e->text];
+    memcpy(rest, e->text, sizeof rest);
+    va_list ap;
+    va_start(ap, fmt);
+    int n = vsnprintf(e->text, sizeof e->text, fmt, ap);
+    va_end(ap);
+    if (n >= 0 && (size_t)n < sizeof e->text)
+        snprintf(e->text + n, sizeof e->text - (size_t)n, ": %s", rest);
+    strip_controls(e->text);
+    return e->code;
+}
+
+const char *err_name(enum status code)
+{
+    switch (code) {
+    case OK:
+        return "ok";
+    case ERR_IO:
+        return "io";
+    case ERR_FORMAT:
+        return "format";
+    case ERR_UNSUPPORTED:
+        return "unsupported";
+    case ERR_MEMORY:
+        return "memory";
+    case ERR_USAGE:
+        return "usage";
+    case ERR_NOT_FOUND:
+        return "not-found";
+    case ERR_BUSY:
+        return "busy";
+    case ERR_CANCELLED:
+        return "cancelled";
+    case ERR_INTERNAL:
+        return "internal";
+    }
+    return "unknown";
+}
