@@ -112,14 +112,13 @@ class Net(nn.Module):
 
 
 @torch.no_grad()
-def wire(net, window=True, sigma=.25, beta=.7, match=2.0, copy=1.0, quiet=.3, width=64):
+def wire(net, sigma=.25, beta=.7, match=2.0, copy=1.0, quiet=.3, width=64):
     """Initialises `net` with a working induction circuit; the architecture stays plain llama.
 
     Embedding rows: sigma (z + beta sqrt(d0) u): z random, u one fixed direction that all tokens share (llama has no q/k
     bias: a purely positional head needs something constant to read). The last `width` dimensions are an empty channel.
     Layer 0, KV head 0: keys and queries read only u, in the eight fastest rotary pairs. Query head 0 is turned back one
-    position, so it attends to the previous token and writes a projection of it to the channel. With `window`, query
-    head 1 looks one to four tokens back less sharply and writes to the channel too: keys then know a little context.
+    position, so it attends to the previous token and writes a projection of it to the channel.
     Layer 1, both KV heads: the key reads the channel, the query the same projection of the present token, in the
     slowest rotary pairs, whose phase hardly turns within the context; the value copies the token found.
     """
@@ -153,13 +152,6 @@ def wire(net, window=True, sigma=.25, beta=.7, match=2.0, copy=1.0, quiet=.3, wi
     w[k_at + kv * HEAD:k_at + kv * HEAD + width] = key
     o[:, :HEAD] = 0
     o[d0:, :HEAD] = sigma * torch.eye(width)
-    if window and group > 1:
-        w[HEAD:2 * HEAD] = 0
-        for j in range(8):
-            w[HEAD + j] = .35 * math.cos(2.5 * theta[j]) * u
-            w[HEAD + j + 32] = -.35 * math.sin(2.5 * theta[j]) * u
-        o[:, HEAD:2 * HEAD] = 0
-        o[d0:, HEAD:2 * HEAD] = window * sigma * torch.eye(width).roll(width // 2, 0)
 
     w, o = net.blocks[1].qkv.w, net.blocks[1].out.w
     first = int((theta > 1.0 / 8192).sum())                     # pairs that turn less than one radian in 8192 tokens

@@ -1,0 +1,74 @@
+/* The chat controller: glue between one store and one engine; used by the terminal, the window and
+ * `dogear ask` alike. Owns the open conversation's path (messages and token ids) and the running
+ * turn. Main thread only; never blocks on compute. The user's message is durable in the store
+ * before anything is computed; the streaming answer is flushed at least every second. */
+#ifndef APP_CHAT_H
+#define APP_CHAT_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "engine/engine.h"
+
+struct chat;
+struct sessions;
+
+/* sessions may be NULL: nothing is saved (--no-save). Both are borrowed and must outlive it. */
+struct chat *chat_new(struct engine *en, struct sessions *store);
+void chat_free(struct chat *c); /* cancels a running turn and flushes what it has */
+
+void chat_set_sampling(struct chat *c, const struct engine_sampling *s, int32_t n_predict);
+const struct engine_sampling *chat_sampling(const struct chat *c);
+/* Takes effect with the first message of a conversation; later it is an error with notice. */
+enum status chat_set_system(struct chat *c, const char *text, struct err *e);
+
+/* ---- the open conversation ---- */
+struct chat_message {
+    int64_t id;          /* store's id; < 0 while not saved */
+    const char *role;    /* "system", "user", "assistant" */
+    const char *text;    /* UTF-8, NUL-terminated; grows while streaming; borrowed until chat_poll */
+    size_t len;
+    bool streaming;      /* the answer being generated */
+    bool cut;            /* answer ended by cancel, length or crash */
+    int32_t n_sibling;   /* alternatives at this point of the tree, itself included */
+    int32_t sibling;     /* 0-based index among them */
+    int32_t n_tok;       /* -1 = unknown */
+};
+int32_t chat_count(const struct chat *c);
+void chat_get(const struct chat *c, int32_t i, struct chat_message *ret);
+int64_t chat_conversation(const struct chat *c); /* 0 = new, nothing saved yet */
+const char *chat_title(const struct chat *c);    /* "" = new */
+bool chat_running(const struct chat *c);
+
+/* ---- acting ---- */
+void chat_start_new(struct chat *c);                                     /* the old one stays saved */
+enum status chat_open(struct chat *c, int64_t conversation, struct err *e);
+enum status chat_send(struct chat *c, const char *text, size_t len, struct err *e); /* ERR_BUSY: running */
+void chat_cancel(struct chat *c);
+enum status chat_regenerate(struct chat *c, struct err *e);               /* new sibling of the last answer */
+enum status chat_edit(struct chat *c, int32_t i, const char *text, size_t len, struct err *e);
+enum status chat_undo(struct chat *c, struct err *e);                     /* steps back before the last question; nothing is deleted */
+enum status chat_sibling(struct chat *c, int32_t i, int32_t step, struct err *e); /* other branch at message i */
+enum status chat_fork(struct chat *c, int32_t i, int64_t *ret_conversation, struct err *e);
+enum status chat_rename(struct chat *c, const char *title, struct err *e);
+
+/* ---- events ---- */
+enum chat_event_kind {
+    CHAT_EV_CHANGED,  /* messages changed: redraw */
+    CHAT_EV_NOTICE,   /* text: one line */
+    CHAT_EV_DONE,     /* turn ended: figures as in engine_event */
+    CHAT_EV_FAILED,   /* err */
+};
+struct chat_event {
+    enum chat_event_kind kind;
+    char text[512];
+    struct engine_event done; /* figures only; text and ids are NULL */
+    struct err err;
+};
+/* Drains the engine; returns false when nothing is left. Call it when the wake callback fired and
+ * at least every second while running (flushes the streaming answer to the store). */
+bool chat_poll(struct chat *c, struct chat_event *ret);
+/* Blocks up to timeout_ms for engine events (command line). */
+void chat_wait(struct chat *c, int timeout_ms);
+
+#endif

@@ -1,0 +1,171 @@
+/* The engine: one loaded model, many timelines, its own thread.
+ *
+ * Owns: the mapped model file, the device, every timeline's KV. Knows nothing of conversations,
+ * SQL or screens. A timeline is named by a number of the caller's choice (the store's branch id);
+ * the engine keeps recently used ones in memory within the KV budget and finds by itself how much
+ * of a turn's tokens a timeline already holds.
+ *
+ * Threads: engine_open blocks (it may be run on any thread); engine_submit, engine_cancel,
+ * engine_poll, engine_stats, engine_forget may be called from one controlling thread and never
+ * block on compute. Calls marked "blocking" run on the caller's thread and must not be made while
+ * a turn is running. Errors: enum status + struct err. Strings are UTF-8, length-delimited. */
+#ifndef ENGINE_ENGINE_H
+#define ENGINE_ENGINE_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "engine/base/err.h"
+#include "engine/base/kv_io.h"
+#include "engine/stats.h"
+
+struct engine;
+
+struct engine_params {
+    const char *model_path;  /* GGUF; the first part of a split file */
+    int32_t n_ctx;           /* 0 = the model's own, lowered to what memory allows (with notice) */
+    int32_t n_thread;        /* 0 = automatic */
+    int32_t n_gpu_layer;     /* -1 = all that fit */
+    const char *backend;     /* "auto", "cpu", "cuda"; NULL = auto */
+    const char *kv;          /* preset name; NULL = the default */
+    uint64_t kv_budget_bytes;/* 0 = automatic */
+    float coverage;          /* 1 = dense; 0 = default */
+    bool vocab_only;         /* tokenizer only: no weights, no thread */
+    const char *fake_script; /* not NULL: scripted engine for tests, see fake.c; model_path unused */
+    const struct kv_io *kv_io; /* NULL = KV is not kept on disk; copied */
+    void (*wake)(void *ctx); /* called on the engine's thread when events wait; may be NULL */
+    void *wake_ctx;
+    /* Load progress 0..1 on the opening thread; returning false cancels. May be NULL. */
+    bool (*progress)(void *ctx, float done);
+    void *progress_ctx;
+};
+
+enum status engine_open(const struct engine_params *p, struct engine **ret, struct err *e);
+void engine_close(struct engine *en); /* cancels, joins, frees; NULL is fine */
+
+/* ---- what was loaded ---- */
+struct engine_info {
+    char name[128];         /* general.name or the file's stem */
+    char arch[32];
+    char type[32];          /* dominant weight type, e.g. "Q4_K" */
+    char backend[32];       /* "cpu avx512, 2 threads" */
+    char kv[32];            /* preset in force */
+    char notice[256];       /* e.g. context lowered to fit; "" = none */
+    char chat_format[32];   /* "chatml", "llama3", ...; "" = no template: plain continuation */
+    int64_t n_param;
+    int64_t file_bytes;
+    int32_t n_ctx, n_ctx_train, n_vocab, n_layer, n_head, n_head_kv, head_dim;
+    bool demo;              /* the bundled demonstration model */
+    uint64_t fingerprint;   /* of everything that decides KV content */
+};
+const struct engine_info *engine_info(const struct engine *en); /* borrowed for its lifetime */
+
+/* ---- turns ---- */
+struct engine_sampling { /* llama.cpp's names, meanings and defaults */
+    float temp;              /* 0.8; <= 0 = greedy */
+    int32_t top_k;           /* 40; <= 0 = all */
+    float top_p;             /* 0.95 */
+    float min_p;             /* 0.05 */
+    float repeat_penalty;    /* 1.0 = off */
+    int32_t repeat_last_n;   /* 64 */
+    uint64_t seed;           /* UINT64_MAX = random; the seed used is in the DONE event */
+};
+void engine_sampling_default(struct engine_sampling *s);
+
+struct engine_message {
+    const char *role; /* "system", "user", "assistant" */
+    const char *text;
+    size_t len;
+};
+
+/* One turn: the ids already fed on this path, exactly as fed, then new messages to render with the
+ * model's template (never a re-rendering of history). All is copied by engine_submit. */
+struct engine_turn {
+    int64_t timeline;
+    const int32_t *prefix;              /* token ids of the path so far; NULL when n_prefix = 0 */
+    int32_t n_prefix;
+    const struct engine_message *messages;
+    int32_t n_message;                  /* 0 = go on generating after prefix */
+    bool raw;                           /* no template: the texts are concatenated and continued */
+    struct engine_sampling sampling;
+    int32_t n_predict;                  /* most tokens to generate; -1 = until stop or context end */
+};
+
+enum engine_event_kind {
+    ENGINE_EV_PROMPT,   /* ids: the rendered new messages + generation prompt, before computing */
+    ENGINE_EV_PREFILL,  /* progress: done/total in n_tok_done, n_tok_total */
+    ENGINE_EV_TOKEN,    /* ids: tokens generated; text: whole code points (may be empty) */
+    ENGINE_EV_NOTICE,   /* text: one line for the user */
+    ENGINE_EV_DONE,     /* the turn ended: figures below */
+    ENGINE_EV_FAILED,   /* err; the timeline keeps what was computed */
+};
+
+enum engine_stop {
+    ENGINE_STOP_EOS,     /* the model ended its message */
+    ENGINE_STOP_LENGTH,  /* n_predict reached */
+    ENGINE_STOP_CONTEXT, /* context full */
+    ENGINE_STOP_CANCEL,
+};
+const char *engine_stop_name(enum engine_stop s); /* "eos", "length", "context", "cancel" */
+
+struct engine_event {
+    enum engine_event_kind kind;
+    uint64_t turn;             /* number returned by engine_submit */
+    char *text;                /* owned; NULL or NUL-terminated */
+    size_t len;
+    int32_t *ids;              /* owned */
+    int32_t n_id;
+    int32_t n_tok_done, n_tok_total;
+    /* DONE */
+    enum engine_stop stop;
+    int32_t n_reused, n_read, n_generated;
+    double ttft_ms, prefill_tps, decode_tps; /* NAN = unknown */
+    double density, retained_mass;           /* NAN = unknown */
+    int64_t kv_bytes, f16_bytes;             /* of this timeline; -1 = unknown */
+    uint64_t seed;
+    struct err err;            /* FAILED */
+};
+void engine_event_free(struct engine_event *ev);
+
+/* Queues a turn; returns ERR_BUSY while another runs (the typed text stays with the caller). */
+enum status engine_submit(struct engine *en, const struct engine_turn *t, uint64_t *ret_turn,
+                          struct err *e);
+void engine_cancel(struct engine *en);                 /* ends the running turn soon; never blocks */
+bool engine_busy(const struct engine *en);
+struct engine_event *engine_poll(struct engine *en);   /* NULL = none waiting; free it */
+struct engine_event *engine_wait(struct engine *en, int timeout_ms); /* blocking variant for CLI */
+void engine_forget(struct engine *en, int64_t timeline); /* drop its KV from memory */
+void engine_stats(struct engine *en, struct stats *ret);
+
+/* ---- tokens (any thread) ---- */
+enum status engine_tokenize(struct engine *en, const char *text, size_t len, bool parse_special,
+                            bool add_bos, int32_t **ret_ids, int32_t *ret_n, struct err *e);
+/* Raw bytes of the tokens; special tokens are written as their text when special is true, else
+ * left out. *ret is malloc'ed, NUL-terminated. */
+enum status engine_detokenize(struct engine *en, const int32_t *ids, int32_t n, bool special,
+                              char **ret, size_t *ret_len, struct err *e);
+
+/* ---- measuring (blocking) ---- */
+/* Teacher-forced logits: calls row(ctx, i, logits[n_vocab]) for each i in order. */
+enum status engine_logits(struct engine *en, const int32_t *ids, int32_t n,
+                          bool (*row)(void *ctx, int32_t i, const float *logits), void *ctx,
+                          struct err *e);
+
+struct engine_bench {
+    int32_t n_prompt, n_gen, depth; /* as llama-bench: prefill n_prompt or generate n_gen at depth */
+    int32_t n_rep;
+};
+struct engine_bench_result {
+    double tps_median, tps_min, tps_max;
+    double gbps, gops;            /* bytes and operations moved per second, counted; NAN = unknown */
+};
+enum status engine_bench(struct engine *en, const struct engine_bench *b,
+                         struct engine_bench_result *ret, struct err *e);
+
+/* ---- looking at a file without loading it (blocking, no engine) ---- */
+/* Header, metadata, tensors and memory plan as one JSON text (malloc'ed); false JSON is impossible:
+ * bytes that are not UTF-8 are replaced. n_ctx 0 = the model's own. */
+enum status engine_inspect(const char *path, int32_t n_ctx, char **ret_json, struct err *e);
+
+#endif

@@ -1,0 +1,43 @@
+#include "engine/stats.h"
+
+#include <math.h>
+
+const char *const stats_tier_name[STATS_TIERS] = {"f16", "8/8", "8/4", "6/4",
+                                                  "4/4", "4/2", "2/2", "disk"};
+
+void stats_init(struct stats *s)
+{
+    *s = (struct stats){
+        .phase = STATS_IDLE,
+        .at_s = NAN,
+        .n_ctx = -1,
+        .n_tok = -1,
+        .n_reused = -1,
+        .n_read = -1,
+        .n_prefill_done = -1,
+        .n_prefill_total = -1,
+        .n_generated = -1,
+        .prefill_tps = NAN,
+        .decode_tps = NAN,
+        .ttft_s = NAN,
+        .eta_s = NAN,
+        .density = NAN,
+        .retained_mass = NAN,
+        .weights_bytes = -1,
+        .scratch_bytes = -1,
+        .kv_bytes = -1,
+        .kv_chat_bytes = -1,
+        .kv_f16_bytes = -1,
+        .kv_budget_bytes = -1,
+        .rss_bytes = -1,
+        .vram_bytes = -1,
+        .bytes_per_tok = NAN,
+        .harm_predicted = NAN,
+        .kl_measured = NAN,
+        .top1_measured = NAN,
+        .fidelity_n = -1,
+        .fidelity_at_s = NAN,
+    };
+    for (int i = 0; i < STATS_TIERS; i++)
+        s->tier_bytes[i] = -1;
+}

@@ -1,0 +1,53 @@
+/* A snapshot of everything the meters show: plain data, copied at most ten times a second.
+ * Unknown numbers are NAN (doubles) or -1 (integers) and are shown as "--", never as 0. */
+#ifndef ENGINE_STATS_H
+#define ENGINE_STATS_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+enum { STATS_TIERS = 8, STATS_LAYERS = 128 };
+
+enum stats_phase { STATS_IDLE, STATS_LOADING, STATS_PREFILL, STATS_DECODE, STATS_VERIFY };
+
+struct stats {
+    enum stats_phase phase;
+    double at_s; /* CLOCK_MONOTONIC when the snapshot was taken */
+
+    /* context of the current timeline */
+    int32_t n_ctx;      /* tokens that may be held */
+    int32_t n_tok;      /* tokens held now */
+
+    /* last or current turn */
+    int32_t n_reused, n_read;         /* prompt tokens taken from the cache / computed */
+    int32_t n_prefill_done, n_prefill_total;
+    int32_t n_generated;
+    double prefill_tps, decode_tps;   /* tokens per second; current while running, else the last */
+    double ttft_s;                    /* submit to first token */
+    double eta_s;                     /* rest of the prefill */
+    double density, retained_mass;    /* of the last prefill, 0..1 */
+
+    /* memory, bytes */
+    int64_t weights_bytes, scratch_bytes;
+    int64_t kv_bytes;                 /* all timelines in memory */
+    int64_t kv_chat_bytes;            /* this timeline */
+    int64_t kv_f16_bytes;             /* what this timeline would take in f16 */
+    int64_t kv_budget_bytes;
+    int64_t rss_bytes, vram_bytes;    /* of the process */
+    int64_t tier_bytes[STATS_TIERS];  /* this timeline by tier; names in stats_tier_name */
+    double bytes_per_tok;             /* effective, this timeline */
+
+    /* fidelity of compression for this timeline */
+    double harm_predicted;            /* sum of mass x error, from the ledger */
+    double kl_measured, top1_measured;/* against the exact path */
+    int32_t fidelity_n;               /* positions measured */
+    double fidelity_at_s;             /* when */
+};
+
+/* Tier names, coarsest last: "f16", "8/8", "8/4", "6/4", "4/4", "4/2", "2/2", "disk". */
+extern const char *const stats_tier_name[STATS_TIERS];
+
+/* All fields unknown. */
+void stats_init(struct stats *s);
+
+#endif

@@ -1,0 +1,191 @@
+/* Compute: the op table that engine/forward.c is written against, once for every backend.
+ *
+ * A backend (`struct kern`) is a pool of CPU threads or a CUDA stream. Pointers marked `dev` are
+ * addresses on its device: ordinary memory on the CPU, device memory on CUDA; arithmetic on them
+ * is allowed, dereferencing is not. Ops are called by one thread (the engine's), in order; an op
+ * may return before it has finished on a stream (download and sync wait). Ops allocate nothing and
+ * cannot fail once shapes are valid: shapes are checked by asserts, allocation is done before.
+ *
+ * Activations are float32, row-major, last index fastest. kernels/ knows no model and no tokens.
+ * cpu/ref.c implements every op plainly and is the oracle for every other version. */
+#ifndef KERNELS_KERNELS_H
+#define KERNELS_KERNELS_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+/* Element and block types; the values are those of the GGUF specification. Layouts: quant.h. */
+enum kern_type {
+    KERN_F32 = 0,
+    KERN_F16 = 1,
+    KERN_Q4_0 = 2,
+    KERN_Q4_1 = 3,
+    KERN_Q5_0 = 6,
+    KERN_Q5_1 = 7,
+    KERN_Q8_0 = 8,
+    KERN_Q2_K = 10,
+    KERN_Q3_K = 11,
+    KERN_Q4_K = 12,
+    KERN_Q5_K = 13,
+    KERN_Q6_K = 14,
+    KERN_IQ4_NL = 20,
+    KERN_IQ4_XS = 23,
+    KERN_BF16 = 30,
+};
+
+struct kern;        /* an open backend */
+struct kern_weight; /* a matrix in the backend's own tile order */
+struct kern_page;   /* a sealed page of keys and values: page.h */
+
+/* One product of a group that shares its input: dst[t][r] = (add ? dst : 0) + bias[r] + sum w*x. */
+struct kern_mat {
+    const struct kern_weight *w; /* [n_row, n_col] */
+    const float *bias;           /* dev [n_row] or NULL */
+    float *dst;                  /* dev [n_tok, dst_stride]; the first n_row of each row are written */
+    int32_t dst_stride;          /* in floats, >= n_row */
+    bool add;                    /* accumulate into dst (residual stream) */
+};
+
+enum kern_rope_mode {
+    KERN_ROPE_PAIRS, /* rotates (2i, 2i+1): llama */
+    KERN_ROPE_HALVES /* rotates (i, i + n_rot/2): qwen, gemma, phi ("neox") */
+};
+
+struct kern_rope {
+    enum kern_rope_mode mode;
+    int32_t n_rot;     /* rotated channels of a head, even, <= head_dim */
+    const float *freq; /* host [n_rot/2]: angle per position, all scalings already folded in */
+    float mscale;      /* multiplies cos and sin (YaRN, longrope); 1 otherwise */
+};
+
+enum kern_act { KERN_ACT_SILU, KERN_ACT_GELU_TANH };
+
+enum { KERN_BLOCK_TOK = 64, KERN_SINK_TOK = 4, KERN_SINK_PAD = 16 };
+
+/* 64 consecutive positions of one KV head. k and v are f16 rows in the exact cache and in the
+ * window; page is the sealed form. Both may be present during a prefill chunk. */
+struct kern_kv_block {
+    uint16_t *k;            /* dev f16 [head_dim][64], channel-major so that scores need no shuffles; or NULL */
+    uint16_t *v;            /* dev f16 [64][head_dim]; or NULL */
+    struct kern_page *page; /* dev; or NULL */
+};
+
+/* Keys and values of one layer of one timeline. What a query at position p reads depends on p
+ * alone: with b = p / 64, blocks j with page != NULL and j + 1 < b are read from the page (the
+ * first KERN_SINK_TOK positions of block 0 from the f16 sinks instead), all others from f16. */
+struct kern_kv {
+    int32_t n_head_kv, head_dim;
+    int32_t n_block_cap;         /* blocks allocated in the table per head */
+    struct kern_kv_block *block; /* host [n_head_kv][n_block_cap] */
+    uint16_t *sink_k;            /* dev f16 [n_head_kv][head_dim][KERN_SINK_PAD]; NULL when nothing is sealed */
+    uint16_t *sink_v;            /* dev f16 [n_head_kv][KERN_SINK_PAD][head_dim] */
+};
+
+/* Which older blocks each (row block, KV head) reads; NULL in kern_attn means all. Blocks b-1, b
+ * and the sinks are always read and are not listed. */
+struct kern_block_list {
+    const int32_t *first; /* host [n_head_kv][n_row_block + 1]: offsets into index */
+    const int32_t *index; /* host, ascending block numbers */
+};
+
+struct kern_attn {
+    int32_t n_tok;   /* new rows; their keys and values are already in kv */
+    int32_t pos0;    /* position of row 0 */
+    int32_t n_head;  /* query heads; a multiple of kv->n_head_kv */
+    const float *q;  /* dev [n_tok, n_head, head_dim], after RoPE, not yet scaled */
+    float *out;      /* dev [n_tok, n_head, head_dim] */
+    float *lse;      /* dev [n_tok, n_head] log-sum-exp of the scaled scores, or NULL */
+    float *mass;     /* host [n_head_kv, n_block_cap]: += softmax mass that fell on each block,
+                        summed over rows and group heads; or NULL */
+    float scale;     /* usually 1/sqrt(head_dim) */
+    float softcap;   /* 0 = none; scores = cap * tanh(score / cap) */
+    int32_t window;  /* 0 = none; else position p sees positions > p - window */
+    const struct kern_kv *kv;
+    const struct kern_block_list *list; /* NULL = dense */
+};
+
+struct kern_ops {
+    /* Memory. alloc returns 64-byte aligned memory or NULL. upload/download copy host <-> dev and
+     * wait until the host side may be reused. */
+    void *(*alloc)(struct kern *k, size_t size_bytes);
+    void (*free)(struct kern *k, void *dev);
+    void (*upload)(struct kern *k, void *dev, const void *host, size_t size_bytes);
+    void (*download)(struct kern *k, void *host, const void *dev, size_t size_bytes);
+    void (*sync)(struct kern *k);
+
+    /* Weights. `host` is the file's bytes, [n_row] rows of n_col elements in blocks; it must stay
+     * mapped while the weight lives (a backend may use it in place) unless weight_owns says true.
+     * weight_size tells the private bytes weight_new would allocate (0 = used in place).
+     * weight_new returns NULL when out of memory. */
+    size_t (*weight_size)(struct kern *k, enum kern_type type, int32_t n_row, int32_t n_col);
+    struct kern_weight *(*weight_new)(struct kern *k, enum kern_type type, int32_t n_row,
+                                      int32_t n_col, const void *host);
+    bool (*weight_owns)(const struct kern_weight *w); /* no longer needs the host bytes */
+    void (*weight_free)(struct kern *k, struct kern_weight *w);
+
+    /* dst[t] = scale * row ids[t] of w. ids: host. */
+    void (*embed)(struct kern *k, const struct kern_weight *w, const int32_t *ids, int32_t n_tok,
+                  float scale, float *dst);
+    /* n_mat products (1..4) over the same x [n_tok, n_col], rows x_stride floats apart. */
+    void (*matmul)(struct kern *k, int n_mat, const struct kern_mat *mats, const float *x,
+                   int32_t x_stride, int32_t n_tok);
+    /* dst[r] = x[r] / rms(x[r]) * gain; n_row rows of n_col. dst may be x. Row r starts at
+     * r * stride floats in both. Also used per head for q/k norms. */
+    void (*rmsnorm)(struct kern *k, float *dst, const float *x, const float *gain, int32_t n_row,
+                    int32_t n_col, int32_t stride, float eps);
+    /* Rotates x in place: [n_tok] rows, stride floats apart, of n_head heads of head_dim. */
+    void (*rope)(struct kern *k, float *x, int32_t n_tok, int32_t n_head, int32_t head_dim,
+                 int32_t stride, int32_t pos0, const struct kern_rope *r);
+    /* Rounds keys and values [n_tok, n_head_kv, head_dim] (rows stride floats apart) to f16 into
+     * the blocks of positions pos0.. (their k and v must be allocated), and into the sinks. */
+    void (*kv_write)(struct kern *k, const struct kern_kv *kv, const float *key, const float *value,
+                     int32_t stride, int32_t n_tok, int32_t pos0);
+    void (*attend)(struct kern *k, const struct kern_attn *a);
+    /* dst[t][i] = act(gate[t][i]) * up[t][i]; rows of n floats, stride apart in gate and up,
+     * packed in dst (dst_stride). dst may be gate. */
+    void (*glu)(struct kern *k, float *dst, int32_t dst_stride, const float *gate, const float *up,
+                int32_t stride, int32_t n_tok, int32_t n, enum kern_act act);
+    void (*add)(struct kern *k, float *dst, const float *x, size_t n);     /* dst += x */
+    void (*softcap)(struct kern *k, float *x, size_t n, float cap);        /* x = cap*tanh(x/cap) */
+};
+
+struct kern {
+    const struct kern_ops *ops;
+    const char *name; /* "ref", "avx2", "avx512", "cuda" */
+    int32_t n_thread; /* CPU threads; 0 on a GPU */
+};
+
+/* Opens the CPU backend with n_thread threads (0 = one per physical core available to us).
+ * isa: NULL or "" = the best this machine has, or the environment's KERNELS; else "ref", "avx2",
+ * "avx512". Returns NULL when the machine lacks that instruction set or the name is unknown. */
+struct kern *kern_open_cpu(const char *isa, int32_t n_thread);
+void kern_close(struct kern *k);
+
+/* Runs fn(ctx, part, n_part) for part 0..n_part-1 on the backend's threads and waits: for work
+ * outside the op table (sealing, calibration). On a GPU it runs on the calling thread. */
+void kern_parallel(struct kern *k, int n_part, void (*fn)(void *ctx, int part, int n_part),
+                   void *ctx);
+
+/* Properties of a type; false/0 for types we do not know. */
+bool kern_type_known(uint32_t type);
+const char *kern_type_name(enum kern_type type);       /* "Q4_K" */
+int32_t kern_type_block(enum kern_type type);          /* elements per block */
+size_t kern_type_bytes(enum kern_type type);           /* bytes per block */
+/* Exact value of n elements (a multiple of the block) as float32. */
+void kern_dequantise(enum kern_type type, const void *src, float *dst, int64_t n);
+/* Quantises for our own writer (plain round-to-nearest, no importance); n multiple of the block.
+ * False when there is no writer for the type. */
+bool kern_quantise(enum kern_type type, const float *src, void *dst, int64_t n);
+
+float kern_f16_to_f32(uint16_t h);
+uint16_t kern_f32_to_f16(float f); /* round to nearest even */
+
+#ifdef __cplusplus
+}
+#endif
+#endif
