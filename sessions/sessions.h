@@ -1,0 +1,123 @@
+/* Conversations on disk: the durable truth.
+ *
+ * Two SQLite files, one store: <name>.db holds what cannot be made again (conversations, messages,
+ * token ids, branches, settings; WAL, synchronous=FULL) and <name>-kv.db what can (KV pieces; may
+ * be deleted at any time). Directory 0700, files 0600. Knows no model and no screen.
+ *
+ * A conversation is a tree of messages; `leaf` marks the branch that is open. A message's token ids
+ * are stored exactly as they were fed or generated, so concatenating the ids along a path gives the
+ * token log of that branch. Forks made as conversations of their own share their ancestors' rows.
+ *
+ * Threads: all writes run on the store's own thread, in order. Calls marked [w] queue a write and
+ * return at once; calls marked [W] wait until it is durable (a few milliseconds). Reads use a
+ * reader connection of the calling (main) thread and see every write queued before them. Rows that
+ * are returned are owned by the caller and freed with the matching _free. */
+#ifndef SESSIONS_SESSIONS_H
+#define SESSIONS_SESSIONS_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "engine/base/err.h"
+#include "engine/base/kv_io.h"
+
+struct sessions;
+
+/* path NULL = $XDG_DATA_HOME/dogear/dogear.db. Creates, migrates forward; a file that is no Dogear
+ * store, is newer than this program or cannot be read gives one clear error and is left alone. */
+enum status sessions_open(const char *path, struct sessions **ret, struct err *e);
+void sessions_close(struct sessions *s); /* finishes queued writes; NULL is fine */
+const char *sessions_path(const struct sessions *s);
+/* The first write error since the last call, if any (disk full, read-only): for the status line. */
+bool sessions_trouble(struct sessions *s, struct err *ret);
+
+/* ---- conversations ---- */
+enum { SESSIONS_TIERS = 8 };
+struct sessions_row {
+    int64_t id;
+    char *title;                 /* never NULL; "" = untitled */
+    char *model;                 /* name of the model last used */
+    int64_t created_ms, updated_ms; /* Unix time */
+    int32_t n_message, n_tok;    /* on the open branch */
+    int64_t kv_bytes;            /* on disk, all branches */
+    int64_t tier_bytes[SESSIONS_TIERS]; /* by precision tier, as in engine/stats.h */
+    bool pinned;
+    char *snippet;               /* search only: match with \x02..\x03 around hits; else NULL */
+    int64_t message;             /* search only: the message that matched, else 0 */
+};
+void sessions_rows_free(struct sessions_row *rows, int32_t n);
+
+/* Newest first. limit <= 0 = all. */
+enum status sessions_list(struct sessions *s, int32_t limit, struct sessions_row **ret,
+                          int32_t *ret_n, struct err *e);
+enum status sessions_get(struct sessions *s, int64_t id, struct sessions_row *ret, struct err *e);
+/* Full-text search over messages and titles: words are ANDed, the last may be a prefix; any input
+ * is safe. Best match first. */
+enum status sessions_search(struct sessions *s, const char *query, int32_t limit,
+                            struct sessions_row **ret, int32_t *ret_n, struct err *e);
+enum status sessions_create(struct sessions *s, const char *model, int64_t *ret_id, struct err *e); /* [W] */
+enum status sessions_rename(struct sessions *s, int64_t id, const char *title, struct err *e);     /* [W] */
+enum status sessions_delete(struct sessions *s, int64_t id, struct err *e);                        /* [W] */
+enum status sessions_pin(struct sessions *s, int64_t id, bool pinned, struct err *e);              /* [W] */
+/* A new conversation whose path is the ancestors of `message` (included); no text is copied. */
+enum status sessions_fork(struct sessions *s, int64_t id, int64_t message, int64_t *ret_id,
+                          struct err *e); /* [W] */
+
+/* ---- messages ---- */
+struct sessions_message {
+    int64_t id, parent;          /* parent 0 = first message */
+    char role[16];               /* "system", "user", "assistant" */
+    char *text;                  /* never NULL, NUL-terminated UTF-8 */
+    size_t len;
+    int32_t *ids;                /* token ids as fed; NULL while unknown */
+    int32_t n_id;
+    bool done;                   /* false: the answer was cut by a crash */
+    char stop[12];               /* "eos", "length", "context", "cancel", "" */
+    int64_t created_ms;
+    int32_t n_sibling, sibling;  /* alternatives at this point and the index of this one */
+};
+void sessions_messages_free(struct sessions_message *m, int32_t n);
+
+/* The open branch from the first message to the leaf. */
+enum status sessions_path_load(struct sessions *s, int64_t id, struct sessions_message **ret,
+                               int32_t *ret_n, struct err *e);
+/* Durable when it returns; becomes the leaf. */
+enum status sessions_add(struct sessions *s, int64_t id, int64_t parent, const char *role,
+                         const char *text, size_t len, int64_t *ret_message, struct err *e); /* [W] */
+/* Token ids of a message once they are known. */
+void sessions_set_ids(struct sessions *s, int64_t message, const int32_t *ids, int32_t n); /* [w] */
+/* The answer so far, replacing what was stored: text and ids. */
+void sessions_stream(struct sessions *s, int64_t message, const char *text, size_t len,
+                     const int32_t *ids, int32_t n); /* [w] */
+void sessions_finish(struct sessions *s, int64_t message, const char *text, size_t len,
+                     const int32_t *ids, int32_t n, const char *stop); /* [w] */
+enum status sessions_flush(struct sessions *s, struct err *e); /* waits for everything queued */
+/* Opens another branch: the leaf becomes the newest descendant of `message`; message 0 = before
+ * the first. exact = true makes `message` itself the leaf. */
+enum status sessions_set_leaf(struct sessions *s, int64_t id, int64_t message, bool exact,
+                              struct err *e); /* [W] */
+/* The sibling `step` places after (before, if negative) message; 0 when there is none. */
+enum status sessions_sibling(struct sessions *s, int64_t message, int32_t step, int64_t *ret,
+                             struct err *e);
+
+/* ---- settings (small strings) ---- */
+enum status sessions_setting(struct sessions *s, const char *key, char **ret, struct err *e); /* NULL = unset */
+void sessions_set_setting(struct sessions *s, const char *key, const char *value); /* [w] */
+
+/* ---- KV on disk ---- */
+/* Callbacks for the engine, bound to this store. The timeline number is the conversation id. */
+const struct kv_io *sessions_kv_io(struct sessions *s);
+
+/* ---- health ---- */
+struct sessions_health {
+    int64_t n_conversation, n_message, db_bytes, kv_db_bytes, free_disk_bytes;
+    int32_t schema;
+    bool text_ok, kv_ok;
+    char detail[512]; /* first problem found, or "" */
+};
+/* Checks both files; repair = true drops damaged KV (never text) and rebuilds the search index. */
+enum status sessions_check(struct sessions *s, bool repair, struct sessions_health *ret,
+                           struct err *e); /* [W] */
+
+#endif
