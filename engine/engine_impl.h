@@ -1,0 +1,38 @@
+/* What stands behind the opaque struct engine: one dispatch table, so that the scripted engine of
+ * the tests and the real one are the same thing to every caller. Seen only inside engine/.
+ *
+ * An implementation embeds `struct engine` as its first member and sets vt before it hands the
+ * pointer out. engine.c forwards the public calls; the contracts are those of engine.h. No entry
+ * may be NULL: an implementation that cannot do something returns ERR_UNSUPPORTED. */
+#ifndef ENGINE_ENGINE_IMPL_H
+#define ENGINE_ENGINE_IMPL_H
+
+#include "engine/engine.h"
+
+struct engine_vt {
+    void (*close)(struct engine *en);
+    const struct engine_info *(*info)(const struct engine *en);
+    enum status (*submit)(struct engine *en, const struct engine_turn *t, uint64_t *ret_turn,
+                          struct err *e);
+    void (*cancel)(struct engine *en);
+    bool (*busy)(const struct engine *en);
+    /* timeout_ms 0 = poll, -1 = for ever. */
+    struct engine_event *(*wait)(struct engine *en, int timeout_ms);
+    void (*forget)(struct engine *en, int64_t timeline);
+    void (*stats)(struct engine *en, struct stats *ret);
+    enum status (*tokenize)(struct engine *en, const char *text, size_t len, bool parse_special,
+                            bool add_bos, int32_t **ret_ids, int32_t *ret_n, struct err *e);
+    enum status (*detokenize)(struct engine *en, const int32_t *ids, int32_t n, bool special,
+                              char **ret, size_t *ret_len, struct err *e);
+    enum status (*logits)(struct engine *en, const int32_t *ids, int32_t n,
+                          bool (*row)(void *ctx, int32_t i, const float *logits), void *ctx,
+                          struct err *e);
+    enum status (*bench)(struct engine *en, const struct engine_bench *b,
+                         struct engine_bench_result *ret, struct err *e);
+};
+
+struct engine {
+    const struct engine_vt *vt;
+};
+
+#endif
