@@ -1,0 +1,38 @@
+/* Chooses the next token from logits: llama.cpp's names, defaults and order.
+ *
+ * Order: repeat penalty over the last repeat_last_n tokens, top-k, top-p, min-p, temperature, then
+ * one draw. temp <= 0 takes the most probable token. The random generator is our own and its state
+ * is explicit: the same seed, logits and history give the same tokens on every machine.
+ *
+ * One thread at a time. sampler_pick and sampler_accept do not allocate. */
+#ifndef ENGINE_SAMPLER_H
+#define ENGINE_SAMPLER_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#include "engine/base/err.h"
+#include "engine/engine.h" /* struct engine_sampling */
+
+struct sampler;
+
+/* seed UINT64_MAX in *p takes one from the system. Never NULL. */
+struct sampler *sampler_new(int32_t n_vocab, const struct engine_sampling *p);
+void sampler_free(struct sampler *s); /* NULL is fine */
+
+/* The seed in use, for the DONE event. */
+uint64_t sampler_seed(const struct sampler *s);
+
+/* Picks from logits [n_vocab] (read only). -1 when no logit is finite. Does not accept. */
+int32_t sampler_pick(struct sampler *s, const float *logits);
+
+/* Tells what was fed, prompt and answer alike: the repeat penalty looks back over it. */
+void sampler_accept(struct sampler *s, int32_t id);
+
+/* Random state and history, to be kept with a timeline. sampler_state_bytes is constant for one
+ * set of parameters. load refuses bytes of another size or shape with ERR_FORMAT. */
+size_t sampler_state_bytes(const struct sampler *s);
+void sampler_save(const struct sampler *s, void *dst);
+enum status sampler_load(struct sampler *s, const void *src, size_t size_bytes, struct err *e);
+
+#endif

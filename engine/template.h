@@ -1,0 +1,62 @@
+/* Chat formats: messages to token ids in the form a model was trained on.
+ *
+ * The model's Jinja template is not run; it is recognised by its markers, and one of our own
+ * formats renders the messages. Control tokens come from the format alone: the texts of messages
+ * never become control tokens, whatever they contain. Rendering is incremental: the tokens already
+ * fed stay as they are, and only what is new is rendered after them.
+ *
+ * Threads: immutable after opening. Errors: enum status + struct err. */
+#ifndef ENGINE_TEMPLATE_H
+#define ENGINE_TEMPLATE_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "engine/base/err.h"
+#include "engine/base/str.h"
+#include "engine/engine.h" /* struct engine_message */
+#include "engine/tokenizer.h"
+
+struct gguf;
+struct template;
+
+/* Looks at the model's own template (tokenizer.chat_template). *ret is never NULL on OK: a model
+ * without a template, or with one that is not recognised, gets a template whose name is "" and
+ * which concatenates the texts. t is borrowed and must outlive it. */
+enum status template_open(const struct gguf *g, const struct tokenizer *t, struct template **ret,
+                          struct err *e);
+/* The same from the template's source; t may be NULL, then only template_text works. */
+enum status template_recognise(const char *source, size_t len, const char *bos, const char *eos,
+                               const struct tokenizer *t, struct template **ret, struct err *e);
+void template_free(struct template *tp); /* NULL is fine */
+
+const char *template_name(const struct template *tp); /* "chatml", "llama3", ...; "" = none */
+/* True when the model brought a template that we do not know: worth a notice to the user. */
+bool template_is_unknown(const struct template *tp);
+
+/* Renders new messages after prefix[0..n_prefix), the ids of the path as fed (0 = a new
+ * conversation: bos and the model's default system prompt come first), and then what makes the
+ * model answer. An answer at the end of the prefix is closed first: with the whole end-of-turn
+ * sequence, or with what is missing of it when its first tokens were fed. n_message = 0 renders
+ * nothing: the model goes on where it is. raw: no format at all, the texts are concatenated (bos
+ * first when the prefix is empty). Appends to *out. */
+enum status template_render(const struct template *tp, const int32_t *prefix, int32_t n_prefix,
+                            const struct engine_message *messages, int32_t n_message, bool raw,
+                            struct tok_list *out, struct err *e);
+
+/* The text that template_render would encode, without ids: for tests and `--verbose`. `generate`
+ * adds the head of the assistant's answer. *ret_ranges (malloc'ed, may be NULL when not wanted)
+ * are the parts written by the format. */
+enum status template_text(const struct template *tp, bool first,
+                          const struct engine_message *messages, int32_t n_message, bool generate,
+                          struct str *out, struct tok_range **ret_ranges, size_t *ret_n_range,
+                          struct err *e);
+
+/* Whether generation stops at this token: the tokenizer's ends and the format's own. */
+bool template_is_stop(const struct template *tp, int32_t id);
+/* Formats without an end token (Alpaca, Vicuna, ...) also stop where the model begins to write the
+ * user's next turn. NULL-terminated list, empty when the tokens suffice; borrowed. */
+const char *const *template_stop_texts(const struct template *tp);
+
+#endif
