@@ -331,7 +331,7 @@ class Chat:
 
     def tokens(self, tok):
         """Token ids of the ChatML text and the loss weight of each."""
-        ids, weights = [tok.eot], [0.0]
+        ids, weights = [], []
         for role, parts in self.messages:
             text, w = role + "\n", [0.0] * (len(role) + 1)
             for t, x in parts:
@@ -353,7 +353,7 @@ class Chat:
 
     def length(self, tok):
         """Token count so far, kept up as messages come."""
-        done, total = getattr(self, "_counted", (0, 1))
+        done, total = getattr(self, "_counted", (0, 0))
         for role, parts in self.messages[done:]:
             total += len(tok.encode(role + "\n" + "".join(t for t, _ in parts))) + 3
         self._counted = (len(self.messages), total)

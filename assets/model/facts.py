@@ -176,6 +176,8 @@ class Fact:
         at = text.find("{v}")
         if at < 0:
             return text, 0, 0
+        if text[:at].endswith(" a ") and self.value[0] in "aeio":    # a engineer -> an engineer
+            text, at = text[:at - 1] + "n " + text[at:], at + 1
         return text.replace("{v}", self.value), at, at + len(self.value)
 
     def tell(self, heldout=False):

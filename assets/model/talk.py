@@ -104,7 +104,12 @@ def fill_slots(rng, *lines):
         if slot not in chosen:
             chosen[slot] = rng.choice(SLOTS[slot.rstrip("2")])
         return chosen[slot]
-    return [re.sub(r"\{(\w+)\}", word, line) for line in lines]
+    return [article(re.sub(r"\{(\w+)\}", word, line)) for line in lines]
+
+
+def article(text):
+    """a -> an before a vowel (good enough for our word lists)."""
+    return re.sub(r"\b([Aa]) (?=[aeio]|um|urn)", r"\1n ", text)
 
 
 def small_talk(rng):

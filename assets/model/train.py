@@ -5,7 +5,7 @@ Progress p = max(tokens / budget, elapsed / allowed). Stages are (share of p, se
 weights, optimiser state and counters; started again with the same --out the run goes on from it.
 
     python train.py --out run --tokens 14e6 --world 2 --data ../../../shared/data          # CPU
-    python train.py --out run --device cuda --tokens 700e6 --batch 131072 --size gpu       # one GPU
+    python train.py --out run --device cuda --bf16 --compile --feeders 12 --size gpu --stages gpu --tokens 700e6 --batch 131072 --save-every 120
 """
 import argparse
 import contextlib
@@ -24,9 +24,10 @@ from words import Values
 HERE = os.path.dirname(os.path.abspath(__file__))
 SIZES = {"cpu": dict(d=256, layers=4, heads=4, kv=2, ff=640, base=1e9),
          "gpu": dict(d=512, layers=8, heads=8, kv=2, ff=1408, base=1e9),
-         "tiny": dict(d=128, layers=2, heads=2, kv=2, ff=256, base=1e9)}
-STAGES = {"cpu": [(.06, 128, "first"), (.12, 256, "short"), (.26, 512, "short"), (.30, 1024, "long"), (.26, 2048, "long")],
+         "tiny": dict(d=192, layers=2, heads=2, kv=2, ff=256, base=1e9)}
+STAGES = {"cpu": [(.05, 256, "first"), (.10, 256, "short"), (.25, 512, "short"), (.30, 1024, "long"), (.30, 2048, "long")],
           "gpu": [(.10, 256, "first"), (.25, 512, "short"), (.30, 2048, "long"), (.35, 8192, "long")],
+          "rehearse": [(.25, 64, "first"), (.25, 128, "short"), (.25, 256, "long"), (.25, 512, "long")],
           "extend": [(.5, 2048, "long"), (.5, 4096, "long")]}
 
 
@@ -174,8 +175,9 @@ def train(rank, args, run):
             context.Process(target=feed, args=(queue, wish, args, args.seed * 7919 + 31 * run.step + i), daemon=True).start()
     mine = owned(net, rank, world)
     params = dict(net.named_parameters())
-    forward = torch.compile(net.loss, dynamic=False) if args.compile else net.loss
-    autocast = torch.autocast("cuda", torch.bfloat16) if cuda else contextlib.nullcontext()
+    if args.compile:                                            # not loss(): its shapes differ from step to step
+        net.hidden = torch.compile(net.hidden, dynamic=False)
+    autocast = torch.autocast(args.device, torch.bfloat16) if args.bf16 else contextlib.nullcontext()
     start, base, saved, stage = time.time(), run.seconds, time.time(), -1
     nll_sum = weight_sum = value_sum = value_n = 0.0
     first_tokens = run.tokens
@@ -208,7 +210,7 @@ def train(rank, args, run):
             ids, weights = make_batch(values, texts, tok, rows, length, mix)
             ids, weights = ids.to(args.device), weights.to(args.device)
         with autocast:
-            loss, nll, w = forward(ids, weights)
+            loss, nll, w = net.loss(ids, weights)
         loss.backward()
         if cuda:
             torch.nn.utils.clip_grad_norm_(net.parameters(), 1.0)
@@ -274,6 +276,7 @@ def main():
     a.add_argument("--threads", type=int, default=os.cpu_count())
     a.add_argument("--feeders", type=int, default=0, help="generator processes (GPU)")
     a.add_argument("--compile", action="store_true")
+    a.add_argument("--bf16", action="store_true", help="mixed precision")
     a.add_argument("--muon", type=float, default=.008)
     a.add_argument("--adam", type=float, default=2.5e-3)
     a.add_argument("--warm", type=int, default=40)

@@ -1,0 +1,46 @@
+#!/bin/sh
+# Makes the bundled model again, from the generator to the scored GGUF. Not part of the product build.
+#
+#   assets/model/make.sh            CPU: about 80 minutes on two cores
+#   assets/model/make.sh gpu        one CUDA device: 24.6M parameters, about 20 minutes on a large one
+#   assets/model/make.sh rehearse   the GPU path on the CPU with a tiny model, a minute: checks the script only
+#
+# DATA    folder of openly licensed text (../shared/data); without it the generator's own grammar is the only source
+# PYTHON  an interpreter with torch >= 2.4 and numpy (pip install torch numpy)
+# WORK    where checkpoints go; a run that was interrupted goes on from its last checkpoint
+set -eu
+cd "$(dirname "$0")"
+DATA=${DATA:-../../../shared/data}
+PYTHON=${PYTHON:-python3}
+WORK=${WORK:-/tmp/dogear-model}
+mkdir -p "$WORK"
+[ -d "$DATA" ] || DATA=
+
+[ -f tokenizer.json ] || $PYTHON samples.py "$DATA" 4096
+
+case "${1:-cpu}" in
+cpu)
+    $PYTHON train.py --out "$WORK/cpu" --data "$DATA" --world 2 --tokens "${TOKENS:-17e6}" --seconds "${SECONDS_MAX:-0}"
+    FROM=$WORK/cpu.pt ;;
+gpu)
+    $PYTHON train.py --out "$WORK/gpu" --data "$DATA" --device cuda --bf16 --compile --feeders "${FEEDERS:-12}" \
+        --size gpu --stages gpu --tokens "${TOKENS:-700e6}" --seconds "${SECONDS_MAX:-1000}" --batch 131072 \
+        --muon .008 --adam .003 --warm 100
+    FROM=$WORK/gpu.pt ;;
+rehearse)
+    rm -f "$WORK/rehearse.pt"
+    for tokens in 30e3 60e3; do                                 # the second run resumes the first
+        $PYTHON train.py --out "$WORK/rehearse" --data "$DATA" --bf16 --feeders 1 --size tiny --stages rehearse \
+            --tokens $tokens --batch 2048 --log 5 ${COMPILE:+--compile}
+    done
+    $PYTHON gguf.py "$WORK/rehearse.pt" "$WORK/rehearse.gguf"
+    $PYTHON evaluate.py "$WORK/rehearse.gguf" --limit 2 --lengths 1024
+    exit ;;
+*)  echo "usage: make.sh [cpu|gpu|rehearse]" >&2; exit 2 ;;
+esac
+
+$PYTHON gguf.py "$FROM" dogear-memo.gguf --type q8_0
+$PYTHON suite.py --data "$DATA" --out "$WORK/recall.jsonl"
+cmp "$WORK/recall.jsonl" recall.jsonl || echo "recall.jsonl differs from the committed suite (other DATA?)" >&2
+$PYTHON evaluate.py dogear-memo.gguf
+$PYTHON evaluate.py dogear-memo.gguf --perplexity --data "$DATA"
