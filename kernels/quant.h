@@ -1,0 +1,130 @@
+/* Block layouts of the weight types, as the GGUF format fixes them, and one common reading of
+ * them. Little-endian; f16 fields are raw bits. Blocks of a file may lie at any address: the
+ * structs are packed.
+ *
+ * Every block type is the same thing: codes of `bits` bits, a scale per group of 16 or 32
+ * elements, sometimes a minimum. With code c of group g:
+ *     value = d * scale[g] * (c - offset) - dmin * min[g]        (codebook types: table[c] for c)
+ */
+#ifndef KERNELS_QUANT_H
+#define KERNELS_QUANT_H
+
+#include "kernels/kernels.h"
+
+#define QUANT_PACKED __attribute__((packed))
+
+struct quant_q4_0 {
+    uint16_t d;
+    uint8_t qs[16]; /* low nibbles: elements 0..15, high nibbles: 16..31 */
+} QUANT_PACKED;
+
+struct quant_q4_1 {
+    uint16_t d, m;
+    uint8_t qs[16];
+} QUANT_PACKED;
+
+struct quant_q5_0 {
+    uint16_t d;
+    uint8_t qh[4]; /* bit i: fifth bit of element i */
+    uint8_t qs[16];
+} QUANT_PACKED;
+
+struct quant_q5_1 {
+    uint16_t d, m;
+    uint8_t qh[4];
+    uint8_t qs[16];
+} QUANT_PACKED;
+
+struct quant_q8_0 {
+    uint16_t d;
+    int8_t qs[32];
+} QUANT_PACKED;
+
+struct quant_q2_k {
+    uint8_t scales[16]; /* low nibble scale, high nibble min, of 16 elements */
+    uint8_t qs[64];     /* per 128 elements 32 bytes; bits 2j, 2j+1: elements 32j.. */
+    uint16_t d, dmin;
+} QUANT_PACKED;
+
+struct quant_q3_k {
+    uint8_t hmask[32]; /* bit j of byte i: third bit of element 32j + i */
+    uint8_t qs[64];    /* as in q2_k */
+    uint8_t scales[12];
+    uint16_t d;
+} QUANT_PACKED;
+
+struct quant_q4_k {
+    uint16_t d, dmin;
+    uint8_t scales[12]; /* 8 scales and 8 minima of 6 bits */
+    uint8_t qs[128];    /* per 64 elements 32 bytes: low nibbles, then high nibbles */
+} QUANT_PACKED;
+
+struct quant_q5_k {
+    uint16_t d, dmin;
+    uint8_t scales[12];
+    uint8_t qh[32]; /* bit j of byte i: fifth bit of element 32j + i */
+    uint8_t qs[128];
+} QUANT_PACKED;
+
+struct quant_q6_k {
+    uint8_t ql[128]; /* low 4 bits; per 128 elements 64 bytes */
+    uint8_t qh[64];  /* high 2 bits; per 128 elements 32 bytes */
+    int8_t scales[16];
+    uint16_t d;
+} QUANT_PACKED;
+
+struct quant_iq4_nl {
+    uint16_t d;
+    uint8_t qs[16];
+} QUANT_PACKED;
+
+struct quant_iq4_xs {
+    uint16_t d, scales_h;
+    uint8_t scales_l[4];
+    uint8_t qs[128];
+} QUANT_PACKED;
+
+_Static_assert(sizeof(struct quant_q4_0) == 18, "q4_0");
+_Static_assert(sizeof(struct quant_q4_1) == 20, "q4_1");
+_Static_assert(sizeof(struct quant_q5_0) == 22, "q5_0");
+_Static_assert(sizeof(struct quant_q5_1) == 24, "q5_1");
+_Static_assert(sizeof(struct quant_q8_0) == 34, "q8_0");
+_Static_assert(sizeof(struct quant_q2_k) == 84, "q2_k");
+_Static_assert(sizeof(struct quant_q3_k) == 110, "q3_k");
+_Static_assert(sizeof(struct quant_q4_k) == 144, "q4_k");
+_Static_assert(sizeof(struct quant_q5_k) == 176, "q5_k");
+_Static_assert(sizeof(struct quant_q6_k) == 210, "q6_k");
+_Static_assert(sizeof(struct quant_iq4_nl) == 18, "iq4_nl");
+_Static_assert(sizeof(struct quant_iq4_xs) == 136, "iq4_xs");
+
+enum { QUANT_BLOCK_MAX = 256, QUANT_GROUP_MAX = 16 };
+
+struct quant_type {
+    const char *name;
+    int16_t block; /* elements */
+    int16_t bytes;
+    int8_t bits;   /* of a code; 0: not a block type (F32, F16, BF16) */
+    int8_t group;  /* elements that share a scale */
+    int16_t offset;
+    bool has_min;
+    bool is_super;    /* has integer scales under a common d */
+    bool is_codebook; /* codes index quant_iq4_values */
+};
+
+/* One block, unpacked. Types without integer scales have scale[0] = min[0] = 1. */
+struct quant_block {
+    float d, dmin;
+    int8_t scale[QUANT_GROUP_MAX];
+    uint8_t min[QUANT_GROUP_MAX];
+    uint8_t code[QUANT_BLOCK_MAX];
+};
+
+extern const int8_t quant_iq4_values[16];
+
+const struct quant_type *quant_traits(enum kern_type type); /* NULL when unknown */
+/* Reads one block of a block type (bits != 0). */
+void quant_unpack(enum kern_type type, const void *src, struct quant_block *ret);
+/* Writes one block; d and dmin are rounded to f16. The inverse of quant_unpack. */
+void quant_pack(enum kern_type type, const struct quant_block *b, void *dst);
+
+#endif
