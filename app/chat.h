@@ -13,12 +13,14 @@
 struct chat;
 struct sessions;
 
-/* sessions may be NULL: nothing is saved (--no-save). Both are borrowed and must outlive it. */
+/* Both are borrowed and must outlive it. A chat that leaves nothing on disk (--no-save) is given a
+ * store in memory: there is one way of keeping messages, not two. */
 struct chat *chat_new(struct engine *en, struct sessions *store);
 void chat_free(struct chat *c); /* cancels a running turn and flushes what it has */
 
 void chat_set_sampling(struct chat *c, const struct engine_sampling *s, int32_t n_predict);
 const struct engine_sampling *chat_sampling(const struct chat *c);
+void chat_set_raw(struct chat *c, bool raw); /* ignore the model's chat format: continue the text */
 /* Takes effect with the first message of a conversation; later it is an error with notice. */
 enum status chat_set_system(struct chat *c, const char *text, struct err *e);
 
@@ -68,7 +70,7 @@ struct chat_event {
 /* Drains the engine; returns false when nothing is left. Call it when the wake callback fired and
  * at least every second while running (flushes the streaming answer to the store). */
 bool chat_poll(struct chat *c, struct chat_event *ret);
-/* Blocks up to timeout_ms for engine events (command line). */
-void chat_wait(struct chat *c, int timeout_ms);
+/* The blocking variant for the command line: waits up to timeout_ms; false when nothing came. */
+bool chat_next(struct chat *c, int timeout_ms, struct chat_event *ret);
 
 #endif

@@ -1,0 +1,551 @@
+#include "app/chat.h"
+
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+
+#include "engine/base/mem.h"
+#include "engine/base/str.h"
+#include "engine/base/utf8.h"
+#include "sessions/sessions.h"
+
+enum { FLUSH_MS = 700, TITLE_BYTES = 60 };
+
+struct message {
+    int64_t id;
+    char role[16];
+    struct str text;
+    int32_t *ids; /* NULL = not known yet; see path_ids */
+    int32_t n_id;
+    bool cut;
+    int32_t n_sibling, sibling;
+};
+
+struct chat {
+    struct engine *engine;
+    struct sessions *store;
+    struct engine_sampling sampling;
+    int32_t n_predict;
+    bool raw;
+    char *system;             /* for the next new conversation; NULL = none */
+
+    int64_t conversation;     /* 0 = new */
+    char *title;
+    struct message *messages; /* the open path */
+    int32_t n_message;
+
+    bool running;
+    bool answering;           /* the last message is the answer being generated */
+    uint64_t turn;
+    double flushed_ms;        /* when the streaming answer was last given to the store */
+    bool unflushed;
+};
+
+static double now_ms(void)
+{
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return 1e3 * (double)t.tv_sec + 1e-6 * (double)t.tv_nsec;
+}
+
+static void message_fini(struct message *m)
+{
+    str_fini(&m->text);
+    free(m->ids);
+}
+
+static void path_clear(struct chat *c)
+{
+    for (int32_t i = 0; i < c->n_message; i++)
+        message_fini(&c->messages[i]);
+    free(c->messages);
+    c->messages = NULL;
+    c->n_message = 0;
+}
+
+static void add_ids(struct message *m, const int32_t *ids, int32_t n)
+{
+    m->ids = mem_realloc(m->ids, (size_t)(m->n_id + n) * sizeof *m->ids);
+    if (n)
+        memcpy(m->ids + m->n_id, ids, (size_t)n * sizeof *ids);
+    m->n_id += n;
+}
+
+static struct message *path_add(struct chat *c, int64_t id, const char *role, const char *text,
+                                size_t len)
+{
+    c->messages = mem_realloc(c->messages, (size_t)(c->n_message + 1) * sizeof *c->messages);
+    struct message *m = &c->messages[c->n_message++];
+    *m = (struct message){.id = id, .n_sibling = 1};
+    snprintf(m->role, sizeof m->role, "%s", role);
+    str_add(&m->text, text, len);
+    return m;
+}
+
+/* Reads the open branch from the store: after anything that may have changed the tree. */
+static enum status path_reload(struct chat *c, struct err *e)
+{
+    struct sessions_message *rows;
+    int32_t n;
+    TRY(sessions_path_load(c->store, c->conversation, &rows, &n, e));
+    path_clear(c);
+    for (int32_t i = 0; i < n; i++) {
+        struct message *m = path_add(c, rows[i].id, rows[i].role, rows[i].text, rows[i].len);
+        if (rows[i].ids)
+            add_ids(m, rows[i].ids, rows[i].n_id);
+        bool answer = !strcmp(rows[i].role, "assistant");
+        m->cut = answer && (!rows[i].done || !strcmp(rows[i].stop, "length") ||
+                            !strcmp(rows[i].stop, "cancel") || !strcmp(rows[i].stop, "context"));
+        m->n_sibling = rows[i].n_sibling;
+        m->sibling = rows[i].sibling;
+    }
+    sessions_messages_free(rows, n);
+    return OK;
+}
+
+struct chat *chat_new(struct engine *en, struct sessions *store)
+{
+    struct chat *c = mem_calloc(1, sizeof *c);
+    c->engine = en;
+    c->store = store;
+    c->n_predict = -1;
+    c->title = mem_strdup("");
+    engine_sampling_default(&c->sampling);
+    return c;
+}
+
+static void flush_answer(struct chat *c)
+{
+    if (!c->answering || !c->unflushed)
+        return;
+    struct message *m = &c->messages[c->n_message - 1];
+    sessions_stream(c->store, m->id, str_c(&m->text), m->text.len, m->ids, m->n_id);
+    c->flushed_ms = now_ms();
+    c->unflushed = false;
+}
+
+/* Ends the turn on our side. The engine may still send events of it: they are recognised by their
+ * number and dropped. */
+static void abandon(struct chat *c)
+{
+    if (!c->running)
+        return;
+    engine_cancel(c->engine);
+    if (c->answering) {
+        struct message *m = &c->messages[c->n_message - 1];
+        sessions_finish(c->store, m->id, str_c(&m->text), m->text.len, m->ids, m->n_id, "cancel");
+    }
+    c->running = c->answering = c->unflushed = false;
+    c->turn = 0;
+}
+
+void chat_free(struct chat *c)
+{
+    if (!c)
+        return;
+    abandon(c);
+    path_clear(c);
+    free(c->title);
+    free(c->system);
+    free(c);
+}
+
+void chat_set_sampling(struct chat *c, const struct engine_sampling *s, int32_t n_predict)
+{
+    c->sampling = *s;
+    c->n_predict = n_predict;
+}
+
+const struct engine_sampling *chat_sampling(const struct chat *c)
+{
+    return &c->sampling;
+}
+
+void chat_set_raw(struct chat *c, bool raw)
+{
+    c->raw = raw;
+}
+
+enum status chat_set_system(struct chat *c, const char *text, struct err *e)
+{
+    if (c->n_message > 0)
+        return err_set(e, ERR_USAGE, "this conversation has begun; a system prompt is set before the first message (/new)");
+    free(c->system);
+    c->system = text && *text ? mem_strdup(text) : NULL;
+    return OK;
+}
+
+int32_t chat_count(const struct chat *c)
+{
+    return c->n_message;
+}
+
+void chat_get(const struct chat *c, int32_t i, struct chat_message *ret)
+{
+    const struct message *m = &c->messages[i];
+    bool last = i == c->n_message - 1;
+    *ret = (struct chat_message){
+        .id = m->id,
+        .role = m->role,
+        .text = str_c(&m->text),
+        .len = m->text.len,
+        .streaming = last && c->answering,
+        .cut = m->cut && !(last && c->answering),
+        .n_sibling = m->n_sibling,
+        .sibling = m->sibling,
+        .n_tok = m->ids ? m->n_id : -1,
+    };
+}
+
+int64_t chat_conversation(const struct chat *c)
+{
+    return c->conversation;
+}
+
+const char *chat_title(const struct chat *c)
+{
+    return c->title;
+}
+
+bool chat_running(const struct chat *c)
+{
+    return c->running;
+}
+
+static void set_title(struct chat *c, const char *title)
+{
+    free(c->title);
+    c->title = mem_strdup(title);
+}
+
+void chat_start_new(struct chat *c)
+{
+    abandon(c);
+    path_clear(c);
+    c->conversation = 0;
+    set_title(c, "");
+}
+
+enum status chat_open(struct chat *c, int64_t conversation, struct err *e)
+{
+    struct sessions_row row;
+    TRY(sessions_get(c->store, conversation, &row, e));
+    abandon(c);
+    int64_t before = c->conversation;
+    c->conversation = conversation;
+    enum status st = path_reload(c, e);
+    if (st == OK)
+        set_title(c, row.title);
+    else
+        c->conversation = before;
+    free(row.title);
+    free(row.model);
+    free(row.snippet);
+    return st;
+}
+
+/* Token ids of the path, as fed. A message whose ids are unknown either is covered by a later
+ * message (the ids that came back for a group rendered together are kept with its last one), or
+ * stands at the end and has to be rendered: *ret_first_new is the first of those. */
+static int32_t *path_ids(const struct chat *c, int32_t *ret_n, int32_t *ret_first_new)
+{
+    int32_t n = 0, first_new = 0;
+    for (int32_t i = 0; i < c->n_message; i++)
+        if (c->messages[i].ids) {
+            n += c->messages[i].n_id;
+            first_new = i + 1;
+        }
+    int32_t *ids = mem_alloc(((size_t)n + 1) * sizeof *ids);
+    int32_t at = 0;
+    for (int32_t i = 0; i < first_new; i++) {
+        const struct message *m = &c->messages[i];
+        if (m->n_id)
+            memcpy(ids + at, m->ids, (size_t)m->n_id * sizeof *ids);
+        at += m->n_id;
+    }
+    *ret_n = n;
+    *ret_first_new = first_new;
+    return ids;
+}
+
+/* Starts a turn that answers the open path. */
+static enum status submit(struct chat *c, struct err *e)
+{
+    int32_t n_prefix, first_new;
+    int32_t *prefix = path_ids(c, &n_prefix, &first_new);
+    int32_t n_new = c->n_message - first_new;
+    struct engine_message *news = mem_calloc((size_t)n_new, sizeof *news);
+    for (int32_t i = 0; i < n_new; i++) {
+        const struct message *m = &c->messages[first_new + i];
+        news[i] = (struct engine_message){m->role, str_c(&m->text), m->text.len};
+    }
+    struct engine_turn t = {
+        .timeline = c->conversation,
+        .prefix = prefix,
+        .n_prefix = n_prefix,
+        .messages = news,
+        .n_message = n_new,
+        .raw = c->raw || !engine_info(c->engine)->chat_format[0],
+        .sampling = c->sampling,
+        .n_predict = c->n_predict,
+    };
+    enum status st = engine_submit(c->engine, &t, &c->turn, e);
+    free(news);
+    free(prefix);
+    if (st == OK) {
+        c->running = true;
+        c->answering = false;
+    }
+    return st;
+}
+
+/* First line of the first question, cut at a word. */
+static void make_title(struct chat *c, const char *text, size_t len)
+{
+    while (len && strchr(" \t\r\n", *text)) {
+        text++;
+        len--;
+    }
+    size_t n = 0;
+    while (n < len && n < TITLE_BYTES && text[n] != '\n' && text[n] != '\r')
+        n++;
+    bool shortened = n < len && text[n] != '\n' && text[n] != '\r';
+    n = utf8_complete(text, n);
+    if (shortened)
+        for (size_t k = n; k > TITLE_BYTES / 2; k--)
+            if (text[k - 1] == ' ') {
+                n = k - 1;
+                break;
+            }
+    struct str s = {0};
+    str_add(&s, text, n);
+    if (shortened)
+        str_adds(&s, "…");
+    struct err ignored; /* a missing title is no reason to fail a turn */
+    if (sessions_rename(c->store, c->conversation, str_c(&s), &ignored) == OK)
+        set_title(c, str_c(&s));
+    str_fini(&s);
+}
+
+static enum status refuse_busy(const struct chat *c, struct err *e)
+{
+    if (c->running || engine_busy(c->engine))
+        return err_set(e, ERR_BUSY, "still answering; wait, or stop it with Ctrl+C");
+    return OK;
+}
+
+enum status chat_send(struct chat *c, const char *text, size_t len, struct err *e)
+{
+    TRY(refuse_busy(c, e));
+    if (!utf8_valid(text, len))
+        return err_set(e, ERR_USAGE, "the message is not valid UTF-8");
+    bool is_new = c->conversation == 0;
+    if (is_new)
+        TRY(sessions_create(c->store, engine_info(c->engine)->name, &c->conversation, e));
+    if (c->n_message == 0 && c->system) {
+        int64_t id;
+        TRY(sessions_add(c->store, c->conversation, 0, "system", c->system, strlen(c->system), &id,
+                         e));
+        path_add(c, id, "system", c->system, strlen(c->system));
+    }
+    int64_t parent = c->n_message ? c->messages[c->n_message - 1].id : 0;
+    int64_t id;
+    TRY(sessions_add(c->store, c->conversation, parent, "user", text, len, &id, e));
+    path_add(c, id, "user", text, len);
+    if (is_new)
+        make_title(c, text, len);
+    return submit(c, e);
+}
+
+void chat_cancel(struct chat *c)
+{
+    if (c->running)
+        engine_cancel(c->engine);
+}
+
+enum status chat_regenerate(struct chat *c, struct err *e)
+{
+    TRY(refuse_busy(c, e));
+    int32_t n = c->n_message;
+    while (n > 0 && !strcmp(c->messages[n - 1].role, "assistant"))
+        n--;
+    if (n == 0)
+        return err_set(e, ERR_USAGE, "there is no question to answer yet");
+    TRY(sessions_set_leaf(c->store, c->conversation, c->messages[n - 1].id, true, e));
+    TRY(path_reload(c, e));
+    return submit(c, e);
+}
+
+enum status chat_edit(struct chat *c, int32_t i, const char *text, size_t len, struct err *e)
+{
+    TRY(refuse_busy(c, e));
+    if (i < 0 || i >= c->n_message || strcmp(c->messages[i].role, "user"))
+        return err_set(e, ERR_USAGE, "only your own messages can be edited");
+    if (!utf8_valid(text, len))
+        return err_set(e, ERR_USAGE, "the message is not valid UTF-8");
+    int64_t parent = i ? c->messages[i - 1].id : 0;
+    int64_t id;
+    TRY(sessions_add(c->store, c->conversation, parent, "user", text, len, &id, e));
+    TRY(path_reload(c, e));
+    return submit(c, e);
+}
+
+enum status chat_undo(struct chat *c, struct err *e)
+{
+    TRY(refuse_busy(c, e));
+    int32_t n = c->n_message;
+    while (n > 0 && strcmp(c->messages[n - 1].role, "user"))
+        n--;
+    if (n == 0)
+        return err_set(e, ERR_USAGE, "there is nothing to undo");
+    int64_t leaf = n > 1 ? c->messages[n - 2].id : 0;
+    TRY(sessions_set_leaf(c->store, c->conversation, leaf, true, e));
+    return path_reload(c, e);
+}
+
+enum status chat_sibling(struct chat *c, int32_t i, int32_t step, struct err *e)
+{
+    TRY(refuse_busy(c, e));
+    if (i < 0 || i >= c->n_message)
+        return err_set(e, ERR_USAGE, "there is no message %d", i);
+    int64_t other;
+    TRY(sessions_sibling(c->store, c->messages[i].id, step, &other, e));
+    if (other == 0)
+        return err_set(e, ERR_USAGE, "there is no other branch on that side");
+    TRY(sessions_set_leaf(c->store, c->conversation, other, false, e));
+    return path_reload(c, e);
+}
+
+enum status chat_fork(struct chat *c, int32_t i, int64_t *ret_conversation, struct err *e)
+{
+    TRY(refuse_busy(c, e));
+    if (i < 0 || i >= c->n_message)
+        return err_set(e, ERR_USAGE, "there is no message to fork at");
+    return sessions_fork(c->store, c->conversation, c->messages[i].id, ret_conversation, e);
+}
+
+enum status chat_rename(struct chat *c, const char *title, struct err *e)
+{
+    if (c->conversation == 0)
+        return err_set(e, ERR_USAGE, "an empty conversation has no title yet; send a message first");
+    TRY(sessions_rename(c->store, c->conversation, title, e));
+    set_title(c, title);
+    return OK;
+}
+
+/* The answer's row is made with its first token, so that a crash during prefill leaves the
+ * question last, ready to be answered again. */
+static enum status begin_answer(struct chat *c, struct err *e)
+{
+    int64_t id;
+    TRY(sessions_add(c->store, c->conversation, c->messages[c->n_message - 1].id, "assistant", "", 0,
+                     &id, e));
+    path_add(c, id, "assistant", "", 0);
+    c->answering = true;
+    c->flushed_ms = now_ms();
+    return OK;
+}
+
+static enum status take_tokens(struct chat *c, const struct engine_event *ev, struct err *e)
+{
+    if (!c->answering)
+        TRY(begin_answer(c, e));
+    struct message *m = &c->messages[c->n_message - 1];
+    str_add(&m->text, ev->text ? ev->text : "", ev->len);
+    add_ids(m, ev->ids, ev->n_id);
+    c->unflushed = true;
+    if (now_ms() - c->flushed_ms >= FLUSH_MS)
+        flush_answer(c);
+    return OK;
+}
+
+static void finish_answer(struct chat *c, const char *stop)
+{
+    if (c->answering) {
+        struct message *m = &c->messages[c->n_message - 1];
+        sessions_finish(c->store, m->id, str_c(&m->text), m->text.len, m->ids, m->n_id, stop);
+        m->cut = strcmp(stop, "eos") != 0;
+        /* sibling counts may have changed */
+        struct err ignored;
+        path_reload(c, &ignored);
+    }
+    c->running = c->answering = c->unflushed = false;
+}
+
+/* Turns one engine event into at most one chat event; false when there is nothing to tell. */
+static bool translate(struct chat *c, struct engine_event *ev, struct chat_event *ret)
+{
+    struct err e;
+    *ret = (struct chat_event){.kind = CHAT_EV_CHANGED};
+    switch (ev->kind) {
+    case ENGINE_EV_PROMPT: {
+        struct message *m = &c->messages[c->n_message - 1];
+        if (ev->n_id > 0 && !m->ids) {
+            add_ids(m, ev->ids, ev->n_id);
+            sessions_set_ids(c->store, m->id, m->ids, m->n_id);
+        }
+        return true;
+    }
+    case ENGINE_EV_PREFILL:
+        return true;
+    case ENGINE_EV_TOKEN:
+        if (take_tokens(c, ev, &e) == OK)
+            return true;
+        /* The answer cannot be stored: stop rather than show text that will be lost. */
+        engine_cancel(c->engine);
+        ret->kind = CHAT_EV_FAILED;
+        ret->err = e;
+        return true;
+    case ENGINE_EV_NOTICE:
+        ret->kind = CHAT_EV_NOTICE;
+        snprintf(ret->text, sizeof ret->text, "%s", ev->text ? ev->text : "");
+        return true;
+    case ENGINE_EV_DONE:
+        if (ev->n_id > 0 || ev->len > 0)
+            take_tokens(c, ev, &e);
+        finish_answer(c, engine_stop_name(ev->stop));
+        ret->kind = CHAT_EV_DONE;
+        ret->done = *ev;
+        ret->done.text = NULL;
+        ret->done.ids = NULL;
+        return true;
+    case ENGINE_EV_FAILED:
+        finish_answer(c, "failed");
+        ret->kind = CHAT_EV_FAILED;
+        ret->err = ev->err;
+        return true;
+    }
+    return false;
+}
+
+bool chat_poll(struct chat *c, struct chat_event *ret)
+{
+    struct engine_event *ev;
+    while ((ev = engine_poll(c->engine))) {
+        bool told = c->running && ev->turn == c->turn && translate(c, ev, ret);
+        engine_event_free(ev);
+        if (told)
+            return true;
+    }
+    if (c->unflushed && now_ms() - c->flushed_ms >= FLUSH_MS)
+        flush_answer(c);
+    struct err trouble;
+    if (sessions_trouble(c->store, &trouble)) {
+        *ret = (struct chat_event){.kind = CHAT_EV_NOTICE};
+        snprintf(ret->text, sizeof ret->text, "%s", trouble.text);
+        return true;
+    }
+    return false;
+}
+
+bool chat_next(struct chat *c, int timeout_ms, struct chat_event *ret)
+{
+    struct engine_event *ev = engine_wait(c->engine, timeout_ms);
+    if (!ev)
+        return chat_poll(c, ret);
+    bool told = c->running && ev->turn == c->turn && translate(c, ev, ret);
+    engine_event_free(ev);
+    return told;
+}

@@ -1,0 +1,141 @@
+#include "app/cli.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "app/models.h"
+#include "engine/base/mem.h"
+#include "engine/base/str.h"
+#include "sessions/sessions.h"
+
+const struct cli_command cli_commands[] = {
+    {"chat", "", "the terminal screen (what `dogear` alone does)", cmd_chat},
+    {"ask", "[PROMPT]", "one turn, the answer on stdout; standard input is added to the prompt", cmd_ask},
+    {"list", "", "saved conversations, newest first", cmd_list},
+    {"show", "ID", "the text of a conversation", cmd_show},
+    {"search", "WORDS", "full-text search over all conversations", cmd_search},
+    {"rename", "ID TITLE", "give a conversation another title", cmd_rename},
+    {"rm", "ID...", "delete conversations", cmd_rm},
+    {"fork", "ID", "a new conversation that goes on from where this one stands", cmd_fork},
+    {"pin", "ID [off]", "keep a conversation's cache from being thinned", cmd_pin},
+    {"models", "", "GGUF files found on this machine", cmd_models},
+    {"info", "FILE", "header, tensors and memory plan of a model file", cmd_info},
+    {"tokenize", "[FILE|-]", "token ids of a text", cmd_tokenize},
+    {"detokenize", "[ID...]", "text of token ids", cmd_detokenize},
+    {"logits", "--tokens FILE --out FILE", "teacher-forced logits, raw float32 [n_tok, n_vocab]", cmd_logits},
+    {"perplexity", "FILE", "teacher-forced negative log-likelihood of a text", cmd_perplexity},
+    {"bench", "", "tokens per second of prefill and decode", cmd_bench},
+    {"doctor", "", "backends, folders, database check", cmd_doctor},
+    {NULL, NULL, NULL, NULL},
+};
+
+const struct cli_command *cli_command_find(const char *name)
+{
+    for (const struct cli_command *c = cli_commands; c->name; c++)
+        if (!strcmp(c->name, name))
+            return c;
+    return NULL;
+}
+
+int cli_fail(const struct err *e)
+{
+    fprintf(stderr, "dogear: %s\n", e->text);
+    return e->code == ERR_USAGE ? 2 : 1;
+}
+
+static bool show_progress(void *ctx, float done)
+{
+    int *last = ctx;
+    int percent = (int)(done * 100);
+    if (percent != *last) {
+        *last = percent;
+        fprintf(stderr, percent < 100 ? "\rloading %3d %%" : "\r             \r", percent);
+        fflush(stderr);
+    }
+    return true;
+}
+
+enum status cli_engine(const struct options *o, bool vocab_only, const struct kv_io *kv_io,
+                       struct engine **ret, struct err *e)
+{
+    char *path = NULL;
+    if (!o->fake)
+        TRY(models_find(o->model, &path, e));
+    int percent = -1;
+    struct engine_params p = {
+        .model_path = path,
+        .n_ctx = o->n_ctx,
+        .n_thread = o->n_thread,
+        .n_gpu_layer = o->n_gpu_layer,
+        .backend = o->backend,
+        .kv = o->kv,
+        .kv_budget_bytes = o->kv_budget_bytes,
+        .coverage = o->coverage,
+        .vocab_only = vocab_only,
+        .fake_script = o->fake,
+        .kv_io = kv_io,
+    };
+    if (isatty(STDERR_FILENO) && !vocab_only) {
+        p.progress = show_progress;
+        p.progress_ctx = &percent;
+    }
+    enum status st = engine_open(&p, ret, e);
+    if (percent >= 0 && percent < 100)
+        fprintf(stderr, "\r             \r");
+    free(path);
+    return st;
+}
+
+enum status cli_store(const struct options *o, struct sessions **ret, struct err *e)
+{
+    return sessions_open(o->no_save ? ":memory:" : o->db, ret, e);
+}
+
+enum status cli_id(const struct options *o, int i, int64_t *ret, struct err *e)
+{
+    if (i >= o->n_word)
+        return err_set(e, ERR_USAGE, "a conversation id is missing; see `dogear list`");
+    char *end;
+    errno = 0;
+    long long v = strtoll(o->words[i], &end, 10);
+    if (*end || end == o->words[i] || errno || v < 1)
+        return err_set(e, ERR_USAGE, "\"%s\" is no conversation id; see `dogear list`", o->words[i]);
+    *ret = v;
+    return OK;
+}
+
+enum status cli_read(const char *path, char **ret, size_t *ret_len, struct err *e)
+{
+    bool from_stdin = !path || !strcmp(path, "-");
+    FILE *f = from_stdin ? stdin : fopen(path, "rb");
+    if (!f)
+        return err_set(e, ERR_IO, "%s: %s", path, strerror(errno));
+    struct str s = {0};
+    char buf[65536];
+    size_t n;
+    while ((n = fread(buf, 1, sizeof buf, f)) > 0)
+        str_add(&s, buf, n);
+    bool failed = ferror(f);
+    int reason = errno;
+    if (!from_stdin)
+        fclose(f);
+    if (failed) {
+        str_fini(&s);
+        return err_set(e, ERR_IO, "%s: %s", from_stdin ? "standard input" : path, strerror(reason));
+    }
+    *ret_len = s.len;
+    *ret = str_take(&s);
+    return OK;
+}
+
+void cli_print_safe(const char *s, size_t len)
+{
+    for (size_t i = 0; i < len; i++) {
+        unsigned char c = (unsigned char)s[i];
+        if (c == '\n' || c == '\t' || (c >= 0x20 && c != 0x7f))
+            putchar(c);
+    }
+}

@@ -1,0 +1,52 @@
+/* The command line's subcommands: one table row each, one cmd_*.c file per group. */
+#ifndef APP_CLI_H
+#define APP_CLI_H
+
+#include "app/options.h"
+#include "engine/base/err.h"
+#include "engine/engine.h"
+
+struct sessions;
+
+struct cli_command {
+    const char *name, *args, *help;
+    int (*run)(struct options *o); /* returns the exit status: 0, 1 failure, 2 usage */
+};
+extern const struct cli_command cli_commands[]; /* ends with a NULL name */
+const struct cli_command *cli_command_find(const char *name); /* NULL when unknown */
+
+/* "dogear: text" on stderr; returns 2 for ERR_USAGE, else 1. */
+int cli_fail(const struct err *e);
+
+/* The engine the options ask for; prints load progress on a terminal's stderr. */
+enum status cli_engine(const struct options *o, bool vocab_only, const struct kv_io *kv_io,
+                       struct engine **ret, struct err *e);
+/* The store, or one in memory with --no-save. */
+enum status cli_store(const struct options *o, struct sessions **ret, struct err *e);
+/* words[i] as a conversation id. */
+enum status cli_id(const struct options *o, int i, int64_t *ret, struct err *e);
+/* A whole file, or standard input for "-" or NULL. malloc'ed, NUL-terminated. */
+enum status cli_read(const char *path, char **ret, size_t *ret_len, struct err *e);
+
+/* Text from models and stores on a terminal: control bytes but \n and \t are dropped. */
+void cli_print_safe(const char *s, size_t len);
+
+int cmd_chat(struct options *o);
+int cmd_ask(struct options *o);
+int cmd_list(struct options *o);
+int cmd_show(struct options *o);
+int cmd_search(struct options *o);
+int cmd_rename(struct options *o);
+int cmd_rm(struct options *o);
+int cmd_fork(struct options *o);
+int cmd_pin(struct options *o);
+int cmd_models(struct options *o);
+int cmd_info(struct options *o);
+int cmd_tokenize(struct options *o);
+int cmd_detokenize(struct options *o);
+int cmd_logits(struct options *o);
+int cmd_perplexity(struct options *o);
+int cmd_bench(struct options *o);
+int cmd_doctor(struct options *o);
+
+#endif

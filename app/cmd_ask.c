@@ -1,0 +1,191 @@
+/* `dogear ask`: one turn. stdout carries the answer and nothing else. */
+#include <inttypes.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "app/chat.h"
+#include "app/cli.h"
+#include "app/json.h"
+#include "engine/base/mem.h"
+#include "engine/base/str.h"
+#include "engine/base/utf8.h"
+#include "sessions/sessions.h"
+
+static volatile sig_atomic_t interrupted;
+
+static void on_interrupt(int sig)
+{
+    (void)sig;
+    interrupted = 1;
+}
+
+/* -p, -f, the words and standard input, in this order, those that are given. */
+static enum status gather(const struct options *o, struct str *prompt, struct err *e)
+{
+    if (o->prompt)
+        str_adds(prompt, o->prompt);
+    for (int i = 0; i < o->n_word; i++)
+        str_addf(prompt, "%s%s", prompt->len ? " " : "", o->words[i]);
+    const char *sources[2] = {o->file, isatty(STDIN_FILENO) ? NULL : "-"};
+    for (int i = 0; i < 2; i++) {
+        if (!sources[i])
+            continue;
+        char *text;
+        size_t len;
+        TRY(cli_read(sources[i], &text, &len, e));
+        /* the newline that echo adds is not part of what was said */
+        if (len && text[len - 1] == '\n')
+            len--;
+        if (len) {
+            if (prompt->len)
+                str_adds(prompt, "\n\n");
+            str_add(prompt, text, len);
+        }
+        free(text);
+    }
+    if (prompt->len == 0)
+        return err_set(e, ERR_USAGE, "nothing to ask: give a prompt, -p, -f or standard input");
+    if (!utf8_valid(str_c(prompt), prompt->len))
+        return err_set(e, ERR_USAGE, "the prompt is not valid UTF-8");
+    return OK;
+}
+
+static void print_json(const struct chat *c, const struct options *o, struct engine *en,
+                       const struct engine_event *d)
+{
+    struct chat_message m = {.text = ""};
+    if (chat_count(c) > 0)
+        chat_get(c, chat_count(c) - 1, &m);
+    bool answered = m.role && !strcmp(m.role, "assistant");
+    const struct engine_info *info = engine_info(en);
+    json_t *j = json_object();
+    json_object_set_new(j, "answer", json_text(answered ? m.text : "", answered ? m.len : 0));
+    json_object_set_new(j, "conversation", o->no_save ? json_null() : json_count(chat_conversation(c)));
+    json_object_set_new(j, "model", json_string(info->name));
+    json_object_set_new(j, "kv", json_string(info->kv));
+    json_object_set_new(j, "tokens_reused", json_count(d->n_reused));
+    json_object_set_new(j, "tokens_read", json_count(d->n_read));
+    json_object_set_new(j, "tokens_generated", json_count(d->n_generated));
+    json_object_set_new(j, "ttft_ms", json_number(d->ttft_ms));
+    json_object_set_new(j, "prefill_tps", json_number(d->prefill_tps));
+    json_object_set_new(j, "decode_tps", json_number(d->decode_tps));
+    json_object_set_new(j, "kv_bytes", json_count(d->kv_bytes));
+    json_object_set_new(j, "f16_bytes", json_count(d->f16_bytes));
+    json_object_set_new(j, "density", json_number(d->density));
+    json_object_set_new(j, "retained_mass", json_number(d->retained_mass));
+    json_object_set_new(j, "stop", json_string(engine_stop_name(d->stop)));
+    json_object_set_new(j, "seed", json_integer((json_int_t)d->seed));
+    json_print(j);
+}
+
+/* Prints what the answer grew by. */
+static void print_growth(const struct chat *c, size_t *shown)
+{
+    struct chat_message m;
+    if (chat_count(c) == 0)
+        return;
+    chat_get(c, chat_count(c) - 1, &m);
+    if (strcmp(m.role, "assistant") || m.len <= *shown)
+        return;
+    if (isatty(STDOUT_FILENO))
+        cli_print_safe(m.text + *shown, m.len - *shown);
+    else
+        fwrite(m.text + *shown, 1, m.len - *shown, stdout);
+    fflush(stdout);
+    *shown = m.len;
+}
+
+static int converse(struct chat *c, const struct options *o, struct engine *en,
+                    const struct str *prompt)
+{
+    struct err e;
+    bool plain = o->raw || !engine_info(en)->chat_format[0];
+    if (chat_send(c, str_c(prompt), prompt->len, &e) != OK)
+        return cli_fail(&e);
+    /* a continued text is shown whole, like the peers' completion tools do */
+    if (plain && !o->json) {
+        fwrite(str_c(prompt), 1, prompt->len, stdout);
+        fflush(stdout);
+    }
+    size_t shown = 0;
+    bool stopping = false;
+    for (;;) {
+        struct chat_event ev;
+        bool got = chat_next(c, 200, &ev);
+        if (interrupted && !stopping) {
+            chat_cancel(c);
+            stopping = true;
+        }
+        if (!got)
+            continue;
+        if (!o->json)
+            print_growth(c, &shown);
+        switch (ev.kind) {
+        case CHAT_EV_CHANGED:
+            break;
+        case CHAT_EV_NOTICE:
+            fprintf(stderr, "dogear: %s\n", ev.text);
+            break;
+        case CHAT_EV_FAILED:
+            if (!o->json && shown)
+                putchar('\n');
+            return cli_fail(&ev.err);
+        case CHAT_EV_DONE:
+            if (o->json)
+                print_json(c, o, en, &ev.done);
+            else
+                putchar('\n');
+            return stopping ? 130 : 0;
+        }
+    }
+}
+
+int cmd_ask(struct options *o)
+{
+    struct err e;
+    struct str prompt = {0};
+    struct engine *en = NULL;
+    struct sessions *store = NULL;
+    struct chat *c = NULL;
+    int rc = 1;
+    if (gather(o, &prompt, &e) != OK || cli_store(o, &store, &e) != OK ||
+        cli_engine(o, false, sessions_kv_io(store), &en, &e) != OK) {
+        rc = cli_fail(&e);
+        goto out;
+    }
+    if (engine_info(en)->notice[0])
+        fprintf(stderr, "dogear: %s\n", engine_info(en)->notice);
+    struct sigaction act = {.sa_handler = on_interrupt};
+    sigaction(SIGINT, &act, NULL);
+    sigaction(SIGTERM, &act, NULL);
+
+    c = chat_new(en, store);
+    chat_set_sampling(c, &o->sampling, o->n_predict);
+    chat_set_raw(c, o->raw);
+    if (o->resume) {
+        int64_t id = o->resume_id;
+        struct sessions_row *rows = NULL;
+        int32_t n = 0;
+        if (id == 0 && sessions_list(store, 1, &rows, &n, &e) == OK && n == 1)
+            id = rows[0].id;
+        sessions_rows_free(rows, n);
+        if (id && chat_open(c, id, &e) != OK) {
+            rc = cli_fail(&e);
+            goto out;
+        }
+    }
+    if (o->system && chat_set_system(c, o->system, &e) != OK) {
+        rc = cli_fail(&e);
+        goto out;
+    }
+    rc = converse(c, o, en, &prompt);
+out:
+    chat_free(c);
+    engine_close(en);
+    sessions_close(store);
+    str_fini(&prompt);
+    return rc;
+}

@@ -1,0 +1,100 @@
+/* `dogear doctor`: what this machine offers and whether the store is sound. */
+#include <inttypes.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "app/cli.h"
+#include "app/json.h"
+#include "app/models.h"
+#include "app/paths.h"
+#include "sessions/sessions.h"
+
+static int64_t mem_available_bytes(void)
+{
+    FILE *f = fopen("/proc/meminfo", "r");
+    char line[128];
+    long long kb = -1;
+    while (f && fgets(line, sizeof line, f))
+        if (sscanf(line, "MemAvailable: %lld kB", &kb) == 1)
+            break;
+    if (f)
+        fclose(f);
+    return kb < 0 ? -1 : (int64_t)kb * 1024;
+}
+
+static void cpu_features(char *out, size_t size)
+{
+    out[0] = 0;
+#if defined(__x86_64__)
+    snprintf(out, size, "%s%s%s%s%s", __builtin_cpu_supports("avx2") ? "avx2 " : "",
+             __builtin_cpu_supports("avx512f") ? "avx512 " : "",
+             __builtin_cpu_supports("avx512vnni") ? "vnni " : "",
+             __builtin_cpu_supports("avx512bf16") ? "bf16 " : "",
+             __builtin_cpu_supports("avx2") ? "" : "(reference kernels only)");
+    size_t n = strlen(out);
+    if (n && out[n - 1] == ' ')
+        out[n - 1] = 0;
+#else
+    snprintf(out, size, "reference kernels only");
+#endif
+}
+
+int cmd_doctor(struct options *o)
+{
+    struct err e;
+    struct sessions *store = NULL;
+    struct sessions_health h = {0};
+    char cpu[96];
+    cpu_features(cpu, sizeof cpu);
+    char *model = NULL;
+    bool have_model = models_find(o->model, &model, &e) == OK;
+    enum status st = cli_store(o, &store, &e);
+    if (st == OK)
+        st = sessions_check(store, o->repair, &h, &e);
+    bool sound = st == OK && h.text_ok && h.kv_ok;
+    if (o->json) {
+        json_t *j = json_object();
+        json_object_set_new(j, "version", json_string(DOGEAR_VERSION));
+        json_object_set_new(j, "cpu", json_string(cpu));
+        json_object_set_new(j, "cores", json_integer(sysconf(_SC_NPROCESSORS_ONLN)));
+        json_object_set_new(j, "memory_available", json_count(mem_available_bytes()));
+        json_object_set_new(j, "model", have_model ? json_cstr(model) : json_null());
+        json_object_set_new(j, "db", store ? json_cstr(sessions_path(store)) : json_null());
+        json_object_set_new(j, "ok", json_boolean(sound));
+        json_object_set_new(j, "problem", sound ? json_null() : json_cstr(st == OK ? h.detail : e.text));
+        if (st == OK) {
+            json_object_set_new(j, "schema", json_integer(h.schema));
+            json_object_set_new(j, "conversations", json_count(h.n_conversation));
+            json_object_set_new(j, "messages", json_count(h.n_message));
+            json_object_set_new(j, "db_bytes", json_count(h.db_bytes));
+            json_object_set_new(j, "kv_db_bytes", json_count(h.kv_db_bytes));
+            json_object_set_new(j, "free_disk", json_count(h.free_disk_bytes));
+        }
+        json_print(j);
+    } else {
+        printf("dogear       %s\n", DOGEAR_VERSION);
+        printf("cpu          %s, %ld cores\n", cpu, sysconf(_SC_NPROCESSORS_ONLN));
+        printf("memory       %.1f GiB available\n", (double)mem_available_bytes() / (1 << 30));
+        printf("model        %s\n", have_model ? model : "none found: see `dogear models`");
+        if (store)
+            printf("store        %s\n", sessions_path(store));
+        if (st == OK) {
+            printf("             %" PRId64 " conversations, %" PRId64 " messages, schema %d\n",
+                   h.n_conversation, h.n_message, h.schema);
+            printf("             text %.1f MB, cache %.1f MB, %.1f GB free on the disk\n",
+                   (double)h.db_bytes / 1e6, (double)h.kv_db_bytes / 1e6,
+                   (double)h.free_disk_bytes / 1e9);
+            printf("check        text %s, cache %s\n", h.text_ok ? "ok" : "DAMAGED",
+                   h.kv_ok ? "ok" : "DAMAGED (run dogear doctor --repair)");
+            if (h.detail[0])
+                printf("             %s\n", h.detail);
+        }
+    }
+    if (st != OK && !o->json)
+        fprintf(stderr, "dogear: %s\n", e.text);
+    sessions_close(store);
+    free(model);
+    return sound ? 0 : 1;
+}

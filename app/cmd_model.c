@@ -1,0 +1,352 @@
+/* Commands on a model file: models, info, tokenize, detokenize, logits, perplexity. */
+#include <errno.h>
+#include <inttypes.h>
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "app/cli.h"
+#include "app/json.h"
+#include "app/models.h"
+#include "engine/base/mem.h"
+#include "engine/base/str.h"
+
+int cmd_models(struct options *o)
+{
+    struct models_entry *all;
+    int n;
+    models_scan(&all, &n);
+    if (o->json) {
+        json_t *list = json_array();
+        for (int i = 0; i < n; i++) {
+            json_t *j = json_object();
+            json_object_set_new(j, "name", json_cstr(all[i].name));
+            json_object_set_new(j, "path", json_cstr(all[i].path));
+            json_object_set_new(j, "source", json_cstr(all[i].source));
+            json_object_set_new(j, "bytes", json_count(all[i].size_bytes));
+            json_array_append_new(list, j);
+        }
+        json_print(list);
+    } else {
+        for (int i = 0; i < n; i++)
+            printf("%-12s %9.1f MB  %s\n%*s%s\n", all[i].source, (double)all[i].size_bytes / 1e6,
+                   all[i].name, 27, "", all[i].path);
+        if (n == 0)
+            fprintf(stderr, "dogear: no GGUF files found; put one into ~/.local/share/dogear/models\n");
+    }
+    models_free(all, n);
+    return 0;
+}
+
+static void print_info(const json_t *j)
+{
+    const char *key;
+    json_t *v;
+    json_object_foreach((json_t *)j, key, v)
+    {
+        if (json_is_array(v) || json_is_object(v))
+            continue;
+        char *text = json_dumps(v, JSON_ENCODE_ANY | JSON_REAL_PRECISION(6));
+        printf("%-22s ", key);
+        cli_print_safe(text, strlen(text));
+        putchar('\n');
+        free(text);
+    }
+    json_object_foreach((json_t *)j, key, v)
+    {
+        if (json_is_object(v)) {
+            printf("\n%s\n", key);
+            const char *k2;
+            json_t *v2;
+            json_object_foreach(v, k2, v2)
+            {
+                char *text = json_dumps(v2, JSON_ENCODE_ANY | JSON_COMPACT | JSON_REAL_PRECISION(6));
+                size_t len = strlen(text);
+                printf("  ");
+                cli_print_safe(k2, strlen(k2));
+                printf("%*s ", (int)(strlen(k2) < 42 ? 42 - strlen(k2) : 0), "");
+                cli_print_safe(text, len > 90 ? 90 : len);
+                printf("%s\n", len > 90 ? "..." : "");
+                free(text);
+            }
+        } else if (json_is_array(v)) {
+            printf("\n%s (%zu)\n", key, json_array_size(v));
+            size_t i;
+            json_t *item;
+            json_array_foreach(v, i, item)
+            {
+                printf(" ");
+                const char *k2;
+                json_t *v2;
+                json_object_foreach(item, k2, v2)
+                {
+                    char *text = json_dumps(v2, JSON_ENCODE_ANY | JSON_COMPACT);
+                    putchar(' ');
+                    if (json_is_string(v2))
+                        cli_print_safe(text + 1, strlen(text) - 2);
+                    else
+                        cli_print_safe(text, strlen(text));
+                    free(text);
+                }
+                putchar('\n');
+            }
+        }
+    }
+}
+
+int cmd_info(struct options *o)
+{
+    struct err e;
+    char *path = NULL, *text = NULL;
+    if (o->n_word > 1)
+        err_set(&e, ERR_USAGE, "one file at a time");
+    else if (models_find(o->n_word ? o->words[0] : o->model, &path, &e) == OK &&
+             engine_inspect(path, o->n_ctx, &text, &e) == OK) {
+        json_t *j = json_loads(text, 0, NULL);
+        if (o->json || !j) {
+            puts(text);
+            json_decref(j);
+        } else {
+            print_info(j);
+            json_decref(j);
+        }
+        free(text);
+        free(path);
+        return 0;
+    }
+    free(path);
+    return cli_fail(&e);
+}
+
+int cmd_tokenize(struct options *o)
+{
+    struct err e;
+    struct engine *en = NULL;
+    char *text = NULL;
+    size_t len = 0;
+    int32_t *ids = NULL, n = 0;
+    int rc = 0;
+    enum status st = cli_engine(o, true, NULL, &en, &e);
+    if (st == OK && o->prompt) {
+        text = mem_strdup(o->prompt);
+        len = strlen(text);
+    } else if (st == OK) {
+        st = cli_read(o->n_word ? o->words[0] : o->file, &text, &len, &e);
+    }
+    if (st == OK)
+        st = engine_tokenize(en, text, len, o->special, o->special, &ids, &n, &e);
+    if (st != OK) {
+        rc = cli_fail(&e);
+    } else if (o->json) {
+        json_t *list = json_array();
+        for (int32_t i = 0; i < n; i++)
+            json_array_append_new(list, json_integer(ids[i]));
+        json_print(list);
+    } else {
+        for (int32_t i = 0; i < n; i++) {
+            char *piece;
+            size_t piece_len;
+            if (o->ids) {
+                printf("%d\n", ids[i]);
+            } else if (engine_detokenize(en, &ids[i], 1, true, &piece, &piece_len, &e) == OK) {
+                json_t *quoted = json_text(piece, piece_len);
+                char *shown = json_dumps(quoted, JSON_ENCODE_ANY);
+                printf("%8d  %s\n", ids[i], shown);
+                free(shown);
+                json_decref(quoted);
+                free(piece);
+            }
+        }
+    }
+    free(ids);
+    free(text);
+    engine_close(en);
+    return rc;
+}
+
+int cmd_detokenize(struct options *o)
+{
+    struct err e;
+    struct engine *en = NULL;
+    struct str all = {0};
+    int32_t *ids = NULL, n = 0;
+    int rc = 0;
+    enum status st = OK;
+    if (o->n_word == 0) {
+        char *text;
+        size_t len;
+        st = cli_read(o->file, &text, &len, &e);
+        if (st == OK) {
+            str_add(&all, text, len);
+            free(text);
+        }
+    }
+    for (int i = 0; i < o->n_word; i++)
+        str_addf(&all, "%s ", o->words[i]);
+    const char *at = str_c(&all);
+    while (st == OK && *(at += strspn(at, " ,\t\r\n[]"))) {
+        char *end;
+        errno = 0;
+        long v = strtol(at, &end, 10);
+        if (end == at || errno || v < 0 || v > INT32_MAX) {
+            st = err_set(&e, ERR_USAGE, "\"%.20s\" is no token id", at);
+            break;
+        }
+        ids = mem_realloc(ids, (size_t)(n + 1) * sizeof *ids);
+        ids[n++] = (int32_t)v;
+        at = end;
+    }
+    if (st == OK)
+        st = cli_engine(o, true, NULL, &en, &e);
+    char *text;
+    size_t len;
+    if (st == OK)
+        st = engine_detokenize(en, ids, n, o->special, &text, &len, &e);
+    if (st == OK) {
+        fwrite(text, 1, len, stdout);
+        free(text);
+    } else {
+        rc = cli_fail(&e);
+    }
+    free(ids);
+    str_fini(&all);
+    engine_close(en);
+    return rc;
+}
+
+static bool write_row(void *ctx, int32_t i, const float *logits)
+{
+    void **c = ctx;
+    const struct engine_info *info = c[1];
+    (void)i;
+    return fwrite(logits, sizeof *logits, (size_t)info->n_vocab, c[0]) == (size_t)info->n_vocab;
+}
+
+int cmd_logits(struct options *o)
+{
+    struct err e;
+    struct engine *en = NULL;
+    char *data = NULL;
+    size_t size = 0;
+    FILE *out = NULL;
+    enum status st = OK;
+    if (!o->tokens || !o->out)
+        st = err_set(&e, ERR_USAGE, "logits needs --tokens FILE and --out FILE");
+    if (st == OK)
+        st = cli_read(o->tokens, &data, &size, &e);
+    if (st == OK && (size == 0 || size % 4))
+        st = err_set(&e, ERR_FORMAT, "%s: %zu bytes are no list of int32 token ids", o->tokens, size);
+    if (st == OK)
+        st = cli_engine(o, false, NULL, &en, &e);
+    if (st == OK && !(out = fopen(o->out, "wb")))
+        st = err_set(&e, ERR_IO, "%s: %s", o->out, strerror(errno));
+    if (st == OK) {
+        int32_t *ids = mem_alloc(size);
+        memcpy(ids, data, size);
+        void *ctx[2] = {out, (void *)engine_info(en)};
+        errno = 0;
+        st = engine_logits(en, ids, (int32_t)(size / 4), write_row, ctx, &e);
+        free(ids);
+        bool failed = ferror(out) != 0;
+        if (fclose(out))
+            failed = true;
+        if (failed)
+            st = err_set(&e, ERR_IO, "%s: %s", o->out, strerror(errno));
+    }
+    free(data);
+    engine_close(en);
+    return st == OK ? 0 : cli_fail(&e);
+}
+
+struct nll {
+    const int32_t *ids;
+    int32_t n, first, n_vocab;
+    double sum, sum2;
+    int64_t count;
+};
+
+/* Logits of position i predict token i + 1. */
+static bool add_nll(void *ctx, int32_t i, const float *logits)
+{
+    struct nll *p = ctx;
+    if (i + 1 >= p->n || i < p->first)
+        return true;
+    float max = logits[0];
+    for (int32_t v = 1; v < p->n_vocab; v++)
+        if (logits[v] > max)
+            max = logits[v];
+    double total = 0;
+    for (int32_t v = 0; v < p->n_vocab; v++)
+        total += exp((double)logits[v] - max);
+    double nll = log(total) + max - logits[p->ids[i + 1]];
+    p->sum += nll;
+    p->sum2 += nll * nll;
+    p->count++;
+    return true;
+}
+
+/* As the peers' tool defines it: the text is cut into windows of n_ctx tokens, each starting with
+ * BOS where the model wants one, and the second half of each window is scored. A text shorter than
+ * two windows is scored whole, from its first token on. */
+int cmd_perplexity(struct options *o)
+{
+    struct err e;
+    struct engine *en = NULL;
+    char *text = NULL;
+    size_t len = 0;
+    int32_t *ids = NULL, n = 0;
+    struct nll p = {0};
+    int32_t n_ctx = o->n_ctx ? o->n_ctx : 512;
+    enum status st = cli_read(o->n_word ? o->words[0] : o->file, &text, &len, &e);
+    if (st == OK) {
+        struct options with = *o;
+        with.n_ctx = n_ctx;
+        st = cli_engine(&with, false, NULL, &en, &e);
+    }
+    if (st == OK)
+        st = engine_tokenize(en, text, len, false, true, &ids, &n, &e);
+    if (st == OK && n < 2)
+        st = err_set(&e, ERR_USAGE, "the text has %d tokens; at least two are needed", n);
+    if (st == OK) {
+        if (n_ctx > engine_info(en)->n_ctx)
+            n_ctx = engine_info(en)->n_ctx;
+        p.n_vocab = engine_info(en)->n_vocab;
+        bool whole = n < 2 * n_ctx;
+        int32_t window = whole && n < n_ctx ? n : n_ctx;
+        int32_t *chunk = mem_alloc((size_t)window * sizeof *chunk);
+        int32_t *bos = NULL, n_bos = 0;
+        st = engine_tokenize(en, "", 0, false, true, &bos, &n_bos, &e);
+        for (int32_t at = 0; st == OK && at + window <= n; at += window) {
+            memcpy(chunk, ids + at, (size_t)window * sizeof *chunk);
+            if (n_bos == 1)
+                chunk[0] = bos[0];
+            p.ids = chunk;
+            p.n = window;
+            p.first = whole ? 0 : window / 2;
+            st = engine_logits(en, chunk, window, add_nll, &p, &e);
+        }
+        free(bos);
+        free(chunk);
+    }
+    if (st == OK) {
+        double mean = p.sum / (double)p.count;
+        double spread = sqrt(fmax(0, p.sum2 / (double)p.count - mean * mean) / (double)p.count);
+        if (o->json) {
+            json_t *j = json_object();
+            json_object_set_new(j, "nll", json_number(mean));
+            json_object_set_new(j, "perplexity", json_number(exp(mean)));
+            json_object_set_new(j, "nll_stderr", json_number(spread));
+            json_object_set_new(j, "n_tok", json_integer(p.count));
+            json_object_set_new(j, "n_ctx", json_integer(n_ctx));
+            json_print(j);
+        } else {
+            printf("perplexity %.4f +- %.4f  (mean NLL %.5f over %" PRId64 " tokens, context %d)\n",
+                   exp(mean), exp(mean) * spread, mean, p.count, n_ctx);
+        }
+    }
+    free(ids);
+    free(text);
+    engine_close(en);
+    return st == OK ? 0 : cli_fail(&e);
+}

@@ -1,0 +1,292 @@
+/* Commands on saved conversations: they need the store only, no model. */
+#include <inttypes.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "app/cli.h"
+#include "app/json.h"
+#include "engine/base/str.h"
+#include "engine/stats.h"
+#include "sessions/sessions.h"
+
+/* Runs one of the commands below on an open store. */
+static int with_store(const struct options *o,
+                      enum status (*run)(const struct options *, struct sessions *, struct err *))
+{
+    struct err e;
+    struct sessions *store;
+    if (cli_store(o, &store, &e) != OK)
+        return cli_fail(&e);
+    enum status st = run(o, store, &e);
+    int rc = st == OK ? 0 : cli_fail(&e);
+    sessions_close(store);
+    return rc;
+}
+
+static void format_time(int64_t t_ms, char out[20])
+{
+    time_t t = (time_t)(t_ms / 1000);
+    struct tm tm;
+    localtime_r(&t, &tm);
+    strftime(out, 20, "%Y-%m-%d %H:%M", &tm);
+}
+
+static void format_size(int64_t n, char out[16])
+{
+    if (n < 0)
+        snprintf(out, 16, "--");
+    else if (n < 10000)
+        snprintf(out, 16, "%" PRId64 " B", n);
+    else if (n < 10000 * INT64_C(1024))
+        snprintf(out, 16, "%.0f KiB", (double)n / 1024);
+    else
+        snprintf(out, 16, "%.1f MiB", (double)n / (1024 * 1024));
+}
+
+static json_t *row_json(const struct sessions_row *r)
+{
+    json_t *tiers = json_object();
+    for (int i = 0; i < SESSIONS_TIERS; i++)
+        if (r->tier_bytes[i] > 0)
+            json_object_set_new(tiers, stats_tier_name[i], json_integer(r->tier_bytes[i]));
+    json_t *j = json_object();
+    json_object_set_new(j, "id", json_integer(r->id));
+    json_object_set_new(j, "title", json_cstr(r->title));
+    json_object_set_new(j, "model", json_cstr(r->model));
+    json_object_set_new(j, "created", json_integer(r->created_ms));
+    json_object_set_new(j, "updated", json_integer(r->updated_ms));
+    json_object_set_new(j, "messages", json_integer(r->n_message));
+    json_object_set_new(j, "tokens", json_count(r->n_tok));
+    json_object_set_new(j, "kv_bytes", json_count(r->kv_bytes));
+    json_object_set_new(j, "tiers", tiers);
+    json_object_set_new(j, "pinned", json_boolean(r->pinned));
+    if (r->snippet) {
+        struct str plain = {0};
+        for (const char *p = r->snippet; *p; p++)
+            if (*p != 2 && *p != 3)
+                str_addc(&plain, *p);
+        json_object_set_new(j, "snippet", json_text(str_c(&plain), plain.len));
+        json_object_set_new(j, "message", json_integer(r->message));
+        str_fini(&plain);
+    }
+    return j;
+}
+
+/* The match in bold on a terminal, plain elsewhere; always on one line. */
+static void print_snippet(const char *s)
+{
+    bool bold = isatty(STDOUT_FILENO) && !getenv("NO_COLOR");
+    printf("       ");
+    for (; *s; s++) {
+        if (*s == 2 || *s == 3)
+            fputs(!bold ? "" : *s == 2 ? "\033[1m" : "\033[0m", stdout);
+        else if (*s == '\n' || *s == '\t')
+            putchar(' ');
+        else
+            cli_print_safe(s, 1);
+    }
+    putchar('\n');
+}
+
+static void print_rows(const struct options *o, const struct sessions_row *rows, int32_t n)
+{
+    if (o->json) {
+        json_t *list = json_array();
+        for (int32_t i = 0; i < n; i++)
+            json_array_append_new(list, row_json(&rows[i]));
+        json_print(list);
+        return;
+    }
+    if (n == 0) {
+        fprintf(stderr, "dogear: nothing found\n");
+        return;
+    }
+    printf("%5s  %-16s  %5s %8s %9s   %s\n", "id", "last used", "msgs", "tokens", "cache", "title");
+    for (int32_t i = 0; i < n; i++) {
+        char when[20], size[16];
+        format_time(rows[i].updated_ms, when);
+        format_size(rows[i].kv_bytes, size);
+        printf("%5" PRId64 "  %s  %5d %8d %9s %s ", rows[i].id, when, rows[i].n_message,
+               rows[i].n_tok, size, rows[i].pinned ? "*" : " ");
+        const char *title = rows[i].title[0] ? rows[i].title : "(untitled)";
+        cli_print_safe(title, strcspn(title, "\n"));
+        putchar('\n');
+        if (rows[i].snippet)
+            print_snippet(rows[i].snippet);
+    }
+}
+
+static enum status run_list(const struct options *o, struct sessions *s, struct err *e)
+{
+    struct sessions_row *rows;
+    int32_t n;
+    TRY(sessions_list(s, 0, &rows, &n, e));
+    print_rows(o, rows, n);
+    sessions_rows_free(rows, n);
+    return OK;
+}
+
+int cmd_list(struct options *o)
+{
+    return with_store(o, run_list);
+}
+
+static enum status run_search(const struct options *o, struct sessions *s, struct err *e)
+{
+    struct str query = {0};
+    for (int i = 0; i < o->n_word; i++)
+        str_addf(&query, "%s%s", i ? " " : "", o->words[i]);
+    struct sessions_row *rows;
+    int32_t n;
+    enum status st = query.len == 0
+                         ? err_set(e, ERR_USAGE, "what to search for is missing: dogear search WORDS")
+                         : sessions_search(s, str_c(&query), 50, &rows, &n, e);
+    str_fini(&query);
+    TRY(st);
+    print_rows(o, rows, n);
+    sessions_rows_free(rows, n);
+    return OK;
+}
+
+int cmd_search(struct options *o)
+{
+    return with_store(o, run_search);
+}
+
+static enum status run_show(const struct options *o, struct sessions *s, struct err *e)
+{
+    int64_t id;
+    struct sessions_row row;
+    TRY(cli_id(o, 0, &id, e));
+    TRY(sessions_get(s, id, &row, e));
+    struct sessions_message *m = NULL;
+    int32_t n = 0;
+    enum status st = sessions_path_load(s, id, &m, &n, e);
+    if (st == OK && o->json) {
+        json_t *j = row_json(&row);
+        json_t *list = json_array();
+        for (int32_t i = 0; i < n; i++) {
+            json_t *item = json_object();
+            json_object_set_new(item, "id", json_integer(m[i].id));
+            json_object_set_new(item, "role", json_cstr(m[i].role));
+            json_object_set_new(item, "text", json_text(m[i].text, m[i].len));
+            json_object_set_new(item, "created", json_integer(m[i].created_ms));
+            json_object_set_new(item, "tokens", m[i].ids ? json_integer(m[i].n_id) : json_null());
+            json_object_set_new(item, "stop", m[i].stop[0] ? json_string(m[i].stop) : json_null());
+            json_object_set_new(item, "complete", json_boolean(m[i].done));
+            json_array_append_new(list, item);
+        }
+        json_object_set_new(j, "path", list);
+        json_print(j);
+    } else if (st == OK) {
+        printf("# ");
+        cli_print_safe(row.title, strcspn(row.title, "\n"));
+        printf("\n");
+        for (int32_t i = 0; i < n; i++) {
+            printf("\n[%s]\n", m[i].role);
+            cli_print_safe(m[i].text, m[i].len);
+            printf("%s\n", m[i].done ? "" : " [cut short]");
+        }
+    }
+    sessions_messages_free(m, n);
+    free(row.title);
+    free(row.model);
+    free(row.snippet);
+    return st;
+}
+
+int cmd_show(struct options *o)
+{
+    return with_store(o, run_show);
+}
+
+static enum status run_rename(const struct options *o, struct sessions *s, struct err *e)
+{
+    int64_t id;
+    TRY(cli_id(o, 0, &id, e));
+    if (o->n_word < 2)
+        return err_set(e, ERR_USAGE, "the new title is missing: dogear rename ID TITLE");
+    struct str title = {0};
+    for (int i = 1; i < o->n_word; i++)
+        str_addf(&title, "%s%s", i > 1 ? " " : "", o->words[i]);
+    enum status st = sessions_rename(s, id, str_c(&title), e);
+    str_fini(&title);
+    return st;
+}
+
+int cmd_rename(struct options *o)
+{
+    return with_store(o, run_rename);
+}
+
+static bool confirmed(const struct options *o, const char *title)
+{
+    if (o->yes || !isatty(STDIN_FILENO))
+        return true;
+    fprintf(stderr, "delete \"%s\"? [y/N] ", title);
+    int c = getchar();
+    return c == 'y' || c == 'Y';
+}
+
+static enum status run_rm(const struct options *o, struct sessions *s, struct err *e)
+{
+    int64_t id;
+    TRY(cli_id(o, 0, &id, e));
+    for (int i = 0; i < o->n_word; i++) {
+        struct sessions_row row;
+        TRY(cli_id(o, i, &id, e));
+        TRY(sessions_get(s, id, &row, e));
+        enum status st = confirmed(o, row.title) ? sessions_delete(s, id, e) : OK;
+        free(row.title);
+        free(row.model);
+        free(row.snippet);
+        TRY(st);
+    }
+    return OK;
+}
+
+int cmd_rm(struct options *o)
+{
+    return with_store(o, run_rm);
+}
+
+static enum status run_fork(const struct options *o, struct sessions *s, struct err *e)
+{
+    int64_t id, copy;
+    TRY(cli_id(o, 0, &id, e));
+    struct sessions_message *m;
+    int32_t n;
+    TRY(sessions_path_load(s, id, &m, &n, e));
+    enum status st = n == 0 ? err_set(e, ERR_USAGE, "conversation %" PRId64 " is empty", id)
+                            : sessions_fork(s, id, m[n - 1].id, &copy, e);
+    sessions_messages_free(m, n);
+    TRY(st);
+    if (o->json)
+        json_print(json_pack("{s:I}", "id", (json_int_t)copy));
+    else
+        printf("%" PRId64 "\n", copy);
+    return OK;
+}
+
+int cmd_fork(struct options *o)
+{
+    return with_store(o, run_fork);
+}
+
+static enum status run_pin(const struct options *o, struct sessions *s, struct err *e)
+{
+    int64_t id;
+    TRY(cli_id(o, 0, &id, e));
+    bool off = o->n_word > 1 && !strcmp(o->words[1], "off");
+    if (o->n_word > 1 && !off && strcmp(o->words[1], "on"))
+        return err_set(e, ERR_USAGE, "\"%s\" is neither on nor off", o->words[1]);
+    return sessions_pin(s, id, !off, e);
+}
+
+int cmd_pin(struct options *o)
+{
+    return with_store(o, run_pin);
+}

@@ -1,0 +1,47 @@
+#include "app/json.h"
+
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "engine/base/str.h"
+#include "engine/base/utf8.h"
+
+json_t *json_number(double x)
+{
+    return isfinite(x) ? json_real(x) : json_null();
+}
+
+json_t *json_count(int64_t x)
+{
+    return x < 0 ? json_null() : json_integer(x);
+}
+
+json_t *json_text(const char *s, size_t len)
+{
+    struct str clean = {0};
+    for (size_t i = 0; i < len;) {
+        uint32_t cp;
+        int n = utf8_decode(s + i, len - i, &cp);
+        char out[4];
+        str_add(&clean, out, (size_t)utf8_encode(cp, out));
+        i += (size_t)n;
+    }
+    json_t *j = json_stringn(str_c(&clean), clean.len);
+    str_fini(&clean);
+    return j ? j : json_string("");
+}
+
+json_t *json_cstr(const char *s)
+{
+    return s ? json_text(s, strlen(s)) : json_null();
+}
+
+void json_print(json_t *j)
+{
+    char *text = json_dumps(j, JSON_INDENT(2) | JSON_REAL_PRECISION(7));
+    puts(text ? text : "null");
+    free(text);
+    json_decref(j);
+}

@@ -1,0 +1,15 @@
+/* Small helpers over jansson for what the command line prints: unknown values become null. */
+#ifndef APP_JSON_H
+#define APP_JSON_H
+
+#include <jansson.h>
+#include <stddef.h>
+#include <stdint.h>
+
+json_t *json_number(double x);                   /* NAN = null */
+json_t *json_count(int64_t x);                   /* negative = null */
+json_t *json_text(const char *s, size_t len);    /* bytes that are no UTF-8 become U+FFFD */
+json_t *json_cstr(const char *s);                /* NULL = null */
+void json_print(json_t *j);                      /* to stdout with a newline; drops the reference */
+
+#endif

@@ -1,0 +1,57 @@
+#include <locale.h>
+#include <signal.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "app/cli.h"
+#include "app/options.h"
+
+int main(int argc, char **argv)
+{
+    setlocale(LC_CTYPE, "");
+    setlocale(LC_NUMERIC, "C");
+    signal(SIGPIPE, SIG_IGN);
+
+    /* `dogear [options]` and `dogear chat [options]` are the same */
+    const char *name = "chat";
+    int first = 1;
+    if (argc > 1 && argv[1][0] != '-') {
+        name = argv[1];
+        first = 2;
+    }
+    if (!strncmp(argc > 1 ? argv[1] : "", "--completion-", 13)) {
+        if (options_completion(argv[1] + 13))
+            return 0;
+        fprintf(stderr, "dogear: no completion for \"%s\"; bash, zsh and fish have one\n", argv[1] + 13);
+        return 2;
+    }
+    const struct cli_command *command = cli_command_find(name);
+    if (!command && !strcmp(name, "help")) {
+        options_help(argc > 2 ? argv[2] : NULL);
+        return 0;
+    }
+    if (!command) {
+        fprintf(stderr, "dogear: unknown command \"%s\"; see dogear --help\n", name);
+        return 2;
+    }
+
+    struct options o;
+    struct err e;
+    options_init(&o);
+    int rc;
+    if (options_config(&o, &e) != OK || options_parse(&o, name, argc, argv, first, &e) != OK) {
+        rc = cli_fail(&e);
+    } else if (o.help) {
+        options_help(first == 2 ? name : NULL);
+        rc = 0;
+    } else if (o.version) {
+        puts("dogear " DOGEAR_VERSION);
+        rc = 0;
+    } else {
+        rc = command->run(&o);
+    }
+    options_fini(&o);
+    if (fflush(stdout) && rc == 0)
+        rc = 1;
+    return rc;
+}

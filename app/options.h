@@ -1,0 +1,61 @@
+/* Options: one table for the command line, the config file and the help text.
+ *
+ * Names, meanings and defaults follow llama.cpp where it has them. Values come from, later wins:
+ * defaults, $XDG_CONFIG_HOME/dogear/config (key = value, # comments), the command line. */
+#ifndef APP_OPTIONS_H
+#define APP_OPTIONS_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "engine/base/err.h"
+#include "engine/engine.h"
+
+struct options {
+    char *model;         /* path or name; NULL = find one */
+    char *db;            /* NULL = default place */
+    char *prompt;        /* -p, or the positional words of `ask` */
+    char *file;          /* -f */
+    char *system;        /* -sys */
+    char *out;           /* --out */
+    char *tokens;        /* --tokens */
+    char *text;          /* --text */
+    char *suite;         /* --suite */
+    char *prompts_n;     /* bench -p list */
+    char *depths;        /* bench -d list */
+    char *kv;            /* preset, or a comma list for eval and bench */
+    char *backend;
+    char *theme;
+    char *format;        /* export: md or json */
+    char *fake;          /* hidden: script of the fake engine */
+    int32_t n_ctx, n_thread, n_gpu_layer, n_predict, n_rep;
+    bool n_predict_set;
+    uint64_t kv_budget_bytes;
+    float coverage;
+    struct engine_sampling sampling;
+    bool json, no_save, ids, special, raw, resume, yes, help, version, repair, with_kv;
+    int64_t resume_id;   /* 0 = the most recent */
+    char **words;        /* positional arguments, borrowed from argv */
+    int n_word;
+};
+
+void options_init(struct options *o);
+void options_fini(struct options *o);
+
+/* Reads the config file when there is one; a bad line is an error that names file and line. */
+enum status options_config(struct options *o, struct err *e);
+/* Parses argv[first..]; bench gives -p, -n, -d, -r llama-bench's meaning. */
+enum status options_parse(struct options *o, const char *command, int argc, char **argv, int first,
+                          struct err *e);
+
+/* "4096", "512K", "1.5G" (powers of 1024). */
+enum status options_size(const char *s, uint64_t *ret, struct err *e);
+/* Comma list of non-negative integers; returns how many, at most max. */
+enum status options_list(const char *s, int32_t *ret, int max, int *ret_n, struct err *e);
+
+/* Usage on stdout: all commands, or one. */
+void options_help(const char *command);
+/* Completion script of the shell ("bash", "zsh", "fish"); false when unknown. */
+bool options_completion(const char *shell);
+
+#endif
