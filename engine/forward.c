@@ -1,0 +1,190 @@
+#include "engine/forward.h"
+
+#include <assert.h>
+#include <stdlib.h>
+
+#include "engine/base/mem.h"
+
+struct forward {
+    const struct model *m;
+    struct kern *kern;
+    int32_t n_chunk;
+    float *x;      /* dev [n_chunk, n_embd]: the residual stream */
+    float *h;      /* dev [n_chunk, n_embd]: its normed copy, and what a part gives back */
+    float *q, *a;  /* dev [n_chunk, n_head * head_dim]: queries, attention's answer */
+    float *k, *v;  /* dev [n_chunk, n_head_kv * head_dim] */
+    float *gate, *up; /* dev [n_chunk, n_ff] */
+    float *logits; /* dev [FORWARD_HEAD_ROWS, n_vocab] */
+    float *host_logits;
+};
+
+/* Floats per token of the chunk, and floats of the head. */
+static uint64_t row_floats(const struct model_params *p) {
+    return 2 * (uint64_t)p->n_embd + 2 * (uint64_t)p->n_head * (uint64_t)p->head_dim +
+           2 * (uint64_t)p->n_head_kv * (uint64_t)p->head_dim + 2 * (uint64_t)p->n_ff;
+}
+
+uint64_t forward_bytes(const struct model_params *p, int32_t n_chunk) {
+    return sizeof(float) * (row_floats(p) * (uint64_t)n_chunk +
+                            2 * FORWARD_HEAD_ROWS * (uint64_t)p->n_vocab);
+}
+
+enum status forward_new(const struct model *m, int32_t n_chunk, struct forward **ret,
+                        struct err *e) {
+    const struct model_params *p = &m->p;
+    struct forward *f = mem_calloc(1, sizeof *f);
+    f->m = m;
+    f->kern = m->kern;
+    f->n_chunk = n_chunk;
+    uint64_t n = (uint64_t)n_chunk, n_q = (uint64_t)p->n_head * (uint64_t)p->head_dim,
+             n_kv = (uint64_t)p->n_head_kv * (uint64_t)p->head_dim;
+    struct { float **at; uint64_t n_float; } bufs[] = {
+        {&f->x, n * (uint64_t)p->n_embd}, {&f->h, n * (uint64_t)p->n_embd}, {&f->q, n * n_q},
+        {&f->a, n * n_q}, {&f->k, n * n_kv}, {&f->v, n * n_kv}, {&f->gate, n * (uint64_t)p->n_ff},
+        {&f->up, n * (uint64_t)p->n_ff}, {&f->logits, FORWARD_HEAD_ROWS * (uint64_t)p->n_vocab},
+    };
+    for (size_t i = 0; i < sizeof bufs / sizeof *bufs; i++) {
+        *bufs[i].at = f->kern->ops->alloc(f->kern, sizeof(float) * bufs[i].n_float);
+        if (!*bufs[i].at)
+            goto fail;
+    }
+    f->host_logits = mem_try(sizeof(float) * FORWARD_HEAD_ROWS * (size_t)p->n_vocab);
+    if (!f->host_logits)
+        goto fail;
+    *ret = f;
+    return OK;
+fail:
+    forward_free(f);
+    return err_set(e, ERR_MEMORY, "out of memory: no %llu bytes of scratch for chunks of %d tokens",
+                   (unsigned long long)forward_bytes(p, n_chunk), n_chunk);
+}
+
+void forward_free(struct forward *f) {
+    if (!f)
+        return;
+    float *bufs[] = {f->x, f->h, f->q, f->a, f->k, f->v, f->gate, f->up, f->logits};
+    for (size_t i = 0; i < sizeof bufs / sizeof *bufs; i++)
+        if (bufs[i])
+            f->kern->ops->free(f->kern, bufs[i]);
+    free(f->host_logits);
+    free(f);
+}
+
+int32_t forward_n_chunk(const struct forward *f) {
+    return f->n_chunk;
+}
+
+/* x += the block's answer, normed first where the model norms it (gemma). The answer is w * y. */
+static void add_answer(struct forward *f, const struct model_mat *w, const float *bias,
+                       const float *post_norm, const float *y, int32_t y_stride, float *x,
+                       int32_t n_tok) {
+    struct kern *k = f->kern;
+    const struct model_params *p = &f->m->p;
+    if (!post_norm) {
+        struct kern_mat mat = {w->w, bias, x, p->n_embd, true};
+        k->ops->matmul(k, 1, &mat, y, y_stride, n_tok);
+        return;
+    }
+    struct kern_mat mat = {w->w, bias, f->h, p->n_embd, false};
+    k->ops->matmul(k, 1, &mat, y, y_stride, n_tok);
+    k->ops->rmsnorm(k, f->h, f->h, post_norm, n_tok, p->n_embd, p->n_embd, p->norm_eps);
+    k->ops->add(k, x, f->h, (size_t)n_tok * (size_t)p->n_embd);
+}
+
+/* x += O * attention(norm(x)). Keys and values of all n_tok rows are written; queries are answered
+ * from row `first` on. */
+static void attention(struct forward *f, const struct model_layer *l, const struct kern_kv *kv,
+                      int32_t n_tok, int32_t pos0, int32_t first) {
+    struct kern *k = f->kern;
+    const struct model_params *p = &f->m->p;
+    int32_t d = p->head_dim, n_q = p->n_head * d, n_kv = p->n_head_kv * d, n_ask = n_tok - first;
+    float *x = f->x + (size_t)first * (size_t)p->n_embd;
+
+    k->ops->rmsnorm(k, f->h, f->x, l->attn_norm.dev, n_tok, p->n_embd, p->n_embd, p->norm_eps);
+    const struct kern_mat mats[] = {
+        {l->k.w, l->k_bias.dev, f->k, n_kv, false},
+        {l->v.w, l->v_bias.dev, f->v, n_kv, false},
+        {l->q.w, l->q_bias.dev, f->q, n_q, false},
+    };
+    k->ops->matmul(k, first == 0 ? 3 : 2, mats, f->h, p->n_embd, n_tok);
+    if (l->k_norm.dev)
+        k->ops->rmsnorm(k, f->k, f->k, l->k_norm.dev, n_tok * p->n_head_kv, d, d, p->norm_eps);
+    k->ops->rope(k, f->k, n_tok, p->n_head_kv, d, n_kv, pos0, l->rope);
+    k->ops->kv_write(k, kv, f->k, f->v, n_kv, n_tok, pos0);
+    if (n_ask == 0)
+        return;
+
+    if (first > 0)
+        k->ops->matmul(k, 1, &mats[2], f->h + (size_t)first * (size_t)p->n_embd, p->n_embd, n_ask);
+    if (l->q_norm.dev)
+        k->ops->rmsnorm(k, f->q, f->q, l->q_norm.dev, n_ask * p->n_head, d, d, p->norm_eps);
+    k->ops->rope(k, f->q, n_ask, p->n_head, d, n_q, pos0 + first, l->rope);
+    const struct kern_attn attn = {
+        .n_tok = n_ask,
+        .pos0 = pos0 + first,
+        .n_head = p->n_head,
+        .q = f->q,
+        .out = f->a,
+        .scale = p->attn_scale,
+        .softcap = p->attn_softcap,
+        .window = l->window,
+        .kv = kv,
+    };
+    k->ops->attend(k, &attn);
+    add_answer(f, &l->o, l->o_bias.dev, l->attn_post_norm.dev, f->a, n_q, x, n_ask);
+}
+
+/* x += Down * (act(Gate * norm(x)) * (Up * norm(x))), for rows from `first` on. */
+static void feed_forward(struct forward *f, const struct model_layer *l, int32_t n_tok,
+                         int32_t first) {
+    struct kern *k = f->kern;
+    const struct model_params *p = &f->m->p;
+    int32_t n = n_tok - first;
+    float *x = f->x + (size_t)first * (size_t)p->n_embd;
+    k->ops->rmsnorm(k, f->h, x, l->ffn_norm.dev, n, p->n_embd, p->n_embd, p->norm_eps);
+    const struct kern_mat mats[] = {
+        {l->gate.w, l->gate_bias.dev, f->gate, p->n_ff, false},
+        {l->up.w, l->up_bias.dev, f->up, p->n_ff, false},
+    };
+    k->ops->matmul(k, 2, mats, f->h, p->n_embd, n);
+    k->ops->glu(k, f->gate, p->n_ff, f->gate, f->up, p->n_ff, n, p->n_ff, p->act);
+    add_answer(f, &l->down, l->down_bias.dev, l->ffn_post_norm.dev, f->gate, p->n_ff, x, n);
+}
+
+enum status forward_run(struct forward *f, struct kv_line *line, const int32_t *ids, int32_t n_tok,
+                        enum forward_want want, bool (*go_on)(void *ctx, int32_t layer), void *ctx,
+                        struct err *e) {
+    const struct model *m = f->m;
+    int32_t pos0 = kv_n_tok(line);
+    assert(n_tok > 0 && n_tok <= f->n_chunk && n_tok <= kv_room(line));
+
+    f->kern->ops->embed(f->kern, m->embed.w, ids, n_tok, m->p.embed_scale, f->x);
+    for (int32_t i = 0; i < m->p.n_layer; i++) {
+        if (go_on && !go_on(ctx, i))
+            return err_set(e, ERR_CANCELLED, "cancelled");
+        /* The last layer's answer is needed only where somebody will look at it. */
+        int32_t first = 0;
+        if (i == m->p.n_layer - 1 && want != FORWARD_ALL)
+            first = want == FORWARD_LAST ? n_tok - 1 : n_tok;
+        attention(f, &m->layer[i], kv_layer(line, i), n_tok, pos0, first);
+        if (first < n_tok)
+            feed_forward(f, &m->layer[i], n_tok, first);
+    }
+    kv_commit(line, ids, n_tok);
+    return OK;
+}
+
+const float *forward_head(struct forward *f, int32_t row0, int32_t n_row) {
+    const struct model *m = f->m;
+    struct kern *k = f->kern;
+    assert(n_row > 0 && n_row <= FORWARD_HEAD_ROWS && row0 >= 0 && row0 + n_row <= f->n_chunk);
+    k->ops->rmsnorm(k, f->h, f->x + (size_t)row0 * (size_t)m->p.n_embd, m->output_norm.dev, n_row,
+                    m->p.n_embd, m->p.n_embd, m->p.norm_eps);
+    struct kern_mat mat = {m->output.w, m->output_bias.dev, f->logits, m->p.n_vocab, false};
+    k->ops->matmul(k, 1, &mat, f->h, m->p.n_embd, n_row);
+    size_t n = (size_t)n_row * (size_t)m->p.n_vocab;
+    if (m->p.logit_softcap > 0)
+        k->ops->softcap(k, f->logits, n, m->p.logit_softcap);
+    k->ops->download(k, f->host_logits, f->logits, n * sizeof(float));
+    return f->host_logits;
+}

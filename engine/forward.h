@@ -1,0 +1,39 @@
+/* The forward pass of a decoder-only transformer (Vaswani et al. 2017; Llama, Qwen, Gemma and Phi
+ * variants), written once over the op table. Stateless but for scratch: everything a token leaves
+ * behind is in its timeline.
+ *
+ * Threads: one at a time. No allocation after forward_new. */
+#ifndef ENGINE_FORWARD_H
+#define ENGINE_FORWARD_H
+
+#include "engine/base/err.h"
+#include "engine/kv.h"
+#include "engine/model.h"
+
+enum { FORWARD_HEAD_ROWS = 8 }; /* rows of logits computed at once */
+
+struct forward;
+
+/* Which hidden rows of a chunk are wanted afterwards: the last layer computes only those. */
+enum forward_want { FORWARD_NONE, FORWARD_LAST, FORWARD_ALL };
+
+/* Device and host bytes of scratch for chunks of n_chunk tokens. */
+uint64_t forward_bytes(const struct model_params *p, int32_t n_chunk);
+enum status forward_new(const struct model *m, int32_t n_chunk, struct forward **ret,
+                        struct err *e);
+void forward_free(struct forward *f); /* NULL is fine */
+int32_t forward_n_chunk(const struct forward *f);
+
+/* Computes n_tok (1..n_chunk) tokens at the end of the timeline; the room must be reserved
+ * (kv_room). Commits them on success. go_on (may be NULL) is asked before each layer, with the
+ * layer's number; false gives ERR_CANCELLED and leaves the timeline as it was. ids must be inside
+ * the vocabulary. */
+enum status forward_run(struct forward *f, struct kv_line *line, const int32_t *ids, int32_t n_tok,
+                        enum forward_want want, bool (*go_on)(void *ctx, int32_t layer), void *ctx,
+                        struct err *e);
+
+/* Logits [n_row, n_vocab] of rows row0.. of the last run, which must have been wanted; n_row is at
+ * most FORWARD_HEAD_ROWS. Host memory, valid until the next call. */
+const float *forward_head(struct forward *f, int32_t row0, int32_t n_row);
+
+#endif

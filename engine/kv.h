@@ -1,0 +1,68 @@
+/* Keys and values of timelines: 64-token blocks with reference counts, per-layer tables of them,
+ * and the log of the token ids they stand for.
+ *
+ * A pool owns blocks; one block holds the f16 rows of 64 positions of all layers and heads in one
+ * device allocation. A line (timeline) is the log of the ids exactly as fed plus a list of blocks.
+ * Lines that share a beginning share blocks; a shared block is copied when one of them writes into
+ * it. Writing goes in three steps: kv_reserve makes room, the forward pass writes rows through
+ * kv_layer, kv_commit appends the ids. What was not committed does not exist.
+ *
+ * Threads: one at a time (the engine's). Errors: ERR_MEMORY names bytes. */
+#ifndef ENGINE_KV_H
+#define ENGINE_KV_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "engine/base/err.h"
+#include "kernels/kernels.h"
+
+struct kv_pool;
+struct kv_line;
+
+struct kv_shape {
+    int32_t n_layer, n_head_kv, head_dim;
+};
+
+/* Bytes of f16 keys and values per token, and per block of 64. */
+uint64_t kv_tok_bytes(const struct kv_shape *s);
+uint64_t kv_block_bytes(const struct kv_shape *s);
+
+/* budget_bytes bounds what the pool holds at any time, free list included; at least one block.
+ * kern must outlive the pool. */
+struct kv_pool *kv_pool_new(struct kern *k, const struct kv_shape *s, uint64_t budget_bytes);
+void kv_pool_free(struct kv_pool *p); /* after all its lines; NULL is fine */
+uint64_t kv_pool_bytes(const struct kv_pool *p); /* allocated now */
+uint64_t kv_pool_budget(const struct kv_pool *p);
+void kv_pool_set_budget(struct kv_pool *p, uint64_t budget_bytes);
+/* Gives the blocks of the free list back to the system. */
+void kv_pool_trim(struct kv_pool *p);
+
+/* An empty timeline that may grow to n_ctx tokens. */
+struct kv_line *kv_line_new(struct kv_pool *p, int32_t n_ctx);
+/* The first n tokens of src as a timeline of its own, without copying. */
+struct kv_line *kv_line_fork(struct kv_line *src, int32_t n);
+void kv_line_free(struct kv_line *l); /* NULL is fine */
+
+int32_t kv_n_tok(const struct kv_line *l);
+const int32_t *kv_ids(const struct kv_line *l); /* [kv_n_tok], valid until the next commit */
+/* Length of the longest common beginning of the log and ids[0..n). */
+int32_t kv_common(const struct kv_line *l, const int32_t *ids, int32_t n);
+/* Bytes of the blocks of this line; shared ones count whole. */
+uint64_t kv_line_bytes(const struct kv_line *l);
+
+/* Makes positions up to kv_n_tok + n_more - 1 writable: allocates blocks, copies shared ones.
+ * ERR_MEMORY when the pool's budget is used up (drop another line and try again) or the system
+ * refuses; ERR_USAGE beyond n_ctx. Nothing is changed on error. */
+enum status kv_reserve(struct kv_line *l, int32_t n_more, struct err *e);
+/* The table of one layer for the op table. Borrowed; valid until the next reserve. */
+const struct kern_kv *kv_layer(const struct kv_line *l, int32_t layer);
+/* Appends ids whose rows were written; they must lie within what was reserved. No allocation. */
+void kv_commit(struct kv_line *l, const int32_t *ids, int32_t n);
+/* How many positions may be written without another reserve. */
+int32_t kv_room(const struct kv_line *l);
+/* Forgets everything from position n on. */
+void kv_truncate(struct kv_line *l, int32_t n);
+
+#endif

@@ -1,0 +1,623 @@
+#include "engine/model.h"
+
+#include <math.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define XXH_INLINE_ALL
+#include <xxhash.h>
+
+#include "engine/base/mem.h"
+
+enum {
+    MAX_EMBD = 1 << 17,
+    MAX_FF = 1 << 20,
+    MAX_HEADS = 1024,
+    MAX_HEAD_DIM = 512,
+    MAX_VOCAB = 1 << 24,
+    MAX_CTX = 1 << 30,
+};
+
+static const struct {
+    const char *name;
+    enum model_arch arch;
+    enum kern_rope_mode rope_mode;
+    enum kern_act act;
+} archs[] = {
+    {"llama", MODEL_LLAMA, KERN_ROPE_PAIRS, KERN_ACT_SILU},
+    {"qwen2", MODEL_QWEN2, KERN_ROPE_HALVES, KERN_ACT_SILU},
+    {"qwen3", MODEL_QWEN3, KERN_ROPE_HALVES, KERN_ACT_SILU},
+    {"gemma2", MODEL_GEMMA2, KERN_ROPE_HALVES, KERN_ACT_GELU_TANH},
+    {"gemma3", MODEL_GEMMA3, KERN_ROPE_HALVES, KERN_ACT_GELU_TANH},
+    {"phi3", MODEL_PHI3, KERN_ROPE_HALVES, KERN_ACT_SILU},
+};
+
+/* ---- hyper-parameters ---- */
+
+/* Key "ARCH.NAME"; buf is the caller's. */
+static const char *arch_key(const struct model_params *p, const char *name, char buf[128]) {
+    snprintf(buf, 128, "%s.%s", p->arch_name, name);
+    return buf;
+}
+
+/* An integer in [lo, hi]; arrays (one value per layer) are taken when all values are the same.
+ * absent < 0 = required. */
+static enum status get_int(const struct gguf *g, const struct model_params *p, const char *name,
+                           int64_t lo, int64_t hi, int64_t absent, int32_t *ret, struct err *e) {
+    char key[128];
+    const struct gguf_kv *kv = gguf_find(g, arch_key(p, name, key));
+    int64_t v = absent, other;
+    if (!kv && absent < 0)
+        return err_set(e, ERR_FORMAT, "%s: metadata '%s' is missing: not a complete model",
+                       gguf_path(g), key);
+    if (kv && !gguf_elem_i64(kv, 0, &v))
+        return err_set(e, ERR_FORMAT, "%s: metadata '%s' is not an integer", gguf_path(g), key);
+    for (uint64_t i = 1; kv && i < kv->n; i++)
+        if (!gguf_elem_i64(kv, i, &other) || other != v)
+            return err_set(e, ERR_UNSUPPORTED, "%s: '%s' differs between layers, which is not "
+                           "supported", gguf_path(g), key);
+    if (kv && (v < lo || v > hi))
+        return err_set(e, ERR_FORMAT, "%s: '%s' = %lld is outside %lld..%lld", gguf_path(g), key,
+                       (long long)v, (long long)lo, (long long)hi);
+    *ret = (int32_t)v;
+    return OK;
+}
+
+static enum status get_float(const struct gguf *g, const struct model_params *p, const char *name,
+                             float lo, float hi, float absent, float *ret, struct err *e) {
+    char key[128];
+    float v = absent;
+    if (gguf_find(g, arch_key(p, name, key)) && !gguf_get_f32(g, key, &v))
+        return err_set(e, ERR_FORMAT, "%s: metadata '%s' is not a number", gguf_path(g), key);
+    if (!(v >= lo && v <= hi)) /* also refuses NaN */
+        return err_set(e, ERR_FORMAT, "%s: '%s' = %g is outside %g..%g", gguf_path(g), key,
+                       (double)v, (double)lo, (double)hi);
+    *ret = v;
+    return OK;
+}
+
+static enum status read_arch(const struct gguf *g, struct model_params *p, struct err *e) {
+    struct gguf_str s;
+    if (!gguf_get_str(g, "general.architecture", &s))
+        return err_set(e, ERR_FORMAT, "%s: metadata 'general.architecture' is missing",
+                       gguf_path(g));
+    for (size_t i = 0; i < sizeof archs / sizeof *archs; i++)
+        if (s.len == strlen(archs[i].name) && memcmp(s.s, archs[i].name, s.len) == 0) {
+            p->arch = archs[i].arch;
+            p->rope_mode = archs[i].rope_mode;
+            p->act = archs[i].act;
+            snprintf(p->arch_name, sizeof p->arch_name, "%s", archs[i].name);
+            return OK;
+        }
+    return err_set(e, ERR_UNSUPPORTED, "%s: architecture '%.*s' is not supported (llama, qwen2, "
+                   "qwen3, gemma2, gemma3, phi3 are)", gguf_path(g), (int)(s.len < 64 ? s.len : 64),
+                   s.s);
+}
+
+static void read_name(const struct gguf *g, struct model_params *p) {
+    struct gguf_str s;
+    if (gguf_get_str(g, "general.name", &s) && s.len) {
+        size_t n = s.len < sizeof p->name - 1 ? s.len : sizeof p->name - 1;
+        while (n < s.len && n && ((unsigned char)s.s[n] & 0xc0) == 0x80)
+            n--; /* not inside a code point */
+        memcpy(p->name, s.s, n);
+        p->name[n] = 0;
+        for (char *c = p->name; *c; c++)
+            if ((unsigned char)*c < ' ' || *c == 0x7f)
+                *c = ' ';
+        return;
+    }
+    const char *path = gguf_path(g), *slash = strrchr(path, '/');
+    snprintf(p->name, sizeof p->name, "%s", slash ? slash + 1 : path);
+    char *dot = strstr(p->name, ".gguf");
+    if (dot)
+        *dot = 0;
+}
+
+static enum status read_rope(const struct gguf *g, struct model_params *p, struct err *e) {
+    struct model_rope_params *r = &p->rope;
+    char key[128];
+    struct gguf_str type = {"linear", 6};
+    TRY(get_int(g, p, "rope.dimension_count", 2, p->head_dim, p->head_dim, &p->n_rot, e));
+    if (p->n_rot % 2)
+        return err_set(e, ERR_FORMAT, "%s: %d rotated channels is an odd number", gguf_path(g),
+                       p->n_rot);
+    TRY(get_float(g, p, "rope.freq_base", 1.001f, 1e12f, 10000.0f, &r->base, e));
+    gguf_get_str(g, arch_key(p, "rope.scaling.type", key), &type);
+    TRY(get_float(g, p, "rope.scale_linear", 0, 1e6f, 0, &r->factor, e));
+    TRY(get_float(g, p, "rope.scaling.factor", 0, 1e6f, r->factor, &r->factor, e));
+    if (r->factor == 0)
+        r->factor = 1;
+    TRY(get_float(g, p, "rope.scaling.attn_factor", 0, 1e3f, 1, &r->attn_factor, e));
+    TRY(get_float(g, p, "rope.scaling.yarn_beta_fast", 1e-3f, 1e6f, 32, &r->yarn_beta_fast, e));
+    TRY(get_float(g, p, "rope.scaling.yarn_beta_slow", 1e-3f, 1e6f, 1, &r->yarn_beta_slow, e));
+    TRY(get_float(g, p, "rope.scaling.yarn_log_multiplier", -1e3f, 1e3f, 0, &r->yarn_log_mul, e));
+    TRY(get_int(g, p, "rope.scaling.original_context_length", 1, MAX_CTX, p->n_ctx_train,
+                &p->n_ctx_orig, e));
+    bool is_yarn = type.len == 4 && memcmp(type.s, "yarn", 4) == 0;
+    bool is_long = type.len == 8 && memcmp(type.s, "longrope", 8) == 0;
+    bool is_none = type.len == 4 && memcmp(type.s, "none", 4) == 0;
+    if (!is_yarn && !is_long && !is_none && !(type.len == 6 && memcmp(type.s, "linear", 6) == 0))
+        return err_set(e, ERR_UNSUPPORTED, "%s: RoPE scaling '%.*s' is not supported", gguf_path(g),
+                       (int)(type.len < 32 ? type.len : 32), type.s);
+    r->yarn = is_yarn && r->factor > 1;
+    if (is_none || is_long) /* longrope scales by its own tables */
+        r->factor = 1;
+    p->rope_local = *r;
+    if (p->arch == MODEL_GEMMA3) { /* sliding layers are neither stretched nor long-based */
+        p->rope_local = (struct model_rope_params){.base = 10000.0f, .factor = 1, .attn_factor = 1};
+    }
+    return get_float(g, p, "rope.freq_base_swa", 1.001f, 1e12f, p->rope_local.base,
+                     &p->rope_local.base, e);
+}
+
+/* Which layers slide: a period (gemma: the last of each period sees everything), an explicit list,
+ * or all. */
+static enum status read_window(const struct gguf *g, struct model_params *p, struct err *e) {
+    char key[128];
+    TRY(get_int(g, p, "attention.sliding_window", 0, MAX_CTX, p->arch == MODEL_GEMMA2 ? 4096 : 0,
+                &p->window, e));
+    /* qwen2 and qwen3 files carry the number, but the models were trained without using it. */
+    if (p->arch == MODEL_QWEN2 || p->arch == MODEL_QWEN3)
+        p->window = 0;
+    const struct gguf_kv *kv = gguf_find(g, arch_key(p, "attention.sliding_window_pattern", key));
+    int64_t period = p->arch == MODEL_GEMMA2 ? 2 : p->arch == MODEL_GEMMA3 ? 6 : 0;
+    if (kv && kv->type == GGUF_ARRAY) {
+        int64_t v;
+        if (kv->n < (uint64_t)p->n_layer)
+            return err_set(e, ERR_FORMAT, "%s: '%s' has %llu entries for %d layers", gguf_path(g),
+                           key, (unsigned long long)kv->n, p->n_layer);
+        for (int32_t i = 0; i < p->n_layer; i++) {
+            if (!gguf_elem_i64(kv, (uint64_t)i, &v))
+                return err_set(e, ERR_FORMAT, "%s: '%s' is not a list of flags", gguf_path(g), key);
+            p->sliding[i] = p->window && v;
+        }
+        return OK;
+    }
+    if (kv && (!gguf_elem_i64(kv, 0, &period) || period < 0))
+        return err_set(e, ERR_FORMAT, "%s: '%s' is not a period", gguf_path(g), key);
+    for (int32_t i = 0; i < p->n_layer; i++)
+        p->sliding[i] = p->window && (period == 0 || i % period < period - 1);
+    return OK;
+}
+
+static enum status read_params(const struct gguf *g, struct model_params *p, struct err *e) {
+    int32_t n_expert, len_k, len_v;
+    TRY(read_arch(g, p, e));
+    read_name(g, p);
+    TRY(get_int(g, p, "expert_count", 0, 1 << 20, 0, &n_expert, e));
+    if (n_expert > 0)
+        return err_set(e, ERR_UNSUPPORTED, "%s: mixture of %d experts is not supported; use a dense "
+                       "model", gguf_path(g), n_expert);
+    TRY(get_int(g, p, "block_count", 1, MODEL_LAYERS, -1, &p->n_layer, e));
+    TRY(get_int(g, p, "embedding_length", 1, MAX_EMBD, -1, &p->n_embd, e));
+    TRY(get_int(g, p, "feed_forward_length", 1, MAX_FF, -1, &p->n_ff, e));
+    TRY(get_int(g, p, "attention.head_count", 1, MAX_HEADS, -1, &p->n_head, e));
+    TRY(get_int(g, p, "attention.head_count_kv", 1, p->n_head, p->n_head, &p->n_head_kv, e));
+    TRY(get_int(g, p, "context_length", 1, MAX_CTX, -1, &p->n_ctx_train, e));
+    TRY(get_int(g, p, "attention.key_length", 1, MAX_HEAD_DIM, p->n_embd / p->n_head, &len_k, e));
+    TRY(get_int(g, p, "attention.value_length", 1, MAX_HEAD_DIM, len_k, &len_v, e));
+    if (p->n_head % p->n_head_kv)
+        return err_set(e, ERR_FORMAT, "%s: %d heads do not share %d KV heads evenly", gguf_path(g),
+                       p->n_head, p->n_head_kv);
+    if (len_k != len_v || len_k % 2 || len_k < 2 || len_k > MAX_HEAD_DIM)
+        return err_set(e, ERR_UNSUPPORTED, "%s: heads of %d key and %d value channels are not "
+                       "supported", gguf_path(g), len_k, len_v);
+    p->head_dim = len_k;
+    TRY(get_float(g, p, "attention.layer_norm_rms_epsilon", 0, 1, 1e-5f, &p->norm_eps, e));
+    TRY(read_rope(g, p, e));
+    TRY(read_window(g, p, e));
+
+    bool gemma = p->arch == MODEL_GEMMA2 || p->arch == MODEL_GEMMA3;
+    bool gemma_27b = (p->arch == MODEL_GEMMA2 && p->n_layer == 46) ||
+                     (p->arch == MODEL_GEMMA3 && p->n_layer == 62);
+    p->embed_scale = gemma ? sqrtf((float)p->n_embd) : 1;
+    /* The 27B models were trained with the width per head instead of the head's own size. */
+    p->attn_scale = 1 / sqrtf((float)(gemma_27b ? p->n_embd / p->n_head : p->head_dim));
+    TRY(get_float(g, p, "attention.scale", 0, 1e3f, p->attn_scale, &p->attn_scale, e));
+    bool caps = p->arch == MODEL_GEMMA2;
+    TRY(get_float(g, p, "attn_logit_softcapping", 0, 1e6f, caps ? 50 : 0, &p->attn_softcap, e));
+    return get_float(g, p, "final_logit_softcapping", 0, 1e6f, caps ? 30 : 0, &p->logit_softcap, e);
+}
+
+/* ---- binding ---- */
+
+static const struct gguf_tensor *tensor(const struct gguf *g, const char *fmt, int32_t layer) {
+    char name[80];
+    snprintf(name, sizeof name, fmt, layer);
+    return gguf_tensor_find(g, name);
+}
+
+/* Binds rows [row0, row0 + n_row) of a tensor that must be [n_col, all_row]. */
+static enum status bind_mat(const struct gguf *g, const struct gguf_tensor *t, const char *what,
+                            int32_t layer, int32_t n_col, int32_t all_row, int32_t row0,
+                            int32_t n_row, struct model_mat *ret, struct err *e) {
+    if (!t)
+        return err_set(e, ERR_FORMAT, "%s: tensor %s of layer %d is missing", gguf_path(g), what,
+                       layer);
+    if (t->dim[0] != n_col || t->dim[1] != all_row || t->dim[2] != 1 || t->dim[3] != 1)
+        return err_set(e, ERR_FORMAT, "%s: tensor '%s' is %lld x %lld, but the model's parameters "
+                       "ask for %d x %d", gguf_path(g), t->name, (long long)t->dim[0],
+                       (long long)t->dim[1], n_col, all_row);
+    *ret = (struct model_mat){.t = t, .row0 = row0, .n_row = n_row, .n_col = n_col};
+    return OK;
+}
+
+/* required = false: an absent tensor leaves an absent vector. */
+static enum status bind_vec(const struct gguf *g, const struct gguf_tensor *t, const char *what,
+                            int32_t layer, bool required, int32_t all, int32_t at, int32_t n,
+                            struct model_vec *ret, struct err *e) {
+    if (!t && !required)
+        return OK;
+    if (!t)
+        return err_set(e, ERR_FORMAT, "%s: tensor %s of layer %d is missing", gguf_path(g), what,
+                       layer);
+    if (t->n_elem != all)
+        return err_set(e, ERR_FORMAT, "%s: tensor '%s' has %lld values, but the model's parameters "
+                       "ask for %d", gguf_path(g), t->name, (long long)t->n_elem, all);
+    *ret = (struct model_vec){.t = t, .at = at, .n = n};
+    return OK;
+}
+
+static enum status bind_layer(struct model *m, int32_t i, struct err *e) {
+    const struct gguf *g = m->gguf;
+    const struct model_params *p = &m->p;
+    struct model_layer *l = &m->layer[i];
+    int32_t n_q = p->n_head * p->head_dim, n_kv = p->n_head_kv * p->head_dim, d = p->n_embd;
+    bool gemma = p->arch == MODEL_GEMMA2 || p->arch == MODEL_GEMMA3;
+    bool qk_norm = p->arch == MODEL_QWEN3 || p->arch == MODEL_GEMMA3;
+
+    #define MAT(field, fmt, col, all, at, rows) \
+        TRY(bind_mat(g, tensor(g, "blk.%d." fmt, i), fmt, i, col, all, at, rows, &l->field, e))
+    #define VEC(field, fmt, required, all, at, n) \
+        TRY(bind_vec(g, tensor(g, "blk.%d." fmt, i), fmt, i, required, all, at, n, &l->field, e))
+    VEC(attn_norm, "attn_norm.weight", true, d, 0, d);
+    VEC(ffn_norm, "ffn_norm.weight", true, d, 0, d);
+    VEC(attn_post_norm, "post_attention_norm.weight", gemma, d, 0, d);
+    VEC(ffn_post_norm, "post_ffw_norm.weight", gemma, d, 0, d);
+    VEC(q_norm, "attn_q_norm.weight", qk_norm, p->head_dim, 0, p->head_dim);
+    VEC(k_norm, "attn_k_norm.weight", qk_norm, p->head_dim, 0, p->head_dim);
+    if (tensor(g, "blk.%d.attn_qkv.weight", i)) {
+        int32_t all = n_q + 2 * n_kv;
+        MAT(q, "attn_qkv.weight", d, all, 0, n_q);
+        MAT(k, "attn_qkv.weight", d, all, n_q, n_kv);
+        MAT(v, "attn_qkv.weight", d, all, n_q + n_kv, n_kv);
+        VEC(q_bias, "attn_qkv.bias", false, all, 0, n_q);
+        VEC(k_bias, "attn_qkv.bias", false, all, n_q, n_kv);
+        VEC(v_bias, "attn_qkv.bias", false, all, n_q + n_kv, n_kv);
+    } else {
+        MAT(q, "attn_q.weight", d, n_q, 0, n_q);
+        MAT(k, "attn_k.weight", d, n_kv, 0, n_kv);
+        MAT(v, "attn_v.weight", d, n_kv, 0, n_kv);
+        bool biased = p->arch == MODEL_QWEN2;
+        VEC(q_bias, "attn_q.bias", biased, n_q, 0, n_q);
+        VEC(k_bias, "attn_k.bias", biased, n_kv, 0, n_kv);
+        VEC(v_bias, "attn_v.bias", biased, n_kv, 0, n_kv);
+    }
+    MAT(o, "attn_output.weight", n_q, d, 0, d);
+    VEC(o_bias, "attn_output.bias", false, d, 0, d);
+    if (tensor(g, "blk.%d.ffn_gate.weight", i)) {
+        MAT(gate, "ffn_gate.weight", d, p->n_ff, 0, p->n_ff);
+        MAT(up, "ffn_up.weight", d, p->n_ff, 0, p->n_ff);
+        VEC(gate_bias, "ffn_gate.bias", false, p->n_ff, 0, p->n_ff);
+        VEC(up_bias, "ffn_up.bias", false, p->n_ff, 0, p->n_ff);
+    } else { /* phi3: gate above up */
+        MAT(gate, "ffn_up.weight", d, 2 * p->n_ff, 0, p->n_ff);
+        MAT(up, "ffn_up.weight", d, 2 * p->n_ff, p->n_ff, p->n_ff);
+    }
+    MAT(down, "ffn_down.weight", p->n_ff, d, 0, d);
+    VEC(down_bias, "ffn_down.bias", false, d, 0, d);
+    #undef MAT
+    #undef VEC
+    l->window = p->sliding[i] ? p->window : 0;
+    l->rope = p->sliding[i] ? &m->rope_local : &m->rope;
+    return OK;
+}
+
+static enum status bind_rope_factors(struct model *m, const char *name,
+                                     const struct gguf_tensor **ret, struct err *e) {
+    const struct gguf_tensor *t = gguf_tensor_find(m->gguf, name);
+    if (t && (t->type != KERN_F32 || t->n_elem < m->p.n_rot / 2))
+        return err_set(e, ERR_FORMAT, "%s: tensor '%s' does not hold %d float32 values",
+                       gguf_path(m->gguf), name, m->p.n_rot / 2);
+    for (int32_t i = 0; t && i < m->p.n_rot / 2; i++) {
+        float f;
+        memcpy(&f, (const char *)t->data + 4 * (size_t)i, 4);
+        if (!(f > 0 && f < 1e9f))
+            return err_set(e, ERR_FORMAT, "%s: tensor '%s' holds the factor %g",
+                           gguf_path(m->gguf), name, (double)f);
+    }
+    *ret = t;
+    return OK;
+}
+
+static void note_types(struct model *m) {
+    int64_t elems[64] = {0};
+    for (int64_t i = 0; i < gguf_n_tensor(m->gguf); i++) {
+        const struct gguf_tensor *t = gguf_tensor_at(m->gguf, i);
+        m->p.n_param += t->n_elem;
+        if (t->n_dim > 1)
+            elems[t->type & 63] += t->n_elem;
+    }
+    int best = 0;
+    for (int i = 1; i < 64; i++)
+        if (elems[i] > elems[best])
+            best = i;
+    snprintf(m->p.type, sizeof m->p.type, "%s", kern_type_name((enum kern_type)best));
+}
+
+static enum status read_model(struct model *m, struct err *e) {
+    const struct gguf *g = m->gguf;
+    TRY(read_params(g, &m->p, e));
+    const struct gguf_tensor *embed = gguf_tensor_find(g, "token_embd.weight");
+    const struct gguf_tensor *output = gguf_tensor_find(g, "output.weight");
+    if (!embed)
+        return err_set(e, gguf_n_tensor(g) ? ERR_FORMAT : ERR_USAGE, gguf_n_tensor(g)
+                           ? "%s: tensor 'token_embd.weight' is missing"
+                           : "%s: holds a vocabulary only, no weights", gguf_path(g));
+    if (embed->dim[1] > MAX_VOCAB)
+        return err_set(e, ERR_FORMAT, "%s: vocabulary of %lld tokens", gguf_path(g),
+                       (long long)embed->dim[1]);
+    m->p.n_vocab = (int32_t)embed->dim[1];
+    TRY(bind_mat(g, embed, "token_embd.weight", 0, m->p.n_embd, m->p.n_vocab, 0, m->p.n_vocab,
+                 &m->embed, e));
+    TRY(bind_mat(g, output ? output : embed, "output.weight", 0, m->p.n_embd, m->p.n_vocab, 0,
+                 m->p.n_vocab, &m->output, e));
+    TRY(bind_vec(g, gguf_tensor_find(g, "output_norm.weight"), "output_norm.weight", 0, true,
+                 m->p.n_embd, 0, m->p.n_embd, &m->output_norm, e));
+    TRY(bind_vec(g, gguf_tensor_find(g, "output.bias"), "output.bias", 0, false, m->p.n_vocab, 0,
+                 m->p.n_vocab, &m->output_bias, e));
+    TRY(bind_rope_factors(m, "rope_freqs.weight", &m->rope_freqs, e));
+    TRY(bind_rope_factors(m, "rope_factors_long.weight", &m->rope_long, e));
+    TRY(bind_rope_factors(m, "rope_factors_short.weight", &m->rope_short, e));
+    m->layer = mem_calloc((size_t)m->p.n_layer, sizeof *m->layer);
+    for (int32_t i = 0; i < m->p.n_layer; i++)
+        TRY(bind_layer(m, i, e));
+    note_types(m);
+    return OK;
+}
+
+enum status model_read(const struct gguf *g, struct model **ret, struct err *e) {
+    struct model *m = mem_calloc(1, sizeof *m);
+    m->gguf = g;
+    enum status s = read_model(m, e);
+    if (s != OK) {
+        model_free(m);
+        return s;
+    }
+    model_set_ctx(m, m->p.n_ctx_orig);
+    *ret = m;
+    return OK;
+}
+
+/* ---- position encoding ---- */
+
+/* YaRN (Peng et al. 2023): the channel whose wave turns `beta` times over the original context. */
+static double yarn_channel(const struct model_params *p, double beta, double base) {
+    const double two_pi = 6.283185307179586;
+    return p->n_rot * log(p->n_ctx_orig / (beta * two_pi)) / (2 * log(base));
+}
+
+static double yarn_magnitude(double factor, double mul) {
+    return factor <= 1 ? 1 : 0.1 * mul * log(factor) + 1;
+}
+
+/* Angle per position of each rotated pair, with all scalings folded in. */
+static void fill_rope(const struct model_params *p, const struct model_rope_params *r,
+                      const struct gguf_tensor *divisors, float *freq, struct kern_rope *ret) {
+    double low = 0, high = 0;
+    if (r->yarn) {
+        low = fmax(0, floor(yarn_channel(p, r->yarn_beta_fast, r->base)));
+        high = fmin(p->n_rot - 1, ceil(yarn_channel(p, r->yarn_beta_slow, r->base)));
+    }
+    for (int32_t i = 0; i < p->n_rot / 2; i++) {
+        double plain = pow(r->base, -2.0 * i / p->n_rot), div = 1;
+        if (divisors) {
+            float d;
+            memcpy(&d, (const char *)divisors->data + 4 * (size_t)i, 4);
+            div = d;
+        }
+        plain /= div;
+        double stretched = plain / r->factor, keep = 0;
+        if (r->yarn) /* 1 = fast channel, left as it is; 0 = slow channel, interpolated */
+            keep = 1 - fmin(1, fmax(0, (i - low) / fmax(0.001, high - low)));
+        freq[i] = (float)(stretched * (1 - keep) + plain * keep);
+    }
+    double mscale = r->attn_factor;
+    if (r->yarn)
+        mscale *= yarn_magnitude(r->factor, 1) /
+                  (r->yarn_log_mul != 0 ? yarn_magnitude(r->factor, r->yarn_log_mul) : 1);
+    *ret = (struct kern_rope){p->rope_mode, p->n_rot, freq, (float)mscale};
+}
+
+void model_set_ctx(struct model *m, int32_t n_ctx) {
+    size_t size = sizeof(float) * (size_t)(m->p.n_rot / 2);
+    m->rope_freq = mem_realloc(m->rope_freq, size);
+    m->rope_freq_local = mem_realloc(m->rope_freq_local, size);
+    m->rope_is_long = m->rope_long && n_ctx > m->p.n_ctx_orig;
+    const struct gguf_tensor *divisors = m->rope_freqs   ? m->rope_freqs
+                                         : m->rope_is_long ? m->rope_long
+                                                           : m->rope_short;
+    fill_rope(&m->p, &m->p.rope, divisors, m->rope_freq, &m->rope);
+    fill_rope(&m->p, &m->p.rope_local, m->p.arch == MODEL_GEMMA3 ? NULL : divisors,
+              m->rope_freq_local, &m->rope_local);
+}
+
+/* ---- weights ---- */
+
+void model_each_mat(struct model *m, void (*fn)(void *ctx, struct model_mat *mat), void *ctx) {
+    fn(ctx, &m->embed);
+    if (m->output.t != m->embed.t)
+        fn(ctx, &m->output);
+    for (int32_t i = 0; i < m->p.n_layer; i++) {
+        struct model_layer *l = &m->layer[i];
+        struct model_mat *mats[] = {&l->q, &l->k, &l->v, &l->o, &l->gate, &l->up, &l->down};
+        for (size_t j = 0; j < sizeof mats / sizeof *mats; j++)
+            fn(ctx, mats[j]);
+    }
+}
+
+static size_t row_bytes(const struct model_mat *mat) {
+    return (size_t)(mat->n_col / kern_type_block(mat->t->type)) * kern_type_bytes(mat->t->type);
+}
+
+struct size_sum {
+    struct kern *k;
+    uint64_t own, mapped;
+};
+
+static void add_size(void *ctx, struct model_mat *mat) {
+    struct size_sum *s = ctx;
+    size_t own = s->k->ops->weight_size(s->k, mat->t->type, mat->n_row, mat->n_col);
+    s->own += own;
+    if (own == 0)
+        s->mapped += row_bytes(mat) * (size_t)mat->n_row;
+}
+
+void model_weight_bytes(const struct model *m, struct kern *k, uint64_t *ret_private,
+                        uint64_t *ret_mapped) {
+    struct size_sum s = {.k = k};
+    model_each_mat((struct model *)m, add_size, &s); /* add_size changes nothing */
+    *ret_private = s.own;
+    *ret_mapped = s.mapped;
+}
+
+static enum status load_vec(struct model *m, struct model_vec *v, struct err *e) {
+    if (!v->t)
+        return OK;
+    float *host = mem_try(sizeof(float) * (size_t)v->t->n_elem);
+    v->dev = m->kern->ops->alloc(m->kern, sizeof(float) * (size_t)v->n);
+    if (!host || !v->dev) {
+        free(host);
+        return err_set(e, ERR_MEMORY, "out of memory for tensor '%s'", v->t->name);
+    }
+    kern_dequantise(v->t->type, v->t->data, host, v->t->n_elem);
+    m->kern->ops->upload(m->kern, v->dev, host + v->at, sizeof(float) * (size_t)v->n);
+    free(host);
+    return OK;
+}
+
+struct loader {
+    struct model *m;
+    bool (*progress)(void *ctx, float done);
+    void *ctx;
+    uint64_t done, total;
+    enum status status;
+    struct err *e;
+};
+
+static void load_mat(void *ctx, struct model_mat *mat) {
+    struct loader *l = ctx;
+    struct kern *k = l->m->kern;
+    if (l->status != OK)
+        return;
+    size_t bytes = row_bytes(mat);
+    mat->w = k->ops->weight_new(k, mat->t->type, mat->n_row, mat->n_col,
+                                (const char *)mat->t->data + bytes * (size_t)mat->row0);
+    if (!mat->w) {
+        l->status = err_set(l->e, ERR_MEMORY, "out of memory for tensor '%s' (%zu bytes)",
+                            mat->t->name, bytes * (size_t)mat->n_row);
+        return;
+    }
+    /* Copied into the backend's own order: the file's pages need not stay resident. */
+    if (k->ops->weight_owns(mat->w) && mat->row0 + mat->n_row == mat->t->dim[1])
+        gguf_release(l->m->gguf, mat->t);
+    l->done += bytes * (size_t)mat->n_row;
+    if (l->progress && !l->progress(l->ctx, (float)((double)l->done / (double)l->total)))
+        l->status = err_set(l->e, ERR_CANCELLED, "loading was cancelled");
+}
+
+static void sum_bytes(void *ctx, struct model_mat *mat) {
+    *(uint64_t *)ctx += row_bytes(mat) * (size_t)mat->n_row;
+}
+
+enum status model_load(struct model *m, struct kern *k, bool (*progress)(void *ctx, float done),
+                       void *ctx, struct err *e) {
+    struct loader l = {.m = m, .progress = progress, .ctx = ctx, .e = e};
+    m->kern = k;
+    model_each_mat(m, sum_bytes, &l.total);
+    TRY(load_vec(m, &m->output_norm, e));
+    TRY(load_vec(m, &m->output_bias, e));
+    for (int32_t i = 0; i < m->p.n_layer; i++) {
+        struct model_layer *y = &m->layer[i];
+        struct model_vec *vecs[] = {
+            &y->attn_norm, &y->q_norm, &y->k_norm, &y->attn_post_norm, &y->ffn_norm,
+            &y->ffn_post_norm, &y->q_bias, &y->k_bias, &y->v_bias, &y->o_bias, &y->gate_bias,
+            &y->up_bias, &y->down_bias,
+        };
+        for (size_t j = 0; j < sizeof vecs / sizeof *vecs; j++)
+            TRY(load_vec(m, vecs[j], e));
+    }
+    model_each_mat(m, load_mat, &l);
+    TRY(l.status);
+    if (m->output.t == m->embed.t)
+        m->output.w = m->embed.w;
+    return OK;
+}
+
+static void free_mat(void *ctx, struct model_mat *mat) {
+    struct kern *k = ctx;
+    if (mat->w)
+        k->ops->weight_free(k, mat->w);
+}
+
+void model_free(struct model *m) {
+    if (!m)
+        return;
+    if (m->kern) {
+        model_each_mat(m, free_mat, m->kern);
+        m->kern->ops->free(m->kern, m->output_norm.dev);
+        m->kern->ops->free(m->kern, m->output_bias.dev);
+        for (int32_t i = 0; i < m->p.n_layer; i++) {
+            struct model_layer *y = &m->layer[i];
+            struct model_vec *vecs[] = {
+                &y->attn_norm, &y->q_norm, &y->k_norm, &y->attn_post_norm, &y->ffn_norm,
+                &y->ffn_post_norm, &y->q_bias, &y->k_bias, &y->v_bias, &y->o_bias, &y->gate_bias,
+                &y->up_bias, &y->down_bias,
+            };
+            for (size_t j = 0; j < sizeof vecs / sizeof *vecs; j++)
+                m->kern->ops->free(m->kern, vecs[j]->dev);
+        }
+    }
+    free(m->layer);
+    free(m->rope_freq);
+    free(m->rope_freq_local);
+    free(m);
+}
+
+/* ---- identity ---- */
+
+uint64_t model_fingerprint(const struct model *m) {
+    enum { SAMPLES = 8, SAMPLE_BYTES = 512 };
+    const struct model_params *p = &m->p;
+    XXH3_state_t *x = XXH3_createState();
+    XXH3_64bits_reset(x);
+    const int32_t ints[] = {p->arch, p->n_layer, p->n_embd, p->n_ff, p->n_head, p->n_head_kv,
+                            p->head_dim, p->n_vocab, p->n_rot, p->act, p->rope_mode};
+    const float floats[] = {p->norm_eps, p->embed_scale, p->attn_scale, p->attn_softcap,
+                            m->rope.mscale, m->rope_local.mscale};
+    XXH3_64bits_update(x, ints, sizeof ints);
+    XXH3_64bits_update(x, floats, sizeof floats);
+    XXH3_64bits_update(x, m->rope_freq, sizeof(float) * (size_t)(p->n_rot / 2));
+    XXH3_64bits_update(x, m->rope_freq_local, sizeof(float) * (size_t)(p->n_rot / 2));
+    for (int32_t i = 0; i < p->n_layer; i++)
+        XXH3_64bits_update(x, &m->layer[i].window, sizeof m->layer[i].window);
+    for (int64_t i = 0; i < gguf_n_tensor(m->gguf); i++) {
+        const struct gguf_tensor *t = gguf_tensor_at(m->gguf, i);
+        const int64_t shape[] = {t->type, t->dim[0], t->dim[1], t->dim[2], t->dim[3]};
+        XXH3_64bits_update(x, t->name, strlen(t->name));
+        XXH3_64bits_update(x, shape, sizeof shape);
+        size_t step = t->size_bytes / SAMPLES;
+        if (step < SAMPLE_BYTES) {
+            XXH3_64bits_update(x, t->data, t->size_bytes);
+            continue;
+        }
+        for (size_t j = 0; j < SAMPLES; j++)
+            XXH3_64bits_update(x, (const char *)t->data + j * step, SAMPLE_BYTES);
+    }
+    uint64_t h = XXH3_64bits_digest(x);
+    XXH3_freeState(x);
+    return h;
+}

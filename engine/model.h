@@ -1,0 +1,110 @@
+/* One model: what the file says it is, checked, and its weights on a backend.
+ *
+ * Two steps, so that a file can be looked at and planned for before anything is allocated:
+ * model_read takes hyper-parameters and tensor shapes from the container (no memory to speak of,
+ * no backend); model_load puts the weights on a backend. Architectures: llama (Llama 2/3, Mistral,
+ * SmolLM2, TinyLlama), qwen2, qwen3, gemma2, gemma3, phi3. Fused matrices (phi3) are bound as row
+ * ranges of the stored tensor, so that the forward pass sees one shape only.
+ *
+ * Ownership: the gguf must outlive the model. Threads: immutable after loading. */
+#ifndef ENGINE_MODEL_H
+#define ENGINE_MODEL_H
+
+#include "engine/base/err.h"
+#include "engine/gguf.h"
+#include "kernels/kernels.h"
+
+enum { MODEL_LAYERS = 512 };
+
+enum model_arch { MODEL_LLAMA, MODEL_QWEN2, MODEL_QWEN3, MODEL_GEMMA2, MODEL_GEMMA3, MODEL_PHI3 };
+
+/* Position encoding of one kind of layer, before n_ctx is known. */
+struct model_rope_params {
+    float base;
+    float factor;              /* linear and YaRN stretch; 1 = none */
+    bool yarn;
+    float yarn_beta_fast, yarn_beta_slow, yarn_log_mul;
+    float attn_factor;         /* stored magnitude, multiplies cos and sin */
+};
+
+struct model_params {
+    enum model_arch arch;
+    char arch_name[32];
+    char name[128];
+    int32_t n_layer, n_embd, n_ff, n_head, n_head_kv, head_dim, n_vocab;
+    int32_t n_ctx_train;       /* as announced, incl. stretching */
+    int32_t n_ctx_orig;        /* before YaRN or longrope */
+    float norm_eps;
+    float embed_scale;         /* gemma: sqrt(n_embd) */
+    float attn_scale;          /* multiplies q.k */
+    float attn_softcap, logit_softcap; /* 0 = none */
+    enum kern_act act;
+    enum kern_rope_mode rope_mode;
+    int32_t n_rot;
+    struct model_rope_params rope, rope_local; /* local: sliding layers */
+    int32_t window;            /* positions seen by sliding layers; 0 = no such layers */
+    bool sliding[MODEL_LAYERS];
+    int64_t n_param;
+    char type[32];             /* type that holds most weights, e.g. "Q4_K" */
+};
+
+/* A matrix bound to rows of a tensor. */
+struct model_mat {
+    const struct gguf_tensor *t; /* NULL = absent */
+    int32_t row0, n_row, n_col;
+    struct kern_weight *w;       /* after model_load */
+};
+
+/* A vector in float32 on the device. */
+struct model_vec {
+    const struct gguf_tensor *t; /* NULL = absent */
+    int32_t at, n;               /* first element and count */
+    float *dev;                  /* after model_load; NULL when absent */
+};
+
+struct model_layer {
+    struct model_vec attn_norm, q_norm, k_norm, attn_post_norm, ffn_norm, ffn_post_norm;
+    struct model_mat q, k, v, o, gate, up, down;
+    struct model_vec q_bias, k_bias, v_bias, o_bias, gate_bias, up_bias, down_bias;
+    const struct kern_rope *rope;
+    int32_t window;              /* 0 = sees everything */
+};
+
+struct model {
+    struct model_params p;
+    const struct gguf *gguf;
+    struct kern *kern;           /* NULL before model_load */
+    struct model_mat embed, output; /* output.t == embed.t and one weight when tied */
+    struct model_vec output_norm, output_bias;
+    struct model_layer *layer;   /* [n_layer] */
+    const struct gguf_tensor *rope_freqs, *rope_long, *rope_short; /* divisors, or NULL */
+    struct kern_rope rope, rope_local; /* after model_set_ctx */
+    float *rope_freq, *rope_freq_local;
+    bool rope_is_long;           /* longrope: n_ctx exceeds the original context */
+};
+
+/* Reads and checks everything but the weights' values. */
+enum status model_read(const struct gguf *g, struct model **ret, struct err *e);
+void model_free(struct model *m); /* frees weights too; NULL is fine */
+
+/* Fixes the RoPE tables for contexts of n_ctx (longrope chooses by it). */
+void model_set_ctx(struct model *m, int32_t n_ctx);
+
+/* Bytes the backend would allocate for the weights (private), and bytes of the file it would go on
+ * reading in place (mapped). */
+void model_weight_bytes(const struct model *m, struct kern *k, uint64_t *ret_private,
+                        uint64_t *ret_mapped);
+
+/* Puts the weights on the backend, which must outlive the model. progress (may be NULL) is called
+ * with 0..1 and cancels by returning false. */
+enum status model_load(struct model *m, struct kern *k, bool (*progress)(void *ctx, float done),
+                       void *ctx, struct err *e);
+
+/* Calls fn for every matrix of the model, the tied output once. */
+void model_each_mat(struct model *m, void (*fn)(void *ctx, struct model_mat *mat), void *ctx);
+
+/* Hash of what decides KV content: parameters, RoPE tables, shapes, types and sampled bytes of all
+ * tensors. Reads at most a few MB. */
+uint64_t model_fingerprint(const struct model *m);
+
+#endif
