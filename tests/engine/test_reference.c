@@ -1,0 +1,272 @@
+/* Logits of every reference file against float64 arithmetic (*.exact.bin, where there is one) and
+ * against the peer's (*.logits.bin). */
+#include <math.h>
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include <cmocka.h>
+
+#include "engine/forward.h"
+
+/* Mean KL of the plain backend from float64: float32 sums and f16 keys and values are all that
+ * separates them. */
+#define KL_EXACT_REF 1e-6
+/* Mean KL of a fast backend from float64, by weight type: as close as the peer is, whose distance
+ * comes from 8-bit activations. */
+#define KL_EXACT_FAST_F16 1e-5
+#define KL_EXACT_FAST_BF16 5e-4
+#define KL_EXACT_FAST_BLOCK 1e-2
+/* Mean KL between the peer and us on F16 weights. */
+#define KL_PEER_F16 5e-5
+/* Largest difference of a logit when the prompt is cut in other places. */
+#define LOGIT_CHUNK 1e-3
+
+static const char *data_dir(void) {
+    const char *dir = getenv("DOGEAR_DATA");
+    char probe[1024];
+    snprintf(probe, sizeof probe, "%s/reference/llama-F16.gguf", dir ? dir : "");
+    FILE *f = fopen(probe, "rb");
+    if (!f) {
+        skip();
+        return NULL;
+    }
+    fclose(f);
+    return dir;
+}
+
+struct truth {
+    int32_t n_tok, n_vocab;
+    int32_t *ids;
+    float *logits;
+};
+
+static bool truth_read(const char *dir, const char *name, const char *kind, struct truth *t) {
+    char path[1024];
+    snprintf(path, sizeof path, "%s/reference/%s.%s.bin", dir, name, kind);
+    FILE *f = fopen(path, "rb");
+    if (!f)
+        return false;
+    assert_int_equal(fread(&t->n_tok, 4, 1, f), 1);
+    assert_int_equal(fread(&t->n_vocab, 4, 1, f), 1);
+    size_t n = (size_t)t->n_tok * (size_t)t->n_vocab;
+    t->ids = malloc((size_t)t->n_tok * 4);
+    t->logits = malloc(n * 4);
+    assert_int_equal(fread(t->ids, 4, (size_t)t->n_tok, f), t->n_tok);
+    assert_int_equal(fread(t->logits, 4, n, f), n);
+    fclose(f);
+    return true;
+}
+
+static void truth_free(struct truth *t) {
+    free(t->ids);
+    free(t->logits);
+}
+
+struct bed { /* a loaded model and one timeline */
+    struct kern *k;
+    struct gguf *g;
+    struct model *m;
+    struct forward *f;
+    struct kv_pool *pool;
+    struct kv_line *line;
+};
+
+static void check(enum status s, struct err *e) {
+    if (s != OK)
+        fail_msg("%s", e->text);
+}
+
+static void bed_open(struct bed *b, struct kern *k, const char *path, int32_t n_chunk) {
+    struct err e;
+    *b = (struct bed){.k = k};
+    check(gguf_open(path, &b->g, &e), &e);
+    check(model_read(b->g, &b->m, &e), &e);
+    check(model_load(b->m, k, NULL, NULL, &e), &e);
+    check(forward_new(b->m, n_chunk, &b->f, &e), &e);
+    struct kv_shape s = {b->m->p.n_layer, b->m->p.n_head_kv, b->m->p.head_dim};
+    b->pool = kv_pool_new(k, &s, 1u << 28);
+    b->line = kv_line_new(b->pool, 1024);
+}
+
+static void bed_close(struct bed *b) {
+    kv_line_free(b->line);
+    kv_pool_free(b->pool);
+    forward_free(b->f);
+    model_free(b->m);
+    gguf_close(b->g);
+}
+
+/* Logits of all ids, fed in pieces of `step`. */
+static float *bed_logits(struct bed *b, const int32_t *ids, int32_t n, int32_t step) {
+    struct err e;
+    size_t v = (size_t)b->m->p.n_vocab;
+    float *out = malloc((size_t)n * v * 4);
+    kv_truncate(b->line, 0);
+    for (int32_t at = 0; at < n; at += step) {
+        int32_t now = n - at < step ? n - at : step;
+        check(kv_reserve(b->line, now, &e), &e);
+        check(forward_run(b->f, b->line, ids + at, now, FORWARD_ALL, NULL, NULL, &e), &e);
+        for (int32_t r = 0; r < now; r += FORWARD_HEAD_ROWS) {
+            int32_t rows = now - r < FORWARD_HEAD_ROWS ? now - r : FORWARD_HEAD_ROWS;
+            memcpy(out + (size_t)(at + r) * v, forward_head(b->f, r, rows), (size_t)rows * v * 4);
+        }
+    }
+    return out;
+}
+
+static double log_sum(const float *x, int32_t n) {
+    double most = x[0], sum = 0;
+    for (int32_t i = 1; i < n; i++)
+        most = x[i] > most ? x[i] : most;
+    for (int32_t i = 0; i < n; i++)
+        sum += exp(x[i] - most);
+    return most + log(sum);
+}
+
+/* Mean KL(want || got) over the rows. */
+static double kl_mean(const struct truth *want, const float *got) {
+    double sum = 0;
+    for (int32_t r = 0; r < want->n_tok; r++) {
+        const float *p = want->logits + (size_t)r * (size_t)want->n_vocab;
+        const float *q = got + (size_t)r * (size_t)want->n_vocab;
+        double zp = log_sum(p, want->n_vocab), zq = log_sum(q, want->n_vocab);
+        for (int32_t i = 0; i < want->n_vocab; i++)
+            sum += exp(p[i] - zp) * ((p[i] - zp) - (q[i] - zq));
+    }
+    return sum / want->n_tok;
+}
+
+static const char *const exact_names[] = {
+    "llama-F16", "llama-BF16", "llama-Q8_0", "llama-Q4_0", "llama-Q4_1", "llama-Q5_0",
+    "llama-Q5_1", "llama-Q2_K", "llama-Q3_K_M", "llama-Q4_K_M", "llama-Q5_K_M", "llama-Q6_K",
+    "llama-IQ4_NL", "llama-IQ4_XS", "llama31-F16", "qwen3-F16", "qwen3-Q8_0", "qwen3-Q4_K_M",
+};
+
+static double fast_bound(const char *name) {
+    return strstr(name, "BF16") ? KL_EXACT_FAST_BF16
+           : strstr(name, "F16") ? KL_EXACT_FAST_F16
+                                 : KL_EXACT_FAST_BLOCK;
+}
+
+static void against_exact(const char *isa, bool plain) {
+    const char *dir = data_dir();
+    struct kern *k = kern_open_cpu(isa, 2);
+    if (!k) {
+        print_message("# no %s here\n", isa);
+        skip();
+    }
+    int n_bad = 0;
+    for (size_t i = 0; i < sizeof exact_names / sizeof *exact_names; i++) {
+        char path[1024];
+        struct truth t;
+        struct bed b;
+        assert_true(truth_read(dir, exact_names[i], "exact", &t));
+        snprintf(path, sizeof path, "%s/reference/%s.gguf", dir, exact_names[i]);
+        bed_open(&b, k, path, 128);
+        assert_int_equal(b.m->p.n_vocab, t.n_vocab);
+        float *got = bed_logits(&b, t.ids, t.n_tok, 128);
+        double kl = kl_mean(&t, got), bound = plain ? KL_EXACT_REF : fast_bound(exact_names[i]);
+        bool ok = kl <= bound; /* false for NaN */
+        n_bad += !ok;
+        print_message("# %s %-14s mean KL %.3g (bound %.1g)%s\n", k->name, exact_names[i], kl,
+                      bound, ok ? "" : "  <-- too far");
+        free(got);
+        truth_free(&t);
+        bed_close(&b);
+    }
+    kern_close(k);
+    assert_int_equal(n_bad, 0);
+}
+
+static void forward__logits__ref_against_float64(void **state) {
+    against_exact("ref", true);
+}
+
+static void forward__logits__avx2_against_float64(void **state) {
+    against_exact("avx2", false);
+}
+
+static void forward__logits__avx512_against_float64(void **state) {
+    against_exact("avx512", false);
+}
+
+static void forward__logits__architectures_against_peer(void **state) {
+    static const char *const names[] = {"llama-F16",  "llama31-F16", "qwen2-F16", "qwen3-F16",
+                                        "gemma2-F16", "gemma3-F16",  "phi3-F16"};
+    const char *dir = data_dir();
+    const char *isas[] = {"ref", NULL};
+    int n_bad = 0;
+    for (size_t j = 0; j < 2; j++) {
+        struct kern *k = kern_open_cpu(isas[j], 2);
+        assert_non_null(k);
+        for (size_t i = 0; i < sizeof names / sizeof *names; i++) {
+            char path[1024];
+            struct truth t;
+            struct bed b;
+            assert_true(truth_read(dir, names[i], "logits", &t));
+            snprintf(path, sizeof path, "%s/reference/%s.gguf", dir, names[i]);
+            bed_open(&b, k, path, 128);
+            float *got = bed_logits(&b, t.ids, t.n_tok, 128);
+            double kl = kl_mean(&t, got);
+            bool ok = kl <= KL_PEER_F16;
+            n_bad += !ok;
+            print_message("# %s %-12s mean KL %.3g (bound %.1g)%s\n", k->name, names[i], kl,
+                          KL_PEER_F16, ok ? "" : "  <-- too far");
+            free(got);
+            truth_free(&t);
+            bed_close(&b);
+        }
+        kern_close(k);
+    }
+    assert_int_equal(n_bad, 0);
+}
+
+static void forward__logits__do_not_depend_on_chunks(void **state) {
+    static const char *const names[] = {"llama-F16", "qwen3-F16", "gemma3-F16", "llama-BF16"};
+    const char *dir = data_dir();
+    const char *isas[] = {"ref", NULL};
+    for (size_t j = 0; j < 2; j++) {
+        struct kern *k = kern_open_cpu(isas[j], 2);
+        for (size_t i = 0; i < sizeof names / sizeof *names; i++) {
+            char path[1024];
+            struct truth t;
+            struct bed b;
+            assert_true(truth_read(dir, names[i], "logits", &t));
+            snprintf(path, sizeof path, "%s/reference/%s.gguf", dir, names[i]);
+            bed_open(&b, k, path, 128);
+            size_t n = (size_t)t.n_tok * (size_t)t.n_vocab;
+            float *whole = bed_logits(&b, t.ids, t.n_tok, 128);
+            const int32_t steps[] = {1, 7, 64};
+            for (size_t s = 0; s < 3; s++) {
+                float *got = bed_logits(&b, t.ids, t.n_tok, steps[s]);
+                double most = 0;
+                for (size_t x = 0; x < n; x++) {
+                    assert_true(isfinite(got[x]));
+                    most = fmax(most, fabs((double)got[x] - whole[x]));
+                }
+                print_message("# %s %s chunks of %d: largest difference %.3g\n", k->name, names[i],
+                              steps[s], most);
+                assert_true(most <= LOGIT_CHUNK);
+                free(got);
+            }
+            free(whole);
+            truth_free(&t);
+            bed_close(&b);
+        }
+        kern_close(k);
+    }
+}
+
+int main(void) {
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(forward__logits__ref_against_float64),
+        cmocka_unit_test(forward__logits__architectures_against_peer),
+        cmocka_unit_test(forward__logits__do_not_depend_on_chunks),
+        cmocka_unit_test(forward__logits__avx2_against_float64),
+        cmocka_unit_test(forward__logits__avx512_against_float64),
+    };
+    return cmocka_run_group_tests_name("reference", tests, NULL, NULL);
+}
