@@ -59,6 +59,7 @@ enum status sessions_search(struct sessions *s, const char *query, int32_t limit
 enum status sessions_create(struct sessions *s, const char *model, int64_t *ret_id, struct err *e); /* [W] */
 enum status sessions_rename(struct sessions *s, int64_t id, const char *title, struct err *e);     /* [W] */
 enum status sessions_delete(struct sessions *s, int64_t id, struct err *e);                        /* [W] */
+enum status sessions_set_model(struct sessions *s, int64_t id, const char *model, struct err *e);   /* [W] */
 enum status sessions_pin(struct sessions *s, int64_t id, bool pinned, struct err *e);              /* [W] */
 /* A new conversation whose path is the ancestors of `message` (included); no text is copied. */
 enum status sessions_fork(struct sessions *s, int64_t id, int64_t message, int64_t *ret_id,
@@ -82,7 +83,8 @@ void sessions_messages_free(struct sessions_message *m, int32_t n);
 /* The open branch from the first message to the leaf. */
 enum status sessions_path_load(struct sessions *s, int64_t id, struct sessions_message **ret,
                                int32_t *ret_n, struct err *e);
-/* Durable when it returns; becomes the leaf. */
+/* Durable when it returns; becomes the leaf. parent 0 = a first message. A message of role
+ * "assistant" is not done until sessions_finish. */
 enum status sessions_add(struct sessions *s, int64_t id, int64_t parent, const char *role,
                          const char *text, size_t len, int64_t *ret_message, struct err *e); /* [W] */
 /* Token ids of a message once they are known. */
@@ -97,7 +99,11 @@ enum status sessions_flush(struct sessions *s, struct err *e); /* waits for ever
  * the first. exact = true makes `message` itself the leaf. */
 enum status sessions_set_leaf(struct sessions *s, int64_t id, int64_t message, bool exact,
                               struct err *e); /* [W] */
-/* The sibling `step` places after (before, if negative) message; 0 when there is none. */
+/* The sibling `step` places after (before, if negative) message; 0 when there is none. A fork sees
+ * the shared ancestors and what was written in it, not the other branches of its origin: sibling_in
+ * answers for conversation `id`; sibling for the one that the message was written in. */
+enum status sessions_sibling_in(struct sessions *s, int64_t id, int64_t message, int32_t step,
+                                int64_t *ret, struct err *e);
 enum status sessions_sibling(struct sessions *s, int64_t message, int32_t step, int64_t *ret,
                              struct err *e);
 

@@ -1,0 +1,203 @@
+/* Messages: load the open branch, add, stream, finish. */
+#include <stdlib.h>
+#include <string.h>
+
+#include "engine/base/mem.h"
+#include "sessions/store.h"
+#include "sessions/writer.h"
+
+void sessions_messages_free(struct sessions_message *m, int32_t n)
+{
+    for (int32_t i = 0; m && i < n; i++) {
+        free(m[i].text);
+        free(m[i].ids);
+    }
+    free(m);
+}
+
+/* ---- loading ---- */
+
+static void copy_word(char *dst, size_t cap, sqlite3_stmt *q, int col)
+{
+    const char *p = (const char *)sqlite3_column_text(q, col);
+    int n = sqlite3_column_bytes(q, col);
+    size_t k = n > 0 ? (size_t)n : 0;
+    if (k > cap - 1)
+        k = cap - 1;
+    if (k)
+        memcpy(dst, p, k);
+    dst[k] = '\0';
+}
+
+/* Ids whose blob is no whole number of int32 are damaged and count as unknown. */
+static void copy_ids(struct sessions_message *m, sqlite3_stmt *q, int col)
+{
+    const void *p = sqlite3_column_blob(q, col);
+    int n = sqlite3_column_bytes(q, col);
+    if (!p || n <= 0 || n % (int)sizeof(int32_t))
+        return;
+    m->ids = mem_alloc((size_t)n);
+    memcpy(m->ids, p, (size_t)n);
+    m->n_id = n / (int)sizeof(int32_t);
+}
+
+static enum status load_rows(struct db *d, int64_t id, struct sessions_message **ret,
+                             int32_t *ret_n, struct err *e)
+{
+    sqlite3_stmt *q;
+    struct sessions_message *all = NULL;
+    int32_t n = 0, cap = 0;
+    bool row = true;
+    TRY(db_query(d, e, &q,
+                 "WITH RECURSIVE up (id, parent) AS (SELECT m.id, m.parent FROM conversation c"
+                 "  JOIN message m ON m.id = c.leaf WHERE c.id = ?1"
+                 " UNION ALL SELECT m.id, m.parent FROM up JOIN message m"
+                 "  ON m.id = up.parent AND m.id < up.id)"
+                 " SELECT m.id, m.parent, m.role, m.text, m.ids, m.done, m.stop, m.created_ms"
+                 " FROM up CROSS JOIN message m ON m.id = up.id ORDER BY m.id",
+                 "i", id));
+    enum status st;
+    while ((st = db_next(d, q, &row, e)) == OK && row) {
+        if (n == cap) {
+            cap = cap ? cap * 2 : 32;
+            all = mem_realloc(all, (size_t)cap * sizeof *all);
+        }
+        struct sessions_message *m = &all[n++];
+        *m = (struct sessions_message){
+            .id = sqlite3_column_int64(q, 0),
+            .parent = sqlite3_column_int64(q, 1),
+            .done = sqlite3_column_int(q, 5) != 0,
+            .created_ms = sqlite3_column_int64(q, 7),
+            .n_sibling = 1,
+        };
+        copy_word(m->role, sizeof m->role, q, 2);
+        m->text = db_text(q, 3, &m->len);
+        copy_ids(m, q, 4);
+        copy_word(m->stop, sizeof m->stop, q, 6);
+    }
+    db_done(q);
+    if (st != OK) {
+        sessions_messages_free(all, n);
+        return st;
+    }
+    *ret = all;
+    *ret_n = n;
+    return OK;
+}
+
+static enum status load(struct db *d, int64_t id, struct sessions_message **ret, int32_t *ret_n,
+                        struct err *e)
+{
+    struct sessions_message *m = NULL;
+    struct tree_shared shared;
+    int32_t n = 0;
+    TRY(tree_expect_visible(d, id, 0, e));
+    TRY(tree_shared_load(d, id, &shared, e));
+    enum status st = load_rows(d, id, &m, &n, e);
+    for (int32_t i = 0; st == OK && i < n; i++) {
+        struct tree_alternatives a;
+        st = tree_alternatives_load(d, id, &shared, m[i].parent, &a, e);
+        if (st != OK)
+            break;
+        int32_t at = tree_alternatives_index(&a, m[i].id);
+        if (at >= 0) {
+            m[i].n_sibling = a.n;
+            m[i].sibling = at;
+        }
+        tree_alternatives_fini(&a);
+    }
+    tree_shared_fini(&shared);
+    if (st != OK) {
+        sessions_messages_free(m, n);
+        return st;
+    }
+    *ret = m;
+    *ret_n = n;
+    return OK;
+}
+
+enum status sessions_path_load(struct sessions *s, int64_t id, struct sessions_message **ret,
+                               int32_t *ret_n, struct err *e)
+{
+    store_read_begin(s);
+    enum status st = load(s->r, id, ret, ret_n, e);
+    store_read_end(s);
+    return st;
+}
+
+/* ---- writing ---- */
+
+static enum status run_add(struct sessions *s, struct command *c, struct err *e)
+{
+    int64_t now = store_now_ms(), done = strcmp(c->word, "assistant") != 0;
+    TRY(tree_expect_visible(s->w, c->conversation, c->message, e));
+    TRY(db_do(s->w, e,
+              "INSERT INTO message (parent, home, created_ms, done, indexed, role, text)"
+              " VALUES (nullif(?1, 0), ?2, ?3, ?4, ?4, ?5, ?6)",
+              "iiiits", c->message, c->conversation, now, done, c->word, c->text, c->len));
+    c->ret = sqlite3_last_insert_rowid(db_handle(s->w));
+    return db_do(s->w, e, "UPDATE conversation SET leaf = ?, updated_ms = ? WHERE id = ?", "iii",
+                 c->ret, now, c->conversation);
+}
+
+enum status sessions_add(struct sessions *s, int64_t id, int64_t parent, const char *role,
+                         const char *text, size_t len, int64_t *ret_message, struct err *e)
+{
+    size_t n = strlen(role);
+    if (n == 0 || n >= sizeof((struct sessions_message *)0)->role)
+        return err_set(e, ERR_USAGE, "bad role \"%s\": use system, user or assistant", role);
+    struct command c = {.run = run_add, .conversation = id, .message = parent, .word = role,
+                        .text = text, .len = len};
+    TRY(writer_call(s, &c, e));
+    *ret_message = c.ret;
+    return OK;
+}
+
+static enum status run_set_ids(struct sessions *s, struct command *c, struct err *e)
+{
+    return db_do(s->w, e, "UPDATE message SET ids = ?, n_id = ? WHERE id = ?", "bii", c->ids,
+                 (size_t)c->n_id * sizeof *c->ids, (int64_t)c->n_id, c->message);
+}
+
+void sessions_set_ids(struct sessions *s, int64_t message, const int32_t *ids, int32_t n)
+{
+    struct command c = {.run = run_set_ids, .message = message, .ids = ids, .n_id = n};
+    writer_post(s, &c);
+}
+
+/* The index follows when the answer is finished: indexing every flush would write it many times. */
+static enum status run_stream(struct sessions *s, struct command *c, struct err *e)
+{
+    return db_do(s->w, e, "UPDATE message SET text = ?, ids = ?, n_id = ? WHERE id = ?", "sbii",
+                 c->text, c->len, c->ids, (size_t)c->n_id * sizeof *c->ids, (int64_t)c->n_id,
+                 c->message);
+}
+
+void sessions_stream(struct sessions *s, int64_t message, const char *text, size_t len,
+                     const int32_t *ids, int32_t n)
+{
+    struct command c = {.run = run_stream, .latest = true, .message = message, .text = text,
+                        .len = len, .ids = ids, .n_id = n};
+    writer_post(s, &c);
+}
+
+static enum status run_finish(struct sessions *s, struct command *c, struct err *e)
+{
+    TRY(db_do(s->w, e,
+              "UPDATE message SET text = ?, ids = ?, n_id = ?, stop = ?, done = 1, indexed = 1"
+              " WHERE id = ?",
+              "sbiti", c->text, c->len, c->ids, (size_t)c->n_id * sizeof *c->ids,
+              (int64_t)c->n_id, c->word, c->message));
+    return db_do(s->w, e,
+                 "UPDATE conversation SET updated_ms = ? WHERE id ="
+                 " (SELECT home FROM message WHERE id = ?)",
+                 "ii", store_now_ms(), c->message);
+}
+
+void sessions_finish(struct sessions *s, int64_t message, const char *text, size_t len,
+                     const int32_t *ids, int32_t n, const char *stop)
+{
+    struct command c = {.run = run_finish, .message = message, .text = text, .len = len,
+                        .ids = ids, .n_id = n, .word = stop ? stop : ""};
+    writer_post(s, &c);
+}

@@ -1,0 +1,243 @@
+#include "sessions/sessions.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "engine/base/mem.h"
+#include "engine/base/str.h"
+#include "sessions/store.h"
+#include "sessions/writer.h"
+
+int64_t store_now_ms(void)
+{
+    struct timespec t;
+    clock_gettime(CLOCK_REALTIME, &t);
+    return (int64_t)t.tv_sec * 1000 + t.tv_nsec / 1000000;
+}
+
+/* ---- where the files are ---- */
+
+static enum status default_path(char **ret, struct err *e)
+{
+    const char *xdg = getenv("XDG_DATA_HOME"), *home = getenv("HOME");
+    struct str p = {0};
+    if (xdg && xdg[0] == '/') /* the XDG rules: relative paths are to be ignored */
+        str_adds(&p, xdg);
+    else if (home && home[0] == '/')
+        str_addf(&p, "%s/.local/share", home);
+    else
+        return err_set(e, ERR_USAGE, "no place for conversations: set HOME or use --db FILE");
+    str_adds(&p, "/dogear/dogear.db");
+    *ret = str_take(&p);
+    return OK;
+}
+
+/* Creates every missing folder above path, private to the user. */
+static enum status make_folders(const char *path, struct err *e)
+{
+    char *p = mem_strdup(path);
+    enum status st = OK;
+    for (char *slash = strchr(p + 1, '/'); slash && st == OK; slash = strchr(slash + 1, '/')) {
+        *slash = '\0';
+        if (mkdir(p, 0700) != 0 && errno != EEXIST && errno != EROFS && errno != EACCES)
+            st = err_set(e, ERR_IO, "cannot make folder %s: %s", p, strerror(errno));
+        *slash = '/';
+    }
+    free(p);
+    return st;
+}
+
+/* Makes the file 0600 before SQLite sees it: the -wal and -shm files inherit the mode. Returns false
+ * when it can only be read. */
+static enum status claim_file(const char *path, bool *ret_writable, struct err *e)
+{
+    struct stat sb;
+    int fd = open(path, O_RDWR | O_CREAT | O_CLOEXEC | O_NONBLOCK | O_NOCTTY, 0600);
+    *ret_writable = fd >= 0;
+    if (fd < 0 && (errno == EROFS || errno == EACCES || errno == EPERM))
+        fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK | O_NOCTTY);
+    if (fd < 0)
+        return err_set(e, ERR_IO, "cannot open %s: %s", path, strerror(errno));
+    enum status st = OK;
+    if (fstat(fd, &sb) != 0 || !S_ISREG(sb.st_mode))
+        st = err_set(e, ERR_FORMAT, "%s is no file: choose another --db", path);
+    else if (*ret_writable && (sb.st_mode & 077) && fchmod(fd, 0600) != 0 && errno != EPERM)
+        st = err_set(e, ERR_IO, "cannot make %s private: %s", path, strerror(errno));
+    close(fd);
+    return st;
+}
+
+/* ---- open and close ---- */
+
+static enum status open_reader(struct sessions *s, struct err *e)
+{
+    if (!s->read_only)
+        return db_open(s->path, DB_READ, &s->r, e);
+    /* WAL needs a -shm file: on media that cannot be written only immutable works, and it is safe
+     * there because nobody else can write either. */
+    TRY(db_open(s->path, DB_READ, &s->r, e));
+    int64_t n;
+    if (db_int(s->r, e, &n, "SELECT count(*) FROM sqlite_schema", "") == OK)
+        return OK;
+    db_close(s->r);
+    s->r = NULL;
+    return db_open(s->path, DB_IMMUTABLE, &s->r, e);
+}
+
+static enum status open_writer(struct sessions *s, struct err *e)
+{
+    TRY(db_open(s->path, DB_CREATE, &s->w, e));
+    TRY(migrate_store(s->w, true, e));
+    TRY(db_exec(s->w,
+                "PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL; "
+                "PRAGMA journal_size_limit = 4194304; PRAGMA secure_delete = ON;",
+                e));
+    /* Answers that a crash cut are searchable from now on. */
+    TRY(db_do(s->w, e, "UPDATE message SET indexed = 1 WHERE indexed = 0", ""));
+    return OK;
+}
+
+enum status sessions_open(const char *path, struct sessions **ret, struct err *e)
+{
+    struct sessions *s = mem_calloc(1, sizeof *s);
+    pthread_mutex_init(&s->r_lock, NULL);
+    pthread_mutex_init(&s->trouble_lock, NULL);
+    enum status st = OK;
+    bool writable = false, is_default = !path;
+    if (path)
+        s->path = mem_strdup(path);
+    else
+        st = default_path(&s->path, e);
+    if (st == OK)
+        st = make_folders(s->path, e);
+    if (st == OK && is_default) {
+        char *folder = mem_strndup(s->path, (size_t)(strrchr(s->path, '/') - s->path));
+        struct stat sb;
+        if (stat(folder, &sb) == 0 && (sb.st_mode & 077))
+            (void)!chmod(folder, 0700); /* not ours or read-only: the files are private anyway */
+        free(folder);
+    }
+    if (st == OK)
+        st = claim_file(s->path, &writable, e);
+    if (st == OK && writable)
+        st = open_writer(s, e);
+    s->read_only = !writable;
+    if (st == OK)
+        st = open_reader(s, e);
+    if (st == OK && !writable)
+        st = migrate_store(s->r, false, e);
+    if (st == OK && writable)
+        st = writer_start(s, e);
+    if (st != OK) {
+        sessions_close(s);
+        return st;
+    }
+    *ret = s;
+    return OK;
+}
+
+void sessions_close(struct sessions *s)
+{
+    if (!s)
+        return;
+    writer_stop(s);
+    db_close(s->r);
+    db_close(s->w);
+    pthread_mutex_destroy(&s->r_lock);
+    pthread_mutex_destroy(&s->trouble_lock);
+    free(s->path);
+    free(s);
+}
+
+const char *sessions_path(const struct sessions *s)
+{
+    return s->path;
+}
+
+/* ---- trouble ---- */
+
+void store_trouble(struct sessions *s, const struct err *e)
+{
+    pthread_mutex_lock(&s->trouble_lock);
+    if (!s->trouble)
+        s->trouble_err = *e;
+    s->trouble = true;
+    pthread_mutex_unlock(&s->trouble_lock);
+}
+
+bool sessions_trouble(struct sessions *s, struct err *ret)
+{
+    pthread_mutex_lock(&s->trouble_lock);
+    bool had = s->trouble;
+    if (had)
+        *ret = s->trouble_err;
+    s->trouble = false;
+    pthread_mutex_unlock(&s->trouble_lock);
+    return had;
+}
+
+/* ---- reading ---- */
+
+void store_read_begin(struct sessions *s)
+{
+    writer_drain(s);
+    pthread_mutex_lock(&s->r_lock);
+}
+
+void store_read_end(struct sessions *s)
+{
+    pthread_mutex_unlock(&s->r_lock);
+}
+
+static enum status run_nothing(struct sessions *s, struct command *c, struct err *e)
+{
+    return OK;
+}
+
+enum status sessions_flush(struct sessions *s, struct err *e)
+{
+    if (!s->writer)
+        return OK; /* read-only: nothing can be queued */
+    struct command c = {.run = run_nothing};
+    return writer_call(s, &c, e);
+}
+
+/* ---- settings ---- */
+
+enum status sessions_setting(struct sessions *s, const char *key, char **ret, struct err *e)
+{
+    sqlite3_stmt *q = NULL;
+    bool row = false;
+    store_read_begin(s);
+    enum status st = db_query(s->r, e, &q, "SELECT value FROM setting WHERE key = ?", "t", key);
+    if (st == OK)
+        st = db_next(s->r, q, &row, e);
+    if (st == OK)
+        *ret = row ? db_text(q, 0, NULL) : NULL;
+    db_done(q);
+    store_read_end(s);
+    return st;
+}
+
+static enum status run_setting(struct sessions *s, struct command *c, struct err *e)
+{
+    if (!c->text)
+        return db_do(s->w, e, "DELETE FROM setting WHERE key = ?", "t", c->word);
+    return db_do(s->w, e,
+                 "INSERT INTO setting (key, value) VALUES (?, ?) "
+                 "ON CONFLICT (key) DO UPDATE SET value = excluded.value",
+                 "ts", c->word, c->text, c->len);
+}
+
+void sessions_set_setting(struct sessions *s, const char *key, const char *value)
+{
+    struct command c = {.run = run_setting, .word = key, .text = value,
+                        .len = value ? strlen(value) : 0};
+    writer_post(s, &c);
+}

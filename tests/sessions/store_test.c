@@ -1,0 +1,94 @@
+#include "tests/sessions/store_test.h"
+
+#include <dirent.h>
+#include <unistd.h>
+
+#include "engine/base/mem.h"
+#include "engine/base/str.h"
+
+struct err err_seen;
+static char dir[256];
+
+int store_dir_setup(void **state)
+{
+    const char *tmp = getenv("TMPDIR");
+    snprintf(dir, sizeof dir, "%s/dogear-test-XXXXXX", tmp ? tmp : "/tmp");
+    return mkdtemp(dir) ? 0 : -1;
+}
+
+static void remove_tree(const char *path)
+{
+    DIR *d = opendir(path);
+    struct dirent *ent;
+    while (d && (ent = readdir(d))) {
+        char p[600];
+        if (!strcmp(ent->d_name, ".") || !strcmp(ent->d_name, ".."))
+            continue;
+        snprintf(p, sizeof p, "%s/%s", path, ent->d_name);
+        if (unlink(p) != 0)
+            remove_tree(p);
+    }
+    if (d)
+        closedir(d);
+    rmdir(path);
+}
+
+int store_dir_teardown(void **state)
+{
+    remove_tree(dir);
+    return 0;
+}
+
+const char *store_dir(void)
+{
+    return dir;
+}
+
+const char *store_file(const char *name)
+{
+    static char path[8][600];
+    static int at;
+    at = (at + 1) % 8;
+    snprintf(path[at], sizeof path[at], "%s/%s", dir, name);
+    return path[at];
+}
+
+struct sessions *store_new(void)
+{
+    struct sessions *s = NULL;
+    CHECK_OK(sessions_open(store_file("dogear.db"), &s, &err_seen));
+    return s;
+}
+
+int64_t store_say(struct sessions *s, int64_t id, int64_t parent, const char *role,
+                  const char *text)
+{
+    int64_t m = 0;
+    CHECK_OK(sessions_add(s, id, parent, role, text, strlen(text), &m, &err_seen));
+    assert_true(m > parent);
+    return m;
+}
+
+int64_t store_answer(struct sessions *s, int64_t id, int64_t parent, const char *text,
+                     int32_t first_id, int32_t n_id)
+{
+    int64_t m = store_say(s, id, parent, "assistant", "");
+    int32_t *ids = mem_alloc((size_t)n_id * sizeof *ids + 1);
+    for (int32_t i = 0; i < n_id; i++)
+        ids[i] = first_id + i;
+    sessions_finish(s, m, text, strlen(text), ids, n_id, "eos");
+    free(ids);
+    return m;
+}
+
+char *store_path_text(struct sessions *s, int64_t id)
+{
+    struct sessions_message *m;
+    struct str out = {0};
+    int32_t n;
+    CHECK_OK(sessions_path_load(s, id, &m, &n, &err_seen));
+    for (int32_t i = 0; i < n; i++)
+        str_addf(&out, "%s%s:%s", i ? "|" : "", m[i].role, m[i].text);
+    sessions_messages_free(m, n);
+    return str_take(&out);
+}
