@@ -51,5 +51,9 @@ void *mem_try(size_t size_bytes)
 
 bool mem_mul(uint64_t a, uint64_t b, uint64_t *ret)
 {
-    return !__builtin_mul_overflow(a, b, ret);
+    uint64_t product;
+    if (__builtin_mul_overflow(a, b, &product))
+        return false;
+    *ret = product;
+    return true;
 }
