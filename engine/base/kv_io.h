@@ -1,9 +1,21 @@
 /* What the engine hands to whoever keeps KV on disk, and asks back: plain data, no SQL, no model.
  *
  * A piece is one plane of the sealed pages of one layer for a group of KV heads and one 64-token
- * block, or (plane KV_IO_WINDOW) the f16 window rows and sampler state at the end of a turn. The
- * receiver stores the bytes as they are (it may compress them losslessly) and returns them
- * unchanged or not at all: a piece whose checksum does not match is missing, never guessed. */
+ * block, or (plane KV_IO_WINDOW, KV_IO_META) state at some point of the log: f16 window rows,
+ * sampler, precision map. The receiver stores the bytes as they are (it may compress them
+ * losslessly) and returns them unchanged or not at all: a piece whose checksum does not match is
+ * missing, never guessed.
+ *
+ * Pieces are named by the tokens they stand for, not by the timeline: the hash of the log from its
+ * first token to the end of the block, with the fingerprint of everything else that decides their
+ * content. So branches, forks and chats that begin alike share pages, an edited log never finds
+ * pages of the old one, and a piece counts exactly when the log that asks for it is that log.
+ *
+ * Planes follow the precision ladder, so that dropping the highest plane is one step down:
+ *   plane 0: all of 2/2 with scales   1: what 4/2 adds   2: 4/4   3: 6/4   4: 8/4   5: 8/8
+ *   plane 6: f16 rows of an exact page (stands alone)
+ * A page whose highest plane is p is in tier 6 - p of engine/stats.h. A preset may leave planes out
+ * (bytes of several steps in the lowest of them), never reorder them. */
 #ifndef ENGINE_BASE_KV_IO_H
 #define ENGINE_BASE_KV_IO_H
 
@@ -12,32 +24,63 @@
 #include <stdint.h>
 
 enum { KV_IO_WINDOW = -1, KV_IO_META = -2 };
+enum { KV_IO_BLOCK_TOK = 64, KV_IO_PLANES = 7, KV_IO_PLANE_F16 = 6 };
 
 struct kv_piece {
     int32_t layer;      /* -1 for pieces that belong to no layer */
     int32_t head_group; /* KV heads are stored in groups so that blobs are 32-64 KiB */
-    int32_t block;      /* 64-token block index from the start of the timeline */
-    int32_t plane;      /* 0 = most significant; or KV_IO_WINDOW, KV_IO_META */
+    int32_t block;      /* pages: 64-token block index; state: tokens in the log at that point */
+    int32_t plane;      /* 0..6 as above; or KV_IO_WINDOW, KV_IO_META */
     const void *data;
     size_t size_bytes;
 };
 
-/* All callbacks may be called from the engine's thread and must not block on disk except get,
- * which reads. `timeline` is the number the caller gave with the turn. n_tok_valid: pieces of a
- * block count only while the token log is at least that long and unchanged (the receiver checks
- * the log's hash, see tok_hash). */
+/* Hash of a token log, token by token, so that it can be continued: start with KV_IO_HASH_EMPTY.
+ * Every step is a bijection of the hash for a given id (multiply, xor-shift), so two logs that
+ * differ in one token never collide; beyond that it is as good as 64 bits are. Not for secrets. */
+#define KV_IO_HASH_EMPTY UINT64_C(0x646f67656172206b)
+
+static inline uint64_t kv_io_hash(uint64_t hash, const int32_t *ids, int32_t n)
+{
+    for (int32_t i = 0; i < n; i++) {
+        hash = (hash ^ (uint32_t)ids[i]) + UINT64_C(0x9e3779b97f4a7c15);
+        hash = (hash ^ (hash >> 30)) * UINT64_C(0xbf58476d1ce4e5b9);
+        hash = (hash ^ (hash >> 27)) * UINT64_C(0x94d049bb133111eb);
+        hash ^= hash >> 31;
+    }
+    return hash;
+}
+
+/* All callbacks may be called from the engine's thread; put and dropped never block on disk, the
+ * others read (and wait for puts still queued). `timeline` is the number the caller gave with the
+ * turn; it says who uses a piece, not which piece it is. Numbers <= 0 are not kept. */
 struct kv_io {
     void *ctx;
-    /* Copies and queues the pieces for writing. */
+    /* Copies and queues the pieces for writing. All of them end at n_tok_end, and tok_hash is the
+     * hash of the first n_tok_end ids: for pages n_tok_end = 64 * (block + 1), so one call per
+     * block; for state block = n_tok_end. A piece that is already there is replaced. */
     void (*put)(void *ctx, int64_t timeline, uint64_t fingerprint, int32_t n_tok_end,
                 uint64_t tok_hash, const struct kv_piece *pieces, int n_piece);
-    /* Reads one piece into a buffer that the callee allocates with malloc and the caller frees.
-     * False when it is missing, damaged or written under another fingerprint or token log. */
+    /* Reads one piece (named by layer, head_group, block, plane; tok_hash as for put) into a buffer
+     * that the callee allocates with malloc and the caller frees; sets data and size_bytes. False
+     * when it is missing, damaged or written under another fingerprint or token log. */
     bool (*get)(void *ctx, int64_t timeline, uint64_t fingerprint, uint64_t tok_hash,
                 struct kv_piece *piece, void **ret_owned);
-    /* Planes below `plane` of a block were dropped in memory; the store may do the same later. */
-    void (*dropped)(void *ctx, int64_t timeline, int32_t layer, int32_t head_group, int32_t block,
-                    int32_t plane);
+    /* Planes >= `plane` of a page were dropped in memory; they are dropped on disk too unless
+     * another timeline uses them. tok_hash as for put. */
+    void (*dropped)(void *ctx, int64_t timeline, uint64_t fingerprint, uint64_t tok_hash,
+                    int32_t layer, int32_t head_group, int32_t block, int32_t plane);
+    /* What is held for a log: the first *ret_n_block blocks have pages, and the newest state stands
+     * at *ret_n_state tokens (0 = none). */
+    void (*find)(void *ctx, int64_t timeline, uint64_t fingerprint, const int32_t *ids,
+                 int32_t n_id, int32_t *ret_n_block, int32_t *ret_n_state);
+    /* Reads everything that ends at n_tok_end in one go: the pages of one block, or state. visit is
+     * called for each intact piece (layer, then head_group, then plane ascending) with data that is
+     * valid only during the call; it returns false to stop. Returns the number of pieces left out
+     * because they were damaged, or -1 when nothing is held. */
+    int32_t (*load)(void *ctx, int64_t timeline, uint64_t fingerprint, uint64_t tok_hash,
+                    int32_t n_tok_end, bool state,
+                    bool (*visit)(void *visit_ctx, const struct kv_piece *piece), void *visit_ctx);
 };
 
 #endif
