@@ -1,8 +1,9 @@
 /* Chooses the next token from logits: llama.cpp's names, defaults and order.
  *
  * Order: repeat penalty over the last repeat_last_n tokens, top-k, top-p, min-p, temperature, then
- * one draw. temp <= 0 takes the most probable token. The random generator is our own and its state
- * is explicit: the same seed, logits and history give the same tokens on every machine.
+ * one draw. temp <= 0 takes the most probable token (after the penalty). repeat_last_n < 0 looks
+ * back as far as is remembered (16384 tokens). The random generator is our own and its state is
+ * explicit: the same seed, logits and history give the same tokens.
  *
  * One thread at a time. sampler_pick and sampler_accept do not allocate. */
 #ifndef ENGINE_SAMPLER_H
