@@ -1,0 +1,138 @@
+#!/usr/bin/env bash
+# The command line against the scripted engine and the store: output, exit codes, JSON fields.
+. "$(dirname "$0")/lib.sh"
+fake=$work/fake.txt
+cat >"$fake" <<'S'
+rate 1
+echo
+on story
+say Once upon a time there was a fold.\nIt stayed folded.
+on slow
+rate 20
+say one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen seventeen eighteen nineteen twenty
+on broken
+say half an ans
+fail the script says so
+S
+
+dogear --help && grep -q '^usage: dogear' "$work/out" && grep -q -- '--kv-budget' "$work/out"
+ok cli__help__names_commands_and_options
+dogear help ask && grep -q '^usage: dogear ask' "$work/out"
+ok cli__help__one_command
+dogear --version && grep -qx 'dogear [0-9.]*' "$work/out"
+ok cli__version__one_line
+dogear nosuch; [ $rc -eq 2 ] && one_line_error && grep -q nosuch "$work/err"
+ok cli__unknown_command__exit_2
+dogear ask --nosuch x; [ $rc -eq 2 ] && one_line_error && grep -q -- --nosuch "$work/err"
+ok cli__unknown_option__exit_2
+dogear ask --top-p 7 x; [ $rc -eq 2 ] && one_line_error && grep -q '"7"' "$work/err"
+ok cli__bad_number__names_value
+dogear ask --kv-budget 12Q x; [ $rc -eq 2 ] && one_line_error
+ok cli__bad_size__exit_2
+dogear ask; [ $rc -eq 2 ] && one_line_error
+ok ask__no_prompt__exit_2
+dogear ask -m /nonexistent/x.gguf hi; [ $rc -eq 1 ] && one_line_error
+ok ask__missing_model__one_line
+mkdir -p "$XDG_CONFIG_HOME/dogear" && echo 'colour = red' >"$XDG_CONFIG_HOME/dogear/config"
+dogear list; [ $rc -eq 2 ] && one_line_error && grep -q 'config:1' "$work/err"
+ok config__unknown_key__names_file_and_line
+printf '# mine\ntemp = 0.5\n' >"$XDG_CONFIG_HOME/dogear/config"
+dogear list
+ok config__known_key__accepted
+rm -r "$XDG_CONFIG_HOME/dogear"
+
+dogear ask --fake "$fake" hello there && [ "$(cat "$work/out")" = "hello there" ] && [ ! -s "$work/err" ]
+ok ask__answer__alone_on_stdout
+dogear_in "from a pipe" ask --fake "$fake" && [ "$(cat "$work/out")" = "from a pipe" ]
+ok ask__stdin__is_the_prompt
+dogear_in "data" ask --fake "$fake" -p "look:" && [ "$(cat "$work/out")" = "look:
+
+data" ]
+ok ask__stdin__is_added_to_the_prompt
+dogear ask --fake "$fake" --json tell a story &&
+    [ "$(json "$work/out" 'j["answer"]')" = "Once upon a time there was a fold.
+It stayed folded." ] && [ "$(json "$work/out" 'j["stop"]')" = eos ] &&
+    [ "$(json "$work/out" '[k for k in "answer conversation model kv tokens_reused tokens_read tokens_generated ttft_ms prefill_tps decode_tps kv_bytes f16_bytes density retained_mass stop".split() if k not in j]')" = "[]" ]
+ok ask__json__has_every_field
+[ "$(json "$work/out" 'j["density"]')" = None ]
+ok ask__json__unknown_is_null
+story=$(json "$work/out" 'j["conversation"]')
+dogear ask --fake "$fake" broken; [ $rc -eq 1 ] && grep -q 'the script says so' "$work/err"
+ok ask__engine_failure__exit_1
+
+dogear list --json && [ "$(json "$work/out" 'len(j)')" = 5 ] &&
+    [ "$(json "$work/out" '[k for k in "id title updated messages tokens kv_bytes tiers pinned".split() if k not in j[0]]')" = "[]" ]
+ok list__json__has_every_field
+dogear list && grep -q 'tell a story' "$work/out"
+ok list__table__shows_titles
+dogear show "$story" && grep -q 'It stayed folded' "$work/out" && grep -q '^\[user\]' "$work/out"
+ok show__text__has_both_sides
+dogear show "$story" --json && [ "$(json "$work/out" 'j["path"][1]["role"]')" = assistant ]
+ok show__json__path
+dogear show 99999; [ $rc -eq 1 ] && one_line_error
+ok show__unknown_id__one_line
+dogear show abc; [ $rc -eq 2 ] && one_line_error
+ok show__no_number__exit_2
+dogear search folded --json && [ "$(json "$work/out" 'j[0]["id"]')" = "$story" ]
+ok search__word__finds_answer
+for query in '"' "'" 'a AND' '(' '*' 'x NEAR y' '--' '%' 'title:'; do
+    timeout 20 "$DOGEAR" search -- "$query" >"$work/out" 2>"$work/err" </dev/null || { grep -qi 'syntax\|sql' "$work/err" && false; } || break
+done
+ok search__any_punctuation__is_safe
+dogear rename "$story" A new 'name' && dogear list && grep -q 'A new name' "$work/out"
+ok rename__title__shown
+dogear fork "$story" && forked=$(cat "$work/out") && dogear show "$forked" && grep -q folded "$work/out"
+ok fork__copy__same_text
+dogear ask --fake "$fake" -r "$forked" and more --json &&
+    [ "$(json "$work/out" 'j["tokens_reused"] > 0')" = True ] && dogear show "$story" && ! grep -q 'and more' "$work/out"
+ok fork__going_on__leaves_the_original_alone
+dogear rm "$story" && { dogear show "$story"; [ $rc -eq 1 ]; } && dogear show "$forked" && grep -q folded "$work/out"
+ok rm__original__fork_keeps_its_text
+dogear pin "$forked" && dogear list --json && [ "$(json "$work/out" '[r["pinned"] for r in j if r["id"]=='"$forked"']')" = "[True]" ]
+ok pin__shown
+dogear ask --fake "$fake" -r again --json && [ "$(json "$work/out" 'j["conversation"]')" = "$forked" ]
+ok ask__resume__takes_the_latest
+before=$(find "$work/data" -type f -exec md5sum {} + | sort | md5sum)
+dogear ask --fake "$fake" --no-save secret && [ "$(cat "$work/out")" = secret ] &&
+    [ "$(find "$work/data" -type f -exec md5sum {} + | sort | md5sum)" = "$before" ]
+ok ask__no_save__leaves_nothing
+[ "$(stat -c %a "$XDG_DATA_HOME/dogear")" = 700 ] && [ -z "$(find "$XDG_DATA_HOME/dogear" -type f ! -perm 600)" ]
+ok store__permissions__private
+dogear doctor && grep -q 'text ok' "$work/out"
+ok doctor__healthy__exit_0
+dogear doctor --json && [ "$(json "$work/out" 'j["ok"]')" = True ]
+ok doctor__json
+
+echo 'this is no database' >"$work/foreign.db"
+dogear list --db "$work/foreign.db"; [ $rc -eq 1 ] && one_line_error && [ "$(cat "$work/foreign.db")" = 'this is no database' ]
+ok store__foreign_file__one_line_and_left_alone
+sqlite3 "$work/other.db" 'create table t(x); insert into t values(1)' 2>/dev/null
+dogear list --db "$work/other.db"; [ $rc -eq 1 ] && one_line_error
+ok store__foreign_database__one_line
+
+# a kill in the middle of an answer: the question whole, the answer up to about the last second
+"$DOGEAR" ask --fake "$fake" slow please >"$work/stream" 2>/dev/null </dev/null &
+pid=$!
+wait_for 20 grep -q nineteen "$work/stream"
+kill -9 $pid 2>/dev/null
+wait $pid 2>/dev/null
+dogear list --json && id=$(json "$work/out" 'j[0]["id"]') && dogear show "$id" --json &&
+    [ "$(json "$work/out" 'j["path"][0]["text"]')" = "slow please" ] &&
+    [ "$(json "$work/out" 'j["path"][1]["text"].startswith("one two")')" = True ]
+ok kill__while_streaming__nothing_typed_is_lost
+dogear doctor
+ok kill__store__sound_afterwards
+"$DOGEAR" ask --fake "$fake" slow again >"$work/stream" 2>"$work/err" </dev/null &
+pid=$!
+wait_for 20 grep -q three "$work/stream"
+kill -INT $pid
+wait $pid
+[ $? -eq 130 ] && dogear show "$(($id + 1))" --json && [ "$(json "$work/out" 'j["path"][1]["stop"]')" = cancel ]
+ok interrupt__ask__stores_what_was_said
+
+for shell in bash zsh fish; do dogear --completion-$shell && grep -q kv-budget "$work/out" || break; done
+ok completion__every_shell
+"$DOGEAR" --completion-bash | bash -n
+ok completion__bash__parses
+"$DOGEAR" list </dev/null | head -c 1 >/dev/null
+ok list__closed_pipe__no_noise
