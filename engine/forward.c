@@ -9,28 +9,30 @@ struct forward {
     const struct model *m;
     struct kern *kern;
     int32_t n_chunk;
-    float *x;      /* dev [n_chunk, n_embd]: the residual stream */
-    float *h;      /* dev [n_chunk, n_embd]: its normed copy, and what a part gives back */
-    float *q, *a;  /* dev [n_chunk, n_head * head_dim]: queries, attention's answer */
-    float *k, *v;  /* dev [n_chunk, n_head_kv * head_dim] */
+    float *x;         /* dev [n_chunk, n_embd]: the residual stream */
+    float *h;         /* dev [n_chunk, n_embd]: its normed copy, and what a part gives back */
+    float *q, *a;     /* dev [n_chunk, n_head * head_dim]: queries, attention's answer */
+    float *k, *v;     /* dev [n_chunk, n_head_kv * head_dim] */
     float *gate, *up; /* dev [n_chunk, n_ff] */
-    float *logits; /* dev [FORWARD_HEAD_ROWS, n_vocab] */
+    float *logits;    /* dev [FORWARD_HEAD_ROWS, n_vocab] */
     float *host_logits;
 };
 
 /* Floats per token of the chunk, and floats of the head. */
-static uint64_t row_floats(const struct model_params *p) {
+static uint64_t row_floats(const struct model_params *p)
+{
     return 2 * (uint64_t)p->n_embd + 2 * (uint64_t)p->n_head * (uint64_t)p->head_dim +
            2 * (uint64_t)p->n_head_kv * (uint64_t)p->head_dim + 2 * (uint64_t)p->n_ff;
 }
 
-uint64_t forward_bytes(const struct model_params *p, int32_t n_chunk) {
-    return sizeof(float) * (row_floats(p) * (uint64_t)n_chunk +
-                            2 * FORWARD_HEAD_ROWS * (uint64_t)p->n_vocab);
+uint64_t forward_bytes(const struct model_params *p, int32_t n_chunk)
+{
+    return sizeof(float) *
+           (row_floats(p) * (uint64_t)n_chunk + 2 * FORWARD_HEAD_ROWS * (uint64_t)p->n_vocab);
 }
 
-enum status forward_new(const struct model *m, int32_t n_chunk, struct forward **ret,
-                        struct err *e) {
+enum status forward_new(const struct model *m, int32_t n_chunk, struct forward **ret, struct err *e)
+{
     const struct model_params *p = &m->p;
     struct forward *f = mem_calloc(1, sizeof *f);
     f->m = m;
@@ -38,10 +40,19 @@ enum status forward_new(const struct model *m, int32_t n_chunk, struct forward *
     f->n_chunk = n_chunk;
     uint64_t n = (uint64_t)n_chunk, n_q = (uint64_t)p->n_head * (uint64_t)p->head_dim,
              n_kv = (uint64_t)p->n_head_kv * (uint64_t)p->head_dim;
-    struct { float **at; uint64_t n_float; } bufs[] = {
-        {&f->x, n * (uint64_t)p->n_embd}, {&f->h, n * (uint64_t)p->n_embd}, {&f->q, n * n_q},
-        {&f->a, n * n_q}, {&f->k, n * n_kv}, {&f->v, n * n_kv}, {&f->gate, n * (uint64_t)p->n_ff},
-        {&f->up, n * (uint64_t)p->n_ff}, {&f->logits, FORWARD_HEAD_ROWS * (uint64_t)p->n_vocab},
+    struct {
+        float **at;
+        uint64_t n_float;
+    } bufs[] = {
+        {&f->x, n * (uint64_t)p->n_embd},
+        {&f->h, n * (uint64_t)p->n_embd},
+        {&f->q, n * n_q},
+        {&f->a, n * n_q},
+        {&f->k, n * n_kv},
+        {&f->v, n * n_kv},
+        {&f->gate, n * (uint64_t)p->n_ff},
+        {&f->up, n * (uint64_t)p->n_ff},
+        {&f->logits, FORWARD_HEAD_ROWS * (uint64_t)p->n_vocab},
     };
     for (size_t i = 0; i < sizeof bufs / sizeof *bufs; i++) {
         *bufs[i].at = f->kern->ops->alloc(f->kern, sizeof(float) * bufs[i].n_float);
@@ -59,7 +70,8 @@ fail:
                    (unsigned long long)forward_bytes(p, n_chunk), n_chunk);
 }
 
-void forward_free(struct forward *f) {
+void forward_free(struct forward *f)
+{
     if (!f)
         return;
     float *bufs[] = {f->x, f->h, f->q, f->a, f->k, f->v, f->gate, f->up, f->logits};
@@ -70,14 +82,21 @@ void forward_free(struct forward *f) {
     free(f);
 }
 
-int32_t forward_n_chunk(const struct forward *f) {
+int32_t forward_n_chunk(const struct forward *f)
+{
     return f->n_chunk;
+}
+
+int32_t forward_n_layer(const struct forward *f)
+{
+    return f->m->p.n_layer;
 }
 
 /* x += the block's answer, normed first where the model norms it (gemma). The answer is w * y. */
 static void add_answer(struct forward *f, const struct model_mat *w, const float *bias,
                        const float *post_norm, const float *y, int32_t y_stride, float *x,
-                       int32_t n_tok) {
+                       int32_t n_tok)
+{
     struct kern *k = f->kern;
     const struct model_params *p = &f->m->p;
     if (!post_norm) {
@@ -94,7 +113,8 @@ static void add_answer(struct forward *f, const struct model_mat *w, const float
 /* x += O * attention(norm(x)). Keys and values of all n_tok rows are written; queries are answered
  * from row `first` on. */
 static void attention(struct forward *f, const struct model_layer *l, const struct kern_kv *kv,
-                      int32_t n_tok, int32_t pos0, int32_t first) {
+                      int32_t n_tok, int32_t pos0, int32_t first)
+{
     struct kern *k = f->kern;
     const struct model_params *p = &f->m->p;
     int32_t d = p->head_dim, n_q = p->n_head * d, n_kv = p->n_head_kv * d, n_ask = n_tok - first;
@@ -136,7 +156,8 @@ static void attention(struct forward *f, const struct model_layer *l, const stru
 
 /* x += Down * (act(Gate * norm(x)) * (Up * norm(x))), for rows from `first` on. */
 static void feed_forward(struct forward *f, const struct model_layer *l, int32_t n_tok,
-                         int32_t first) {
+                         int32_t first)
+{
     struct kern *k = f->kern;
     const struct model_params *p = &f->m->p;
     int32_t n = n_tok - first;
@@ -153,7 +174,8 @@ static void feed_forward(struct forward *f, const struct model_layer *l, int32_t
 
 enum status forward_run(struct forward *f, struct kv_line *line, const int32_t *ids, int32_t n_tok,
                         enum forward_want want, bool (*go_on)(void *ctx, int32_t layer), void *ctx,
-                        struct err *e) {
+                        struct err *e)
+{
     const struct model *m = f->m;
     int32_t pos0 = kv_n_tok(line);
     assert(n_tok > 0 && n_tok <= f->n_chunk && n_tok <= kv_room(line));
@@ -174,7 +196,8 @@ enum status forward_run(struct forward *f, struct kv_line *line, const int32_t *
     return OK;
 }
 
-const float *forward_head(struct forward *f, int32_t row0, int32_t n_row) {
+const float *forward_head(struct forward *f, int32_t row0, int32_t n_row)
+{
     const struct model *m = f->m;
     struct kern *k = f->kern;
     assert(n_row > 0 && n_row <= FORWARD_HEAD_ROWS && row0 >= 0 && row0 + n_row <= f->n_chunk);

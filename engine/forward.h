@@ -23,6 +23,7 @@ enum status forward_new(const struct model *m, int32_t n_chunk, struct forward *
                         struct err *e);
 void forward_free(struct forward *f); /* NULL is fine */
 int32_t forward_n_chunk(const struct forward *f);
+int32_t forward_n_layer(const struct forward *f);
 
 /* Computes n_tok (1..n_chunk) tokens at the end of the timeline; the room must be reserved
  * (kv_room). Commits them on success. go_on (may be NULL) is asked before each layer, with the

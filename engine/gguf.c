@@ -17,14 +17,14 @@ _Static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__, "GGUF is read in place
 enum {
     DEFAULT_ALIGN = 32,
     MAX_ALIGN = 1 << 20,
-    MIN_KV_BYTES = 8 + 4 + 1,              /* key length, type, smallest value */
-    MIN_TENSOR_BYTES = 8 + 4 + 8 + 4 + 8,  /* name length, n_dim, one dim, type, offset */
+    MIN_KV_BYTES = 8 + 4 + 1,             /* key length, type, smallest value */
+    MIN_TENSOR_BYTES = 8 + 4 + 8 + 4 + 8, /* name length, n_dim, one dim, type, offset */
     MAX_PART = 4096,
     MAX_KEY = 65535,
 };
 
 static const uint8_t type_bytes[GGUF_TYPES] = {
-    [GGUF_U8] = 1,  [GGUF_I8] = 1,  [GGUF_U16] = 2, [GGUF_I16] = 2, [GGUF_U32] = 4, [GGUF_I32] = 4,
+    [GGUF_U8] = 1,  [GGUF_I8] = 1,   [GGUF_U16] = 2, [GGUF_I16] = 2, [GGUF_U32] = 4, [GGUF_I32] = 4,
     [GGUF_F32] = 4, [GGUF_BOOL] = 1, [GGUF_U64] = 8, [GGUF_I64] = 8, [GGUF_F64] = 8,
 };
 
@@ -55,27 +55,33 @@ struct reader {
 
 /* ---- reading ---- */
 
-static bool have(const struct reader *r, uint64_t n) {
+static bool have(const struct reader *r, uint64_t n)
+{
     return n <= r->part->size_bytes - r->at;
 }
 
 static enum status read_bytes(struct reader *r, void *dst, size_t n, const char *what,
-                              struct err *e) {
+                              struct err *e)
+{
     if (!have(r, n))
-        return err_set(e, ERR_FORMAT, "%s: file ends at byte %zu inside %s: it is truncated; "
-                       "download it again", r->part->path, r->part->size_bytes, what);
+        return err_set(e, ERR_FORMAT,
+                       "%s: file ends at byte %zu inside %s: it is truncated; "
+                       "download it again",
+                       r->part->path, r->part->size_bytes, what);
     memcpy(dst, r->part->map + r->at, n);
     r->at += n;
     return OK;
 }
 
-static enum status read_str(struct reader *r, struct gguf_str *ret, const char *what,
-                            struct err *e) {
-    uint64_t len;
+static enum status read_str(struct reader *r, struct gguf_str *ret, const char *what, struct err *e)
+{
+    uint64_t len = 0;
     TRY(read_bytes(r, &len, sizeof len, what, e));
     if (!have(r, len))
-        return err_set(e, ERR_FORMAT, "%s: %s at byte %zu claims %llu bytes, but only %zu are left "
-                       "in the file", r->part->path, what, r->at - 8, (unsigned long long)len,
+        return err_set(e, ERR_FORMAT,
+                       "%s: %s at byte %zu claims %llu bytes, but only %zu are left "
+                       "in the file",
+                       r->part->path, what, r->at - 8, (unsigned long long)len,
                        r->part->size_bytes - r->at);
     ret->s = (const char *)r->part->map + r->at;
     ret->len = (size_t)len;
@@ -83,8 +89,9 @@ static enum status read_str(struct reader *r, struct gguf_str *ret, const char *
     return OK;
 }
 
-static enum status read_value(struct reader *r, struct gguf_kv *kv, struct err *e) {
-    uint32_t type;
+static enum status read_value(struct reader *r, struct gguf_kv *kv, struct err *e)
+{
+    uint32_t type = 0;
     TRY(read_bytes(r, &type, sizeof type, "a metadata type", e));
     if (type >= GGUF_TYPES)
         return err_set(e, ERR_FORMAT, "%s: metadata '%.*s' has unknown value type %u",
@@ -92,7 +99,7 @@ static enum status read_value(struct reader *r, struct gguf_kv *kv, struct err *
     kv->type = kv->elem = (enum gguf_type)type;
     kv->n = 1;
     if (type == GGUF_ARRAY) {
-        uint32_t elem;
+        uint32_t elem = 0;
         TRY(read_bytes(r, &elem, sizeof elem, "an array's type", e));
         TRY(read_bytes(r, &kv->n, sizeof kv->n, "an array's length", e));
         if (elem >= GGUF_TYPES || elem == GGUF_ARRAY)
@@ -111,36 +118,43 @@ static enum status read_value(struct reader *r, struct gguf_kv *kv, struct err *
     }
     uint64_t size;
     if (!mem_mul(kv->n, type_bytes[kv->elem], &size) || !have(r, size))
-        return err_set(e, ERR_FORMAT, "%s: metadata '%.*s' claims %llu values, but only %zu bytes "
-                       "are left in the file", r->part->path, (int)kv->key.len, kv->key.s,
-                       (unsigned long long)kv->n, r->part->size_bytes - r->at);
+        return err_set(e, ERR_FORMAT,
+                       "%s: metadata '%.*s' claims %llu values, but only %zu bytes "
+                       "are left in the file",
+                       r->part->path, (int)kv->key.len, kv->key.s, (unsigned long long)kv->n,
+                       r->part->size_bytes - r->at);
     r->at += (size_t)size;
     return OK;
 }
 
 /* ---- order ---- */
 
-static int str_order(const char *a, size_t na, const char *b, size_t nb) {
+static int str_order(const char *a, size_t na, const char *b, size_t nb)
+{
     int c = memcmp(a, b, na < nb ? na : nb);
     return c ? c : (na > nb) - (na < nb);
 }
 
-static int kv_order(const void *a, const void *b) {
+static int kv_order(const void *a, const void *b)
+{
     const struct gguf_kv *x = a, *y = b;
     return str_order(x->key.s, x->key.len, y->key.s, y->key.len);
 }
 
-static int tensor_name_order(const void *a, const void *b) {
+static int tensor_name_order(const void *a, const void *b)
+{
     return strcmp((*(struct gguf_tensor *const *)a)->name, (*(struct gguf_tensor *const *)b)->name);
 }
 
-static int tensor_place_order(const void *a, const void *b) {
+static int tensor_place_order(const void *a, const void *b)
+{
     const struct gguf_tensor *x = *(struct gguf_tensor *const *)a,
                              *y = *(struct gguf_tensor *const *)b;
     return (x->data > y->data) - (x->data < y->data);
 }
 
-static int file_order(const void *a, const void *b, void *ctx) {
+static int file_order(const void *a, const void *b, void *ctx)
+{
     const struct gguf_kv *kv = ctx;
     const uint8_t *x = (const uint8_t *)kv[*(const uint32_t *)a].key.s,
                   *y = (const uint8_t *)kv[*(const uint32_t *)b].key.s;
@@ -149,7 +163,8 @@ static int file_order(const void *a, const void *b, void *ctx) {
 
 /* ---- the parts of a file ---- */
 
-static enum status map_part(struct gguf *g, const char *path, struct err *e) {
+static enum status map_part(struct gguf *g, const char *path, struct err *e)
+{
     int fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
     if (fd < 0)
         return err_set(e, errno == ENOENT ? ERR_NOT_FOUND : ERR_IO, "cannot open model '%s': %s",
@@ -178,7 +193,8 @@ static enum status map_part(struct gguf *g, const char *path, struct err *e) {
 }
 
 static enum status read_header(struct reader *r, uint32_t *version, uint64_t *n_tensor,
-                               uint64_t *n_kv, struct err *e) {
+                               uint64_t *n_kv, struct err *e)
+{
     char magic[4];
     TRY(read_bytes(r, magic, 4, "the magic", e));
     if (memcmp(magic, "GGUF", 4) != 0)
@@ -187,7 +203,8 @@ static enum status read_header(struct reader *r, uint32_t *version, uint64_t *n_
                        (unsigned char)magic[2], (unsigned char)magic[3]);
     TRY(read_bytes(r, version, 4, "the version", e));
     if (*version != 2 && *version != 3)
-        return err_set(e, ERR_UNSUPPORTED, (*version & 0xffff) == 0 && *version
+        return err_set(e, ERR_UNSUPPORTED,
+                       (*version & 0xffff) == 0 && *version
                            ? "%s: GGUF version field 0x%08x: a big-endian file; convert it"
                            : "%s: GGUF version %u is not supported (2 and 3 are)",
                        r->part->path, *version);
@@ -203,8 +220,8 @@ static enum status read_header(struct reader *r, uint32_t *version, uint64_t *n_
     return OK;
 }
 
-static enum status read_kvs(struct reader *r, uint64_t n_kv, struct gguf_kv **ret,
-                            struct err *e) {
+static enum status read_kvs(struct reader *r, uint64_t n_kv, struct gguf_kv **ret, struct err *e)
+{
     struct gguf_kv *kv = mem_calloc(n_kv ? n_kv : 1, sizeof *kv);
     enum status s = OK;
     for (uint64_t i = 0; i < n_kv && s == OK; i++) {
@@ -231,19 +248,22 @@ static enum status read_kvs(struct reader *r, uint64_t n_kv, struct gguf_kv **re
 }
 
 /* Names of types that exist but that we do not compute with, for the error line. */
-static const char *foreign_type(uint32_t type) {
+static const char *foreign_type(uint32_t type)
+{
     static const char *const name[] = {
-        [9] = "Q8_1", [15] = "Q8_K", [16] = "IQ2_XXS", [17] = "IQ2_XS", [18] = "IQ3_XXS",
-        [19] = "IQ1_S", [21] = "IQ3_S", [22] = "IQ2_S", [24] = "I8", [25] = "I16", [26] = "I32",
-        [27] = "I64", [28] = "F64", [29] = "IQ1_M", [34] = "TQ1_0", [35] = "TQ2_0", [39] = "MXFP4",
+        [9] = "Q8_1",   [15] = "Q8_K",  [16] = "IQ2_XXS", [17] = "IQ2_XS", [18] = "IQ3_XXS",
+        [19] = "IQ1_S", [21] = "IQ3_S", [22] = "IQ2_S",   [24] = "I8",     [25] = "I16",
+        [26] = "I32",   [27] = "I64",   [28] = "F64",     [29] = "IQ1_M",  [34] = "TQ1_0",
+        [35] = "TQ2_0", [39] = "MXFP4",
     };
     return type < sizeof name / sizeof *name && name[type] ? name[type] : "unknown";
 }
 
 static enum status read_tensor(struct reader *r, struct gguf_tensor *t, uint64_t *ret_offset,
-                               struct err *e) {
+                               struct err *e)
+{
     const char *path = r->part->path;
-    struct gguf_str name;
+    struct gguf_str name = {0};
     TRY(read_str(r, &name, "a tensor name", e));
     if (name.len == 0 || name.len >= sizeof t->name)
         return err_set(e, ERR_FORMAT, "%s: a tensor name has length %zu (1 to 64 is valid)", path,
@@ -255,7 +275,7 @@ static enum status read_tensor(struct reader *r, struct gguf_tensor *t, uint64_t
     memcpy(t->name, name.s, name.len);
     t->name[name.len] = 0;
 
-    uint32_t n_dim, type;
+    uint32_t n_dim = 0, type = 0;
     TRY(read_bytes(r, &n_dim, 4, "a tensor's dimensions", e));
     if (n_dim < 1 || n_dim > GGUF_DIMS)
         return err_set(e, ERR_FORMAT, "%s: tensor '%s' has %u dimensions (1 to 4 are valid)", path,
@@ -266,7 +286,8 @@ static enum status read_tensor(struct reader *r, struct gguf_tensor *t, uint64_t
         uint64_t d = 1, all;
         if (i < t->n_dim)
             TRY(read_bytes(r, &d, 8, "a tensor's dimensions", e));
-        if (d == 0 || d > INT32_MAX || !mem_mul((uint64_t)t->n_elem, d, &all) || all > INT64_MAX / 64)
+        if (d == 0 || d > INT32_MAX || !mem_mul((uint64_t)t->n_elem, d, &all) ||
+            all > INT64_MAX / 64)
             return err_set(e, ERR_FORMAT, "%s: tensor '%s' has impossible dimension %d = %llu",
                            path, t->name, i, (unsigned long long)d);
         t->dim[i] = (int64_t)d;
@@ -274,14 +295,17 @@ static enum status read_tensor(struct reader *r, struct gguf_tensor *t, uint64_t
     }
     TRY(read_bytes(r, &type, 4, "a tensor's type", e));
     if (!kern_type_known(type))
-        return err_set(e, ERR_UNSUPPORTED, "%s: tensor '%s' has weight type %u (%s), which is not "
-                       "supported; use a file in Q4_K_M, Q8_0 or F16", path, t->name, type,
-                       foreign_type(type));
+        return err_set(e, ERR_UNSUPPORTED,
+                       "%s: tensor '%s' has weight type %u (%s), which is not "
+                       "supported; use a file in Q4_K_M, Q8_0 or F16",
+                       path, t->name, type, foreign_type(type));
     t->type = (enum kern_type)type;
     int64_t block = kern_type_block(t->type);
     if (t->dim[0] % block)
-        return err_set(e, ERR_FORMAT, "%s: tensor '%s' has rows of %lld, not a multiple of the %s "
-                       "block %lld", path, t->name, (long long)t->dim[0], kern_type_name(t->type),
+        return err_set(e, ERR_FORMAT,
+                       "%s: tensor '%s' has rows of %lld, not a multiple of the %s "
+                       "block %lld",
+                       path, t->name, (long long)t->dim[0], kern_type_name(t->type),
                        (long long)block);
     uint64_t size;
     if (!mem_mul((uint64_t)(t->n_elem / block), kern_type_bytes(t->type), &size) || size > SIZE_MAX)
@@ -291,7 +315,8 @@ static enum status read_tensor(struct reader *r, struct gguf_tensor *t, uint64_t
 }
 
 static enum status read_tensors(struct gguf *g, struct reader *r, uint64_t n_tensor, uint32_t align,
-                                struct err *e) {
+                                struct err *e)
+{
     const char *path = r->part->path;
     g->tensor = mem_realloc(g->tensor, ((size_t)g->n_tensor + n_tensor + 1) * sizeof *g->tensor);
     struct gguf_tensor *t = g->tensor + g->n_tensor;
@@ -304,12 +329,16 @@ static enum status read_tensors(struct gguf *g, struct reader *r, uint64_t n_ten
     uint64_t room = start < r->part->size_bytes ? r->part->size_bytes - start : 0;
     for (uint64_t i = 0; i < n_tensor && s == OK; i++) {
         if (offset[i] % align)
-            s = err_set(e, ERR_FORMAT, "%s: tensor '%s' has offset %llu, not a multiple of the "
-                        "alignment %u", path, t[i].name, (unsigned long long)offset[i], align);
+            s = err_set(e, ERR_FORMAT,
+                        "%s: tensor '%s' has offset %llu, not a multiple of the "
+                        "alignment %u",
+                        path, t[i].name, (unsigned long long)offset[i], align);
         else if (offset[i] > room || t[i].size_bytes > room - offset[i])
-            s = err_set(e, ERR_FORMAT, "%s: tensor '%s' needs %zu bytes at offset %llu, but the "
-                        "file holds only %llu: it is truncated; download it again", path, t[i].name,
-                        t[i].size_bytes, (unsigned long long)offset[i], (unsigned long long)room);
+            s = err_set(e, ERR_FORMAT,
+                        "%s: tensor '%s' needs %zu bytes at offset %llu, but the "
+                        "file holds only %llu: it is truncated; download it again",
+                        path, t[i].name, t[i].size_bytes, (unsigned long long)offset[i],
+                        (unsigned long long)room);
         else
             t[i].data = r->part->map + start + offset[i];
     }
@@ -330,21 +359,24 @@ static enum status read_tensors(struct gguf *g, struct reader *r, uint64_t n_ten
     return s;
 }
 
-static uint32_t kvs_u32(const struct gguf_kv *kv, uint64_t n, const char *key, uint32_t absent) {
+static uint32_t kvs_u32(const struct gguf_kv *kv, uint64_t n, const char *key, uint32_t absent)
+{
     struct gguf_kv want = {.key = {key, strlen(key)}};
     const struct gguf_kv *f = n ? bsearch(&want, kv, n, sizeof *kv, kv_order) : NULL;
     int64_t v;
     return f && f->type != GGUF_ARRAY && gguf_elem_i64(f, 0, &v) && v >= 0 && v <= UINT32_MAX
-               ? (uint32_t)v : absent;
+               ? (uint32_t)v
+               : absent;
 }
 
 /* Reads part i, which must say that it is part i of n_part. Keeps the metadata of the first. */
 static enum status read_part(struct gguf *g, int32_t i, uint32_t *n_part, uint32_t *n_tensor_all,
-                             struct err *e) {
+                             struct err *e)
+{
     struct reader r = {&g->part[i], 0};
-    uint32_t version;
-    uint64_t n_tensor, n_kv;
-    struct gguf_kv *kv;
+    uint32_t version = 0;
+    uint64_t n_tensor = 0, n_kv = 0;
+    struct gguf_kv *kv = NULL;
     TRY(read_header(&r, &version, &n_tensor, &n_kv, e));
     TRY(read_kvs(&r, n_kv, &kv, e));
     uint32_t no = kvs_u32(kv, n_kv, "split.no", 0), count = kvs_u32(kv, n_kv, "split.count", 1);
@@ -360,19 +392,22 @@ static enum status read_part(struct gguf *g, int32_t i, uint32_t *n_part, uint32
         free(kv);
     }
     if (align == 0 || (align & (align - 1)) || align > MAX_ALIGN)
-        return err_set(e, ERR_FORMAT, "%s: alignment %u is not a power of two", r.part->path, align);
+        return err_set(e, ERR_FORMAT, "%s: alignment %u is not a power of two", r.part->path,
+                       align);
     if (*n_part > MAX_PART)
         return err_set(e, ERR_FORMAT, "%s: claims %u parts", r.part->path, *n_part);
     if (*n_part > 1 && (no != (uint32_t)i || count != *n_part))
-        return err_set(e, i ? ERR_FORMAT : ERR_USAGE, i
-                           ? "%s: says it is part %u of %u, but part %d is expected here"
-                           : "%s: this is part %u of %u of a split model; give the first part "
-                             "(number %d)", r.part->path, no + 1, count, i + 1);
+        return err_set(e, i ? ERR_FORMAT : ERR_USAGE,
+                       i ? "%s: says it is part %u of %u, but part %d is expected here"
+                         : "%s: this is part %u of %u of a split model; give the first part "
+                           "(number %d)",
+                       r.part->path, no + 1, count, i + 1);
     return read_tensors(g, &r, n_tensor, align, e);
 }
 
-static enum status open_all(struct gguf *g, const char *path, struct err *e) {
-    uint32_t n_part, n_tensor_all;
+static enum status open_all(struct gguf *g, const char *path, struct err *e)
+{
+    uint32_t n_part = 0, n_tensor_all = 0;
     TRY(map_part(g, path, e));
     TRY(read_part(g, 0, &n_part, &n_tensor_all, e));
     if (n_part > 1) {
@@ -380,8 +415,10 @@ static enum status open_all(struct gguf *g, const char *path, struct err *e) {
         int n = snprintf(tail, sizeof tail, "-%05u-of-%05u.gguf", 1u, n_part);
         size_t len = strlen(path);
         if (len < (size_t)n || strcmp(path + len - (size_t)n, tail) != 0)
-            return err_set(e, ERR_USAGE, "%s: first of %u parts, but its name does not end in '%s', "
-                           "so the others cannot be found", path, n_part, tail);
+            return err_set(e, ERR_USAGE,
+                           "%s: first of %u parts, but its name does not end in '%s', "
+                           "so the others cannot be found",
+                           path, n_part, tail);
         for (uint32_t i = 1; i < n_part; i++) {
             char *next = mem_alloc(len + 32);
             snprintf(next, len + 32, "%.*s-%05u-of-%05u.gguf", (int)(len - (size_t)n), path, i + 1,
@@ -413,7 +450,8 @@ static enum status open_all(struct gguf *g, const char *path, struct err *e) {
     return OK;
 }
 
-enum status gguf_open(const char *path, struct gguf **ret, struct err *e) {
+enum status gguf_open(const char *path, struct gguf **ret, struct err *e)
+{
     struct gguf *g = mem_calloc(1, sizeof *g);
     g->path = mem_strdup(path);
     enum status s = open_all(g, path, e);
@@ -425,7 +463,8 @@ enum status gguf_open(const char *path, struct gguf **ret, struct err *e) {
     return OK;
 }
 
-void gguf_close(struct gguf *g) {
+void gguf_close(struct gguf *g)
+{
     if (!g)
         return;
     for (int32_t i = 0; i < g->n_part; i++) {
@@ -443,62 +482,100 @@ void gguf_close(struct gguf *g) {
 
 /* ---- answers ---- */
 
-const char *gguf_path(const struct gguf *g) {
+const char *gguf_path(const struct gguf *g)
+{
     return g->path;
 }
 
-uint32_t gguf_version(const struct gguf *g) {
+uint32_t gguf_version(const struct gguf *g)
+{
     return g->version;
 }
 
-int32_t gguf_n_part(const struct gguf *g) {
+int32_t gguf_n_part(const struct gguf *g)
+{
     return g->n_part;
 }
 
-int64_t gguf_file_bytes(const struct gguf *g) {
+int64_t gguf_file_bytes(const struct gguf *g)
+{
     int64_t sum = 0;
     for (int32_t i = 0; i < g->n_part; i++)
         sum += (int64_t)g->part[i].size_bytes;
     return sum;
 }
 
-int64_t gguf_n_kv(const struct gguf *g) {
+int64_t gguf_n_kv(const struct gguf *g)
+{
     return g->n_kv;
 }
 
-const struct gguf_kv *gguf_kv_at(const struct gguf *g, int64_t i) {
+const struct gguf_kv *gguf_kv_at(const struct gguf *g, int64_t i)
+{
     return &g->kv[g->kv_order[i]];
 }
 
-const struct gguf_kv *gguf_find(const struct gguf *g, const char *key) {
+const struct gguf_kv *gguf_find(const struct gguf *g, const char *key)
+{
     struct gguf_kv want = {.key = {key, strlen(key)}};
     return g->n_kv ? bsearch(&want, g->kv, (size_t)g->n_kv, sizeof *g->kv, kv_order) : NULL;
 }
 
-bool gguf_elem_i64(const struct gguf_kv *kv, uint64_t i, int64_t *ret) {
+bool gguf_elem_i64(const struct gguf_kv *kv, uint64_t i, int64_t *ret)
+{
     if (!kv || i >= kv->n || kv->elem == GGUF_STR)
         return false;
     const uint8_t *p = kv->data + i * type_bytes[kv->elem];
-    union { uint8_t u8; int8_t i8; uint16_t u16; int16_t i16; uint32_t u32; int32_t i32; float f32;
-            uint64_t u64; int64_t i64; double f64; } v;
+    union {
+        uint8_t u8;
+        int8_t i8;
+        uint16_t u16;
+        int16_t i16;
+        uint32_t u32;
+        int32_t i32;
+        float f32;
+        uint64_t u64;
+        int64_t i64;
+        double f64;
+    } v;
     memcpy(&v, p, type_bytes[kv->elem]);
     double f;
     switch (kv->elem) {
-    case GGUF_U8: case GGUF_BOOL: *ret = v.u8; return true;
-    case GGUF_I8: *ret = v.i8; return true;
-    case GGUF_U16: *ret = v.u16; return true;
-    case GGUF_I16: *ret = v.i16; return true;
-    case GGUF_U32: *ret = v.u32; return true;
-    case GGUF_I32: *ret = v.i32; return true;
-    case GGUF_I64: *ret = v.i64; return true;
+    case GGUF_U8:
+    case GGUF_BOOL:
+        *ret = v.u8;
+        return true;
+    case GGUF_I8:
+        *ret = v.i8;
+        return true;
+    case GGUF_U16:
+        *ret = v.u16;
+        return true;
+    case GGUF_I16:
+        *ret = v.i16;
+        return true;
+    case GGUF_U32:
+        *ret = v.u32;
+        return true;
+    case GGUF_I32:
+        *ret = v.i32;
+        return true;
+    case GGUF_I64:
+        *ret = v.i64;
+        return true;
     case GGUF_U64:
         if (v.u64 > INT64_MAX)
             return false;
         *ret = (int64_t)v.u64;
         return true;
-    case GGUF_F32: f = v.f32; break;
-    case GGUF_F64: f = v.f64; break;
-    default: return false;
+    case GGUF_F32:
+        f = v.f32;
+        break;
+    case GGUF_F64:
+        f = v.f64;
+        break;
+    default:
+        return false;
     }
     if (!(fabs(f) <= 9007199254740992.0) || f != nearbyint(f))
         return false;
@@ -506,7 +583,8 @@ bool gguf_elem_i64(const struct gguf_kv *kv, uint64_t i, int64_t *ret) {
     return true;
 }
 
-bool gguf_elem_f32(const struct gguf_kv *kv, uint64_t i, float *ret) {
+bool gguf_elem_f32(const struct gguf_kv *kv, uint64_t i, float *ret)
+{
     if (!kv || i >= kv->n)
         return false;
     const uint8_t *p = kv->data + i * type_bytes[kv->elem];
@@ -525,12 +603,14 @@ bool gguf_elem_f32(const struct gguf_kv *kv, uint64_t i, float *ret) {
     return true;
 }
 
-static const struct gguf_kv *find_scalar(const struct gguf *g, const char *key) {
+static const struct gguf_kv *find_scalar(const struct gguf *g, const char *key)
+{
     const struct gguf_kv *kv = gguf_find(g, key);
     return kv && kv->type != GGUF_ARRAY ? kv : NULL;
 }
 
-bool gguf_get_u32(const struct gguf *g, const char *key, uint32_t *ret) {
+bool gguf_get_u32(const struct gguf *g, const char *key, uint32_t *ret)
+{
     int64_t v;
     if (!gguf_elem_i64(find_scalar(g, key), 0, &v) || v < 0 || v > UINT32_MAX)
         return false;
@@ -538,7 +618,8 @@ bool gguf_get_u32(const struct gguf *g, const char *key, uint32_t *ret) {
     return true;
 }
 
-bool gguf_get_i32(const struct gguf *g, const char *key, int32_t *ret) {
+bool gguf_get_i32(const struct gguf *g, const char *key, int32_t *ret)
+{
     int64_t v;
     if (!gguf_elem_i64(find_scalar(g, key), 0, &v) || v < INT32_MIN || v > INT32_MAX)
         return false;
@@ -546,7 +627,8 @@ bool gguf_get_i32(const struct gguf *g, const char *key, int32_t *ret) {
     return true;
 }
 
-bool gguf_get_u64(const struct gguf *g, const char *key, uint64_t *ret) {
+bool gguf_get_u64(const struct gguf *g, const char *key, uint64_t *ret)
+{
     const struct gguf_kv *kv = find_scalar(g, key);
     int64_t v;
     if (kv && kv->elem == GGUF_U64) {
@@ -559,11 +641,13 @@ bool gguf_get_u64(const struct gguf *g, const char *key, uint64_t *ret) {
     return true;
 }
 
-bool gguf_get_f32(const struct gguf *g, const char *key, float *ret) {
+bool gguf_get_f32(const struct gguf *g, const char *key, float *ret)
+{
     return gguf_elem_f32(find_scalar(g, key), 0, ret);
 }
 
-bool gguf_get_bool(const struct gguf *g, const char *key, bool *ret) {
+bool gguf_get_bool(const struct gguf *g, const char *key, bool *ret)
+{
     int64_t v;
     if (!gguf_elem_i64(find_scalar(g, key), 0, &v) || v < 0 || v > 1)
         return false;
@@ -571,18 +655,21 @@ bool gguf_get_bool(const struct gguf *g, const char *key, bool *ret) {
     return true;
 }
 
-bool gguf_get_str(const struct gguf *g, const char *key, struct gguf_str *ret) {
+bool gguf_get_str(const struct gguf *g, const char *key, struct gguf_str *ret)
+{
     const struct gguf_kv *kv = find_scalar(g, key);
     struct gguf_iter it = gguf_iter(kv);
     return gguf_next(&it, ret);
 }
 
-struct gguf_iter gguf_iter(const struct gguf_kv *kv) {
+struct gguf_iter gguf_iter(const struct gguf_kv *kv)
+{
     return kv && kv->elem == GGUF_STR ? (struct gguf_iter){kv->data, kv->n}
                                       : (struct gguf_iter){NULL, 0};
 }
 
-bool gguf_next(struct gguf_iter *it, struct gguf_str *ret) {
+bool gguf_next(struct gguf_iter *it, struct gguf_str *ret)
+{
     if (it->left == 0)
         return false;
     uint64_t len; /* was checked when the file was opened */
@@ -594,15 +681,18 @@ bool gguf_next(struct gguf_iter *it, struct gguf_str *ret) {
     return true;
 }
 
-int64_t gguf_n_tensor(const struct gguf *g) {
+int64_t gguf_n_tensor(const struct gguf *g)
+{
     return g->n_tensor;
 }
 
-const struct gguf_tensor *gguf_tensor_at(const struct gguf *g, int64_t i) {
+const struct gguf_tensor *gguf_tensor_at(const struct gguf *g, int64_t i)
+{
     return &g->tensor[i];
 }
 
-const struct gguf_tensor *gguf_tensor_find(const struct gguf *g, const char *name) {
+const struct gguf_tensor *gguf_tensor_find(const struct gguf *g, const char *name)
+{
     int64_t lo = 0, hi = g->n_tensor;
     while (lo < hi) {
         int64_t mid = (lo + hi) / 2;
@@ -617,7 +707,8 @@ const struct gguf_tensor *gguf_tensor_find(const struct gguf *g, const char *nam
     return NULL;
 }
 
-void gguf_release(const struct gguf *g, const struct gguf_tensor *t) {
+void gguf_release(const struct gguf *g, const struct gguf_tensor *t)
+{
     (void)g;
     uintptr_t page = (uintptr_t)sysconf(_SC_PAGESIZE);
     uintptr_t from = ((uintptr_t)t->data + page - 1) / page * page;
@@ -626,7 +717,8 @@ void gguf_release(const struct gguf *g, const struct gguf_tensor *t) {
         madvise((void *)from, to - from, MADV_DONTNEED);
 }
 
-void gguf_read_ahead(const struct gguf *g) {
+void gguf_read_ahead(const struct gguf *g)
+{
     for (int32_t i = 0; i < g->n_part; i++)
         madvise((void *)g->part[i].map, g->part[i].size_bytes, MADV_WILLNEED);
 }

@@ -19,8 +19,19 @@ struct gguf;
 
 /* Value types of the specification. */
 enum gguf_type {
-    GGUF_U8 = 0, GGUF_I8, GGUF_U16, GGUF_I16, GGUF_U32, GGUF_I32, GGUF_F32, GGUF_BOOL,
-    GGUF_STR, GGUF_ARRAY, GGUF_U64, GGUF_I64, GGUF_F64,
+    GGUF_U8 = 0,
+    GGUF_I8,
+    GGUF_U16,
+    GGUF_I16,
+    GGUF_U32,
+    GGUF_I32,
+    GGUF_F32,
+    GGUF_BOOL,
+    GGUF_STR,
+    GGUF_ARRAY,
+    GGUF_U64,
+    GGUF_I64,
+    GGUF_F64,
     GGUF_TYPES
 };
 
@@ -32,21 +43,21 @@ struct gguf_str {
 };
 
 struct gguf_tensor {
-    char name[65];           /* at most 64 bytes, no NUL and no control bytes inside */
+    char name[65]; /* at most 64 bytes, no NUL and no control bytes inside */
     enum kern_type type;
     int32_t n_dim;
-    int64_t dim[GGUF_DIMS];  /* dim[0] varies fastest; unused dims are 1 */
+    int64_t dim[GGUF_DIMS]; /* dim[0] varies fastest; unused dims are 1 */
     int64_t n_elem;
-    const void *data;        /* size_bytes bytes inside the mapping */
+    const void *data; /* size_bytes bytes inside the mapping */
     size_t size_bytes;
 };
 
 struct gguf_kv { /* one metadata entry */
     struct gguf_str key;
-    enum gguf_type type;     /* GGUF_ARRAY: see elem and n */
-    enum gguf_type elem;     /* element type of an array, else type */
-    uint64_t n;              /* elements of an array, else 1 */
-    const uint8_t *data;     /* first element; may be unaligned */
+    enum gguf_type type; /* GGUF_ARRAY: see elem and n */
+    enum gguf_type elem; /* element type of an array, else type */
+    uint64_t n;          /* elements of an array, else 1 */
+    const uint8_t *data; /* first element; may be unaligned */
 };
 
 /* Opens and checks the whole container; opens the other parts of a split file. */

@@ -27,24 +27,27 @@ struct kv_line {
     int32_t n_tok;
     struct kv_block **block; /* [block_cap] */
     int32_t n_block, block_cap;
-    struct kern_kv *layer;        /* [n_layer], views into table */
-    struct kern_kv_block *table;  /* [n_layer][n_head_kv][block_cap] */
+    struct kern_kv *layer;       /* [n_layer], views into table */
+    struct kern_kv_block *table; /* [n_layer][n_head_kv][block_cap] */
 };
 
 /* ---- sizes ---- */
 
-uint64_t kv_tok_bytes(const struct kv_shape *s) {
+uint64_t kv_tok_bytes(const struct kv_shape *s)
+{
     return (uint64_t)s->n_layer * 2 * (uint64_t)s->n_head_kv * (uint64_t)s->head_dim *
            sizeof(uint16_t);
 }
 
-uint64_t kv_block_bytes(const struct kv_shape *s) {
+uint64_t kv_block_bytes(const struct kv_shape *s)
+{
     return kv_tok_bytes(s) * KERN_BLOCK_TOK;
 }
 
 /* ---- blocks ---- */
 
-struct kv_pool *kv_pool_new(struct kern *k, const struct kv_shape *s, uint64_t budget_bytes) {
+struct kv_pool *kv_pool_new(struct kern *k, const struct kv_shape *s, uint64_t budget_bytes)
+{
     struct kv_pool *p = mem_calloc(1, sizeof *p);
     p->kern = k;
     p->shape = *s;
@@ -53,11 +56,13 @@ struct kv_pool *kv_pool_new(struct kern *k, const struct kv_shape *s, uint64_t b
     return p;
 }
 
-void kv_pool_set_budget(struct kv_pool *p, uint64_t budget_bytes) {
+void kv_pool_set_budget(struct kv_pool *p, uint64_t budget_bytes)
+{
     p->budget_bytes = budget_bytes > p->block_bytes ? budget_bytes : p->block_bytes;
 }
 
-void kv_pool_trim(struct kv_pool *p) {
+void kv_pool_trim(struct kv_pool *p)
+{
     while (p->n_spare) {
         struct kv_block *b = p->spare[--p->n_spare];
         p->kern->ops->free(p->kern, b->rows);
@@ -66,7 +71,8 @@ void kv_pool_trim(struct kv_pool *p) {
     }
 }
 
-void kv_pool_free(struct kv_pool *p) {
+void kv_pool_free(struct kv_pool *p)
+{
     if (!p)
         return;
     kv_pool_trim(p);
@@ -76,31 +82,36 @@ void kv_pool_free(struct kv_pool *p) {
     free(p);
 }
 
-uint64_t kv_pool_bytes(const struct kv_pool *p) {
+uint64_t kv_pool_bytes(const struct kv_pool *p)
+{
     return p->used_bytes;
 }
 
-uint64_t kv_pool_budget(const struct kv_pool *p) {
+uint64_t kv_pool_budget(const struct kv_pool *p)
+{
     return p->budget_bytes;
 }
 
 /* Host memory of a block's size, zeroed. */
-static void *bounce(struct kv_pool *p) {
+static void *bounce(struct kv_pool *p)
+{
     if (!p->bounce)
         p->bounce = mem_try(p->block_bytes);
     return p->bounce;
 }
 
-static enum status block_new(struct kv_pool *p, struct kv_block **ret, struct err *e) {
+static enum status block_new(struct kv_pool *p, struct kv_block **ret, struct err *e)
+{
     if (p->n_spare) {
         *ret = p->spare[--p->n_spare];
         (*ret)->n_ref = 1;
         return OK;
     }
     if (p->used_bytes + p->block_bytes > p->budget_bytes)
-        return err_set(e, ERR_MEMORY, "KV cache is full: %llu of %llu bytes used; raise --kv-budget "
-                       "or start a new conversation", (unsigned long long)p->used_bytes,
-                       (unsigned long long)p->budget_bytes);
+        return err_set(e, ERR_MEMORY,
+                       "KV cache is full: %llu of %llu bytes used; raise --kv-budget "
+                       "or start a new conversation",
+                       (unsigned long long)p->used_bytes, (unsigned long long)p->budget_bytes);
     struct kv_block *b = mem_calloc(1, sizeof *b);
     b->rows = p->kern->ops->alloc(p->kern, p->block_bytes);
     void *zero = bounce(p);
@@ -108,11 +119,13 @@ static enum status block_new(struct kv_pool *p, struct kv_block **ret, struct er
         if (b->rows)
             p->kern->ops->free(p->kern, b->rows);
         free(b);
-        return err_set(e, ERR_MEMORY, "out of memory: no %llu bytes for 64 more tokens; close other "
+        return err_set(e, ERR_MEMORY,
+                       "out of memory: no %llu bytes for 64 more tokens; close other "
                        "programs or use a smaller context",
                        (unsigned long long)p->block_bytes);
     }
-    /* Kernels may multiply rows that were never written by a weight of zero: they must be finite. */
+    /* Kernels may multiply rows that were never written by a weight of zero: they must be finite.
+     */
     memset(zero, 0, p->block_bytes);
     p->kern->ops->upload(p->kern, b->rows, zero, p->block_bytes);
     b->n_ref = 1;
@@ -121,7 +134,8 @@ static enum status block_new(struct kv_pool *p, struct kv_block **ret, struct er
     return OK;
 }
 
-static void block_unref(struct kv_pool *p, struct kv_block *b) {
+static void block_unref(struct kv_pool *p, struct kv_block *b)
+{
     if (--b->n_ref > 0)
         return;
     if (p->used_bytes > p->budget_bytes) { /* the budget was lowered */
@@ -140,7 +154,8 @@ static void block_unref(struct kv_pool *p, struct kv_block *b) {
 /* ---- tables ---- */
 
 /* Points the table entries of block j at its rows. */
-static void table_set(struct kv_line *l, int32_t j) {
+static void table_set(struct kv_line *l, int32_t j)
+{
     const struct kv_shape *s = &l->pool->shape;
     size_t head = (size_t)KERN_BLOCK_TOK * (size_t)s->head_dim;
     uint16_t *at = l->block[j]->rows;
@@ -153,7 +168,8 @@ static void table_set(struct kv_line *l, int32_t j) {
     }
 }
 
-static void table_grow(struct kv_line *l, int32_t cap) {
+static void table_grow(struct kv_line *l, int32_t cap)
+{
     const struct kv_shape *s = &l->pool->shape;
     size_t n_row = (size_t)s->n_layer * (size_t)s->n_head_kv;
     free(l->table);
@@ -172,13 +188,15 @@ static void table_grow(struct kv_line *l, int32_t cap) {
         table_set(l, j);
 }
 
-static int32_t blocks_for(int32_t n_tok) {
+static int32_t blocks_for(int32_t n_tok)
+{
     return n_tok / KERN_BLOCK_TOK + (n_tok % KERN_BLOCK_TOK != 0);
 }
 
 /* ---- lines ---- */
 
-struct kv_line *kv_line_new(struct kv_pool *p, int32_t n_ctx) {
+struct kv_line *kv_line_new(struct kv_pool *p, int32_t n_ctx)
+{
     struct kv_line *l = mem_calloc(1, sizeof *l);
     l->pool = p;
     l->n_ctx = n_ctx;
@@ -188,7 +206,8 @@ struct kv_line *kv_line_new(struct kv_pool *p, int32_t n_ctx) {
     return l;
 }
 
-struct kv_line *kv_line_fork(struct kv_line *src, int32_t n) {
+struct kv_line *kv_line_fork(struct kv_line *src, int32_t n)
+{
     assert(n >= 0 && n <= src->n_tok);
     struct kv_line *l = kv_line_new(src->pool, src->n_ctx);
     int32_t n_block = blocks_for(n);
@@ -205,7 +224,8 @@ struct kv_line *kv_line_fork(struct kv_line *src, int32_t n) {
     return l;
 }
 
-void kv_line_free(struct kv_line *l) {
+void kv_line_free(struct kv_line *l)
+{
     if (!l)
         return;
     for (int32_t j = 0; j < l->n_block; j++)
@@ -217,27 +237,32 @@ void kv_line_free(struct kv_line *l) {
     free(l);
 }
 
-int32_t kv_n_tok(const struct kv_line *l) {
+int32_t kv_n_tok(const struct kv_line *l)
+{
     return l->n_tok;
 }
 
-const int32_t *kv_ids(const struct kv_line *l) {
+const int32_t *kv_ids(const struct kv_line *l)
+{
     return l->ids;
 }
 
-int32_t kv_common(const struct kv_line *l, const int32_t *ids, int32_t n) {
+int32_t kv_common(const struct kv_line *l, const int32_t *ids, int32_t n)
+{
     int32_t most = n < l->n_tok ? n : l->n_tok, i = 0;
     while (i < most && l->ids[i] == ids[i])
         i++;
     return i;
 }
 
-uint64_t kv_line_bytes(const struct kv_line *l) {
+uint64_t kv_line_bytes(const struct kv_line *l)
+{
     return (uint64_t)l->n_block * l->pool->block_bytes;
 }
 
 /* Gives the line a copy of its own of block j. */
-static enum status unshare(struct kv_line *l, int32_t j, struct err *e) {
+static enum status unshare(struct kv_line *l, int32_t j, struct err *e)
+{
     struct kv_pool *p = l->pool;
     struct kv_block *copy;
     TRY(block_new(p, &copy, e));
@@ -255,7 +280,8 @@ static enum status unshare(struct kv_line *l, int32_t j, struct err *e) {
     return OK;
 }
 
-enum status kv_reserve(struct kv_line *l, int32_t n_more, struct err *e) {
+enum status kv_reserve(struct kv_line *l, int32_t n_more, struct err *e)
+{
     if (n_more > l->n_ctx - l->n_tok)
         return err_set(e, ERR_USAGE, "context is full: %d tokens held, %d more asked for, %d fit",
                        l->n_tok, n_more, l->n_ctx);
@@ -279,11 +305,13 @@ enum status kv_reserve(struct kv_line *l, int32_t n_more, struct err *e) {
     return OK;
 }
 
-const struct kern_kv *kv_layer(const struct kv_line *l, int32_t layer) {
+const struct kern_kv *kv_layer(const struct kv_line *l, int32_t layer)
+{
     return &l->layer[layer];
 }
 
-int32_t kv_room(const struct kv_line *l) {
+int32_t kv_room(const struct kv_line *l)
+{
     int32_t tail = l->n_tok / KERN_BLOCK_TOK;
     if (tail < l->n_block && l->block[tail]->n_ref > 1)
         return 0;
@@ -291,15 +319,32 @@ int32_t kv_room(const struct kv_line *l) {
     return (int32_t)(room < l->n_ctx ? room : l->n_ctx) - l->n_tok;
 }
 
-void kv_commit(struct kv_line *l, const int32_t *ids, int32_t n) {
+void kv_commit(struct kv_line *l, const int32_t *ids, int32_t n)
+{
     assert(n >= 0 && n <= kv_room(l));
     memcpy(l->ids + l->n_tok, ids, (size_t)n * sizeof *ids);
     l->n_tok += n;
 }
 
-void kv_truncate(struct kv_line *l, int32_t n) {
+void kv_truncate(struct kv_line *l, int32_t n)
+{
     assert(n >= 0 && n <= l->n_tok);
     l->n_tok = n;
     while (l->n_block > blocks_for(n))
         block_unref(l->pool, l->block[--l->n_block]);
+}
+
+void kv_repeat(struct kv_line *l, int32_t n)
+{
+    struct kv_pool *p = l->pool;
+    void *host = bounce(p);
+    int32_t n_real = l->n_tok / KERN_BLOCK_TOK, end = blocks_for(l->n_tok + n);
+    assert(n <= kv_room(l) && host);
+    for (int32_t j = n_real; n_real > 0 && j < end; j++) {
+        p->kern->ops->download(p->kern, host, l->block[j % n_real]->rows, p->block_bytes);
+        p->kern->ops->upload(p->kern, l->block[j]->rows, host, p->block_bytes);
+    }
+    for (int32_t i = 0; i < n; i++)
+        l->ids[l->n_tok + i] = l->ids[i % (l->n_tok > 0 ? l->n_tok : 1)];
+    l->n_tok += n;
 }

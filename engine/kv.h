@@ -32,7 +32,7 @@ uint64_t kv_block_bytes(const struct kv_shape *s);
 /* budget_bytes bounds what the pool holds at any time, free list included; at least one block.
  * kern must outlive the pool. */
 struct kv_pool *kv_pool_new(struct kern *k, const struct kv_shape *s, uint64_t budget_bytes);
-void kv_pool_free(struct kv_pool *p); /* after all its lines; NULL is fine */
+void kv_pool_free(struct kv_pool *p);            /* after all its lines; NULL is fine */
 uint64_t kv_pool_bytes(const struct kv_pool *p); /* allocated now */
 uint64_t kv_pool_budget(const struct kv_pool *p);
 void kv_pool_set_budget(struct kv_pool *p, uint64_t budget_bytes);
@@ -60,6 +60,9 @@ enum status kv_reserve(struct kv_line *l, int32_t n_more, struct err *e);
 const struct kern_kv *kv_layer(const struct kv_line *l, int32_t layer);
 /* Appends ids whose rows were written; they must lie within what was reserved. No allocation. */
 void kv_commit(struct kv_line *l, const int32_t *ids, int32_t n);
+/* For measuring speed at a depth: appends n (reserved) tokens whose rows are copies of the blocks
+ * at the beginning of the line. Their positions are wrong; their cost is right. */
+void kv_repeat(struct kv_line *l, int32_t n);
 /* How many positions may be written without another reserve. */
 int32_t kv_room(const struct kv_line *l);
 /* Forgets everything from position n on. */

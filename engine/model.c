@@ -37,7 +37,8 @@ static const struct {
 /* ---- hyper-parameters ---- */
 
 /* Key "ARCH.NAME"; buf is the caller's. */
-static const char *arch_key(const struct model_params *p, const char *name, char buf[128]) {
+static const char *arch_key(const struct model_params *p, const char *name, char buf[128])
+{
     snprintf(buf, 128, "%s.%s", p->arch_name, name);
     return buf;
 }
@@ -45,7 +46,8 @@ static const char *arch_key(const struct model_params *p, const char *name, char
 /* An integer in [lo, hi]; arrays (one value per layer) are taken when all values are the same.
  * absent < 0 = required. */
 static enum status get_int(const struct gguf *g, const struct model_params *p, const char *name,
-                           int64_t lo, int64_t hi, int64_t absent, int32_t *ret, struct err *e) {
+                           int64_t lo, int64_t hi, int64_t absent, int32_t *ret, struct err *e)
+{
     char key[128];
     const struct gguf_kv *kv = gguf_find(g, arch_key(p, name, key));
     int64_t v = absent, other;
@@ -56,8 +58,10 @@ static enum status get_int(const struct gguf *g, const struct model_params *p, c
         return err_set(e, ERR_FORMAT, "%s: metadata '%s' is not an integer", gguf_path(g), key);
     for (uint64_t i = 1; kv && i < kv->n; i++)
         if (!gguf_elem_i64(kv, i, &other) || other != v)
-            return err_set(e, ERR_UNSUPPORTED, "%s: '%s' differs between layers, which is not "
-                           "supported", gguf_path(g), key);
+            return err_set(e, ERR_UNSUPPORTED,
+                           "%s: '%s' differs between layers, which is not "
+                           "supported",
+                           gguf_path(g), key);
     if (kv && (v < lo || v > hi))
         return err_set(e, ERR_FORMAT, "%s: '%s' = %lld is outside %lld..%lld", gguf_path(g), key,
                        (long long)v, (long long)lo, (long long)hi);
@@ -66,7 +70,8 @@ static enum status get_int(const struct gguf *g, const struct model_params *p, c
 }
 
 static enum status get_float(const struct gguf *g, const struct model_params *p, const char *name,
-                             float lo, float hi, float absent, float *ret, struct err *e) {
+                             float lo, float hi, float absent, float *ret, struct err *e)
+{
     char key[128];
     float v = absent;
     if (gguf_find(g, arch_key(p, name, key)) && !gguf_get_f32(g, key, &v))
@@ -78,7 +83,8 @@ static enum status get_float(const struct gguf *g, const struct model_params *p,
     return OK;
 }
 
-static enum status read_arch(const struct gguf *g, struct model_params *p, struct err *e) {
+static enum status read_arch(const struct gguf *g, struct model_params *p, struct err *e)
+{
     struct gguf_str s;
     if (!gguf_get_str(g, "general.architecture", &s))
         return err_set(e, ERR_FORMAT, "%s: metadata 'general.architecture' is missing",
@@ -91,12 +97,14 @@ static enum status read_arch(const struct gguf *g, struct model_params *p, struc
             snprintf(p->arch_name, sizeof p->arch_name, "%s", archs[i].name);
             return OK;
         }
-    return err_set(e, ERR_UNSUPPORTED, "%s: architecture '%.*s' is not supported (llama, qwen2, "
-                   "qwen3, gemma2, gemma3, phi3 are)", gguf_path(g), (int)(s.len < 64 ? s.len : 64),
-                   s.s);
+    return err_set(e, ERR_UNSUPPORTED,
+                   "%s: architecture '%.*s' is not supported (llama, qwen2, "
+                   "qwen3, gemma2, gemma3, phi3 are)",
+                   gguf_path(g), (int)(s.len < 64 ? s.len : 64), s.s);
 }
 
-static void read_name(const struct gguf *g, struct model_params *p) {
+static void read_name(const struct gguf *g, struct model_params *p)
+{
     struct gguf_str s;
     if (gguf_get_str(g, "general.name", &s) && s.len) {
         size_t n = s.len < sizeof p->name - 1 ? s.len : sizeof p->name - 1;
@@ -116,7 +124,8 @@ static void read_name(const struct gguf *g, struct model_params *p) {
         *dot = 0;
 }
 
-static enum status read_rope(const struct gguf *g, struct model_params *p, struct err *e) {
+static enum status read_rope(const struct gguf *g, struct model_params *p, struct err *e)
+{
     struct model_rope_params *r = &p->rope;
     char key[128];
     struct gguf_str type = {"linear", 6};
@@ -155,7 +164,8 @@ static enum status read_rope(const struct gguf *g, struct model_params *p, struc
 
 /* Which layers slide: a period (gemma: the last of each period sees everything), an explicit list,
  * or all. */
-static enum status read_window(const struct gguf *g, struct model_params *p, struct err *e) {
+static enum status read_window(const struct gguf *g, struct model_params *p, struct err *e)
+{
     char key[128];
     TRY(get_int(g, p, "attention.sliding_window", 0, MAX_CTX, p->arch == MODEL_GEMMA2 ? 4096 : 0,
                 &p->window, e));
@@ -183,14 +193,17 @@ static enum status read_window(const struct gguf *g, struct model_params *p, str
     return OK;
 }
 
-static enum status read_params(const struct gguf *g, struct model_params *p, struct err *e) {
+static enum status read_params(const struct gguf *g, struct model_params *p, struct err *e)
+{
     int32_t n_expert, len_k, len_v;
     TRY(read_arch(g, p, e));
     read_name(g, p);
     TRY(get_int(g, p, "expert_count", 0, 1 << 20, 0, &n_expert, e));
     if (n_expert > 0)
-        return err_set(e, ERR_UNSUPPORTED, "%s: mixture of %d experts is not supported; use a dense "
-                       "model", gguf_path(g), n_expert);
+        return err_set(e, ERR_UNSUPPORTED,
+                       "%s: mixture of %d experts is not supported; use a dense "
+                       "model",
+                       gguf_path(g), n_expert);
     TRY(get_int(g, p, "block_count", 1, MODEL_LAYERS, -1, &p->n_layer, e));
     TRY(get_int(g, p, "embedding_length", 1, MAX_EMBD, -1, &p->n_embd, e));
     TRY(get_int(g, p, "feed_forward_length", 1, MAX_FF, -1, &p->n_ff, e));
@@ -203,8 +216,10 @@ static enum status read_params(const struct gguf *g, struct model_params *p, str
         return err_set(e, ERR_FORMAT, "%s: %d heads do not share %d KV heads evenly", gguf_path(g),
                        p->n_head, p->n_head_kv);
     if (len_k != len_v || len_k % 2 || len_k < 2 || len_k > MAX_HEAD_DIM)
-        return err_set(e, ERR_UNSUPPORTED, "%s: heads of %d key and %d value channels are not "
-                       "supported", gguf_path(g), len_k, len_v);
+        return err_set(e, ERR_UNSUPPORTED,
+                       "%s: heads of %d key and %d value channels are not "
+                       "supported",
+                       gguf_path(g), len_k, len_v);
     p->head_dim = len_k;
     TRY(get_float(g, p, "attention.layer_norm_rms_epsilon", 0, 1, 1e-5f, &p->norm_eps, e));
     TRY(read_rope(g, p, e));
@@ -224,7 +239,8 @@ static enum status read_params(const struct gguf *g, struct model_params *p, str
 
 /* ---- binding ---- */
 
-static const struct gguf_tensor *tensor(const struct gguf *g, const char *fmt, int32_t layer) {
+static const struct gguf_tensor *tensor(const struct gguf *g, const char *fmt, int32_t layer)
+{
     char name[80];
     snprintf(name, sizeof name, fmt, layer);
     return gguf_tensor_find(g, name);
@@ -233,14 +249,17 @@ static const struct gguf_tensor *tensor(const struct gguf *g, const char *fmt, i
 /* Binds rows [row0, row0 + n_row) of a tensor that must be [n_col, all_row]. */
 static enum status bind_mat(const struct gguf *g, const struct gguf_tensor *t, const char *what,
                             int32_t layer, int32_t n_col, int32_t all_row, int32_t row0,
-                            int32_t n_row, struct model_mat *ret, struct err *e) {
+                            int32_t n_row, struct model_mat *ret, struct err *e)
+{
     if (!t)
         return err_set(e, ERR_FORMAT, "%s: tensor %s of layer %d is missing", gguf_path(g), what,
                        layer);
     if (t->dim[0] != n_col || t->dim[1] != all_row || t->dim[2] != 1 || t->dim[3] != 1)
-        return err_set(e, ERR_FORMAT, "%s: tensor '%s' is %lld x %lld, but the model's parameters "
-                       "ask for %d x %d", gguf_path(g), t->name, (long long)t->dim[0],
-                       (long long)t->dim[1], n_col, all_row);
+        return err_set(e, ERR_FORMAT,
+                       "%s: tensor '%s' is %lld x %lld, but the model's parameters "
+                       "ask for %d x %d",
+                       gguf_path(g), t->name, (long long)t->dim[0], (long long)t->dim[1], n_col,
+                       all_row);
     *ret = (struct model_mat){.t = t, .row0 = row0, .n_row = n_row, .n_col = n_col};
     return OK;
 }
@@ -248,20 +267,24 @@ static enum status bind_mat(const struct gguf *g, const struct gguf_tensor *t, c
 /* required = false: an absent tensor leaves an absent vector. */
 static enum status bind_vec(const struct gguf *g, const struct gguf_tensor *t, const char *what,
                             int32_t layer, bool required, int32_t all, int32_t at, int32_t n,
-                            struct model_vec *ret, struct err *e) {
+                            struct model_vec *ret, struct err *e)
+{
     if (!t && !required)
         return OK;
     if (!t)
         return err_set(e, ERR_FORMAT, "%s: tensor %s of layer %d is missing", gguf_path(g), what,
                        layer);
     if (t->n_elem != all)
-        return err_set(e, ERR_FORMAT, "%s: tensor '%s' has %lld values, but the model's parameters "
-                       "ask for %d", gguf_path(g), t->name, (long long)t->n_elem, all);
+        return err_set(e, ERR_FORMAT,
+                       "%s: tensor '%s' has %lld values, but the model's parameters "
+                       "ask for %d",
+                       gguf_path(g), t->name, (long long)t->n_elem, all);
     *ret = (struct model_vec){.t = t, .at = at, .n = n};
     return OK;
 }
 
-static enum status bind_layer(struct model *m, int32_t i, struct err *e) {
+static enum status bind_layer(struct model *m, int32_t i, struct err *e)
+{
     const struct gguf *g = m->gguf;
     const struct model_params *p = &m->p;
     struct model_layer *l = &m->layer[i];
@@ -269,10 +292,10 @@ static enum status bind_layer(struct model *m, int32_t i, struct err *e) {
     bool gemma = p->arch == MODEL_GEMMA2 || p->arch == MODEL_GEMMA3;
     bool qk_norm = p->arch == MODEL_QWEN3 || p->arch == MODEL_GEMMA3;
 
-    #define MAT(field, fmt, col, all, at, rows) \
-        TRY(bind_mat(g, tensor(g, "blk.%d." fmt, i), fmt, i, col, all, at, rows, &l->field, e))
-    #define VEC(field, fmt, required, all, at, n) \
-        TRY(bind_vec(g, tensor(g, "blk.%d." fmt, i), fmt, i, required, all, at, n, &l->field, e))
+#define MAT(field, fmt, col, all, at, rows)                                                        \
+    TRY(bind_mat(g, tensor(g, "blk.%d." fmt, i), fmt, i, col, all, at, rows, &l->field, e))
+#define VEC(field, fmt, required, all, at, n)                                                      \
+    TRY(bind_vec(g, tensor(g, "blk.%d." fmt, i), fmt, i, required, all, at, n, &l->field, e))
     VEC(attn_norm, "attn_norm.weight", true, d, 0, d);
     VEC(ffn_norm, "ffn_norm.weight", true, d, 0, d);
     VEC(attn_post_norm, "post_attention_norm.weight", gemma, d, 0, d);
@@ -309,15 +332,16 @@ static enum status bind_layer(struct model *m, int32_t i, struct err *e) {
     }
     MAT(down, "ffn_down.weight", p->n_ff, d, 0, d);
     VEC(down_bias, "ffn_down.bias", false, d, 0, d);
-    #undef MAT
-    #undef VEC
+#undef MAT
+#undef VEC
     l->window = p->sliding[i] ? p->window : 0;
     l->rope = p->sliding[i] ? &m->rope_local : &m->rope;
     return OK;
 }
 
 static enum status bind_rope_factors(struct model *m, const char *name,
-                                     const struct gguf_tensor **ret, struct err *e) {
+                                     const struct gguf_tensor **ret, struct err *e)
+{
     const struct gguf_tensor *t = gguf_tensor_find(m->gguf, name);
     if (t && (t->type != KERN_F32 || t->n_elem < m->p.n_rot / 2))
         return err_set(e, ERR_FORMAT, "%s: tensor '%s' does not hold %d float32 values",
@@ -326,14 +350,15 @@ static enum status bind_rope_factors(struct model *m, const char *name,
         float f;
         memcpy(&f, (const char *)t->data + 4 * (size_t)i, 4);
         if (!(f > 0 && f < 1e9f))
-            return err_set(e, ERR_FORMAT, "%s: tensor '%s' holds the factor %g",
-                           gguf_path(m->gguf), name, (double)f);
+            return err_set(e, ERR_FORMAT, "%s: tensor '%s' holds the factor %g", gguf_path(m->gguf),
+                           name, (double)f);
     }
     *ret = t;
     return OK;
 }
 
-static void note_types(struct model *m) {
+static void note_types(struct model *m)
+{
     int64_t elems[64] = {0};
     for (int64_t i = 0; i < gguf_n_tensor(m->gguf); i++) {
         const struct gguf_tensor *t = gguf_tensor_at(m->gguf, i);
@@ -348,15 +373,17 @@ static void note_types(struct model *m) {
     snprintf(m->p.type, sizeof m->p.type, "%s", kern_type_name((enum kern_type)best));
 }
 
-static enum status read_model(struct model *m, struct err *e) {
+static enum status read_model(struct model *m, struct err *e)
+{
     const struct gguf *g = m->gguf;
     TRY(read_params(g, &m->p, e));
     const struct gguf_tensor *embed = gguf_tensor_find(g, "token_embd.weight");
     const struct gguf_tensor *output = gguf_tensor_find(g, "output.weight");
     if (!embed)
-        return err_set(e, gguf_n_tensor(g) ? ERR_FORMAT : ERR_USAGE, gguf_n_tensor(g)
-                           ? "%s: tensor 'token_embd.weight' is missing"
-                           : "%s: holds a vocabulary only, no weights", gguf_path(g));
+        return err_set(e, gguf_n_tensor(g) ? ERR_FORMAT : ERR_USAGE,
+                       gguf_n_tensor(g) ? "%s: tensor 'token_embd.weight' is missing"
+                                        : "%s: holds a vocabulary only, no weights",
+                       gguf_path(g));
     if (embed->dim[1] > MAX_VOCAB)
         return err_set(e, ERR_FORMAT, "%s: vocabulary of %lld tokens", gguf_path(g),
                        (long long)embed->dim[1]);
@@ -379,7 +406,8 @@ static enum status read_model(struct model *m, struct err *e) {
     return OK;
 }
 
-enum status model_read(const struct gguf *g, struct model **ret, struct err *e) {
+enum status model_read(const struct gguf *g, struct model **ret, struct err *e)
+{
     struct model *m = mem_calloc(1, sizeof *m);
     m->gguf = g;
     enum status s = read_model(m, e);
@@ -395,18 +423,21 @@ enum status model_read(const struct gguf *g, struct model **ret, struct err *e) 
 /* ---- position encoding ---- */
 
 /* YaRN (Peng et al. 2023): the channel whose wave turns `beta` times over the original context. */
-static double yarn_channel(const struct model_params *p, double beta, double base) {
+static double yarn_channel(const struct model_params *p, double beta, double base)
+{
     const double two_pi = 6.283185307179586;
     return p->n_rot * log(p->n_ctx_orig / (beta * two_pi)) / (2 * log(base));
 }
 
-static double yarn_magnitude(double factor, double mul) {
+static double yarn_magnitude(double factor, double mul)
+{
     return factor <= 1 ? 1 : 0.1 * mul * log(factor) + 1;
 }
 
 /* Angle per position of each rotated pair, with all scalings folded in. */
 static void fill_rope(const struct model_params *p, const struct model_rope_params *r,
-                      const struct gguf_tensor *divisors, float *freq, struct kern_rope *ret) {
+                      const struct gguf_tensor *divisors, float *freq, struct kern_rope *ret)
+{
     double low = 0, high = 0;
     if (r->yarn) {
         low = fmax(0, floor(yarn_channel(p, r->yarn_beta_fast, r->base)));
@@ -432,12 +463,13 @@ static void fill_rope(const struct model_params *p, const struct model_rope_para
     *ret = (struct kern_rope){p->rope_mode, p->n_rot, freq, (float)mscale};
 }
 
-void model_set_ctx(struct model *m, int32_t n_ctx) {
+void model_set_ctx(struct model *m, int32_t n_ctx)
+{
     size_t size = sizeof(float) * (size_t)(m->p.n_rot / 2);
     m->rope_freq = mem_realloc(m->rope_freq, size);
     m->rope_freq_local = mem_realloc(m->rope_freq_local, size);
     m->rope_is_long = m->rope_long && n_ctx > m->p.n_ctx_orig;
-    const struct gguf_tensor *divisors = m->rope_freqs   ? m->rope_freqs
+    const struct gguf_tensor *divisors = m->rope_freqs     ? m->rope_freqs
                                          : m->rope_is_long ? m->rope_long
                                                            : m->rope_short;
     fill_rope(&m->p, &m->p.rope, divisors, m->rope_freq, &m->rope);
@@ -447,7 +479,8 @@ void model_set_ctx(struct model *m, int32_t n_ctx) {
 
 /* ---- weights ---- */
 
-void model_each_mat(struct model *m, void (*fn)(void *ctx, struct model_mat *mat), void *ctx) {
+void model_each_mat(struct model *m, void (*fn)(void *ctx, struct model_mat *mat), void *ctx)
+{
     fn(ctx, &m->embed);
     if (m->output.t != m->embed.t)
         fn(ctx, &m->output);
@@ -459,7 +492,8 @@ void model_each_mat(struct model *m, void (*fn)(void *ctx, struct model_mat *mat
     }
 }
 
-static size_t row_bytes(const struct model_mat *mat) {
+static size_t row_bytes(const struct model_mat *mat)
+{
     return (size_t)(mat->n_col / kern_type_block(mat->t->type)) * kern_type_bytes(mat->t->type);
 }
 
@@ -468,7 +502,8 @@ struct size_sum {
     uint64_t own, mapped;
 };
 
-static void add_size(void *ctx, struct model_mat *mat) {
+static void add_size(void *ctx, struct model_mat *mat)
+{
     struct size_sum *s = ctx;
     size_t own = s->k->ops->weight_size(s->k, mat->t->type, mat->n_row, mat->n_col);
     s->own += own;
@@ -477,14 +512,16 @@ static void add_size(void *ctx, struct model_mat *mat) {
 }
 
 void model_weight_bytes(const struct model *m, struct kern *k, uint64_t *ret_private,
-                        uint64_t *ret_mapped) {
+                        uint64_t *ret_mapped)
+{
     struct size_sum s = {.k = k};
     model_each_mat((struct model *)m, add_size, &s); /* add_size changes nothing */
     *ret_private = s.own;
     *ret_mapped = s.mapped;
 }
 
-static enum status load_vec(struct model *m, struct model_vec *v, struct err *e) {
+static enum status load_vec(struct model *m, struct model_vec *v, struct err *e)
+{
     if (!v->t)
         return OK;
     float *host = mem_try(sizeof(float) * (size_t)v->t->n_elem);
@@ -508,7 +545,8 @@ struct loader {
     struct err *e;
 };
 
-static void load_mat(void *ctx, struct model_mat *mat) {
+static void load_mat(void *ctx, struct model_mat *mat)
+{
     struct loader *l = ctx;
     struct kern *k = l->m->kern;
     if (l->status != OK)
@@ -529,12 +567,14 @@ static void load_mat(void *ctx, struct model_mat *mat) {
         l->status = err_set(l->e, ERR_CANCELLED, "loading was cancelled");
 }
 
-static void sum_bytes(void *ctx, struct model_mat *mat) {
+static void sum_bytes(void *ctx, struct model_mat *mat)
+{
     *(uint64_t *)ctx += row_bytes(mat) * (size_t)mat->n_row;
 }
 
 enum status model_load(struct model *m, struct kern *k, bool (*progress)(void *ctx, float done),
-                       void *ctx, struct err *e) {
+                       void *ctx, struct err *e)
+{
     struct loader l = {.m = m, .progress = progress, .ctx = ctx, .e = e};
     m->kern = k;
     model_each_mat(m, sum_bytes, &l.total);
@@ -543,9 +583,9 @@ enum status model_load(struct model *m, struct kern *k, bool (*progress)(void *c
     for (int32_t i = 0; i < m->p.n_layer; i++) {
         struct model_layer *y = &m->layer[i];
         struct model_vec *vecs[] = {
-            &y->attn_norm, &y->q_norm, &y->k_norm, &y->attn_post_norm, &y->ffn_norm,
-            &y->ffn_post_norm, &y->q_bias, &y->k_bias, &y->v_bias, &y->o_bias, &y->gate_bias,
-            &y->up_bias, &y->down_bias,
+            &y->attn_norm,     &y->q_norm,  &y->k_norm,    &y->attn_post_norm, &y->ffn_norm,
+            &y->ffn_post_norm, &y->q_bias,  &y->k_bias,    &y->v_bias,         &y->o_bias,
+            &y->gate_bias,     &y->up_bias, &y->down_bias,
         };
         for (size_t j = 0; j < sizeof vecs / sizeof *vecs; j++)
             TRY(load_vec(m, vecs[j], e));
@@ -557,13 +597,15 @@ enum status model_load(struct model *m, struct kern *k, bool (*progress)(void *c
     return OK;
 }
 
-static void free_mat(void *ctx, struct model_mat *mat) {
+static void free_mat(void *ctx, struct model_mat *mat)
+{
     struct kern *k = ctx;
     if (mat->w)
         k->ops->weight_free(k, mat->w);
 }
 
-void model_free(struct model *m) {
+void model_free(struct model *m)
+{
     if (!m)
         return;
     if (m->kern) {
@@ -573,9 +615,9 @@ void model_free(struct model *m) {
         for (int32_t i = 0; i < m->p.n_layer; i++) {
             struct model_layer *y = &m->layer[i];
             struct model_vec *vecs[] = {
-                &y->attn_norm, &y->q_norm, &y->k_norm, &y->attn_post_norm, &y->ffn_norm,
-                &y->ffn_post_norm, &y->q_bias, &y->k_bias, &y->v_bias, &y->o_bias, &y->gate_bias,
-                &y->up_bias, &y->down_bias,
+                &y->attn_norm,     &y->q_norm,  &y->k_norm,    &y->attn_post_norm, &y->ffn_norm,
+                &y->ffn_post_norm, &y->q_bias,  &y->k_bias,    &y->v_bias,         &y->o_bias,
+                &y->gate_bias,     &y->up_bias, &y->down_bias,
             };
             for (size_t j = 0; j < sizeof vecs / sizeof *vecs; j++)
                 m->kern->ops->free(m->kern, vecs[j]->dev);
@@ -589,15 +631,16 @@ void model_free(struct model *m) {
 
 /* ---- identity ---- */
 
-uint64_t model_fingerprint(const struct model *m) {
+uint64_t model_fingerprint(const struct model *m)
+{
     enum { SAMPLES = 8, SAMPLE_BYTES = 512 };
     const struct model_params *p = &m->p;
     XXH3_state_t *x = XXH3_createState();
     XXH3_64bits_reset(x);
-    const int32_t ints[] = {p->arch, p->n_layer, p->n_embd, p->n_ff, p->n_head, p->n_head_kv,
-                            p->head_dim, p->n_vocab, p->n_rot, p->act, p->rope_mode};
-    const float floats[] = {p->norm_eps, p->embed_scale, p->attn_scale, p->attn_softcap,
-                            m->rope.mscale, m->rope_local.mscale};
+    const int32_t ints[] = {p->arch,     p->n_layer, p->n_embd, p->n_ff, p->n_head,   p->n_head_kv,
+                            p->head_dim, p->n_vocab, p->n_rot,  p->act,  p->rope_mode};
+    const float floats[] = {p->norm_eps,     p->embed_scale, p->attn_scale,
+                            p->attn_softcap, m->rope.mscale, m->rope_local.mscale};
     XXH3_64bits_update(x, ints, sizeof ints);
     XXH3_64bits_update(x, floats, sizeof floats);
     XXH3_64bits_update(x, m->rope_freq, sizeof(float) * (size_t)(p->n_rot / 2));

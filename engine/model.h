@@ -21,10 +21,10 @@ enum model_arch { MODEL_LLAMA, MODEL_QWEN2, MODEL_QWEN3, MODEL_GEMMA2, MODEL_GEM
 /* Position encoding of one kind of layer, before n_ctx is known. */
 struct model_rope_params {
     float base;
-    float factor;              /* linear and YaRN stretch; 1 = none */
+    float factor; /* linear and YaRN stretch; 1 = none */
     bool yarn;
     float yarn_beta_fast, yarn_beta_slow, yarn_log_mul;
-    float attn_factor;         /* stored magnitude, multiplies cos and sin */
+    float attn_factor; /* stored magnitude, multiplies cos and sin */
 };
 
 struct model_params {
@@ -32,27 +32,27 @@ struct model_params {
     char arch_name[32];
     char name[128];
     int32_t n_layer, n_embd, n_ff, n_head, n_head_kv, head_dim, n_vocab;
-    int32_t n_ctx_train;       /* as announced, incl. stretching */
-    int32_t n_ctx_orig;        /* before YaRN or longrope */
+    int32_t n_ctx_train; /* as announced, incl. stretching */
+    int32_t n_ctx_orig;  /* before YaRN or longrope */
     float norm_eps;
-    float embed_scale;         /* gemma: sqrt(n_embd) */
-    float attn_scale;          /* multiplies q.k */
+    float embed_scale;                 /* gemma: sqrt(n_embd) */
+    float attn_scale;                  /* multiplies q.k */
     float attn_softcap, logit_softcap; /* 0 = none */
     enum kern_act act;
     enum kern_rope_mode rope_mode;
     int32_t n_rot;
     struct model_rope_params rope, rope_local; /* local: sliding layers */
-    int32_t window;            /* positions seen by sliding layers; 0 = no such layers */
+    int32_t window; /* positions seen by sliding layers; 0 = no such layers */
     bool sliding[MODEL_LAYERS];
     int64_t n_param;
-    char type[32];             /* type that holds most weights, e.g. "Q4_K" */
+    char type[32]; /* type that holds most weights, e.g. "Q4_K" */
 };
 
 /* A matrix bound to rows of a tensor. */
 struct model_mat {
     const struct gguf_tensor *t; /* NULL = absent */
     int32_t row0, n_row, n_col;
-    struct kern_weight *w;       /* after model_load */
+    struct kern_weight *w; /* after model_load */
 };
 
 /* A vector in float32 on the device. */
@@ -67,20 +67,20 @@ struct model_layer {
     struct model_mat q, k, v, o, gate, up, down;
     struct model_vec q_bias, k_bias, v_bias, o_bias, gate_bias, up_bias, down_bias;
     const struct kern_rope *rope;
-    int32_t window;              /* 0 = sees everything */
+    int32_t window; /* 0 = sees everything */
 };
 
 struct model {
     struct model_params p;
     const struct gguf *gguf;
-    struct kern *kern;           /* NULL before model_load */
+    struct kern *kern;              /* NULL before model_load */
     struct model_mat embed, output; /* output.t == embed.t and one weight when tied */
     struct model_vec output_norm, output_bias;
-    struct model_layer *layer;   /* [n_layer] */
+    struct model_layer *layer;                                     /* [n_layer] */
     const struct gguf_tensor *rope_freqs, *rope_long, *rope_short; /* divisors, or NULL */
-    struct kern_rope rope, rope_local; /* after model_set_ctx */
+    struct kern_rope rope, rope_local;                             /* after model_set_ctx */
     float *rope_freq, *rope_freq_local;
-    bool rope_is_long;           /* longrope: n_ctx exceeds the original context */
+    bool rope_is_long; /* longrope: n_ctx exceeds the original context */
 };
 
 /* Reads and checks everything but the weights' values. */

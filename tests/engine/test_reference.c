@@ -24,7 +24,8 @@
 /* Largest difference of a logit when the prompt is cut in other places. */
 #define LOGIT_CHUNK 1e-3
 
-static const char *data_dir(void) {
+static const char *data_dir(void)
+{
     const char *dir = getenv("DOGEAR_DATA");
     char probe[1024];
     snprintf(probe, sizeof probe, "%s/reference/llama-F16.gguf", dir ? dir : "");
@@ -43,7 +44,8 @@ struct truth {
     float *logits;
 };
 
-static bool truth_read(const char *dir, const char *name, const char *kind, struct truth *t) {
+static bool truth_read(const char *dir, const char *name, const char *kind, struct truth *t)
+{
     char path[1024];
     snprintf(path, sizeof path, "%s/reference/%s.%s.bin", dir, name, kind);
     FILE *f = fopen(path, "rb");
@@ -60,7 +62,8 @@ static bool truth_read(const char *dir, const char *name, const char *kind, stru
     return true;
 }
 
-static void truth_free(struct truth *t) {
+static void truth_free(struct truth *t)
+{
     free(t->ids);
     free(t->logits);
 }
@@ -74,12 +77,14 @@ struct bed { /* a loaded model and one timeline */
     struct kv_line *line;
 };
 
-static void check(enum status s, struct err *e) {
+static void check(enum status s, struct err *e)
+{
     if (s != OK)
         fail_msg("%s", e->text);
 }
 
-static void bed_open(struct bed *b, struct kern *k, const char *path, int32_t n_chunk) {
+static void bed_open(struct bed *b, struct kern *k, const char *path, int32_t n_chunk)
+{
     struct err e;
     *b = (struct bed){.k = k};
     check(gguf_open(path, &b->g, &e), &e);
@@ -91,7 +96,8 @@ static void bed_open(struct bed *b, struct kern *k, const char *path, int32_t n_
     b->line = kv_line_new(b->pool, 1024);
 }
 
-static void bed_close(struct bed *b) {
+static void bed_close(struct bed *b)
+{
     kv_line_free(b->line);
     kv_pool_free(b->pool);
     forward_free(b->f);
@@ -100,7 +106,8 @@ static void bed_close(struct bed *b) {
 }
 
 /* Logits of all ids, fed in pieces of `step`. */
-static float *bed_logits(struct bed *b, const int32_t *ids, int32_t n, int32_t step) {
+static float *bed_logits(struct bed *b, const int32_t *ids, int32_t n, int32_t step)
+{
     struct err e;
     size_t v = (size_t)b->m->p.n_vocab;
     float *out = malloc((size_t)n * v * 4);
@@ -117,7 +124,8 @@ static float *bed_logits(struct bed *b, const int32_t *ids, int32_t n, int32_t s
     return out;
 }
 
-static double log_sum(const float *x, int32_t n) {
+static double log_sum(const float *x, int32_t n)
+{
     double most = x[0], sum = 0;
     for (int32_t i = 1; i < n; i++)
         most = x[i] > most ? x[i] : most;
@@ -127,7 +135,8 @@ static double log_sum(const float *x, int32_t n) {
 }
 
 /* Mean KL(want || got) over the rows. */
-static double kl_mean(const struct truth *want, const float *got) {
+static double kl_mean(const struct truth *want, const float *got)
+{
     double sum = 0;
     for (int32_t r = 0; r < want->n_tok; r++) {
         const float *p = want->logits + (size_t)r * (size_t)want->n_vocab;
@@ -140,18 +149,20 @@ static double kl_mean(const struct truth *want, const float *got) {
 }
 
 static const char *const exact_names[] = {
-    "llama-F16", "llama-BF16", "llama-Q8_0", "llama-Q4_0", "llama-Q4_1", "llama-Q5_0",
-    "llama-Q5_1", "llama-Q2_K", "llama-Q3_K_M", "llama-Q4_K_M", "llama-Q5_K_M", "llama-Q6_K",
-    "llama-IQ4_NL", "llama-IQ4_XS", "llama31-F16", "qwen3-F16", "qwen3-Q8_0", "qwen3-Q4_K_M",
+    "llama-F16",    "llama-BF16",   "llama-Q8_0",   "llama-Q4_0",   "llama-Q4_1",   "llama-Q5_0",
+    "llama-Q5_1",   "llama-Q2_K",   "llama-Q3_K_M", "llama-Q4_K_M", "llama-Q5_K_M", "llama-Q6_K",
+    "llama-IQ4_NL", "llama-IQ4_XS", "llama31-F16",  "qwen3-F16",    "qwen3-Q8_0",   "qwen3-Q4_K_M",
 };
 
-static double fast_bound(const char *name) {
-    return strstr(name, "BF16") ? KL_EXACT_FAST_BF16
+static double fast_bound(const char *name)
+{
+    return strstr(name, "BF16")  ? KL_EXACT_FAST_BF16
            : strstr(name, "F16") ? KL_EXACT_FAST_F16
                                  : KL_EXACT_FAST_BLOCK;
 }
 
-static void against_exact(const char *isa, bool plain) {
+static void against_exact(const char *isa, bool plain)
+{
     const char *dir = data_dir();
     struct kern *k = kern_open_cpu(isa, 2);
     if (!k) {
@@ -181,19 +192,23 @@ static void against_exact(const char *isa, bool plain) {
     assert_int_equal(n_bad, 0);
 }
 
-static void forward__logits__ref_against_float64(void **state) {
+static void forward__logits__ref_against_float64(void **state)
+{
     against_exact("ref", true);
 }
 
-static void forward__logits__avx2_against_float64(void **state) {
+static void forward__logits__avx2_against_float64(void **state)
+{
     against_exact("avx2", false);
 }
 
-static void forward__logits__avx512_against_float64(void **state) {
+static void forward__logits__avx512_against_float64(void **state)
+{
     against_exact("avx512", false);
 }
 
-static void forward__logits__architectures_against_peer(void **state) {
+static void forward__logits__architectures_against_peer(void **state)
+{
     static const char *const names[] = {"llama-F16",  "llama31-F16", "qwen2-F16", "qwen3-F16",
                                         "gemma2-F16", "gemma3-F16",  "phi3-F16"};
     const char *dir = data_dir();
@@ -224,7 +239,8 @@ static void forward__logits__architectures_against_peer(void **state) {
     assert_int_equal(n_bad, 0);
 }
 
-static void forward__logits__do_not_depend_on_chunks(void **state) {
+static void forward__logits__do_not_depend_on_chunks(void **state)
+{
     static const char *const names[] = {"llama-F16", "qwen3-F16", "gemma3-F16", "llama-BF16"};
     const char *dir = data_dir();
     const char *isas[] = {"ref", NULL};
@@ -260,7 +276,8 @@ static void forward__logits__do_not_depend_on_chunks(void **state) {
     }
 }
 
-int main(void) {
+int main(void)
+{
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(forward__logits__ref_against_float64),
         cmocka_unit_test(forward__logits__architectures_against_peer),

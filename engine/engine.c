@@ -1,0 +1,118 @@
+/* The public calls: they forward to whichever engine stands behind the pointer. */
+#include "engine/engine.h"
+
+#include <stdlib.h>
+
+#include "engine/engine_impl.h"
+#include "engine/fake.h"
+#include "engine/local.h"
+
+enum status engine_open(const struct engine_params *p, struct engine **ret, struct err *e)
+{
+    return p->fake_script ? fake_open(p, ret, e) : local_open(p, ret, e);
+}
+
+void engine_close(struct engine *en)
+{
+    if (en)
+        en->vt->close(en);
+}
+
+const struct engine_info *engine_info(const struct engine *en)
+{
+    return en->vt->info(en);
+}
+
+void engine_sampling_default(struct engine_sampling *s)
+{
+    *s = (struct engine_sampling){
+        .temp = 0.8f,
+        .top_k = 40,
+        .top_p = 0.95f,
+        .min_p = 0.05f,
+        .repeat_penalty = 1.0f,
+        .repeat_last_n = 64,
+        .seed = UINT64_MAX,
+    };
+}
+
+const char *engine_stop_name(enum engine_stop s)
+{
+    static const char *const names[] = {
+        [ENGINE_STOP_EOS] = "eos",
+        [ENGINE_STOP_LENGTH] = "length",
+        [ENGINE_STOP_CONTEXT] = "context",
+        [ENGINE_STOP_CANCEL] = "cancel",
+    };
+    return names[s];
+}
+
+void engine_event_free(struct engine_event *ev)
+{
+    if (!ev)
+        return;
+    free(ev->text);
+    free(ev->ids);
+    free(ev);
+}
+
+enum status engine_submit(struct engine *en, const struct engine_turn *t, uint64_t *ret_turn,
+                          struct err *e)
+{
+    return en->vt->submit(en, t, ret_turn, e);
+}
+
+void engine_cancel(struct engine *en)
+{
+    en->vt->cancel(en);
+}
+
+bool engine_busy(const struct engine *en)
+{
+    return en->vt->busy(en);
+}
+
+struct engine_event *engine_poll(struct engine *en)
+{
+    return en->vt->wait(en, 0);
+}
+
+struct engine_event *engine_wait(struct engine *en, int timeout_ms)
+{
+    return en->vt->wait(en, timeout_ms);
+}
+
+void engine_forget(struct engine *en, int64_t timeline)
+{
+    en->vt->forget(en, timeline);
+}
+
+void engine_stats(struct engine *en, struct stats *ret)
+{
+    en->vt->stats(en, ret);
+}
+
+enum status engine_tokenize(struct engine *en, const char *text, size_t len, bool parse_special,
+                            bool add_bos, int32_t **ret_ids, int32_t *ret_n, struct err *e)
+{
+    return en->vt->tokenize(en, text, len, parse_special, add_bos, ret_ids, ret_n, e);
+}
+
+enum status engine_detokenize(struct engine *en, const int32_t *ids, int32_t n, bool special,
+                              char **ret, size_t *ret_len, struct err *e)
+{
+    return en->vt->detokenize(en, ids, n, special, ret, ret_len, e);
+}
+
+enum status engine_logits(struct engine *en, const int32_t *ids, int32_t n,
+                          bool (*row)(void *ctx, int32_t i, const float *logits), void *ctx,
+                          struct err *e)
+{
+    return en->vt->logits(en, ids, n, row, ctx, e);
+}
+
+enum status engine_bench(struct engine *en, const struct engine_bench *b,
+                         struct engine_bench_result *ret, struct err *e)
+{
+    return en->vt->bench(en, b, ret, e);
+}

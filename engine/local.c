@@ -1,0 +1,270 @@
+#include "engine/local.h"
+
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "engine/base/mem.h"
+#include "engine/base/str.h"
+
+#define DEMO_PREFIX "Dogear" /* general.name of the bundled models begins with it */
+
+static struct local *local_of(const struct engine *en)
+{
+    return (struct local *)en;
+}
+
+enum status local_check_ids(const struct local *l, const int32_t *ids, int32_t n, struct err *e)
+{
+    for (int32_t i = 0; i < n; i++)
+        if (ids[i] < 0 || ids[i] >= l->info.n_vocab)
+            return err_set(e, ERR_USAGE, "token %d at place %d is outside the vocabulary of %d",
+                           ids[i], i, l->info.n_vocab);
+    return OK;
+}
+
+enum status local_reserve(struct local *l, int64_t id, struct kv_line *line, int32_t n,
+                          struct err *e)
+{
+    enum status s = kv_reserve(line, n, e);
+    while (s == ERR_MEMORY && lines_drop_oldest(l->lines, id))
+        s = kv_reserve(line, n, e);
+    return s;
+}
+
+/* ---- opening ---- */
+
+static enum status open_backend(struct local *l, struct err *e)
+{
+    const char *want = l->params.backend;
+    if (want && strcmp(want, "auto") != 0 && strcmp(want, "cpu") != 0) {
+        bool cuda = strcmp(want, "cuda") == 0;
+        return err_set(e, cuda ? ERR_UNSUPPORTED : ERR_USAGE,
+                       cuda ? "backend '%s' is not available in this build; use --backend cpu"
+                            : "backend '%s' is unknown; use auto or cpu",
+                       want);
+    }
+    l->kern = kern_open_cpu(NULL, l->params.n_thread);
+    if (!l->kern) {
+        const char *name = getenv("KERNELS");
+        return err_set(e, ERR_UNSUPPORTED,
+                       "KERNELS=%s is not available on this machine; unset it "
+                       "or use ref, avx2 or avx512",
+                       name ? name : "");
+    }
+    return OK;
+}
+
+static void fill_info(struct local *l)
+{
+    struct engine_info *i = &l->info;
+    i->file_bytes = gguf_file_bytes(l->gguf);
+    i->n_vocab = tokenizer_n_vocab(l->tokenizer);
+    snprintf(i->chat_format, sizeof i->chat_format, "%s", template_name(l->template));
+    if (!l->model)
+        return;
+    const struct model_params *p = &l->model->p;
+    snprintf(i->name, sizeof i->name, "%s", p->name);
+    snprintf(i->arch, sizeof i->arch, "%s", p->arch_name);
+    snprintf(i->type, sizeof i->type, "%s", p->type);
+    i->demo = strncmp(p->name, DEMO_PREFIX, strlen(DEMO_PREFIX)) == 0;
+    i->n_param = p->n_param;
+    i->n_ctx_train = p->n_ctx_train;
+    i->n_vocab = p->n_vocab;
+    i->n_layer = p->n_layer;
+    i->n_head = p->n_head;
+    i->n_head_kv = p->n_head_kv;
+    i->head_dim = p->head_dim;
+    if (!l->kern)
+        return;
+    snprintf(i->backend, sizeof i->backend, "cpu %s, %d thread%s", l->kern->name, l->kern->n_thread,
+             l->kern->n_thread == 1 ? "" : "s");
+    snprintf(i->kv, sizeof i->kv, "exact");
+    i->n_ctx = l->plan.n_ctx;
+    if (l->plan.lowered)
+        snprintf(i->notice, sizeof i->notice, "context lowered from %d to %d tokens to fit memory",
+                 p->n_ctx_train, l->plan.n_ctx);
+    else if (template_is_unknown(l->template))
+        snprintf(i->notice, sizeof i->notice,
+                 "the model's chat template is not one we know; the "
+                 "text is continued as it stands");
+    i->fingerprint = model_fingerprint(l->model) ^ tokenizer_hash(l->tokenizer);
+}
+
+static enum status open_parts(struct local *l, struct err *e)
+{
+    const struct engine_params *p = &l->params;
+    if (!p->model_path || !*p->model_path)
+        return err_set(e, ERR_USAGE, "no model given; use -m FILE.gguf");
+    TRY(gguf_open(p->model_path, &l->gguf, e));
+    TRY(tokenizer_open(l->gguf, &l->tokenizer, e));
+    TRY(template_open(l->gguf, l->tokenizer, &l->template, e));
+    if (p->vocab_only) {
+        fill_info(l);
+        return OK;
+    }
+    if (p->kv && strcmp(p->kv, "exact") != 0)
+        return err_set(e, ERR_USAGE, "KV preset '%s' is unknown; use exact", p->kv);
+    TRY(model_read(l->gguf, &l->model, e));
+    if (tokenizer_n_vocab(l->tokenizer) > l->model->p.n_vocab)
+        return err_set(e, ERR_FORMAT,
+                       "%s: %d tokens in the vocabulary, but only %d rows of "
+                       "embeddings",
+                       p->model_path, tokenizer_n_vocab(l->tokenizer), l->model->p.n_vocab);
+    TRY(open_backend(l, e));
+    TRY(plan_make(l->model, l->kern, p->n_ctx, p->kv_budget_bytes, plan_available(), &l->plan, e));
+    model_set_ctx(l->model, l->plan.n_ctx);
+    gguf_read_ahead(l->gguf);
+    TRY(model_load(l->model, l->kern, p->progress, p->progress_ctx, e));
+    TRY(forward_new(l->model, PLAN_CHUNK, &l->forward, e));
+    const struct kv_shape shape = {l->model->p.n_layer, l->model->p.n_head_kv,
+                                   l->model->p.head_dim};
+    l->pool = kv_pool_new(l->kern, &shape, l->plan.kv_budget);
+    l->lines = lines_new(l->pool, l->plan.n_ctx);
+    fill_info(l);
+    l->stats.n_ctx = l->plan.n_ctx;
+    l->stats.weights_bytes = (int64_t)(l->plan.weights_private + l->plan.weights_mapped);
+    l->stats.scratch_bytes = (int64_t)l->plan.scratch;
+    l->stats.kv_budget_bytes = (int64_t)l->plan.kv_budget;
+    l->stats.kv_bytes = 0;
+    return worker_start(l, e);
+}
+
+static void local_close(struct engine *en)
+{
+    struct local *l = local_of(en);
+    worker_stop(l);
+    lines_free(l->lines);
+    kv_pool_free(l->pool);
+    forward_free(l->forward);
+    model_free(l->model);
+    if (l->kern)
+        kern_close(l->kern);
+    template_free(l->template);
+    tokenizer_free(l->tokenizer);
+    gguf_close(l->gguf);
+    queue_free(l->events, (void (*)(void *))engine_event_free);
+    pthread_mutex_destroy(&l->lock);
+    pthread_mutex_destroy(&l->compute);
+    free(l);
+}
+
+/* ---- the rest of the table ---- */
+
+static const struct engine_info *local_info(const struct engine *en)
+{
+    return &local_of(en)->info;
+}
+
+static enum status local_submit(struct engine *en, const struct engine_turn *t, uint64_t *ret_turn,
+                                struct err *e)
+{
+    return worker_submit(local_of(en), t, ret_turn, e);
+}
+
+static void local_cancel(struct engine *en)
+{
+    atomic_store(&local_of(en)->cancel, true);
+}
+
+static bool local_busy(const struct engine *en)
+{
+    return atomic_load(&local_of(en)->busy);
+}
+
+static struct engine_event *local_wait(struct engine *en, int timeout_ms)
+{
+    struct queue *q = local_of(en)->events;
+    return timeout_ms == 0 ? queue_pop(q) : queue_wait(q, timeout_ms);
+}
+
+static void local_forget(struct engine *en, int64_t timeline)
+{
+    worker_forget(local_of(en), timeline);
+}
+
+static void local_stats(struct engine *en, struct stats *ret)
+{
+    struct local *l = local_of(en);
+    pthread_mutex_lock(&l->lock);
+    *ret = l->stats;
+    pthread_mutex_unlock(&l->lock);
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    ret->at_s = (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
+    long pages_all, pages;
+    FILE *f = fopen("/proc/self/statm", "re");
+    if (f) {
+        if (fscanf(f, "%ld %ld", &pages_all, &pages) == 2)
+            ret->rss_bytes = (int64_t)pages * sysconf(_SC_PAGESIZE);
+        fclose(f);
+    }
+}
+
+static enum status local_tokenize(struct engine *en, const char *text, size_t len,
+                                  bool parse_special, bool add_bos, int32_t **ret_ids,
+                                  int32_t *ret_n, struct err *e)
+{
+    struct tok_list list = {0};
+    enum status s =
+        tokenizer_encode(local_of(en)->tokenizer, text, len, parse_special, add_bos, &list, e);
+    if (s != OK) {
+        tok_list_fini(&list);
+        return s;
+    }
+    *ret_ids = list.ids ? list.ids : mem_alloc(sizeof *list.ids);
+    *ret_n = list.n;
+    return OK;
+}
+
+static enum status local_detokenize(struct engine *en, const int32_t *ids, int32_t n, bool special,
+                                    char **ret, size_t *ret_len, struct err *e)
+{
+    struct str s = {0};
+    TRY(local_check_ids(local_of(en), ids, n, e));
+    tokenizer_decode(local_of(en)->tokenizer, ids, n, special, true, &s);
+    *ret_len = s.len;
+    *ret = str_take(&s);
+    return OK;
+}
+
+enum status local_open(const struct engine_params *p, struct engine **ret, struct err *e)
+{
+    static const struct engine_vt vt = {
+        .close = local_close,
+        .info = local_info,
+        .submit = local_submit,
+        .cancel = local_cancel,
+        .busy = local_busy,
+        .wait = local_wait,
+        .forget = local_forget,
+        .stats = local_stats,
+        .tokenize = local_tokenize,
+        .detokenize = local_detokenize,
+        .logits = measure_logits,
+        .bench = measure_bench,
+    };
+    struct local *l = mem_calloc(1, sizeof *l);
+    l->base.vt = &vt;
+    l->params = *p;
+    if (p->kv_io) {
+        l->kv_io = *p->kv_io;
+        l->params.kv_io = &l->kv_io;
+    }
+    pthread_mutex_init(&l->compute, NULL);
+    pthread_mutex_init(&l->lock, NULL);
+    l->events = queue_new(p->wake, p->wake_ctx);
+    stats_init(&l->stats);
+    l->stats.phase = STATS_IDLE;
+    enum status s = open_parts(l, e);
+    l->params.model_path = l->params.kv = l->params.backend = NULL; /* the caller's strings */
+    if (s != OK) {
+        local_close(&l->base);
+        return s;
+    }
+    *ret = &l->base;
+    return OK;
+}

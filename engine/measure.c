@@ -1,0 +1,203 @@
+/* Measuring on the caller's thread: teacher-forced logits and speed. */
+#include <math.h>
+#include <stdlib.h>
+#include <time.h>
+
+#include "engine/base/mem.h"
+#include "engine/decode.h"
+#include "engine/local.h"
+#include "engine/prefill.h"
+
+#define BENCH_LINE INT64_MIN /* no conversation has this number */
+
+static double now_s(void)
+{
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
+}
+
+/* Takes the compute lock; ERR_BUSY while a turn runs. */
+static enum status begin(struct local *l, struct err *e)
+{
+    if (!l->forward)
+        return err_set(e, ERR_USAGE, "the model was opened for its vocabulary only");
+    if (atomic_load(&l->busy) || pthread_mutex_trylock(&l->compute) != 0)
+        return err_set(e, ERR_BUSY, "an answer is still being written; stop it or wait");
+    return OK;
+}
+
+/* ---- logits ---- */
+
+static enum status each_row(struct local *l, struct kv_line *line, const int32_t *ids, int32_t n,
+                            bool (*row)(void *ctx, int32_t i, const float *logits), void *ctx,
+                            struct err *e)
+{
+    int32_t n_chunk = forward_n_chunk(l->forward);
+    for (int32_t at = 0; at < n; at += n_chunk) {
+        int32_t now = n - at < n_chunk ? n - at : n_chunk;
+        TRY(local_reserve(l, BENCH_LINE, line, now, e));
+        TRY(forward_run(l->forward, line, ids + at, now, FORWARD_ALL, NULL, NULL, e));
+        for (int32_t r = 0; r < now; r += FORWARD_HEAD_ROWS) {
+            int32_t n_row = now - r < FORWARD_HEAD_ROWS ? now - r : FORWARD_HEAD_ROWS;
+            const float *logits = forward_head(l->forward, r, n_row);
+            for (int32_t i = 0; i < n_row; i++)
+                if (!row(ctx, at + r + i, logits + (size_t)i * (size_t)l->info.n_vocab))
+                    return err_set(e, ERR_CANCELLED, "cancelled at token %d", at + r + i);
+        }
+    }
+    return OK;
+}
+
+enum status measure_logits(struct engine *en, const int32_t *ids, int32_t n,
+                           bool (*row)(void *ctx, int32_t i, const float *logits), void *ctx,
+                           struct err *e)
+{
+    struct local *l = (struct local *)en;
+    TRY(local_check_ids(l, ids, n, e));
+    TRY(begin(l, e));
+    enum status s = OK;
+    if (n > l->plan.n_ctx) {
+        s = err_set(e, ERR_USAGE, "%d tokens do not fit the context of %d; raise -c", n,
+                    l->plan.n_ctx);
+    } else {
+        struct kv_line *line = kv_line_new(l->pool, l->plan.n_ctx);
+        s = each_row(l, line, ids, n, row, ctx, e);
+        kv_line_free(line);
+    }
+    pthread_mutex_unlock(&l->compute);
+    return s;
+}
+
+/* ---- speed ---- */
+
+static int by_value(const void *a, const void *b)
+{
+    double x = *(const double *)a, y = *(const double *)b;
+    return (x > y) - (x < y);
+}
+
+/* Brings the timeline to `depth` tokens: real ones first, then copies of their blocks, which cost
+ * a later token as much as real ones do and nothing to compute. */
+static enum status fill(struct local *l, struct kv_line *line, const int32_t *ids, int32_t depth,
+                        struct err *e)
+{
+    int32_t real = depth < forward_n_chunk(l->forward) ? depth : forward_n_chunk(l->forward);
+    if (kv_n_tok(line) == 0 && real > 0)
+        TRY(prefill_run(l->forward, line, ids, real, NULL, NULL, NULL, e));
+    while (kv_n_tok(line) < depth) {
+        int32_t n = depth - kv_n_tok(line) < real ? depth - kv_n_tok(line) : real;
+        TRY(local_reserve(l, BENCH_LINE, line, n, e));
+        kv_repeat(line, n);
+    }
+    return OK;
+}
+
+struct matrix_sum {
+    double bytes, ops;
+};
+
+static void add_matrix(void *ctx, struct model_mat *mat)
+{
+    struct matrix_sum *s = ctx;
+    s->bytes += (double)mat->n_row * (double)(mat->n_col / kern_type_block(mat->t->type)) *
+                (double)kern_type_bytes(mat->t->type);
+    s->ops += 2.0 * mat->n_row * mat->n_col;
+}
+
+/* Bytes read and operations done for n tokens at this depth, in one pass of n. */
+static void count(struct local *l, int32_t n, int32_t depth, double *ret_bytes, double *ret_ops)
+{
+    const struct model_params *p = &l->model->p;
+    struct matrix_sum all = {0, 0}, embed = {0, 0}, head = {0, 0};
+    model_each_mat(l->model, add_matrix, &all);
+    add_matrix(&embed, &l->model->embed);
+    add_matrix(&head, &l->model->output);
+    bool tied = l->model->output.t == l->model->embed.t;
+    double body_ops = all.ops - head.ops - (tied ? 0 : embed.ops);
+    double seen = depth + (n + 1) / 2.0; /* positions a token looks at, on average */
+    *ret_bytes = all.bytes - (tied ? 0 : embed.bytes) + (double)l->plan.kv_tok * seen;
+    *ret_ops = body_ops * n + head.ops + 4.0 * p->n_layer * p->n_head * p->head_dim * seen * n;
+}
+
+static enum status bench_once(struct local *l, struct kv_line *line, const struct engine_bench *b,
+                              const int32_t *ids, double *ret_s, struct err *e)
+{
+    const float *logits;
+    if (kv_n_tok(line) > b->depth)
+        kv_truncate(line, b->depth);
+    TRY(fill(l, line, ids, b->depth, e));
+    int32_t n = b->n_prompt > 0 ? b->n_prompt : b->n_gen;
+    TRY(local_reserve(l, BENCH_LINE, line, n, e));
+    double start = now_s();
+    if (b->n_prompt > 0) {
+        TRY(prefill_run(l->forward, line, ids, n, NULL, NULL, &logits, e));
+    } else {
+        for (int32_t i = 0; i < n; i++)
+            TRY(decode_step(l->forward, line, ids[i], &logits, e));
+    }
+    *ret_s = now_s() - start;
+    return OK;
+}
+
+static enum status bench_line(struct local *l, struct kv_line *line, const struct engine_bench *b,
+                              struct engine_bench_result *ret, struct err *e)
+{
+    int32_t n = b->n_prompt > 0 ? b->n_prompt : b->n_gen;
+    int32_t n_rep = b->n_rep > 0 ? b->n_rep : 1;
+    int32_t n_id = n > forward_n_chunk(l->forward) ? n : forward_n_chunk(l->forward);
+    int32_t *ids = mem_calloc((size_t)n_id, sizeof *ids);
+    double *seconds = mem_calloc((size_t)n_rep, sizeof *seconds), warm;
+    uint32_t x = 12345;
+    for (int32_t i = 0; i < n_id; i++) {
+        x = x * 1664525u + 1013904223u;
+        ids[i] = (int32_t)((x >> 8) % (uint32_t)l->info.n_vocab);
+    }
+    enum status s = bench_once(l, line, b, ids, &warm, e);
+    for (int32_t i = 0; i < n_rep && s == OK; i++)
+        s = bench_once(l, line, b, ids, &seconds[i], e);
+    if (s == OK) {
+        qsort(seconds, (size_t)n_rep, sizeof *seconds, by_value);
+        double median =
+            n_rep % 2 ? seconds[n_rep / 2] : (seconds[n_rep / 2 - 1] + seconds[n_rep / 2]) / 2;
+        double bytes, ops;
+        *ret = (struct engine_bench_result){.tps_median = n / median,
+                                            .tps_min = n / seconds[n_rep - 1],
+                                            .tps_max = n / seconds[0],
+                                            .gbps = NAN,
+                                            .gops = NAN};
+        if (b->n_prompt > 0) {
+            count(l, n, b->depth, &bytes, &ops);
+            ret->gops = ops / median / 1e9;
+        } else {
+            count(l, 1, b->depth + n / 2, &bytes, &ops);
+            ret->gbps = bytes * n / median / 1e9;
+            ret->gops = ops * n / median / 1e9;
+        }
+    }
+    free(ids);
+    free(seconds);
+    return s;
+}
+
+enum status measure_bench(struct engine *en, const struct engine_bench *b,
+                          struct engine_bench_result *ret, struct err *e)
+{
+    struct local *l = (struct local *)en;
+    int64_t n = b->n_prompt > 0 ? b->n_prompt : b->n_gen;
+    if (n <= 0 || b->depth < 0)
+        return err_set(e, ERR_USAGE, "nothing to measure: -p %d -n %d -d %d", b->n_prompt, b->n_gen,
+                       b->depth);
+    TRY(begin(l, e));
+    enum status s = OK;
+    if (n + b->depth > l->plan.n_ctx) {
+        s = err_set(e, ERR_USAGE, "%lld tokens at depth %d do not fit the context of %d; raise -c",
+                    (long long)n, b->depth, l->plan.n_ctx);
+    } else {
+        struct kv_line *line = kv_line_new(l->pool, l->plan.n_ctx);
+        s = bench_line(l, line, b, ret, e);
+        kv_line_free(line);
+    }
+    pthread_mutex_unlock(&l->compute);
+    return s;
+}

@@ -1,0 +1,106 @@
+#include "engine/plan.h"
+
+#include <inttypes.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "engine/forward.h"
+
+enum {
+    MIN_CTX = 128,          /* a context shorter than this is of no use */
+    LINE_BYTES_PER_TOK = 4, /* the token log */
+};
+#define HEADROOM_MIN ((uint64_t)256 << 20) /* left to everybody else */
+
+/* First number after `key` in a small file; false when there is none. */
+static bool file_number(const char *path, const char *key, uint64_t *ret)
+{
+    char line[256];
+    FILE *f = fopen(path, "re");
+    bool found = false;
+    while (f && !found && fgets(line, sizeof line, f))
+        found = strncmp(line, key, strlen(key)) == 0 &&
+                sscanf(line + strlen(key), "%" SCNu64, ret) == 1;
+    if (f)
+        fclose(f);
+    return found;
+}
+
+uint64_t plan_available(void)
+{
+    uint64_t kib, limit, used;
+    uint64_t avail = file_number("/proc/meminfo", "MemAvailable:", &kib) ? kib * 1024 : UINT64_MAX;
+    if (file_number("/sys/fs/cgroup/memory.max", "", &limit) &&
+        file_number("/sys/fs/cgroup/memory.current", "", &used)) {
+        uint64_t left = limit > used ? limit - used : 0;
+        avail = left < avail ? left : avail;
+    }
+    return avail;
+}
+
+const char *plan_size_text(uint64_t size_bytes, char buf[32])
+{
+    if (size_bytes >= (uint64_t)1 << 30)
+        snprintf(buf, 32, "%.1f GiB", (double)size_bytes / (1 << 30));
+    else
+        snprintf(buf, 32, "%.0f MiB", (double)size_bytes / (1 << 20));
+    return buf;
+}
+
+/* Bytes of one timeline of n_ctx tokens: whole blocks, their tables and the token log. */
+static uint64_t line_bytes(const struct kv_shape *s, int32_t n_ctx)
+{
+    uint64_t n_block = ((uint64_t)n_ctx + KERN_BLOCK_TOK - 1) / KERN_BLOCK_TOK;
+    uint64_t entry = (uint64_t)s->n_layer * (uint64_t)s->n_head_kv * sizeof(struct kern_kv_block);
+    return n_block * (kv_block_bytes(s) + entry) + (uint64_t)n_ctx * LINE_BYTES_PER_TOK;
+}
+
+enum status plan_make(const struct model *m, struct kern *k, int32_t n_ctx, uint64_t kv_budget,
+                      uint64_t available, struct plan *ret, struct err *e)
+{
+    const struct kv_shape s = {m->p.n_layer, m->p.n_head_kv, m->p.head_dim};
+    struct plan p = {.available = available, .kv_tok = kv_tok_bytes(&s)};
+    char need[32], have[32];
+    model_weight_bytes(m, k, &p.weights_private, &p.weights_mapped);
+    p.scratch = forward_bytes(&m->p, PLAN_CHUNK);
+
+    uint64_t headroom = available / 25 > HEADROOM_MIN ? available / 25 : HEADROOM_MIN;
+    if (headroom > available / 4)
+        headroom = available / 4;
+    uint64_t fixed = p.weights_private + p.weights_mapped + p.scratch + headroom;
+    uint64_t left = available > fixed ? available - fixed : 0;
+    /* Largest context that fits, by whole blocks; a budget the user gave bounds it too. */
+    uint64_t room = kv_budget && kv_budget < left ? kv_budget : left;
+    uint64_t n_block = room / line_bytes(&s, KERN_BLOCK_TOK);
+    uint64_t most = n_block * KERN_BLOCK_TOK;
+    p.n_ctx_max = most > INT32_MAX ? INT32_MAX / KERN_BLOCK_TOK * KERN_BLOCK_TOK : (int32_t)most;
+
+    p.n_ctx = n_ctx > 0 ? n_ctx : m->p.n_ctx_train;
+    if (p.n_ctx > p.n_ctx_max && n_ctx <= 0 && p.n_ctx_max >= MIN_CTX) {
+        p.n_ctx = p.n_ctx_max;
+        p.lowered = true;
+    }
+    p.kv = line_bytes(&s, p.n_ctx);
+    p.total = p.weights_private + p.weights_mapped + p.scratch + p.kv;
+    if (p.n_ctx > p.n_ctx_max) {
+        if (p.n_ctx_max < MIN_CTX)
+            return err_set(e, ERR_MEMORY,
+                           "%s does not fit: it needs %s for weights and scratch, %s "
+                           "are free; close other programs or take a smaller model",
+                           m->p.name, plan_size_text(fixed - headroom, need),
+                           plan_size_text(available, have));
+        return err_set(e, ERR_MEMORY,
+                       "a context of %d tokens does not fit: it needs %s in all, %s "
+                       "%s; the largest that fits is -c %d",
+                       p.n_ctx, plan_size_text(p.total + headroom, need),
+                       plan_size_text(room < left ? kv_budget : available, have),
+                       room < left ? "are the KV budget" : "are free", p.n_ctx_max);
+    }
+    /* Room for several conversations, but not all there is. */
+    uint64_t spread = left / 2 > p.kv ? left / 2 : p.kv;
+    p.kv_budget = kv_budget ? kv_budget : spread < 4 * p.kv ? spread : 4 * p.kv;
+    if (p.kv_budget < p.kv)
+        p.kv_budget = p.kv;
+    *ret = p;
+    return OK;
+}

@@ -1,0 +1,36 @@
+/* The memory plan: what a model, a context length and a cache would take, before any of it is
+ * allocated, checked against what is free. Pure arithmetic but for plan_available. */
+#ifndef ENGINE_PLAN_H
+#define ENGINE_PLAN_H
+
+#include "engine/base/err.h"
+#include "engine/kv.h"
+#include "engine/model.h"
+
+enum { PLAN_CHUNK = 512 }; /* tokens computed at once in prefill */
+
+struct plan {
+    uint64_t weights_private; /* copied into the backend's own order */
+    uint64_t weights_mapped;  /* read in place from the file */
+    uint64_t scratch;
+    uint64_t kv_tok;    /* f16 bytes per token */
+    uint64_t kv;        /* for one conversation of n_ctx */
+    uint64_t kv_budget; /* what all timelines in memory may take, >= kv */
+    uint64_t total;     /* weights + scratch + kv */
+    uint64_t available;
+    int32_t n_ctx, n_ctx_max; /* planned; the largest that fits */
+    bool lowered;             /* n_ctx is less than the model's own because of memory */
+};
+
+/* Bytes that may be used now: MemAvailable, or less where a control group limits us. */
+uint64_t plan_available(void);
+
+/* n_ctx 0 = the model's own, lowered to what fits. kv_budget 0 = automatic. ERR_MEMORY when the
+ * context asked for does not fit: the text names the largest that does. */
+enum status plan_make(const struct model *m, struct kern *k, int32_t n_ctx, uint64_t kv_budget,
+                      uint64_t available, struct plan *ret, struct err *e);
+
+/* "1.5 GiB": for messages. */
+const char *plan_size_text(uint64_t size_bytes, char buf[32]);
+
+#endif
