@@ -1,0 +1,86 @@
+/* What the views read: plain data, filled by the controller (app/screen.c) before each frame.
+ * Strings are borrowed for the frame, any bytes (views clean what they draw). */
+#ifndef UI_MODEL_H
+#define UI_MODEL_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "engine/stats.h"
+#include "ui/editor.h"
+#include "ui/keymap.h"
+
+struct ui_message {
+    const char *role, *text;
+    size_t len;
+    bool streaming, cut;
+    int32_t n_sibling, sibling;
+};
+
+struct ui_row { /* a line of a list */
+    int64_t id;
+    const char *text;
+    const char *detail;  /* at the right, may be NULL */
+    const char *snippet; /* second line with \x02..\x03 around hits, may be NULL */
+    bool open, pinned;
+};
+
+struct ui_rows {
+    const struct ui_row *row;
+    int n, sel;
+    int *scroll; /* first row shown; kept by the controller, adjusted by the view */
+    const char *empty; /* said when n is 0 */
+};
+
+struct ui_command { /* for help and the palette */
+    const char *usage, *help;
+};
+
+enum ui_focus { UI_FOCUS_EDITOR, UI_FOCUS_LIST, UI_FOCUS_SELECT, UI_FOCUS_POPUP };
+enum ui_popup {
+    UI_POPUP_NONE,
+    UI_POPUP_HELP,
+    UI_POPUP_PICKER,  /* an input line over a list: palette, search, history, conversations */
+    UI_POPUP_INPUT,   /* an input line: rename */
+    UI_POPUP_CONFIRM, /* a question */
+    UI_POPUP_DASH,    /* the dashboard instead of the chat */
+};
+
+struct ui_model {
+    int64_t now_ms; /* Unix time */
+    double now_s;   /* CLOCK_MONOTONIC, as stats */
+
+    /* the open conversation */
+    const struct ui_message *messages;
+    int32_t n_message;
+    int32_t selected; /* while focus is UI_FOCUS_SELECT */
+    const char *title;
+    const char *model_name;
+    bool running, show_thinking;
+
+    struct stats stats;
+
+    struct ui_rows list; /* the conversations beside the chat */
+    bool list_wanted, dash_wanted;
+    enum ui_focus focus;
+
+    enum ui_popup popup;
+    const char *popup_title, *popup_hint;
+    struct ui_rows picker;
+    struct editor *popup_input; /* UI_POPUP_PICKER, UI_POPUP_INPUT */
+    int *help_scroll;
+
+    const char *notice; /* one line, NULL = none */
+    bool notice_is_error;
+
+    struct editor *editor;
+    const char *prompt;      /* up to two columns */
+    const char *placeholder; /* shown while nothing is typed */
+    const struct keymap *keymap;
+    const struct ui_command *commands;
+    int n_command;
+    const struct history *history; /* figures over time for the dashboard, may be NULL */
+};
+
+#endif
