@@ -1,0 +1,586 @@
+/* Blocked attention with online softmax: what work there is, who does it, how it is put together.
+ *
+ * Work is cut into items of (KV head, tile of rows of one 64-position block, range of segments).
+ * A tile is up to TILE_ROWS rows of query x head of the group, so keys and values are fetched once
+ * for all query heads. A segment is what the tile reads next: a block of f16 rows, a page, or the
+ * sinks. When there are fewer tiles than threads can share, a tile's segments are split over
+ * several items and merged by their log-sum-exp. Scores carry a factor log2(e), so that the
+ * exponential is 2^x. Nothing is allocated: each thread's scratch holds its tile (struct work) and,
+ * behind it, a share of the room for split results. Compiled for 8 or 16 lanes. */
+#ifndef KERNELS_CPU_ATTN_FLOW_H
+#define KERNELS_CPU_ATTN_FLOW_H
+
+#include <assert.h>
+#include <math.h>
+#include <string.h>
+
+#include "kernels/cpu/attn_page.h"
+#include "kernels/cpu/attn_tile.h"
+#include "kernels/cpu/cpu.h"
+#include "kernels/page.h"
+
+enum {
+    TILE_ROWS = 128,
+    SUM_FLOATS = 160 << 10, /* room for block sums: rows x blocks x 2 floats */
+    ITEMS_PER_THREAD = 6,   /* fewer items than this per thread: split the segments */
+    SPLIT_MIN_SEG = 8       /* segments of a split, at least */
+};
+
+#define ATTN_LOG2E 1.4426950408889634f
+#define ATTN_LN2 0.6931471805599453f
+/* The running maximum before any score: low enough never to matter, finite so that differences
+ * are never NaN. */
+#define ATTN_LOWEST (-1e30f)
+
+/* One thread's tile. */
+struct work {
+    float q[TILE_ROWS * PAGE_HEAD_DIM_MAX];   /* [m][head_dim], scaled by scale * log2(e) */
+    float out[TILE_ROWS * PAGE_HEAD_DIM_MAX]; /* [m][head_dim] */
+    float turned[PAGE_FEW_ROWS * PAGE_HEAD_DIM_MAX]; /* the part of out from rotated pages */
+    float s[TILE_ROWS * PAGE_TOK];            /* scores, then probabilities [m][64] */
+    float panel[PAGE_HEAD_DIM_MAX * PAGE_TOK];
+    float top[TILE_ROWS], sum[TILE_ROWS], keep[TILE_ROWS];
+    float block_top[SUM_FLOATS / 2], block_sum[SUM_FLOATS / 2]; /* [m][segment], when mass is asked */
+    struct page_query page;
+};
+
+/* What is left of a thread's scratch, for results of split tiles and masses of items. */
+enum { SHARE_BYTES = (CPU_SCRATCH_BYTES - (int)sizeof(struct work)) & ~63 };
+_Static_assert(SHARE_BYTES >= 512 << 10, "a thread's scratch holds its tile and a share");
+
+enum seg_kind { SEG_NONE, SEG_ROWS, SEG_PAGE };
+
+struct seg {
+    enum seg_kind kind;
+    int32_t block;
+    int32_t tok0, tok1;     /* tokens of the block that may be read at all */
+    const uint16_t *k, *v;  /* SEG_ROWS: k [head_dim][k_stride], v [..][head_dim] */
+    int32_t k_stride;
+    const struct kern_page *page;
+};
+
+/* The rows of one attend call that are computed together: all, unless masses need more room. */
+struct plan {
+    struct kern *kern;
+    const struct kern_attn *a;
+    int32_t group, head_dim;
+    int32_t row0, row1;      /* rows of this pass */
+    int32_t rows_per_tile;
+    int32_t n_tile, n_split; /* tiles per KV head, items per tile */
+    bool rotated;            /* some page holds a rotated V */
+    size_t part_bytes;       /* of one split result */
+    size_t mass_bytes;       /* of one item's masses */
+    int32_t parts_per_share;
+};
+
+struct tile {
+    int32_t head_kv, row0, row1; /* rows of the call */
+    int32_t block;               /* position block of all its rows */
+    int32_t first_block;         /* oldest block any row sees */
+    bool sinks;                  /* segment 0 is the sinks */
+    const int32_t *listed;       /* listed older blocks, or NULL: all of them */
+    int32_t n_older, n_seg;
+};
+
+static int32_t min_i(int32_t a, int32_t b)
+{
+    return a < b ? a : b;
+}
+
+static int32_t max_i(int32_t a, int32_t b)
+{
+    return a > b ? a : b;
+}
+
+/* First position that row sees. */
+static int32_t first_seen(const struct kern_attn *a, int32_t row)
+{
+    return a->window > 0 ? max_i(0, a->pos0 + row - a->window + 1) : 0;
+}
+
+/* Tiles are counted through the position blocks of the pass, rows_per_tile rows each. */
+static void tile_rows_of(const struct plan *p, int32_t index, int32_t *ret_row0, int32_t *ret_row1)
+{
+    const struct kern_attn *a = p->a;
+    int32_t row = p->row0;
+    for (;;) {
+        int32_t block_end = ((a->pos0 + row) / PAGE_TOK + 1) * PAGE_TOK - a->pos0;
+        int32_t end = min_i(block_end, p->row1), n = end - row;
+        int32_t n_tile = (n + p->rows_per_tile - 1) / p->rows_per_tile;
+        if (index < n_tile) {
+            /* equal shares, so that the last tile is not a sliver */
+            *ret_row0 = row + (int32_t)((int64_t)n * index / n_tile);
+            *ret_row1 = row + (int32_t)((int64_t)n * (index + 1) / n_tile);
+            return;
+        }
+        index -= n_tile;
+        row = end;
+    }
+}
+
+static int32_t tile_count(const struct plan *p)
+{
+    int32_t count = 0;
+    for (int32_t row = p->row0; row < p->row1;) {
+        int32_t block_end = ((p->a->pos0 + row) / PAGE_TOK + 1) * PAGE_TOK - p->a->pos0;
+        int32_t end = min_i(block_end, p->row1);
+        count += (end - row + p->rows_per_tile - 1) / p->rows_per_tile;
+        row = end;
+    }
+    return count;
+}
+
+static struct tile tile_make(const struct plan *p, int32_t head_kv, int32_t index)
+{
+    const struct kern_attn *a = p->a;
+    struct tile t = {.head_kv = head_kv};
+    tile_rows_of(p, index, &t.row0, &t.row1);
+    t.block = (a->pos0 + t.row0) / PAGE_TOK;
+    t.first_block = first_seen(a, t.row0) / PAGE_TOK;
+    const struct kern_kv_block *zero = &a->kv->block[(size_t)head_kv * a->kv->n_block_cap];
+    bool zero_listed = true;
+    t.n_older = max_i(0, t.block - 1 - t.first_block);
+    if (a->list) {
+        int32_t b0 = a->pos0 / PAGE_TOK;
+        int32_t n_row_block = (a->pos0 + a->n_tok - 1) / PAGE_TOK - b0 + 1;
+        const int32_t *first = a->list->first + (size_t)head_kv * (n_row_block + 1) + t.block - b0;
+        int32_t lo = first[0], hi = first[1];
+        while (lo < hi && a->list->index[lo] < t.first_block)
+            lo++;
+        while (hi > lo && a->list->index[hi - 1] >= t.block - 1)
+            hi--;
+        t.listed = a->list->index + lo;
+        t.n_older = hi - lo;
+        zero_listed = hi > lo && a->list->index[lo] == 0;
+    }
+    bool zero_whole = zero_listed && !zero->page && zero->k;
+    t.sinks = t.block >= 2 && first_seen(a, t.row0) < KERN_SINK_TOK && !zero_whole &&
+              (a->kv->sink_k || zero->k);
+    t.n_seg = t.sinks + t.n_older + (t.block > t.first_block) + 1;
+    return t;
+}
+
+static struct seg tile_seg(const struct plan *p, const struct tile *t, int32_t i)
+{
+    const struct kern_kv *kv = p->a->kv;
+    const struct kern_kv_block *head = kv->block + (size_t)t->head_kv * kv->n_block_cap;
+    struct seg s = {.tok1 = PAGE_TOK, .k_stride = PAGE_TOK};
+    if (t->sinks && i == 0) {
+        s.kind = SEG_ROWS;
+        s.tok1 = KERN_SINK_TOK;
+        s.k = head[0].k;
+        s.v = head[0].v;
+        if (kv->sink_k) {
+            s.k = kv->sink_k + (size_t)t->head_kv * p->head_dim * KERN_SINK_PAD;
+            s.v = kv->sink_v + (size_t)t->head_kv * p->head_dim * KERN_SINK_PAD;
+            s.k_stride = KERN_SINK_PAD;
+        }
+        return s;
+    }
+    i -= t->sinks;
+    bool older = i < t->n_older;
+    s.block = older ? (t->listed ? t->listed[i] : t->first_block + i)
+                    : t->block - (t->block > t->first_block) + (i - t->n_older);
+    const struct kern_kv_block *b = &head[s.block];
+    if (older && b->page) {
+        s.kind = SEG_PAGE;
+        s.page = b->page;
+        s.tok0 = s.block == 0 && t->sinks ? KERN_SINK_TOK : 0;
+    } else if (b->k && b->v) {
+        s.kind = SEG_ROWS;
+        s.k = b->k;
+        s.v = b->v;
+    }
+    assert(older || s.kind == SEG_ROWS);
+    return s;
+}
+
+/* Tokens of the segment that a row sees: [*ret_lo, *ret_hi), possibly empty. */
+ATTN_INLINE void seen_of(const struct kern_attn *a, const struct seg *s, int32_t row,
+                         int32_t *ret_lo, int32_t *ret_hi)
+{
+    int32_t at = s->block * PAGE_TOK;
+    *ret_lo = max_i(s->tok0, first_seen(a, row) - at);
+    *ret_hi = min_i(s->tok1, a->pos0 + row - at + 1);
+}
+
+/* Columns taken at once: one or two rows of 8 lanes need twice as many for enough sums in flight. */
+static int32_t panel_step(int32_t m)
+{
+    return m <= 2 && PANEL < 32 ? 32 : PANEL;
+}
+
+/* Scores of n_key tokens (a multiple of 16) for all m rows into w->s. */
+static void seg_scores(const struct plan *p, struct work *w, const struct seg *s, int32_t m,
+                       int32_t n_key)
+{
+    int32_t d = p->head_dim;
+    if (s->kind == SEG_PAGE) {
+        if (m <= PAGE_FEW_ROWS)
+            page_scores(&w->page, s->page, w->q, m, w->s);
+        else {
+            page_widen_k(s->page, w->panel);
+            for (int32_t c = 0; c < n_key; c += PANEL)
+                tile_f32(m, min_i(PANEL, n_key - c), w->q, d, w->panel + c, PAGE_TOK, d, w->s + c,
+                         PAGE_TOK, NULL);
+        }
+        return;
+    }
+    int32_t step = panel_step(m);
+    for (int32_t c = 0; c < n_key; c += step) {
+        int32_t n = min_i(step, n_key - c);
+        if (m <= TILE_M) {
+            tile_f16(m, n, w->q, d, s->k + c, s->k_stride, d, w->s + c, PAGE_TOK, NULL);
+        } else {
+            panel_from_f16(s->k + c, s->k_stride, d, n, w->panel);
+            tile_f32(m, n, w->q, d, w->panel, n, d, w->s + c, PAGE_TOK, NULL);
+        }
+    }
+}
+
+/* out = out * keep + P * V over the first n_tok tokens: beyond, rows may hold anything. */
+static void seg_values(const struct plan *p, struct work *w, const struct seg *s, int32_t m,
+                       int32_t n_tok)
+{
+    int32_t d = p->head_dim;
+    if (s->kind == SEG_PAGE && m <= PAGE_FEW_ROWS) {
+        bool turned = s->page->flags & PAGE_V_ROTATED;
+        for (int32_t i = 0; i < m; i++) {
+            vf keep = VF_SET1(w->keep[i]);
+            for (int32_t c = 0; c < d; c += VL) {
+                float *o = w->out + i * d + c;
+                VF_STORE(o, VF_MUL(keep, VF_LOAD(o)));
+                if (p->rotated) {
+                    o = w->turned + i * d + c;
+                    VF_STORE(o, VF_MUL(keep, VF_LOAD(o)));
+                }
+            }
+        }
+        page_values(&w->page, s->page, w->s, m, turned ? w->turned : w->out);
+        return;
+    }
+    if (p->rotated && m <= PAGE_FEW_ROWS)
+        for (int32_t i = 0; i < m; i++)
+            for (int32_t c = 0; c < d; c++)
+                w->turned[i * d + c] *= w->keep[i];
+    if (s->kind == SEG_PAGE) {
+        page_widen_v(s->page, w->panel);
+        for (int32_t c = 0; c < d; c += PANEL)
+            tile_f32(m, min_i(PANEL, d - c), w->s, PAGE_TOK, w->panel + c, d, n_tok, w->out + c, d,
+                     w->keep);
+        return;
+    }
+    int32_t step = panel_step(m);
+    for (int32_t c = 0; c < d; c += step) {
+        int32_t n = min_i(step, d - c);
+        if (m <= TILE_M) {
+            tile_f16(m, n, w->s, PAGE_TOK, s->v + c, d, n_tok, w->out + c, d, w->keep);
+        } else {
+            panel_from_f16(s->v + c, d, n_tok, n, w->panel);
+            tile_f32(m, n, w->s, PAGE_TOK, w->panel, n, n_tok, w->out + c, d, w->keep);
+        }
+    }
+}
+
+/* Turns the scores of one row into probabilities against its running maximum. */
+ATTN_INLINE void row_softmax(const struct kern_attn *a, struct work *w, int32_t i, int32_t n_key,
+                             int32_t lo, int32_t hi, float *ret_sum)
+{
+    float *s = w->s + i * PAGE_TOK;
+    vf top = VF_SET1(w->top[i]);
+    bool whole = lo <= 0 && hi >= n_key;
+    if (a->softcap > 0) {
+        vf inv = VF_SET1(ATTN_LN2 / a->softcap), cap = VF_SET1(a->softcap * ATTN_LOG2E);
+        for (int32_t j = 0; j < n_key; j += VL)
+            VF_STORE(s + j, VF_MUL(cap, vf_tanh(VF_MUL(inv, VF_LOAD(s + j)))));
+    }
+    for (int32_t j = 0; j < n_key; j += VL) {
+        vf x = VF_LOAD(s + j);
+        if (!whole) {
+            x = vf_outside(x, j, lo, hi);
+            VF_STORE(s + j, x);
+        }
+        top = VF_MAX(top, x);
+    }
+    float top_now = vf_hmax(top);
+    w->keep[i] = top_now == w->top[i] ? 1.0f : exp2f(w->top[i] - top_now);
+    w->top[i] = top_now;
+    vf at = VF_SET1(top_now), sum = VF_ZERO();
+    for (int32_t j = 0; j < n_key; j += VL) {
+        vf x = vf_exp2(VF_SUB(VF_LOAD(s + j), at));
+        VF_STORE(s + j, x);
+        sum = VF_ADD(sum, x);
+    }
+    *ret_sum = vf_hsum(sum);
+    w->sum[i] = w->sum[i] * w->keep[i] + *ret_sum;
+}
+
+/* Fetches the start of a segment into the cache while the one before it is computed. */
+static void seg_prefetch(const struct seg *s)
+{
+    const char *k = s->kind == SEG_PAGE ? (const char *)s->page : (const char *)s->k;
+    const char *v = s->kind == SEG_PAGE ? k + 1024 : (const char *)s->v;
+    if (s->kind != SEG_NONE) {
+        for (int32_t i = 0; i < 16; i++) {
+            _mm_prefetch(k + 64 * i, _MM_HINT_T0);
+            _mm_prefetch(v + 64 * i, _MM_HINT_T0);
+        }
+    }
+}
+
+/* Segments [seg0, seg1) of a tile into w: out is not yet divided by sum. */
+static void tile_attend(const struct plan *p, struct work *w, const struct tile *t, int32_t seg0,
+                        int32_t seg1)
+{
+    const struct kern_attn *a = p->a;
+    int32_t d = p->head_dim, m = (t->row1 - t->row0) * p->group;
+    float factor = a->scale * ATTN_LOG2E;
+    for (int32_t i = 0; i < m; i++) {
+        int32_t row = t->row0 + i / p->group, head = t->head_kv * p->group + i % p->group;
+        const float *q = a->q + ((size_t)row * a->n_head + head) * d;
+        for (int32_t c = 0; c < d; c++)
+            w->q[i * d + c] = q[c] * factor;
+        w->top[i] = ATTN_LOWEST;
+        w->sum[i] = 0;
+    }
+    memset(w->out, 0, sizeof(float) * m * d);
+    if (p->rotated && m <= PAGE_FEW_ROWS)
+        memset(w->turned, 0, sizeof(float) * m * d);
+    int32_t n_sum = seg1 - seg0;
+    struct seg next = {SEG_NONE};
+    if (seg0 < seg1)
+        next = tile_seg(p, t, seg0);
+    for (int32_t i = seg0; i < seg1; i++) {
+        struct seg s = next;
+        if (i + 1 < seg1) {
+            next = tile_seg(p, t, i + 1);
+            if (m <= TILE_M)
+                seg_prefetch(&next);
+        }
+        int32_t lo, hi, n_tok = 0, n_key = 0;
+        if (s.kind != SEG_NONE) {
+            seen_of(a, &s, t->row1 - 1, &lo, &n_tok); /* the last row sees furthest */
+            n_tok = max_i(0, n_tok);
+            n_key = (n_tok + 15) & ~15;
+        }
+        if (n_key == 0) {
+            for (int32_t j = 0; a->mass && j < m; j++) {
+                w->block_top[j * n_sum + i - seg0] = ATTN_LOWEST;
+                w->block_sum[j * n_sum + i - seg0] = 0;
+            }
+            continue;
+        }
+        seg_scores(p, w, &s, m, n_key);
+        for (int32_t j = 0; j < m; j++) {
+            float sum;
+            seen_of(a, &s, t->row0 + j / p->group, &lo, &hi);
+            row_softmax(a, w, j, n_key, lo, hi, &sum);
+            if (a->mass) {
+                w->block_top[j * n_sum + i - seg0] = w->top[j];
+                w->block_sum[j * n_sum + i - seg0] = sum;
+            }
+        }
+        seg_values(p, w, &s, m, n_tok);
+    }
+    if (p->rotated && m <= PAGE_FEW_ROWS) {
+        for (int32_t i = 0; i < m; i++) {
+            page_rotate(w->turned + i * d, d);
+            for (int32_t c = 0; c < d; c++)
+                w->out[i * d + c] += w->turned[i * d + c];
+        }
+    }
+}
+
+/* Writes the finished rows of a tile. */
+static void tile_finish(const struct plan *p, const struct tile *t, const float *out,
+                        const float *top, const float *sum)
+{
+    const struct kern_attn *a = p->a;
+    int32_t d = p->head_dim, m = (t->row1 - t->row0) * p->group;
+    for (int32_t i = 0; i < m; i++) {
+        int32_t row = t->row0 + i / p->group, head = t->head_kv * p->group + i % p->group;
+        float *o = a->out + ((size_t)row * a->n_head + head) * d;
+        vf inv = VF_SET1(1.0f / sum[i]);
+        for (int32_t c = 0; c < d; c += VL)
+            VF_STORE(o + c, VF_MUL(inv, VF_LOAD(out + i * d + c)));
+        if (a->lse)
+            a->lse[(size_t)row * a->n_head + head] = top[i] * ATTN_LN2 + logf(sum[i]);
+    }
+}
+
+/* mass[segment] = sum over rows of block_sum * 2^(block_top - top) / sum. */
+static void mass_reduce(const float *block_top, const float *block_sum, int32_t n_seg, int32_t m,
+                        const float *top, const float *sum, float *mass)
+{
+    for (int32_t s = 0; s < n_seg; s++)
+        mass[s] = 0;
+    for (int32_t i = 0; i < m; i++) {
+        float inv = 1.0f / sum[i];
+        for (int32_t s = 0; s < n_seg; s++)
+            mass[s] += block_sum[i * n_seg + s] * exp2f(block_top[i * n_seg + s] - top[i]) * inv;
+    }
+}
+
+static int32_t split_at(int32_t n_seg, int32_t n_split, int32_t i)
+{
+    return (int32_t)((int64_t)n_seg * i / n_split);
+}
+
+/* Slot i of the room behind the threads' tiles. */
+static uint8_t *share_slot(const struct plan *p, int32_t i, size_t slot_bytes)
+{
+    int32_t per_share = (int32_t)(SHARE_BYTES / slot_bytes);
+    return (uint8_t *)cpu_scratch(p->kern, i / per_share) + sizeof(struct work) +
+           (i % per_share) * slot_bytes;
+}
+
+/* A split result: top [m], sum [m], out [m][head_dim], then block_top and block_sum [m][n_seg]. */
+static void attend_item(void *ctx, int item, int n_item, int thread)
+{
+    const struct plan *p = ctx;
+    const struct kern_attn *a = p->a;
+    struct work *w = cpu_scratch(p->kern, thread);
+    int32_t split = item % p->n_split, rest = item / p->n_split;
+    /* later tiles are longer: they go first, so that the threads finish together */
+    int32_t index = p->n_tile - 1 - rest / a->kv->n_head_kv, head_kv = rest % a->kv->n_head_kv;
+    struct tile t = tile_make(p, head_kv, index);
+    int32_t d = p->head_dim, m = (t.row1 - t.row0) * p->group;
+    int32_t seg0 = split_at(t.n_seg, p->n_split, split);
+    int32_t seg1 = split_at(t.n_seg, p->n_split, split + 1);
+    tile_attend(p, w, &t, seg0, seg1);
+    if (p->n_split == 1) {
+        tile_finish(p, &t, w->out, w->top, w->sum);
+        if (a->mass)
+            mass_reduce(w->block_top, w->block_sum, t.n_seg, m, w->top, w->sum,
+                        (float *)share_slot(p, head_kv * p->n_tile + index, p->mass_bytes));
+        return;
+    }
+    float *part = (float *)share_slot(p, (head_kv * p->n_tile + index) * p->n_split + split,
+                                      p->part_bytes);
+    memcpy(part, w->top, sizeof(float) * m);
+    memcpy(part + m, w->sum, sizeof(float) * m);
+    memcpy(part + 2 * m, w->out, sizeof(float) * m * d);
+    if (a->mass) {
+        float *sums = part + (2 + d) * m;
+        memcpy(sums, w->block_top, sizeof(float) * m * (seg1 - seg0));
+        memcpy(sums + m * (seg1 - seg0), w->block_sum, sizeof(float) * m * (seg1 - seg0));
+    }
+}
+
+/* Adds an item's segment masses to the blocks they came from. */
+static void mass_add(const struct plan *p, const struct tile *t, int32_t seg0, int32_t seg1,
+                     const float *mass)
+{
+    float *to = p->a->mass + (size_t)t->head_kv * p->a->kv->n_block_cap;
+    for (int32_t s = seg0; s < seg1; s++)
+        to[tile_seg(p, t, s).block] += mass[s - seg0];
+}
+
+/* One KV head: merges what was split, and adds up masses in a fixed order. */
+static void merge_head(void *ctx, int head_kv, int n_head, int thread)
+{
+    const struct plan *p = ctx;
+    const struct kern_attn *a = p->a;
+    struct work *w = cpu_scratch(p->kern, thread);
+    int32_t d = p->head_dim;
+    for (int32_t index = 0; index < p->n_tile; index++) {
+        struct tile t = tile_make(p, head_kv, index);
+        int32_t m = (t.row1 - t.row0) * p->group;
+        if (p->n_split == 1) {
+            mass_add(p, &t, 0, t.n_seg,
+                     (float *)share_slot(p, head_kv * p->n_tile + index, p->mass_bytes));
+            continue;
+        }
+        int32_t slot = (head_kv * p->n_tile + index) * p->n_split;
+        for (int32_t i = 0; i < m; i++) {
+            float top = ATTN_LOWEST, sum = 0;
+            for (int32_t s = 0; s < p->n_split; s++)
+                top = fmaxf(top, ((float *)share_slot(p, slot + s, p->part_bytes))[i]);
+            memset(w->out + i * d, 0, sizeof(float) * d);
+            for (int32_t s = 0; s < p->n_split; s++) {
+                const float *part = (float *)share_slot(p, slot + s, p->part_bytes);
+                float weight = exp2f(part[i] - top);
+                sum += weight * part[m + i];
+                for (int32_t c = 0; c < d; c++)
+                    w->out[i * d + c] += weight * part[2 * m + i * d + c];
+            }
+            w->top[i] = top;
+            w->sum[i] = sum;
+        }
+        tile_finish(p, &t, w->out, w->top, w->sum);
+        for (int32_t s = 0; a->mass && s < p->n_split; s++) {
+            int32_t seg0 = split_at(t.n_seg, p->n_split, s);
+            int32_t seg1 = split_at(t.n_seg, p->n_split, s + 1);
+            const float *part = (float *)share_slot(p, slot + s, p->part_bytes);
+            const float *sums = part + (2 + d) * m;
+            mass_reduce(sums, sums + m * (seg1 - seg0), seg1 - seg0, m, w->top, w->sum, w->s);
+            mass_add(p, &t, seg0, seg1, w->s);
+        }
+    }
+}
+
+/* Settles tiles and splits for rows [row0, row1) so that all results fit the shares. */
+static struct plan plan_make(struct kern *k, const struct kern_attn *a, int32_t row0, int32_t row1)
+{
+    struct plan p = {.kern = k, .a = a, .row0 = row0, .row1 = row1};
+    p.group = a->n_head / a->kv->n_head_kv;
+    p.head_dim = a->kv->head_dim;
+    int32_t n_seg = (a->pos0 + row1 - 1) / PAGE_TOK + 2; /* of the longest tile, at most */
+    p.rows_per_tile = TILE_ROWS / p.group;
+    if (a->mass)
+        p.rows_per_tile = min_i(p.rows_per_tile, SUM_FLOATS / 2 / n_seg / p.group);
+    p.rows_per_tile = max_i(p.rows_per_tile, 1);
+    p.n_tile = tile_count(&p);
+    p.n_split = 1;
+    p.mass_bytes = ((size_t)n_seg * sizeof(float) + 63) & ~(size_t)63;
+    int32_t threads = k->n_thread, n_item = p.n_tile * a->kv->n_head_kv;
+    int32_t want = (ITEMS_PER_THREAD * threads + n_item - 1) / n_item;
+    int32_t m = min_i(p.rows_per_tile, row1 - row0) * p.group;
+    for (p.n_split = min_i(want, n_seg / SPLIT_MIN_SEG); p.n_split > 1; p.n_split--) {
+        int32_t segs = n_seg / p.n_split + 1;
+        p.part_bytes = sizeof(float) * m * (2 + p.head_dim + (a->mass ? 2 * segs : 0));
+        p.part_bytes = (p.part_bytes + 63) & ~(size_t)63;
+        if (p.part_bytes <= SHARE_BYTES && (!a->mass || segs <= TILE_ROWS * PAGE_TOK) &&
+            (int64_t)n_item * p.n_split <= (int64_t)(SHARE_BYTES / p.part_bytes) * threads)
+            break;
+    }
+    p.n_split = max_i(p.n_split, 1);
+    return p;
+}
+
+static bool any_rotated(const struct kern_kv *kv, int32_t n_block)
+{
+    for (int32_t h = 0; h < kv->n_head_kv; h++)
+        for (int32_t j = 0; j < n_block; j++) {
+            const struct kern_page *page = kv->block[(size_t)h * kv->n_block_cap + j].page;
+            if (page && page->flags & PAGE_V_ROTATED)
+                return true;
+        }
+    return false;
+}
+
+static void flow_attend(struct kern *k, const struct kern_attn *a)
+{
+    const struct kern_kv *kv = a->kv;
+    assert(kv->head_dim % 16 == 0 && kv->head_dim <= PAGE_HEAD_DIM_MAX);
+    assert(a->n_head % kv->n_head_kv == 0 && a->n_head / kv->n_head_kv <= TILE_ROWS);
+    bool rotated = any_rotated(kv, (a->pos0 + a->n_tok - 1) / PAGE_TOK + 1);
+    for (int32_t row0 = 0; row0 < a->n_tok;) {
+        int32_t row1 = a->n_tok;
+        struct plan p = plan_make(k, a, row0, row1);
+        /* masses of every item must fit the shares: else fewer rows at a time */
+        while (a->mass && p.n_split == 1 && row1 - row0 > 1 &&
+               (int64_t)p.n_tile * kv->n_head_kv >
+                   (int64_t)(SHARE_BYTES / p.mass_bytes) * k->n_thread) {
+            row1 = row0 + (row1 - row0 + 1) / 2;
+            p = plan_make(k, a, row0, row1);
+        }
+        p.rotated = rotated;
+        pool_run(cpu_of(k)->pool, p.n_tile * kv->n_head_kv * p.n_split, attend_item, &p);
+        if (p.n_split > 1 || a->mass)
+            pool_run(cpu_of(k)->pool, kv->n_head_kv, merge_head, &p);
+        row0 = row1;
+    }
+}
+
+#endif

@@ -1,0 +1,490 @@
+/* Attention: every instruction set against the plain oracle, over odd shapes, windows, groups,
+ * lists, sinks and page depths; and the oracle against a textbook softmax. */
+#include <math.h>
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include <cmocka.h>
+
+#include "kernels/cpu/attn.h"
+#include "kernels/cpu/isa.h"
+#include "kernels/kernels.h"
+#include "kernels/page.h"
+
+/* f32 sums of at most 2,000 terms against double: 1e-6 typical, with room for cancellation. */
+#define TOL_EXACT 2e-5
+#define TOL_LSE 2e-5
+#define TOL_MASS 1e-4
+/* Integer factors may add at most this part of the error that the codes themselves make. */
+#define TOL_OF_CODE_ERROR 0.25
+/* ...and where codes err little (a long tail of unread tokens), this part of the output's size. */
+#define TOL_PACKED_FLOOR 1e-4
+
+typedef void attend_fn(struct kern *k, const struct kern_attn *a);
+
+static const struct {
+    const char *name;
+    enum isa isa;
+    attend_fn *attend;
+} fast[] = {
+#if defined(__x86_64__)
+    {"avx2", ISA_AVX2, attn_avx2_attend},
+    {"avx512", ISA_AVX512, attn_avx512_attend},
+#endif
+    {"ref", ISA_REF, attn_ref_attend}, /* keeps the table from being empty; trivially equal */
+};
+enum { N_FAST = sizeof fast / sizeof fast[0] };
+
+static uint64_t rng_state;
+
+static float rng_uniform(void)
+{
+    rng_state = rng_state * 6364136223846793005u + 1442695040888963407u;
+    return (float)(rng_state >> 40) / (float)(1 << 24);
+}
+
+static float rng_normal(void)
+{
+    float sum = 0;
+    for (int i = 0; i < 6; i++)
+        sum += rng_uniform();
+    return (sum - 3) * 1.41421356f;
+}
+
+/* What a case is made of; zero means the default behind the comma. */
+struct shape {
+    int32_t head_dim, n_head_kv, group, n_tok, pos0;
+    int32_t window;
+    float softcap;
+    int32_t bits_k, bits_v; /* 0: no pages; 1: every page another depth */
+    bool rotated, listed, mass;
+};
+
+struct scene {
+    struct kern_kv kv;
+    struct kern_attn a;
+    struct kern_block_list list;
+    float *q;
+    int32_t *first, *index;
+    void **owned;
+    int32_t n_owned;
+};
+
+static void *scene_own(struct scene *s, size_t size)
+{
+    void *p = aligned_alloc(64, (size + 63) & ~(size_t)63);
+    assert_non_null(p);
+    s->owned[s->n_owned++] = p;
+    return p;
+}
+
+static struct scene scene_make(const struct shape *h)
+{
+    struct scene s = {{0}};
+    int32_t d = h->head_dim, end = h->pos0 + h->n_tok, n_block = (end + 63) / 64;
+    int32_t b_first = h->pos0 / 64, b_last = (end - 1) / 64, n_head = h->n_head_kv * h->group;
+    rng_state = 1 + (uint64_t)d * 7919 + (uint64_t)end * 104729 + (uint64_t)h->group;
+    s.owned = calloc((size_t)h->n_head_kv * n_block * 3 + 16, sizeof *s.owned);
+    s.kv = (struct kern_kv){h->n_head_kv, d, n_block + 1, NULL, NULL, NULL};
+    size_t table = sizeof(struct kern_kv_block) * h->n_head_kv * (n_block + 1);
+    s.kv.block = scene_own(&s, table);
+    memset(s.kv.block, 0, table);
+    bool packed = h->bits_k != 0 && b_last >= 2;
+    if (packed) {
+        size_t size = sizeof(uint16_t) * h->n_head_kv * d * KERN_SINK_PAD;
+        s.kv.sink_k = scene_own(&s, size);
+        s.kv.sink_v = scene_own(&s, size);
+        memset(s.kv.sink_k, 0x7e, size); /* NaN where nothing is written */
+        memset(s.kv.sink_v, 0x7e, size);
+    }
+    static const int32_t depth[4] = {8, 6, 4, 2};
+    for (int32_t head = 0; head < h->n_head_kv; head++) {
+        for (int32_t j = 0; j < n_block; j++) {
+            struct kern_kv_block *b = &s.kv.block[head * (n_block + 1) + j];
+            b->k = scene_own(&s, sizeof(uint16_t) * d * 64);
+            b->v = scene_own(&s, sizeof(uint16_t) * d * 64);
+            memset(b->k, 0x7e, sizeof(uint16_t) * d * 64);
+            memset(b->v, 0x7e, sizeof(uint16_t) * d * 64);
+            for (int32_t c = 0; c < d; c++) {
+                /* channels of K differ in spread and offset, as real ones do */
+                float spread = 0.3f + 2 * rng_uniform(), at = rng_normal();
+                for (int32_t t = 0; t < 64 && j * 64 + t < end; t++) {
+                    b->k[c * 64 + t] = kern_f32_to_f16(at + spread * rng_normal());
+                    b->v[t * d + c] = kern_f32_to_f16(rng_normal());
+                }
+            }
+            if (packed && j == 0) {
+                for (int32_t c = 0; c < d; c++) {
+                    for (int32_t t = 0; t < KERN_SINK_TOK; t++) {
+                        s.kv.sink_k[(head * d + c) * KERN_SINK_PAD + t] = b->k[c * 64 + t];
+                        s.kv.sink_v[(head * KERN_SINK_PAD + t) * d + c] = b->v[t * d + c];
+                    }
+                }
+            }
+            if (packed && j + 1 < b_last) {
+                struct page_shape shape = {d, h->bits_k, h->bits_v};
+                if (h->bits_k == 1) {
+                    shape.bits_k = depth[(j + head) % 4];
+                    shape.bits_v = depth[(j / 4 + j) % 4];
+                }
+                b->page = scene_own(&s, page_size(&shape));
+                page_seal(b->page, &shape, h->rotated ? PAGE_V_ROTATED : 0,
+                          j == 0 ? KERN_SINK_TOK : 0, b->k, b->v);
+                if (j + 1 < b_first) { /* no row of this call needs its f16 rows */
+                    b->k = NULL;
+                    b->v = NULL;
+                }
+            }
+        }
+    }
+    s.q = scene_own(&s, sizeof(float) * h->n_tok * n_head * d);
+    for (int32_t i = 0; i < h->n_tok * n_head * d; i++)
+        s.q[i] = rng_normal();
+    if (h->listed) {
+        int32_t n_row_block = b_last - b_first + 1, n = 0;
+        s.first = scene_own(&s, sizeof(int32_t) * h->n_head_kv * (n_row_block + 1));
+        s.index = scene_own(&s, sizeof(int32_t) * h->n_head_kv * n_row_block * (n_block + 1) + 64);
+        for (int32_t head = 0; head < h->n_head_kv; head++) {
+            for (int32_t r = 0; r < n_row_block; r++) {
+                s.first[head * (n_row_block + 1) + r] = n;
+                for (int32_t j = 0; j < b_first + r; j++)
+                    if (rng_uniform() < 0.4f)
+                        s.index[n++] = j;
+            }
+            s.first[head * (n_row_block + 1) + n_row_block] = n;
+        }
+        s.list = (struct kern_block_list){s.first, s.index};
+    }
+    s.a = (struct kern_attn){.n_tok = h->n_tok,
+                             .pos0 = h->pos0,
+                             .n_head = n_head,
+                             .q = s.q,
+                             .scale = 1 / sqrtf((float)d),
+                             .softcap = h->softcap,
+                             .window = h->window};
+    return s;
+}
+
+static void scene_free(struct scene *s)
+{
+    for (int32_t i = 0; i < s->n_owned; i++)
+        free(s->owned[i]);
+    free(s->owned);
+}
+
+struct result {
+    float *out, *lse, *mass;
+    size_t n_out, n_lse, n_mass;
+};
+
+static struct result scene_run(struct scene *s, struct kern *k, attend_fn *attend, bool mass)
+{
+    struct result r;
+    r.n_lse = (size_t)s->a.n_tok * s->a.n_head;
+    r.n_out = r.n_lse * s->kv.head_dim;
+    r.n_mass = (size_t)s->kv.n_head_kv * s->kv.n_block_cap;
+    r.out = malloc(sizeof(float) * r.n_out);
+    r.lse = malloc(sizeof(float) * r.n_lse);
+    r.mass = calloc(r.n_mass, sizeof(float));
+    memset(r.out, 0xff, sizeof(float) * r.n_out);
+    struct kern_attn a = s->a;
+    a.kv = &s->kv;
+    a.list = s->list.first ? &s->list : NULL;
+    a.out = r.out;
+    a.lse = r.lse;
+    a.mass = mass ? r.mass : NULL;
+    attend(k, &a);
+    return r;
+}
+
+static void result_free(struct result *r)
+{
+    free(r->out);
+    free(r->lse);
+    free(r->mass);
+}
+
+static double rms(const float *x, size_t n)
+{
+    double sum = 0;
+    for (size_t i = 0; i < n; i++)
+        sum += (double)x[i] * x[i];
+    return sqrt(sum / (double)n);
+}
+
+static double rms_diff(const float *x, const float *y, size_t n)
+{
+    double sum = 0;
+    for (size_t i = 0; i < n; i++)
+        sum += ((double)x[i] - y[i]) * ((double)x[i] - y[i]);
+    return sqrt(sum / (double)n);
+}
+
+static double max_diff(const float *x, const float *y, size_t n)
+{
+    double most = 0;
+    for (size_t i = 0; i < n; i++) {
+        double diff = fabs((double)x[i] - y[i]);
+        most = diff > most || isnan(diff) ? (isnan(diff) ? INFINITY : diff) : most;
+    }
+    return most;
+}
+
+static void shape_print(const struct shape *h, const char *name)
+{
+    print_error("%s: d %d heads %dx%d rows %d at %d window %d cap %g bits %d/%d%s%s\n", name,
+                h->head_dim, h->n_head_kv, h->group, h->n_tok, h->pos0, h->window, h->softcap,
+                h->bits_k, h->bits_v, h->rotated ? " rotated" : "", h->listed ? " listed" : "");
+}
+
+/* Runs one case on every instruction set this machine has. code_error: rms that packing alone
+ * made, or 0 for exact caches. */
+static void check_shape(struct kern *k, const struct shape *h)
+{
+    struct scene s = scene_make(h);
+    struct result want = scene_run(&s, k, attn_ref_attend, h->mass);
+    double code_error = 0;
+    if (h->bits_k) {
+        struct shape plain = *h;
+        plain.bits_k = plain.bits_v = 0;
+        struct scene e = scene_make(&plain);
+        struct result exact = scene_run(&e, k, attn_ref_attend, false);
+        code_error = rms_diff(want.out, exact.out, want.n_out);
+        result_free(&exact);
+        scene_free(&e);
+    }
+    for (int i = 0; i < N_FAST; i++) {
+        if (fast[i].isa > isa_best())
+            continue;
+        struct result got = scene_run(&s, k, fast[i].attend, h->mass);
+        double size = rms(want.out, want.n_out);
+        bool ok;
+        double lse = max_diff(got.lse, want.lse, want.n_lse);
+        double mass = max_diff(got.mass, want.mass, want.n_mass);
+        double out = max_diff(got.out, want.out, want.n_out);
+        double spread = rms_diff(got.out, want.out, want.n_out);
+        double n_row = (double)h->n_tok * h->group;
+        if (code_error > 0) {
+            ok = spread <= TOL_OF_CODE_ERROR * code_error + TOL_PACKED_FLOOR * size &&
+                 lse <= 0.02 && mass <= 0.02 * n_row;
+        } else {
+            ok = out <= TOL_EXACT * fmax(size, 0.1) * 8 && lse <= TOL_LSE * 8 &&
+                 mass <= TOL_MASS * n_row;
+        }
+        if (!ok) {
+            shape_print(h, fast[i].name);
+            print_error("  out %g (rms %g of %g, codes %g) lse %g mass %g\n", out, spread, size,
+                        code_error, lse, mass);
+        }
+        assert_true(ok);
+        result_free(&got);
+    }
+    result_free(&want);
+    scene_free(&s);
+}
+
+static struct kern *open_kern(void)
+{
+    struct kern *k = kern_open_cpu("ref", 2);
+    assert_non_null(k);
+    return k;
+}
+
+/* The oracle itself: one head, no tricks, the formula of the textbook. */
+static void attn__attend__oracle_is_softmax(void **state)
+{
+    struct kern *k = open_kern();
+    struct shape h = {.head_dim = 64, .n_head_kv = 2, .group = 2, .n_tok = 5, .pos0 = 130,
+                      .softcap = 20, .window = 100};
+    struct scene s = scene_make(&h);
+    struct result r = scene_run(&s, k, attn_ref_attend, true);
+    for (int32_t row = 0; row < h.n_tok; row++) {
+        for (int32_t head = 0; head < 4; head++) {
+            int32_t pos = h.pos0 + row;
+            double p[256], sum = 0, out = 0;
+            for (int32_t at = pos - h.window + 1; at <= pos; at++) {
+                const struct kern_kv_block *b = &s.kv.block[head / 2 * s.kv.n_block_cap + at / 64];
+                double dot = 0;
+                for (int32_t c = 0; c < 64; c++)
+                    dot += (double)s.q[(row * 4 + head) * 64 + c] *
+                           kern_f16_to_f32(b->k[c * 64 + at % 64]);
+                p[at] = exp(20 * tanh(dot / 8 / 20));
+                sum += p[at];
+            }
+            for (int32_t at = pos - h.window + 1; at <= pos; at++) {
+                const struct kern_kv_block *b = &s.kv.block[head / 2 * s.kv.n_block_cap + at / 64];
+                out += p[at] / sum * kern_f16_to_f32(b->v[at % 64 * 64 + 7]);
+            }
+            assert_float_equal(r.out[(row * 4 + head) * 64 + 7], out, 1e-6);
+            assert_float_equal(r.lse[row * 4 + head], log(sum), 1e-5);
+        }
+    }
+    double total = 0;
+    for (size_t i = 0; i < r.n_mass; i++)
+        total += r.mass[i];
+    assert_float_equal(total, 4 * h.n_tok, 1e-4);
+    result_free(&r);
+    scene_free(&s);
+    kern_close(k);
+}
+
+static const int32_t row_counts[] = {1, 2, 3, 7, 63, 64, 65, 130};
+static const int32_t starts[] = {0, 1, 63, 64, 100, 1000};
+static const int32_t head_dims[] = {64, 80, 96, 128, 256};
+static const int32_t groups[] = {1, 2, 3, 4, 7};
+#define LENGTH(x) (int)(sizeof(x) / sizeof *(x))
+
+static void attn__attend__odd_rows_and_starts(void **state)
+{
+    struct kern *k = open_kern();
+    for (int i = 0; i < LENGTH(row_counts); i++)
+        for (int j = 0; j < LENGTH(starts); j++)
+            check_shape(k, &(struct shape){.head_dim = 64, .n_head_kv = 2, .group = 1 + (i + j) % 4,
+                                           .n_tok = row_counts[i], .pos0 = starts[j],
+                                           .mass = (i + j) % 2});
+    kern_close(k);
+}
+
+static void attn__attend__head_dims_and_groups(void **state)
+{
+    struct kern *k = open_kern();
+    for (int i = 0; i < LENGTH(head_dims); i++)
+        for (int j = 0; j < LENGTH(groups); j++)
+            check_shape(k, &(struct shape){.head_dim = head_dims[i], .n_head_kv = 1,
+                                           .group = groups[j], .n_tok = j % 2 ? 1 : 9,
+                                           .pos0 = 150 + j, .mass = true});
+    kern_close(k);
+}
+
+static void attn__attend__windows_and_softcap(void **state)
+{
+    struct kern *k = open_kern();
+    static const int32_t windows[] = {1, 5, 64, 100, 512};
+    for (int i = 0; i < LENGTH(windows); i++)
+        for (int j = 0; j < LENGTH(starts); j++)
+            check_shape(k, &(struct shape){.head_dim = 64, .n_head_kv = 1, .group = 2,
+                                           .n_tok = row_counts[(i + j) % 8], .pos0 = starts[j],
+                                           .window = windows[i], .softcap = j % 2 ? 30 : 0,
+                                           .mass = true});
+    kern_close(k);
+}
+
+static void attn__attend__block_lists(void **state)
+{
+    struct kern *k = open_kern();
+    for (int i = 0; i < LENGTH(row_counts); i++)
+        for (int bits = 0; bits <= 1; bits++)
+            check_shape(k, &(struct shape){.head_dim = 64, .n_head_kv = 2, .group = 3,
+                                           .n_tok = row_counts[i], .pos0 = 777, .listed = true,
+                                           .bits_k = bits, .bits_v = bits, .mass = true});
+    kern_close(k);
+}
+
+static void attn__attend__few_heads_long_context(void **state)
+{
+    struct kern *k = open_kern(); /* splits the keys of one tile over several items */
+    for (int mass = 0; mass <= 1; mass++)
+        for (int bits = 0; bits <= 1; bits++)
+            check_shape(k, &(struct shape){.head_dim = 128, .n_head_kv = 1, .group = 3, .n_tok = 2,
+                                           .pos0 = 5000, .bits_k = bits, .bits_v = bits,
+                                           .mass = mass});
+    kern_close(k);
+}
+
+static void attn__attend__pages_of_every_depth(void **state)
+{
+    struct kern *k = open_kern();
+    for (int32_t bk = 2; bk <= 8; bk += 2)
+        for (int32_t bv = 2; bv <= 8; bv += 2)
+            for (int32_t rotated = 0; rotated <= 1; rotated++)
+                for (int32_t rows = 1; rows <= 5; rows += 2) /* integers, and widened */
+                    check_shape(k, &(struct shape){.head_dim = 64, .n_head_kv = 2, .group = 4,
+                                                   .n_tok = rows, .pos0 = 700, .bits_k = bk,
+                                                   .bits_v = bv, .rotated = rotated});
+    kern_close(k);
+}
+
+static void attn__attend__mixed_depths_and_shapes(void **state)
+{
+    struct kern *k = open_kern();
+    for (int i = 0; i < LENGTH(head_dims); i++)
+        for (int j = 0; j < LENGTH(groups); j++)
+            check_shape(k, &(struct shape){.head_dim = head_dims[i], .n_head_kv = 2,
+                                           .group = groups[j], .n_tok = row_counts[(i + j) % 8],
+                                           .pos0 = 390 + i, .bits_k = 1, .bits_v = 1,
+                                           .rotated = j % 2, .mass = true,
+                                           .window = i == 2 ? 300 : 0});
+    kern_close(k);
+}
+
+/* What a position reads depends on the position alone: any chunking gives the same rows. */
+static void attn__attend__chunking_does_not_matter(void **state)
+{
+    struct kern *k = open_kern();
+    for (int i = 0; i < N_FAST; i++) {
+        if (fast[i].isa > isa_best())
+            continue;
+        struct shape h = {.head_dim = 64, .n_head_kv = 2, .group = 2, .n_tok = 150, .pos0 = 250,
+                          .bits_k = 4, .bits_v = 4};
+        struct scene s = scene_make(&h);
+        struct result whole = scene_run(&s, k, fast[i].attend, false);
+        const float *q = s.a.q;
+        for (int32_t at = 0, n = 1; at < h.n_tok; at += n, n = n * 2 + 1) {
+            n = n < h.n_tok - at ? n : h.n_tok - at;
+            s.a.n_tok = n;
+            s.a.pos0 = h.pos0 + at;
+            s.a.q = q + (size_t)at * 4 * 64;
+            struct result part = scene_run(&s, k, fast[i].attend, false);
+            /* few rows take the integer path, many the float one: 4-bit factors differ by this */
+            assert_true(max_diff(part.out, whole.out + (size_t)at * 4 * 64, part.n_out) <= 0.02);
+            result_free(&part);
+        }
+        result_free(&whole);
+        scene_free(&s);
+    }
+    kern_close(k);
+}
+
+static void attn__attend__same_result_every_time(void **state)
+{
+    struct kern *k = open_kern();
+    struct shape h = {.head_dim = 64, .n_head_kv = 3, .group = 3, .n_tok = 3, .pos0 = 3000,
+                      .bits_k = 1, .bits_v = 1, .mass = true};
+    struct scene s = scene_make(&h);
+    for (int i = 0; i < N_FAST; i++) {
+        if (fast[i].isa > isa_best())
+            continue;
+        struct result one = scene_run(&s, k, fast[i].attend, true);
+        for (int n = 0; n < 4; n++) {
+            struct result two = scene_run(&s, k, fast[i].attend, true);
+            assert_memory_equal(one.out, two.out, sizeof(float) * one.n_out);
+            assert_memory_equal(one.mass, two.mass, sizeof(float) * one.n_mass);
+            result_free(&two);
+        }
+        result_free(&one);
+    }
+    scene_free(&s);
+    kern_close(k);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(attn__attend__oracle_is_softmax),
+        cmocka_unit_test(attn__attend__odd_rows_and_starts),
+        cmocka_unit_test(attn__attend__head_dims_and_groups),
+        cmocka_unit_test(attn__attend__windows_and_softcap),
+        cmocka_unit_test(attn__attend__block_lists),
+        cmocka_unit_test(attn__attend__few_heads_long_context),
+        cmocka_unit_test(attn__attend__pages_of_every_depth),
+        cmocka_unit_test(attn__attend__mixed_depths_and_shapes),
+        cmocka_unit_test(attn__attend__chunking_does_not_matter),
+        cmocka_unit_test(attn__attend__same_result_every_time),
+    };
+    return cmocka_run_group_tests_name("attn", tests, NULL, NULL);
+}
