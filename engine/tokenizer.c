@@ -256,7 +256,7 @@ static void flag_token(struct tokenizer *t, int32_t id, int64_t type)
 
 static enum status read_types(struct tokenizer *t, const struct gguf *g, struct err *e)
 {
-    const struct gguf_kv *types, *scores;
+    const struct gguf_kv *types = NULL, *scores = NULL;
     TRY(get_array(g, "tokenizer.ggml.token_type", t->n_vocab, &types, e));
     TRY(get_array(g, "tokenizer.ggml.scores", t->n_vocab, &scores, e));
     if (t->kind == TOK_SPM && !scores)
@@ -560,12 +560,12 @@ static bool is_space(char c)
 }
 
 static enum status encode_text(struct tok_job *j, size_t n, const struct tok_range *ranges,
-                               size_t n_range, struct err *e)
+                               size_t n_range, bool start, struct err *e)
 {
     const struct tokenizer *t = j->t;
     const char *s = j->text;
     size_t from = 0, range = 0, i = 0;
-    bool start = true; /* nothing but special tokens so far, or just after one */
+    /* start: nothing stands before the text at hand, or a special token does */
     while (i < n) {
         if (!t->node_first[(uint8_t)s[i]]) {
             i++;
@@ -594,7 +594,7 @@ static enum status encode_text(struct tok_job *j, size_t n, const struct tok_ran
 
 enum status tokenizer_encode_ranges(const struct tokenizer *t, const char *s, size_t n,
                                     const struct tok_range *ranges, size_t n_range, bool bos,
-                                    struct tok_list *out, struct err *e)
+                                    int32_t before, struct tok_list *out, struct err *e)
 {
     if (n > TEXT_MAX)
         return err_set(e, ERR_UNSUPPORTED, "text of %zu bytes; at most %d go in at once", n,
@@ -606,15 +606,14 @@ enum status tokenizer_encode_ranges(const struct tokenizer *t, const char *s, si
     bool with_bos = bos && t->ids.add_bos;
     if (with_bos)
         tok_list_add(out, t->ids.bos);
-    enum status st = encode_text(&j, n, ranges, n_range, e);
+    bool start = before < 0 || tokenizer_is_control(t, before);
+    enum status st = encode_text(&j, n, ranges, n_range, start, e);
     if (st == OK && with_bos && out->n > first + 1 && out->ids[first + 1] == t->ids.bos) {
         /* The text brought its own. */
         memmove(out->ids + first + 1, out->ids + first + 2,
                 (size_t)(out->n - first - 2) * sizeof *out->ids);
         out->n--;
     }
-    if (st == OK && bos && t->ids.add_eos && (out->n == first || out->ids[out->n - 1] != t->ids.eos))
-        tok_list_add(out, t->ids.eos);
     if (st != OK)
         out->n = first;
     free(j.cache);
@@ -629,7 +628,10 @@ enum status tokenizer_encode(const struct tokenizer *t, const char *s, size_t n,
                              bool parse_special, bool bos, struct tok_list *out, struct err *e)
 {
     struct tok_range all = {0, n};
-    return tokenizer_encode_ranges(t, s, n, &all, parse_special ? 1 : 0, bos, out, e);
+    TRY(tokenizer_encode_ranges(t, s, n, &all, parse_special ? 1 : 0, bos, -1, out, e));
+    if (bos && t->ids.add_eos && (out->n == 0 || out->ids[out->n - 1] != t->ids.eos))
+        tok_list_add(out, t->ids.eos);
+    return OK;
 }
 
 /* ---- decoding ---- */

@@ -64,11 +64,13 @@ struct tok_range {
  * lie wholly inside one of the ranges (ascending, not overlapping); everywhere else they are plain
  * text. Text is split nowhere but at such tokens, so what stands on both sides of a range's border
  * may merge as in the reference implementations. bos: put the bos token first where the model wants
- * one (add_bos) and the text does not begin with it by itself; eos likewise at the end. */
+ * one (add_bos) and the text does not begin with it by itself. before: the token that the text
+ * follows, -1 = none (SentencePiece puts a space before a text that nothing precedes). */
 enum status tokenizer_encode_ranges(const struct tokenizer *t, const char *s, size_t n,
                                     const struct tok_range *ranges, size_t n_range, bool bos,
-                                    struct tok_list *out, struct err *e);
-/* The whole text is one range when parse_special is true, none otherwise. */
+                                    int32_t before, struct tok_list *out, struct err *e);
+/* A text of its own: the whole of it is one range when parse_special is true, none otherwise. With
+ * bos, the eos token is put at the end where the model wants one (add_eos). */
 enum status tokenizer_encode(const struct tokenizer *t, const char *s, size_t n,
                              bool parse_special, bool bos, struct tok_list *out, struct err *e);
 

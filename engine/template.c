@@ -1,0 +1,486 @@
+/* Rendering of messages in a recognised format, and the seams between what was fed and what is
+ * new. */
+#include "engine/template_impl.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+
+#include "engine/base/mem.h"
+#include "engine/gguf.h"
+
+enum { SOURCE_MAX = 1 << 20 };
+
+/* ---- life ---- */
+
+/* The first control token in the text that ends an answer. */
+static int32_t find_stop(const struct template *tp)
+{
+    struct err e;
+    struct tok_list ids = {0};
+    int32_t stop = -1;
+    struct str text = {0};
+    for (const char *p = tp->format.assistant[1]; p && *p; p++) {
+        if (*p == '\2')
+            str_add(&text, tp->eos.data, tp->eos.len);
+        else
+            str_addc(&text, *p);
+    }
+    if (tp->tokenizer && text.len &&
+        tokenizer_encode(tp->tokenizer, text.data, text.len, true, false, &ids, &e) == OK)
+        for (int32_t i = 0; i < ids.n && stop < 0; i++)
+            if (tokenizer_is_control(tp->tokenizer, ids.ids[i]))
+                stop = ids.ids[i];
+    tok_list_fini(&ids);
+    str_fini(&text);
+    return stop;
+}
+
+enum status template_recognise(const char *source, size_t len, const char *bos, const char *eos,
+                               const struct tokenizer *t, struct template **ret, struct err *e)
+{
+    if (len > SOURCE_MAX)
+        return err_set(e, ERR_FORMAT, "chat template of %zu bytes; the file is damaged", len);
+    struct template *tp = mem_calloc(1, sizeof *tp);
+    tp->tokenizer = t;
+    tp->stop_id = -1;
+    str_adds(&tp->bos, bos ? bos : "");
+    str_adds(&tp->eos, eos ? eos : "");
+    if (len > 0 && format_recognise(source, len, tp)) {
+        tp->stop_texts[0] = tp->format.stop;
+        tp->stop_id = find_stop(tp);
+    } else {
+        tp->format = (struct format){.name = "", .head = "", .again = ""};
+        tp->unknown = len > 0;
+    }
+    *ret = tp;
+    return OK;
+}
+
+static void token_text(const struct tokenizer *t, int32_t id, struct str *out)
+{
+    size_t n;
+    const char *s = tokenizer_piece(t, id, &n);
+    if (s)
+        str_add(out, s, n);
+}
+
+enum status template_open(const struct gguf *g, const struct tokenizer *t, struct template **ret,
+                          struct err *e)
+{
+    struct gguf_str source = {0};
+    struct str bos = {0}, eos = {0};
+    gguf_get_str(g, "tokenizer.chat_template", &source);
+    token_text(t, tokenizer_special(t)->bos, &bos);
+    token_text(t, tokenizer_special(t)->eos, &eos);
+    enum status st = template_recognise(source.s ? source.s : "", source.len, str_c(&bos),
+                                        str_c(&eos), t, ret, e);
+    str_fini(&bos);
+    str_fini(&eos);
+    return st;
+}
+
+void template_free(struct template *tp)
+{
+    if (!tp)
+        return;
+    str_fini(&tp->bos);
+    str_fini(&tp->eos);
+    str_fini(&tp->generate);
+    str_fini(&tp->system_default);
+    str_fini(&tp->system_lead);
+    str_fini(&tp->system_join);
+    free(tp);
+}
+
+const char *template_name(const struct template *tp)
+{
+    return tp->format.name;
+}
+
+bool template_is_unknown(const struct template *tp)
+{
+    return tp->unknown;
+}
+
+void template_set_today(struct template *tp, const char *today)
+{
+    snprintf(tp->today, sizeof tp->today, "%s", today ? today : "");
+}
+
+bool template_is_stop(const struct template *tp, int32_t id)
+{
+    return id >= 0 && (id == tp->stop_id || (tp->tokenizer && tokenizer_is_end(tp->tokenizer, id)));
+}
+
+const char *const *template_stop_texts(const struct template *tp)
+{
+    return tp->stop_texts;
+}
+
+/* ---- rendering ---- */
+
+/* A text being written, with the parts that come from the format. */
+struct render {
+    const struct template *tp;
+    struct str *out;
+    struct tok_range *ranges;
+    size_t n_range, cap;
+};
+
+static void mark(struct render *r, size_t begin)
+{
+    size_t end = r->out->len;
+    if (begin == end)
+        return;
+    if (r->n_range && r->ranges[r->n_range - 1].end == begin) {
+        r->ranges[r->n_range - 1].end = end;
+        return;
+    }
+    if (r->n_range == r->cap) {
+        r->cap = r->cap ? r->cap * 2 : 16;
+        r->ranges = mem_realloc(r->ranges, r->cap * sizeof *r->ranges);
+    }
+    r->ranges[r->n_range++] = (struct tok_range){begin, end};
+}
+
+static void put_format(struct render *r, const char *s)
+{
+    size_t begin = r->out->len;
+    for (; s && *s; s++) {
+        if (*s == '\1')
+            str_add(r->out, r->tp->bos.data, r->tp->bos.len);
+        else if (*s == '\2')
+            str_add(r->out, r->tp->eos.data, r->tp->eos.len);
+        else
+            str_addc(r->out, *s);
+    }
+    mark(r, begin);
+}
+
+/* Bytes of the white-space character at s, 0 when there is none: what Python's strip() removes. */
+static size_t space_at(const char *s, size_t n)
+{
+    unsigned char c = (unsigned char)s[0];
+    if (c == ' ' || (c >= 0x09 && c <= 0x0d) || (c >= 0x1c && c <= 0x1f))
+        return 1;
+    if (n >= 2 && c == 0xc2 && ((uint8_t)s[1] == 0x85 || (uint8_t)s[1] == 0xa0))
+        return 2;
+    if (n < 3 || (c != 0xe1 && c != 0xe2 && c != 0xe3))
+        return 0;
+    unsigned cp = (c & 15u) << 12 | ((uint8_t)s[1] & 63u) << 6 | ((uint8_t)s[2] & 63u);
+    return cp == 0x1680 || (cp >= 0x2000 && cp <= 0x200a) || cp == 0x2028 || cp == 0x2029 ||
+                   cp == 0x202f || cp == 0x205f || cp == 0x3000
+               ? 3
+               : 0;
+}
+
+struct slice {
+    const char *s;
+    size_t n;
+};
+
+static struct slice trim_left(struct slice t)
+{
+    for (size_t k; t.n && (k = space_at(t.s, t.n)) > 0; t.n -= k)
+        t.s += k;
+    return t;
+}
+
+static struct slice trim_right(struct slice t)
+{
+    for (size_t k = 1; t.n && k <= 3;) {
+        if (k <= t.n && space_at(t.s + t.n - k, k) == k) {
+            t.n -= k;
+            k = 1;
+        } else {
+            k++;
+        }
+    }
+    return t;
+}
+
+static struct slice trim_lines(struct slice t)
+{
+    while (t.n && t.s[0] == '\n') {
+        t.s++;
+        t.n--;
+    }
+    return t;
+}
+
+static void put_text(struct render *r, struct slice t, unsigned flags)
+{
+    if (flags & FORMAT_TRIM)
+        t = trim_right(trim_left(t));
+    str_add(r->out, t.s, t.n);
+}
+
+static void put_date(struct render *r, const char *today)
+{
+    static const char months[12][4] = {"Jan", "Feb", "Mar", "Apr", "May", "Jun",
+                                       "Jul", "Aug", "Sep", "Oct", "Nov", "Dec"};
+    if (today[0]) {
+        str_adds(r->out, today);
+        return;
+    }
+    time_t now = time(NULL);
+    struct tm tm;
+    if (localtime_r(&now, &tm))
+        str_addf(r->out, "%02d %s %d", tm.tm_mday, months[tm.tm_mon], tm.tm_year + 1900);
+}
+
+static void put_system(struct render *r, const struct slice *text)
+{
+    const struct template *tp = r->tp;
+    const struct format *f = &tp->format;
+    put_format(r, f->system[0]);
+    for (size_t i = 0; i < tp->system_lead.len; i++) {
+        if (tp->system_lead.data[i] == '\3')
+            put_date(r, tp->today);
+        else
+            str_addc(r->out, tp->system_lead.data[i]);
+    }
+    if (text) {
+        str_add(r->out, tp->system_join.data, tp->system_join.len);
+        put_text(r, *text, f->flags);
+    }
+    put_format(r, f->system[1]);
+}
+
+/* The last piece of an answer after its thoughts; *ret_thought is what stood before. */
+static struct slice after_thought(struct slice t, struct slice *ret_thought)
+{
+    static const char close[] = "</think>";
+    struct slice rest = t;
+    *ret_thought = (struct slice){t.s, 0};
+    for (char *p; rest.n && (p = memmem(rest.s, rest.n, close, strlen(close)));) {
+        if (ret_thought->n == 0)
+            ret_thought->n = (size_t)(p - t.s);
+        rest.n -= (size_t)(p - rest.s) + strlen(close);
+        rest.s = p + strlen(close);
+    }
+    return rest;
+}
+
+/* ended: an answer after which no question comes in this rendering. */
+static void put_answer(struct render *r, struct slice t, bool ended)
+{
+    const struct format *f = &r->tp->format;
+    put_format(r, f->assistant[0]);
+    struct slice thought;
+    if (f->flags & FORMAT_TRIM)
+        t = trim_right(trim_left(t));
+    if (f->flags & FORMAT_DROP_THOUGHT) {
+        struct slice rest = after_thought(t, &thought);
+        if (f->flags & FORMAT_THINK_LAST && ended) {
+            static const char open[] = "<think>";
+            char *p = thought.n ? memmem(thought.s, thought.n, open, strlen(open)) : NULL;
+            if (p)
+                thought = (struct slice){p + strlen(open),
+                                         thought.n - (size_t)(p + strlen(open) - thought.s)};
+            thought = trim_lines(thought);
+            while (thought.n && thought.s[thought.n - 1] == '\n')
+                thought.n--;
+            put_format(r, "<think>\n");
+            str_add(r->out, thought.s, thought.n);
+            put_format(r, "\n</think>\n\n");
+            t = trim_lines(rest);
+        } else if (rest.n != t.n) {
+            t = trim_lines(rest);
+        }
+    }
+    if (f->flags & FORMAT_LTRIM_ANSWER)
+        t = trim_left(t);
+    if (f->flags & FORMAT_TRIM_ANSWER)
+        t = trim_right(trim_left(t));
+    str_add(r->out, t.s, t.n);
+    put_format(r, f->assistant[1]);
+}
+
+static void put_user(struct render *r, struct slice t, const struct slice *system, bool first)
+{
+    const struct format *f = &r->tp->format;
+    if (!first)
+        put_format(r, f->again);
+    put_format(r, f->user[0]);
+    if (system) {
+        /* The system text and the user's are one text for what trims. */
+        struct slice s = f->flags & FORMAT_TRIM && f->system[0][0] == '\0' ? trim_left(*system)
+                                                                          : *system;
+        put_format(r, f->system[0]);
+        str_add(r->out, s.s, s.n);
+        put_format(r, f->system[1]);
+    }
+    put_text(r, t, f->flags);
+    put_format(r, f->user[1]);
+}
+
+enum role { ROLE_SYSTEM, ROLE_USER, ROLE_ASSISTANT, ROLE_OTHER };
+
+static enum role role_of(const struct engine_message *m)
+{
+    const char *role = m->role ? m->role : "";
+    return strcmp(role, "system") == 0      ? ROLE_SYSTEM
+           : strcmp(role, "user") == 0      ? ROLE_USER
+           : strcmp(role, "assistant") == 0 ? ROLE_ASSISTANT
+                                            : ROLE_OTHER;
+}
+
+static int32_t last_with_role(const struct engine_message *m, int32_t n, enum role role)
+{
+    while (n > 0 && role_of(&m[n - 1]) != role)
+        n--;
+    return n - 1;
+}
+
+static enum status render_messages(struct render *r, bool first, const struct engine_message *m,
+                                   int32_t n, bool generate, struct err *e)
+{
+    const struct template *tp = r->tp;
+    const struct format *f = &tp->format;
+    bool fold = f->flags & FORMAT_FOLD;
+    struct slice system = {0};
+    bool has_system = false, first_user = first;
+    int32_t last_user = last_with_role(m, n, ROLE_USER);
+    for (int32_t i = 0; i < n; i++)
+        if (role_of(&m[i]) == ROLE_OTHER)
+            return err_set(e, ERR_USAGE,
+                           "message role \"%.40s\" is not known; use system, user or assistant",
+                           m[i].role ? m[i].role : "");
+    if (first)
+        put_format(r, f->head);
+    if (first && n > 0 && role_of(&m[0]) != ROLE_SYSTEM) {
+        struct slice text = {tp->system_default.data, tp->system_default.len};
+        if (fold && text.n) {
+            system = text;
+            has_system = true;
+        } else if (text.n || f->flags & FORMAT_SYSTEM_ALWAYS) {
+            put_system(r, text.n ? &text : NULL);
+        }
+    }
+    if (f->flags & FORMAT_SYSTEM_FIRST)
+        for (int32_t i = 0; i < n; i++)
+            if (role_of(&m[i]) == ROLE_SYSTEM)
+                put_system(r, &(struct slice){m[i].text, m[i].len});
+    for (int32_t i = 0; i < n; i++) {
+        struct slice text = {m[i].text ? m[i].text : "", m[i].text ? m[i].len : 0};
+        switch (role_of(&m[i])) {
+        case ROLE_SYSTEM:
+            if (f->flags & FORMAT_SYSTEM_FIRST)
+                break;
+            if (!fold) {
+                put_system(r, &text);
+                break;
+            }
+            system = text;
+            has_system = true;
+            break;
+        case ROLE_USER: {
+            bool here = has_system && (!(f->flags & FORMAT_FOLD_LAST) || i == last_user);
+            put_user(r, text, here ? &system : NULL, first_user);
+            has_system = has_system && !here;
+            first_user = false;
+            break;
+        }
+        default:
+            put_answer(r, text, i > last_user);
+        }
+    }
+    if (has_system) /* a system text that no question follows must not get lost */
+        put_user(r, (struct slice){"", 0}, &system, first_user);
+    if (generate)
+        put_format(r, str_c(&tp->generate));
+    else if (f->flags & FORMAT_EOS_AT_END)
+        put_format(r, "\2");
+    return OK;
+}
+
+static void render_plain(struct render *r, const struct engine_message *m, int32_t n)
+{
+    for (int32_t i = 0; i < n; i++)
+        if (m[i].text)
+            str_add(r->out, m[i].text, m[i].len);
+}
+
+enum status template_text(const struct template *tp, bool first,
+                          const struct engine_message *messages, int32_t n_message, bool generate,
+                          struct str *out, struct tok_range **ret_ranges, size_t *ret_n_range,
+                          struct err *e)
+{
+    struct render r = {.tp = tp, .out = out};
+    enum status st = OK;
+    if (tp->format.name[0])
+        st = render_messages(&r, first, messages, n_message, generate, e);
+    else
+        render_plain(&r, messages, n_message);
+    if (st == OK && ret_ranges) {
+        *ret_ranges = r.ranges;
+        *ret_n_range = r.n_range;
+    } else {
+        free(r.ranges);
+    }
+    return st;
+}
+
+/* ---- the seam ---- */
+
+/* Writes what is missing of the end of the answer that the prefix ends with. */
+static enum status close_answer(struct render *r, const int32_t *prefix, int32_t n_prefix,
+                                struct err *e)
+{
+    const struct template *tp = r->tp;
+    struct str whole = {0};
+    struct render w = {.tp = tp, .out = &whole};
+    struct tok_list ids = {0};
+    put_format(&w, tp->format.assistant[1]);
+    enum status st = OK;
+    if (whole.len)
+        st = tokenizer_encode_ranges(tp->tokenizer, whole.data, whole.len, w.ranges, w.n_range,
+                                     false, prefix[n_prefix - 1], &ids, e);
+    bool closed = st == OK && ids.n > 0 && ids.n <= n_prefix &&
+                  memcmp(prefix + n_prefix - ids.n, ids.ids, (size_t)ids.n * sizeof *prefix) == 0;
+    if (st == OK && whole.len && !closed) {
+        size_t from = 0, n = 0;
+        const char *stop = tp->stop_id >= 0 && prefix[n_prefix - 1] == tp->stop_id
+                               ? tokenizer_piece(tp->tokenizer, tp->stop_id, &n)
+                               : NULL;
+        const char *at = stop ? memmem(whole.data, whole.len, stop, n) : NULL;
+        if (at)
+            from = (size_t)(at - whole.data) + n;
+        size_t begin = r->out->len;
+        str_add(r->out, whole.data + from, whole.len - from);
+        mark(r, begin);
+    }
+    free(w.ranges);
+    str_fini(&whole);
+    tok_list_fini(&ids);
+    return st;
+}
+
+enum status template_render(const struct template *tp, const int32_t *prefix, int32_t n_prefix,
+                            const struct engine_message *messages, int32_t n_message, bool raw,
+                            struct tok_list *out, struct err *e)
+{
+    if (n_message == 0)
+        return OK;
+    struct str text = {0};
+    struct render r = {.tp = tp, .out = &text};
+    enum status st = OK;
+    if (raw || !tp->format.name[0]) {
+        render_plain(&r, messages, n_message);
+    } else {
+        if (n_prefix > 0)
+            st = close_answer(&r, prefix, n_prefix, e);
+        if (st == OK)
+            st = render_messages(&r, n_prefix == 0, messages, n_message, true, e);
+    }
+    if (st == OK)
+        st = tokenizer_encode_ranges(tp->tokenizer, str_c(&text), text.len, r.ranges, r.n_range,
+                                     n_prefix == 0, n_prefix > 0 ? prefix[n_prefix - 1] : -1, out,
+                                     e);
+    free(r.ranges);
+    str_fini(&text);
+    return st;
+}

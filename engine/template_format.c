@@ -1,0 +1,382 @@
+/* Recognising chat templates: a table of formats with the marks by which their templates are known,
+ * and the few things that differ within a family and are read out of the template's source: the
+ * default system prompt, the head of an answer, whether texts are trimmed. */
+#include "engine/template_impl.h"
+
+#include <string.h>
+
+#include "engine/base/mem.h"
+
+#define DS_USER "<\xef\xbd\x9cUser\xef\xbd\x9c>"
+#define DS_ASSISTANT "<\xef\xbd\x9c" "Assistant\xef\xbd\x9c>"
+#define DS_END "<\xef\xbd\x9c" "end\xe2\x96\x81of\xe2\x96\x81sentence\xef\xbd\x9c>"
+
+enum { MARKS = 3 };
+
+struct known {
+    const char *all[MARKS]; /* every one of these occurs in the source */
+    const char *none[MARKS];
+    struct format format;
+};
+
+/* The first match counts: special cases stand before their families. */
+static const struct known known[] = {
+    {{"<|im_start|>", "<|im_sep|>"}, {0},
+     {"phi4", "", "", {"<|im_start|>system<|im_sep|>", "<|im_end|>"},
+      {"<|im_start|>user<|im_sep|>", "<|im_end|>"},
+      {"<|im_start|>assistant<|im_sep|>", "<|im_end|>"}, NULL, NULL, 0}},
+    {{"<|im_start|>"}, {0},
+     {"chatml", "", "", {"<|im_start|>system\n", "<|im_end|>\n"},
+      {"<|im_start|>user\n", "<|im_end|>\n"}, {"<|im_start|>assistant\n", "<|im_end|>\n"}, NULL,
+      NULL, FORMAT_HEAD_SOURCE}},
+    {{"<|start_header_id|>"}, {0},
+     {"llama3", "", "", {"<|start_header_id|>system<|end_header_id|>\n\n", "<|eot_id|>"},
+      {"<|start_header_id|>user<|end_header_id|>\n\n", "<|eot_id|>"},
+      {"<|start_header_id|>assistant<|end_header_id|>\n\n", "<|eot_id|>"}, NULL, NULL,
+      FORMAT_TRIM}},
+    {{"[SYSTEM_PROMPT]", "[INST]"}, {0},
+     {"mistral-v7", "", "", {"[SYSTEM_PROMPT] ", "[/SYSTEM_PROMPT]"}, {"[INST] ", "[/INST]"},
+      {" ", "\2"}, "", NULL, 0}},
+    {{"[INST]", "<<SYS>>"}, {0},
+     {"llama2", "", "", {"<<SYS>>\n", "\n<</SYS>>\n\n"}, {"[INST] ", " [/INST]"}, {" ", " \2"}, "",
+      NULL, FORMAT_FOLD}},
+    {{"' [INST] '"}, {0},
+     {"mistral-v1", "", "", {"", "\n\n"}, {" [INST] ", " [/INST]"}, {" ", "\2"}, "", NULL,
+      FORMAT_FOLD}},
+    {{"\"[INST] \"", "[AVAILABLE_TOOLS]"}, {0},
+     {"mistral-v3", "", "", {"", "\n\n"}, {"[INST] ", "[/INST]"}, {" ", "\2"}, "", NULL,
+      FORMAT_FOLD | FORMAT_FOLD_LAST | FORMAT_TRIM_ANSWER}},
+    {{"\"[INST]\"", "[AVAILABLE_TOOLS]"}, {0},
+     {"mistral-v3-tekken", "", "", {"", "\n\n"}, {"[INST]", "[/INST]"}, {"", "\2"}, "", NULL,
+      FORMAT_FOLD | FORMAT_FOLD_LAST}},
+    {{"'[INST] '"}, {0},
+     {"mistral", "", "", {"", "\n"}, {"[INST] ", " [/INST]"}, {"", "\2"}, "", NULL, FORMAT_FOLD}},
+    {{"<start_of_turn>"}, {0},
+     {"gemma", "", "", {"", "\n\n"}, {"<start_of_turn>user\n", "<end_of_turn>\n"},
+      {"<start_of_turn>model\n", "<end_of_turn>\n"}, NULL, NULL, FORMAT_FOLD | FORMAT_TRIM}},
+    {{"<|end|>", "|>"}, {"<|start|>", "<|channel|>"},
+     {"phi3", "", "", {"<|system|>\n", "<|end|>\n"}, {"<|user|>\n", "<|end|>\n"},
+      {"<|assistant|>\n", "<|end|>\n"}, NULL, NULL, 0}},
+    {{"<|user|>", "<|assistant|>", "eos_token"}, {"[gMASK]", "<sop>"},
+     {"zephyr", "", "", {"<|system|>\n", "\2\n"}, {"<|user|>\n", "\2\n"},
+      {"<|assistant|>\n", "\2\n"}, NULL, NULL, 0}},
+    {{"### Instruction:", "<|EOT|>"}, {0},
+     {"deepseek-coder", "", "", {"", ""}, {"### Instruction:\n", "\n"},
+      {"### Response:\n", "\n<|EOT|>\n"}, NULL, NULL, 0}},
+    {{"### Instruction:", "### Response:"}, {0},
+     {"alpaca", "", "", {"", "\n\n"}, {"### Instruction:\n", "\n\n"}, {"### Response:\n", "\n\n"},
+      NULL, "### Instruction:", 0}},
+    {{"### User:", "### Assistant:"}, {0},
+     {"solar", "", "", {"### System:\n", "\n\n"}, {"### User:\n", "\n\n"},
+      {"### Assistant:\n", "\2\n\n"}, NULL, "### User:", 0}},
+    {{"USER: ", "ASSISTANT:"}, {0},
+     {"vicuna", "", "", {"", "\n\n"}, {"USER: ", "\n"}, {"ASSISTANT: ", "</s>\n"}, "ASSISTANT:",
+      "USER:", 0}},
+    {{"GPT4 Correct "}, {0},
+     {"openchat", "", "", {"GPT4 Correct System: ", "<|end_of_turn|>"},
+      {"GPT4 Correct User: ", "<|end_of_turn|>"},
+      {"GPT4 Correct Assistant: ", "<|end_of_turn|>"}, "GPT4 Correct Assistant:", NULL, 0}},
+    {{DS_USER, DS_ASSISTANT, "system_prompt"}, {"thinking is defined", "<think></think>"},
+     {"deepseek-r1", "", "", {"", ""}, {DS_USER, ""}, {DS_ASSISTANT, DS_END}, NULL, NULL,
+      FORMAT_HEAD_SOURCE | FORMAT_DROP_THOUGHT | FORMAT_SYSTEM_FIRST}},
+    {{"'User: '", "'Assistant: '", "eos_token"}, {0},
+     {"deepseek-v2", "", "", {"", "\n\n"}, {"User: ", "\n\n"}, {"Assistant: ", "\2"}, "Assistant:",
+      NULL, 0}},
+    {{"<|role_start|>", "<|role_end|>", "<|turn_end|>"}, {0},
+     {"megrez", "", "", {"<|role_start|>system<|role_end|>", "<|turn_end|>"},
+      {"<|role_start|>user<|role_end|>", "<|turn_end|>"},
+      {"<|role_start|>assistant<|role_end|>", "<|turn_end|>"}, NULL, NULL, 0}},
+    {{"<\xe7\x94\xa8\xe6\x88\xb7>", "<AI>"}, {0},
+     {"minicpm", "", "", {"", ""}, {"<\xe7\x94\xa8\xe6\x88\xb7>", ""}, {"<AI>", ""}, NULL,
+      "<\xe7\x94\xa8\xe6\x88\xb7>", FORMAT_TRIM}},
+    {{"bos_token + message['role']", "eos_token"}, {0},
+     {"monarch", "", "", {"\1system\n", "\2\n"}, {"\1user\n", "\2\n"}, {"\1assistant\n", "\2\n"},
+      NULL, NULL, 0}},
+};
+
+/* ---- reading a source ---- */
+
+static const char *find(const char *s, const char *end, const char *what)
+{
+    return s && s < end ? memmem(s, (size_t)(end - s), what, strlen(what)) : NULL;
+}
+
+static const char *find_last(const char *s, const char *end, const char *what)
+{
+    const char *last = NULL;
+    for (const char *p = s; (p = find(p, end, what)); p++)
+        last = p;
+    return last;
+}
+
+/* Reads characters of a Jinja string from s until the quote, undoing escapes. Returns the position
+ * of the quote, NULL when the string does not end. */
+static const char *read_string(const char *s, const char *end, char quote, struct str *out)
+{
+    for (; s < end; s++) {
+        if (*s == quote)
+            return s;
+        if (*s == '\\' && s + 1 < end) {
+            s++;
+            str_addc(out, *s == 'n' ? '\n' : *s == 't' ? '\t' : *s);
+        } else {
+            str_addc(out, *s);
+        }
+    }
+    return NULL;
+}
+
+/* The default system prompt of a ChatML template: a text written out between the tokens. */
+static bool default_between(const char *s, const char *end, struct str *out)
+{
+    static const char open[] = "<|im_start|>system";
+    for (const char *p = s; (p = find(p, end, open)); p++) {
+        const char *text = p + strlen(open);
+        if (end - text > 2 && memcmp(text, "\\n", 2) == 0)
+            text += 2;
+        else if (text < end && *text == '\n')
+            text++;
+        else
+            continue;
+        const char *close = find(text, end, "<|im_end|>");
+        const char *quote = text < end ? memchr(text, '\'', (size_t)(end - text)) : NULL;
+        if (!close || close == text || (quote && quote < close))
+            continue;
+        str_clear(out);
+        return read_string(text, close, '\0', out) == NULL && out->len > 0;
+    }
+    return false;
+}
+
+/* ... or set as a variable where no system message is found. */
+static bool default_variable(const char *s, const char *end, struct str *out)
+{
+    static const char set[] = "set system_message = '";
+    for (const char *p = s; (p = find(p, end, set)); p++) {
+        str_clear(out);
+        if (read_string(p + strlen(set), end, '\'', out) && out->len > 0)
+            return true;
+    }
+    str_clear(out);
+    return false;
+}
+
+/* Conditions that occur around the head of an answer. Nobody has set enable_thinking: it is as the
+ * template itself sets it, or undefined, which counts as false. */
+static bool condition(const char *s, const char *end, const char *source, const char *source_end)
+{
+    bool set = find(source, source_end, "set enable_thinking = enable_thinking") ||
+               find(source, source_end, "set enable_thinking = true");
+    if (find(s, end, "not enable_thinking"))
+        return !set;
+    if (find(s, end, "enable_thinking is false") || find(s, end, "enable_thinking == false"))
+        return false;
+    if (find(s, end, "enable_thinking"))
+        return set;
+    return find(s, end, "reasoning_mode ==") != NULL; /* SmolLM3 thinks unless told otherwise */
+}
+
+static bool starts(const char *s, const char *end, const char *word)
+{
+    while (s < end && (*s == '-' || *s == ' ' || *s == '\n' || *s == '\t'))
+        s++;
+    size_t n = strlen(word);
+    return (size_t)(end - s) >= n && memcmp(s, word, n) == 0;
+}
+
+/* Runs what the template does after its last `if add_generation_prompt`, as far as it is made of
+ * strings and conditions. False when it is not. */
+static bool answer_head(const char *source, const char *end, struct str *out)
+{
+    enum { DEPTH = 8 };
+    bool on[DEPTH] = {true}, taken[DEPTH] = {true};
+    int depth = 0;
+    const char *s = find_last(source, end, "add_generation_prompt");
+    s = find(s, end, "%}");
+    str_clear(out);
+    while (s && (s = find(s, end, "{"))) {
+        const char *close;
+        if (end - s < 2)
+            break;
+        if (s[1] == '{') {
+            if (!(close = find(s, end, "}}")))
+                return false;
+            const char *p = s + 2;
+            while (on[depth] && p < close) {
+                char c = *p++;
+                if (c == '\'' || c == '"') {
+                    p = read_string(p, end, c, out);
+                    if (!p)
+                        return false;
+                    p++;
+                    if (p > close) /* braces inside the string */
+                        close = find(p, end, "}}");
+                    if (!close)
+                        return false;
+                } else if (c != ' ' && c != '-' && c != '+' && c != '~') {
+                    return false;
+                }
+            }
+            s = close + 2;
+        } else if (s[1] == '%') {
+            if (!(close = find(s, end, "%}")))
+                return false;
+            const char *p = s + 2;
+            if (starts(p, close, "if")) {
+                if (++depth == DEPTH)
+                    return false;
+                taken[depth] = on[depth - 1] && condition(p, close, source, end);
+                on[depth] = taken[depth];
+            } else if (starts(p, close, "else")) {
+                if (depth == 0)
+                    break;
+                on[depth] = on[depth - 1] && !taken[depth];
+            } else if (starts(p, close, "endif")) {
+                if (depth-- == 0)
+                    break;
+            } else {
+                return false;
+            }
+            s = close + 2;
+        } else {
+            s++;
+        }
+    }
+    return out->len > 0;
+}
+
+/* ---- the differences within families ---- */
+
+static bool any(const char *s, const char *end, const char *const *marks)
+{
+    for (; *marks; marks++)
+        if (find(s, end, *marks))
+            return true;
+    return false;
+}
+
+static bool trims(const char *s, const char *end)
+{
+    static const char *const marks[] = {"content'] | trim", "content\"] | trim", "content'].strip()",
+                                        "content.strip()",  "content|trim",      "content | trim",
+                                        "true)|trim",       "true) | trim",      NULL};
+    return any(s, end, marks);
+}
+
+static void detail_chatml(struct template *tp, const char *s, const char *end)
+{
+    struct format *f = &tp->format;
+    if (!default_between(s, end, &tp->system_default))
+        default_variable(s, end, &tp->system_default);
+    if (find(s, end, "last_query_index"))
+        f->flags |= FORMAT_DROP_THOUGHT;
+    if (find(s, end, "'\\n<think>\\n' + reasoning_content"))
+        f->flags |= FORMAT_THINK_LAST;
+    if (find(s, end, "split('</think>')[-1].lstrip"))
+        f->flags |= FORMAT_DROP_THOUGHT;
+    if (find(s, end, "true)|trim"))
+        f->flags |= FORMAT_TRIM;
+    if (find(s, end, "content.lstrip() }}") || find(s, end, "content | trim('left')"))
+        f->flags |= FORMAT_LTRIM_ANSWER;
+}
+
+static void detail_llama3(struct template *tp, const char *s, const char *end)
+{
+    if (!find(s, end, "Cutting Knowledge Date: December 2023") || !find(s, end, "date_string"))
+        return;
+    str_adds(&tp->system_lead, "Cutting Knowledge Date: December 2023\nToday Date: ");
+    if (find(s, end, "strftime_now"))
+        str_adds(&tp->system_lead, "\3");
+    else
+        str_adds(&tp->system_lead, "26 Jul 2024");
+    str_adds(&tp->system_lead, "\n\n");
+    tp->format.flags |= FORMAT_SYSTEM_ALWAYS;
+}
+
+static void detail_phi3(struct template *tp, const char *s, const char *end)
+{
+    struct format *f = &tp->format;
+    static const char *const lines[] = {"<|end|>\n'", "<|end|>\\n'", "'<|end|>' + '\n'",
+                                        "'<|end|>' + '\\n'", NULL};
+    if (!any(s, end, lines)) { /* Phi-4-mini writes no line ends */
+        f->system[0] = "<|system|>";
+        f->user[0] = "<|user|>";
+        f->assistant[0] = "<|assistant|>";
+        f->system[1] = f->user[1] = f->assistant[1] = "<|end|>";
+    }
+    if (find(s, end, "{% else %}{{ eos_token }}"))
+        f->flags |= FORMAT_EOS_AT_END;
+    /* A system text of its own, before that of the conversation. */
+    static const char lead[] = "{{ '<|system|>";
+    const char *p = find(s, end, lead);
+    if (p && read_string(p + strlen(lead), end, '\'', &tp->system_lead) && tp->system_lead.len) {
+        str_adds(&tp->system_join, " ");
+        f->flags |= FORMAT_SYSTEM_ALWAYS;
+    } else {
+        str_clear(&tp->system_lead);
+    }
+}
+
+static void detail(struct template *tp, const char *s, const char *end)
+{
+    struct format *f = &tp->format;
+    bool bos = find(s, end, "bos_token") != NULL;
+    if (strcmp(f->name, "chatml") == 0) {
+        detail_chatml(tp, s, end);
+    } else if (strcmp(f->name, "llama3") == 0) {
+        detail_llama3(tp, s, end);
+    } else if (strcmp(f->name, "phi3") == 0) {
+        detail_phi3(tp, s, end);
+        /* Phi-3's templates begin with bos only where they say so themselves. */
+        bos = find(s, end, "{{ bos_token }}") != NULL || find(s, end, "{{bos_token}}") != NULL;
+    } else if (strcmp(f->name, "llama2") == 0) {
+        default_variable(s, end, &tp->system_default);
+        if (find(s, end, "bos_token + '[INST]"))
+            f->again = "\1";
+        if (find(s, end, "idx > 1")) /* no bos of its own before the first question */
+            bos = false;
+        if (trims(s, end))
+            f->flags |= FORMAT_TRIM;
+    } else if (strcmp(f->name, "vicuna") == 0) {
+        if (find(s, end, "SYSTEM: ")) {
+            f->system[0] = "SYSTEM: ";
+            f->system[1] = "\n";
+        }
+    } else if (strcmp(f->name, "deepseek-coder") == 0) {
+        static const char lead[] = "{{'You are";
+        const char *p = find(s, end, lead);
+        if (p)
+            read_string(p + 3, end, '\'', &tp->system_default);
+    } else if (strcmp(f->name, "deepseek-r1") == 0) {
+        if (find(s, end, "'" DS_USER "' + message['content'] + '" DS_END))
+            f->user[1] = DS_END;
+    } else if (strcmp(f->name, "monarch") == 0) {
+        bos = false;
+    }
+    if (bos)
+        f->head = "\1";
+}
+
+bool format_recognise(const char *source, size_t len, struct template *tp)
+{
+    const char *end = source + len;
+    for (size_t i = 0; i < sizeof known / sizeof *known; i++) {
+        bool match = true;
+        for (int m = 0; m < MARKS && match; m++)
+            match = (!known[i].all[m] || find(source, end, known[i].all[m])) &&
+                    (!known[i].none[m] || !find(source, end, known[i].none[m]));
+        if (!match)
+            continue;
+        tp->format = known[i].format;
+        detail(tp, source, end);
+        const struct format *f = &tp->format;
+        const char *head = f->generate ? f->generate : f->assistant[0];
+        if (!(f->flags & FORMAT_HEAD_SOURCE) || !answer_head(source, end, &tp->generate) ||
+            tp->generate.len < strlen(head) || memcmp(tp->generate.data, head, strlen(head)) != 0) {
+            str_clear(&tp->generate);
+            str_adds(&tp->generate, head);
+        }
+        return true;
+    }
+    return false;
+}
