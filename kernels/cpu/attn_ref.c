@@ -173,7 +173,7 @@ static void attend_head(void *ctx, int part, int n_part)
 
 void attn_ref_attend(struct kern *k, const struct kern_attn *a)
 {
-    assert(a->kv->head_dim % 16 == 0 && a->kv->head_dim <= PAGE_HEAD_DIM_MAX);
+    assert(a->kv->head_dim % 2 == 0 && a->kv->head_dim <= PAGE_HEAD_DIM_MAX);
     assert(a->n_head % a->kv->n_head_kv == 0);
     struct ref_job job = {a};
     kern_parallel(k, a->kv->n_head_kv, attend_head, &job);

@@ -9,7 +9,7 @@
 
 #include <cmocka.h>
 
-#include "engine/forward.h"
+#include "tests/engine/bed.h"
 
 /* Mean KL of the plain backend from float64: float32 sums and f16 keys and values are all that
  * separates them. */
@@ -23,20 +23,6 @@
 #define KL_PEER_F16 5e-5
 /* Largest difference of a logit when the prompt is cut in other places. */
 #define LOGIT_CHUNK 1e-3
-
-static const char *data_dir(void)
-{
-    const char *dir = getenv("DOGEAR_DATA");
-    char probe[1024];
-    snprintf(probe, sizeof probe, "%s/reference/llama-F16.gguf", dir ? dir : "");
-    FILE *f = fopen(probe, "rb");
-    if (!f) {
-        skip();
-        return NULL;
-    }
-    fclose(f);
-    return dir;
-}
 
 struct truth {
     int32_t n_tok, n_vocab;
@@ -66,62 +52,6 @@ static void truth_free(struct truth *t)
 {
     free(t->ids);
     free(t->logits);
-}
-
-struct bed { /* a loaded model and one timeline */
-    struct kern *k;
-    struct gguf *g;
-    struct model *m;
-    struct forward *f;
-    struct kv_pool *pool;
-    struct kv_line *line;
-};
-
-static void check(enum status s, struct err *e)
-{
-    if (s != OK)
-        fail_msg("%s", e->text);
-}
-
-static void bed_open(struct bed *b, struct kern *k, const char *path, int32_t n_chunk)
-{
-    struct err e;
-    *b = (struct bed){.k = k};
-    check(gguf_open(path, &b->g, &e), &e);
-    check(model_read(b->g, &b->m, &e), &e);
-    check(model_load(b->m, k, NULL, NULL, &e), &e);
-    check(forward_new(b->m, n_chunk, &b->f, &e), &e);
-    struct kv_shape s = {b->m->p.n_layer, b->m->p.n_head_kv, b->m->p.head_dim};
-    b->pool = kv_pool_new(k, &s, 1u << 28);
-    b->line = kv_line_new(b->pool, 1024);
-}
-
-static void bed_close(struct bed *b)
-{
-    kv_line_free(b->line);
-    kv_pool_free(b->pool);
-    forward_free(b->f);
-    model_free(b->m);
-    gguf_close(b->g);
-}
-
-/* Logits of all ids, fed in pieces of `step`. */
-static float *bed_logits(struct bed *b, const int32_t *ids, int32_t n, int32_t step)
-{
-    struct err e;
-    size_t v = (size_t)b->m->p.n_vocab;
-    float *out = malloc((size_t)n * v * 4);
-    kv_truncate(b->line, 0);
-    for (int32_t at = 0; at < n; at += step) {
-        int32_t now = n - at < step ? n - at : step;
-        check(kv_reserve(b->line, now, &e), &e);
-        check(forward_run(b->f, b->line, ids + at, now, FORWARD_ALL, NULL, NULL, &e), &e);
-        for (int32_t r = 0; r < now; r += FORWARD_HEAD_ROWS) {
-            int32_t rows = now - r < FORWARD_HEAD_ROWS ? now - r : FORWARD_HEAD_ROWS;
-            memcpy(out + (size_t)(at + r) * v, forward_head(b->f, r, rows), (size_t)rows * v * 4);
-        }
-    }
-    return out;
 }
 
 static double log_sum(const float *x, int32_t n)
@@ -163,7 +93,7 @@ static double fast_bound(const char *name)
 
 static void against_exact(const char *isa, bool plain)
 {
-    const char *dir = data_dir();
+    const char *dir = bed_data();
     struct kern *k = kern_open_cpu(isa, 2);
     if (!k) {
         print_message("# no %s here\n", isa);
@@ -211,8 +141,8 @@ static void forward__logits__architectures_against_peer(void **state)
 {
     static const char *const names[] = {"llama-F16",  "llama31-F16", "qwen2-F16", "qwen3-F16",
                                         "gemma2-F16", "gemma3-F16",  "phi3-F16"};
-    const char *dir = data_dir();
-    const char *isas[] = {"ref", NULL};
+    const char *dir = bed_data();
+    const char *isas[] = {"ref", NULL}; /* NULL = the best there is */
     int n_bad = 0;
     for (size_t j = 0; j < 2; j++) {
         struct kern *k = kern_open_cpu(isas[j], 2);
@@ -242,8 +172,8 @@ static void forward__logits__architectures_against_peer(void **state)
 static void forward__logits__do_not_depend_on_chunks(void **state)
 {
     static const char *const names[] = {"llama-F16", "qwen3-F16", "gemma3-F16", "llama-BF16"};
-    const char *dir = data_dir();
-    const char *isas[] = {"ref", NULL};
+    const char *dir = bed_data();
+    const char *isas[] = {"ref", NULL}; /* NULL = the best there is */
     for (size_t j = 0; j < 2; j++) {
         struct kern *k = kern_open_cpu(isas[j], 2);
         for (size_t i = 0; i < sizeof names / sizeof *names; i++) {

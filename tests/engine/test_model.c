@@ -1,0 +1,236 @@
+/* Hyper-parameters, position encodings, the memory plan, and models that do not fit their own
+ * description. */
+#include <math.h>
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <unistd.h>
+
+#include <cmocka.h>
+
+#include "engine/plan.h"
+#include "tests/engine/bed.h"
+
+/* A reference file with one of its u32 or f32 metadata values replaced. */
+static void patched(const char *dir, const char *name, const char *key, const void *value,
+                    char path[1024])
+{
+    snprintf(path, 1024, "%s/reference/%s.gguf", dir, name);
+    FILE *f = fopen(path, "rb");
+    assert_non_null(f);
+    static char data[16 << 20];
+    size_t n = fread(data, 1, sizeof data, f);
+    fclose(f);
+    if (key) {
+        char *at = memmem(data, n, key, strlen(key));
+        assert_non_null(at);
+        memcpy(at + strlen(key) + 4, value, 4); /* after the type */
+    }
+    snprintf(path, 1024, "/tmp/dogear-model-%d.gguf", (int)getpid());
+    f = fopen(path, "wb");
+    assert_int_equal(fwrite(data, 1, n, f), n);
+    fclose(f);
+}
+
+static void open_model(const char *dir, const char *name, struct gguf **g, struct model **m)
+{
+    char path[1024];
+    struct err e;
+    snprintf(path, sizeof path, "%s/reference/%s.gguf", dir, name);
+    bed_check(gguf_open(path, g, &e), &e);
+    bed_check(model_read(*g, m, &e), &e);
+}
+
+static void model__read__takes_what_the_file_says(void **state)
+{
+    const char *dir = bed_data();
+    struct gguf *g;
+    struct model *m;
+    open_model(dir, "gemma3-F16", &g, &m);
+    assert_int_equal(m->p.arch, MODEL_GEMMA3);
+    assert_int_equal(m->p.window, 24);
+    for (int32_t i = 0; i < m->p.n_layer; i++) {
+        assert_int_equal(m->layer[i].window, (i + 1) % 6 ? 24 : 0);
+        assert_ptr_equal(m->layer[i].rope, (i + 1) % 6 ? &m->rope_local : &m->rope);
+    }
+    assert_true(m->p.rope_local.base == 10000.0f);
+    assert_true(fabsf(m->p.embed_scale - sqrtf((float)m->p.n_embd)) < 1e-4f);
+    assert_ptr_equal(m->output.t, m->embed.t);
+    model_free(m);
+    gguf_close(g);
+
+    open_model(dir, "phi3-F16", &g, &m);
+    assert_ptr_equal(m->layer[0].q.t, m->layer[0].v.t); /* one stored matrix */
+    assert_int_equal(m->layer[0].v.row0 + m->layer[0].v.n_row, m->layer[0].v.t->dim[1]);
+    assert_int_equal(m->layer[0].up.row0, m->p.n_ff);
+    model_free(m);
+    gguf_close(g);
+
+    open_model(dir, "gemma2-F16", &g, &m);
+    assert_true(m->p.attn_softcap == 50 && m->p.logit_softcap == 30);
+    assert_int_equal(m->layer[0].window, 24);
+    assert_int_equal(m->layer[1].window, 0);
+    model_free(m);
+    gguf_close(g);
+}
+
+static void model__read__refuses_numbers_that_do_not_fit(void **state)
+{
+    static const struct {
+        const char *name, *key;
+        uint32_t value;
+    } bad[] = {
+        {"llama-F16", "llama.block_count", 1000000},
+        {"llama-F16", "llama.block_count", 0},
+        {"llama-F16", "llama.block_count", 100},
+        {"llama-F16", "llama.embedding_length", 64},
+        {"llama-F16", "llama.embedding_length", 0xffffffff},
+        {"llama-F16", "llama.feed_forward_length", 1},
+        {"llama-F16", "llama.attention.head_count", 0},
+        {"llama-F16", "llama.attention.head_count", 3},
+        {"llama-F16", "llama.context_length", 0},
+        {"llama-F16", "llama.rope.dimension_count", 100000},
+        {"llama-F16", "llama.rope.dimension_count", 7},
+        {"llama-F16", "llama.attention.layer_norm_rms_epsilon", 0x7fc00000}, /* NaN */
+        {"gemma2-F16", "gemma2.attn_logit_softcapping", 0xff800000},         /* -inf */
+    };
+    const char *dir = bed_data();
+    for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) {
+        char path[1024];
+        struct gguf *g;
+        struct model *m = NULL;
+        struct err e;
+        patched(dir, bad[i].name, bad[i].key, &bad[i].value, path);
+        bed_check(gguf_open(path, &g, &e), &e);
+        enum status s = model_read(g, &m, &e);
+        if (s != ERR_FORMAT && s != ERR_UNSUPPORTED)
+            fail_msg("%s = %u gives status %d", bad[i].key, bad[i].value, s);
+        assert_null(m);
+        assert_null(strchr(e.text, '\n'));
+        gguf_close(g);
+        unlink(path);
+    }
+}
+
+/* Angles of the stretched encodings against their published definitions, written out here. */
+static void model__rope__scales_as_published(void **state)
+{
+    const char *dir = bed_data();
+    struct gguf *g;
+    struct model *m;
+    open_model(dir, "llama-F16", &g, &m);
+    int32_t n = m->p.n_rot;
+    double base = m->p.rope.base;
+    for (int32_t i = 0; i < n / 2; i++)
+        assert_true(fabs(m->rope.freq[i] / pow(base, -2.0 * i / n) - 1) < 1e-6);
+    assert_true(m->rope.mscale == 1);
+
+    m->p.rope.factor = 4; /* linear: every angle is a quarter */
+    model_set_ctx(m, 512);
+    for (int32_t i = 0; i < n / 2; i++)
+        assert_true(fabs(m->rope.freq[i] * 4 / pow(base, -2.0 * i / n) - 1) < 1e-6);
+
+    m->p.rope.yarn = true;
+    m->p.n_ctx_orig = 4096;
+    model_set_ctx(m, 16384);
+    /* Channels that turn 32 times or more over 4096 positions keep their angle, those that turn
+     * less than once are interpolated. */
+    for (int32_t i = 0; i < n / 2; i++) {
+        double plain = pow(base, -2.0 * i / n), turns = 4096 * plain / 6.283185307179586;
+        double ratio = m->rope.freq[i] / plain;
+        if (turns > 40)
+            assert_true(fabs(ratio - 1) < 1e-6);
+        else if (turns < 0.5)
+            assert_true(fabs(ratio - 0.25) < 1e-6);
+        else
+            assert_true(ratio > 0.2499 && ratio < 1.0001);
+    }
+    assert_true(fabs(m->rope.mscale - (1 + 0.1 * log(4))) < 1e-6);
+    model_free(m);
+    gguf_close(g);
+
+    /* Llama 3.1: the stored divisors, float by float. */
+    open_model(dir, "llama31-F16", &g, &m);
+    const struct gguf_tensor *t = gguf_tensor_find(g, "rope_freqs.weight");
+    assert_non_null(t);
+    for (int32_t i = 0; i < m->p.n_rot / 2; i++) {
+        float d;
+        memcpy(&d, (const char *)t->data + 4 * i, 4);
+        double want = pow(m->p.rope.base, -2.0 * i / m->p.n_rot) / d;
+        assert_true(fabs(m->rope.freq[i] / want - 1) < 1e-6);
+    }
+    model_free(m);
+    gguf_close(g);
+}
+
+static void model__fingerprint__tells_models_apart(void **state)
+{
+    static const char *const names[] = {"llama-F16",   "llama-BF16", "llama-Q8_0",
+                                        "llama31-F16", "qwen2-F16",  "phi3-F16"};
+    const char *dir = bed_data();
+    uint64_t seen[6];
+    for (size_t i = 0; i < 6; i++) {
+        struct gguf *g;
+        struct model *m;
+        open_model(dir, names[i], &g, &m);
+        seen[i] = model_fingerprint(m);
+        assert_true(seen[i] == model_fingerprint(m));
+        m->p.rope.factor = 2;
+        model_set_ctx(m, 512);
+        assert_true(seen[i] != model_fingerprint(m));
+        for (size_t j = 0; j < i; j++)
+            assert_true(seen[i] != seen[j]);
+        model_free(m);
+        gguf_close(g);
+    }
+}
+
+static void plan__make__lowers_or_refuses(void **state)
+{
+    const char *dir = bed_data();
+    struct kern *k = kern_open_cpu("ref", 1);
+    struct gguf *g;
+    struct model *m;
+    struct plan p;
+    struct err e;
+    open_model(dir, "llama-F16", &g, &m);
+    m->p.n_ctx_train = 1 << 24;
+    uint64_t gib = (uint64_t)1 << 30;
+
+    assert_int_equal(plan_make(m, k, 0, 0, 4 * gib, &p, &e), OK);
+    assert_true(p.lowered && p.n_ctx < 1 << 24 && p.n_ctx == p.n_ctx_max);
+    assert_true(p.total <= 4 * gib);
+    assert_true(p.kv_budget >= p.kv);
+
+    /* What is said to be the largest fits, one block more does not. */
+    int32_t most = p.n_ctx_max;
+    assert_int_equal(plan_make(m, k, most, 0, 4 * gib, &p, &e), OK);
+    assert_false(p.lowered);
+    assert_int_equal(plan_make(m, k, most + 1, 0, 4 * gib, &p, &e), ERR_MEMORY);
+    char named[32];
+    snprintf(named, sizeof named, "-c %d", most);
+    assert_non_null(strstr(e.text, named));
+
+    assert_int_equal(plan_make(m, k, 0, 0, 1 << 20, &p, &e), ERR_MEMORY);
+    assert_non_null(strstr(e.text, "does not fit"));
+    assert_int_equal(plan_make(m, k, 4096, 0, 64 * gib, &p, &e), OK);
+    assert_int_equal(p.n_ctx, 4096);
+    assert_true(p.kv_budget >= p.kv && p.kv_budget <= 4 * p.kv);
+    assert_true(plan_available() > 0);
+    model_free(m);
+    gguf_close(g);
+    kern_close(k);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(model__read__takes_what_the_file_says),
+        cmocka_unit_test(model__read__refuses_numbers_that_do_not_fit),
+        cmocka_unit_test(model__rope__scales_as_published),
+        cmocka_unit_test(model__fingerprint__tells_models_apart),
+        cmocka_unit_test(plan__make__lowers_or_refuses),
+    };
+    return cmocka_run_group_tests_name("model", tests, NULL, NULL);
+}
