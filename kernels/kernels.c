@@ -11,6 +11,9 @@ static const struct {
     const struct kern_ops *ops;
 } backends[] = {
     {"ref", ISA_REF, &ops_ref},
+#if defined(__x86_64__)
+    {"avx2", ISA_AVX2, &ops_avx2},
+#endif
 };
 
 enum { N_BACKEND = sizeof backends / sizeof *backends };

@@ -18,4 +18,16 @@ void mem_op_upload(struct kern *k, void *dev, const void *host, size_t size_byte
 void mem_op_download(struct kern *k, void *host, const void *dev, size_t size_bytes);
 void mem_op_sync(struct kern *k);
 
+/* The plain ops of ref.c that a table without a faster version uses. */
+void ref_rmsnorm(struct kern *k, float *dst, const float *x, const float *gain, int32_t n_row,
+                 int32_t n_col, int32_t stride, float eps);
+void ref_rope(struct kern *k, float *x, int32_t n_tok, int32_t n_head, int32_t head_dim,
+              int32_t stride, int32_t pos0, const struct kern_rope *r);
+void ref_kv_write(struct kern *k, const struct kern_kv *kv, const float *key, const float *value,
+                  int32_t stride, int32_t n_tok, int32_t pos0);
+void ref_glu(struct kern *k, float *dst, int32_t dst_stride, const float *gate, const float *up,
+             int32_t stride, int32_t n_tok, int32_t n, enum kern_act act);
+void ref_add(struct kern *k, float *dst, const float *x, size_t n);
+void ref_softcap(struct kern *k, float *x, size_t n, float cap);
+
 #endif

@@ -95,7 +95,7 @@ static void ref_matmul(struct kern *k, int n_mat, const struct kern_mat *mats, c
     }
 }
 
-static void ref_rmsnorm(struct kern *k, float *dst, const float *x, const float *gain,
+void ref_rmsnorm(struct kern *k, float *dst, const float *x, const float *gain,
                         int32_t n_row, int32_t n_col, int32_t stride, float eps)
 {
     for (int32_t r = 0; r < n_row; r++) {
@@ -110,7 +110,7 @@ static void ref_rmsnorm(struct kern *k, float *dst, const float *x, const float 
     }
 }
 
-static void ref_rope(struct kern *k, float *x, int32_t n_tok, int32_t n_head, int32_t head_dim,
+void ref_rope(struct kern *k, float *x, int32_t n_tok, int32_t n_head, int32_t head_dim,
                      int32_t stride, int32_t pos0, const struct kern_rope *r)
 {
     int32_t half = r->n_rot / 2;
@@ -130,7 +130,7 @@ static void ref_rope(struct kern *k, float *x, int32_t n_tok, int32_t n_head, in
     }
 }
 
-static void ref_kv_write(struct kern *k, const struct kern_kv *kv, const float *key,
+void ref_kv_write(struct kern *k, const struct kern_kv *kv, const float *key,
                          const float *value, int32_t stride, int32_t n_tok, int32_t pos0)
 {
     int32_t dim = kv->head_dim;
@@ -162,7 +162,7 @@ static double activate(double v, enum kern_act act)
     return 0.5 * v * (1 + tanh(0.79788456080286535588 * (v + 0.044715 * v * v * v)));
 }
 
-static void ref_glu(struct kern *k, float *dst, int32_t dst_stride, const float *gate,
+void ref_glu(struct kern *k, float *dst, int32_t dst_stride, const float *gate,
                     const float *up, int32_t stride, int32_t n_tok, int32_t n, enum kern_act act)
 {
     for (int32_t t = 0; t < n_tok; t++)
@@ -172,13 +172,13 @@ static void ref_glu(struct kern *k, float *dst, int32_t dst_stride, const float 
         }
 }
 
-static void ref_add(struct kern *k, float *dst, const float *x, size_t n)
+void ref_add(struct kern *k, float *dst, const float *x, size_t n)
 {
     for (size_t i = 0; i < n; i++)
         dst[i] += x[i];
 }
 
-static void ref_softcap(struct kern *k, float *x, size_t n, float cap)
+void ref_softcap(struct kern *k, float *x, size_t n, float cap)
 {
     for (size_t i = 0; i < n; i++)
         x[i] = (float)(cap * tanh(x[i] / (double)cap));

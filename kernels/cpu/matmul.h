@@ -1,0 +1,79 @@
+/* The fast matrix product: what its driver (matmul.c) and the instruction sets (matmul_avx2.c,
+ * matmul_avx512.c) agree on. Internal to kernels/.
+ *
+ * dst[t] = W x[t] is computed for up to MATMUL_TOK tokens at a time. The input is quantised to
+ * 8 bits (16 where the instruction set multiplies 8-bit codes in 16 bits) with a scale per 32
+ * columns, and laid out by panels of 256 columns: [panel][token]. Several tokens: a panel of a
+ * tile is unpacked once into the thread's scratch and used for all of them. One token: the codes
+ * go from memory to the registers and are used once. */
+#ifndef KERNELS_CPU_MATMUL_H
+#define KERNELS_CPU_MATMUL_H
+
+#include "kernels/cpu/tile.h"
+
+enum {
+    MATMUL_TOK = 128,  /* tokens of one pass over the weights */
+    PANEL_COLS = 256,
+    PANEL_GROUPS = PANEL_COLS / 32,
+};
+
+/* 256 columns of one token. x[i] is about d[i/32] * q[i]. */
+struct act8 {
+    int8_t q[PANEL_COLS];
+    float d[PANEL_GROUPS];
+    float sum32[PANEL_GROUPS];        /* d times the sum of q of 32 columns */
+    float sum16[2 * PANEL_GROUPS];    /* the same of 16 */
+    int32_t count32[PANEL_GROUPS];    /* minus the sum of q of 32 columns */
+    int32_t count16[2 * PANEL_GROUPS];
+    float pad[8];
+};
+
+/* The same in 16 bits. Of each 4 columns the order is 0, 2, 1, 3: pairs of even and of odd bytes
+ * come out of a vector of codes by one mask and one shift. */
+struct act16 {
+    int16_t q[PANEL_COLS];
+    float d[PANEL_GROUPS];
+    int32_t count16[2 * PANEL_GROUPS]; /* minus the sum of q of 16 columns */
+    float pad[8];
+};
+
+/* The input of one pass, as far as the types at hand need it. */
+struct act {
+    const float *x; /* row 0 of the pass */
+    int32_t x_stride, n_tok, n_col, n_panel;
+    struct act8 *a8;   /* [n_panel][n_tok] */
+    struct act16 *a16; /* [n_panel][n_tok] */
+};
+
+/* A panel of a tile, unpacked: one code per byte (or 16-bit pair), real scales. */
+struct panel {
+    _Alignas(64) uint8_t code[2 * PANEL_COLS * TILE_ROWS];
+    float scale[2 * PANEL_GROUPS][TILE_ROWS]; /* [group] of the type's size */
+    float min[2 * PANEL_GROUPS][TILE_ROWS];
+};
+
+struct matmul_isa {
+    bool (*uses_act16)(const struct quant_type *t);
+    /* n (a multiple of 32, at most 256) columns of one token. */
+    void (*quantise8)(const float *x, int n, struct act8 *ret);
+    void (*quantise16)(const float *x, int n, struct act16 *ret);
+    void (*unpack)(const struct kern_weight *w, int32_t tile, int32_t panel, struct panel *ret);
+    /* c[tile][tok][16] += n_tile panels times the inputs of that panel; n_col of it exist. */
+    void (*gemm)(const struct kern_weight *w, const struct panel *p, int n_tile, int n_col,
+                 const struct act *a, int32_t panel, float *c);
+    /* One token: out[16] = one tile times the input. */
+    void (*gemv)(const struct kern_weight *w, int32_t tile, const struct act *a, float *out);
+    /* F32, F16, BF16: c[tok][16] = rows row0.. (n_row <= 16 of them) times the inputs.
+     * scratch: [PANEL_COLS][16] floats. */
+    void (*plain)(const struct kern_weight *w, int32_t row0, int n_row, const struct act *a,
+                  float *scratch, float *c);
+};
+
+/* Makes room for the input of products with n_col columns; false when out of memory. */
+bool matmul_reserve(struct kern *k, int32_t n_col);
+void matmul_run(struct kern *k, const struct matmul_isa *isa, int n_mat,
+                const struct kern_mat *mats, const float *x, int32_t x_stride, int32_t n_tok);
+
+extern const struct matmul_isa matmul_avx2, matmul_avx512;
+
+#endif

@@ -1,0 +1,501 @@
+/* Inner loops of the matrix product with AVX2.
+ *
+ * Codes of up to 6 bits: maddubs multiplies unsigned codes with signed 8-bit inputs and adds
+ * pairs in 16 bits. As many such sums as cannot overflow (|input| <= 127) are added in 16 bits
+ * before they are widened: 8 for codes up to 15 (8*2*15*127 = 30480), 4 up to 31, 2 up to 63.
+ * Codes of 8 bits (and the codebook's values, moved to be positive) would overflow at once: they
+ * are multiplied in 16 bits with 16-bit inputs, which costs the same and is more exact.
+ *
+ * One function per step, specialised by constant arguments for each family of types. */
+#include "kernels/cpu/matmul.h"
+
+#include <immintrin.h>
+#include <string.h>
+
+#define INLINE static inline __attribute__((always_inline))
+
+/* What a family needs to know about a type, all compile-time constants. */
+struct family {
+    int bits, group;
+    int shift; /* log2 of the offset; 0 when the type has a minimum */
+    bool is_super, is_codebook;
+};
+
+INLINE bool is_wide(struct family f)
+{
+    return f.bits == 8 || f.is_codebook;
+}
+
+/* Products that may be added in 16 bits. */
+INLINE int run_length(struct family f)
+{
+    return f.bits <= 4 ? 8 : f.bits == 5 ? 4 : 2;
+}
+
+static bool avx2_uses_act16(const struct quant_type *t)
+{
+    return t->bits == 8 || t->is_codebook;
+}
+
+INLINE __m256i load(const void *p)
+{
+    return _mm256_loadu_si256(p);
+}
+
+INLINE __m256i broadcast32(const void *p)
+{
+    int v;
+    memcpy(&v, p, 4);
+    return _mm256_set1_epi32(v);
+}
+
+INLINE __m256 load_f16(const uint8_t *p)
+{
+    return _mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)p));
+}
+
+INLINE __m256 load_s8(const uint8_t *p)
+{
+    return _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64((const __m128i *)p)));
+}
+
+INLINE __m256 load_u8(const uint8_t *p)
+{
+    return _mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(_mm_loadl_epi64((const __m128i *)p)));
+}
+
+/* Bits shift.. of every byte; shifting 16 at a time is right because of the mask. */
+INLINE __m256i field(__m256i v, int shift, int mask)
+{
+    return _mm256_and_si256(_mm256_srli_epi16(v, shift), _mm256_set1_epi8((char)mask));
+}
+
+/* Vector j (0..7), rows 8*half..: one code per byte. */
+INLINE __m256i load_codes(const uint8_t *code, struct family f, int j, int half)
+{
+    code += 32 * half;
+    if (f.bits == 8)
+        return load(code + j * TILE_VEC);
+    __m256i v;
+    int low = f.bits >= 4 ? 4 : 2;
+    if (low == 4)
+        v = field(load(code + j % 4 * TILE_VEC), j / 4 * 4, 15);
+    else
+        v = field(load(code + j / 4 * TILE_VEC), j % 4 * 2, 3);
+    code += low * TILE_VEC;
+    if (f.bits - low == 2) {
+        __m256i high = field(load(code + j / 4 * TILE_VEC), j % 4 * 2, 3);
+        v = _mm256_or_si256(v, _mm256_slli_epi16(high, low));
+    } else if (f.bits - low == 1) {
+        __m256i high = field(load(code), j, 1);
+        v = _mm256_or_si256(v, _mm256_slli_epi16(high, low));
+    }
+    if (f.is_codebook) {
+        __m128i table = _mm_add_epi8(_mm_loadu_si128((const __m128i *)quant_iq4_values),
+                                     _mm_set1_epi8((char)128));
+        v = _mm256_shuffle_epi8(_mm256_broadcastsi128_si256(table), v);
+    }
+    return v;
+}
+
+/* Scale and minimum of group g of a block; types without minimum: only the scale. d and dmin are
+ * left out for types with integer scales. */
+INLINE __m256 group_scale(const uint8_t *scale, struct family f, int g, int half)
+{
+    if (!f.is_super)
+        return load_f16(scale + 16 * half);
+    const uint8_t *sub = scale + (f.shift || f.is_codebook ? 2 : 4) * TILE_ROWS;
+    return load_s8(sub + g * TILE_ROWS + 8 * half);
+}
+
+INLINE __m256 group_min(const uint8_t *scale, struct family f, int g, int half)
+{
+    if (!f.is_super)
+        return load_f16(scale + 2 * TILE_ROWS + 16 * half);
+    const uint8_t *sub = scale + (4 + PANEL_COLS / f.group) * TILE_ROWS;
+    return load_u8(sub + g * TILE_ROWS + 8 * half);
+}
+
+INLINE bool has_min(struct family f)
+{
+    return !f.shift && !f.is_codebook;
+}
+
+INLINE int offset_shift(struct family f)
+{
+    return is_wide(f) ? 7 : f.shift;
+}
+
+static size_t scale_block_bytes(struct family f)
+{
+    if (!f.is_super)
+        return (has_min(f) ? 4 : 2) * TILE_ROWS;
+    return (size_t)((has_min(f) ? 4 : 2) + PANEL_COLS / f.group * (has_min(f) ? 2 : 1)) * TILE_ROWS;
+}
+
+INLINE void unpack(const struct kern_weight *w, int32_t tile, int32_t panel, struct panel *ret,
+                   struct family f)
+{
+    const uint8_t *code = w->tiles + (size_t)tile * w->tile_bytes;
+    const uint8_t *scale = code + w->scale_offset;
+    int n_group = (w->n_col - panel * PANEL_COLS) / 32;
+    n_group = n_group < PANEL_GROUPS ? n_group : PANEL_GROUPS;
+    code += (size_t)panel * PANEL_GROUPS * TILE_VEC * (size_t)f.bits;
+    scale += (size_t)panel * scale_block_bytes(f) * (f.is_super ? 1 : PANEL_GROUPS);
+    __m256i *out = (__m256i *)ret->code;
+    for (int g = 0; g < n_group; g++, code += f.bits * TILE_VEC) {
+        if (is_wide(f)) {
+            /* [16 columns][half][4 x (even, odd)] */
+            for (int part = 0; part < 2; part++)
+                for (int half = 0; half < 2; half++)
+                    for (int j = 4 * part; j < 4 * part + 4; j++) {
+                        __m256i v = load_codes(code, f, j, half);
+                        *out++ = _mm256_and_si256(v, _mm256_set1_epi16(255));
+                        *out++ = _mm256_srli_epi16(v, 8);
+                    }
+        } else {
+            for (int half = 0; half < 2; half++)
+                for (int j = 0; j < 8; j++)
+                    *out++ = load_codes(code, f, j, half);
+        }
+    }
+    int n_scale = n_group * 32 / f.group;
+    for (int g = 0; g < n_scale; g++)
+        for (int half = 0; half < 2; half++) {
+            __m256 s = group_scale(scale, f, g, half), m = _mm256_setzero_ps();
+            if (has_min(f))
+                m = group_min(scale, f, g, half);
+            if (f.is_super) {
+                s = _mm256_mul_ps(s, load_f16(scale + 16 * half));
+                if (has_min(f))
+                    m = _mm256_mul_ps(m, load_f16(scale + 2 * TILE_ROWS + 16 * half));
+            } else if (half == 1) {
+                scale += scale_block_bytes(f);
+            }
+            _mm256_storeu_ps(&ret->scale[g][8 * half], s);
+            if (has_min(f))
+                _mm256_storeu_ps(&ret->min[g][8 * half], m);
+        }
+}
+
+/* Sums of n vectors of codes times 4n inputs, per row. */
+INLINE __m256i dot8(const __m256i *v, const int8_t *q, int n, int run)
+{
+    const __m256i ones = _mm256_set1_epi16(1);
+    __m256i sum = _mm256_setzero_si256();
+    for (int j = 0; j < n; j += run) {
+        __m256i s16 = _mm256_maddubs_epi16(v[j], broadcast32(q + 4 * j));
+        for (int i = 1; i < run && i < n; i++)
+            s16 = _mm256_add_epi16(s16, _mm256_maddubs_epi16(v[j + i], broadcast32(q + 4 * (j + i))));
+        sum = _mm256_add_epi32(sum, _mm256_madd_epi16(s16, ones));
+    }
+    return sum;
+}
+
+/* c[tok][half] += one group of codes (16 or 32 columns) of 8 rows; sub: which group of the panel. */
+INLINE void gemm8_group(const __m256i *v, const struct panel *p, int sub, int half,
+                        const struct act8 *x, int n_tok, float *c, struct family f)
+{
+    __m256 scale = _mm256_loadu_ps(&p->scale[sub][8 * half]), min = scale;
+    if (has_min(f))
+        min = _mm256_loadu_ps(&p->min[sub][8 * half]);
+    for (int t = 0; t < n_tok; t++, x++, c += TILE_ROWS) {
+        __m256 acc = _mm256_loadu_ps(c + 8 * half);
+        __m256i sum = dot8(v, x->q + sub * f.group, f.group / 4, run_length(f));
+        if (!has_min(f)) {
+            const int32_t *count = f.group == 16 ? &x->count16[sub] : &x->count32[sub];
+            sum = _mm256_add_epi32(sum, _mm256_slli_epi32(broadcast32(count), f.shift));
+        } else {
+            const float *xs = f.group == 16 ? &x->sum16[sub] : &x->sum32[sub];
+            acc = _mm256_fnmadd_ps(min, _mm256_broadcast_ss(xs), acc);
+        }
+        __m256 d = _mm256_mul_ps(scale, _mm256_broadcast_ss(&x->d[sub * f.group / 32]));
+        acc = _mm256_fmadd_ps(_mm256_cvtepi32_ps(sum), d, acc);
+        _mm256_storeu_ps(c + 8 * half, acc);
+    }
+}
+
+/* The same for 16 columns of 16-bit codes. */
+INLINE void gemm16_group(const __m256i *v, const struct panel *p, int sub, int half,
+                         const struct act16 *x, int n_tok, float *c)
+{
+    __m256 scale = _mm256_loadu_ps(&p->scale[sub / 2][8 * half]);
+    for (int t = 0; t < n_tok; t++, x++, c += TILE_ROWS) {
+        __m256i sum = _mm256_slli_epi32(broadcast32(&x->count16[sub]), 7);
+        for (int j = 0; j < 8; j++)
+            sum = _mm256_add_epi32(sum, _mm256_madd_epi16(v[j], broadcast32(x->q + sub * 16 + 2 * j)));
+        __m256 d = _mm256_mul_ps(scale, _mm256_broadcast_ss(&x->d[sub / 2]));
+        __m256 acc = _mm256_loadu_ps(c + 8 * half);
+        _mm256_storeu_ps(c + 8 * half, _mm256_fmadd_ps(_mm256_cvtepi32_ps(sum), d, acc));
+    }
+}
+
+INLINE void gemm(const struct panel *p, int n_tile, int n_col, const struct act *a, int32_t panel,
+                 float *c, struct family f)
+{
+    for (int i = 0; i < n_tile; i++, p++, c += (size_t)a->n_tok * TILE_ROWS) {
+        const __m256i *code = (const __m256i *)p->code;
+        __m256i v[8];
+        for (int g = 0; g < n_col / 16; g += is_wide(f) ? 1 : 2)
+            for (int half = 0; half < 2; half++, code += 8) {
+                for (int j = 0; j < 8; j++)
+                    v[j] = code[j];
+                if (is_wide(f)) {
+                    gemm16_group(v, p, g, half, a->a16 + (size_t)panel * a->n_tok, a->n_tok, c);
+                    continue;
+                }
+                const struct act8 *x = a->a8 + (size_t)panel * a->n_tok;
+                if (f.group == 32) {
+                    gemm8_group(v, p, g / 2, half, x, a->n_tok, c, f);
+                } else {
+                    gemm8_group(v, p, g, half, x, a->n_tok, c, f);
+                    gemm8_group(v + 4, p, g + 1, half, x, a->n_tok, c, f);
+                }
+            }
+    }
+}
+
+/* 32 columns of 8 rows with one token: adds to *acc (and, for minima, to *low) the products with
+ * the group's scales, d and dmin of types with integer scales left out. */
+INLINE void gemv8_group(const uint8_t *code, const uint8_t *scale, const struct act8 *x, int g,
+                        int half, struct family f, __m256 *acc, __m256 *low)
+{
+    __m256i v[8];
+    for (int j = 0; j < 8; j++)
+        v[j] = load_codes(code, f, j, half);
+    __m256 d = _mm256_broadcast_ss(&x->d[g]);
+    for (int part = 0; part < 32 / f.group; part++) {
+        int sub = g * (32 / f.group) + part;
+        __m256i sum =
+            dot8(v + part * 4, x->q + sub * f.group, f.group / 4, run_length(f));
+        if (has_min(f)) {
+            const float *xs = f.group == 16 ? &x->sum16[sub] : &x->sum32[sub];
+            *low = _mm256_fmadd_ps(group_min(scale, f, sub, half), _mm256_broadcast_ss(xs), *low);
+        } else {
+            const int32_t *count = f.group == 16 ? &x->count16[sub] : &x->count32[sub];
+            sum = _mm256_add_epi32(sum, _mm256_slli_epi32(broadcast32(count), f.shift));
+        }
+        *acc = _mm256_fmadd_ps(_mm256_mul_ps(_mm256_cvtepi32_ps(sum), d),
+                               group_scale(scale, f, sub, half), *acc);
+    }
+}
+
+INLINE void gemv16_group(const uint8_t *code, const uint8_t *scale, const struct act16 *x, int g,
+                         int half, struct family f, __m256 *acc)
+{
+    __m256i sum = _mm256_add_epi32(broadcast32(&x->count16[2 * g]),
+                                   broadcast32(&x->count16[2 * g + 1]));
+    sum = _mm256_slli_epi32(sum, 7);
+    const int16_t *q = x->q + 32 * g;
+    for (int j = 0; j < 8; j++) {
+        __m256i v = load_codes(code, f, j, half);
+        __m256i even = _mm256_and_si256(v, _mm256_set1_epi16(255)), odd = _mm256_srli_epi16(v, 8);
+        sum = _mm256_add_epi32(sum, _mm256_madd_epi16(even, broadcast32(q + 4 * j)));
+        sum = _mm256_add_epi32(sum, _mm256_madd_epi16(odd, broadcast32(q + 4 * j + 2)));
+    }
+    __m256 part = _mm256_mul_ps(_mm256_cvtepi32_ps(sum), _mm256_broadcast_ss(&x->d[g]));
+    *acc = _mm256_fmadd_ps(part, group_scale(scale, f, g, half), *acc);
+}
+
+INLINE void gemv(const struct kern_weight *w, int32_t tile, const struct act *a, float *out,
+                 struct family f)
+{
+    const uint8_t *code = w->tiles + (size_t)tile * w->tile_bytes;
+    const uint8_t *scale = code + w->scale_offset;
+    __m256 acc[2], sum[2], low[2];
+    acc[0] = acc[1] = sum[0] = sum[1] = low[0] = low[1] = _mm256_setzero_ps();
+    for (int32_t p = 0; p < a->n_panel; p++) {
+        int n_group = (a->n_col - p * PANEL_COLS) / 32;
+        n_group = n_group < PANEL_GROUPS ? n_group : PANEL_GROUPS;
+        for (int g = 0; g < n_group; g++, code += f.bits * TILE_VEC) {
+            for (int half = 0; half < 2; half++)
+                if (is_wide(f))
+                    gemv16_group(code, scale, &a->a16[p], g, half, f, &sum[half]);
+                else
+                    gemv8_group(code, scale, &a->a8[p], g, half, f, &sum[half], &low[half]);
+            if (!f.is_super)
+                scale += scale_block_bytes(f);
+        }
+        if (!f.is_super)
+            continue;
+        for (int half = 0; half < 2; half++) {
+            acc[half] = _mm256_fmadd_ps(sum[half], load_f16(scale + 16 * half), acc[half]);
+            if (has_min(f))
+                acc[half] = _mm256_fnmadd_ps(low[half], load_f16(scale + 2 * TILE_ROWS + 16 * half),
+                                             acc[half]);
+            sum[half] = low[half] = _mm256_setzero_ps();
+        }
+        scale += scale_block_bytes(f);
+    }
+    for (int half = 0; half < 2; half++) {
+        if (!f.is_super)
+            acc[half] = _mm256_sub_ps(sum[half], low[half]);
+        _mm256_storeu_ps(out + 8 * half, acc[half]);
+    }
+}
+
+/* Calls F with the constants of each block type. */
+#define EACH_FAMILY(type, F, ...)                                                                  \
+    switch (type) {                                                                                \
+    case KERN_Q4_0:                                                                                \
+        F(__VA_ARGS__, ((struct family){4, 32, 3, false, false}));                                 \
+        break;                                                                                     \
+    case KERN_Q4_1:                                                                                \
+        F(__VA_ARGS__, ((struct family){4, 32, 0, false, false}));                                 \
+        break;                                                                                     \
+    case KERN_Q5_0:                                                                                \
+        F(__VA_ARGS__, ((struct family){5, 32, 4, false, false}));                                 \
+        break;                                                                                     \
+    case KERN_Q5_1:                                                                                \
+        F(__VA_ARGS__, ((struct family){5, 32, 0, false, false}));                                 \
+        break;                                                                                     \
+    case KERN_Q8_0:                                                                                \
+        F(__VA_ARGS__, ((struct family){8, 32, 7, false, false}));                                 \
+        break;                                                                                     \
+    case KERN_Q2_K:                                                                                \
+        F(__VA_ARGS__, ((struct family){2, 16, 0, true, false}));                                  \
+        break;                                                                                     \
+    case KERN_Q3_K:                                                                                \
+        F(__VA_ARGS__, ((struct family){3, 16, 2, true, false}));                                  \
+        break;                                                                                     \
+    case KERN_Q4_K:                                                                                \
+        F(__VA_ARGS__, ((struct family){4, 32, 0, true, false}));                                  \
+        break;                                                                                     \
+    case KERN_Q5_K:                                                                                \
+        F(__VA_ARGS__, ((struct family){5, 32, 0, true, false}));                                  \
+        break;                                                                                     \
+    case KERN_Q6_K:                                                                                \
+        F(__VA_ARGS__, ((struct family){6, 16, 5, true, false}));                                  \
+        break;                                                                                     \
+    case KERN_IQ4_NL:                                                                              \
+        F(__VA_ARGS__, ((struct family){4, 32, 0, false, true}));                                  \
+        break;                                                                                     \
+    case KERN_IQ4_XS:                                                                              \
+        F(__VA_ARGS__, ((struct family){4, 32, 0, true, true}));                                   \
+        break;                                                                                     \
+    case KERN_F32:                                                                                 \
+    case KERN_F16:                                                                                 \
+    case KERN_BF16:                                                                                \
+        break; /* not a block type */                                                              \
+    }
+
+static void avx2_unpack(const struct kern_weight *w, int32_t tile, int32_t panel,
+                        struct panel *ret)
+{
+    EACH_FAMILY(w->type, unpack, w, tile, panel, ret)
+}
+
+static void avx2_gemm(const struct kern_weight *w, const struct panel *p, int n_tile, int n_col,
+                      const struct act *a, int32_t panel, float *c)
+{
+    EACH_FAMILY(w->type, gemm, p, n_tile, n_col, a, panel, c)
+}
+
+static void avx2_gemv(const struct kern_weight *w, int32_t tile, const struct act *a, float *out)
+{
+    EACH_FAMILY(w->type, gemv, w, tile, a, out)
+}
+
+INLINE float max8(__m256 v)
+{
+    __m128 m = _mm_max_ps(_mm256_castps256_ps128(v), _mm256_extractf128_ps(v, 1));
+    m = _mm_max_ps(m, _mm_movehl_ps(m, m));
+    return _mm_cvtss_f32(_mm_max_ss(m, _mm_movehdup_ps(m)));
+}
+
+INLINE int32_t sum8(__m256i v)
+{
+    __m128i s = _mm_add_epi32(_mm256_castsi256_si128(v), _mm256_extracti128_si256(v, 1));
+    s = _mm_add_epi32(s, _mm_shuffle_epi32(s, 0x4e));
+    return _mm_cvtsi128_si32(_mm_add_epi32(s, _mm_shuffle_epi32(s, 0xb1)));
+}
+
+/* 32 inputs as integers of at most `top`; returns the scale. Inputs too small to divide by count
+ * as zero. */
+INLINE float scale_group(const float *x, float top, __m256i ret[4])
+{
+    const __m256 sign = _mm256_set1_ps(-0.0f);
+    __m256 v[4], m = _mm256_setzero_ps();
+    for (int i = 0; i < 4; i++) {
+        v[i] = _mm256_loadu_ps(x + 8 * i);
+        m = _mm256_max_ps(m, _mm256_andnot_ps(sign, v[i]));
+    }
+    float amax = max8(m);
+    __m256 inverse = _mm256_set1_ps(amax > 1e-30f ? top / amax : 0);
+    for (int i = 0; i < 4; i++)
+        ret[i] = _mm256_cvtps_epi32(_mm256_mul_ps(v[i], inverse));
+    return amax / top;
+}
+
+static void avx2_quantise8(const float *x, int n, struct act8 *ret)
+{
+    for (int g = 0; g < n / 32; g++) {
+        __m256i v[4];
+        float d = scale_group(x + 32 * g, 127, v);
+        int32_t s0 = sum8(_mm256_add_epi32(v[0], v[1])), s1 = sum8(_mm256_add_epi32(v[2], v[3]));
+        __m256i b = _mm256_packs_epi16(_mm256_packs_epi32(v[0], v[1]),
+                                       _mm256_packs_epi32(v[2], v[3]));
+        /* Packing works within 128-bit lanes; this puts the fours in order. */
+        b = _mm256_permutevar8x32_epi32(b, _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7));
+        _mm256_storeu_si256((__m256i *)(ret->q + 32 * g), b);
+        ret->d[g] = d;
+        ret->sum16[2 * g] = d * (float)s0;
+        ret->sum16[2 * g + 1] = d * (float)s1;
+        ret->sum32[g] = d * (float)(s0 + s1);
+        ret->count16[2 * g] = -s0;
+        ret->count16[2 * g + 1] = -s1;
+        ret->count32[g] = -(s0 + s1);
+    }
+}
+
+static void avx2_quantise16(const float *x, int n, struct act16 *ret)
+{
+    const __m256i swap =
+        _mm256_setr_epi8(0, 1, 4, 5, 2, 3, 6, 7, 8, 9, 12, 13, 10, 11, 14, 15, 0, 1, 4, 5, 2, 3, 6,
+                         7, 8, 9, 12, 13, 10, 11, 14, 15);
+    for (int g = 0; g < n / 32; g++) {
+        __m256i v[4];
+        ret->d[g] = scale_group(x + 32 * g, 32767, v);
+        for (int i = 0; i < 2; i++) {
+            __m256i b = _mm256_packs_epi32(v[2 * i], v[2 * i + 1]);
+            b = _mm256_permute4x64_epi64(b, 0xd8);
+            _mm256_storeu_si256((__m256i *)(ret->q + 32 * g + 16 * i),
+                                _mm256_shuffle_epi8(b, swap));
+            ret->count16[2 * g + i] = -sum8(_mm256_add_epi32(v[2 * i], v[2 * i + 1]));
+        }
+    }
+}
+
+#define FLOW_LANES 8
+typedef __m256 flow_vec;
+#define flow_load _mm256_loadu_ps
+#define flow_store _mm256_storeu_ps
+#define flow_set1 _mm256_set1_ps
+#define flow_add _mm256_add_ps
+#define flow_fma _mm256_fmadd_ps
+#define flow_load_f16 load_f16
+
+INLINE __m256 flow_load_bf16(const uint8_t *p)
+{
+    __m256i v = _mm256_cvtepu16_epi32(_mm_loadu_si128((const __m128i *)p));
+    return _mm256_castsi256_ps(_mm256_slli_epi32(v, 16));
+}
+
+INLINE float flow_sum(__m256 v)
+{
+    __m128 s = _mm_add_ps(_mm256_castps256_ps128(v), _mm256_extractf128_ps(v, 1));
+    s = _mm_add_ps(s, _mm_movehl_ps(s, s));
+    return _mm_cvtss_f32(_mm_add_ss(s, _mm_movehdup_ps(s)));
+}
+
+#include "kernels/cpu/plain_flow.h"
+
+const struct matmul_isa matmul_avx2 = {
+    .uses_act16 = avx2_uses_act16,
+    .quantise8 = avx2_quantise8,
+    .quantise16 = avx2_quantise16,
+    .unpack = avx2_unpack,
+    .gemm = avx2_gemm,
+    .gemv = avx2_gemv,
+    .plain = plain_run,
+};
