@@ -54,10 +54,10 @@ static const struct known known[] = {
     {{"<start_of_turn>"}, {0},
      {"gemma", "", "", {"", "\n\n"}, {"<start_of_turn>user\n", "<end_of_turn>\n"},
       {"<start_of_turn>model\n", "<end_of_turn>\n"}, NULL, NULL, FORMAT_FOLD | FORMAT_TRIM}},
-    {{"<|end|>", "|>"}, {"<|start|>", "<|channel|>"},
+    {{"<|end|>", "|>"}, {"<|start|>", "<|channel|>", "[BEGIN FINAL"},
      {"phi3", "", "", {"<|system|>\n", "<|end|>\n"}, {"<|user|>\n", "<|end|>\n"},
       {"<|assistant|>\n", "<|end|>\n"}, NULL, NULL, 0}},
-    {{"<|user|>", "<|assistant|>", "eos_token"}, {"[gMASK]", "<sop>"},
+    {{"<|user|>", "<|assistant|>", "eos_token"}, {"[gMASK]", "<sop>", "<|end|>"},
      {"zephyr", "", "", {"<|system|>\n", "\2\n"}, {"<|user|>\n", "\2\n"},
       {"<|assistant|>\n", "\2\n"}, NULL, NULL, 0}},
     {{"### Instruction:", "<|EOT|>"}, {0},
@@ -139,8 +139,9 @@ static bool default_between(const char *s, const char *end, struct str *out)
         else
             continue;
         const char *close = find(text, end, "<|im_end|>");
-        const char *quote = text < end ? memchr(text, '\'', (size_t)(end - text)) : NULL;
-        if (!close || close == text || (quote && quote < close))
+        /* A quote in between ends the string: no text stands there but code. */
+        if (!close || close == text || memchr(text, '\'', (size_t)(close - text)) ||
+            memchr(text, '"', (size_t)(close - text)))
             continue;
         str_clear(out);
         return read_string(text, close, '\0', out) == NULL && out->len > 0;
