@@ -562,8 +562,11 @@ static bool any_rotated(const struct kern_kv *kv, int32_t n_block)
 static void flow_attend(struct kern *k, const struct kern_attn *a)
 {
     const struct kern_kv *kv = a->kv;
-    assert(kv->head_dim % 16 == 0 && kv->head_dim <= PAGE_HEAD_DIM_MAX);
-    assert(a->n_head % kv->n_head_kv == 0 && a->n_head / kv->n_head_kv <= TILE_ROWS);
+    assert(a->n_head % kv->n_head_kv == 0 && kv->head_dim <= PAGE_HEAD_DIM_MAX);
+    if (kv->head_dim % 16 || a->n_head / kv->n_head_kv > TILE_ROWS) {
+        attn_ref_attend(k, a); /* shapes of toy models: not worth lanes of their own */
+        return;
+    }
     bool rotated = any_rotated(kv, (a->pos0 + a->n_tok - 1) / PAGE_TOK + 1);
     for (int32_t row0 = 0; row0 < a->n_tok;) {
         int32_t row1 = a->n_tok;
