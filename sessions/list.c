@@ -3,6 +3,7 @@
 #include <string.h>
 
 #include "engine/base/mem.h"
+#include "sessions/kvstore.h"
 #include "sessions/store.h"
 #include "sessions/writer.h"
 
@@ -50,6 +51,10 @@ enum status list_row(struct sessions *s, sqlite3_stmt *st, struct sessions_row *
         .pinned = sqlite3_column_int(st, 5) != 0,
     };
     enum status status = count_path(s->r, sqlite3_column_int64(st, 6), ret, e);
+    if (status == OK)
+        status = thin_sizes(s, ret->id, ret->tier_bytes, e);
+    for (int i = 0; i < SESSIONS_TIERS; i++)
+        ret->kv_bytes += ret->tier_bytes[i];
     if (status != OK) {
         free(ret->title);
         free(ret->model);

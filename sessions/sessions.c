@@ -11,6 +11,7 @@
 
 #include "engine/base/mem.h"
 #include "engine/base/str.h"
+#include "sessions/kvstore.h"
 #include "sessions/store.h"
 #include "sessions/writer.h"
 
@@ -53,9 +54,8 @@ static enum status make_folders(const char *path, struct err *e)
     return st;
 }
 
-/* Makes the file 0600 before SQLite sees it: the -wal and -shm files inherit the mode. Returns false
- * when it can only be read. */
-static enum status claim_file(const char *path, bool *ret_writable, struct err *e)
+/* The -wal and -shm files inherit the mode. */
+enum status store_claim_file(const char *path, bool *ret_writable, struct err *e)
 {
     struct stat sb;
     int fd = open(path, O_RDWR | O_CREAT | O_CLOEXEC | O_NONBLOCK | O_NOCTTY, 0600);
@@ -103,37 +103,55 @@ static enum status open_writer(struct sessions *s, struct err *e)
     return OK;
 }
 
+/* --no-save: the whole store is one connection to memory and leaves nothing behind. */
+static enum status open_memory(struct sessions *s, struct err *e)
+{
+    s->path = mem_strdup(":memory:");
+    TRY(open_writer(s, e));
+    s->r = s->w;
+    return writer_start(s, e);
+}
+
+static void make_private(const char *path)
+{
+    char *folder = mem_strndup(path, (size_t)(strrchr(path, '/') - path));
+    struct stat sb;
+    if (stat(folder, &sb) == 0 && (sb.st_mode & 077))
+        (void)!chmod(folder, 0700); /* not ours or read-only: the files are private anyway */
+    free(folder);
+}
+
+static enum status open_files(struct sessions *s, const char *path, struct err *e)
+{
+    bool writable;
+    if (path)
+        s->path = mem_strdup(path);
+    else
+        TRY(default_path(&s->path, e));
+    TRY(make_folders(s->path, e));
+    if (!path)
+        make_private(s->path);
+    TRY(store_claim_file(s->path, &writable, e));
+    s->read_only = !writable;
+    if (!writable) {
+        TRY(open_reader(s, e));
+        return migrate_store(s->r, false, e);
+    }
+    TRY(open_writer(s, e));
+    TRY(open_reader(s, e));
+    kvstore_open(s);
+    TRY(writer_start(s, e));
+    kvstore_started(s);
+    return OK;
+}
+
 enum status sessions_open(const char *path, struct sessions **ret, struct err *e)
 {
     struct sessions *s = mem_calloc(1, sizeof *s);
     pthread_mutex_init(&s->r_lock, NULL);
     pthread_mutex_init(&s->trouble_lock, NULL);
-    enum status st = OK;
-    bool writable = false, is_default = !path;
-    if (path)
-        s->path = mem_strdup(path);
-    else
-        st = default_path(&s->path, e);
-    if (st == OK)
-        st = make_folders(s->path, e);
-    if (st == OK && is_default) {
-        char *folder = mem_strndup(s->path, (size_t)(strrchr(s->path, '/') - s->path));
-        struct stat sb;
-        if (stat(folder, &sb) == 0 && (sb.st_mode & 077))
-            (void)!chmod(folder, 0700); /* not ours or read-only: the files are private anyway */
-        free(folder);
-    }
-    if (st == OK)
-        st = claim_file(s->path, &writable, e);
-    if (st == OK && writable)
-        st = open_writer(s, e);
-    s->read_only = !writable;
-    if (st == OK)
-        st = open_reader(s, e);
-    if (st == OK && !writable)
-        st = migrate_store(s->r, false, e);
-    if (st == OK && writable)
-        st = writer_start(s, e);
+    bool memory = path && !strcmp(path, ":memory:");
+    enum status st = memory ? open_memory(s, e) : open_files(s, path, e);
     if (st != OK) {
         sessions_close(s);
         return st;
@@ -147,7 +165,9 @@ void sessions_close(struct sessions *s)
     if (!s)
         return;
     writer_stop(s);
-    db_close(s->r);
+    kvstore_close(s);
+    if (s->r != s->w)
+        db_close(s->r);
     db_close(s->w);
     pthread_mutex_destroy(&s->r_lock);
     pthread_mutex_destroy(&s->trouble_lock);
@@ -186,7 +206,7 @@ bool sessions_trouble(struct sessions *s, struct err *ret)
 
 void store_read_begin(struct sessions *s)
 {
-    writer_drain(s);
+    writer_drain(s, WRITER_TEXT);
     pthread_mutex_lock(&s->r_lock);
 }
 

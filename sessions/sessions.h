@@ -112,8 +112,31 @@ enum status sessions_setting(struct sessions *s, const char *key, char **ret, st
 void sessions_set_setting(struct sessions *s, const char *key, const char *value); /* [w] */
 
 /* ---- KV on disk ---- */
-/* Callbacks for the engine, bound to this store. The timeline number is the conversation id. */
+/* Callbacks for the engine, bound to this store. The timeline number is the conversation id. NULL
+ * when this store keeps no KV (in memory, read-only, file out of use: see sessions_trouble). */
 const struct kv_io *sessions_kv_io(struct sessions *s);
+
+/* Drops KV of one conversation until its pages are no finer than tier `depth` (2 = 8/4, 4 = 4/4,
+ * 6 = 2/2; 7 = no KV at all), never text. Exact f16 pages go only with 7. Pages shared with other
+ * conversations stay as fine as the least thinned of them. *ret_freed_bytes may be NULL. */
+enum status sessions_thin(struct sessions *s, int64_t id, int32_t depth, int64_t *ret_freed_bytes,
+                          struct err *e); /* [W] */
+
+/* Bytes of KV that the store may keep on disk. Over it, the least recently used conversations that
+ * are not pinned are thinned plane by plane, then lose their KV. */
+struct sessions_budget {
+    int64_t limit_bytes; /* in force */
+    int64_t used_bytes;  /* of the KV file, without pages that are free */
+    int64_t automatic_bytes; /* what automatic means here: a tenth of the disk that is free or used
+                                by KV, at least 256 MiB, at most 16 GiB */
+    bool automatic;
+};
+enum status sessions_budget_get(struct sessions *s, struct sessions_budget *ret, struct err *e);
+enum status sessions_budget_set(struct sessions *s, int64_t limit_bytes, struct err *e); /* [W] 0 = automatic */
+
+/* Bytes of KV of one conversation by tier; shared pages count for each that uses them. */
+enum status sessions_kv_sizes(struct sessions *s, int64_t id, int64_t ret[SESSIONS_TIERS],
+                              struct err *e);
 
 /* ---- health ---- */
 struct sessions_health {

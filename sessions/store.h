@@ -10,15 +10,17 @@
 #include "sessions/db.h"
 #include "sessions/sessions.h"
 
+struct kvstore;
 struct writer;
 
 struct sessions {
     char *path;
     bool read_only;       /* media or permissions: every write is refused */
     struct db *w;         /* NULL when read_only */
-    struct db *r;
+    struct db *r;         /* = w when the store is in memory */
     pthread_mutex_t r_lock;
     struct writer *writer;
+    struct kvstore *kv; /* NULL: KV is not kept (memory, read-only, file out of use) */
 
     pthread_mutex_t trouble_lock;
     bool trouble; /* under trouble_lock, with trouble_err */
@@ -28,6 +30,9 @@ struct sessions {
 int64_t store_now_ms(void);
 /* Remembers the first failure until sessions_trouble fetches it. */
 void store_trouble(struct sessions *s, const struct err *e);
+
+/* Makes the file 0600 before SQLite sees it. *ret_writable = false: it can only be read. */
+enum status store_claim_file(const char *path, bool *ret_writable, struct err *e);
 
 /* Waits for queued writes, then locks the reader. Always end with store_read_end. */
 void store_read_begin(struct sessions *s);

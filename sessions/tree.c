@@ -3,6 +3,7 @@
 #include <string.h>
 
 #include "engine/base/mem.h"
+#include "sessions/kvstore.h"
 #include "sessions/store.h"
 #include "sessions/writer.h"
 
@@ -224,7 +225,10 @@ static enum status run_fork(struct sessions *s, struct command *c, struct err *e
               " SELECT tree, ?2, ?2, ?3, ?3, model, title FROM conversation WHERE id = ?1",
               "iii", c->conversation, c->message, now));
     c->ret = sqlite3_last_insert_rowid(db_handle(s->w));
-    return OK;
+    return db_int(s->w, e, &c->number,
+                  "WITH RECURSIVE " UP("?1") " SELECT total(n_id) FROM message"
+                  " WHERE id IN (SELECT id FROM up)",
+                  "i", c->message);
 }
 
 enum status sessions_fork(struct sessions *s, int64_t id, int64_t message, int64_t *ret_id,
@@ -235,6 +239,7 @@ enum status sessions_fork(struct sessions *s, int64_t id, int64_t message, int64
                        (long long)message);
     struct command c = {.run = run_fork, .conversation = id, .message = message};
     TRY(writer_call(s, &c, e));
+    kvstore_fork(s, id, c.ret, c.number);
     *ret_id = c.ret;
     return OK;
 }
@@ -280,5 +285,7 @@ static enum status run_delete(struct sessions *s, struct command *c, struct err 
 enum status sessions_delete(struct sessions *s, int64_t id, struct err *e)
 {
     struct command c = {.run = run_delete, .conversation = id};
-    return writer_call(s, &c, e);
+    TRY(writer_call(s, &c, e));
+    kvstore_forget(s, id);
+    return OK;
 }

@@ -6,11 +6,22 @@
 #include <time.h>
 
 #include "engine/base/mem.h"
+#include "sessions/kvstore.h"
 
 enum {
     WRITER_BATCH = 64,        /* commands in one transaction */
     WRITER_RETRY_MS = 1000,   /* while the disk is full or the file is locked */
     WRITER_CLOSE_TRIES = 3,   /* before close gives up on a disk that stays full */
+    WRITER_BATCH_BYTES = 8 << 20,
+};
+/* Queued KV beyond this is not taken: the disk cannot keep up. */
+static const size_t writer_kv_limit_bytes = (size_t)512 << 20;
+
+struct lane {
+    struct command *first, *last;
+    size_t size_bytes; /* of the queued commands' more */
+    bool busy;         /* a batch is being applied */
+    bool stuck;        /* the last batch failed and waits to be tried again */
 };
 
 struct writer {
@@ -18,10 +29,8 @@ struct writer {
     pthread_mutex_t lock; /* protects everything below */
     pthread_cond_t work;  /* something was queued, or stop */
     pthread_cond_t done;  /* a batch ended */
-    struct command *first, *last;
+    struct lane lane[WRITER_LANES];
     bool stop;
-    bool busy;  /* a batch is being applied */
-    bool stuck; /* the last batch failed and waits to be tried again */
 };
 
 static void command_free(struct command *c)
@@ -29,16 +38,23 @@ static void command_free(struct command *c)
     free((void *)c->text);
     free((void *)c->ids);
     free((void *)c->word);
+    if (c->more_free)
+        c->more_free(c->more);
     free(c);
 }
 
 /* Takes the commands that go into the next transaction off the queue. */
-static struct command *batch_take(struct writer *w)
+static struct command *batch_take(struct lane *w)
 {
     struct command *head = w->first, *c = head;
-    if (!head->bare)
-        for (int n = 1; n < WRITER_BATCH && c->next && !c->next->bare; n++)
-            c = c->next;
+    size_t size_bytes = c->size_bytes;
+    for (int n = 1; !head->bare && n < WRITER_BATCH && c->next && !c->next->bare; n++) {
+        if (size_bytes + c->next->size_bytes > WRITER_BATCH_BYTES)
+            break;
+        c = c->next;
+        size_bytes += c->size_bytes;
+    }
+    w->size_bytes -= size_bytes;
     w->first = c->next;
     if (!w->first)
         w->last = NULL;
@@ -49,35 +65,37 @@ static struct command *batch_take(struct writer *w)
 /* Applies one batch; OK means committed, every command carries its own status. */
 static enum status batch_apply(struct sessions *s, struct command *head, struct err *e)
 {
+    struct db *d = head->lane == WRITER_KV ? kvstore_writer(s->kv) : s->w;
+    struct err ignored;
+    if (!d)
+        return err_set(e, ERR_FORMAT, "KV is not kept: its file is out of use");
     if (head->bare) {
         head->status = head->run(s, head, &head->err);
         return OK;
     }
-    TRY(db_exec(s->w, "BEGIN IMMEDIATE", e));
+    TRY(db_exec(d, "BEGIN IMMEDIATE", e));
     enum status st = OK;
-    struct err ignored;
     for (struct command *c = head; c && st == OK; c = c->next) {
-        st = db_exec(s->w, "SAVEPOINT command", e);
+        st = db_exec(d, "SAVEPOINT command", e);
         if (st != OK)
             break;
         c->status = c->run(s, c, &c->err);
         if (c->status == OK) {
-            st = db_exec(s->w, "RELEASE command", e);
-        } else if (db_passing(&c->err)) {
+            st = db_exec(d, "RELEASE command", e);
+        } else if (db_passing(&c->err) || head->lane == WRITER_KV) {
             *e = c->err;
             st = c->status;
+        } else if (sqlite3_get_autocommit(db_handle(d))) {
+            /* Damage can end the transaction by itself, and with it what others did. */
+            st = err_set(e, ERR_IO, "%s", c->err.text);
         } else {
-            /* Damage or a full disk may have ended the transaction by itself. */
-            if (sqlite3_get_autocommit(db_handle(s->w)))
-                st = err_set(e, ERR_IO, "%s", c->err.text);
-            else
-                st = db_exec(s->w, "ROLLBACK TO command; RELEASE command", e);
+            st = db_exec(d, "ROLLBACK TO command; RELEASE command", e);
         }
     }
     if (st == OK)
-        st = db_exec(s->w, "COMMIT", e);
-    if (st != OK && !sqlite3_get_autocommit(db_handle(s->w)))
-        db_exec(s->w, "ROLLBACK", &ignored);
+        st = db_exec(d, "COMMIT", e);
+    if (st != OK && !sqlite3_get_autocommit(db_handle(d)))
+        db_exec(d, "ROLLBACK", &ignored);
     return st;
 }
 
@@ -96,11 +114,13 @@ static void batch_finish(struct sessions *s, struct command *head)
     }
 }
 
-/* After a batch that could not be committed: callers fail, posted commands go back to the front. */
-static void batch_return(struct writer *w, struct command *head, const struct err *e)
+/* After a batch that could not be committed: callers fail; posted text goes back to the front. */
+static void batch_return(struct lane *w, struct command *head, const struct err *e)
 {
     struct command *keep = NULL, **tail = &keep, *all[2] = {head, w->first};
+    bool give_up = head->lane == WRITER_KV && e->code != ERR_BUSY;
     w->last = NULL;
+    w->size_bytes = 0;
     for (int i = 0; i < 2; i++) {
         for (struct command *c = all[i], *next; c; c = next) {
             next = c->next;
@@ -110,9 +130,14 @@ static void batch_return(struct writer *w, struct command *head, const struct er
                 c->finished = true;
                 continue;
             }
+            if (give_up && i == 0) {
+                command_free(c);
+                continue;
+            }
             *tail = c;
             tail = &c->next;
             w->last = c;
+            w->size_bytes += c->size_bytes;
         }
     }
     *tail = NULL;
@@ -127,40 +152,65 @@ static void wait_retry(struct writer *w)
     pthread_cond_timedwait(&w->work, &w->lock, &t);
 }
 
+/* The lane to serve next: text before KV; a stuck lane only when its time has come. NULL = none. */
+static struct lane *lane_next(struct writer *w, bool retry)
+{
+    for (int i = 0; i < WRITER_LANES; i++)
+        if (w->lane[i].first && (!w->lane[i].stuck || retry))
+            return &w->lane[i];
+    return NULL;
+}
+
+static void serve(struct sessions *s, struct writer *w, struct lane *lane, int *tries)
+{
+    struct err e;
+    struct command *head = batch_take(lane);
+    lane->busy = true;
+    pthread_mutex_unlock(&w->lock);
+    /* A store in memory is one connection: its readers must not see half a batch. */
+    bool shared = s->r == s->w;
+    if (shared)
+        pthread_mutex_lock(&s->r_lock);
+    enum status st = batch_apply(s, head, &e);
+    if (shared)
+        pthread_mutex_unlock(&s->r_lock);
+    if (st != OK) {
+        store_trouble(s, &e);
+        if (head->lane == WRITER_KV)
+            kvstore_failed(s, &e);
+    } else if (head->lane == WRITER_KV) {
+        thin_after_batch(s);
+    }
+    pthread_mutex_lock(&w->lock);
+    lane->busy = false;
+    if (st == OK)
+        batch_finish(s, head);
+    else
+        batch_return(lane, head, &e);
+    lane->stuck = st != OK && lane->first;
+    *tries += st != OK && w->stop;
+    pthread_cond_broadcast(&w->done);
+}
+
 static void *writer_main(void *arg)
 {
     struct sessions *s = arg;
     struct writer *w = s->writer;
     int tries = 0; /* since stop was asked for */
+    bool retry = false;
     pthread_mutex_lock(&w->lock);
-    for (;;) {
-        while (!w->first && !w->stop)
-            pthread_cond_wait(&w->work, &w->lock);
-        if (!w->first || (w->stop && tries == WRITER_CLOSE_TRIES))
+    while (!(w->stop && tries >= WRITER_CLOSE_TRIES)) {
+        struct lane *lane = lane_next(w, retry);
+        retry = false;
+        if (lane) {
+            serve(s, w, lane, &tries);
+        } else if (lane_next(w, true)) {
+            wait_retry(w);
+            retry = true;
+        } else if (w->stop) {
             break;
-        struct command *head = batch_take(w);
-        w->busy = true;
-        pthread_mutex_unlock(&w->lock);
-
-        struct err e;
-        enum status st = batch_apply(s, head, &e);
-        if (st != OK)
-            store_trouble(s, &e);
-
-        pthread_mutex_lock(&w->lock);
-        w->busy = false;
-        w->stuck = st != OK;
-        if (st == OK)
-            batch_finish(s, head);
-        else
-            batch_return(w, head, &e);
-        pthread_cond_broadcast(&w->done);
-        if (w->stuck) {
-            tries += w->stop;
-            if (w->first)
-                wait_retry(w);
-            else
-                w->stuck = false; /* only callers were affected, and they know */
+        } else {
+            pthread_cond_wait(&w->work, &w->lock);
         }
     }
     pthread_mutex_unlock(&w->lock);
@@ -196,9 +246,11 @@ void writer_stop(struct sessions *s)
     pthread_cond_signal(&w->work);
     pthread_mutex_unlock(&w->lock);
     pthread_join(w->thread, NULL);
-    for (struct command *c = w->first, *next; c; c = next) {
-        next = c->next;
-        command_free(c);
+    for (int i = 0; i < WRITER_LANES; i++) {
+        for (struct command *c = w->lane[i].first, *next; c; c = next) {
+            next = c->next;
+            command_free(c);
+        }
     }
     pthread_cond_destroy(&w->work);
     pthread_cond_destroy(&w->done);
@@ -209,12 +261,15 @@ void writer_stop(struct sessions *s)
 
 static void enqueue(struct writer *w, struct command *c)
 {
+    struct lane *lane = &w->lane[c->lane];
     c->next = NULL;
-    if (w->last)
-        w->last->next = c;
+    if (lane->last)
+        lane->last->next = c;
     else
-        w->first = c;
-    w->last = c;
+        lane->first = c;
+    lane->last = c;
+    lane->size_bytes += c->size_bytes;
+    lane->stuck = false; /* somebody may be waiting for this one: try again at once */
     pthread_cond_signal(&w->work);
 }
 
@@ -239,7 +294,7 @@ enum status writer_call(struct sessions *s, struct command *c, struct err *e)
 
 /* Streaming posts the whole answer again and again: only the newest one has to be written, so that
  * a disk that stays full does not make the queue grow. */
-static bool replace_latest(struct writer *w, struct command *fresh)
+static bool replace_latest(struct lane *w, struct command *fresh)
 {
     struct command *match = NULL, *before = NULL, *prev = NULL;
     for (struct command *c = w->first; c; prev = c, c = c->next) {
@@ -268,6 +323,8 @@ void writer_post(struct sessions *s, const struct command *c)
         struct err e;
         err_set(&e, ERR_IO, "%s is read-only: this is not saved", s->path);
         store_trouble(s, &e);
+        if (c->more_free)
+            c->more_free(c->more);
         return;
     }
     struct command *copy = mem_alloc(sizeof *copy);
@@ -281,19 +338,28 @@ void writer_post(struct sessions *s, const struct command *c)
         memcpy(ids, c->ids, (size_t)c->n_id * sizeof *ids);
         copy->ids = ids;
     }
+    struct lane *lane = &w->lane[c->lane];
     pthread_mutex_lock(&w->lock);
-    if (!(copy->latest && replace_latest(w, copy)))
+    bool full = c->size_bytes && lane->size_bytes + c->size_bytes > writer_kv_limit_bytes;
+    if (!full && !(copy->latest && replace_latest(lane, copy)))
         enqueue(w, copy);
     pthread_mutex_unlock(&w->lock);
+    if (full) {
+        struct err e;
+        err_set(&e, ERR_IO, "the disk is too slow to keep KV: parts will be read again");
+        store_trouble(s, &e);
+        command_free(copy);
+    }
 }
 
-void writer_drain(struct sessions *s)
+void writer_drain(struct sessions *s, enum writer_lane which)
 {
     struct writer *w = s->writer;
     if (!w)
         return;
+    struct lane *lane = &w->lane[which];
     pthread_mutex_lock(&w->lock);
-    while ((w->first || w->busy) && !w->stuck)
+    while ((lane->first || lane->busy) && !lane->stuck)
         pthread_cond_wait(&w->done, &w->lock);
     pthread_mutex_unlock(&w->lock);
 }

@@ -1,14 +1,18 @@
 /* The store's own thread: the only one that writes. Commands are functions with their arguments;
  * those that wait together are applied in one transaction. Any thread may post.
  *
- * A failure that may pass (full disk, lock) fails the callers that wait, while posted commands stay
- * queued in order and are tried again: at the next command and once a second. */
+ * Two lanes, one per file: text goes first and KV fills the time between. A failure that may pass
+ * (full disk, lock) fails the callers that wait; posted text stays queued in order and is tried
+ * again, at the next command and once a second; posted KV is given up, it can be made again. */
 #ifndef SESSIONS_WRITER_H
 #define SESSIONS_WRITER_H
 
 #include "sessions/store.h"
 
+enum writer_lane { WRITER_TEXT, WRITER_KV, WRITER_LANES };
+
 struct command {
+    enum writer_lane lane; /* whose transaction it runs in */
     /* Runs on the store's thread inside a transaction (unless bare). A failure undoes what this
      * command did and nothing else. */
     enum status (*run)(struct sessions *s, struct command *c, struct err *e);
@@ -21,8 +25,10 @@ struct command {
     const int32_t *ids;
     int32_t n_id;
     const char *word;
-    void *more;
-    int64_t ret; /* result */
+    void *more;        /* for anything else; freed with more_free when posted */
+    void (*more_free)(void *more);
+    size_t size_bytes; /* of more, for the queue's limit */
+    int64_t ret;       /* result */
 
     /* private */
     struct command *next;
@@ -36,9 +42,9 @@ void writer_stop(struct sessions *s); /* finishes what is queued; NULL writer is
 
 /* Runs the command and waits; arguments are borrowed. */
 enum status writer_call(struct sessions *s, struct command *c, struct err *e);
-/* Copies the command with its text, ids and word, and returns at once. */
+/* Copies the command with its text, ids and word, takes more, and returns at once. */
 void writer_post(struct sessions *s, const struct command *c);
-/* Waits until the commands posted so far are applied, or cannot be for now. */
-void writer_drain(struct sessions *s);
+/* Waits until the lane's commands are applied, or cannot be for now. */
+void writer_drain(struct sessions *s, enum writer_lane lane);
 
 #endif

@@ -1,0 +1,55 @@
+-- dogear-kv.db: what can be made again by reading the token logs of dogear.db. 64 KiB database pages,
+-- incremental auto-vacuum (set before this script). Never migrated: another user_version = emptied.
+
+-- Who uses what. A conversation that is gone from dogear.db is removed from here, too.
+CREATE TABLE chat (
+    id      INTEGER PRIMARY KEY, -- conversation in dogear.db
+    depth   INTEGER NOT NULL DEFAULT 0, -- tier it was thinned to (engine/stats.h); 0 = not thinned
+    used_ms INTEGER NOT NULL            -- last read or written
+) STRICT;
+
+-- 64 tokens of some token log with everything before them, or the state after n_tok tokens.
+CREATE TABLE block (
+    id          INTEGER PRIMARY KEY,
+    fingerprint INTEGER NOT NULL, -- model, positions, page format: engine_info.fingerprint
+    hash        INTEGER NOT NULL, -- kv_io_hash of the first n_tok ids
+    n_tok       INTEGER NOT NULL,
+    state       INTEGER NOT NULL, -- 0 = pages of the block that ends at n_tok, 1 = window and meta
+    -- bytes of the pages in each tier, and of state; kept in step with piece
+    t0 INTEGER NOT NULL DEFAULT 0, t1 INTEGER NOT NULL DEFAULT 0, t2 INTEGER NOT NULL DEFAULT 0,
+    t3 INTEGER NOT NULL DEFAULT 0, t4 INTEGER NOT NULL DEFAULT 0, t5 INTEGER NOT NULL DEFAULT 0,
+    t6 INTEGER NOT NULL DEFAULT 0, t7 INTEGER NOT NULL DEFAULT 0, -- t7: state
+    UNIQUE (hash, fingerprint, n_tok, state)
+) STRICT;
+CREATE INDEX block_state ON block (fingerprint, n_tok) WHERE state = 1;
+
+CREATE TABLE ref (
+    chat  INTEGER NOT NULL,
+    block INTEGER NOT NULL,
+    PRIMARY KEY (chat, block)
+) STRICT, WITHOUT ROWID;
+CREATE INDEX ref_block ON ref (block);
+
+CREATE TABLE piece (
+    block      INTEGER NOT NULL,
+    layer      INTEGER NOT NULL,
+    head_group INTEGER NOT NULL,
+    plane      INTEGER NOT NULL, -- engine/base/kv_io.h
+    first      INTEGER NOT NULL, -- its bytes: rows first, first + 1, ... of the plane's chunk table
+    raw        INTEGER NOT NULL, -- bytes as the engine gave them
+    stored     INTEGER NOT NULL, -- bytes in the chunks
+    codec      INTEGER NOT NULL, -- 0 = as they are, 1 = zstd
+    sum        BLOB NOT NULL,    -- XXH3-128 of the raw bytes, seeded with everything that names them
+    PRIMARY KEY (block, layer, head_group, plane)
+) STRICT, WITHOUT ROWID;
+
+-- A table per plane: dropping a plane of an old chat then frees whole database pages. Bytes are cut
+-- into small rows, because rows of odd sizes would leave much of each 64 KiB page empty.
+CREATE TABLE chunk_0 (id INTEGER PRIMARY KEY, data BLOB NOT NULL) STRICT;
+CREATE TABLE chunk_1 (id INTEGER PRIMARY KEY, data BLOB NOT NULL) STRICT;
+CREATE TABLE chunk_2 (id INTEGER PRIMARY KEY, data BLOB NOT NULL) STRICT;
+CREATE TABLE chunk_3 (id INTEGER PRIMARY KEY, data BLOB NOT NULL) STRICT;
+CREATE TABLE chunk_4 (id INTEGER PRIMARY KEY, data BLOB NOT NULL) STRICT;
+CREATE TABLE chunk_5 (id INTEGER PRIMARY KEY, data BLOB NOT NULL) STRICT;
+CREATE TABLE chunk_6 (id INTEGER PRIMARY KEY, data BLOB NOT NULL) STRICT;
+CREATE TABLE chunk_state (id INTEGER PRIMARY KEY, data BLOB NOT NULL) STRICT;

@@ -1,0 +1,426 @@
+/* KV pieces out: get, find, load, verify. Readers use their own connection under r_lock; whatever is
+ * not exactly what was put is missing. */
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "engine/base/mem.h"
+#include "sessions/kvstore.h"
+
+struct stored {
+    int64_t first, raw, stored, codec;
+    unsigned char sum[16];
+    bool sum_valid;
+};
+
+/* Columns first, raw, stored, codec, sum starting at col. */
+static void read_stored(sqlite3_stmt *q, int col, struct stored *ret)
+{
+    ret->first = sqlite3_column_int64(q, col);
+    ret->raw = sqlite3_column_int64(q, col + 1);
+    ret->stored = sqlite3_column_int64(q, col + 2);
+    ret->codec = sqlite3_column_int64(q, col + 3);
+    const void *sum = sqlite3_column_blob(q, col + 4);
+    ret->sum_valid = sum && sqlite3_column_bytes(q, col + 4) == 16;
+    if (ret->sum_valid)
+        memcpy(ret->sum, sum, 16);
+}
+
+/* Fills a fresh buffer with the piece's bytes; NULL when anything about it is wrong. */
+static void *unpack(struct kvstore *kv, struct db *d, const struct kvstore_piece_name *name,
+                    const struct stored *t)
+{
+    sqlite3_stmt *q;
+    struct err ignored;
+    bool row = true;
+    if (!t->sum_valid || t->raw <= 0 || t->raw > KVSTORE_RAW_MAX_BYTES || t->stored <= 0 ||
+        t->stored > t->raw || t->codec < 0 || t->codec > 1 ||
+        (t->codec == 0 && t->stored != t->raw) || t->first < 0 || t->first > INT64_MAX / 2)
+        return NULL;
+    int64_t n_chunk = (t->stored + KVSTORE_CHUNK_BYTES - 1) / KVSTORE_CHUNK_BYTES;
+    char *raw = mem_try((size_t)t->raw);
+    char *packed = t->codec ? mem_try((size_t)t->stored) : raw;
+    int64_t at = 0;
+    bool good = raw && packed &&
+                db_query(d, &ignored, &q, kvstore_sql[kvstore_table(name->plane)].select,
+                         "ii", t->first, t->first + n_chunk) == OK;
+    if (good) {
+        while (good && db_next(d, q, &row, &ignored) == OK && row) {
+            const void *p = sqlite3_column_blob(q, 0);
+            int64_t n = sqlite3_column_bytes(q, 0);
+            good = p && n <= t->stored - at;
+            if (good)
+                memcpy(packed + at, p, (size_t)n);
+            at += n;
+        }
+        db_done(q);
+    }
+    good = good && at == t->stored;
+    if (good && t->codec)
+        good = ZSTD_decompressDCtx(kv->decompressor, raw, (size_t)t->raw, packed,
+                                   (size_t)t->stored) == (size_t)t->raw;
+    if (packed != raw)
+        free(packed);
+    unsigned char sum[16];
+    if (good) {
+        kvstore_checksum(name, raw, (size_t)t->raw, sum);
+        good = !memcmp(sum, t->sum, sizeof sum);
+    }
+    if (!good) {
+        free(raw);
+        return NULL;
+    }
+    return raw;
+}
+
+static void note_damage(struct sessions *s, const struct kvstore_put *name, const struct kv_piece *p)
+{
+    s->kv->n_damaged++;
+    kvstore_post_drop(s, name, p, true);
+}
+
+static int32_t tok_end(const struct kv_piece *p)
+{
+    if (p->plane < 0)
+        return p->block;
+    return p->block >= 0 && p->block < INT32_MAX / KV_IO_BLOCK_TOK
+               ? (p->block + 1) * KV_IO_BLOCK_TOK
+               : -1;
+}
+
+static bool get(struct sessions *s, const struct kvstore_put *name, struct kv_piece *piece,
+                void **ret_owned)
+{
+    struct kvstore *kv = s->kv;
+    struct err ignored;
+    sqlite3_stmt *q = NULL;
+    bool row = false;
+    int64_t block;
+    struct stored t;
+    if (!kv->r || kvstore_find(kv->r, name->fingerprint, name->hash, name->n_tok, piece->plane < 0,
+                             &block, &ignored) != OK)
+        return false;
+    if (db_query(kv->r, &ignored, &q,
+                 "SELECT first, raw, stored, codec, sum FROM piece WHERE block = ? AND layer = ?"
+                 " AND head_group = ? AND plane = ?",
+                 "iiii", block, (int64_t)piece->layer, (int64_t)piece->head_group,
+                 (int64_t)piece->plane) != OK)
+        return false;
+    if (db_next(kv->r, q, &row, &ignored) == OK && row)
+        read_stored(q, 0, &t);
+    db_done(q);
+    if (!row)
+        return false;
+    struct kvstore_piece_name full = {name->fingerprint, name->hash, t.raw, name->n_tok, piece->layer,
+                              piece->head_group, piece->plane};
+    void *data = unpack(kv, kv->r, &full, &t);
+    if (!data) {
+        note_damage(s, name, piece);
+        return false;
+    }
+    piece->data = *ret_owned = data;
+    piece->size_bytes = (size_t)t.raw;
+    return true;
+}
+
+static bool io_get(void *ctx, int64_t timeline, uint64_t fingerprint, uint64_t tok_hash,
+                   struct kv_piece *piece, void **ret_owned)
+{
+    struct sessions *s = ctx;
+    struct kvstore_put name = {timeline, fingerprint, tok_hash, tok_end(piece), 1, NULL};
+    if (timeline <= 0 || name.n_tok <= 0 || !kvstore_plane_valid(piece->plane))
+        return false;
+    writer_drain(s, WRITER_KV);
+    pthread_mutex_lock(&s->kv->r_lock);
+    bool found = get(s, &name, piece, ret_owned);
+    pthread_mutex_unlock(&s->kv->r_lock);
+    return found;
+}
+
+/* A piece as load lists it, before its bytes are read: the two queries must not be interleaved with
+ * changes, and the list is short. */
+struct listed {
+    int32_t layer, head_group, plane;
+    struct stored stored;
+};
+
+static int32_t list_pieces(struct db *d, int64_t block, struct listed **ret)
+{
+    sqlite3_stmt *q;
+    struct err ignored;
+    struct listed *all = NULL;
+    int32_t n = 0, cap = 0;
+    bool row = true;
+    *ret = NULL;
+    if (db_query(d, &ignored, &q,
+                 "SELECT layer, head_group, plane, first, raw, stored, codec, sum FROM piece"
+                 " WHERE block = ? ORDER BY layer, head_group, plane",
+                 "i", block) != OK)
+        return 0;
+    while (db_next(d, q, &row, &ignored) == OK && row) {
+        if (n == cap) {
+            cap = cap ? cap * 2 : 64;
+            all = mem_realloc(all, (size_t)cap * sizeof *all);
+        }
+        struct listed *l = &all[n++];
+        l->layer = sqlite3_column_int(q, 0);
+        l->head_group = sqlite3_column_int(q, 1);
+        l->plane = sqlite3_column_int(q, 2);
+        read_stored(q, 3, &l->stored);
+    }
+    db_done(q);
+    *ret = all;
+    return n;
+}
+
+static int32_t load(struct sessions *s, const struct kvstore_put *name, bool state,
+                    bool (*visit)(void *visit_ctx, const struct kv_piece *piece), void *visit_ctx)
+{
+    struct kvstore *kv = s->kv;
+    struct err ignored;
+    struct listed *all;
+    int64_t block;
+    int32_t n_bad = 0;
+    if (!kv->r || kvstore_find(kv->r, name->fingerprint, name->hash, name->n_tok, state, &block,
+                             &ignored) != OK)
+        return -1;
+    int32_t n = list_pieces(kv->r, block, &all);
+    for (int32_t i = 0; i < n; i++) {
+        struct listed *l = &all[i];
+        struct kvstore_piece_name full = {name->fingerprint, name->hash, l->stored.raw, name->n_tok,
+                                  l->layer, l->head_group, l->plane};
+        struct kv_piece piece = {
+            .layer = l->layer, .head_group = l->head_group, .plane = l->plane,
+            .block = state ? name->n_tok : name->n_tok / KV_IO_BLOCK_TOK - 1};
+        bool named = kvstore_plane_valid(l->plane) && (l->plane < 0) == state;
+        void *data = named ? unpack(kv, kv->r, &full, &l->stored) : NULL;
+        if (!data) {
+            n_bad++;
+            note_damage(s, name, &piece);
+            continue;
+        }
+        piece.data = data;
+        piece.size_bytes = (size_t)l->stored.raw;
+        bool more = visit(visit_ctx, &piece);
+        free(data);
+        if (!more)
+            break;
+    }
+    free(all);
+    return n ? n_bad : -1;
+}
+
+static int32_t io_load(void *ctx, int64_t timeline, uint64_t fingerprint, uint64_t tok_hash,
+                       int32_t n_tok_end, bool state,
+                       bool (*visit)(void *visit_ctx, const struct kv_piece *piece),
+                       void *visit_ctx)
+{
+    struct sessions *s = ctx;
+    struct kvstore_put name = {timeline, fingerprint, tok_hash, n_tok_end, 1, NULL};
+    if (timeline <= 0 || n_tok_end <= 0)
+        return -1;
+    writer_drain(s, WRITER_KV);
+    pthread_mutex_lock(&s->kv->r_lock);
+    int32_t n = load(s, &name, state, visit, visit_ctx);
+    pthread_mutex_unlock(&s->kv->r_lock);
+    return n;
+}
+
+/* ---- what is held ---- */
+
+struct found {
+    int64_t *blocks; /* rows of the leading blocks and of the state, to be adopted by the chat */
+    int32_t n, n_block, n_state;
+};
+
+static void find(struct kvstore *kv, uint64_t fingerprint, const int32_t *ids, int32_t n_id,
+                 struct found *f)
+{
+    struct err ignored;
+    uint64_t hash = KV_IO_HASH_EMPTY;
+    int64_t block;
+    f->blocks = mem_alloc(((size_t)n_id / KV_IO_BLOCK_TOK + 2) * sizeof *f->blocks);
+    for (int32_t at = 0; at + KV_IO_BLOCK_TOK <= n_id; at += KV_IO_BLOCK_TOK) {
+        hash = kv_io_hash(hash, ids + at, KV_IO_BLOCK_TOK);
+        if (kvstore_find(kv->r, fingerprint, hash, at + KV_IO_BLOCK_TOK, false, &block, &ignored) !=
+            OK)
+            break;
+        f->blocks[f->n++] = block;
+        f->n_block++;
+    }
+    /* A state may stand anywhere; few are kept, but which lengths exist is only known by looking.
+     * Forward once over the log, asking only at lengths that occur. */
+    sqlite3_stmt *q;
+    bool row = true;
+    int32_t at = 0;
+    hash = KV_IO_HASH_EMPTY;
+    int64_t best = 0;
+    if (db_query(kv->r, &ignored, &q,
+                 "SELECT n_tok, hash, id FROM block WHERE state = 1 AND fingerprint = ?1"
+                 " AND n_tok <= ?2 ORDER BY n_tok",
+                 "ii", (int64_t)fingerprint, (int64_t)n_id) != OK)
+        return;
+    while (db_next(kv->r, q, &row, &ignored) == OK && row) {
+        int64_t n_tok = sqlite3_column_int64(q, 0);
+        if (n_tok <= 0 || n_tok < at || n_tok > n_id)
+            continue;
+        hash = kv_io_hash(hash, ids + at, (int32_t)n_tok - at);
+        at = (int32_t)n_tok;
+        if ((uint64_t)sqlite3_column_int64(q, 1) == hash) {
+            f->n_state = at;
+            best = sqlite3_column_int64(q, 2);
+        }
+    }
+    db_done(q);
+    if (f->n_state)
+        f->blocks[f->n++] = best;
+}
+
+static void io_find(void *ctx, int64_t timeline, uint64_t fingerprint, const int32_t *ids,
+                    int32_t n_id, int32_t *ret_n_block, int32_t *ret_n_state)
+{
+    struct sessions *s = ctx;
+    struct found f = {0};
+    *ret_n_block = *ret_n_state = 0;
+    if (timeline <= 0 || n_id <= 0)
+        return;
+    writer_drain(s, WRITER_KV);
+    pthread_mutex_lock(&s->kv->r_lock);
+    if (s->kv->r)
+        find(s->kv, fingerprint, ids, n_id, &f);
+    pthread_mutex_unlock(&s->kv->r_lock);
+    *ret_n_block = f.n_block;
+    *ret_n_state = f.n_state;
+    if (f.n == 0) {
+        free(f.blocks);
+        return;
+    }
+    kvstore_adopt(s, timeline, f.blocks, f.n);
+}
+
+const struct kv_io *sessions_kv_io(struct sessions *s)
+{
+    if (!s || !s->kv)
+        return NULL;
+    s->kv->io = (struct kv_io){s, kvstore_io_put, io_get, kvstore_io_dropped, io_find, io_load};
+    return &s->kv->io;
+}
+
+/* ---- verifying and repairing ---- */
+
+struct block_row {
+    int64_t id;
+    struct kvstore_put name;
+    bool state;
+};
+
+static enum status all_blocks(struct db *d, struct block_row **ret, int32_t *ret_n, struct err *e)
+{
+    sqlite3_stmt *q;
+    struct block_row *all = NULL;
+    int32_t n = 0, cap = 0;
+    bool row = true;
+    TRY(db_query(d, e, &q, "SELECT id, fingerprint, hash, n_tok, state FROM block ORDER BY id", ""));
+    enum status st;
+    while ((st = db_next(d, q, &row, e)) == OK && row) {
+        if (n == cap) {
+            cap = cap ? cap * 2 : 256;
+            all = mem_realloc(all, (size_t)cap * sizeof *all);
+        }
+        all[n++] = (struct block_row){
+            .id = sqlite3_column_int64(q, 0),
+            .name = {.fingerprint = (uint64_t)sqlite3_column_int64(q, 1),
+                     .hash = (uint64_t)sqlite3_column_int64(q, 2),
+                     .n_tok = sqlite3_column_int(q, 3)},
+            .state = sqlite3_column_int(q, 4) != 0,
+        };
+    }
+    db_done(q);
+    if (st != OK) {
+        free(all);
+        return st;
+    }
+    *ret = all;
+    *ret_n = n;
+    return OK;
+}
+
+/* Reads the pieces of one block; drops the bad ones when asked to. Returns how many were bad. */
+static int32_t verify_block(struct kvstore *kv, struct db *d, const struct block_row *b, bool drop)
+{
+    struct listed *all;
+    struct err ignored;
+    int32_t n_bad = 0, n = list_pieces(d, b->id, &all);
+    for (int32_t i = 0; i < n; i++) {
+        struct listed *l = &all[i];
+        struct kvstore_piece_name full = {b->name.fingerprint, b->name.hash, l->stored.raw,
+                                          b->name.n_tok, l->layer, l->head_group, l->plane};
+        bool named = kvstore_plane_valid(l->plane) && (l->plane < 0) == b->state;
+        void *data = named ? unpack(kv, d, &full, &l->stored) : NULL;
+        free(data);
+        n_bad += !data;
+        if (!data && drop && kvstore_plane_valid(l->plane))
+            kvstore_drop_planes(d, b->id, l->layer, l->head_group, l->plane, l->plane, &ignored);
+    }
+    free(all);
+    return n_bad;
+}
+
+void kvstore_verify(struct sessions *s, struct db *d, char *detail, size_t cap, bool *flag)
+{
+    struct block_row *all = NULL;
+    struct err e;
+    int32_t n = 0, n_bad = 0;
+    enum status st = all_blocks(d, &all, &n, &e);
+    pthread_mutex_lock(&s->kv->r_lock); /* for the decompressor */
+    for (int32_t i = 0; i < n; i++)
+        n_bad += verify_block(s->kv, d, &all[i], false);
+    pthread_mutex_unlock(&s->kv->r_lock);
+    free(all);
+    if (st == OK && n_bad == 0)
+        return;
+    *flag = false;
+    if (detail[0])
+        return;
+    if (st != OK)
+        snprintf(detail, cap, "KV: %s", e.text);
+    else
+        snprintf(detail, cap, "KV: %d damaged pieces; they are read again from the text", n_bad);
+}
+
+static enum status repair_rows(struct sessions *s, struct db *d, struct err *e)
+{
+    struct block_row *all;
+    int32_t n;
+    TRY(all_blocks(d, &all, &n, e));
+    enum status st = OK;
+    pthread_mutex_lock(&s->kv->r_lock);
+    for (int32_t i = 0; i < n && st == OK; i++)
+        if (verify_block(s->kv, d, &all[i], true))
+            st = kvstore_cut(d, all[i].id, KV_IO_PLANES - 1, e);
+    pthread_mutex_unlock(&s->kv->r_lock);
+    free(all);
+    return st == OK ? kvstore_sweep(d, e) : st;
+}
+
+enum status kvstore_repair(struct sessions *s, struct err *e)
+{
+    struct db *d = s->kv->w;
+    struct err why;
+    sqlite3_stmt *q = NULL;
+    bool row = false;
+    char *said = NULL;
+    if (db_query(d, &why, &q, "PRAGMA quick_check(1)", "") == OK &&
+        db_next(d, q, &row, &why) == OK && row)
+        said = db_text(q, 0, NULL);
+    db_done(q);
+    bool sound = said && !strcmp(said, "ok");
+    free(said);
+    if (sound && db_exec(d, "REINDEX; BEGIN IMMEDIATE", &why) == OK) {
+        if (repair_rows(s, d, &why) == OK && db_exec(d, "COMMIT", &why) == OK)
+            return OK;
+        if (!sqlite3_get_autocommit(db_handle(d)))
+            db_exec(d, "ROLLBACK", &why);
+    }
+    return kvstore_reset(s, e);
+}

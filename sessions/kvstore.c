@@ -1,0 +1,237 @@
+#include "sessions/kvstore.h"
+
+#include <fcntl.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "engine/base/mem.h"
+#include "engine/base/str.h"
+#include "kv_schema_sql.h"
+
+enum {
+    KV_VERSION = 1,
+    KV_BUSY_MS = 250, /* text waits behind KV on the same thread: give up early */
+};
+
+#define SQL_OF(name)                                                                               \
+    {                                                                                              \
+        "INSERT INTO chunk_" name " (data) VALUES (?)",                                            \
+            "SELECT data FROM chunk_" name " WHERE id >= ? AND id < ? ORDER BY id",                \
+            "DELETE FROM chunk_" name " WHERE id >= ? AND id < ?"                                  \
+    }
+const struct kvstore_sql kvstore_sql[KVSTORE_TABLES] = {
+    SQL_OF("0"), SQL_OF("1"), SQL_OF("2"), SQL_OF("3"),
+    SQL_OF("4"), SQL_OF("5"), SQL_OF("6"), SQL_OF("state"),
+};
+
+/* ---- open, reset, close ---- */
+
+static enum status prepare_writer(struct db *d, struct err *e)
+{
+    sqlite3_busy_timeout(db_handle(d), KV_BUSY_MS);
+    return db_exec(d,
+                   "PRAGMA journal_mode = WAL; PRAGMA synchronous = NORMAL;"
+                   "PRAGMA wal_autocheckpoint = 256; PRAGMA journal_size_limit = 16777216;"
+                   "PRAGMA cache_size = -16384;",
+                   e);
+}
+
+static enum status create(struct db *d, struct err *e)
+{
+    char sql[96];
+    sqlite3_snprintf(sizeof sql, sql, "PRAGMA application_id = %d; PRAGMA user_version = %d;",
+                     KVSTORE_APPLICATION_ID, KV_VERSION);
+    TRY(db_exec(d, "PRAGMA page_size = 65536; PRAGMA auto_vacuum = INCREMENTAL;", e));
+    TRY(db_exec(d, "BEGIN IMMEDIATE", e));
+    int64_t n_table = 0;
+    enum status st = db_int(d, e, &n_table, "SELECT count(*) FROM sqlite_schema", "");
+    if (st == OK && n_table == 0) {
+        st = db_exec(d, KV_SCHEMA_SQL, e);
+        if (st == OK)
+            st = db_exec(d, sql, e);
+    }
+    struct err ignored;
+    if (st == OK)
+        st = db_exec(d, "COMMIT", e);
+    if (st != OK && !sqlite3_get_autocommit(db_handle(d)))
+        db_exec(d, "ROLLBACK", &ignored);
+    return st;
+}
+
+/* Empties the database in place, damaged or not: other processes that have it open stay in step. */
+static enum status empty_in_place(struct db *d, struct err *e)
+{
+    sqlite3 *h = db_handle(d);
+    sqlite3_db_config(h, SQLITE_DBCONFIG_DEFENSIVE, 0, (int *)NULL);
+    sqlite3_db_config(h, SQLITE_DBCONFIG_RESET_DATABASE, 1, (int *)NULL);
+    enum status st = db_exec(d, "VACUUM", e);
+    sqlite3_db_config(h, SQLITE_DBCONFIG_RESET_DATABASE, 0, (int *)NULL);
+    sqlite3_db_config(h, SQLITE_DBCONFIG_DEFENSIVE, 1, (int *)NULL);
+    return st;
+}
+
+/* Our mark stands at a fixed place of SQLite's header, readable whatever else is broken. */
+static bool file_is_ours(const char *path)
+{
+    unsigned char h[100] = {0};
+    int fd = open(path, O_RDONLY | O_CLOEXEC);
+    if (fd < 0)
+        return false;
+    ssize_t n = read(fd, h, sizeof h);
+    close(fd);
+    uint32_t id = (uint32_t)h[68] << 24 | (uint32_t)h[69] << 16 | (uint32_t)h[70] << 8 | h[71];
+    return n == (ssize_t)sizeof h && id == KVSTORE_APPLICATION_ID;
+}
+
+static void unlink_all(const char *path)
+{
+    static const char *const suffix[] = {"", "-wal", "-shm"};
+    for (int i = 0; i < 3; i++) {
+        char *p = sqlite3_mprintf("%s%s", path, suffix[i]);
+        if (p)
+            unlink(p);
+        sqlite3_free(p);
+    }
+}
+
+static enum status open_checked(const char *path, struct db **ret, struct err *e)
+{
+    struct db *d;
+    int64_t app = 0, version = 0, n_table = 0;
+    TRY(db_open(path, DB_CREATE, &d, e));
+    enum status st = db_int(d, e, &app, "PRAGMA application_id", "");
+    if (st == OK)
+        st = db_int(d, e, &version, "PRAGMA user_version", "");
+    if (st == OK)
+        st = db_int(d, e, &n_table, "SELECT count(*) FROM sqlite_schema", "");
+    bool fresh = app == 0 && n_table == 0;
+    if (st == OK && !fresh && app != KVSTORE_APPLICATION_ID)
+        st = err_set(e, ERR_UNSUPPORTED,
+                     "%s is no Dogear file, so KV is not kept: move it away", path);
+    if (st == OK && version > KV_VERSION)
+        st = err_set(e, ERR_UNSUPPORTED,
+                     "%s was written by a newer Dogear: KV is not kept; update or delete it", path);
+    if (st == OK && !fresh && version < KV_VERSION) {
+        st = empty_in_place(d, e);
+        fresh = true;
+    }
+    if (st == OK && fresh)
+        st = create(d, e);
+    if (st == OK)
+        st = prepare_writer(d, e);
+    if (st != OK)
+        db_close(d);
+    else
+        *ret = d;
+    return st;
+}
+
+/* A damaged file of ours is deleted: it holds nothing that cannot be made again. */
+static enum status open_or_replace(const char *path, struct db **ret, struct err *e)
+{
+    enum status st = open_checked(path, ret, e);
+    if (st != ERR_FORMAT)
+        return st;
+    if (!file_is_ours(path))
+        return err_set(e, ERR_UNSUPPORTED,
+                       "%s is no Dogear file, so KV is not kept: move it away", path);
+    unlink_all(path);
+    bool writable;
+    TRY(store_claim_file(path, &writable, e));
+    return open_checked(path, ret, e);
+}
+
+static enum status open_both(struct kvstore *kv, struct err *e)
+{
+    bool writable;
+    TRY(store_claim_file(kv->path, &writable, e));
+    if (!writable)
+        return err_set(e, ERR_IO, "%s cannot be written: KV is not kept", kv->path);
+    TRY(open_or_replace(kv->path, &kv->w, e));
+    TRY(db_open(kv->path, DB_READ, &kv->r, e));
+    /* No mmap: a file that somebody truncates must not end the program. */
+    return db_exec(kv->r, "PRAGMA cache_size = -8192;", e);
+}
+
+static void close_both(struct kvstore *kv)
+{
+    db_close(kv->w);
+    db_close(kv->r);
+    kv->w = kv->r = NULL;
+}
+
+/* dogear.db -> dogear-kv.db; any other name -> name-kv.db */
+static char *kv_path(const char *path)
+{
+    struct str p = {0};
+    size_t n = strlen(path);
+    str_add(&p, path, n > 3 && !strcmp(path + n - 3, ".db") ? n - 3 : n);
+    str_adds(&p, "-kv.db");
+    return str_take(&p);
+}
+
+static void kv_free(struct kvstore *kv)
+{
+    close_both(kv);
+    ZSTD_freeCCtx(kv->compressor);
+    ZSTD_freeDCtx(kv->decompressor);
+    pthread_mutex_destroy(&kv->r_lock);
+    free(kv->path);
+    free(kv);
+}
+
+void kvstore_open(struct sessions *s)
+{
+    struct err e;
+    struct kvstore *kv = mem_calloc(1, sizeof *kv);
+    pthread_mutex_init(&kv->r_lock, NULL);
+    kv->path = kv_path(s->path);
+    kv->compressor = ZSTD_createCCtx();
+    kv->decompressor = ZSTD_createDCtx();
+    enum status st = kv->compressor && kv->decompressor
+                         ? open_both(kv, &e)
+                         : err_set(&e, ERR_MEMORY, "no memory to keep KV");
+    if (st != OK) {
+        store_trouble(s, &e);
+        kv_free(kv);
+        return;
+    }
+    s->kv = kv;
+}
+
+void kvstore_close(struct sessions *s)
+{
+    if (s->kv)
+        kv_free(s->kv);
+    s->kv = NULL;
+}
+
+struct db *kvstore_writer(struct kvstore *kv)
+{
+    return kv ? kv->w : NULL;
+}
+
+enum status kvstore_reset(struct sessions *s, struct err *e)
+{
+    struct kvstore *kv = s->kv;
+    pthread_mutex_lock(&kv->r_lock);
+    enum status st = kv->w ? empty_in_place(kv->w, e) : ERR_FORMAT;
+    close_both(kv);
+    if (st != OK && file_is_ours(kv->path))
+        unlink_all(kv->path);
+    st = open_both(kv, e);
+    if (st != OK)
+        close_both(kv);
+    pthread_mutex_unlock(&kv->r_lock);
+    return st;
+}
+
+void kvstore_failed(struct sessions *s, const struct err *e)
+{
+    struct err why;
+    if (e->code != ERR_FORMAT || !s->kv || !s->kv->w)
+        return;
+    if (kvstore_reset(s, &why) != OK)
+        store_trouble(s, &why);
+}

@@ -1,0 +1,124 @@
+/* dogear-kv.db: KV pieces on disk, under the names of kv_io.h. Inside of the store.
+ *
+ * The writer's connection belongs to the store's thread; readers use another one under a lock.
+ * Nothing here can hurt text: a damaged file is emptied and made anew, a file that cannot be used
+ * leaves KV off, with trouble reported once. */
+#ifndef SESSIONS_KVSTORE_H
+#define SESSIONS_KVSTORE_H
+
+#include <zstd.h>
+
+#include "sessions/store.h"
+#include "sessions/writer.h"
+
+enum {
+    KVSTORE_APPLICATION_ID = 0x44674b76, /* "DgKv" */
+    KVSTORE_PAGE_BYTES = 65536,
+    KVSTORE_CHUNK_BYTES = 4060, /* 16 rows fill a database page: 64 KiB less headers */
+    KVSTORE_TABLES = KV_IO_PLANES + 1,
+    KVSTORE_STATE = KV_IO_PLANES, /* table of window and meta pieces */
+    KVSTORE_RAW_MAX_BYTES = 256 << 20, /* of a piece; larger sizes in the file are damage */
+};
+
+/* The SQL of one chunk table: table names cannot be bound. */
+struct kvstore_sql {
+    const char *insert, *select, *erase;
+};
+extern const struct kvstore_sql kvstore_sql[KVSTORE_TABLES];
+
+struct kvstore {
+    struct kv_io io;
+    char *path;
+    struct db *w; /* store's thread; NULL when out of use */
+    ZSTD_CCtx *compressor;
+    int32_t misses[KVSTORE_TABLES]; /* compressions in a row that did not pay */
+    int64_t n_free_seen; /* free pages when the last vacuum step was queued */
+
+    pthread_mutex_t r_lock; /* protects what follows */
+    struct db *r;           /* NULL when out of use */
+    ZSTD_DCtx *decompressor;
+    int64_t n_damaged;      /* pieces left out since the store was opened */
+};
+
+void kvstore_open(struct sessions *s);    /* on failure s->kv stays NULL, trouble says why */
+void kvstore_started(struct sessions *s); /* once the writer runs: forgets chats that are gone */
+void kvstore_close(struct sessions *s);
+struct db *kvstore_writer(struct kvstore *kv); /* NULL for NULL */
+/* A KV batch failed: empties a damaged file. Store's thread. */
+void kvstore_failed(struct sessions *s, const struct err *e);
+/* Makes the file anew. Store's thread. */
+enum status kvstore_reset(struct sessions *s, struct err *e);
+
+static inline int kvstore_table(int32_t plane)
+{
+    return plane < 0 ? KVSTORE_STATE : plane;
+}
+static inline bool kvstore_plane_valid(int32_t plane)
+{
+    return plane >= KV_IO_META && plane < KV_IO_PLANES;
+}
+
+/* Everything that names a piece; seeds its checksum, so that a row that damage has moved under
+ * another name does not pass. Without padding: it is hashed as bytes. */
+struct kvstore_piece_name {
+    uint64_t fingerprint, hash;
+    int64_t raw;
+    int32_t n_tok, layer, head_group, plane;
+};
+void kvstore_checksum(const struct kvstore_piece_name *name, const void *data, size_t n,
+                      unsigned char ret[16]);
+
+/* What a put carries to the store's thread; also the name of a block. */
+struct kvstore_put {
+    int64_t chat;
+    uint64_t fingerprint, hash;
+    int32_t n_tok, n_piece;
+    struct kv_piece *pieces; /* data points into the same allocation */
+};
+
+/* Row of a block; ERR_NOT_FOUND when it is not held. */
+enum status kvstore_find(struct db *d, uint64_t fingerprint, uint64_t hash, int32_t n_tok,
+                         bool state, int64_t *ret, struct err *e);
+
+/* ---- any thread: queue and return ---- */
+void kvstore_io_put(void *ctx, int64_t timeline, uint64_t fingerprint, int32_t n_tok_end,
+                    uint64_t tok_hash, const struct kv_piece *pieces, int n_piece);
+void kvstore_io_dropped(void *ctx, int64_t timeline, uint64_t fingerprint, uint64_t tok_hash,
+                        int32_t layer, int32_t head_group, int32_t block, int32_t plane);
+/* damaged: this piece is of no use to anybody; else planes >= its plane, unless others use them. */
+void kvstore_post_drop(struct sessions *s, const struct kvstore_put *name,
+                       const struct kv_piece *piece, bool damaged);
+/* The conversation uses these blocks from now on; takes the malloc'ed rows. */
+void kvstore_adopt(struct sessions *s, int64_t conversation, int64_t *blocks, int32_t n);
+
+/* ---- store's thread, inside a transaction of the KV lane ---- */
+/* Drops the planes > top of one block's pages (top -1: everything, with state). f16 rows go only
+ * with everything. Keeps the sums; drops the block when nothing is left. */
+enum status kvstore_cut(struct db *d, int64_t block, int32_t top, struct err *e);
+/* Drops planes from..to (both included) of one page; layer -2 = of all. Leaves the sums alone. */
+enum status kvstore_drop_planes(struct db *d, int64_t block, int32_t layer, int32_t head_group,
+                                int32_t from, int32_t to, struct err *e);
+/* Ids that one query (with one argument) returns, collected before anything changes. */
+enum status kvstore_ids(struct db *d, const char *sql, int64_t arg, int64_t **ret, int32_t *ret_n,
+                        struct err *e);
+/* Recomputes the sums of a block from its pieces. */
+enum status kvstore_sum(struct db *d, int64_t block, struct err *e);
+/* Drops blocks that no chat refers to. */
+enum status kvstore_sweep(struct db *d, struct err *e);
+/* Reads every piece and compares checksums; on the first bad one sets *flag false and writes a line
+ * into detail unless it has one. Outside of a transaction. */
+void kvstore_verify(struct sessions *s, struct db *d, char *detail, size_t cap, bool *flag);
+/* Drops bad pieces and blocks no log stands for; empties the file when it is beyond that. */
+enum status kvstore_repair(struct sessions *s, struct err *e);
+/* The commands of a conversation's life; posted by list.c and tree.c. NULL kv is fine. */
+void kvstore_forget(struct sessions *s, int64_t conversation);
+void kvstore_fork(struct sessions *s, int64_t from, int64_t to, int64_t n_tok);
+
+/* ---- thin.c ---- */
+/* Bytes of one conversation by tier (state counts in tier 0 as f16). Reader's side. */
+enum status thin_sizes(struct sessions *s, int64_t conversation, int64_t tiers[SESSIONS_TIERS],
+                       struct err *e);
+/* After a KV batch: keeps the file within the budget and gives free pages back. Store's thread. */
+void thin_after_batch(struct sessions *s);
+
+#endif

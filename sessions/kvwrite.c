@@ -1,0 +1,486 @@
+/* KV pieces in: put, drop, sums, and what a conversation's life does to them. Store's thread, except
+ * for the callbacks, which copy and queue. */
+#include <stdlib.h>
+#include <string.h>
+
+#define XXH_INLINE_ALL
+#include <xxhash.h>
+
+#include "engine/base/mem.h"
+#include "sessions/kvstore.h"
+
+enum {
+    KV_MISSES_MAX = 8,   /* after so many pieces that did not compress ... */
+    KV_MISS_SAMPLE = 16, /* ... only every 16th of that plane is tried */
+    KV_STATES_KEPT = 2,  /* newest states per chat: the open branch and the one before */
+    KV_ZSTD_LEVEL = 1,
+};
+
+void kvstore_checksum(const struct kvstore_piece_name *name, const void *data, size_t n,
+                      unsigned char ret[16])
+{
+    XXH128_hash_t h =
+        XXH3_128bits_withSeed(data, n, XXH3_64bits(name, sizeof *name));
+    XXH128_canonical_t c;
+    XXH128_canonicalFromHash(&c, h);
+    memcpy(ret, c.digest, 16);
+}
+
+/* ---- sums, cuts, sweeps (store's thread) ---- */
+
+enum status kvstore_sum(struct db *d, int64_t block, struct err *e)
+{
+    sqlite3_stmt *q;
+    int64_t t[KV_IO_PLANES + 1] = {0};
+    bool row = true;
+    TRY(db_query(d, e, &q,
+                 "SELECT max(plane), sum(stored) FROM piece WHERE block = ?"
+                 " GROUP BY layer, head_group, plane < 0",
+                 "i", block));
+    enum status st;
+    while ((st = db_next(d, q, &row, e)) == OK && row) {
+        int plane = sqlite3_column_int(q, 0);
+        if (kvstore_plane_valid(plane))
+            t[plane < 0 ? KV_IO_PLANES : KV_IO_PLANES - 1 - plane] += sqlite3_column_int64(q, 1);
+    }
+    db_done(q);
+    TRY(st);
+    return db_do(d, e,
+                 "UPDATE block SET t0 = ?, t1 = ?, t2 = ?, t3 = ?, t4 = ?, t5 = ?, t6 = ?, t7 = ?"
+                 " WHERE id = ?",
+                 "iiiiiiiii", t[0], t[1], t[2], t[3], t[4], t[5], t[6], t[7], block);
+}
+
+static enum status erase_chunks(struct db *d, int32_t plane, int64_t first, int64_t stored,
+                                struct err *e)
+{
+    int64_t n = (stored + KVSTORE_CHUNK_BYTES - 1) / KVSTORE_CHUNK_BYTES;
+    return db_do(d, e, kvstore_sql[kvstore_table(plane)].erase, "ii", first, first + n);
+}
+
+struct doomed {
+    int32_t plane, layer, head_group;
+    int64_t first, stored;
+};
+
+static enum status drop_pieces(struct db *d, int64_t block, const struct doomed *p, int32_t n,
+                               struct err *e)
+{
+    for (int32_t i = 0; i < n; i++) {
+        TRY(erase_chunks(d, p[i].plane, p[i].first, p[i].stored, e));
+        TRY(db_do(d, e,
+                  "DELETE FROM piece WHERE block = ? AND layer = ? AND head_group = ?"
+                  " AND plane = ?",
+                  "iiii", block, (int64_t)p[i].layer, (int64_t)p[i].head_group,
+                  (int64_t)p[i].plane));
+    }
+    return OK;
+}
+
+enum status kvstore_drop_planes(struct db *d, int64_t block, int32_t layer, int32_t head_group,
+                                int32_t from, int32_t to, struct err *e)
+{
+    sqlite3_stmt *q;
+    struct doomed *p = NULL;
+    int32_t n = 0, cap = 0;
+    bool row = true;
+    TRY(db_query(d, e, &q,
+                 "SELECT plane, layer, head_group, first, stored FROM piece WHERE block = ?1"
+                 " AND (?2 = -2 OR (layer = ?2 AND head_group = ?3)) AND plane BETWEEN ?4 AND ?5",
+                 "iiiii", block, (int64_t)layer, (int64_t)head_group, (int64_t)from,
+                 (int64_t)to));
+    enum status st;
+    while ((st = db_next(d, q, &row, e)) == OK && row) {
+        if (n == cap) {
+            cap = cap ? cap * 2 : 64;
+            p = mem_realloc(p, (size_t)cap * sizeof *p);
+        }
+        p[n++] = (struct doomed){
+            .plane = sqlite3_column_int(q, 0),
+            .layer = sqlite3_column_int(q, 1),
+            .head_group = sqlite3_column_int(q, 2),
+            .first = sqlite3_column_int64(q, 3),
+            .stored = sqlite3_column_int64(q, 4),
+        };
+    }
+    db_done(q);
+    if (st == OK)
+        st = drop_pieces(d, block, p, n, e);
+    free(p);
+    return st;
+}
+
+enum status kvstore_cut(struct db *d, int64_t block, int32_t top, struct err *e)
+{
+    int64_t left = 0;
+    if (top < 0)
+        TRY(kvstore_drop_planes(d, block, -2, 0, KV_IO_META, KV_IO_PLANES - 1, e));
+    else
+        TRY(kvstore_drop_planes(d, block, -2, 0, top + 1, KV_IO_PLANE_F16 - 1, e));
+    TRY(db_int(d, e, &left, "SELECT EXISTS (SELECT 1 FROM piece WHERE block = ?)", "i", block));
+    if (left)
+        return kvstore_sum(d, block, e);
+    TRY(db_do(d, e, "DELETE FROM ref WHERE block = ?", "i", block));
+    return db_do(d, e, "DELETE FROM block WHERE id = ?", "i", block);
+}
+
+enum status kvstore_ids(struct db *d, const char *sql, int64_t arg, int64_t **ret, int32_t *ret_n,
+                        struct err *e)
+{
+    sqlite3_stmt *q;
+    int64_t *ids = NULL;
+    int32_t n = 0, cap = 0;
+    bool row = true;
+    TRY(db_query(d, e, &q, sql, "i", arg));
+    enum status st;
+    while ((st = db_next(d, q, &row, e)) == OK && row) {
+        if (n == cap) {
+            cap = cap ? cap * 2 : 64;
+            ids = mem_realloc(ids, (size_t)cap * sizeof *ids);
+        }
+        ids[n++] = sqlite3_column_int64(q, 0);
+    }
+    db_done(q);
+    if (st != OK) {
+        free(ids);
+        return st;
+    }
+    *ret = ids;
+    *ret_n = n;
+    return OK;
+}
+
+static enum status cut_all(struct db *d, const int64_t *blocks, int32_t n, struct err *e)
+{
+    for (int32_t i = 0; i < n; i++)
+        TRY(kvstore_cut(d, blocks[i], -1, e));
+    return OK;
+}
+
+enum status kvstore_sweep(struct db *d, struct err *e)
+{
+    int64_t *blocks;
+    int32_t n;
+    TRY(kvstore_ids(d,
+                    "SELECT id FROM block WHERE ?1 = 0"
+                    " AND NOT EXISTS (SELECT 1 FROM ref WHERE ref.block = block.id)",
+                    0, &blocks, &n, e));
+    enum status st = cut_all(d, blocks, n, e);
+    free(blocks);
+    return st;
+}
+
+/* ---- put ---- */
+
+static bool conversation_exists(struct sessions *s, int64_t id)
+{
+    int64_t one;
+    struct err ignored;
+    return db_int(s->w, &ignored, &one, "SELECT 1 FROM conversation WHERE id = ?", "i", id) == OK;
+}
+
+static enum status touch(struct db *d, int64_t chat, bool whole, struct err *e)
+{
+    return db_do(d, e,
+                 "INSERT INTO chat (id, used_ms) VALUES (?1, ?2) ON CONFLICT (id) DO UPDATE"
+                 " SET used_ms = ?2, depth = iif(?3, 0, depth)",
+                 "iii", chat, store_now_ms(), (int64_t)whole);
+}
+
+enum status kvstore_find(struct db *d, uint64_t fingerprint, uint64_t hash, int32_t n_tok,
+                         bool state, int64_t *ret, struct err *e)
+{
+    return db_int(d, e, ret,
+                  "SELECT id FROM block WHERE hash = ? AND fingerprint = ? AND n_tok = ?"
+                  " AND state = ?",
+                  "iiii", (int64_t)hash, (int64_t)fingerprint, (int64_t)n_tok, (int64_t)state);
+}
+
+static enum status make_block(struct db *d, const struct kvstore_put *p, bool state, int64_t *ret,
+                              struct err *e)
+{
+    enum status st = kvstore_find(d, p->fingerprint, p->hash, p->n_tok, state, ret, e);
+    if (st == ERR_NOT_FOUND) {
+        TRY(db_do(d, e,
+                  "INSERT INTO block (hash, fingerprint, n_tok, state) VALUES (?, ?, ?, ?)",
+                  "iiii", (int64_t)p->hash, (int64_t)p->fingerprint, (int64_t)p->n_tok,
+                  (int64_t)state));
+        *ret = sqlite3_last_insert_rowid(db_handle(d));
+        st = OK;
+    }
+    TRY(st);
+    return db_do(d, e, "INSERT OR IGNORE INTO ref (chat, block) VALUES (?, ?)", "ii", p->chat,
+                 *ret);
+}
+
+/* Compresses when that pays; returns the bytes to store and sets *ret_codec. */
+static const void *pack(struct kvstore *kv, const struct kv_piece *p, void *buf, size_t cap,
+                        size_t *ret_n, int64_t *ret_codec)
+{
+    int32_t *misses = &kv->misses[kvstore_table(p->plane)];
+    *ret_codec = 0;
+    *ret_n = p->size_bytes;
+    if (*misses >= KV_MISSES_MAX && (*misses)++ % KV_MISS_SAMPLE)
+        return p->data;
+    size_t n = ZSTD_compressCCtx(kv->compressor, buf, cap, p->data, p->size_bytes, KV_ZSTD_LEVEL);
+    if (ZSTD_isError(n) || n >= p->size_bytes - p->size_bytes / 20) {
+        ++*misses;
+        return p->data;
+    }
+    *misses = 0;
+    *ret_n = n;
+    *ret_codec = 1;
+    return buf;
+}
+
+static enum status put_piece(struct kvstore *kv, const struct kvstore_put *put, int64_t block,
+                             const struct kv_piece *p, void *buf, size_t cap, struct err *e)
+{
+    struct kvstore_piece_name name = {put->fingerprint, put->hash, (int64_t)p->size_bytes, put->n_tok,
+                              p->layer, p->head_group, p->plane};
+    unsigned char sum[16];
+    struct db *d = kv->w;
+    int64_t same = 0, codec;
+    kvstore_checksum(&name, p->data, p->size_bytes, sum);
+    TRY(db_int(d, e, &same,
+               "SELECT EXISTS (SELECT 1 FROM piece WHERE block = ? AND layer = ?"
+               " AND head_group = ? AND plane = ? AND sum = ?)",
+               "iiiib", block, (int64_t)p->layer, (int64_t)p->head_group, (int64_t)p->plane, sum,
+               sizeof sum));
+    if (same) /* a fork or a chat that begins alike wrote it already */
+        return OK;
+    TRY(kvstore_drop_planes(d, block, p->layer, p->head_group, p->plane, p->plane, e));
+    size_t n;
+    const unsigned char *bytes = pack(kv, p, buf, cap, &n, &codec);
+    int64_t first = 0;
+    for (size_t off = 0; off < n; off += KVSTORE_CHUNK_BYTES) {
+        size_t k = n - off < KVSTORE_CHUNK_BYTES ? n - off : KVSTORE_CHUNK_BYTES;
+        TRY(db_do(d, e, kvstore_sql[kvstore_table(p->plane)].insert, "b", bytes + off, k));
+        if (off == 0)
+            first = sqlite3_last_insert_rowid(db_handle(d));
+    }
+    return db_do(d, e,
+                 "INSERT INTO piece (block, layer, head_group, plane, first, raw, stored, codec,"
+                 " sum) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                 "iiiiiiiib", block, (int64_t)p->layer, (int64_t)p->head_group,
+                 (int64_t)p->plane, first, (int64_t)p->size_bytes, (int64_t)n, codec, sum,
+                 sizeof sum);
+}
+
+/* Old states of a chat: only the newest few are worth their bytes, pages stand for the rest. */
+static enum status forget_states(struct db *d, int64_t chat, struct err *e)
+{
+    int64_t *blocks;
+    int32_t n;
+    TRY(kvstore_ids(d,
+                    "SELECT b.id FROM ref r JOIN block b ON b.id = r.block"
+                    " WHERE r.chat = ? AND b.state = 1 ORDER BY b.id DESC",
+                    chat, &blocks, &n, e));
+    enum status st = OK;
+    for (int32_t i = KV_STATES_KEPT; i < n && st == OK; i++) {
+        int64_t used = 0;
+        st = db_do(d, e, "DELETE FROM ref WHERE chat = ? AND block = ?", "ii", chat, blocks[i]);
+        if (st == OK)
+            st = db_int(d, e, &used, "SELECT EXISTS (SELECT 1 FROM ref WHERE block = ?)", "i",
+                        blocks[i]);
+        if (st == OK && !used)
+            st = kvstore_cut(d, blocks[i], -1, e);
+    }
+    free(blocks);
+    return st;
+}
+
+static enum status run_put(struct sessions *s, struct command *c, struct err *e)
+{
+    struct kvstore *kv = s->kv;
+    const struct kvstore_put *p = c->more;
+    int64_t block[2] = {0, 0};
+    size_t cap = 0;
+    if (!conversation_exists(s, p->chat)) /* deleted meanwhile */
+        return OK;
+    TRY(touch(kv->w, p->chat, true, e));
+    for (int32_t i = 0; i < p->n_piece; i++)
+        if (p->pieces[i].size_bytes > cap)
+            cap = p->pieces[i].size_bytes;
+    cap = ZSTD_compressBound(cap);
+    void *buf = mem_alloc(cap);
+    enum status st = OK;
+    for (int32_t i = 0; i < p->n_piece && st == OK; i++) {
+        bool state = p->pieces[i].plane < 0;
+        if (!block[state])
+            st = make_block(kv->w, p, state, &block[state], e);
+        if (st == OK)
+            st = put_piece(kv, p, block[state], &p->pieces[i], buf, cap, e);
+    }
+    free(buf);
+    for (int i = 0; i < 2 && st == OK; i++)
+        if (block[i])
+            st = kvstore_sum(kv->w, block[i], e);
+    if (st == OK && block[1])
+        st = forget_states(kv->w, p->chat, e);
+    return st;
+}
+
+void kvstore_io_put(void *ctx, int64_t timeline, uint64_t fingerprint, int32_t n_tok_end,
+                    uint64_t tok_hash, const struct kv_piece *pieces, int n_piece)
+{
+    size_t size_bytes = sizeof(struct kvstore_put) + (size_t)n_piece * sizeof *pieces;
+    if (timeline <= 0 || n_piece <= 0)
+        return;
+    for (int i = 0; i < n_piece; i++) {
+        if (!kvstore_plane_valid(pieces[i].plane) || pieces[i].size_bytes == 0 ||
+            pieces[i].size_bytes > KVSTORE_RAW_MAX_BYTES)
+            return; /* the caller's mistake: better missing than half */
+        size_bytes += pieces[i].size_bytes;
+    }
+    struct kvstore_put *p = mem_alloc(size_bytes);
+    *p = (struct kvstore_put){timeline, fingerprint, tok_hash, n_tok_end, n_piece,
+                      (struct kv_piece *)(p + 1)};
+    char *at = (char *)(p->pieces + n_piece);
+    for (int i = 0; i < n_piece; i++) {
+        p->pieces[i] = pieces[i];
+        p->pieces[i].data = at;
+        memcpy(at, pieces[i].data, pieces[i].size_bytes);
+        at += pieces[i].size_bytes;
+    }
+    struct command c = {.lane = WRITER_KV, .run = run_put, .more = p, .more_free = free,
+                        .size_bytes = size_bytes};
+    writer_post(ctx, &c);
+}
+
+/* ---- dropping ---- */
+
+static enum status run_drop(struct sessions *s, struct command *c, struct err *e)
+{
+    struct db *d = s->kv->w;
+    const struct kvstore_put *p = c->more;
+    const struct kv_piece *what = p->pieces;
+    int64_t block, others = 0;
+    enum status st = kvstore_find(d, p->fingerprint, p->hash, p->n_tok, what->plane < 0, &block, e);
+    if (st == ERR_NOT_FOUND)
+        return OK;
+    TRY(st);
+    /* number 1: the piece is damaged, nobody can use it */
+    if (c->number) {
+        TRY(kvstore_drop_planes(d, block, what->layer, what->head_group, what->plane, what->plane, e));
+        return kvstore_sum(d, block, e);
+    }
+    TRY(db_int(d, e, &others,
+               "SELECT EXISTS (SELECT 1 FROM ref WHERE block = ? AND chat <> ?)", "ii", block,
+               p->chat));
+    if (others)
+        return OK;
+    TRY(kvstore_drop_planes(d, block, what->layer, what->head_group, what->plane, KV_IO_PLANES - 1, e));
+    return kvstore_sum(d, block, e);
+}
+
+void kvstore_post_drop(struct sessions *s, const struct kvstore_put *name,
+                       const struct kv_piece *piece, bool damaged)
+{
+    struct kvstore_put *p = mem_alloc(sizeof *p + sizeof *piece);
+    *p = *name;
+    p->pieces = (struct kv_piece *)(p + 1);
+    p->n_piece = 1;
+    *p->pieces = *piece;
+    struct command c = {.lane = WRITER_KV, .run = run_drop, .number = damaged, .more = p,
+                        .more_free = free};
+    writer_post(s, &c);
+}
+
+void kvstore_io_dropped(void *ctx, int64_t timeline, uint64_t fingerprint, uint64_t tok_hash,
+                        int32_t layer, int32_t head_group, int32_t block, int32_t plane)
+{
+    if (timeline <= 0 || plane < 0 || block < 0 || block >= INT32_MAX / KV_IO_BLOCK_TOK)
+        return;
+    struct kvstore_put name = {timeline, fingerprint, tok_hash, (block + 1) * KV_IO_BLOCK_TOK, 1, NULL};
+    struct kv_piece piece = {.layer = layer, .head_group = head_group, .block = block,
+                             .plane = plane};
+    kvstore_post_drop(ctx, &name, &piece, false);
+}
+
+/* ---- a conversation's life ---- */
+
+static enum status run_adopt(struct sessions *s, struct command *c, struct err *e)
+{
+    const int64_t *blocks = c->more;
+    if (!conversation_exists(s, c->conversation))
+        return OK;
+    TRY(touch(s->kv->w, c->conversation, false, e));
+    for (int64_t i = 0; i < c->number; i++)
+        TRY(db_do(s->kv->w, e,
+                  "INSERT OR IGNORE INTO ref (chat, block)"
+                  " SELECT ?1, id FROM block WHERE id = ?2",
+                  "ii", c->conversation, blocks[i]));
+    return OK;
+}
+
+void kvstore_adopt(struct sessions *s, int64_t conversation, int64_t *blocks, int32_t n)
+{
+    struct command c = {.lane = WRITER_KV, .run = run_adopt, .conversation = conversation,
+                        .number = n, .more = blocks, .more_free = free};
+    writer_post(s, &c);
+}
+
+static enum status run_forget(struct sessions *s, struct command *c, struct err *e)
+{
+    TRY(db_do(s->kv->w, e, "DELETE FROM ref WHERE chat = ?", "i", c->conversation));
+    TRY(db_do(s->kv->w, e, "DELETE FROM chat WHERE id = ?", "i", c->conversation));
+    return kvstore_sweep(s->kv->w, e);
+}
+
+void kvstore_forget(struct sessions *s, int64_t conversation)
+{
+    struct command c = {.lane = WRITER_KV, .run = run_forget, .conversation = conversation};
+    if (s->kv)
+        writer_post(s, &c);
+}
+
+static enum status run_fork_refs(struct sessions *s, struct command *c, struct err *e)
+{
+    TRY(touch(s->kv->w, c->conversation, false, e));
+    TRY(db_do(s->kv->w, e,
+              "UPDATE chat SET depth = ifnull((SELECT depth FROM chat WHERE id = ?2), 0)"
+              " WHERE id = ?1",
+              "ii", c->conversation, c->message));
+    return db_do(s->kv->w, e,
+                 "INSERT OR IGNORE INTO ref (chat, block) SELECT ?1, r.block FROM ref r"
+                 " JOIN block b ON b.id = r.block WHERE r.chat = ?2 AND b.n_tok <= ?3",
+                 "iii", c->conversation, c->message, c->number);
+}
+
+void kvstore_fork(struct sessions *s, int64_t from, int64_t to, int64_t n_tok)
+{
+    struct command c = {.lane = WRITER_KV, .run = run_fork_refs, .conversation = to,
+                        .message = from, .number = n_tok};
+    if (s->kv)
+        writer_post(s, &c);
+}
+
+/* Chats that were deleted while the other file could not be written (a crash in between). */
+static enum status run_orphans(struct sessions *s, struct command *c, struct err *e)
+{
+    int64_t *chats;
+    int32_t n;
+    bool any = false;
+    TRY(kvstore_ids(s->kv->w,
+                    "SELECT id FROM chat WHERE ?1 = 0 UNION SELECT DISTINCT chat FROM ref", 0,
+                    &chats, &n, e));
+    enum status st = OK;
+    for (int32_t i = 0; i < n && st == OK; i++) {
+        if (conversation_exists(s, chats[i]))
+            continue;
+        any = true;
+        st = db_do(s->kv->w, e, "DELETE FROM ref WHERE chat = ?", "i", chats[i]);
+        if (st == OK)
+            st = db_do(s->kv->w, e, "DELETE FROM chat WHERE id = ?", "i", chats[i]);
+    }
+    free(chats);
+    return st == OK && any ? kvstore_sweep(s->kv->w, e) : st;
+}
+
+void kvstore_started(struct sessions *s)
+{
+    struct command c = {.lane = WRITER_KV, .run = run_orphans};
+    if (s->kv)
+        writer_post(s, &c);
+}
