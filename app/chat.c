@@ -163,6 +163,11 @@ const struct engine_sampling *chat_sampling(const struct chat *c)
     return &c->sampling;
 }
 
+int32_t chat_predict(const struct chat *c)
+{
+    return c->n_predict;
+}
+
 void chat_set_raw(struct chat *c, bool raw)
 {
     c->raw = raw;

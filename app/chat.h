@@ -20,6 +20,7 @@ void chat_free(struct chat *c); /* cancels a running turn and flushes what it ha
 
 void chat_set_sampling(struct chat *c, const struct engine_sampling *s, int32_t n_predict);
 const struct engine_sampling *chat_sampling(const struct chat *c);
+int32_t chat_predict(const struct chat *c); /* n_predict as set */
 void chat_set_raw(struct chat *c, bool raw); /* ignore the model's chat format: continue the text */
 /* Takes effect with the first message of a conversation; later it is an error with notice. */
 enum status chat_set_system(struct chat *c, const char *text, struct err *e);

@@ -44,7 +44,7 @@ enum ui_popup {
     UI_POPUP_PICKER,  /* an input line over a list: palette, search, history, conversations */
     UI_POPUP_INPUT,   /* an input line: rename */
     UI_POPUP_CONFIRM, /* a question */
-    UI_POPUP_DASH,    /* the dashboard instead of the chat */
+    UI_POPUP_TEXT,    /* a few lines of text */
 };
 
 struct ui_model {
@@ -69,7 +69,8 @@ struct ui_model {
     const char *popup_title, *popup_hint;
     struct ui_rows picker;
     struct editor *popup_input; /* UI_POPUP_PICKER, UI_POPUP_INPUT */
-    int *help_scroll;
+    const char *popup_text;     /* UI_POPUP_TEXT */
+    int *help_scroll;           /* first line shown of help and text */
 
     const char *notice; /* one line, NULL = none */
     bool notice_is_error;

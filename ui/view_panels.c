@@ -2,6 +2,7 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "ui/rich.h"
 #include "ui/text.h"
 #include "ui/theme.h"
 #include "ui/view.h"
@@ -265,12 +266,33 @@ static void draw_picker(const struct ui_model *m, struct cells *c, struct rect s
               ROLE_POPUP);
 }
 
+static void draw_text(const struct ui_model *m, struct cells *c, struct rect screen)
+{
+    struct rich r = {0};
+    uint32_t pos = 0;
+    int w = screen.w > 80 ? 76 : screen.w - 6;
+    rich_plain(&r, m->popup_text, strlen(m->popup_text), w > 8 ? w : 8, ROLE_POPUP, ROLE_TEXT, &pos);
+    struct rect in = draw_box(c, layout_popup(screen, w + 4, (int)r.n_line + 2), m->popup_title,
+                              m->popup_hint);
+    int most = (int)r.n_line > in.h ? (int)r.n_line - in.h : 0;
+    if (*m->help_scroll > most)
+        *m->help_scroll = most;
+    if (*m->help_scroll < 0)
+        *m->help_scroll = 0;
+    for (int y = 0; y < in.h && *m->help_scroll + y < (int)r.n_line; y++)
+        rich_draw(&r, (uint32_t)(*m->help_scroll + y), c, in, in.x + 1, in.y + y, in.w - 2,
+                  ROLE_POPUP);
+    rich_fini(&r);
+}
+
 void view_panels_popup(const struct ui_model *m, struct cells *c, struct rect screen)
 {
     if (m->popup == UI_POPUP_HELP) {
         draw_help(m, c, screen);
     } else if (m->popup == UI_POPUP_PICKER) {
         draw_picker(m, c, screen);
+    } else if (m->popup == UI_POPUP_TEXT) {
+        draw_text(m, c, screen);
     } else if (m->popup == UI_POPUP_INPUT) {
         struct rect in = draw_box(c, layout_popup(screen, 64, 3), m->popup_title, m->popup_hint);
         draw_input(m, c, in);

@@ -10,7 +10,7 @@
 
 /* One figure of the status line. */
 struct segment {
-    char label[24], value[64], unit[24];
+    char label[24], value[2 * FORMAT_SIZE + 2], unit[24];
     uint8_t role;
     int keep; /* the lowest goes first when room is short */
 };
@@ -38,7 +38,7 @@ static struct segment *add(struct segment *list, int *n, int keep, const char *l
 
 static void add_context(const struct stats *st, struct segment *list, int *n)
 {
-    char used[FORMAT_SIZE], most[FORMAT_SIZE], value[80];
+    char used[FORMAT_SIZE], most[FORMAT_SIZE], value[2 * FORMAT_SIZE + 2];
     snprintf(value, sizeof value, "%s/%s", format_count(used, st->n_tok),
              format_count(most, st->n_ctx));
     struct segment *s = add(list, n, 6, "ctx ", value, "");
@@ -49,7 +49,7 @@ static void add_context(const struct stats *st, struct segment *list, int *n)
 static int collect(const struct ui_model *m, struct segment *list)
 {
     const struct stats *st = &m->stats;
-    char a[FORMAT_SIZE], b[FORMAT_SIZE], value[80];
+    char a[FORMAT_SIZE], b[FORMAT_SIZE], value[2 * FORMAT_SIZE + 2];
     int n = 0;
     if (st->phase == STATS_PREFILL && m->running) {
         snprintf(value, sizeof value, "%s/%s", format_count(a, st->n_prefill_done),
@@ -58,8 +58,7 @@ static int collect(const struct ui_model *m, struct segment *list)
         add(list, &n, 7, "\x01", "", ""); /* the bar */
         add(list, &n, 5, "", format_rate(a, st->prefill_tps), " tok/s");
         add(list, &n, 6, "", format_seconds(a, st->eta_s), " left");
-        snprintf(value, sizeof value, "%s", format_count(a, st->n_reused));
-        add(list, &n, 4, "reused ", value, "");
+        add(list, &n, 4, "reused ", format_count(a, st->n_reused), "");
         return n;
     }
     add_context(st, list, &n);
@@ -67,8 +66,7 @@ static int collect(const struct ui_model *m, struct segment *list)
     if (st->phase == STATS_DECODE && m->running)
         s->role = ROLE_STATUS_GOOD;
     add(list, &n, 3, "first ", format_seconds(a, st->ttft_s), "");
-    snprintf(value, sizeof value, "%s", format_count(a, st->n_reused));
-    add(list, &n, 4, "reused ", value, "");
+    add(list, &n, 4, "reused ", format_count(a, st->n_reused), "");
     add(list, &n, 4, "read ", format_count(a, st->n_read), "");
     return n;
 }

@@ -1,0 +1,493 @@
+/* The slash commands; see commands.h. */
+#include "app/commands.h"
+
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <strings.h>
+
+#include "app/chat.h"
+#include "app/screen.h"
+#include "engine/base/mem.h"
+#include "engine/base/str.h"
+#include "engine/engine.h"
+#include "sessions/sessions.h"
+#include "ui/format.h"
+#include "ui/keymap.h"
+#include "ui/theme.h"
+
+struct command {
+    const char *name, *aliases; /* aliases: space separated, "" = none */
+    void (*run)(struct screen *sc, const char *args);
+};
+
+/* ---- handlers ---- */
+
+static void cmd_help(struct screen *sc, const char *args)
+{
+    (void)args;
+    screen_act(sc, ACT_HELP);
+}
+
+static void cmd_quit(struct screen *sc, const char *args)
+{
+    (void)args;
+    screen_quit(sc);
+}
+
+static void cmd_new(struct screen *sc, const char *args)
+{
+    (void)args;
+    screen_act(sc, ACT_NEW);
+}
+
+static void cmd_regen(struct screen *sc, const char *args)
+{
+    (void)args;
+    screen_act(sc, ACT_REGENERATE);
+}
+
+static void cmd_undo(struct screen *sc, const char *args)
+{
+    struct err e;
+    (void)args;
+    if (chat_undo(screen_chat(sc), &e) != OK)
+        screen_error(sc, &e);
+    else
+        screen_notice(sc, "one question back; nothing is deleted");
+    screen_refresh(sc);
+}
+
+static void cmd_edit(struct screen *sc, const char *args)
+{
+    (void)args;
+    screen_edit_last(sc);
+}
+
+static void cmd_fork(struct screen *sc, const char *args)
+{
+    struct chat *c = screen_chat(sc);
+    struct err e;
+    int64_t id;
+    (void)args;
+    if (chat_fork(c, chat_count(c) - 1, &id, &e) != OK) {
+        screen_error(sc, &e);
+        return;
+    }
+    screen_open(sc, id);
+    screen_notice(sc, "a new conversation that shares everything up to here");
+}
+
+static void cmd_list(struct screen *sc, const char *args)
+{
+    (void)args;
+    screen_pick(sc);
+}
+
+static void cmd_switch(struct screen *sc, const char *args)
+{
+    char *end;
+    if (!args[0]) {
+        screen_pick(sc);
+        return;
+    }
+    long long id = strtoll(args, &end, 10);
+    if (*end || id <= 0) {
+        screen_search(sc, args);
+        return;
+    }
+    screen_open(sc, id);
+}
+
+static void cmd_search(struct screen *sc, const char *args)
+{
+    screen_search(sc, args);
+}
+
+static void cmd_rename(struct screen *sc, const char *args)
+{
+    if (!args[0])
+        screen_notice(sc, "write /rename and the new title");
+    else
+        screen_rename(sc, chat_conversation(screen_chat(sc)), args);
+}
+
+static void cmd_delete(struct screen *sc, const char *args)
+{
+    (void)args;
+    screen_delete(sc, chat_conversation(screen_chat(sc)));
+}
+
+static void cmd_pin(struct screen *sc, const char *args)
+{
+    struct sessions_row row;
+    struct err e;
+    int64_t id = chat_conversation(screen_chat(sc));
+    (void)args;
+    if (id == 0 || sessions_get(screen_store(sc), id, &row, &e) != OK) {
+        screen_notice(sc, "this conversation is not saved yet: send something first");
+        return;
+    }
+    if (sessions_pin(screen_store(sc), id, !row.pinned, &e) != OK)
+        screen_error(sc, &e);
+    else
+        screen_notice(sc, row.pinned ? "no longer pinned"
+                                     : "pinned: its cache is kept when others are thinned");
+    free(row.title);
+    free(row.model);
+    free(row.snippet);
+    screen_refresh(sc);
+}
+
+static void cmd_system(struct screen *sc, const char *args)
+{
+    struct chat *c = screen_chat(sc);
+    struct err e;
+    if (args[0]) {
+        if (chat_set_system(c, args, &e) != OK)
+            screen_error(sc, &e);
+        else
+            screen_notice(sc, "system prompt set for this conversation");
+        screen_refresh(sc);
+        return;
+    }
+    struct chat_message msg;
+    for (int32_t i = 0; i < chat_count(c); i++) {
+        chat_get(c, i, &msg);
+        if (strcmp(msg.role, "system") == 0) {
+            screen_text(sc, "System prompt", mem_strndup(msg.text, msg.len));
+            return;
+        }
+    }
+    screen_notice(sc, "no system prompt; /system TEXT sets one before the first message");
+}
+
+/* What /set can change, with the names of llama.cpp. */
+enum setting_type { SET_FLOAT, SET_INT, SET_SEED };
+static const struct {
+    const char *name;
+    enum setting_type type;
+    size_t off;
+    double min, max;
+    const char *help;
+} settings[] = {
+    {"temp", SET_FLOAT, offsetof(struct engine_sampling, temp), 0, 100, "0 = greedy"},
+    {"top-k", SET_INT, offsetof(struct engine_sampling, top_k), 0, 1e6, "0 = all"},
+    {"top-p", SET_FLOAT, offsetof(struct engine_sampling, top_p), 0, 1, "1 = off"},
+    {"min-p", SET_FLOAT, offsetof(struct engine_sampling, min_p), 0, 1, "0 = off"},
+    {"repeat-penalty", SET_FLOAT, offsetof(struct engine_sampling, repeat_penalty), 0.01, 100,
+     "1 = off"},
+    {"repeat-last-n", SET_INT, offsetof(struct engine_sampling, repeat_last_n), 0, 1e6, "tokens"},
+    {"seed", SET_SEED, offsetof(struct engine_sampling, seed), -1, 9e15, "-1 = random"},
+};
+enum { SETTING_COUNT = sizeof settings / sizeof *settings };
+
+static void setting_value(const struct engine_sampling *s, int i, char *buf, size_t size)
+{
+    const char *p = (const char *)s + settings[i].off;
+    if (settings[i].type == SET_FLOAT)
+        snprintf(buf, size, "%g", (double)*(const float *)(const void *)p);
+    else if (settings[i].type == SET_INT)
+        snprintf(buf, size, "%d", (int)*(const int32_t *)(const void *)p);
+    else if (*(const uint64_t *)(const void *)p == UINT64_MAX)
+        snprintf(buf, size, "-1");
+    else
+        snprintf(buf, size, "%llu", (unsigned long long)*(const uint64_t *)(const void *)p);
+}
+
+static void show_settings(struct screen *sc)
+{
+    struct str s = {0};
+    for (int i = 0; i < SETTING_COUNT; i++) {
+        char value[32];
+        setting_value(chat_sampling(screen_chat(sc)), i, value, sizeof value);
+        str_addf(&s, "%-15s %-12s %s\n", settings[i].name, value, settings[i].help);
+    }
+    str_adds(&s, "\n/set NAME VALUE changes one, from the next answer on.");
+    screen_text(sc, "Sampling", str_take(&s));
+}
+
+static void cmd_set(struct screen *sc, const char *args)
+{
+    char name[32], *end;
+    if (!args[0]) {
+        show_settings(sc);
+        return;
+    }
+    if (strncmp(args, "parameter ", 10) == 0) /* as ollama spells it */
+        args += 10;
+    size_t n = strcspn(args, " =");
+    snprintf(name, sizeof name, "%.*s", n < sizeof name ? (int)n : (int)sizeof name - 1, args);
+    for (char *p = name; *p; p++)
+        if (*p == '_')
+            *p = '-';
+    const char *value = args + n + strspn(args + n, " =");
+    if (strcmp(name, "system") == 0) {
+        cmd_system(sc, value);
+        return;
+    }
+    int i = 0;
+    while (i < SETTING_COUNT && strcmp(settings[i].name, name) != 0)
+        i++;
+    if (strcmp(name, "temperature") == 0)
+        i = 0;
+    if (i == SETTING_COUNT) {
+        screen_notice(sc, "there is no setting \"%s\"; /set alone lists them", name);
+        return;
+    }
+    double v = strtod(value, &end);
+    if (!value[0] || *end || !isfinite(v) || v < settings[i].min || v > settings[i].max ||
+        (settings[i].type != SET_FLOAT && v != floor(v))) {
+        screen_notice(sc, "%s takes a number from %g to %g, not \"%.40s\"", settings[i].name,
+                      settings[i].min, settings[i].max, value);
+        return;
+    }
+    struct engine_sampling s = *chat_sampling(screen_chat(sc));
+    char *p = (char *)&s + settings[i].off;
+    if (settings[i].type == SET_FLOAT)
+        *(float *)(void *)p = (float)v;
+    else if (settings[i].type == SET_INT)
+        *(int32_t *)(void *)p = (int32_t)v;
+    else
+        *(uint64_t *)(void *)p = v < 0 ? UINT64_MAX : (uint64_t)v;
+    chat_set_sampling(screen_chat(sc), &s, chat_predict(screen_chat(sc)));
+    char shown[32];
+    setting_value(&s, i, shown, sizeof shown);
+    screen_notice(sc, "%s is %s from the next answer on", settings[i].name, shown);
+}
+
+static void cmd_model(struct screen *sc, const char *args)
+{
+    const struct engine_info *in = engine_info(screen_engine_of(sc));
+    char a[FORMAT_SIZE], b[FORMAT_SIZE];
+    struct str s = {0};
+    (void)args;
+    str_addf(&s, "name          %s\narchitecture  %s, %s weights\n", in->name, in->arch, in->type);
+    str_addf(&s, "parameters    %s, %s on disk\n", format_count(a, in->n_param),
+             format_bytes(b, in->file_bytes));
+    str_addf(&s, "context       %s tokens", format_count(a, in->n_ctx));
+    str_addf(&s, " (trained with %s)\n", format_count(a, in->n_ctx_train));
+    str_addf(&s, "layers        %d, %d heads (%d for keys and values) of %d\n", (int)in->n_layer,
+             (int)in->n_head, (int)in->n_head_kv, (int)in->head_dim);
+    str_addf(&s, "vocabulary    %s tokens\n", format_count(a, in->n_vocab));
+    str_addf(&s, "chat format   %s\n", in->chat_format[0] ? in->chat_format : "none: plain text");
+    str_addf(&s, "cache         %s\nruns on       %s", in->kv[0] ? in->kv : "--", in->backend);
+    if (in->notice[0])
+        str_addf(&s, "\n\n%s", in->notice);
+    if (in->demo)
+        str_adds(&s, "\n\nThis is the small model that comes with Dogear. `dogear models` lists "
+                     "others on this machine; -m chooses one.");
+    screen_text(sc, "Model", str_take(&s));
+}
+
+static void cmd_context(struct screen *sc, const char *args)
+{
+    struct stats st;
+    char a[FORMAT_SIZE], b[FORMAT_SIZE], c[FORMAT_SIZE];
+    struct str s = {0};
+    (void)args;
+    engine_stats(screen_engine_of(sc), &st);
+    double part = st.n_ctx > 0 && st.n_tok >= 0 ? (double)st.n_tok / st.n_ctx : NAN;
+    str_addf(&s, "tokens held    %s of %s (%s)\n", format_count(a, st.n_tok),
+             format_count(b, st.n_ctx), format_percent(c, part));
+    str_addf(&s, "last prompt    %s reused, %s read\n", format_count(a, st.n_reused),
+             format_count(b, st.n_read));
+    str_addf(&s, "cache          %s (%s in f16)\n", format_bytes(a, st.kv_chat_bytes),
+             format_bytes(b, st.kv_f16_bytes));
+    str_addf(&s, "per token      %s\n",
+             format_bytes(a, isfinite(st.bytes_per_tok) ? (int64_t)st.bytes_per_tok : -1));
+    str_addf(&s, "messages       %d", (int)chat_count(screen_chat(sc)));
+    screen_text(sc, "Context", str_take(&s));
+}
+
+static void cmd_stats(struct screen *sc, const char *args)
+{
+    struct stats st;
+    char a[FORMAT_SIZE], b[FORMAT_SIZE];
+    struct str s = {0};
+    (void)args;
+    engine_stats(screen_engine_of(sc), &st);
+    str_addf(&s, "reading        %s tokens/s\nwriting        %s tokens/s\n",
+             format_rate(a, st.prefill_tps), format_rate(b, st.decode_tps));
+    str_addf(&s, "first token    %s\n", format_seconds(a, st.ttft_s));
+    str_addf(&s, "written        %s tokens\n", format_count(a, st.n_generated));
+    str_addf(&s, "density        %s of the prompt's attention computed", format_percent(a, st.density));
+    str_addf(&s, ", %s of its mass kept\n", format_percent(a, st.retained_mass));
+    str_addf(&s, "\nweights        %s\nscratch        %s\n", format_bytes(a, st.weights_bytes),
+             format_bytes(b, st.scratch_bytes));
+    str_addf(&s, "cache          %s of %s\n", format_bytes(a, st.kv_bytes),
+             format_bytes(b, st.kv_budget_bytes));
+    str_addf(&s, "process        %s in memory", format_bytes(a, st.rss_bytes));
+    if (st.vram_bytes >= 0)
+        str_addf(&s, ", %s on the GPU", format_bytes(a, st.vram_bytes));
+    screen_text(sc, "Figures", str_take(&s));
+}
+
+static void cmd_copy(struct screen *sc, const char *args)
+{
+    char *end;
+    long n = strtol(args, &end, 10);
+    if (args[0] && (*end || n < 1 || n > 1000000))
+        screen_notice(sc, "/copy takes the number beside a code block, or nothing for the answer");
+    else
+        screen_copy(sc, (int)n);
+}
+
+static void cmd_export(struct screen *sc, const char *args)
+{
+    screen_export(sc, args);
+}
+
+static void cmd_save(struct screen *sc, const char *args)
+{
+    struct err e;
+    if (args[0])
+        screen_export(sc, args);
+    else if (sessions_flush(screen_store(sc), &e) != OK)
+        screen_error(sc, &e);
+    else
+        screen_notice(sc, "everything is saved as you type; /export writes a file");
+}
+
+static void cmd_theme(struct screen *sc, const char *args)
+{
+    if (args[0]) {
+        screen_theme(sc, args);
+        return;
+    }
+    struct str s = {0};
+    for (int i = 0; theme_builtin(i); i++)
+        str_addf(&s, "%s%s", i ? ", " : "", theme_builtin(i));
+    screen_notice(sc, "/theme takes %s or the path of a .conf file", str_c(&s));
+    str_fini(&s);
+}
+
+static void cmd_think(struct screen *sc, const char *args)
+{
+    (void)args;
+    screen_act(sc, ACT_THINKING);
+}
+
+/* ---- the table: rows of help and of handlers in the same order ---- */
+
+static const struct ui_command rows[] = {
+    {"/help", "keys and commands"},
+    {"/new", "new conversation; the old one stays saved"},
+    {"/clear", "the same as /new: nothing is ever deleted by it"},
+    {"/list", "the conversations"},
+    {"/switch [ID or WORDS]", "open another conversation"},
+    {"/search WORDS", "search all conversations"},
+    {"/rename TITLE", "give this conversation a title"},
+    {"/pin", "pin or unpin this conversation"},
+    {"/delete", "delete this conversation (asks first)"},
+    {"/regen", "answer again; the old answer stays beside it"},
+    {"/edit", "edit your last message as a new branch"},
+    {"/undo", "step back before the last question"},
+    {"/fork", "new conversation that shares this one so far"},
+    {"/system [TEXT]", "show or set the system prompt"},
+    {"/set [NAME VALUE]", "show or change sampling: temp, top-k, top-p, min-p, seed ..."},
+    {"/model", "what is loaded"},
+    {"/context", "how full the context is"},
+    {"/stats", "speed and memory"},
+    {"/think", "show or hide the model's thinking"},
+    {"/copy [N]", "copy the last answer, or code block N"},
+    {"/export [FILE]", "write this conversation as Markdown"},
+    {"/save [FILE]", "everything is saved anyway; with FILE as /export"},
+    {"/theme NAME", "dark, light, mono or a file"},
+    {"/quit", "leave; also /exit and /bye"},
+};
+
+static const struct command commands[] = {
+    {"/help", "/?", cmd_help},
+    {"/new", "", cmd_new},
+    {"/clear", "", cmd_new},
+    {"/list", "/ls", cmd_list},
+    {"/switch", "/resume /open", cmd_switch},
+    {"/search", "/find", cmd_search},
+    {"/rename", "/title", cmd_rename},
+    {"/pin", "", cmd_pin},
+    {"/delete", "/rm", cmd_delete},
+    {"/regen", "/regenerate /retry", cmd_regen},
+    {"/edit", "", cmd_edit},
+    {"/undo", "", cmd_undo},
+    {"/fork", "/branch", cmd_fork},
+    {"/system", "", cmd_system},
+    {"/set", "/parameter", cmd_set},
+    {"/model", "/info", cmd_model},
+    {"/context", "/tokens /ctx", cmd_context},
+    {"/stats", "", cmd_stats},
+    {"/think", "/nothink /thinking", cmd_think},
+    {"/copy", "", cmd_copy},
+    {"/export", "", cmd_export},
+    {"/save", "", cmd_save},
+    {"/theme", "", cmd_theme},
+    {"/quit", "/exit /bye /q", cmd_quit},
+};
+enum { COMMAND_COUNT = sizeof commands / sizeof *commands };
+_Static_assert(sizeof rows / sizeof *rows == COMMAND_COUNT, "every command has a row of help");
+
+const struct ui_command *commands_list(int *ret_n)
+{
+    *ret_n = COMMAND_COUNT;
+    return rows;
+}
+
+static bool has_alias(const char *aliases, const char *name, size_t n)
+{
+    for (const char *s = aliases; *s;) {
+        size_t len = strcspn(s, " ");
+        if (len == n && memcmp(s, name, n) == 0)
+            return true;
+        s += len + strspn(s + len, " ");
+    }
+    return false;
+}
+
+bool commands_run(struct screen *sc, const char *line)
+{
+    size_t n = strcspn(line, " ");
+    const char *args = line + n + strspn(line + n, " ");
+    char *trimmed = mem_strdup(args);
+    size_t len = strlen(trimmed);
+    while (len > 0 && trimmed[len - 1] == ' ')
+        trimmed[--len] = '\0';
+    int at = 0;
+    while (at < COMMAND_COUNT &&
+           !(strlen(commands[at].name) == n && strncmp(commands[at].name, line, n) == 0) &&
+           !has_alias(commands[at].aliases, line, n))
+        at++;
+    if (at < COMMAND_COUNT)
+        commands[at].run(sc, trimmed);
+    else
+        screen_notice(sc, "there is no command %.*s; /help lists them, // sends it as text",
+                      n < 30 ? (int)n : 30, line);
+    free(trimmed);
+    return at < COMMAND_COUNT;
+}
+
+const char *commands_complete(const char *text)
+{
+    static char buf[32];
+    size_t n = strlen(text), common = 0;
+    int hits = 0, last = 0;
+    for (int i = 0; i < COMMAND_COUNT; i++) {
+        const char *name = commands[i].name;
+        if (strncmp(name, text, n) != 0)
+            continue;
+        if (hits++ == 0) {
+            common = strlen(name);
+        } else {
+            size_t k = 0;
+            while (k < common && name[k] == commands[last].name[k])
+                k++;
+            common = k;
+        }
+        last = i;
+    }
+    if (hits == 0 || (hits > 1 && common <= n))
+        return NULL;
+    bool takes = hits == 1 && strchr(rows[last].usage, ' ');
+    snprintf(buf, sizeof buf, "%.*s%s", (int)common, commands[last].name, takes ? " " : "");
+    return strcmp(buf, text) == 0 ? NULL : buf;
+}

@@ -1,0 +1,203 @@
+/* The event loop; see loop.h. */
+#include "app/loop.h"
+
+#include <errno.h>
+#include <pthread.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/eventfd.h>
+#include <sys/signalfd.h>
+#include <unistd.h>
+
+#include "app/chat.h"
+#include "app/paths.h"
+#include "app/screen.h"
+#include "sessions/sessions.h"
+#include "ui/conf.h"
+#include "ui/keymap.h"
+#include "ui/tui.h"
+
+static const double FRAME_S = 0.016;
+
+static double now_s(void)
+{
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return (double)t.tv_sec + (double)t.tv_nsec * 1e-9;
+}
+
+/* ---- wake-ups ---- */
+
+static void signals(sigset_t *ret)
+{
+    sigemptyset(ret);
+    sigaddset(ret, SIGINT);
+    sigaddset(ret, SIGTERM);
+    sigaddset(ret, SIGHUP);
+    sigaddset(ret, SIGWINCH);
+    sigaddset(ret, SIGTSTP);
+}
+
+enum status loop_wake_open(struct loop_wake *ret, struct err *e)
+{
+    sigset_t set;
+    signals(&set);
+    pthread_sigmask(SIG_BLOCK, &set, NULL);
+    signal(SIGPIPE, SIG_IGN);
+    struct loop_wake w = {eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC),
+                          signalfd(-1, &set, SFD_NONBLOCK | SFD_CLOEXEC)};
+    if (w.event_fd < 0 || w.signal_fd < 0) {
+        int why = errno;
+        loop_wake_close(&w);
+        return err_set(e, ERR_IO, "cannot make event descriptors: %s", strerror(why));
+    }
+    *ret = w;
+    return OK;
+}
+
+void loop_wake_close(struct loop_wake *w)
+{
+    if (w->event_fd >= 0)
+        close(w->event_fd);
+    if (w->signal_fd >= 0)
+        close(w->signal_fd);
+    sigset_t set;
+    signals(&set);
+    pthread_sigmask(SIG_UNBLOCK, &set, NULL);
+}
+
+void loop_wake_fire(void *wake)
+{
+    uint64_t one = 1;
+    /* A full counter is awake already; there is nothing else to do about an error. */
+    ssize_t n = write(((struct loop_wake *)wake)->event_fd, &one, sizeof one);
+    (void)n;
+}
+
+bool loop_wake_interrupted(const struct loop_wake *w)
+{
+    sigset_t pending;
+    (void)w;
+    return sigpending(&pending) == 0 &&
+           (sigismember(&pending, SIGINT) || sigismember(&pending, SIGTERM) ||
+            sigismember(&pending, SIGHUP));
+}
+
+/* ---- set-up ---- */
+
+static enum status load_keymap(const struct loop_options *o, struct keymap *km, struct err *e)
+{
+    char *path = o->keymap_path ? strdup(o->keymap_path) : paths_config("keymap.conf");
+    char *text = NULL;
+    enum status s = conf_read(path, &text, e);
+    if (s == OK)
+        s = keymap_add(km, text, path, e);
+    else if (s == ERR_NOT_FOUND && !o->keymap_path)
+        s = OK;
+    free(text);
+    free(path);
+    return s;
+}
+
+/* A theme that was asked for must exist; one that was saved may have gone. */
+static enum status load_theme(const struct loop_options *o, struct sessions *store,
+                              struct theme *ret, struct err *e)
+{
+    if (o->theme)
+        return theme_load(o->theme, ret, e);
+    char *saved = NULL;
+    struct err ignored;
+    bool good = sessions_setting(store, "theme", &saved, &ignored) == OK && saved &&
+                theme_load(saved, ret, &ignored) == OK;
+    free(saved);
+    return good ? OK : theme_load("dark", ret, e);
+}
+
+static bool no_colour(void)
+{
+    const char *s = getenv("NO_COLOR");
+    return s && s[0];
+}
+
+/* Signals that came; false = leave. */
+static bool take_signals(int fd, struct ui_front *front, struct screen *sc)
+{
+    struct signalfd_siginfo si;
+    bool go_on = true;
+    while (read(fd, &si, sizeof si) == (ssize_t)sizeof si) {
+        if (si.ssi_signo == SIGWINCH)
+            front->resized(front->ctx);
+        else if (si.ssi_signo == SIGTSTP)
+            screen_act(sc, ACT_SUSPEND);
+        else
+            go_on = false;
+    }
+    return go_on;
+}
+
+static void run(struct ui_front *front, struct screen *sc, const struct loop_wake *w)
+{
+    double frame_s = 0;
+    while (!screen_done(sc)) {
+        int timeout_ms = screen_tick(sc, now_s());
+        if (screen_dirty(sc)) {
+            double due_ms = (frame_s + FRAME_S - now_s()) * 1000;
+            if (due_ms <= 0) {
+                screen_draw(sc);
+                frame_s = now_s();
+            } else if (timeout_ms < 0 || due_ms < timeout_ms) {
+                timeout_ms = (int)due_ms + 1;
+            }
+        }
+        struct pollfd fds[2] = {{w->event_fd, POLLIN, 0}, {w->signal_fd, POLLIN, 0}};
+        front->wait(front->ctx, fds, 2, timeout_ms);
+        if ((fds[1].revents & POLLIN) && !take_signals(w->signal_fd, front, sc))
+            break;
+        if (fds[0].revents & POLLIN) {
+            uint64_t n;
+            if (read(w->event_fd, &n, sizeof n) > 0)
+                screen_engine(sc);
+        }
+        struct ui_event ev;
+        while (!screen_done(sc) && front->event(front->ctx, &ev))
+            screen_event(sc, &ev);
+    }
+}
+
+int loop_run(struct chat *chat, struct sessions *store, const struct loop_options *o)
+{
+    struct err e;
+    struct theme theme;
+    struct ui_front front;
+    struct keymap *km = keymap_new();
+    if (load_keymap(o, km, &e) != OK || load_theme(o, store, &theme, &e) != OK ||
+        tui_open(&theme, no_colour(), o->mouse, &front, &e) != OK) {
+        fprintf(stderr, "dogear: %s\n", e.text);
+        keymap_free(km);
+        return 1;
+    }
+    char *history = o->history_path ? strdup(o->history_path) : paths_state("history");
+    struct screen_options so = {
+        .theme = &theme,
+        .keymap = km,
+        .history_path = history && history[0] ? history : NULL,
+        .wake_fd = o->wake->event_fd,
+        .mouse = o->mouse,
+    };
+    struct screen *sc = screen_new(&front, chat, store, o->engine, &so);
+    if (o->notice && o->notice[0])
+        screen_notice(sc, "%s", o->notice);
+    if (o->open_id)
+        screen_open(sc, o->open_id);
+    if (o->pick)
+        screen_pick(sc);
+    if (o->prompt && o->prompt[0])
+        screen_send(sc, o->prompt, strlen(o->prompt));
+    run(&front, sc, o->wake);
+    screen_free(sc);
+    front.close(front.ctx);
+    free(history);
+    return 0;
+}

@@ -1,0 +1,695 @@
+/* The chat screen: events in, model and frames out; see screen.h. */
+#include "app/screen.h"
+
+#include <math.h>
+#include <signal.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+
+#include "app/commands.h"
+#include "app/screen_state.h"
+#include "engine/base/mem.h"
+#include "engine/base/utf8.h"
+#include "engine/engine.h"
+#include "ui/text.h"
+
+static const double NOTICE_S = 6, ERROR_S = 20, STATS_EVERY_S = 0.1, POLL_EVERY_S = 0.9,
+                    DRAFT_AFTER_S = 1.5, INTERRUPT_S = 2;
+
+double screen_now_s(void)
+{
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return (double)t.tv_sec + (double)t.tv_nsec * 1e-9;
+}
+
+int64_t screen_now_ms(void)
+{
+    struct timespec t;
+    clock_gettime(CLOCK_REALTIME, &t);
+    return (int64_t)t.tv_sec * 1000 + t.tv_nsec / 1000000;
+}
+
+/* ---- life ---- */
+
+struct screen *screen_new(struct ui_front *front, struct chat *chat, struct sessions *store,
+                          struct engine *engine, const struct screen_options *o)
+{
+    struct screen *sc = mem_calloc(1, sizeof *sc);
+    sc->front = front;
+    sc->chat = chat;
+    sc->store = store;
+    sc->engine = engine;
+    sc->options = *o;
+    sc->theme = *o->theme;
+    sc->mouse = o->mouse;
+    int cols, rows;
+    front->size(front->ctx, &cols, &rows);
+    sc->cells = cells_new(cols, rows);
+    sc->view = view_chat_new();
+    sc->editor = editor_new();
+    sc->input = editor_new();
+    sc->edit_message = -1;
+    sc->list_wanted = true;
+    sc->list_stale = true;
+    sc->dirty = true;
+    stats_init(&sc->model.stats);
+    history_load(sc);
+    draft_load(sc);
+    return sc;
+}
+
+void screen_free(struct screen *sc)
+{
+    if (!sc)
+        return;
+    draft_save(sc);
+    rows_clear(&sc->list);
+    rows_clear(&sc->picks);
+    cells_free(sc->cells);
+    view_chat_free(sc->view);
+    editor_free(sc->editor);
+    editor_free(sc->input);
+    keymap_free(sc->options.keymap);
+    str_fini(&sc->popup_title);
+    str_fini(&sc->popup_hint);
+    str_fini(&sc->notice);
+    free(sc->popup_text);
+    free(sc->messages);
+    free(sc->stash);
+    free(sc);
+}
+
+bool screen_dirty(const struct screen *sc)
+{
+    return sc->dirty;
+}
+
+bool screen_done(const struct screen *sc)
+{
+    return sc->done;
+}
+
+void screen_quit(struct screen *sc)
+{
+    sc->done = true;
+}
+
+struct chat *screen_chat(struct screen *sc)
+{
+    return sc->chat;
+}
+
+struct sessions *screen_store(struct screen *sc)
+{
+    return sc->store;
+}
+
+struct engine *screen_engine_of(struct screen *sc)
+{
+    return sc->engine;
+}
+
+/* ---- notices ---- */
+
+static void notice_set(struct screen *sc, const char *text, bool is_error)
+{
+    str_clear(&sc->notice);
+    str_adds(&sc->notice, text);
+    sc->notice_is_error = is_error;
+    sc->notice_until_s = screen_now_s() + (is_error ? ERROR_S : NOTICE_S);
+    sc->dirty = true;
+}
+
+void screen_notice(struct screen *sc, const char *fmt, ...)
+{
+    char text[512];
+    va_list ap;
+    va_start(ap, fmt);
+    vsnprintf(text, sizeof text, fmt, ap);
+    va_end(ap);
+    notice_set(sc, text, false);
+}
+
+void screen_error(struct screen *sc, const struct err *e)
+{
+    notice_set(sc, e->text, true);
+}
+
+void screen_refresh(struct screen *sc)
+{
+    sc->list_stale = true;
+    sc->stats_s = 0;
+    sc->dirty = true;
+}
+
+void screen_theme(struct screen *sc, const char *name)
+{
+    struct err e;
+    struct theme t;
+    if (theme_load(name, &t, &e) != OK) {
+        screen_error(sc, &e);
+        return;
+    }
+    sc->theme = t;
+    sc->front->theme(sc->front->ctx, &sc->theme);
+    sessions_set_setting(sc->store, "theme", name);
+    cells_invalidate(sc->cells);
+    sc->dirty = true;
+}
+
+/* ---- actions ---- */
+
+static void interrupt(struct screen *sc)
+{
+    double now = screen_now_s();
+    if (chat_running(sc->chat) && !sc->cancel_sent) {
+        chat_cancel(sc->chat);
+        sc->cancel_sent = true;
+        return;
+    }
+    if (sc->focus == UI_FOCUS_EDITOR && editor_len(sc->editor) > 0 && !chat_running(sc->chat)) {
+        if (sc->edit_message >= 0)
+            edit_cancel(sc);
+        else
+            editor_set(sc->editor, "", 0); /* undo brings it back */
+        return;
+    }
+    if (sc->interrupt_s > 0 && now - sc->interrupt_s < INTERRUPT_S) {
+        sc->done = true;
+        return;
+    }
+    sc->interrupt_s = now;
+    screen_notice(sc, "Ctrl+C again quits");
+}
+
+static void cancel(struct screen *sc)
+{
+    if (sc->focus == UI_FOCUS_LIST || sc->focus == UI_FOCUS_SELECT) {
+        sc->focus = UI_FOCUS_EDITOR;
+    } else if (chat_running(sc->chat)) {
+        chat_cancel(sc->chat);
+        sc->cancel_sent = true;
+    } else if (sc->edit_message >= 0) {
+        edit_cancel(sc);
+    } else {
+        sc->notice_until_s = 0;
+    }
+}
+
+static void start_new(struct screen *sc)
+{
+    edit_cancel(sc);
+    chat_start_new(sc->chat);
+    view_chat_follow(sc->view);
+    sc->focus = UI_FOCUS_EDITOR;
+    screen_refresh(sc);
+}
+
+static void regenerate(struct screen *sc)
+{
+    struct err e;
+    if (chat_regenerate(sc->chat, &e) != OK) {
+        screen_error(sc, &e);
+        return;
+    }
+    sc->cancel_sent = false;
+    view_chat_follow(sc->view);
+    screen_refresh(sc);
+}
+
+static void complete(struct screen *sc)
+{
+    const char *text = editor_text(sc->editor);
+    if (text[0] == '/' && !strchr(text, ' ') && !strchr(text, '\n')) {
+        const char *full = commands_complete(text);
+        if (full)
+            editor_set(sc->editor, full, strlen(full));
+        else
+            picker_open(sc, PICK_PALETTE, text + 1);
+    } else {
+        screen_pick(sc);
+    }
+}
+
+static void suspend_self(struct screen *sc)
+{
+    sigset_t stop, before;
+    sc->front->suspend(sc->front->ctx);
+    sigemptyset(&stop);
+    sigaddset(&stop, SIGTSTP);
+    sigprocmask(SIG_UNBLOCK, &stop, &before);
+    raise(SIGTSTP);
+    sigprocmask(SIG_SETMASK, &before, NULL);
+    sc->front->resume(sc->front->ctx);
+    cells_invalidate(sc->cells);
+}
+
+static bool scroll(struct screen *sc, enum keymap_action a)
+{
+    switch (a) {
+    case ACT_PAGE_UP:
+        view_chat_page(sc->view, -1);
+        return true;
+    case ACT_PAGE_DOWN:
+        view_chat_page(sc->view, 1);
+        return true;
+    case ACT_SCROLL_UP:
+        view_chat_scroll(sc->view, -1);
+        return true;
+    case ACT_SCROLL_DOWN:
+        view_chat_scroll(sc->view, 1);
+        return true;
+    case ACT_SCROLL_TOP:
+        view_chat_top(sc->view);
+        return true;
+    case ACT_SCROLL_END:
+        view_chat_follow(sc->view);
+        return true;
+    default:
+        return false;
+    }
+}
+
+static void select_start(struct screen *sc)
+{
+    if (chat_count(sc->chat) == 0) {
+        screen_notice(sc, "there are no messages to choose from yet");
+        return;
+    }
+    sc->focus = UI_FOCUS_SELECT;
+    sc->selected = chat_count(sc->chat) - 1;
+    view_chat_show(sc->view, sc->selected);
+    screen_notice(sc, "y copies  e edits  f forks  r answers again  Left Right other branches");
+    sc->notice_until_s = screen_now_s() + 3600;
+}
+
+void screen_act(struct screen *sc, int action)
+{
+    sc->dirty = true;
+    if (scroll(sc, (enum keymap_action)action))
+        return;
+    switch (action) {
+    case ACT_HELP:
+        popup_open(sc, UI_POPUP_HELP, "Help", "");
+        break;
+    case ACT_LIST_TOGGLE:
+        if (cells_cols(sc->cells) >= LAYOUT_LIST_MIN_COLS) {
+            sc->list_wanted = !sc->list_wanted;
+            if (sc->focus == UI_FOCUS_LIST)
+                sc->focus = UI_FOCUS_EDITOR;
+        } else {
+            screen_pick(sc);
+        }
+        break;
+    case ACT_LIST_FOCUS:
+        screen_pick(sc);
+        break;
+    case ACT_SELECT_FOCUS:
+        select_start(sc);
+        break;
+    case ACT_PALETTE:
+        picker_open(sc, PICK_PALETTE, "");
+        break;
+    case ACT_SEARCH:
+        picker_open(sc, PICK_SEARCH, "");
+        break;
+    case ACT_HISTORY_SEARCH:
+        picker_open(sc, PICK_HISTORY, "");
+        break;
+    case ACT_NEW:
+        start_new(sc);
+        break;
+    case ACT_STOP:
+        interrupt(sc);
+        break;
+    case ACT_CANCEL:
+        cancel(sc);
+        break;
+    case ACT_QUIT:
+        sc->done = true;
+        break;
+    case ACT_REDRAW:
+        sc->front->resized(sc->front->ctx);
+        cells_invalidate(sc->cells);
+        break;
+    case ACT_THINKING:
+        sc->show_thinking = !sc->show_thinking;
+        break;
+    case ACT_MOUSE:
+        sc->mouse = !sc->mouse;
+        sc->front->mouse(sc->front->ctx, sc->mouse);
+        screen_notice(sc, sc->mouse ? "mouse on: wheel scrolls, click opens; Shift selects text"
+                                    : "mouse off: the terminal selects text");
+        break;
+    case ACT_SUSPEND:
+        suspend_self(sc);
+        break;
+    case ACT_REGENERATE:
+        regenerate(sc);
+        break;
+    case ACT_SEND:
+        editor_enter(sc);
+        break;
+    case ACT_EXTERNAL_EDITOR:
+        editor_external(sc);
+        break;
+    case ACT_COMPLETE:
+        complete(sc);
+        break;
+    default:
+        editor_act(sc->editor, (enum keymap_action)action);
+        break;
+    }
+}
+
+static bool select_act(struct screen *sc, enum keymap_action a)
+{
+    struct err e;
+    struct chat_message msg;
+    int32_t n = chat_count(sc->chat);
+    if (sc->selected >= n)
+        sc->selected = n - 1;
+    if (n == 0)
+        return false;
+    int32_t to = sc->selected;
+    switch (a) {
+    case ACT_ITEM_UP:
+        to--;
+        break;
+    case ACT_ITEM_DOWN:
+        to++;
+        break;
+    case ACT_ITEM_FIRST:
+        to = 0;
+        break;
+    case ACT_ITEM_LAST:
+        to = n - 1;
+        break;
+    case ACT_COPY:
+        chat_get(sc->chat, sc->selected, &msg);
+        copy_text(sc, msg.text, msg.len, "the message");
+        return true;
+    case ACT_EDIT_MESSAGE:
+        edit_start(sc, sc->selected);
+        return true;
+    case ACT_FORK: {
+        int64_t id;
+        if (chat_fork(sc->chat, sc->selected, &id, &e) != OK) {
+            screen_error(sc, &e);
+            return true;
+        }
+        sc->focus = UI_FOCUS_EDITOR;
+        screen_open(sc, id);
+        screen_notice(sc, "a new conversation that shares everything up to here");
+        return true;
+    }
+    case ACT_SIBLING_PREV:
+    case ACT_SIBLING_NEXT:
+        if (chat_sibling(sc->chat, sc->selected, a == ACT_SIBLING_NEXT ? 1 : -1, &e) != OK)
+            screen_error(sc, &e);
+        screen_refresh(sc);
+        return true;
+    case ACT_REGENERATE:
+        sc->focus = UI_FOCUS_EDITOR;
+        regenerate(sc);
+        return true;
+    default:
+        return false;
+    }
+    if (to >= 0 && to < n)
+        sc->selected = to;
+    view_chat_show(sc->view, sc->selected);
+    return true;
+}
+
+/* ---- events ---- */
+
+static void key_event(struct screen *sc, struct ui_key key)
+{
+    const struct keymap *km = sc->options.keymap;
+    enum keymap_action g = keymap_find(km, KEYMAP_GLOBAL, key), a = ACT_NONE;
+    if (g != ACT_STOP)
+        sc->interrupt_s = 0;
+    if (sc->focus == UI_FOCUS_LIST) {
+        a = keymap_find(km, KEYMAP_LIST, key);
+        if (list_act(sc, a ? a : g))
+            return;
+        screen_act(sc, a ? a : g);
+        return;
+    }
+    if (sc->focus == UI_FOCUS_SELECT) {
+        a = keymap_find(km, KEYMAP_SELECT, key);
+        if (select_act(sc, a)) {
+            sc->dirty = true;
+            return;
+        }
+        if (a == ACT_CANCEL || (!a && (g == ACT_CANCEL || g == ACT_STOP))) {
+            sc->focus = UI_FOCUS_EDITOR;
+            sc->notice_until_s = 0;
+            sc->dirty = true;
+            return;
+        }
+        screen_act(sc, a ? a : g);
+        return;
+    }
+    if (editor_len(sc->editor) == 0)
+        a = keymap_find(km, KEYMAP_EMPTY, key);
+    if (!a)
+        a = keymap_find(km, KEYMAP_EDITOR, key);
+    if (!a)
+        a = g;
+    if (a) {
+        screen_act(sc, a);
+    } else if (key.code < UI_KEY_ENTER && !(key.mods & (UI_CTRL | UI_ALT))) {
+        char buf[4];
+        if (!editor_insert(sc->editor, buf, (size_t)utf8_encode(key.code, buf)))
+            screen_notice(sc, "the message is full: %d MiB", EDITOR_TEXT_MAX >> 20);
+    }
+}
+
+static bool inside(struct rect r, int x, int y)
+{
+    return x >= r.x && x < r.x + r.w && y >= r.y && y < r.y + r.h;
+}
+
+static void mouse_event(struct screen *sc, const struct ui_event *ev)
+{
+    struct layout l;
+    view_layout(&sc->model, sc->cells, &l);
+    if (ev->mouse == UI_MOUSE_WHEEL_UP || ev->mouse == UI_MOUSE_WHEEL_DOWN) {
+        int step = ev->mouse == UI_MOUSE_WHEEL_UP ? -3 : 3;
+        if (sc->popup)
+            sc->help_scroll += step;
+        else
+            view_chat_scroll(sc->view, step);
+        return;
+    }
+    if (ev->mouse != UI_MOUSE_PRESS || ev->button != 0 || sc->popup)
+        return;
+    if (inside(l.list, ev->x, ev->y)) {
+        int i = sc->list.scroll + ev->y - l.list.y - 2;
+        if (i >= 0 && i < sc->list.n)
+            screen_open(sc, sc->list.row[i].id);
+        sc->focus = UI_FOCUS_EDITOR;
+    } else if (inside(l.editor, ev->x, ev->y)) {
+        sc->focus = UI_FOCUS_EDITOR;
+        editor_place(sc->editor, editor_at(sc->editor, ev->x - l.editor.x, ev->y - l.editor.y));
+    } else if (inside(l.chat, ev->x, ev->y)) {
+        int32_t i = view_chat_at(sc->view, ev->y - l.chat.y);
+        if (i >= 0) {
+            select_start(sc);
+            sc->selected = i;
+        }
+    }
+}
+
+void screen_event(struct screen *sc, struct ui_event *ev)
+{
+    sc->dirty = true;
+    switch (ev->kind) {
+    case UI_EV_RESIZE: {
+        int cols, rows;
+        sc->front->size(sc->front->ctx, &cols, &rows);
+        cells_resize(sc->cells, cols, rows);
+        if (sc->focus == UI_FOCUS_LIST && !list_shown(sc))
+            sc->focus = UI_FOCUS_EDITOR;
+        break;
+    }
+    case UI_EV_CLOSED:
+        sc->done = true;
+        break;
+    case UI_EV_MOUSE:
+        mouse_event(sc, ev);
+        break;
+    case UI_EV_PASTE:
+        if (sc->popup) {
+            popup_event(sc, ev);
+        } else {
+            sc->focus = UI_FOCUS_EDITOR;
+            if (!editor_insert(sc->editor, ev->text, ev->len))
+                screen_notice(sc, "too long to paste: a message holds %d MiB",
+                              EDITOR_TEXT_MAX >> 20);
+        }
+        break;
+    case UI_EV_KEY:
+        if (sc->popup)
+            popup_event(sc, ev);
+        else
+            key_event(sc, ev->key);
+        break;
+    }
+    free(ev->text);
+    ev->text = NULL;
+    if (editor_version(sc->editor) != sc->draft_version && sc->draft_at_s == 0)
+        sc->draft_at_s = screen_now_s() + DRAFT_AFTER_S;
+}
+
+void screen_engine(struct screen *sc)
+{
+    struct chat_event ev;
+    while (chat_poll(sc->chat, &ev)) {
+        sc->dirty = true;
+        switch (ev.kind) {
+        case CHAT_EV_CHANGED:
+            break;
+        case CHAT_EV_NOTICE:
+            notice_set(sc, ev.text, false);
+            break;
+        case CHAT_EV_DONE:
+            sc->cancel_sent = false;
+            if (ev.done.stop == ENGINE_STOP_CONTEXT)
+                screen_notice(sc, "the context is full: the answer ends here (-c makes it larger)");
+            else if (ev.done.stop == ENGINE_STOP_LENGTH)
+                screen_notice(sc, "the answer reached the limit of tokens (-n)");
+            screen_refresh(sc);
+            break;
+        case CHAT_EV_FAILED:
+            sc->cancel_sent = false;
+            screen_error(sc, &ev.err);
+            screen_refresh(sc);
+            break;
+        }
+    }
+    sc->poll_s = screen_now_s();
+}
+
+/* ---- time ---- */
+
+static void sooner(double *at_s, double candidate_s)
+{
+    if (*at_s == 0 || candidate_s < *at_s)
+        *at_s = candidate_s;
+}
+
+int screen_tick(struct screen *sc, double now_s)
+{
+    double next_s = 0;
+    if (sc->notice_until_s > 0) {
+        if (now_s >= sc->notice_until_s) {
+            sc->notice_until_s = 0;
+            sc->dirty = true;
+        } else {
+            sooner(&next_s, sc->notice_until_s);
+        }
+    }
+    if (sc->draft_at_s > 0) {
+        if (now_s >= sc->draft_at_s)
+            draft_save(sc);
+        else
+            sooner(&next_s, sc->draft_at_s);
+    }
+    bool running = chat_running(sc->chat);
+    if (running && now_s - sc->poll_s >= POLL_EVERY_S)
+        screen_engine(sc);
+    if (running || sc->stats_s == 0) {
+        if (now_s - sc->stats_s >= STATS_EVERY_S) {
+            engine_stats(sc->engine, &sc->model.stats);
+            sc->stats_s = now_s;
+            sc->dirty = true;
+        }
+        if (running) {
+            sooner(&next_s, sc->stats_s + (sc->model.stats.phase == STATS_PREFILL ? 0.25 : 0.5));
+            sooner(&next_s, sc->poll_s + POLL_EVERY_S);
+        }
+    }
+    struct err e;
+    if (sessions_trouble(sc->store, &e))
+        screen_error(sc, &e);
+    if (sc->list_stale)
+        list_reload(sc);
+    if (next_s == 0)
+        return -1;
+    double ms = (next_s - now_s) * 1000;
+    return ms < 0 ? 0 : ms > 3600000 ? 3600000 : (int)ceil(ms);
+}
+
+/* ---- drawing ---- */
+
+static struct ui_rows rows_model(struct rows *r, const char *empty)
+{
+    return (struct ui_rows){r->row, r->n, r->sel, &r->scroll, empty};
+}
+
+static void fill(struct screen *sc)
+{
+    struct ui_model *m = &sc->model;
+    int32_t n = chat_count(sc->chat);
+    if (n > sc->cap_message) {
+        sc->cap_message = n * 2;
+        sc->messages = mem_realloc(sc->messages, (size_t)sc->cap_message * sizeof *sc->messages);
+    }
+    for (int32_t i = 0; i < n; i++) {
+        struct chat_message msg;
+        chat_get(sc->chat, i, &msg);
+        sc->messages[i] = (struct ui_message){msg.role, msg.text,      msg.len,    msg.streaming,
+                                              msg.cut,  msg.n_sibling, msg.sibling};
+    }
+    m->now_ms = screen_now_ms();
+    m->now_s = screen_now_s();
+    m->messages = sc->messages;
+    m->n_message = n;
+    m->selected = sc->selected;
+    m->title = chat_title(sc->chat);
+    m->model_name = engine_info(sc->engine)->name;
+    m->running = chat_running(sc->chat);
+    m->show_thinking = sc->show_thinking;
+    m->list = rows_model(&sc->list, "Nothing saved yet");
+    m->list_wanted = sc->list_wanted;
+    m->dash_wanted = sc->dash_wanted;
+    m->focus = sc->focus;
+    m->popup = sc->popup;
+    m->popup_title = str_c(&sc->popup_title);
+    m->popup_hint = str_c(&sc->popup_hint);
+    m->popup_text = sc->popup_text;
+    m->picker = rows_model(&sc->picks, "Nothing found");
+    m->popup_input = sc->input;
+    m->help_scroll = &sc->help_scroll;
+    m->notice = sc->notice_until_s > 0 ? str_c(&sc->notice) : NULL;
+    m->notice_is_error = sc->notice_is_error;
+    m->editor = sc->editor;
+    m->prompt = sc->edit_message >= 0 ? "✎ " : "› ";
+    m->placeholder = sc->edit_message >= 0 ? "" : n == 0 ? "Ask something" : "Reply";
+    m->keymap = sc->options.keymap;
+    m->commands = commands_list(&m->n_command);
+}
+
+void screen_draw(struct screen *sc)
+{
+    fill(sc);
+    view_draw(&sc->model, sc->view, sc->cells);
+    sc->front->present(sc->front->ctx, sc->cells);
+    sc->dirty = false;
+    char title[256];
+    struct str clean = {0};
+    text_clean_line(&clean, sc->model.title, strlen(sc->model.title));
+    snprintf(title, sizeof title, "%s%sDogear", str_c(&clean), clean.len ? " · " : "");
+    str_fini(&clean);
+    if (strcmp(title, sc->shown_title) != 0) {
+        snprintf(sc->shown_title, sizeof sc->shown_title, "%s", title);
+        sc->front->title(sc->front->ctx, title);
+    }
+}

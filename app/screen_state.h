@@ -1,0 +1,95 @@
+/* The state of the chat screen; seen only by app/screen*.c. */
+#ifndef APP_SCREEN_STATE_H
+#define APP_SCREEN_STATE_H
+
+#include "app/chat.h"
+#include "app/screen.h"
+#include "engine/base/str.h"
+#include "sessions/sessions.h"
+#include "ui/model.h"
+#include "ui/view.h"
+
+enum picker { PICK_PALETTE, PICK_SEARCH, PICK_HISTORY, PICK_LIST };
+enum question { ASK_DELETE };
+enum { LIST_MAX = 500, PICK_MAX = 60 };
+
+/* Rows with the strings they point to. */
+struct rows {
+    struct ui_row *row;
+    char **strings; /* three per row: text, detail, snippet */
+    int n, sel, scroll;
+};
+
+struct screen {
+    struct ui_front *front;
+    struct chat *chat;
+    struct sessions *store;
+    struct engine *engine;
+    struct screen_options options;
+
+    struct cells *cells;
+    struct view_chat *view;
+    struct theme theme;
+    struct ui_model model; /* filled anew before every frame */
+    struct ui_message *messages;
+    int32_t cap_message;
+
+    struct editor *editor;
+    char *stash;            /* what was in the editor before a message was put there to edit */
+    int32_t edit_message;   /* that message, -1 = none */
+    unsigned draft_version; /* of the text last kept as a draft */
+    double draft_at_s;      /* when to keep it, 0 = nothing to do */
+
+    struct rows list;
+    bool list_stale;
+
+    enum ui_focus focus;
+    enum ui_popup popup;
+    enum picker picker;
+    struct rows picks;
+    struct editor *input; /* of picker and input popup */
+    struct str popup_title, popup_hint;
+    char *popup_text;
+    int help_scroll;
+    enum question question;
+    int64_t subject; /* conversation a popup is about */
+    int32_t selected;
+
+    struct str notice;
+    bool notice_is_error;
+    double notice_until_s; /* 0 = none */
+    double interrupt_s;    /* last Ctrl+C that found nothing to do */
+    bool cancel_sent;
+    double stats_s, poll_s;
+    bool show_thinking, list_wanted, dash_wanted;
+    bool dirty, done, mouse;
+    char shown_title[256];
+};
+
+double screen_now_s(void);
+int64_t screen_now_ms(void);
+
+/* screen_list.c */
+void rows_clear(struct rows *r);
+void rows_add(struct rows *r, int64_t id, const char *text, const char *detail, const char *snippet,
+              bool open, bool pinned);
+void list_reload(struct screen *sc);
+bool list_shown(const struct screen *sc); /* there is room for it beside the chat */
+bool list_act(struct screen *sc, enum keymap_action a);
+void popup_open(struct screen *sc, enum ui_popup popup, const char *title, const char *hint);
+void popup_close(struct screen *sc);
+void picker_open(struct screen *sc, enum picker p, const char *text);
+void picker_changed(struct screen *sc); /* the input line changed */
+bool popup_event(struct screen *sc, const struct ui_event *ev);
+
+/* screen_edit.c */
+void editor_enter(struct screen *sc);
+void editor_external(struct screen *sc);
+void history_load(struct screen *sc);
+void draft_load(struct screen *sc);
+void draft_save(struct screen *sc);
+void edit_start(struct screen *sc, int32_t message);
+void edit_cancel(struct screen *sc);
+void copy_text(struct screen *sc, const char *text, size_t n, const char *what);
+
+#endif
