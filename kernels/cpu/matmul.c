@@ -36,15 +36,16 @@ static int32_t div_up(int32_t a, int32_t b)
     return (a + b - 1) / b;
 }
 
-static size_t panel_slots(int32_t n_col)
+/* Groups of the input of one pass. */
+static size_t act_slots(int32_t n_col)
 {
-    return (size_t)div_up(n_col, PANEL_COLS) * MATMUL_TOK;
+    return (size_t)(n_col / 32) * MATMUL_TOK;
 }
 
 bool matmul_reserve(struct kern *k, int32_t n_col)
 {
     struct kern_cpu *c = cpu_of(k);
-    size_t need = panel_slots(n_col) * (sizeof(struct act8) + sizeof(struct act16));
+    size_t need = act_slots(n_col) * (sizeof(struct act8) + sizeof(struct act16));
     if (need <= c->act_bytes)
         return true;
     void *bigger = aligned_alloc(64, (need + 63) / 64 * 64);
@@ -61,15 +62,10 @@ static void quantise_token(void *ctx, int tok, int n_tok, int thread)
     const struct run *run = ctx;
     const struct act *a = &run->act;
     const float *x = a->x + (size_t)tok * a->x_stride;
-    for (int32_t p = 0; p < a->n_panel; p++) {
-        int n = a->n_col - p * PANEL_COLS;
-        n = n < PANEL_COLS ? n : PANEL_COLS;
-        size_t at = (size_t)p * a->n_tok + tok;
-        if (a->a8)
-            run->isa->quantise8(x + p * PANEL_COLS, n, &a->a8[at]);
-        if (a->a16)
-            run->isa->quantise16(x + p * PANEL_COLS, n, &a->a16[at]);
-    }
+    if (a->a8)
+        run->isa->quantise8(x, a->n_col, a->a8 + tok, a->n_tok);
+    if (a->a16)
+        run->isa->quantise16(x, a->n_col, a->a16 + tok, a->n_tok);
 }
 
 /* Adds c[tok][16] of one tile to what the caller wants. */
@@ -92,7 +88,7 @@ static void run_blocks(const struct run *run, const struct kern_mat *m, int32_t 
     const struct kern_weight *w = m->w;
     size_t c_tile = (size_t)a->n_tok * TILE_ROWS;
     memset(s->c, 0, (size_t)n_tile * c_tile * sizeof(float));
-    for (int32_t p = 0; p < a->n_panel; p++) {
+    for (int32_t p = 0; p * PANEL_COLS < a->n_col; p++) {
         int n_col = a->n_col - p * PANEL_COLS;
         for (int i = 0; i < n_tile; i++)
             run->isa->unpack(w, tile0 + i, p, &s->panel[i]);
@@ -155,7 +151,7 @@ void matmul_run(struct kern *k, const struct matmul_isa *isa, int n_mat,
 {
     struct kern_cpu *cpu = cpu_of(k);
     struct run run = {.k = k, .isa = isa, .n_mat = n_mat, .mats = mats};
-    int32_t n_col = mats[0].w->n_col, n_panel = div_up(n_col, PANEL_COLS);
+    int32_t n_col = mats[0].w->n_col;
     struct act8 *a8 = NULL;
     struct act16 *a16 = NULL;
     assert(n_mat >= 1 && n_mat <= MAX_MATS);
@@ -165,7 +161,7 @@ void matmul_run(struct kern *k, const struct matmul_isa *isa, int n_mat,
         if (!w->tiles)
             continue;
         if (isa->uses_act16(w->traits))
-            a16 = (struct act16 *)((struct act8 *)cpu->act + panel_slots(n_col));
+            a16 = (struct act16 *)((struct act8 *)cpu->act + act_slots(n_col));
         else
             a8 = cpu->act;
     }
@@ -176,7 +172,6 @@ void matmul_run(struct kern *k, const struct matmul_isa *isa, int n_mat,
                                .x_stride = x_stride,
                                .n_tok = n,
                                .n_col = n_col,
-                               .n_panel = n_panel,
                                .a8 = a8,
                                .a16 = a16};
         if ((a8 || a16) && n * n_col > SERIAL_VALUES)

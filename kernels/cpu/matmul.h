@@ -3,46 +3,46 @@
  *
  * dst[t] = W x[t] is computed for up to MATMUL_TOK tokens at a time. The input is quantised to
  * 8 bits (16 where the instruction set multiplies 8-bit codes in 16 bits) with a scale per 32
- * columns, and laid out by panels of 256 columns: [panel][token]. Several tokens: a panel of a
- * tile is unpacked once into the thread's scratch and used for all of them. One token: the codes
- * go from memory to the registers and are used once. */
+ * columns, and laid out [group of 32 columns][token], so that a pass over the tokens with a
+ * group's weights in registers reads one cache line after the other. Several tokens: a panel (256
+ * columns of a tile) is unpacked once into the thread's scratch and used for all of them. One
+ * token: the codes go from memory to the registers and are used once. */
 #ifndef KERNELS_CPU_MATMUL_H
 #define KERNELS_CPU_MATMUL_H
 
 #include "kernels/cpu/tile.h"
 
 enum {
-    MATMUL_TOK = 128,  /* tokens of one pass over the weights */
+    MATMUL_TOK = 128, /* tokens of one pass over the weights */
     PANEL_COLS = 256,
     PANEL_GROUPS = PANEL_COLS / 32,
 };
 
-/* 256 columns of one token. x[i] is about d[i/32] * q[i]. */
+/* 32 columns of one token: x[i] is about d * q[i]. */
 struct act8 {
-    int8_t q[PANEL_COLS];
-    float d[PANEL_GROUPS];
-    float sum32[PANEL_GROUPS];        /* d times the sum of q of 32 columns */
-    float sum16[2 * PANEL_GROUPS];    /* the same of 16 */
-    int32_t count32[PANEL_GROUPS];    /* minus the sum of q of 32 columns */
-    int32_t count16[2 * PANEL_GROUPS];
-    float pad[8];
+    int8_t q[32];
+    float d;
+    float sum32, sum16[2]; /* d times the sum of q, of all and of each half */
+    int32_t count32, count16[2]; /* minus the sum of q */
+    int32_t pad;
 };
+_Static_assert(sizeof(struct act8) == 64, "one cache line");
 
 /* The same in 16 bits. Of each 4 columns the order is 0, 2, 1, 3: pairs of even and of odd bytes
  * come out of a vector of codes by one mask and one shift. */
 struct act16 {
-    int16_t q[PANEL_COLS];
-    float d[PANEL_GROUPS];
-    int32_t count16[2 * PANEL_GROUPS]; /* minus the sum of q of 16 columns */
-    float pad[8];
+    int16_t q[32];
+    float d;
+    int32_t count32;
+    int32_t pad[2];
 };
 
 /* The input of one pass, as far as the types at hand need it. */
 struct act {
     const float *x; /* row 0 of the pass */
-    int32_t x_stride, n_tok, n_col, n_panel;
-    struct act8 *a8;   /* [n_panel][n_tok] */
-    struct act16 *a16; /* [n_panel][n_tok] */
+    int32_t x_stride, n_tok, n_col;
+    struct act8 *a8;   /* [n_col / 32][n_tok] */
+    struct act16 *a16; /* [n_col / 32][n_tok] */
 };
 
 /* A panel of a tile, unpacked: one code per byte (or 16-bit pair), real scales. */
@@ -54,9 +54,9 @@ struct panel {
 
 struct matmul_isa {
     bool (*uses_act16)(const struct quant_type *t);
-    /* n (a multiple of 32, at most 256) columns of one token. */
-    void (*quantise8)(const float *x, int n, struct act8 *ret);
-    void (*quantise16)(const float *x, int n, struct act16 *ret);
+    /* All columns of one token; the next group's place is ret + stride. */
+    void (*quantise8)(const float *x, int32_t n_col, struct act8 *ret, int32_t stride);
+    void (*quantise16)(const float *x, int32_t n_col, struct act16 *ret, int32_t stride);
     void (*unpack)(const struct kern_weight *w, int32_t tile, int32_t panel, struct panel *ret);
     /* c[tile][tok][16] += n_tile panels times the inputs of that panel; n_col of it exist. */
     void (*gemm)(const struct kern_weight *w, const struct panel *p, int n_tile, int n_col,

@@ -14,6 +14,10 @@
 
 #define INLINE static inline __attribute__((always_inline))
 
+/* Fixes a sum where it stands: compilers regroup integer sums so that all products come first, and
+ * run out of registers. */
+#define KEEP(v) __asm__ volatile("" : "+x"(v))
+
 /* What a family needs to know about a type, all compile-time constants. */
 struct family {
     int bits, group;
@@ -126,7 +130,7 @@ INLINE int offset_shift(struct family f)
     return is_wide(f) ? 7 : f.shift;
 }
 
-static size_t scale_block_bytes(struct family f)
+INLINE size_t scale_block_bytes(struct family f)
 {
     if (!f.is_super)
         return (has_min(f) ? 4 : 2) * TILE_ROWS;
@@ -144,19 +148,13 @@ INLINE void unpack(const struct kern_weight *w, int32_t tile, int32_t panel, str
     scale += (size_t)panel * scale_block_bytes(f) * (f.is_super ? 1 : PANEL_GROUPS);
     __m256i *out = (__m256i *)ret->code;
     for (int g = 0; g < n_group; g++, code += f.bits * TILE_VEC) {
-        if (is_wide(f)) {
-            /* [16 columns][half][4 x (even, odd)] */
-            for (int part = 0; part < 2; part++)
+        for (int j = 0; j < 8; j++) {
+            __m256i v[2] = {load_codes(code, f, j, 0), load_codes(code, f, j, 1)};
+            for (int odd = 0; odd < (is_wide(f) ? 2 : 1); odd++)
                 for (int half = 0; half < 2; half++)
-                    for (int j = 4 * part; j < 4 * part + 4; j++) {
-                        __m256i v = load_codes(code, f, j, half);
-                        *out++ = _mm256_and_si256(v, _mm256_set1_epi16(255));
-                        *out++ = _mm256_srli_epi16(v, 8);
-                    }
-        } else {
-            for (int half = 0; half < 2; half++)
-                for (int j = 0; j < 8; j++)
-                    *out++ = load_codes(code, f, j, half);
+                    *out++ = !is_wide(f) ? v[half]
+                             : odd       ? _mm256_srli_epi16(v[half], 8)
+                                         : _mm256_and_si256(v[half], _mm256_set1_epi16(255));
         }
     }
     int n_scale = n_group * 32 / f.group;
@@ -192,87 +190,130 @@ INLINE __m256i dot8(const __m256i *v, const int8_t *q, int n, int run)
     return sum;
 }
 
-/* c[tok][half] += one group of codes (16 or 32 columns) of 8 rows; sub: which group of the panel. */
-INLINE void gemm8_group(const __m256i *v, const struct panel *p, int sub, int half,
-                        const struct act8 *x, int n_tok, float *c, struct family f)
+/* c[tok][16] += 32 columns of a tile for n_tok (a constant) tokens. Two registers hold the codes of
+ * 16 rows, every input is broadcast once for both, and the sums of all tokens stay in registers. */
+INLINE void gemm8_group(const uint8_t *code, const float (*scale)[TILE_ROWS],
+                        const float (*min)[TILE_ROWS], const struct act8 *x, int n_tok, float *c,
+                        struct family f)
 {
-    __m256 scale = _mm256_loadu_ps(&p->scale[sub][8 * half]), min = scale;
-    if (has_min(f))
-        min = _mm256_loadu_ps(&p->min[sub][8 * half]);
-    for (int t = 0; t < n_tok; t++, x++, c += TILE_ROWS) {
-        __m256 acc = _mm256_loadu_ps(c + 8 * half);
-        __m256i sum = dot8(v, x->q + sub * f.group, f.group / 4, run_length(f));
-        if (!has_min(f)) {
-            const int32_t *count = f.group == 16 ? &x->count16[sub] : &x->count32[sub];
-            sum = _mm256_add_epi32(sum, _mm256_slli_epi32(broadcast32(count), f.shift));
-        } else {
-            const float *xs = f.group == 16 ? &x->sum16[sub] : &x->sum32[sub];
-            acc = _mm256_fnmadd_ps(min, _mm256_broadcast_ss(xs), acc);
+    enum { MAX_TOK = 4 };
+    const __m256i ones = _mm256_set1_epi16(1);
+    int run = run_length(f) < f.group / 4 ? run_length(f) : f.group / 4;
+    for (int part = 0; part < 32 / f.group; part++, scale++, min++) {
+        __m256i sum[MAX_TOK][2];
+        for (int i = 0; i < f.group / 4; i += run) {
+            __m256i s16[MAX_TOK][2];
+#pragma GCC unroll 8
+            for (int k = 0; k < run; k++) {
+                int j = part * f.group / 4 + i + k;
+                __m256i v0 = load(code + j * TILE_VEC), v1 = load(code + j * TILE_VEC + 32);
+                for (int t = 0; t < n_tok; t++) {
+                    __m256i b = broadcast32(x[t].q + 4 * j);
+                    __m256i p0 = _mm256_maddubs_epi16(v0, b), p1 = _mm256_maddubs_epi16(v1, b);
+                    s16[t][0] = k ? _mm256_add_epi16(s16[t][0], p0) : p0;
+                    KEEP(s16[t][0]);
+                    s16[t][1] = k ? _mm256_add_epi16(s16[t][1], p1) : p1;
+                    KEEP(s16[t][1]);
+                }
+            }
+            for (int t = 0; t < n_tok; t++)
+                for (int half = 0; half < 2; half++) {
+                    __m256i wide = _mm256_madd_epi16(s16[t][half], ones);
+                    sum[t][half] = i ? _mm256_add_epi32(sum[t][half], wide) : wide;
+                }
         }
-        __m256 d = _mm256_mul_ps(scale, _mm256_broadcast_ss(&x->d[sub * f.group / 32]));
-        acc = _mm256_fmadd_ps(_mm256_cvtepi32_ps(sum), d, acc);
-        _mm256_storeu_ps(c + 8 * half, acc);
+        for (int t = 0; t < n_tok; t++) {
+            __m256 d = _mm256_broadcast_ss(&x[t].d);
+            for (int half = 0; half < 2; half++) {
+                float *out = c + t * TILE_ROWS + 8 * half;
+                __m256 acc = _mm256_loadu_ps(out);
+                __m256i dot = sum[t][half];
+                if (has_min(f)) {
+                    const float *xs = f.group == 16 ? &x[t].sum16[part] : &x[t].sum32;
+                    acc = _mm256_fnmadd_ps(_mm256_loadu_ps(&(*min)[8 * half]),
+                                           _mm256_broadcast_ss(xs), acc);
+                } else {
+                    const int32_t *count = f.group == 16 ? &x[t].count16[part] : &x[t].count32;
+                    dot = _mm256_add_epi32(dot, _mm256_slli_epi32(broadcast32(count), f.shift));
+                }
+                __m256 s = _mm256_mul_ps(d, _mm256_loadu_ps(&(*scale)[8 * half]));
+                _mm256_storeu_ps(out, _mm256_fmadd_ps(_mm256_cvtepi32_ps(dot), s, acc));
+            }
+        }
     }
 }
 
-/* The same for 16 columns of 16-bit codes. */
-INLINE void gemm16_group(const __m256i *v, const struct panel *p, int sub, int half,
-                         const struct act16 *x, int n_tok, float *c)
+/* The same for codes and inputs in 16 bits: 64 bytes are two columns of 16 rows. */
+INLINE void gemm16_group(const uint8_t *code, const float *scale, const struct act16 *x, int n_tok,
+                         float *c)
 {
-    __m256 scale = _mm256_loadu_ps(&p->scale[sub / 2][8 * half]);
-    for (int t = 0; t < n_tok; t++, x++, c += TILE_ROWS) {
-        __m256i sum = _mm256_slli_epi32(broadcast32(&x->count16[sub]), 7);
-        for (int j = 0; j < 8; j++)
-            sum = _mm256_add_epi32(sum, _mm256_madd_epi16(v[j], broadcast32(x->q + sub * 16 + 2 * j)));
-        __m256 d = _mm256_mul_ps(scale, _mm256_broadcast_ss(&x->d[sub / 2]));
-        __m256 acc = _mm256_loadu_ps(c + 8 * half);
-        _mm256_storeu_ps(c + 8 * half, _mm256_fmadd_ps(_mm256_cvtepi32_ps(sum), d, acc));
+    enum { MAX_TOK = 4 };
+    __m256i sum[MAX_TOK][2];
+    for (int t = 0; t < n_tok; t++)
+        sum[t][0] = sum[t][1] = _mm256_slli_epi32(broadcast32(&x[t].count32), 7);
+    for (int j = 0; j < 16; j++) {
+        __m256i v0 = load(code + j * TILE_VEC), v1 = load(code + j * TILE_VEC + 32);
+        for (int t = 0; t < n_tok; t++) {
+            __m256i b = broadcast32(x[t].q + 2 * j);
+            sum[t][0] = _mm256_add_epi32(sum[t][0], _mm256_madd_epi16(v0, b));
+            sum[t][1] = _mm256_add_epi32(sum[t][1], _mm256_madd_epi16(v1, b));
+            KEEP(sum[t][0]);
+            KEEP(sum[t][1]);
+        }
     }
+    for (int t = 0; t < n_tok; t++) {
+        __m256 d = _mm256_broadcast_ss(&x[t].d);
+        for (int half = 0; half < 2; half++) {
+            float *out = c + t * TILE_ROWS + 8 * half;
+            __m256 s = _mm256_mul_ps(d, _mm256_loadu_ps(scale + 8 * half));
+            _mm256_storeu_ps(out, _mm256_fmadd_ps(_mm256_cvtepi32_ps(sum[t][half]), s,
+                                                  _mm256_loadu_ps(out)));
+        }
+    }
+}
+
+INLINE void gemm_group(const struct panel *p, int g, const struct act *a, size_t at, int n_tok,
+                       float *c, struct family f)
+{
+    int sub = g * (32 / f.group);
+    if (is_wide(f))
+        gemm16_group(p->code + g * 16 * TILE_VEC, p->scale[g], a->a16 + at, n_tok, c);
+    else
+        gemm8_group(p->code + g * 8 * TILE_VEC, &p->scale[sub], &p->min[sub], a->a8 + at, n_tok, c,
+                    f);
 }
 
 INLINE void gemm(const struct panel *p, int n_tile, int n_col, const struct act *a, int32_t panel,
                  float *c, struct family f)
 {
-    for (int i = 0; i < n_tile; i++, p++, c += (size_t)a->n_tok * TILE_ROWS) {
-        const __m256i *code = (const __m256i *)p->code;
-        __m256i v[8];
-        for (int g = 0; g < n_col / 16; g += is_wide(f) ? 1 : 2)
-            for (int half = 0; half < 2; half++, code += 8) {
-                for (int j = 0; j < 8; j++)
-                    v[j] = code[j];
-                if (is_wide(f)) {
-                    gemm16_group(v, p, g, half, a->a16 + (size_t)panel * a->n_tok, a->n_tok, c);
-                    continue;
-                }
-                const struct act8 *x = a->a8 + (size_t)panel * a->n_tok;
-                if (f.group == 32) {
-                    gemm8_group(v, p, g / 2, half, x, a->n_tok, c, f);
-                } else {
-                    gemm8_group(v, p, g, half, x, a->n_tok, c, f);
-                    gemm8_group(v + 4, p, g + 1, half, x, a->n_tok, c, f);
-                }
-            }
-    }
+    for (int i = 0; i < n_tile; i++, p++, c += (size_t)a->n_tok * TILE_ROWS)
+        for (int g = 0; g < n_col / 32; g++) {
+            size_t at = (size_t)(panel * PANEL_GROUPS + g) * a->n_tok;
+            int t = 0;
+            for (; t + 4 <= a->n_tok; t += 4)
+                gemm_group(p, g, a, at + t, 4, c + t * TILE_ROWS, f);
+            for (; t < a->n_tok; t++)
+                gemm_group(p, g, a, at + t, 1, c + t * TILE_ROWS, f);
+        }
 }
 
 /* 32 columns of 8 rows with one token: adds to *acc (and, for minima, to *low) the products with
- * the group's scales, d and dmin of types with integer scales left out. */
+ * the group's scales, d and dmin of types with integer scales left out. g: group of the block. */
 INLINE void gemv8_group(const uint8_t *code, const uint8_t *scale, const struct act8 *x, int g,
                         int half, struct family f, __m256 *acc, __m256 *low)
 {
     __m256i v[8];
     for (int j = 0; j < 8; j++)
         v[j] = load_codes(code, f, j, half);
-    __m256 d = _mm256_broadcast_ss(&x->d[g]);
+    __m256 d = _mm256_broadcast_ss(&x->d);
     for (int part = 0; part < 32 / f.group; part++) {
         int sub = g * (32 / f.group) + part;
-        __m256i sum =
-            dot8(v + part * 4, x->q + sub * f.group, f.group / 4, run_length(f));
+        __m256i sum = dot8(v + part * 4, x->q + part * 16, f.group / 4, run_length(f));
         if (has_min(f)) {
-            const float *xs = f.group == 16 ? &x->sum16[sub] : &x->sum32[sub];
+            const float *xs = f.group == 16 ? &x->sum16[part] : &x->sum32;
             *low = _mm256_fmadd_ps(group_min(scale, f, sub, half), _mm256_broadcast_ss(xs), *low);
         } else {
-            const int32_t *count = f.group == 16 ? &x->count16[sub] : &x->count32[sub];
+            const int32_t *count = f.group == 16 ? &x->count16[part] : &x->count32;
             sum = _mm256_add_epi32(sum, _mm256_slli_epi32(broadcast32(count), f.shift));
         }
         *acc = _mm256_fmadd_ps(_mm256_mul_ps(_mm256_cvtepi32_ps(sum), d),
@@ -283,17 +324,14 @@ INLINE void gemv8_group(const uint8_t *code, const uint8_t *scale, const struct 
 INLINE void gemv16_group(const uint8_t *code, const uint8_t *scale, const struct act16 *x, int g,
                          int half, struct family f, __m256 *acc)
 {
-    __m256i sum = _mm256_add_epi32(broadcast32(&x->count16[2 * g]),
-                                   broadcast32(&x->count16[2 * g + 1]));
-    sum = _mm256_slli_epi32(sum, 7);
-    const int16_t *q = x->q + 32 * g;
+    __m256i sum = _mm256_slli_epi32(broadcast32(&x->count32), 7);
     for (int j = 0; j < 8; j++) {
         __m256i v = load_codes(code, f, j, half);
         __m256i even = _mm256_and_si256(v, _mm256_set1_epi16(255)), odd = _mm256_srli_epi16(v, 8);
-        sum = _mm256_add_epi32(sum, _mm256_madd_epi16(even, broadcast32(q + 4 * j)));
-        sum = _mm256_add_epi32(sum, _mm256_madd_epi16(odd, broadcast32(q + 4 * j + 2)));
+        sum = _mm256_add_epi32(sum, _mm256_madd_epi16(even, broadcast32(x->q + 4 * j)));
+        sum = _mm256_add_epi32(sum, _mm256_madd_epi16(odd, broadcast32(x->q + 4 * j + 2)));
     }
-    __m256 part = _mm256_mul_ps(_mm256_cvtepi32_ps(sum), _mm256_broadcast_ss(&x->d[g]));
+    __m256 part = _mm256_mul_ps(_mm256_cvtepi32_ps(sum), _mm256_broadcast_ss(&x->d));
     *acc = _mm256_fmadd_ps(part, group_scale(scale, f, g, half), *acc);
 }
 
@@ -302,30 +340,23 @@ INLINE void gemv(const struct kern_weight *w, int32_t tile, const struct act *a,
 {
     const uint8_t *code = w->tiles + (size_t)tile * w->tile_bytes;
     const uint8_t *scale = code + w->scale_offset;
+    int32_t n_group = a->n_col / 32, block_groups = f.is_super ? PANEL_GROUPS : 1;
     __m256 acc[2], sum[2], low[2];
     acc[0] = acc[1] = sum[0] = sum[1] = low[0] = low[1] = _mm256_setzero_ps();
-    for (int32_t p = 0; p < a->n_panel; p++) {
-        int n_group = (a->n_col - p * PANEL_COLS) / 32;
-        n_group = n_group < PANEL_GROUPS ? n_group : PANEL_GROUPS;
-        for (int g = 0; g < n_group; g++, code += f.bits * TILE_VEC) {
+    for (int32_t g0 = 0; g0 < n_group; g0 += block_groups, scale += scale_block_bytes(f)) {
+        for (int g = 0; g < block_groups; g++, code += f.bits * TILE_VEC)
             for (int half = 0; half < 2; half++)
                 if (is_wide(f))
-                    gemv16_group(code, scale, &a->a16[p], g, half, f, &sum[half]);
+                    gemv16_group(code, scale, &a->a16[g0 + g], g, half, f, &sum[half]);
                 else
-                    gemv8_group(code, scale, &a->a8[p], g, half, f, &sum[half], &low[half]);
-            if (!f.is_super)
-                scale += scale_block_bytes(f);
-        }
-        if (!f.is_super)
-            continue;
-        for (int half = 0; half < 2; half++) {
+                    gemv8_group(code, scale, &a->a8[g0 + g], g, half, f, &sum[half], &low[half]);
+        for (int half = 0; half < 2 && f.is_super; half++) {
             acc[half] = _mm256_fmadd_ps(sum[half], load_f16(scale + 16 * half), acc[half]);
             if (has_min(f))
                 acc[half] = _mm256_fnmadd_ps(low[half], load_f16(scale + 2 * TILE_ROWS + 16 * half),
                                              acc[half]);
             sum[half] = low[half] = _mm256_setzero_ps();
         }
-        scale += scale_block_bytes(f);
     }
     for (int half = 0; half < 2; half++) {
         if (!f.is_super)
@@ -427,41 +458,42 @@ INLINE float scale_group(const float *x, float top, __m256i ret[4])
     return amax / top;
 }
 
-static void avx2_quantise8(const float *x, int n, struct act8 *ret)
+static void avx2_quantise8(const float *x, int32_t n_col, struct act8 *ret, int32_t stride)
 {
-    for (int g = 0; g < n / 32; g++) {
+    for (int32_t i = 0; i < n_col; i += 32, ret += stride) {
         __m256i v[4];
-        float d = scale_group(x + 32 * g, 127, v);
+        float d = scale_group(x + i, 127, v);
         int32_t s0 = sum8(_mm256_add_epi32(v[0], v[1])), s1 = sum8(_mm256_add_epi32(v[2], v[3]));
         __m256i b = _mm256_packs_epi16(_mm256_packs_epi32(v[0], v[1]),
                                        _mm256_packs_epi32(v[2], v[3]));
         /* Packing works within 128-bit lanes; this puts the fours in order. */
         b = _mm256_permutevar8x32_epi32(b, _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7));
-        _mm256_storeu_si256((__m256i *)(ret->q + 32 * g), b);
-        ret->d[g] = d;
-        ret->sum16[2 * g] = d * (float)s0;
-        ret->sum16[2 * g + 1] = d * (float)s1;
-        ret->sum32[g] = d * (float)(s0 + s1);
-        ret->count16[2 * g] = -s0;
-        ret->count16[2 * g + 1] = -s1;
-        ret->count32[g] = -(s0 + s1);
+        _mm256_storeu_si256((__m256i *)ret->q, b);
+        ret->d = d;
+        ret->sum16[0] = d * (float)s0;
+        ret->sum16[1] = d * (float)s1;
+        ret->sum32 = d * (float)(s0 + s1);
+        ret->count16[0] = -s0;
+        ret->count16[1] = -s1;
+        ret->count32 = -(s0 + s1);
     }
 }
 
-static void avx2_quantise16(const float *x, int n, struct act16 *ret)
+static void avx2_quantise16(const float *x, int32_t n_col, struct act16 *ret, int32_t stride)
 {
     const __m256i swap =
         _mm256_setr_epi8(0, 1, 4, 5, 2, 3, 6, 7, 8, 9, 12, 13, 10, 11, 14, 15, 0, 1, 4, 5, 2, 3, 6,
                          7, 8, 9, 12, 13, 10, 11, 14, 15);
-    for (int g = 0; g < n / 32; g++) {
-        __m256i v[4];
-        ret->d[g] = scale_group(x + 32 * g, 32767, v);
-        for (int i = 0; i < 2; i++) {
-            __m256i b = _mm256_packs_epi32(v[2 * i], v[2 * i + 1]);
+    for (int32_t i = 0; i < n_col; i += 32, ret += stride) {
+        __m256i v[4], sum = _mm256_setzero_si256();
+        ret->d = scale_group(x + i, 32767, v);
+        for (int j = 0; j < 4; j++)
+            sum = _mm256_add_epi32(sum, v[j]);
+        ret->count32 = -sum8(sum);
+        for (int j = 0; j < 2; j++) {
+            __m256i b = _mm256_packs_epi32(v[2 * j], v[2 * j + 1]);
             b = _mm256_permute4x64_epi64(b, 0xd8);
-            _mm256_storeu_si256((__m256i *)(ret->q + 32 * g + 16 * i),
-                                _mm256_shuffle_epi8(b, swap));
-            ret->count16[2 * g + i] = -sum8(_mm256_add_epi32(v[2 * i], v[2 * i + 1]));
+            _mm256_storeu_si256((__m256i *)(ret->q + 16 * j), _mm256_shuffle_epi8(b, swap));
         }
     }
 }
