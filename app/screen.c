@@ -631,7 +631,7 @@ int screen_tick(struct screen *sc, double now_s)
 
 static struct ui_rows rows_model(struct rows *r, const char *empty)
 {
-    return (struct ui_rows){r->row, r->n, r->sel, &r->scroll, empty};
+    return (struct ui_rows){r->row, r->n, r->sel, &r->scroll, empty, 0};
 }
 
 static void fill(struct screen *sc)
@@ -666,6 +666,7 @@ static void fill(struct screen *sc)
     m->popup_hint = str_c(&sc->popup_hint);
     m->popup_text = sc->popup_text;
     m->picker = rows_model(&sc->picks, "Nothing found");
+    m->picker.detail_col = sc->picker == PICK_PALETTE ? 26 : 0;
     m->popup_input = sc->input;
     m->help_scroll = &sc->help_scroll;
     m->notice = sc->notice_until_s > 0 ? str_c(&sc->notice) : NULL;

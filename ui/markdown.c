@@ -189,7 +189,7 @@ static void rule_line(struct builder *b, const char *label, const char *number)
         str_adds(&s, " ");
         used = text_width(s.data, s.len);
     }
-    int tail = number[0] ? (int)strlen(number) + 5 : 0;
+    int tail = number[0] ? (int)strlen(number) + 4 : 0;
     for (; used < width - tail; used++)
         str_adds(&s, "─");
     if (number[0] && used + tail <= width)

@@ -31,6 +31,7 @@ struct ui_rows {
     int n, sel;
     int *scroll; /* first row shown; kept by the controller, adjusted by the view */
     const char *empty; /* said when n is 0 */
+    int detail_col;    /* 0 = details at the right edge, else from this column on */
 };
 
 struct ui_command { /* for help and the palette */

@@ -400,7 +400,7 @@ static void draw_empty(const struct ui_model *m, struct cells *c, struct rect r)
     keymap_first_key(m->keymap, KEYMAP_GLOBAL, ACT_PALETTE, palette, sizeof palette);
     struct str name = {0};
     text_clean_line(&name, m->model_name, strlen(m->model_name));
-    char lines[5][96];
+    char lines[5][160];
     snprintf(lines[0], sizeof lines[0], "Dogear");
     snprintf(lines[1], sizeof lines[1], "%.80s", str_c(&name));
     lines[2][0] = '\0';

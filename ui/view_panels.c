@@ -83,7 +83,9 @@ static void draw_rows(const struct ui_rows *rows, struct cells *c, struct rect r
         cells_fill(c, rect_cross(r, (struct rect){r.x, y, r.w, h}), " ", sel ? line_role : role,
                    line_back);
         int detail_w = row->detail ? text_width(row->detail, strlen(row->detail)) : 0;
-        if (detail_w > r.w / 2)
+        if (rows->detail_col > 0 && rows->detail_col < r.w)
+            detail_w = r.w - rows->detail_col;
+        else if (detail_w > r.w / 2)
             detail_w = r.w / 2;
         const char *mark = row->open ? "▸" : row->pinned ? "◆" : " ";
         cells_puts(c, r, r.x, y, mark, sel ? ROLE_SELECTED : ROLE_ACCENT, line_back, 0);
