@@ -8,7 +8,7 @@
 
 struct kv_block {
     int32_t n_ref;
-    uint16_t *rows; /* dev f16: [n_layer][k, v][n_head_kv][64 * head_dim] */
+    char *rows; /* dev: [n_layer][k, v][n_head_kv][64 * head_dim] of f16 (kern.kv_bytes each) */
 };
 
 struct kv_pool {
@@ -51,7 +51,7 @@ struct kv_pool *kv_pool_new(struct kern *k, const struct kv_shape *s, uint64_t b
     struct kv_pool *p = mem_calloc(1, sizeof *p);
     p->kern = k;
     p->shape = *s;
-    p->block_bytes = kv_block_bytes(s);
+    p->block_bytes = kv_block_bytes(s) / sizeof(uint16_t) * (uint64_t)k->kv_bytes;
     kv_pool_set_budget(p, budget_bytes);
     return p;
 }
@@ -157,14 +157,14 @@ static void block_unref(struct kv_pool *p, struct kv_block *b)
 static void table_set(struct kv_line *l, int32_t j)
 {
     const struct kv_shape *s = &l->pool->shape;
-    size_t head = (size_t)KERN_BLOCK_TOK * (size_t)s->head_dim;
-    uint16_t *at = l->block[j]->rows;
+    size_t head = (size_t)KERN_BLOCK_TOK * (size_t)s->head_dim * (size_t)l->pool->kern->kv_bytes;
+    char *at = l->block[j]->rows;
     for (int32_t i = 0; i < s->n_layer; i++) {
         struct kern_kv_block *row = l->layer[i].block + j;
         for (int32_t h = 0; h < s->n_head_kv; h++, at += head)
-            row[(size_t)h * (size_t)l->block_cap].k = at;
+            row[(size_t)h * (size_t)l->block_cap].k = (uint16_t *)(void *)at;
         for (int32_t h = 0; h < s->n_head_kv; h++, at += head)
-            row[(size_t)h * (size_t)l->block_cap].v = at;
+            row[(size_t)h * (size_t)l->block_cap].v = (uint16_t *)(void *)at;
     }
 }
 
@@ -264,7 +264,7 @@ uint64_t kv_line_bytes(const struct kv_line *l)
 static enum status unshare(struct kv_line *l, int32_t j, struct err *e)
 {
     struct kv_pool *p = l->pool;
-    struct kv_block *copy;
+    struct kv_block *copy = NULL;
     TRY(block_new(p, &copy, e));
     void *host = bounce(p);
     if (!host) {
@@ -292,7 +292,7 @@ enum status kv_reserve(struct kv_line *l, int32_t n_more, struct err *e)
     if (need > l->block_cap)
         table_grow(l, need > 2 * l->block_cap ? need : 2 * l->block_cap);
     while (l->n_block < need) {
-        struct kv_block *b;
+        struct kv_block *b = NULL;
         enum status s = block_new(l->pool, &b, e);
         if (s != OK) {
             while (l->n_block > had)

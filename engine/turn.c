@@ -91,7 +91,8 @@ static struct engine_event *event_new(const struct run *r, enum engine_event_kin
 static void event_ids(struct engine_event *ev, const int32_t *ids, int32_t n)
 {
     ev->ids = mem_alloc(((size_t)n + 1) * sizeof *ev->ids);
-    memcpy(ev->ids, ids, (size_t)n * sizeof *ev->ids);
+    if (n > 0)
+        memcpy(ev->ids, ids, (size_t)n * sizeof *ev->ids);
     ev->n_id = n;
 }
 

@@ -10,6 +10,7 @@ static const struct {
     enum isa isa;
     const struct kern_ops *ops;
 } backends[] = {
+    {"ref32", ISA_REF, NULL},
     {"ref", ISA_REF, &ops_ref},
 #if defined(__x86_64__)
     {"avx2", ISA_AVX2, &ops_avx2},
@@ -42,6 +43,12 @@ struct kern *kern_open_cpu(const char *isa, int32_t n_thread)
         return NULL;
     }
     c->base.ops = backends[pick].ops;
+    c->base.kv_bytes = 2;
+    if (!c->base.ops) {
+        ref32_ops(&c->own_ops);
+        c->base.ops = &c->own_ops;
+        c->base.kv_bytes = 4;
+    }
     c->base.name = backends[pick].name;
     c->base.n_thread = n_thread;
     return &c->base;

@@ -21,6 +21,7 @@ struct cpu_rope_table {
 
 struct kern_cpu {
     struct kern base; /* first: a struct kern * of this backend points here */
+    struct kern_ops own_ops; /* of "ref32": the plain table with two entries changed */
     struct pool *pool;
     uint8_t *scratch;      /* [n_thread][CPU_SCRATCH_BYTES] */
     void *act;             /* the quantised input of one block of tokens: matmul's own */

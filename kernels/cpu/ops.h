@@ -11,6 +11,8 @@ extern const struct kern_ops ops_avx2;
 extern const struct kern_ops ops_avx512;
 #endif
 
+void ref32_ops(struct kern_ops *ret); /* ref32.c */
+
 /* Memory (mem.c): the device is the host. */
 void *mem_op_alloc(struct kern *k, size_t size_bytes);
 void mem_op_free(struct kern *k, void *dev);
