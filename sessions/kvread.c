@@ -7,14 +7,8 @@
 #include "engine/base/mem.h"
 #include "sessions/kvstore.h"
 
-struct stored {
-    int64_t first, raw, stored, codec;
-    unsigned char sum[16];
-    bool sum_valid;
-};
-
 /* Columns first, raw, stored, codec, sum starting at col. */
-static void read_stored(sqlite3_stmt *q, int col, struct stored *ret)
+static void read_stored(sqlite3_stmt *q, int col, struct kvstore_stored *ret)
 {
     ret->first = sqlite3_column_int64(q, col);
     ret->raw = sqlite3_column_int64(q, col + 1);
@@ -26,51 +20,68 @@ static void read_stored(sqlite3_stmt *q, int col, struct stored *ret)
         memcpy(ret->sum, sum, 16);
 }
 
-/* Fills a fresh buffer with the piece's bytes; NULL when anything about it is wrong. */
-static void *unpack(struct kvstore *kv, struct db *d, const struct kvstore_piece_name *name,
-                    const struct stored *t)
+static bool stored_valid(const struct kvstore_stored *t)
+{
+    return t->sum_valid && t->raw > 0 && t->raw <= KVSTORE_RAW_MAX_BYTES && t->stored > 0 &&
+           t->stored <= t->raw && (t->codec == 1 || (t->codec == 0 && t->stored == t->raw)) &&
+           t->first >= 0 && t->first <= INT64_MAX / 2;
+}
+
+void *kvstore_read(struct db *d, int32_t plane, const struct kvstore_stored *t)
 {
     sqlite3_stmt *q;
     struct err ignored;
     bool row = true;
-    if (!t->sum_valid || t->raw <= 0 || t->raw > KVSTORE_RAW_MAX_BYTES || t->stored <= 0 ||
-        t->stored > t->raw || t->codec < 0 || t->codec > 1 ||
-        (t->codec == 0 && t->stored != t->raw) || t->first < 0 || t->first > INT64_MAX / 2)
+    if (!stored_valid(t))
         return NULL;
-    int64_t n_chunk = (t->stored + KVSTORE_CHUNK_BYTES - 1) / KVSTORE_CHUNK_BYTES;
-    char *raw = mem_try((size_t)t->raw);
-    char *packed = t->codec ? mem_try((size_t)t->stored) : raw;
-    int64_t at = 0;
-    bool good = raw && packed &&
-                db_query(d, &ignored, &q, kvstore_sql[kvstore_table(name->plane)].select,
-                         "ii", t->first, t->first + n_chunk) == OK;
-    if (good) {
-        while (good && db_next(d, q, &row, &ignored) == OK && row) {
-            const void *p = sqlite3_column_blob(q, 0);
-            int64_t n = sqlite3_column_bytes(q, 0);
-            good = p && n <= t->stored - at;
-            if (good)
-                memcpy(packed + at, p, (size_t)n);
-            at += n;
-        }
-        db_done(q);
+    int64_t n_chunk = (t->stored + KVSTORE_CHUNK_BYTES - 1) / KVSTORE_CHUNK_BYTES, at = 0;
+    if (db_query(d, &ignored, &q, kvstore_sql[kvstore_table(plane)].select, "ii", t->first,
+                 t->first + n_chunk) != OK)
+        return NULL;
+    char *packed = mem_try((size_t)t->stored);
+    while (packed && db_next(d, q, &row, &ignored) == OK && row) {
+        const void *p = sqlite3_column_blob(q, 0);
+        int64_t n = sqlite3_column_bytes(q, 0);
+        if (!p || n > t->stored - at)
+            break;
+        memcpy(packed + at, p, (size_t)n);
+        at += n;
     }
-    good = good && at == t->stored;
-    if (good && t->codec)
-        good = ZSTD_decompressDCtx(kv->decompressor, raw, (size_t)t->raw, packed,
-                                   (size_t)t->stored) == (size_t)t->raw;
-    if (packed != raw)
+    db_done(q);
+    if (at != t->stored) {
         free(packed);
+        return NULL;
+    }
+    return packed;
+}
+
+void *kvstore_decode(ZSTD_DCtx *z, const struct kvstore_piece_name *name,
+                     const struct kvstore_stored *t, void *packed)
+{
     unsigned char sum[16];
+    char *raw = packed;
+    bool good = packed && stored_valid(t);
+    if (good && t->codec) {
+        raw = mem_try((size_t)t->raw);
+        good = raw && ZSTD_decompressDCtx(z, raw, (size_t)t->raw, packed, (size_t)t->stored) ==
+                          (size_t)t->raw;
+        free(packed);
+    }
     if (good) {
         kvstore_checksum(name, raw, (size_t)t->raw, sum);
         good = !memcmp(sum, t->sum, sizeof sum);
     }
-    if (!good) {
-        free(raw);
-        return NULL;
-    }
-    return raw;
+    if (good)
+        return raw;
+    free(raw);
+    return NULL;
+}
+
+/* The piece's bytes, or NULL when anything about it is wrong. */
+static void *unpack(struct kvstore *kv, struct db *d, const struct kvstore_piece_name *name,
+                    const struct kvstore_stored *t)
+{
+    return kvstore_decode(kv->decompressor, name, t, kvstore_read(d, name->plane, t));
 }
 
 static void note_damage(struct sessions *s, const struct kvstore_put *name, const struct kv_piece *p)
@@ -96,7 +107,7 @@ static bool get(struct sessions *s, const struct kvstore_put *name, struct kv_pi
     sqlite3_stmt *q = NULL;
     bool row = false;
     int64_t block;
-    struct stored t;
+    struct kvstore_stored t;
     if (!kv->r || kvstore_find(kv->r, name->fingerprint, name->hash, name->n_tok, piece->plane < 0,
                              &block, &ignored) != OK)
         return false;
@@ -137,18 +148,11 @@ static bool io_get(void *ctx, int64_t timeline, uint64_t fingerprint, uint64_t t
     return found;
 }
 
-/* A piece as load lists it, before its bytes are read: the two queries must not be interleaved with
- * changes, and the list is short. */
-struct listed {
-    int32_t layer, head_group, plane;
-    struct stored stored;
-};
-
-static int32_t list_pieces(struct db *d, int64_t block, struct listed **ret)
+int32_t kvstore_list(struct db *d, int64_t block, struct kvstore_listed **ret)
 {
     sqlite3_stmt *q;
     struct err ignored;
-    struct listed *all = NULL;
+    struct kvstore_listed *all = NULL;
     int32_t n = 0, cap = 0;
     bool row = true;
     *ret = NULL;
@@ -162,7 +166,7 @@ static int32_t list_pieces(struct db *d, int64_t block, struct listed **ret)
             cap = cap ? cap * 2 : 64;
             all = mem_realloc(all, (size_t)cap * sizeof *all);
         }
-        struct listed *l = &all[n++];
+        struct kvstore_listed *l = &all[n++];
         l->layer = sqlite3_column_int(q, 0);
         l->head_group = sqlite3_column_int(q, 1);
         l->plane = sqlite3_column_int(q, 2);
@@ -178,15 +182,15 @@ static int32_t load(struct sessions *s, const struct kvstore_put *name, bool sta
 {
     struct kvstore *kv = s->kv;
     struct err ignored;
-    struct listed *all;
+    struct kvstore_listed *all;
     int64_t block;
     int32_t n_bad = 0;
     if (!kv->r || kvstore_find(kv->r, name->fingerprint, name->hash, name->n_tok, state, &block,
                              &ignored) != OK)
         return -1;
-    int32_t n = list_pieces(kv->r, block, &all);
+    int32_t n = kvstore_list(kv->r, block, &all);
     for (int32_t i = 0; i < n; i++) {
-        struct listed *l = &all[i];
+        struct kvstore_listed *l = &all[i];
         struct kvstore_piece_name full = {name->fingerprint, name->hash, l->stored.raw, name->n_tok,
                                   l->layer, l->head_group, l->plane};
         struct kv_piece piece = {
@@ -348,11 +352,11 @@ static enum status all_blocks(struct db *d, struct block_row **ret, int32_t *ret
 /* Reads the pieces of one block; drops the bad ones when asked to. Returns how many were bad. */
 static int32_t verify_block(struct kvstore *kv, struct db *d, const struct block_row *b, bool drop)
 {
-    struct listed *all;
+    struct kvstore_listed *all;
     struct err ignored;
-    int32_t n_bad = 0, n = list_pieces(d, b->id, &all);
+    int32_t n_bad = 0, n = kvstore_list(d, b->id, &all);
     for (int32_t i = 0; i < n; i++) {
-        struct listed *l = &all[i];
+        struct kvstore_listed *l = &all[i];
         struct kvstore_piece_name full = {b->name.fingerprint, b->name.hash, l->stored.raw,
                                           b->name.n_tok, l->layer, l->head_group, l->plane};
         bool named = kvstore_plane_valid(l->plane) && (l->plane < 0) == b->state;

@@ -80,6 +80,25 @@ struct kvstore_put {
 enum status kvstore_find(struct db *d, uint64_t fingerprint, uint64_t hash, int32_t n_tok,
                          bool state, int64_t *ret, struct err *e);
 
+/* Where a piece lies and what it must be; any of it may be damaged. */
+struct kvstore_stored {
+    int64_t first, raw, stored, codec;
+    unsigned char sum[16];
+    bool sum_valid;
+};
+struct kvstore_listed {
+    int32_t layer, head_group, plane;
+    struct kvstore_stored stored;
+};
+/* The pieces of a block, by layer, head group, plane; listed before their bytes are read. Returns
+ * their number; free *ret. */
+int32_t kvstore_list(struct db *d, int64_t block, struct kvstore_listed **ret);
+/* The stored bytes as they are (malloc'ed, t->stored of them), NULL when the row cannot be right. */
+void *kvstore_read(struct db *d, int32_t plane, const struct kvstore_stored *t);
+/* Takes packed (may be NULL), returns the raw bytes or NULL when they are not what was put. */
+void *kvstore_decode(ZSTD_DCtx *z, const struct kvstore_piece_name *name,
+                     const struct kvstore_stored *t, void *packed);
+
 /* ---- any thread: queue and return ---- */
 void kvstore_io_put(void *ctx, int64_t timeline, uint64_t fingerprint, int32_t n_tok_end,
                     uint64_t tok_hash, const struct kv_piece *pieces, int n_piece);

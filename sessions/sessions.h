@@ -138,6 +138,30 @@ enum status sessions_budget_set(struct sessions *s, int64_t limit_bytes, struct 
 enum status sessions_kv_sizes(struct sessions *s, int64_t id, int64_t ret[SESSIONS_TIERS],
                               struct err *e);
 
+/* ---- export and import ---- */
+enum sessions_format {
+    SESSIONS_MARKDOWN, /* the open branch, for people */
+    SESSIONS_JSON,     /* every branch with token ids; sessions_import reads it back. Bytes that are no
+                          UTF-8 become U+FFFD */
+};
+/* id 0 = every conversation, oldest first. *ret is malloc'ed and NUL-terminated. */
+enum status sessions_export(struct sessions *s, int64_t id, enum sessions_format format, char **ret,
+                            size_t *ret_len, struct err *e);
+/* A whole conversation as one file (SQLite, mode 0600; must not exist yet), exact to the byte, with
+ * or without its KV. */
+enum status sessions_export_file(struct sessions *s, int64_t id, const char *path, bool with_kv,
+                                 struct err *e);
+struct sessions_imported {
+    int32_t n_conversation, n_message;
+    int32_t n_skipped;  /* messages of other programs that hold no text of ours to keep (tools) */
+    int32_t n_kv_piece; /* queued for writing */
+    int64_t first_id;   /* of the first new conversation; 0 = none */
+};
+/* Reads what either export wrote, or ChatGPT's conversations.json (its tree is kept). All or
+ * nothing; conversations are added as new ones. */
+enum status sessions_import(struct sessions *s, const char *path, struct sessions_imported *ret,
+                            struct err *e); /* [W] */
+
 /* ---- health ---- */
 struct sessions_health {
     int64_t n_conversation, n_message, db_bytes, kv_db_bytes, free_disk_bytes;
