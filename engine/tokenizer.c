@@ -309,6 +309,9 @@ static void read_ids(struct tokenizer *t, const struct gguf *g)
         t->flags[ids->eos] |= TOK_END;
     if (ids->eot >= 0)
         t->flags[ids->eot] |= TOK_END;
+    /* Some files name the end of text here: text that cannot be encoded must not turn into it. */
+    if (ids->unk >= 0 && (ids->unk == ids->bos || (t->flags[ids->unk] & TOK_END)))
+        ids->unk = -1;
     /* The end of a text in a file without token types: marked by its number alone. */
     if (!gguf_find(g, "tokenizer.ggml.token_type")) {
         int32_t marks[] = {ids->bos, ids->eos, ids->unk, ids->eot};

@@ -7,6 +7,7 @@
 
 #include <cmocka.h>
 
+#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -134,11 +135,377 @@ static void tokenizer__open__refuses_other_kinds(void **state)
     str_fini(&path);
 }
 
+/* ---- sizes and strange texts ---- */
+
+#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+enum { SLOWER = 10 };
+#else
+enum { SLOWER = 1 };
+#endif
+/* Seconds for 3 MB of prose: 0.1 to 0.2 on the machine this was written on. */
+static const double prose_limit_s = 1.0;
+/* Seconds for 256 KB of a text made to be slow: about 0.2 there (1 MB: below 1); minutes if it were
+ * quadratic. */
+static const double strange_limit_s = 5.0;
+
+#define QWEN2 "_derived/ggml-vocab-qwen2.rebuilt.gguf"
+#define LLAMA3 "_derived/ggml-vocab-llama-bpe.rebuilt.gguf"
+#define LLAMA2 MODELS "ggml-vocab-llama-spm.gguf"
+#define DEEPSEEK MODELS "ggml-vocab-deepseek-llm.gguf"
+
+static double seconds(void)
+{
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return (double)t.tv_sec + (double)t.tv_nsec * 1e-9;
+}
+
+/* Encodes, decodes, compares; returns the seconds that encoding took. */
+static double there_and_back(const struct tokenizer *t, const char *s, size_t n, const char *what)
+{
+    struct err e;
+    struct tok_list ids = {0};
+    struct str back = {0};
+    double begin = seconds();
+    if (tokenizer_encode(t, s, n, false, false, &ids, &e) != OK)
+        fail_msg("%s: %s", what, e.text);
+    double took = seconds() - begin;
+    for (int32_t i = 0; i < ids.n; i++) {
+        assert_in_range(ids.ids[i], 0, tokenizer_n_vocab(t) - 1);
+        assert_false(tokenizer_is_control(t, ids.ids[i]));
+    }
+    tokenizer_decode(t, ids.ids, ids.n, false, true, &back);
+    if (back.len != n || memcmp(back.data, s, n) != 0)
+        fail_msg("%s (%s) does not come back", what, tokenizer_name(t));
+    str_fini(&back);
+    tok_list_fini(&ids);
+    return took;
+}
+
+static void tokenizer__encode__prose_fast_enough(void **state)
+{
+    (void)state;
+    struct str book = {0}, text = {0};
+    static const char *const books[] = {"Herman Melville/Moby-Dick.md",
+                                        "Charles Dickens/Hard Times.md",
+                                        "Jane Austen/Persuasion.md",
+                                        "Jane Austen/Sense and Sensibility.md"};
+    for (size_t i = 0; i < sizeof books / sizeof *books; i++) {
+        char file[256];
+        snprintf(file, sizeof file, "mlschmitt__classic-books-markdown/%s", books[i]);
+        if (vocab_read(&book, file))
+            str_add(&text, book.data, book.len);
+    }
+    if (text.len == 0)
+        skip();
+    while (text.len < 3000000)
+        str_add(&text, book.data, book.len);
+    static const char *const vocabs[] = {LLAMA2, LLAMA3, QWEN2, DEEPSEEK};
+    for (size_t i = 0; i < sizeof vocabs / sizeof *vocabs; i++) {
+        struct tokenizer *t = open_vocab(vocabs[i]);
+        double took = there_and_back(t, text.data, text.len, "prose");
+        if (took > prose_limit_s * SLOWER)
+            fail_msg("%s: %.2f s for %zu bytes", vocabs[i], took, text.len);
+        tokenizer_free(t);
+    }
+    str_fini(&book);
+    str_fini(&text);
+}
+
+static void tokenizer__encode__strange_texts_stay_linear(void **state)
+{
+    (void)state;
+    static const char *const units[] = {
+        "a", " ", "\n", "\t", "\r\n", " \n", "'", "A", "Aa", "1", "<|", "\xff", "a\xff", "\xe6\xbc",
+        "\xe6\xbc\xa2", "\xf0\x9f\x91\xa8\xe2\x80\x8d", "                    x",
+        "<0x0A>", "\xc3\xbf", "e\xcc\x81",
+    };
+    static const char *const vocabs[] = {LLAMA2, LLAMA3, QWEN2};
+    size_t size = SLOWER > 1 ? 1 << 15 : 1 << 18;
+    for (size_t v = 0; v < sizeof vocabs / sizeof *vocabs; v++) {
+        struct tokenizer *t = open_vocab(vocabs[v]);
+        for (size_t i = 0; i < sizeof units / sizeof *units; i++) {
+            struct str text = {0};
+            while (text.len < size)
+                str_adds(&text, units[i]);
+            double took = there_and_back(t, text.data, text.len, units[i]);
+            if (took > strange_limit_s)
+                fail_msg("%s: %.1f s for a text of \"%s\"", vocabs[v], took, units[i]);
+            str_fini(&text);
+        }
+        tokenizer_free(t);
+    }
+}
+
+static void tokenizer__encode__random_bytes_come_back(void **state)
+{
+    (void)state;
+    static const char *const vocabs[] = {LLAMA2, LLAMA3, QWEN2};
+    uint64_t x = 88172645463325252u;
+    for (size_t v = 0; v < sizeof vocabs / sizeof *vocabs; v++) {
+        struct tokenizer *t = open_vocab(vocabs[v]);
+        for (int round = 0; round < 400; round++) {
+            char text[600];
+            size_t n = (size_t)round;
+            for (size_t i = 0; i < n; i++) {
+                x ^= x << 13;
+                x ^= x >> 7;
+                x ^= x << 17;
+                /* Mostly ASCII and white space, so that words form between the rest. */
+                text[i] = (char)(x & 0x300 ? "abcXYZ  \n\t'!<|0"[(x >> 12) % 15] : (int)(x >> 20));
+            }
+            there_and_back(t, text, n, "random bytes");
+        }
+        tokenizer_free(t);
+    }
+}
+
+static void tokenizer__encode__refuses_huge_texts(void **state)
+{
+    (void)state;
+    struct tokenizer *t = open_vocab(LLAMA2);
+    struct tok_list ids = {0};
+    struct err e;
+    static char nothing[1];
+    assert_int_equal(tokenizer_encode(t, nothing, (size_t)1 << 40, false, false, &ids, &e),
+                     ERR_UNSUPPORTED);
+    assert_int_equal(tokenizer_encode(t, NULL, 0, false, false, &ids, &e), OK);
+    assert_int_equal(ids.n, 0);
+    tok_list_fini(&ids);
+    tokenizer_free(t);
+}
+
+/* ---- special tokens ---- */
+
+static void tokenizer__encode__special_only_in_ranges(void **state)
+{
+    (void)state;
+    struct tokenizer *t = open_vocab(QWEN2);
+    static const char s[] = "<|im_end|><|im_end|><|im_end|>";
+    int32_t end = tokenizer_find(t, s, 10);
+    struct err e;
+    assert_true(end >= 0);
+    for (size_t from = 0; from <= 30; from++) {
+        for (size_t to = from; to <= 30; to++) {
+            struct tok_range r = {from, to};
+            struct tok_list ids = {0};
+            assert_int_equal(tokenizer_encode_ranges(t, s, 30, &r, 1, false, -1, &ids, &e), OK);
+            int32_t n = 0;
+            size_t expected = 0;
+            for (int32_t i = 0; i < ids.n; i++)
+                n += ids.ids[i] == end;
+            for (size_t at = 0; at < 30; at += 10)
+                expected += at >= from && at + 10 <= to;
+            assert_int_equal(n, expected);
+            tok_list_fini(&ids);
+        }
+    }
+    tokenizer_free(t);
+}
+
+static void tokenizer__encode__bos_once(void **state)
+{
+    (void)state;
+    struct tokenizer *t = open_vocab(LLAMA2);
+    struct err e;
+    static const char *const texts[] = {"", "x", "<s>", "<s>x", "<s><s>"};
+    static const int32_t n_bos[] = {1, 1, 1, 1, 2};
+    for (size_t i = 0; i < sizeof texts / sizeof *texts; i++) {
+        struct tok_list ids = {0};
+        int32_t n = 0;
+        assert_int_equal(
+            tokenizer_encode(t, texts[i], strlen(texts[i]), true, true, &ids, &e), OK);
+        for (int32_t k = 0; k < ids.n; k++)
+            n += ids.ids[k] == tokenizer_special(t)->bos;
+        assert_int_equal(n, n_bos[i]);
+        tok_list_fini(&ids);
+    }
+    tokenizer_free(t);
+}
+
+static void tokenizer__questions__any_id_is_safe(void **state)
+{
+    (void)state;
+    struct tokenizer *t = open_vocab(LLAMA2);
+    static const int32_t ids[] = {INT32_MIN, -1, 32000, INT32_MAX, 5};
+    struct str out = {0};
+    size_t n;
+    for (int i = 0; i < 4; i++) {
+        assert_null(tokenizer_piece(t, ids[i], &n));
+        assert_int_equal(n, 0);
+        assert_false(tokenizer_is_end(t, ids[i]) || tokenizer_is_control(t, ids[i]));
+    }
+    tokenizer_decode(t, ids, 5, true, false, &out);
+    assert_int_equal(out.len, 1); /* 5 is the byte 2 */
+    str_fini(&out);
+    tokenizer_free(t);
+}
+
+/* ---- hostile vocabularies ---- */
+
+#define TOKENS "tokenizer.ggml.tokens"
+#define TYPES "tokenizer.ggml.token_type"
+#define SCORES "tokenizer.ggml.scores"
+#define MERGES "tokenizer.ggml.merges"
+#define MODEL "tokenizer.ggml.model"
+
+static const char *const few[] = {"<unk>", "<s>", "</s>", "a", "b", "ab", "\xe2\x96\x81", "<0x0A>"};
+enum { FEW = 8 };
+
+static enum status try_open(struct vocab_file *f, struct err *e)
+{
+    struct gguf *g = vocab_open(f, e);
+    assert_non_null(g);
+    struct tokenizer *t = NULL;
+    enum status st = tokenizer_open(g, &t, e);
+    gguf_close(g);
+    if (st == OK) {
+        struct tok_list ids = {0};
+        struct str out = {0};
+        static const char text[] = "ab a\nb<s></s><|x|>\xff";
+        assert_int_equal(tokenizer_encode(t, text, sizeof text - 1, true, true, &ids, e), OK);
+        for (int32_t i = 0; i < ids.n; i++)
+            assert_in_range(ids.ids[i], 0, tokenizer_n_vocab(t) - 1);
+        tokenizer_decode(t, ids.ids, ids.n, true, true, &out);
+        str_fini(&out);
+        tok_list_fini(&ids);
+    }
+    tokenizer_free(t);
+    return st;
+}
+
+static void tokenizer__open__refuses_damaged_vocabularies(void **state)
+{
+    (void)state;
+    static const float scores[FEW] = {0};
+    struct vocab_file f = {0};
+    struct err e;
+
+    vocab_str(&f, "general.name", "x");
+    assert_int_equal(try_open(&f, &e), ERR_FORMAT);
+    assert_non_null(strstr(e.text, MODEL));
+
+    vocab_str(&f, MODEL, "llama");
+    assert_int_equal(try_open(&f, &e), ERR_FORMAT);
+    assert_non_null(strstr(e.text, TOKENS));
+
+    vocab_str(&f, MODEL, "llama");
+    vocab_strs(&f, TOKENS, few, FEW);
+    assert_int_equal(try_open(&f, &e), ERR_FORMAT);
+    assert_non_null(strstr(e.text, SCORES));
+
+    vocab_str(&f, MODEL, "llama");
+    vocab_strs(&f, TOKENS, few, FEW);
+    vocab_f32s(&f, SCORES, scores, FEW - 1);
+    assert_int_equal(try_open(&f, &e), ERR_FORMAT);
+    assert_non_null(strstr(e.text, "7 entries for 8 tokens"));
+
+    vocab_str(&f, MODEL, "llama");
+    vocab_f32s(&f, TOKENS, scores, FEW);
+    assert_int_equal(try_open(&f, &e), ERR_FORMAT);
+
+    vocab_str(&f, MODEL, "llama");
+    vocab_strs(&f, TOKENS, few, FEW);
+    vocab_strs(&f, SCORES, few, FEW);
+    assert_int_equal(try_open(&f, &e), ERR_FORMAT);
+
+    vocab_str(&f, MODEL, "gpt2");
+    vocab_strs(&f, TOKENS, few, FEW);
+    assert_int_equal(try_open(&f, &e), ERR_FORMAT);
+    assert_non_null(strstr(e.text, MERGES));
+
+    vocab_str(&f, MODEL, "gpt2");
+    vocab_strs(&f, TOKENS, few, FEW);
+    vocab_strs(&f, MERGES, few, 1);
+    vocab_str(&f, "tokenizer.ggml.pre", "never heard of");
+    assert_int_equal(try_open(&f, &e), ERR_UNSUPPORTED);
+    assert_non_null(strstr(e.text, "never heard of"));
+
+    vocab_str(&f, MODEL, "rwkv");
+    vocab_strs(&f, TOKENS, few, FEW);
+    assert_int_equal(try_open(&f, &e), ERR_UNSUPPORTED);
+}
+
+static void tokenizer__open__lives_with_odd_vocabularies(void **state)
+{
+    (void)state;
+    static const float scores[FEW] = {0, -1e30f, 1e30f, NAN, INFINITY, -INFINITY};
+    static const int32_t types[FEW] = {-5, 99, INT32_MAX, INT32_MIN, 6, 4, 0, 1};
+    static const char *const twice[] = {"a", "a", "", "b", "ab", "ab", "", "c"};
+    static const char *const merges[] = {"a b", "", " ", "a", "a b c", "zz a", "b zz", "ab ab",
+                                         "  ", "a b", "\xff \xff"};
+    struct vocab_file f = {0};
+    struct err e;
+
+    vocab_str(&f, MODEL, "llama");
+    vocab_strs(&f, TOKENS, few, FEW);
+    vocab_f32s(&f, SCORES, scores, FEW);
+    vocab_i32s(&f, TYPES, types, FEW);
+    vocab_u32(&f, "tokenizer.ggml.bos_token_id", 4000000000u);
+    vocab_u32(&f, "tokenizer.ggml.eos_token_id", 8);
+    vocab_u32(&f, "tokenizer.ggml.unknown_token_id", 7);
+    assert_int_equal(try_open(&f, &e), OK);
+
+    vocab_str(&f, MODEL, "llama");
+    vocab_strs(&f, TOKENS, twice, FEW);
+    vocab_f32s(&f, SCORES, scores, FEW);
+    vocab_str(&f, "tokenizer.ggml.bos_token_id", "one");
+    assert_int_equal(try_open(&f, &e), OK);
+
+    vocab_str(&f, MODEL, "gpt2");
+    vocab_strs(&f, TOKENS, twice, FEW);
+    vocab_strs(&f, MERGES, merges, sizeof merges / sizeof *merges);
+    vocab_i32s(&f, TYPES, types, FEW);
+    assert_int_equal(try_open(&f, &e), OK);
+
+    vocab_str(&f, MODEL, "gpt2");
+    vocab_strs(&f, TOKENS, few, FEW);
+    vocab_strs(&f, MERGES, merges, 0);
+    assert_int_equal(try_open(&f, &e), OK);
+}
+
+/* What cannot be encoded must not turn into an end of text that a file calls "unknown". */
+static void tokenizer__encode__unknown_is_never_an_end(void **state)
+{
+    (void)state;
+    static const char *const tokens[] = {"<|endoftext|>", "a", "b"};
+    static const int32_t types[] = {3, 1, 1};
+    struct vocab_file f = {0};
+    struct err e;
+    vocab_str(&f, MODEL, "gpt2");
+    vocab_strs(&f, TOKENS, tokens, 3);
+    vocab_i32s(&f, TYPES, types, 3);
+    vocab_strs(&f, MERGES, tokens, 0);
+    vocab_u32(&f, "tokenizer.ggml.unknown_token_id", 0);
+    vocab_u32(&f, "tokenizer.ggml.eos_token_id", 0);
+    struct gguf *g = vocab_open(&f, &e);
+    struct tokenizer *t = NULL;
+    struct tok_list ids = {0};
+    assert_int_equal(tokenizer_open(g, &t, &e), OK);
+    assert_int_equal(tokenizer_encode(t, "a?b", 3, false, false, &ids, &e), OK);
+    assert_int_equal(ids.n, 2);
+    assert_int_equal(ids.ids[0], 1);
+    assert_int_equal(ids.ids[1], 2);
+    tok_list_fini(&ids);
+    tokenizer_free(t);
+    gguf_close(g);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(tokenizer__encode__reference_vectors),
         cmocka_unit_test(tokenizer__open__refuses_other_kinds),
+        cmocka_unit_test(tokenizer__encode__prose_fast_enough),
+        cmocka_unit_test(tokenizer__encode__strange_texts_stay_linear),
+        cmocka_unit_test(tokenizer__encode__random_bytes_come_back),
+        cmocka_unit_test(tokenizer__encode__refuses_huge_texts),
+        cmocka_unit_test(tokenizer__encode__special_only_in_ranges),
+        cmocka_unit_test(tokenizer__encode__bos_once),
+        cmocka_unit_test(tokenizer__questions__any_id_is_safe),
+        cmocka_unit_test(tokenizer__open__refuses_damaged_vocabularies),
+        cmocka_unit_test(tokenizer__open__lives_with_odd_vocabularies),
+        cmocka_unit_test(tokenizer__encode__unknown_is_never_an_end),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -38,4 +38,99 @@ static inline bool vocab_read(struct str *ret, const char *file)
     return true;
 }
 
+/* ---- a vocabulary made up ---- */
+
+struct vocab_file {
+    struct str kv;
+    uint64_t n_kv;
+};
+
+static inline void vocab_raw(struct vocab_file *f, const void *data, size_t n)
+{
+    str_add(&f->kv, data, n);
+}
+
+static inline void vocab_u32_raw(struct vocab_file *f, uint32_t v)
+{
+    vocab_raw(f, &v, sizeof v);
+}
+
+static inline void vocab_text_raw(struct vocab_file *f, const char *s)
+{
+    uint64_t n = strlen(s);
+    vocab_raw(f, &n, sizeof n);
+    vocab_raw(f, s, n);
+}
+
+static inline void vocab_key(struct vocab_file *f, const char *key, enum gguf_type type)
+{
+    vocab_text_raw(f, key);
+    vocab_u32_raw(f, type);
+    f->n_kv++;
+}
+
+static inline void vocab_str(struct vocab_file *f, const char *key, const char *value)
+{
+    vocab_key(f, key, GGUF_STR);
+    vocab_text_raw(f, value);
+}
+
+static inline void vocab_u32(struct vocab_file *f, const char *key, uint32_t value)
+{
+    vocab_key(f, key, GGUF_U32);
+    vocab_u32_raw(f, value);
+}
+
+static inline void vocab_array(struct vocab_file *f, const char *key, enum gguf_type type,
+                               uint64_t n)
+{
+    vocab_key(f, key, GGUF_ARRAY);
+    vocab_u32_raw(f, type);
+    vocab_raw(f, &n, sizeof n);
+}
+
+static inline void vocab_strs(struct vocab_file *f, const char *key, const char *const *s, size_t n)
+{
+    vocab_array(f, key, GGUF_STR, n);
+    for (size_t i = 0; i < n; i++)
+        vocab_text_raw(f, s[i]);
+}
+
+static inline void vocab_i32s(struct vocab_file *f, const char *key, const int32_t *v, size_t n)
+{
+    vocab_array(f, key, GGUF_I32, n);
+    vocab_raw(f, v, n * sizeof *v);
+}
+
+static inline void vocab_f32s(struct vocab_file *f, const char *key, const float *v, size_t n)
+{
+    vocab_array(f, key, GGUF_F32, n);
+    vocab_raw(f, v, n * sizeof *v);
+}
+
+/* Writes the file, opens it and forgets it; the mapping stays. NULL when it is refused. */
+static inline struct gguf *vocab_open(struct vocab_file *f, struct err *e)
+{
+    char path[] = "/tmp/dogear-vocab-XXXXXX";
+    int fd = mkstemp(path);
+    FILE *out = fd >= 0 ? fdopen(fd, "wb") : NULL;
+    if (!out)
+        return NULL;
+    uint32_t version = 3;
+    uint64_t n_tensor = 0;
+    fwrite("GGUF", 1, 4, out);
+    fwrite(&version, sizeof version, 1, out);
+    fwrite(&n_tensor, sizeof n_tensor, 1, out);
+    fwrite(&f->n_kv, sizeof f->n_kv, 1, out);
+    fwrite(f->kv.data, 1, f->kv.len, out);
+    fclose(out);
+    struct gguf *g = NULL;
+    if (gguf_open(path, &g, e) != OK)
+        g = NULL;
+    unlink(path);
+    str_fini(&f->kv);
+    f->n_kv = 0;
+    return g;
+}
+
 #endif
