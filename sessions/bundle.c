@@ -5,7 +5,7 @@
 #include <string.h>
 #include <unistd.h>
 
-#include "bundle_schema_sql.h"
+#include "sessions/bundle_schema_sql.h"
 #include "engine/base/mem.h"
 #include "sessions/copy.h"
 #include "sessions/kvstore.h"

@@ -7,10 +7,10 @@
 
 #include "engine/base/mem.h"
 #include "engine/base/str.h"
-#include "kv_schema_sql.h"
+#include "sessions/kv_schema_sql.h"
 
 enum {
-    KV_VERSION = 1,
+    KV_VERSION = 2,
     KV_BUSY_MS = 250, /* text waits behind KV on the same thread: give up early */
 };
 
@@ -230,6 +230,8 @@ enum status kvstore_reset(struct sessions *s, struct err *e)
 void kvstore_failed(struct sessions *s, const struct err *e)
 {
     struct err why;
+    if (s->kv)
+        memset(s->kv->room, 0, sizeof s->kv->room); /* rolled back: nobody knows */
     if (e->code != ERR_FORMAT || !s->kv || !s->kv->w)
         return;
     if (kvstore_reset(s, &why) != OK)

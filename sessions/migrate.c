@@ -2,7 +2,7 @@
  * step inside one transaction, so that a crash leaves it as it was. */
 #include "sessions/store.h"
 
-#include "schema_sql.h"
+#include "sessions/schema_sql.h"
 
 /* steps[i] takes version i + 1 to i + 2. The last version is steps + 1 and equals schema.sql. */
 static const char *const steps[] = {NULL};

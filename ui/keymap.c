@@ -206,7 +206,7 @@ enum status keymap_add(struct keymap *km, const char *text, const char *from, st
         const char *at = text;
         int number = 0;
         while (conf_next(&at, &number, &line)) {
-            struct binding b;
+            struct binding b = {0};
             TRY(parse_binding(&line, from, &b, e));
             if (pass == 1)
                 bind(km, b);
