@@ -51,6 +51,7 @@ struct engine_info {
     char type[32];          /* dominant weight type, e.g. "Q4_K" */
     char backend[32];       /* "cpu avx512, 2 threads" */
     char kv[32];            /* preset in force */
+    bool kv_lossy;          /* the preset loses tokens for good */
     char notice[256];       /* e.g. context lowered to fit; "" = none */
     char chat_format[32];   /* "chatml", "llama3", ...; "" = no template: plain continuation */
     int64_t n_param;
