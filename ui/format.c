@@ -45,7 +45,7 @@ char *format_bytes(char *buf, int64_t size_bytes)
 
 char *format_rate(char *buf, double per_s)
 {
-    if (!isfinite(per_s) || per_s < 0)
+    if (!isfinite(per_s) || per_s < 0 || per_s > 1e15)
         return unknown(buf);
     if (per_s >= 10000)
         return format_count(buf, (int64_t)per_s);

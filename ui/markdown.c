@@ -59,7 +59,10 @@ struct builder {
     int bold, italic, strike, link, image, code_span, heading;
     struct str href;
     /* code block */
+    const char *source;
+    size_t source_len;
     bool in_code;
+    size_t code_indent; /* spaces just written by the parser in place of the source's own */
     struct str code;
     char language[32];
     /* table */
@@ -443,6 +446,7 @@ static int enter_block(MD_BLOCKTYPE type, void *detail, void *user)
     case MD_BLOCK_CODE: {
         gap(b);
         b->in_code = true;
+        b->code_indent = 0;
         struct str lang = {0};
         attribute(&lang, &((MD_BLOCK_CODE_DETAIL *)detail)->lang);
         size_t n = lang.len < sizeof b->language - 1 ? lang.len : sizeof b->language - 1;
@@ -600,6 +604,33 @@ static void entity(struct str *out, const char *s, size_t n)
     str_add(out, s, n);
 }
 
+/* The parser hands out the indentation of code as spaces. What is copied must be what was written
+ * (a Makefile without tabs is none), so the source's own white space is put back where it spans the
+ * same columns. */
+static void code_text(struct builder *b, const char *s, size_t n, const struct str *clean)
+{
+    bool inside = s >= b->source && s < b->source + b->source_len;
+    if (!inside) {
+        size_t i = 0;
+        while (i < n && s[i] == ' ')
+            i++;
+        b->code_indent = i == n ? n : 0;
+    } else if (b->code_indent > 0) {
+        const char *from = s;
+        while (from > b->source && (from[-1] == ' ' || from[-1] == '\t'))
+            from--;
+        size_t col = 0;
+        for (const char *p = from; p < s; p++)
+            col = *p == '\t' ? (col / 4 + 1) * 4 : col + 1;
+        if (col == b->code_indent && (from == b->source || from[-1] == '\n')) {
+            str_cut(&b->code, b->code.len - b->code_indent, b->code_indent);
+            str_add(&b->code, from, (size_t)(s - from));
+        }
+        b->code_indent = 0;
+    }
+    str_add(&b->code, str_c(clean), clean->len);
+}
+
 static int text(MD_TEXTTYPE type, const MD_CHAR *s, MD_SIZE n, void *user)
 {
     struct builder *b = user;
@@ -618,7 +649,7 @@ static int text(MD_TEXTTYPE type, const MD_CHAR *s, MD_SIZE n, void *user)
         text_clean(&clean, s, n);
     }
     if (b->in_code) {
-        str_add(&b->code, str_c(&clean), clean.len);
+        code_text(b, s, n, &clean);
         str_fini(&clean);
         return 0;
     }
@@ -650,7 +681,8 @@ static uint32_t render(struct rich *out, const char *s, size_t n, int width, int
                        uint32_t pos)
 {
     struct builder b = {.out = out, .width = width < 8 ? 8 : width,
-                        .n_code_before = n_code_before, .pos = pos, .any = out->n_line > 0};
+                        .n_code_before = n_code_before, .pos = pos, .any = out->n_line > 0,
+                        .source = s, .source_len = n};
     const MD_PARSER parser = {
         .flags = MD_FLAG_TABLES | MD_FLAG_STRIKETHROUGH | MD_FLAG_TASKLISTS |
                  MD_FLAG_PERMISSIVEURLAUTOLINKS | MD_FLAG_NOHTML,
@@ -705,7 +737,7 @@ size_t markdown_stable(const char *text, size_t n)
 {
     size_t stable = 0;
     struct fence open = {0};
-    bool after_blank = false;
+    bool after_blank = false, after_pipe = false;
     for (size_t off = 0; off < n;) {
         const char *line = text + off, *nl = memchr(line, '\n', n - off);
         size_t len = nl ? (size_t)(nl - line) : n - off;
@@ -722,14 +754,15 @@ size_t markdown_stable(const char *text, size_t n)
         if (!blank && fence_line(line, len, &f, &indent, &bare)) {
             if (!nl)
                 return stable; /* the line is still being written */
-            if (!open.n && indent > 0)
-                return stable; /* in a list: where it ends depends on the list */
+            if (!open.n && (indent > 0 || after_pipe))
+                return stable; /* in a list it ends with the item; a table row may swallow it */
             if (!open.n)
                 open = f;
             else if (f.c == open.c && f.n >= open.n && bare && indent < 4)
                 open.n = 0;
         }
         after_blank = blank && nl;
+        after_pipe = memchr(line, '|', len) != NULL;
         off += len + (nl ? 1 : 0);
     }
     return stable;

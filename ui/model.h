@@ -46,6 +46,7 @@ enum ui_popup {
     UI_POPUP_INPUT,   /* an input line: rename */
     UI_POPUP_CONFIRM, /* a question */
     UI_POPUP_TEXT,    /* a few lines of text */
+    UI_POPUP_COUNT
 };
 
 struct ui_model {

@@ -66,9 +66,8 @@ size_t text_next(const char *s, size_t n, int *ret_width)
             width = base < 0x80 ? width : 2;
         else if (cp == 0x20E3 && base < 0x80)
             width = 2;
-        else if (utf8proc_category((utf8proc_int32_t)cp) == UTF8PROC_CATEGORY_MC &&
-                 cp_width(cp) > 0)
-            width = 2;
+        else if (utf8proc_category((utf8proc_int32_t)cp) == UTF8PROC_CATEGORY_MC)
+            width = 2; /* spacing vowel signs have a column of their own */
         else if (width > 0 && cp_width(cp) > width)
             width = cp_width(cp);
     }
