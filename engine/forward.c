@@ -112,9 +112,12 @@ static void add_answer(struct forward *f, const struct model_mat *w, const float
 
 /* x += O * attention(norm(x)). Keys and values of all n_tok rows are written; queries are answered
  * from row `first` on. */
-static void attention(struct forward *f, const struct model_layer *l, const struct kern_kv *kv,
-                      int32_t n_tok, int32_t pos0, int32_t first)
+static void attention(struct forward *f, int32_t layer, struct kv_line *line, int32_t n_tok,
+                      int32_t first)
 {
+    const struct model_layer *l = &f->m->layer[layer];
+    const struct kern_kv *kv = kv_layer(line, layer);
+    int32_t pos0 = kv_n_tok(line);
     struct kern *k = f->kern;
     const struct model_params *p = &f->m->p;
     int32_t d = p->head_dim, n_q = p->n_head * d, n_kv = p->n_head_kv * d, n_ask = n_tok - first;
@@ -131,6 +134,7 @@ static void attention(struct forward *f, const struct model_layer *l, const stru
         k->ops->rmsnorm(k, f->k, f->k, l->k_norm.dev, n_tok * p->n_head_kv, d, d, p->norm_eps);
     k->ops->rope(k, f->k, n_tok, p->n_head_kv, d, n_kv, pos0, l->rope);
     k->ops->kv_write(k, kv, f->k, f->v, n_kv, n_tok, pos0);
+    kv_seal(line, layer, pos0 + n_tok);
     if (n_ask == 0)
         return;
 
@@ -177,7 +181,6 @@ enum status forward_run(struct forward *f, struct kv_line *line, const int32_t *
                         struct err *e)
 {
     const struct model *m = f->m;
-    int32_t pos0 = kv_n_tok(line);
     assert(n_tok > 0 && n_tok <= f->n_chunk && n_tok <= kv_room(line));
 
     f->kern->ops->embed(f->kern, m->embed.w, ids, n_tok, m->p.embed_scale, f->x);
@@ -188,7 +191,7 @@ enum status forward_run(struct forward *f, struct kv_line *line, const int32_t *
         int32_t first = 0;
         if (i == m->p.n_layer - 1 && want != FORWARD_ALL)
             first = want == FORWARD_LAST ? n_tok - 1 : n_tok;
-        attention(f, &m->layer[i], kv_layer(line, i), n_tok, pos0, first);
+        attention(f, i, line, n_tok, first);
         if (first < n_tok)
             feed_forward(f, &m->layer[i], n_tok, first);
     }

@@ -148,7 +148,7 @@ enum status engine_inspect(const char *path, int32_t n_ctx, char **ret_json, str
     enum status s = model_read(g, &m, &why);
     if (s == OK) {
         json_object_set_new(j, "model", model_json(m));
-        s = k ? plan_make(m, k, n_ctx, 0, plan_available(), &plan, &why)
+        s = k ? plan_make(m, k, presets_find(NULL), n_ctx, 0, plan_available(), &plan, &why)
               : err_set(&why, ERR_UNSUPPORTED, "the backend named by KERNELS is not available");
         if (s == OK)
             json_object_set_new(j, "plan", plan_json(&plan));

@@ -5,31 +5,7 @@
 #include <string.h>
 
 #include "engine/base/mem.h"
-
-struct kv_block {
-    int32_t n_ref;
-    char *rows; /* dev: [n_layer][k, v][n_head_kv][64 * head_dim] of f16 (kern.kv_bytes each) */
-};
-
-struct kv_pool {
-    struct kern *kern;
-    struct kv_shape shape;
-    uint64_t block_bytes, used_bytes, budget_bytes;
-    struct kv_block **spare; /* allocated, used by no line */
-    int32_t n_spare, spare_cap;
-    void *bounce; /* host memory for copying a block; allocated when first needed */
-};
-
-struct kv_line {
-    struct kv_pool *pool;
-    int32_t n_ctx;
-    int32_t *ids; /* [n_ctx] */
-    int32_t n_tok;
-    struct kv_block **block; /* [block_cap] */
-    int32_t n_block, block_cap;
-    struct kern_kv *layer;       /* [n_layer], views into table */
-    struct kern_kv_block *table; /* [n_layer][n_head_kv][block_cap] */
-};
+#include "engine/kv_impl.h"
 
 /* ---- sizes ---- */
 
@@ -44,30 +20,51 @@ uint64_t kv_block_bytes(const struct kv_shape *s)
     return kv_tok_bytes(s) * KERN_BLOCK_TOK;
 }
 
-/* ---- blocks ---- */
+bool kv_can_seal(const struct kv_shape *s)
+{
+    const struct page_shape page = {s->head_dim, 8, 8};
+    return page_shape_valid(&page);
+}
 
-struct kv_pool *kv_pool_new(struct kern *k, const struct kv_shape *s, uint64_t budget_bytes)
+uint64_t kv_most_bytes(const struct kv_shape *s, const struct preset *preset, int32_t n_tok,
+                       int32_t n_chunk)
+{
+    const struct page_shape page = {s->head_dim, preset->floor_k, preset->floor_v};
+    uint64_t n_block = ((uint64_t)n_tok + KERN_BLOCK_TOK - 1) / KERN_BLOCK_TOK;
+    uint64_t heads = (uint64_t)s->n_layer * (uint64_t)s->n_head_kv;
+    uint64_t table = n_block * heads * sizeof(struct kern_kv_block) + 4 * (uint64_t)n_tok;
+    uint64_t open = (uint64_t)n_chunk / KERN_BLOCK_TOK + 3; /* blocks that have rows at once */
+    if (!preset->bits_k || open >= n_block)
+        return n_block * kv_block_bytes(s) + table;
+    return open * kv_block_bytes(s) + n_block * heads * page_size(&page) + table;
+}
+
+/* ---- rows ---- */
+
+struct kv_pool *kv_pool_new(struct kern *k, const struct kv_shape *s, const struct preset *preset,
+                            uint64_t budget_bytes)
 {
     struct kv_pool *p = mem_calloc(1, sizeof *p);
     p->kern = k;
     p->shape = *s;
-    p->block_bytes = kv_block_bytes(s) / sizeof(uint16_t) * (uint64_t)k->kv_bytes;
+    p->preset = preset ? *preset : *presets_find("exact");
+    p->seals = p->preset.bits_k > 0;
+    p->rows_bytes = kv_block_bytes(s) / sizeof(uint16_t) * (uint64_t)k->kv_bytes;
+    p->sink_bytes = kv_tok_bytes(s) * KERN_SINK_PAD;
     kv_pool_set_budget(p, budget_bytes);
     return p;
 }
 
 void kv_pool_set_budget(struct kv_pool *p, uint64_t budget_bytes)
 {
-    p->budget_bytes = budget_bytes > p->block_bytes ? budget_bytes : p->block_bytes;
+    p->budget_bytes = budget_bytes > p->rows_bytes ? budget_bytes : p->rows_bytes;
 }
 
 void kv_pool_trim(struct kv_pool *p)
 {
     while (p->n_spare) {
-        struct kv_block *b = p->spare[--p->n_spare];
-        p->kern->ops->free(p->kern, b->rows);
-        free(b);
-        p->used_bytes -= p->block_bytes;
+        p->kern->ops->free(p->kern, p->spare[--p->n_spare]);
+        p->used_bytes -= p->rows_bytes;
     }
 }
 
@@ -92,45 +89,80 @@ uint64_t kv_pool_budget(const struct kv_pool *p)
     return p->budget_bytes;
 }
 
-/* Host memory of a block's size, zeroed. */
-static void *bounce(struct kv_pool *p)
+void *kv_bounce(struct kv_pool *p)
 {
     if (!p->bounce)
-        p->bounce = mem_try(p->block_bytes);
+        p->bounce = mem_try(p->rows_bytes);
     return p->bounce;
 }
 
-static enum status block_new(struct kv_pool *p, struct kv_block **ret, struct err *e)
+enum status kv_rows_new(struct kv_pool *p, bool force, char **ret, struct err *e)
 {
     if (p->n_spare) {
         *ret = p->spare[--p->n_spare];
-        (*ret)->n_ref = 1;
         return OK;
     }
-    if (p->used_bytes + p->block_bytes > p->budget_bytes)
+    if (!force && p->used_bytes + p->rows_bytes > p->budget_bytes)
         return err_set(e, ERR_MEMORY,
-                       "KV cache is full: %llu of %llu bytes used; raise --kv-budget "
-                       "or start a new conversation",
+                       "KV cache is full: %llu of %llu bytes used; raise --kv-budget or start a "
+                       "new conversation",
                        (unsigned long long)p->used_bytes, (unsigned long long)p->budget_bytes);
-    struct kv_block *b = mem_calloc(1, sizeof *b);
-    b->rows = p->kern->ops->alloc(p->kern, p->block_bytes);
-    void *zero = bounce(p);
-    if (!b->rows || !zero) {
-        if (b->rows)
-            p->kern->ops->free(p->kern, b->rows);
-        free(b);
+    char *rows = p->kern->ops->alloc(p->kern, p->rows_bytes);
+    void *zero = kv_bounce(p);
+    if (!rows || !zero) {
+        if (rows)
+            p->kern->ops->free(p->kern, rows);
         return err_set(e, ERR_MEMORY,
-                       "out of memory: no %llu bytes for 64 more tokens; close other "
-                       "programs or use a smaller context",
-                       (unsigned long long)p->block_bytes);
+                       "out of memory: no %llu bytes for 64 more tokens; close other programs or "
+                       "use a smaller context",
+                       (unsigned long long)p->rows_bytes);
     }
     /* Kernels may multiply rows that were never written by a weight of zero: they must be finite.
      */
-    memset(zero, 0, p->block_bytes);
-    p->kern->ops->upload(p->kern, b->rows, zero, p->block_bytes);
-    b->n_ref = 1;
-    p->used_bytes += p->block_bytes;
-    *ret = b;
+    memset(zero, 0, p->rows_bytes);
+    p->kern->ops->upload(p->kern, rows, zero, p->rows_bytes);
+    p->used_bytes += p->rows_bytes;
+    *ret = rows;
+    return OK;
+}
+
+void kv_rows_free(struct kv_pool *p, char *rows)
+{
+    /* A cache that seals needs few rows at once; and the budget may have been lowered. */
+    if (p->used_bytes > p->budget_bytes || (p->seals && p->n_spare >= 2)) {
+        p->kern->ops->free(p->kern, rows);
+        p->used_bytes -= p->rows_bytes;
+        return;
+    }
+    if (p->n_spare == p->spare_cap) {
+        p->spare_cap = p->spare_cap ? 2 * p->spare_cap : 16;
+        p->spare = mem_realloc(p->spare, (size_t)p->spare_cap * sizeof *p->spare);
+    }
+    p->spare[p->n_spare++] = rows;
+}
+
+/* ---- blocks ---- */
+
+static enum status block_new(struct kv_pool *p, bool first, struct kv_block **ret, struct err *e)
+{
+    char *rows = NULL, *sinks = NULL;
+    TRY(kv_rows_new(p, false, &rows, e));
+    if (first && p->seals) {
+        sinks = p->kern->ops->alloc(p->kern, p->sink_bytes);
+        void *zero = kv_bounce(p); /* exists: kv_rows_new or an earlier one made it */
+        if (!sinks || !zero) {
+            if (sinks)
+                p->kern->ops->free(p->kern, sinks);
+            kv_rows_free(p, rows);
+            return err_set(e, ERR_MEMORY, "out of memory: no %llu bytes for the first tokens",
+                           (unsigned long long)p->sink_bytes);
+        }
+        memset(zero, 0, p->sink_bytes);
+        p->kern->ops->upload(p->kern, sinks, zero, p->sink_bytes);
+        p->used_bytes += p->sink_bytes;
+    }
+    *ret = mem_calloc(1, sizeof **ret);
+    **ret = (struct kv_block){.n_ref = 1, .rows = rows, .sinks = sinks};
     return OK;
 }
 
@@ -138,33 +170,41 @@ static void block_unref(struct kv_pool *p, struct kv_block *b)
 {
     if (--b->n_ref > 0)
         return;
-    if (p->used_bytes > p->budget_bytes) { /* the budget was lowered */
-        p->kern->ops->free(p->kern, b->rows);
-        free(b);
-        p->used_bytes -= p->block_bytes;
-        return;
+    kv_pages_free(p, b);
+    if (b->rows)
+        kv_rows_free(p, b->rows);
+    if (b->sinks) {
+        p->kern->ops->free(p->kern, b->sinks);
+        p->used_bytes -= p->sink_bytes;
     }
-    if (p->n_spare == p->spare_cap) {
-        p->spare_cap = p->spare_cap ? 2 * p->spare_cap : 16;
-        p->spare = mem_realloc(p->spare, (size_t)p->spare_cap * sizeof(struct kv_block *));
-    }
-    p->spare[p->n_spare++] = b;
+    free(b);
 }
 
 /* ---- tables ---- */
 
-/* Points the table entries of block j at its rows. */
-static void table_set(struct kv_line *l, int32_t j)
+void kv_table_set(struct kv_line *l, int32_t j)
 {
     const struct kv_shape *s = &l->pool->shape;
-    size_t head = (size_t)KERN_BLOCK_TOK * (size_t)s->head_dim * (size_t)l->pool->kern->kv_bytes;
-    char *at = l->block[j]->rows;
+    const struct kv_block *b = l->block[j];
+    size_t elem = (size_t)l->pool->kern->kv_bytes;
+    size_t head = (size_t)KERN_BLOCK_TOK * (size_t)s->head_dim * elem;
+    size_t sink = (size_t)KERN_SINK_PAD * (size_t)s->head_dim * sizeof(uint16_t);
     for (int32_t i = 0; i < s->n_layer; i++) {
-        struct kern_kv_block *row = l->layer[i].block + j;
-        for (int32_t h = 0; h < s->n_head_kv; h++, at += head)
-            row[(size_t)h * (size_t)l->block_cap].k = (uint16_t *)(void *)at;
-        for (int32_t h = 0; h < s->n_head_kv; h++, at += head)
-            row[(size_t)h * (size_t)l->block_cap].v = (uint16_t *)(void *)at;
+        size_t at = (size_t)(2 * i) * (size_t)s->n_head_kv;
+        for (int32_t h = 0; h < s->n_head_kv; h++) {
+            struct kern_kv_block *entry =
+                &l->layer[i].block[(size_t)h * (size_t)l->block_cap + (size_t)j];
+            char *k = b->rows ? b->rows + (at + (size_t)h) * head : NULL;
+            char *v = b->rows ? k + (size_t)s->n_head_kv * head : NULL;
+            entry->k = (uint16_t *)(void *)k;
+            entry->v = (uint16_t *)(void *)v;
+            entry->page = b->sealed ? b->page[i * s->n_head_kv + h] : NULL;
+        }
+        if (j == 0 && b->sinks) {
+            char *k = b->sinks + at * sink;
+            l->layer[i].sink_k = (uint16_t *)(void *)k;
+            l->layer[i].sink_v = (uint16_t *)(void *)(k + (size_t)s->n_head_kv * sink);
+        }
     }
 }
 
@@ -185,12 +225,7 @@ static void table_grow(struct kv_line *l, int32_t cap)
         };
     }
     for (int32_t j = 0; j < l->n_block; j++)
-        table_set(l, j);
-}
-
-static int32_t blocks_for(int32_t n_tok)
-{
-    return n_tok / KERN_BLOCK_TOK + (n_tok % KERN_BLOCK_TOK != 0);
+        kv_table_set(l, j);
 }
 
 /* ---- lines ---- */
@@ -210,17 +245,18 @@ struct kv_line *kv_line_fork(struct kv_line *src, int32_t n)
 {
     assert(n >= 0 && n <= src->n_tok);
     struct kv_line *l = kv_line_new(src->pool, src->n_ctx);
-    int32_t n_block = blocks_for(n);
+    int32_t n_block = kv_blocks_for(n);
     if (n_block > l->block_cap)
         table_grow(l, n_block);
     for (int32_t j = 0; j < n_block; j++) {
         l->block[j] = src->block[j];
         l->block[j]->n_ref++;
         l->n_block = j + 1;
-        table_set(l, j);
+        kv_table_set(l, j);
     }
     memcpy(l->ids, src->ids, (size_t)n * sizeof *l->ids);
     l->n_tok = n;
+    kv_truncate(l, n);
     return l;
 }
 
@@ -257,26 +293,35 @@ int32_t kv_common(const struct kv_line *l, const int32_t *ids, int32_t n)
 
 uint64_t kv_line_bytes(const struct kv_line *l)
 {
-    return (uint64_t)l->n_block * l->pool->block_bytes;
+    uint64_t sum = 0;
+    for (int32_t j = 0; j < l->n_block; j++)
+        sum += l->block[j]->page_bytes + (l->block[j]->rows ? l->pool->rows_bytes : 0) +
+               (l->block[j]->sinks ? l->pool->sink_bytes : 0);
+    return sum;
 }
 
-/* Gives the line a copy of its own of block j. */
+/* Gives the line a block j of its own with the same rows. */
 static enum status unshare(struct kv_line *l, int32_t j, struct err *e)
 {
     struct kv_pool *p = l->pool;
-    struct kv_block *copy = NULL;
-    TRY(block_new(p, &copy, e));
-    void *host = bounce(p);
+    const struct kern_ops *ops = p->kern->ops;
+    struct kv_block *copy = NULL, *from = l->block[j];
+    TRY(block_new(p, j == 0, &copy, e));
+    void *host = kv_bounce(p);
     if (!host) {
         block_unref(p, copy);
         return err_set(e, ERR_MEMORY, "out of memory: no %llu bytes to copy a block",
-                       (unsigned long long)p->block_bytes);
+                       (unsigned long long)p->rows_bytes);
     }
-    p->kern->ops->download(p->kern, host, l->block[j]->rows, p->block_bytes);
-    p->kern->ops->upload(p->kern, copy->rows, host, p->block_bytes);
-    block_unref(p, l->block[j]);
+    ops->download(p->kern, host, from->rows, p->rows_bytes);
+    ops->upload(p->kern, copy->rows, host, p->rows_bytes);
+    if (copy->sinks) {
+        ops->download(p->kern, host, from->sinks, p->sink_bytes);
+        ops->upload(p->kern, copy->sinks, host, p->sink_bytes);
+    }
+    block_unref(p, from);
     l->block[j] = copy;
-    table_set(l, j);
+    kv_table_set(l, j);
     return OK;
 }
 
@@ -286,23 +331,27 @@ enum status kv_reserve(struct kv_line *l, int32_t n_more, struct err *e)
         return err_set(e, ERR_USAGE, "context is full: %d tokens held, %d more asked for, %d fit",
                        l->n_tok, n_more, l->n_ctx);
     int32_t tail = l->n_tok / KERN_BLOCK_TOK; /* the block that is written next */
-    int32_t need = blocks_for(l->n_tok + n_more), had = l->n_block;
+    int32_t need = kv_blocks_for(l->n_tok + n_more), had = l->n_block;
     if (tail < l->n_block && l->block[tail]->n_ref > 1)
         TRY(unshare(l, tail, e));
     if (need > l->block_cap)
         table_grow(l, need > 2 * l->block_cap ? need : 2 * l->block_cap);
-    while (l->n_block < need) {
+    enum status s = OK;
+    while (l->n_block < need && s == OK) {
         struct kv_block *b = NULL;
-        enum status s = block_new(l->pool, &b, e);
-        if (s != OK) {
-            while (l->n_block > had)
-                block_unref(l->pool, l->block[--l->n_block]);
-            return s;
+        s = block_new(l->pool, l->n_block == 0, &b, e);
+        if (s == OK) {
+            l->block[l->n_block++] = b;
+            kv_table_set(l, l->n_block - 1);
         }
-        l->block[l->n_block++] = b;
-        table_set(l, l->n_block - 1);
     }
-    return OK;
+    int32_t sealed = l->pool->seals ? kv_sealed_end(l->n_tok + n_more) : 0;
+    for (int32_t j = 0; j < sealed && s == OK; j++)
+        if (!l->block[j]->page)
+            s = kv_pages_new(l->pool, l->block[j], e);
+    while (s != OK && l->n_block > had)
+        block_unref(l->pool, l->block[--l->n_block]);
+    return s;
 }
 
 const struct kern_kv *kv_layer(const struct kv_line *l, int32_t layer)
@@ -324,27 +373,60 @@ void kv_commit(struct kv_line *l, const int32_t *ids, int32_t n)
     assert(n >= 0 && n <= kv_room(l));
     memcpy(l->ids + l->n_tok, ids, (size_t)n * sizeof *ids);
     l->n_tok += n;
+    kv_settle(l);
+}
+
+static void cut(struct kv_line *l, int32_t n)
+{
+    l->n_tok = n;
+    while (l->n_block > kv_blocks_for(n))
+        block_unref(l->pool, l->block[--l->n_block]);
+    if (l->first_rows > l->n_block)
+        l->first_rows = l->n_block;
+    int32_t tail = n / KERN_BLOCK_TOK;
+    if (tail < l->n_block && l->block[tail]->sealed && l->block[tail]->n_ref == 1) {
+        l->block[tail]->sealed = false; /* will be written again */
+        kv_table_set(l, tail);
+    }
 }
 
 void kv_truncate(struct kv_line *l, int32_t n)
 {
     assert(n >= 0 && n <= l->n_tok);
-    l->n_tok = n;
-    while (l->n_block > blocks_for(n))
-        block_unref(l->pool, l->block[--l->n_block]);
+    cut(l, n);
+    /* Position n reads rows of its own block and of the one before. Where they are gone, the block
+     * before is read again; its own queries get the rows before it back from their pages. */
+    int32_t b = n / KERN_BLOCK_TOK;
+    bool own = n % KERN_BLOCK_TOK == 0 || l->block[b]->rows;
+    bool before = b == 0 || l->block[b - 1]->rows;
+    struct err e;
+    if (own && before)
+        return;
+    int32_t back = b > 0 ? b - 1 : 0;
+    cut(l, back * KERN_BLOCK_TOK);
+    if (back > 0 && kv_thaw(l, back - 1, &e) != OK)
+        cut(l, 0);
 }
 
 void kv_repeat(struct kv_line *l, int32_t n)
 {
     struct kv_pool *p = l->pool;
-    void *host = bounce(p);
-    int32_t n_real = l->n_tok / KERN_BLOCK_TOK, end = blocks_for(l->n_tok + n);
+    void *host = kv_bounce(p);
+    int32_t n_real = l->n_tok / KERN_BLOCK_TOK, end = kv_blocks_for(l->n_tok + n);
+    int32_t n_id = l->n_tok > 0 ? l->n_tok : 1;
     assert(n <= kv_room(l) && host);
     for (int32_t j = n_real; n_real > 0 && j < end; j++) {
-        p->kern->ops->download(p->kern, host, l->block[j % n_real]->rows, p->block_bytes);
-        p->kern->ops->upload(p->kern, l->block[j]->rows, host, p->block_bytes);
+        const struct kv_block *from = l->block[j % n_real];
+        if (from->rows) {
+            p->kern->ops->download(p->kern, host, from->rows, p->rows_bytes);
+            p->kern->ops->upload(p->kern, l->block[j]->rows, host, p->rows_bytes);
+        }
     }
     for (int32_t i = 0; i < n; i++)
-        l->ids[l->n_tok + i] = l->ids[i % (l->n_tok > 0 ? l->n_tok : 1)];
+        l->ids[l->n_tok + i] = l->ids[i % n_id];
+    int32_t sealed = p->seals ? kv_sealed_end(l->n_tok + n) : 0;
+    for (int32_t i = 0; i < p->shape.n_layer && sealed; i++)
+        kv_seal(l, i, l->n_tok + n);
     l->n_tok += n;
+    kv_settle(l);
 }

@@ -1,6 +1,10 @@
 /* Keys and values of timelines: 64-token blocks with reference counts, per-layer tables of them,
  * and the log of the token ids they stand for.
  *
+ * Where the preset seals, a block's f16 rows become pages (kernels/page.h) as soon as a position
+ * two blocks later is computed, and are given back once that position is committed: a position
+ * reads rows of its own block and the one before, pages of all older ones, sinks in f16.
+ *
  * A pool owns blocks; one block holds the f16 rows of 64 positions of all layers and heads in one
  * device allocation. A line (timeline) is the log of the ids exactly as fed plus a list of blocks.
  * Lines that share a beginning share blocks; a shared block is copied when one of them writes into
@@ -16,6 +20,7 @@
 #include <stdint.h>
 
 #include "engine/base/err.h"
+#include "engine/presets.h"
 #include "kernels/kernels.h"
 
 struct kv_pool;
@@ -28,10 +33,16 @@ struct kv_shape {
 /* Bytes of f16 keys and values per token, and per block of 64. */
 uint64_t kv_tok_bytes(const struct kv_shape *s);
 uint64_t kv_block_bytes(const struct kv_shape *s);
+/* Most bytes a line of n_tok tokens takes while it is read in chunks of n_chunk. */
+uint64_t kv_most_bytes(const struct kv_shape *s, const struct preset *preset, int32_t n_tok,
+                       int32_t n_chunk);
+/* Whether pages exist for this head size. */
+bool kv_can_seal(const struct kv_shape *s);
 
 /* budget_bytes bounds what the pool holds at any time, free list included; at least one block.
- * kern must outlive the pool. */
-struct kv_pool *kv_pool_new(struct kern *k, const struct kv_shape *s, uint64_t budget_bytes);
+ * preset NULL = exact. kern must outlive the pool. */
+struct kv_pool *kv_pool_new(struct kern *k, const struct kv_shape *s, const struct preset *preset,
+                            uint64_t budget_bytes);
 void kv_pool_free(struct kv_pool *p);            /* after all its lines; NULL is fine */
 uint64_t kv_pool_bytes(const struct kv_pool *p); /* allocated now */
 uint64_t kv_pool_budget(const struct kv_pool *p);
@@ -41,7 +52,8 @@ void kv_pool_trim(struct kv_pool *p);
 
 /* An empty timeline that may grow to n_ctx tokens. */
 struct kv_line *kv_line_new(struct kv_pool *p, int32_t n_ctx);
-/* The first n tokens of src as a timeline of its own, without copying. */
+/* The first n tokens of src as a timeline of its own, without copying; fewer as kv_truncate says.
+ */
 struct kv_line *kv_line_fork(struct kv_line *src, int32_t n);
 void kv_line_free(struct kv_line *l); /* NULL is fine */
 
@@ -65,7 +77,12 @@ void kv_commit(struct kv_line *l, const int32_t *ids, int32_t n);
 void kv_repeat(struct kv_line *l, int32_t n);
 /* How many positions may be written without another reserve. */
 int32_t kv_room(const struct kv_line *l);
-/* Forgets everything from position n on. */
+/* Forgets everything from position n on, and what must be read again to go on from there: where
+ * the rows around n were given back, up to 127 tokens before it (read kv_n_tok). */
 void kv_truncate(struct kv_line *l, int32_t n);
+
+/* Seals, in this layer, what the rows up to n_tok_end - 1 read as pages; to be called after their
+ * keys and values were written and before they are attended to. Allocates nothing. */
+void kv_seal(struct kv_line *l, int32_t layer, int32_t n_tok_end);
 
 #endif

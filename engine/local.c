@@ -49,7 +49,7 @@ static enum status open_backend(struct local *l, struct err *e)
     }
     /* The plain kernels serve as the oracle: nothing is rounded then, keys and values included. */
     const char *name = getenv("KERNELS");
-    bool oracle = name && strcmp(name, "ref") == 0;
+    bool oracle = name && strcmp(name, "ref") == 0 && l->preset->bits_k == 0;
     l->kern = kern_open_cpu(oracle ? "ref32" : NULL, l->params.n_thread);
     if (!l->kern) {
         return err_set(e, ERR_UNSUPPORTED,
@@ -84,7 +84,7 @@ static void fill_info(struct local *l)
         return;
     snprintf(i->backend, sizeof i->backend, "cpu %s, %d thread%s", l->kern->name, l->kern->n_thread,
              l->kern->n_thread == 1 ? "" : "s");
-    snprintf(i->kv, sizeof i->kv, "exact");
+    snprintf(i->kv, sizeof i->kv, "%s", l->preset->name);
     i->n_ctx = l->plan.n_ctx;
     if (l->plan.lowered)
         snprintf(i->notice, sizeof i->notice, "context lowered from %d to %d tokens to fit memory",
@@ -108,23 +108,35 @@ static enum status open_parts(struct local *l, struct err *e)
         fill_info(l);
         return OK;
     }
-    if (p->kv && strcmp(p->kv, "exact") != 0)
-        return err_set(e, ERR_USAGE, "KV preset '%s' is unknown; use exact", p->kv);
+    l->preset = presets_find(p->kv);
+    if (!l->preset)
+        return err_set(e, ERR_USAGE, "KV preset '%s' is unknown; use one of %s", p->kv,
+                       presets_names());
     TRY(model_read(l->gguf, &l->model, e));
     if (tokenizer_n_vocab(l->tokenizer) > l->model->p.n_vocab)
         return err_set(e, ERR_FORMAT,
                        "%s: %d tokens in the vocabulary, but only %d rows of "
                        "embeddings",
                        p->model_path, tokenizer_n_vocab(l->tokenizer), l->model->p.n_vocab);
+    const struct kv_shape shape = {l->model->p.n_layer, l->model->p.n_head_kv,
+                                   l->model->p.head_dim};
+    if (l->preset->bits_k && !kv_can_seal(&shape)) {
+        if (p->kv)
+            return err_set(
+                e, ERR_UNSUPPORTED,
+                "KV preset '%s' needs heads of a multiple of 16 channels, this model has "
+                "%d; use --kv exact",
+                p->kv, shape.head_dim);
+        l->preset = presets_find("exact");
+    }
     TRY(open_backend(l, e));
-    TRY(plan_make(l->model, l->kern, p->n_ctx, p->kv_budget_bytes, plan_available(), &l->plan, e));
+    TRY(plan_make(l->model, l->kern, l->preset, p->n_ctx, p->kv_budget_bytes, plan_available(),
+                  &l->plan, e));
     model_set_ctx(l->model, l->plan.n_ctx);
     gguf_read_ahead(l->gguf);
     TRY(model_load(l->model, l->kern, p->progress, p->progress_ctx, e));
     TRY(forward_new(l->model, PLAN_CHUNK, &l->forward, e));
-    const struct kv_shape shape = {l->model->p.n_layer, l->model->p.n_head_kv,
-                                   l->model->p.head_dim};
-    l->pool = kv_pool_new(l->kern, &shape, l->plan.kv_budget);
+    l->pool = kv_pool_new(l->kern, &shape, l->preset, l->plan.kv_budget);
     l->lines = lines_new(l->pool, l->plan.n_ctx);
     fill_info(l);
     l->stats.n_ctx = l->plan.n_ctx;

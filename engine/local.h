@@ -29,6 +29,7 @@ struct local {
     struct tokenizer *tokenizer;
     struct template *template;
     struct plan plan;
+    const struct preset *preset;
 
     pthread_mutex_t compute;
     struct kern *kern;

@@ -7,8 +7,7 @@
 #include "engine/forward.h"
 
 enum {
-    MIN_CTX = 128,          /* a context shorter than this is of no use */
-    LINE_BYTES_PER_TOK = 4, /* the token log */
+    MIN_CTX = 128, /* a context shorter than this is of no use */
 };
 #define HEADROOM_MIN ((uint64_t)256 << 20) /* left to everybody else */
 
@@ -47,16 +46,23 @@ const char *plan_size_text(uint64_t size_bytes, char buf[32])
     return buf;
 }
 
-/* Bytes of one timeline of n_ctx tokens: whole blocks, their tables and the token log. */
-static uint64_t line_bytes(const struct kv_shape *s, int32_t n_ctx)
+/* The largest multiple of 64 tokens whose cache takes at most `room`. */
+static int32_t most_tok(const struct kv_shape *s, const struct preset *preset, uint64_t room)
 {
-    uint64_t n_block = ((uint64_t)n_ctx + KERN_BLOCK_TOK - 1) / KERN_BLOCK_TOK;
-    uint64_t entry = (uint64_t)s->n_layer * (uint64_t)s->n_head_kv * sizeof(struct kern_kv_block);
-    return n_block * (kv_block_bytes(s) + entry) + (uint64_t)n_ctx * LINE_BYTES_PER_TOK;
+    int32_t lo = 0, hi = INT32_MAX / KERN_BLOCK_TOK; /* lo fits, hi does not */
+    while (hi - lo > 1) {
+        int32_t mid = lo + (hi - lo) / 2;
+        if (kv_most_bytes(s, preset, mid * KERN_BLOCK_TOK, PLAN_CHUNK) <= room)
+            lo = mid;
+        else
+            hi = mid;
+    }
+    return lo * KERN_BLOCK_TOK;
 }
 
-enum status plan_make(const struct model *m, struct kern *k, int32_t n_ctx, uint64_t kv_budget,
-                      uint64_t available, struct plan *ret, struct err *e)
+enum status plan_make(const struct model *m, struct kern *k, const struct preset *preset,
+                      int32_t n_ctx, uint64_t kv_budget, uint64_t available, struct plan *ret,
+                      struct err *e)
 {
     const struct kv_shape s = {m->p.n_layer, m->p.n_head_kv, m->p.head_dim};
     struct plan p = {.available = available, .kv_tok = kv_tok_bytes(&s)};
@@ -71,16 +77,14 @@ enum status plan_make(const struct model *m, struct kern *k, int32_t n_ctx, uint
     uint64_t left = available > fixed ? available - fixed : 0;
     /* Largest context that fits, by whole blocks; a budget the user gave bounds it too. */
     uint64_t room = kv_budget && kv_budget < left ? kv_budget : left;
-    uint64_t n_block = room / line_bytes(&s, KERN_BLOCK_TOK);
-    uint64_t most = n_block * KERN_BLOCK_TOK;
-    p.n_ctx_max = most > INT32_MAX ? INT32_MAX / KERN_BLOCK_TOK * KERN_BLOCK_TOK : (int32_t)most;
+    p.n_ctx_max = most_tok(&s, preset, room);
 
     p.n_ctx = n_ctx > 0 ? n_ctx : m->p.n_ctx_train;
     if (p.n_ctx > p.n_ctx_max && n_ctx <= 0 && p.n_ctx_max >= MIN_CTX) {
         p.n_ctx = p.n_ctx_max;
         p.lowered = true;
     }
-    p.kv = line_bytes(&s, p.n_ctx);
+    p.kv = kv_most_bytes(&s, preset, p.n_ctx, PLAN_CHUNK);
     p.total = p.weights_private + p.weights_mapped + p.scratch + p.kv;
     if (p.n_ctx > p.n_ctx_max) {
         if (p.n_ctx_max < MIN_CTX)

@@ -26,9 +26,11 @@ struct plan {
 uint64_t plan_available(void);
 
 /* n_ctx 0 = the model's own, lowered to what fits. kv_budget 0 = automatic. ERR_MEMORY when the
- * context asked for does not fit: the text names the largest that does. */
-enum status plan_make(const struct model *m, struct kern *k, int32_t n_ctx, uint64_t kv_budget,
-                      uint64_t available, struct plan *ret, struct err *e);
+ * context asked for does not fit: the text names the largest that does. What a preset may step down
+ * to is what counts. */
+enum status plan_make(const struct model *m, struct kern *k, const struct preset *preset,
+                      int32_t n_ctx, uint64_t kv_budget, uint64_t available, struct plan *ret,
+                      struct err *e);
 
 /* "1.5 GiB": for messages. */
 const char *plan_size_text(uint64_t size_bytes, char buf[32]);

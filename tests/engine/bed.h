@@ -48,7 +48,7 @@ static inline void bed_open(struct bed *b, struct kern *k, const char *path, int
     bed_check(model_load(b->m, k, NULL, NULL, &e), &e);
     bed_check(forward_new(b->m, n_chunk, &b->f, &e), &e);
     struct kv_shape s = {b->m->p.n_layer, b->m->p.n_head_kv, b->m->p.head_dim};
-    b->pool = kv_pool_new(k, &s, 1u << 28);
+    b->pool = kv_pool_new(k, &s, NULL, 1u << 28);
     b->line = kv_line_new(b->pool, 1024);
 }
 

@@ -70,7 +70,7 @@ static void verify(const struct kv_line *l)
 
 static void kv__append__keeps_rows_and_ids(void **state)
 {
-    struct kv_pool *p = kv_pool_new(kern, &shape, 1 << 24);
+    struct kv_pool *p = kv_pool_new(kern, &shape, NULL, 1 << 24);
     struct kv_line *l = kv_line_new(p, 5000);
     for (int32_t n = 1; kv_n_tok(l) + n <= 1500; n = n * 2 % 97)
         assert_int_equal(append(l, n, 0), OK);
@@ -90,7 +90,7 @@ static void kv__append__keeps_rows_and_ids(void **state)
 
 static void kv__fork__shares_until_written(void **state)
 {
-    struct kv_pool *p = kv_pool_new(kern, &shape, 1 << 24);
+    struct kv_pool *p = kv_pool_new(kern, &shape, NULL, 1 << 24);
     struct kv_line *a = kv_line_new(p, 1000);
     assert_int_equal(append(a, 200, 0), OK);
     uint64_t before = kv_pool_bytes(p);
@@ -112,7 +112,7 @@ static void kv__fork__shares_until_written(void **state)
 
 static void kv__reserve__refuses_beyond_budget_and_context(void **state)
 {
-    struct kv_pool *p = kv_pool_new(kern, &shape, 3 * kv_block_bytes(&shape));
+    struct kv_pool *p = kv_pool_new(kern, &shape, NULL, 3 * kv_block_bytes(&shape));
     struct kv_line *l = kv_line_new(p, 300);
     assert_int_equal(append(l, 192, 0), OK);
     assert_int_equal(append(l, 1, 0), ERR_MEMORY);
@@ -130,7 +130,7 @@ static void kv__reserve__refuses_beyond_budget_and_context(void **state)
 
 static void kv__common__finds_the_longest_beginning(void **state)
 {
-    struct kv_pool *p = kv_pool_new(kern, &shape, 1 << 24);
+    struct kv_pool *p = kv_pool_new(kern, &shape, NULL, 1 << 24);
     struct kv_line *l = kv_line_new(p, 1000);
     assert_int_equal(append(l, 10, 0), OK);
     const int32_t ids[] = {0, 1, 2, 3, 99, 5};
@@ -143,7 +143,7 @@ static void kv__common__finds_the_longest_beginning(void **state)
 
 static void lines__take__reuses_forks_and_drops_the_oldest(void **state)
 {
-    struct kv_pool *p = kv_pool_new(kern, &shape, 8 * kv_block_bytes(&shape));
+    struct kv_pool *p = kv_pool_new(kern, &shape, NULL, 8 * kv_block_bytes(&shape));
     struct lines *s = lines_new(p, 1000);
     int32_t ids[400];
     for (int32_t i = 0; i < 400; i++)
@@ -182,7 +182,7 @@ static void lines__take__reuses_forks_and_drops_the_oldest(void **state)
 static void kv__lines__keep_their_rows_over_random_histories(void **state)
 {
     enum { LINES = 5 };
-    struct kv_pool *p = kv_pool_new(kern, &shape, 1 << 26);
+    struct kv_pool *p = kv_pool_new(kern, &shape, NULL, 1 << 26);
     struct kv_line *line[LINES] = {NULL};
     uint32_t x = 1;
     for (int step = 0; step < 400; step++) {

@@ -198,23 +198,24 @@ static void plan__make__lowers_or_refuses(void **state)
     m->p.n_ctx_train = 1 << 24;
     uint64_t gib = (uint64_t)1 << 30;
 
-    assert_int_equal(plan_make(m, k, 0, 0, 4 * gib, &p, &e), OK);
+    assert_int_equal(plan_make(m, k, presets_find("exact"), 0, 0, 4 * gib, &p, &e), OK);
     assert_true(p.lowered && p.n_ctx < 1 << 24 && p.n_ctx == p.n_ctx_max);
     assert_true(p.total <= 4 * gib);
     assert_true(p.kv_budget >= p.kv);
 
     /* What is said to be the largest fits, one block more does not. */
     int32_t most = p.n_ctx_max;
-    assert_int_equal(plan_make(m, k, most, 0, 4 * gib, &p, &e), OK);
+    assert_int_equal(plan_make(m, k, presets_find("exact"), most, 0, 4 * gib, &p, &e), OK);
     assert_false(p.lowered);
-    assert_int_equal(plan_make(m, k, most + 1, 0, 4 * gib, &p, &e), ERR_MEMORY);
+    assert_int_equal(plan_make(m, k, presets_find("exact"), most + 1, 0, 4 * gib, &p, &e),
+                     ERR_MEMORY);
     char named[32];
     snprintf(named, sizeof named, "-c %d", most);
     assert_non_null(strstr(e.text, named));
 
-    assert_int_equal(plan_make(m, k, 0, 0, 1 << 20, &p, &e), ERR_MEMORY);
+    assert_int_equal(plan_make(m, k, presets_find("exact"), 0, 0, 1 << 20, &p, &e), ERR_MEMORY);
     assert_non_null(strstr(e.text, "does not fit"));
-    assert_int_equal(plan_make(m, k, 4096, 0, 64 * gib, &p, &e), OK);
+    assert_int_equal(plan_make(m, k, presets_find("exact"), 4096, 0, 64 * gib, &p, &e), OK);
     assert_int_equal(p.n_ctx, 4096);
     assert_true(p.kv_budget >= p.kv && p.kv_budget <= 4 * p.kv);
     assert_true(plan_available() > 0);

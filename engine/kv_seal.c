@@ -1,0 +1,170 @@
+/* Sealing rows into pages, and back. */
+#include <assert.h>
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "engine/base/mem.h"
+#include "engine/kv_impl.h"
+
+static int32_t n_page(const struct kv_pool *p)
+{
+    return p->shape.n_layer * p->shape.n_head_kv;
+}
+
+size_t kv_page_bytes(const struct kv_pool *p)
+{
+    const struct page_shape s = {p->shape.head_dim, p->preset.bits_k, p->preset.bits_v};
+    return page_size(&s);
+}
+
+enum status kv_pages_new(struct kv_pool *p, struct kv_block *b, struct err *e)
+{
+    size_t one = kv_page_bytes(p), all = one * (size_t)n_page(p);
+    if (p->used_bytes + all > p->budget_bytes)
+        return err_set(e, ERR_MEMORY,
+                       "KV cache is full: %llu of %llu bytes used; raise --kv-budget or start a "
+                       "new conversation",
+                       (unsigned long long)p->used_bytes, (unsigned long long)p->budget_bytes);
+    b->page = mem_calloc((size_t)n_page(p), sizeof(struct kern_page *));
+    for (int32_t i = 0; i < n_page(p); i++) {
+        b->page[i] = mem_try(one);
+        if (!b->page[i]) {
+            while (i--)
+                free(b->page[i]);
+            free(b->page);
+            b->page = NULL;
+            return err_set(e, ERR_MEMORY, "out of memory: no %zu bytes for 64 tokens' pages", all);
+        }
+    }
+    b->page_bytes = all;
+    p->used_bytes += all;
+    return OK;
+}
+
+void kv_pages_free(struct kv_pool *p, struct kv_block *b)
+{
+    if (!b->page)
+        return;
+    for (int32_t i = 0; i < n_page(p); i++)
+        free(b->page[i]);
+    free(b->page);
+    b->page = NULL;
+    p->used_bytes -= b->page_bytes;
+    b->page_bytes = 0;
+}
+
+/* ---- sealing ---- */
+
+struct seal_job {
+    struct kv_line *l;
+    int32_t layer, first;
+};
+
+/* One part is one (block, head). */
+static void seal_part(void *ctx, int part, int n_part)
+{
+    const struct seal_job *job = ctx;
+    const struct kv_pool *p = job->l->pool;
+    int32_t n_head = p->shape.n_head_kv, j = job->first + part / n_head, h = part % n_head;
+    const struct kv_block *b = job->l->block[j];
+    const struct page_shape shape = {p->shape.head_dim, p->preset.bits_k, p->preset.bits_v};
+    struct kern_kv_block *entry =
+        &job->l->layer[job->layer].block[(size_t)h * (size_t)job->l->block_cap + (size_t)j];
+    struct kern_page *page = b->page[job->layer * n_head + h];
+    if (b->sealed) { /* by another line that shares it */
+        entry->page = page;
+        return;
+    }
+    page_seal(page, &shape, p->preset.rotate_v ? PAGE_V_ROTATED : 0, j == 0 ? KERN_SINK_TOK : 0,
+              entry->k, entry->v);
+    entry->page = page;
+}
+
+void kv_seal(struct kv_line *l, int32_t layer, int32_t n_tok_end)
+{
+    if (!l->pool->seals)
+        return;
+    int32_t end = kv_sealed_end(n_tok_end), first = l->first_rows;
+    if (first >= end)
+        return;
+    struct seal_job job = {l, layer, first};
+    kern_parallel(l->pool->kern, (end - first) * l->pool->shape.n_head_kv, seal_part, &job);
+}
+
+void kv_settle(struct kv_line *l)
+{
+    struct kv_pool *p = l->pool;
+    int32_t end = p->seals ? kv_sealed_end(l->n_tok) : 0;
+    for (int32_t j = l->first_rows; j < end; j++) {
+        struct kv_block *b = l->block[j];
+        assert(b->page);
+        /* Another line may end here and still read the rows. */
+        if (b->rows && b->n_ref == 1) {
+            kv_rows_free(p, b->rows);
+            b->rows = NULL;
+        } else if (b->sealed && b->rows) {
+            continue;
+        }
+        b->sealed = true;
+        kv_table_set(l, j);
+        if (!b->rows && j == l->first_rows)
+            l->first_rows = j + 1;
+    }
+}
+
+/* ---- back again ---- */
+
+struct thaw_job {
+    struct kv_line *l;
+    int32_t j;
+};
+
+static void to_f16(uint16_t *dst, const float *src, size_t n)
+{
+    for (size_t i = 0; i < n; i++)
+        dst[i] = kern_f32_to_f16(src[i]);
+}
+
+/* One part is one (layer, head). */
+static void thaw_part(void *ctx, int part, int n_part)
+{
+    const struct thaw_job *job = ctx;
+    const struct kv_shape *s = &job->l->pool->shape;
+    const struct kv_block *b = job->l->block[job->j];
+    int32_t layer = part / s->n_head_kv, h = part % s->n_head_kv, d = s->head_dim;
+    size_t head = (size_t)KERN_BLOCK_TOK * (size_t)d;
+    uint16_t *rows = (uint16_t *)(void *)b->rows;
+    uint16_t *k = rows + ((size_t)(2 * layer) * (size_t)s->n_head_kv + (size_t)h) * head;
+    uint16_t *v = k + (size_t)s->n_head_kv * head;
+    float x[PAGE_HEAD_DIM_MAX * PAGE_TOK];
+    page_unpack_k(b->page[part], x);
+    to_f16(k, x, head);
+    page_unpack_v(b->page[part], x);
+    to_f16(v, x, head);
+    if (!b->sinks)
+        return;
+    size_t sink = (size_t)d * KERN_SINK_PAD;
+    const uint16_t *sinks = (const uint16_t *)(const void *)b->sinks;
+    const uint16_t *sk = sinks + ((size_t)(2 * layer) * (size_t)s->n_head_kv + (size_t)h) * sink;
+    const uint16_t *sv = sk + (size_t)s->n_head_kv * sink;
+    for (int32_t c = 0; c < d; c++)
+        for (int32_t t = 0; t < KERN_SINK_TOK; t++) {
+            k[(size_t)c * KERN_BLOCK_TOK + (size_t)t] = sk[(size_t)c * KERN_SINK_PAD + (size_t)t];
+            v[(size_t)t * (size_t)d + (size_t)c] = sv[(size_t)t * (size_t)d + (size_t)c];
+        }
+}
+
+enum status kv_thaw(struct kv_line *l, int32_t j, struct err *e)
+{
+    struct kv_block *b = l->block[j];
+    struct thaw_job job = {l, j};
+    if (b->rows)
+        return OK;
+    TRY(kv_rows_new(l->pool, true, &b->rows, e));
+    kern_parallel(l->pool->kern, n_page(l->pool), thaw_part, &job);
+    kv_table_set(l, j);
+    if (l->first_rows > j)
+        l->first_rows = j;
+    return OK;
+}
