@@ -16,9 +16,10 @@ enum {
 /* A thread's scratch. */
 struct work_space {
     struct panel panel[ITEM_TILES];
-    float plain[PANEL_COLS * TILE_ROWS];
+    float plain[PANEL_COLS * MATMUL_PLAIN_ROWS];
     float c[ITEM_TILES * MATMUL_TOK * TILE_ROWS];
 };
+_Static_assert(ITEM_TILES * TILE_ROWS == MATMUL_PLAIN_ROWS, "an item is a step of plain rows");
 _Static_assert(sizeof(struct work_space) <= CPU_SCRATCH_BYTES, "scratch is too small");
 
 struct run {
@@ -114,13 +115,16 @@ static void run_item(void *ctx, int item, int n_item, int thread)
         run_blocks(run, m, tile0, (int)(end - tile0), s);
         return;
     }
-    for (int32_t tile = tile0; tile < end; tile++) {
-        int32_t row0 = tile * TILE_ROWS, n = w->n_row - row0;
-        if (w->tiles)
-            run->isa->gemv(w, tile, &run->act, s->c);
-        else
-            run->isa->plain(w, row0, n < TILE_ROWS ? n : TILE_ROWS, &run->act, s->plain, s->c);
+    for (int32_t tile = tile0; w->tiles && tile < end; tile++) {
+        run->isa->gemv(w, tile, &run->act, s->c);
         store_tile(run, m, tile, s->c);
+    }
+    for (int32_t tile = tile0; !w->tiles && tile < end; tile += ITEM_TILES) {
+        int32_t row0 = tile * TILE_ROWS, n = w->n_row - row0;
+        n = n < MATMUL_PLAIN_ROWS ? n : MATMUL_PLAIN_ROWS;
+        run->isa->plain(w, row0, n, &run->act, s->plain, s->c);
+        for (int i = 0; i * TILE_ROWS < n; i++)
+            store_tile(run, m, tile + i, s->c + (size_t)i * run->act.n_tok * TILE_ROWS);
     }
 }
 
@@ -139,6 +143,8 @@ static int32_t plan_items(struct run *run)
             step = (int32_t)(ITEM_BYTES / (w->tiles ? w->tile_bytes : (size_t)w->n_col * 32));
         step = step < fair ? step : fair;
         step = step > 1 ? step : 1;
+        if (!w->tiles)
+            step = div_up(step, ITEM_TILES) * ITEM_TILES;
         n_item += div_up(w->n_tile, step);
         run->item_tiles[i] = step;
         run->item_end[i] = n_item;

@@ -16,6 +16,7 @@ enum {
     MATMUL_TOK = 128, /* tokens of one pass over the weights */
     PANEL_COLS = 256,
     PANEL_GROUPS = PANEL_COLS / 32,
+    MATMUL_PLAIN_ROWS = 64, /* rows of plain types taken at once */
 };
 
 /* 32 columns of one token: x[i] is about d * q[i]. */
@@ -63,8 +64,8 @@ struct matmul_isa {
                  const struct act *a, int32_t panel, float *c);
     /* One token: out[16] = one tile times the input. */
     void (*gemv)(const struct kern_weight *w, int32_t tile, const struct act *a, float *out);
-    /* F32, F16, BF16: c[tok][16] = rows row0.. (n_row <= 16 of them) times the inputs.
-     * scratch: [PANEL_COLS][16] floats. */
+    /* F32, F16, BF16: c[n_row / 16][tok][16] = rows row0.. (n_row <= MATMUL_PLAIN_ROWS of them)
+     * times the inputs. scratch: [MATMUL_PLAIN_ROWS / 16][PANEL_COLS][16] floats. */
     void (*plain)(const struct kern_weight *w, int32_t row0, int n_row, const struct act *a,
                   float *scratch, float *c);
 };

@@ -102,22 +102,23 @@ INLINE __m256i load_codes(const uint8_t *code, struct family f, int j, int half)
     return v;
 }
 
-/* Scale and minimum of group g of a block; types without minimum: only the scale. d and dmin are
- * left out for types with integer scales. */
+/* Real scale and minimum of group g of a block. The products are exact: 11 bits times 8. */
 INLINE __m256 group_scale(const uint8_t *scale, struct family f, int g, int half)
 {
+    __m256 d = load_f16(scale + 16 * half);
     if (!f.is_super)
-        return load_f16(scale + 16 * half);
+        return d;
     const uint8_t *sub = scale + (f.shift || f.is_codebook ? 2 : 4) * TILE_ROWS;
-    return load_s8(sub + g * TILE_ROWS + 8 * half);
+    return _mm256_mul_ps(d, load_s8(sub + g * TILE_ROWS + 8 * half));
 }
 
 INLINE __m256 group_min(const uint8_t *scale, struct family f, int g, int half)
 {
+    __m256 d = load_f16(scale + 2 * TILE_ROWS + 16 * half);
     if (!f.is_super)
-        return load_f16(scale + 2 * TILE_ROWS + 16 * half);
+        return d;
     const uint8_t *sub = scale + (4 + PANEL_COLS / f.group) * TILE_ROWS;
-    return load_u8(sub + g * TILE_ROWS + 8 * half);
+    return _mm256_mul_ps(d, load_u8(sub + g * TILE_ROWS + 8 * half));
 }
 
 INLINE bool has_min(struct family f)
@@ -160,19 +161,11 @@ INLINE void unpack(const struct kern_weight *w, int32_t tile, int32_t panel, str
     int n_scale = n_group * 32 / f.group;
     for (int g = 0; g < n_scale; g++)
         for (int half = 0; half < 2; half++) {
-            __m256 s = group_scale(scale, f, g, half), m = _mm256_setzero_ps();
+            _mm256_storeu_ps(&ret->scale[g][8 * half], group_scale(scale, f, g, half));
             if (has_min(f))
-                m = group_min(scale, f, g, half);
-            if (f.is_super) {
-                s = _mm256_mul_ps(s, load_f16(scale + 16 * half));
-                if (has_min(f))
-                    m = _mm256_mul_ps(m, load_f16(scale + 2 * TILE_ROWS + 16 * half));
-            } else if (half == 1) {
+                _mm256_storeu_ps(&ret->min[g][8 * half], group_min(scale, f, g, half));
+            if (!f.is_super && half == 1)
                 scale += scale_block_bytes(f);
-            }
-            _mm256_storeu_ps(&ret->scale[g][8 * half], s);
-            if (has_min(f))
-                _mm256_storeu_ps(&ret->min[g][8 * half], m);
         }
 }
 
@@ -297,10 +290,10 @@ INLINE void gemm(const struct panel *p, int n_tile, int n_col, const struct act 
         }
 }
 
-/* 32 columns of 8 rows with one token: adds to *acc (and, for minima, to *low) the products with
- * the group's scales, d and dmin of types with integer scales left out. g: group of the block. */
-INLINE void gemv8_group(const uint8_t *code, const uint8_t *scale, const struct act8 *x, int g,
-                        int half, struct family f, __m256 *acc, __m256 *low)
+/* Adds 32 columns of 8 rows for one token to acc; g: group of the block. The order of the float
+ * operations is that of gemm: a token's result may not depend on what came with it. */
+INLINE __m256 gemv8_group(const uint8_t *code, const uint8_t *scale, const struct act8 *x, int g,
+                          int half, struct family f, __m256 acc)
 {
     __m256i v[8];
     for (int j = 0; j < 8; j++)
@@ -308,31 +301,32 @@ INLINE void gemv8_group(const uint8_t *code, const uint8_t *scale, const struct 
     __m256 d = _mm256_broadcast_ss(&x->d);
     for (int part = 0; part < 32 / f.group; part++) {
         int sub = g * (32 / f.group) + part;
-        __m256i sum = dot8(v + part * 4, x->q + part * 16, f.group / 4, run_length(f));
+        __m256i dot = dot8(v + part * 4, x->q + part * 16, f.group / 4, run_length(f));
         if (has_min(f)) {
             const float *xs = f.group == 16 ? &x->sum16[part] : &x->sum32;
-            *low = _mm256_fmadd_ps(group_min(scale, f, sub, half), _mm256_broadcast_ss(xs), *low);
+            acc = _mm256_fnmadd_ps(group_min(scale, f, sub, half), _mm256_broadcast_ss(xs), acc);
         } else {
             const int32_t *count = f.group == 16 ? &x->count16[part] : &x->count32;
-            sum = _mm256_add_epi32(sum, _mm256_slli_epi32(broadcast32(count), f.shift));
+            dot = _mm256_add_epi32(dot, _mm256_slli_epi32(broadcast32(count), f.shift));
         }
-        *acc = _mm256_fmadd_ps(_mm256_mul_ps(_mm256_cvtepi32_ps(sum), d),
-                               group_scale(scale, f, sub, half), *acc);
+        __m256 s = _mm256_mul_ps(d, group_scale(scale, f, sub, half));
+        acc = _mm256_fmadd_ps(_mm256_cvtepi32_ps(dot), s, acc);
     }
+    return acc;
 }
 
-INLINE void gemv16_group(const uint8_t *code, const uint8_t *scale, const struct act16 *x, int g,
-                         int half, struct family f, __m256 *acc)
+INLINE __m256 gemv16_group(const uint8_t *code, const uint8_t *scale, const struct act16 *x, int g,
+                           int half, struct family f, __m256 acc)
 {
-    __m256i sum = _mm256_slli_epi32(broadcast32(&x->count32), 7);
+    __m256i dot = _mm256_slli_epi32(broadcast32(&x->count32), 7);
     for (int j = 0; j < 8; j++) {
         __m256i v = load_codes(code, f, j, half);
         __m256i even = _mm256_and_si256(v, _mm256_set1_epi16(255)), odd = _mm256_srli_epi16(v, 8);
-        sum = _mm256_add_epi32(sum, _mm256_madd_epi16(even, broadcast32(x->q + 4 * j)));
-        sum = _mm256_add_epi32(sum, _mm256_madd_epi16(odd, broadcast32(x->q + 4 * j + 2)));
+        dot = _mm256_add_epi32(dot, _mm256_madd_epi16(even, broadcast32(x->q + 4 * j)));
+        dot = _mm256_add_epi32(dot, _mm256_madd_epi16(odd, broadcast32(x->q + 4 * j + 2)));
     }
-    __m256 part = _mm256_mul_ps(_mm256_cvtepi32_ps(sum), _mm256_broadcast_ss(&x->d));
-    *acc = _mm256_fmadd_ps(part, group_scale(scale, f, g, half), *acc);
+    __m256 s = _mm256_mul_ps(_mm256_broadcast_ss(&x->d), group_scale(scale, f, g, half));
+    return _mm256_fmadd_ps(_mm256_cvtepi32_ps(dot), s, acc);
 }
 
 INLINE void gemv(const struct kern_weight *w, int32_t tile, const struct act *a, float *out,
@@ -341,28 +335,16 @@ INLINE void gemv(const struct kern_weight *w, int32_t tile, const struct act *a,
     const uint8_t *code = w->tiles + (size_t)tile * w->tile_bytes;
     const uint8_t *scale = code + w->scale_offset;
     int32_t n_group = a->n_col / 32, block_groups = f.is_super ? PANEL_GROUPS : 1;
-    __m256 acc[2], sum[2], low[2];
-    acc[0] = acc[1] = sum[0] = sum[1] = low[0] = low[1] = _mm256_setzero_ps();
-    for (int32_t g0 = 0; g0 < n_group; g0 += block_groups, scale += scale_block_bytes(f)) {
+    __m256 acc[2] = {_mm256_setzero_ps(), _mm256_setzero_ps()};
+    for (int32_t g0 = 0; g0 < n_group; g0 += block_groups, scale += scale_block_bytes(f))
         for (int g = 0; g < block_groups; g++, code += f.bits * TILE_VEC)
             for (int half = 0; half < 2; half++)
-                if (is_wide(f))
-                    gemv16_group(code, scale, &a->a16[g0 + g], g, half, f, &sum[half]);
-                else
-                    gemv8_group(code, scale, &a->a8[g0 + g], g, half, f, &sum[half], &low[half]);
-        for (int half = 0; half < 2 && f.is_super; half++) {
-            acc[half] = _mm256_fmadd_ps(sum[half], load_f16(scale + 16 * half), acc[half]);
-            if (has_min(f))
-                acc[half] = _mm256_fnmadd_ps(low[half], load_f16(scale + 2 * TILE_ROWS + 16 * half),
-                                             acc[half]);
-            sum[half] = low[half] = _mm256_setzero_ps();
-        }
-    }
-    for (int half = 0; half < 2; half++) {
-        if (!f.is_super)
-            acc[half] = _mm256_sub_ps(sum[half], low[half]);
-        _mm256_storeu_ps(out + 8 * half, acc[half]);
-    }
+                acc[half] = is_wide(f) ? gemv16_group(code, scale, &a->a16[g0 + g], g, half, f,
+                                                      acc[half])
+                                       : gemv8_group(code, scale, &a->a8[g0 + g], g, half, f,
+                                                     acc[half]);
+    _mm256_storeu_ps(out, acc[0]);
+    _mm256_storeu_ps(out + 8, acc[1]);
 }
 
 /* Calls F with the constants of each block type. */
@@ -503,23 +485,7 @@ typedef __m256 flow_vec;
 #define flow_load _mm256_loadu_ps
 #define flow_store _mm256_storeu_ps
 #define flow_set1 _mm256_set1_ps
-#define flow_add _mm256_add_ps
 #define flow_fma _mm256_fmadd_ps
-#define flow_load_f16 load_f16
-
-INLINE __m256 flow_load_bf16(const uint8_t *p)
-{
-    __m256i v = _mm256_cvtepu16_epi32(_mm_loadu_si128((const __m128i *)p));
-    return _mm256_castsi256_ps(_mm256_slli_epi32(v, 16));
-}
-
-INLINE float flow_sum(__m256 v)
-{
-    __m128 s = _mm_add_ps(_mm256_castps256_ps128(v), _mm256_extractf128_ps(v, 1));
-    s = _mm_add_ps(s, _mm_movehl_ps(s, s));
-    return _mm_cvtss_f32(_mm_add_ss(s, _mm_movehdup_ps(s)));
-}
-
 #include "kernels/cpu/plain_flow.h"
 
 const struct matmul_isa matmul_avx2 = {
