@@ -762,7 +762,7 @@ size_t markdown_stable(const char *text, size_t n)
                 open.n = 0;
         }
         after_blank = blank && nl;
-        after_pipe = memchr(line, '|', len) != NULL;
+        after_pipe = !blank && (after_pipe || memchr(line, '|', len)); /* until a blank line */
         off += len + (nl ? 1 : 0);
     }
     return stable;
