@@ -57,6 +57,9 @@ struct seg {
     const uint16_t *k, *v;  /* SEG_ROWS: k [head_dim][k_stride], v [..][head_dim] */
     int32_t k_stride;
     const struct kern_page *page;
+    /* what the segment after it reads, to be fetched meanwhile: half with K, half with V */
+    const char *next_k, *next_v;
+    size_t next_bytes;
 };
 
 /* The rows of one attend call that are computed together: all, unless masses need more room. */
@@ -217,9 +220,9 @@ static void seg_scores(const struct plan *p, struct work *w, const struct seg *s
     int32_t d = p->head_dim;
     if (s->kind == SEG_PAGE) {
         if (m <= PAGE_FEW_ROWS)
-            page_scores(&w->page, s->page, w->q, m, w->s);
+            page_scores(&w->page, s->page, w->q, m, w->s, s->next_k, s->next_bytes);
         else {
-            page_widen_k(s->page, w->panel);
+            page_widen_k(&w->page.layout, s->page, w->panel);
             for (int32_t c = 0; c < n_key; c += PANEL)
                 tile_f32(m, min_i(PANEL, n_key - c), w->q, d, w->panel + c, PAGE_TOK, d, w->s + c,
                          PAGE_TOK, NULL);
@@ -229,8 +232,9 @@ static void seg_scores(const struct plan *p, struct work *w, const struct seg *s
     int32_t step = panel_step(m);
     for (int32_t c = 0; c < n_key; c += step) {
         int32_t n = min_i(step, n_key - c);
-        if (m <= TILE_M) {
-            tile_f16(m, n, w->q, d, s->k + c, s->k_stride, d, w->s + c, PAGE_TOK, NULL);
+        if (m <= PAGE_FEW_ROWS) {
+            tile_f16(m, n, w->q, d, s->k + c, s->k_stride, d, w->s + c, PAGE_TOK, NULL,
+                     s->next_k ? s->next_k + (size_t)2 * d * c : (const char *)s->k);
         } else {
             panel_from_f16(s->k + c, s->k_stride, d, n, w->panel);
             tile_f32(m, n, w->q, d, w->panel, n, d, w->s + c, PAGE_TOK, NULL);
@@ -256,7 +260,8 @@ static void seg_values(const struct plan *p, struct work *w, const struct seg *s
                 }
             }
         }
-        page_values(&w->page, s->page, w->s, m, turned ? w->turned : w->out);
+        page_values(&w->page, s->page, w->s, m, turned ? w->turned : w->out, s->next_v,
+                    s->next_bytes);
         return;
     }
     if (p->rotated && m <= PAGE_FEW_ROWS)
@@ -264,7 +269,7 @@ static void seg_values(const struct plan *p, struct work *w, const struct seg *s
             for (int32_t c = 0; c < d; c++)
                 w->turned[i * d + c] *= w->keep[i];
     if (s->kind == SEG_PAGE) {
-        page_widen_v(s->page, w->panel);
+        page_widen_v(&w->page.layout, s->page, w->panel);
         for (int32_t c = 0; c < d; c += PANEL)
             tile_f32(m, min_i(PANEL, d - c), w->s, PAGE_TOK, w->panel + c, d, n_tok, w->out + c, d,
                      w->keep);
@@ -273,8 +278,9 @@ static void seg_values(const struct plan *p, struct work *w, const struct seg *s
     int32_t step = panel_step(m);
     for (int32_t c = 0; c < d; c += step) {
         int32_t n = min_i(step, d - c);
-        if (m <= TILE_M) {
-            tile_f16(m, n, w->s, PAGE_TOK, s->v + c, d, n_tok, w->out + c, d, w->keep);
+        if (m <= PAGE_FEW_ROWS) {
+            tile_f16(m, n, w->s, PAGE_TOK, s->v + c, d, n_tok, w->out + c, d, w->keep,
+                     s->next_v ? s->next_v + (size_t)2 * PAGE_TOK * c : (const char *)s->v);
         } else {
             panel_from_f16(s->v + c, d, n_tok, n, w->panel);
             tile_f32(m, n, w->s, PAGE_TOK, w->panel, n, n_tok, w->out + c, d, w->keep);
@@ -315,17 +321,21 @@ ATTN_INLINE void row_softmax(const struct kern_attn *a, struct work *w, int32_t 
     w->sum[i] = w->sum[i] * w->keep[i] + *ret_sum;
 }
 
-/* Fetches the start of a segment into the cache while the one before it is computed. */
-static void seg_prefetch(const struct seg *s)
+/* With few rows a segment is gone before the hardware has noticed where the next one lies, so the
+ * kernels fetch it as they go; a page is taken to be as long as the one before it. */
+static void seg_look_ahead(struct seg *s, const struct seg *next, int32_t head_dim)
 {
-    const char *k = s->kind == SEG_PAGE ? (const char *)s->page : (const char *)s->k;
-    const char *v = s->kind == SEG_PAGE ? k + 1024 : (const char *)s->v;
-    if (s->kind != SEG_NONE) {
-        for (int32_t i = 0; i < 16; i++) {
-            _mm_prefetch(k + 64 * i, _MM_HINT_T0);
-            _mm_prefetch(v + 64 * i, _MM_HINT_T0);
-        }
+    size_t bytes = sizeof(uint16_t) * PAGE_TOK * head_dim;
+    if (next->kind == SEG_ROWS) {
+        s->next_k = (const char *)next->k;
+        s->next_v = (const char *)next->v;
+    } else if (next->kind == SEG_PAGE) {
+        if (s->kind == SEG_PAGE)
+            bytes = s->page->size_bytes / 2;
+        s->next_k = (const char *)next->page;
+        s->next_v = (const char *)next->page + bytes;
     }
+    s->next_bytes = bytes;
 }
 
 /* Segments [seg0, seg1) of a tile into w: out is not yet divided by sum. */
@@ -344,6 +354,7 @@ static void tile_attend(const struct plan *p, struct work *w, const struct tile 
         w->sum[i] = 0;
     }
     memset(w->out, 0, sizeof(float) * m * d);
+    w->page.layout.shape.head_dim = 0;
     if (p->rotated && m <= PAGE_FEW_ROWS)
         memset(w->turned, 0, sizeof(float) * m * d);
     int32_t n_sum = seg1 - seg0;
@@ -354,8 +365,8 @@ static void tile_attend(const struct plan *p, struct work *w, const struct tile 
         struct seg s = next;
         if (i + 1 < seg1) {
             next = tile_seg(p, t, i + 1);
-            if (m <= TILE_M)
-                seg_prefetch(&next);
+            if (m <= PAGE_FEW_ROWS)
+                seg_look_ahead(&s, &next, d);
         }
         int32_t lo, hi, n_tok = 0, n_key = 0;
         if (s.kind != SEG_NONE) {

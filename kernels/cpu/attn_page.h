@@ -4,8 +4,8 @@
  * a is rounded to integers; values: the scale of each token and group folds into the probability.
  * Codes enter as code - mid with mid in the middle of their range, and everything that multiplies
  * mid or lo is summed in float from unrounded factors, so that rounding acts only on the spread of
- * codes. Up to 4 bits per code the folded side has 8 bits; above, 14 (13 and a sign), because
- * there 8 would err as much as the codes themselves. Codes of 6 bits enter as 8 with two zeros.
+ * codes. Up to 4 bits per code the folded side has 8 bits, signed; above, 14, because there 8
+ * would err as much as the codes themselves. Codes of 6 bits enter as 8 with two zeros.
  * For many rows page_widen_* turns a page into float once. Compiled for 8 or 16 lanes. */
 #ifndef KERNELS_CPU_ATTN_PAGE_H
 #define KERNELS_CPU_ATTN_PAGE_H
@@ -16,18 +16,24 @@
 enum {
     PAGE_FEW_ROWS = 12, /* up to here integers beat widening: measured with bench_attn */
     PAGE_ROW_STEP = 4,  /* rows that share one unpacking */
-    FOLD_MAX_8 = 127,
-    FOLD_MAX_16 = 8191, /* 256 channels * 255 * 8191 fits 31 bits */
-    WEIGHT_MAX_8 = 255, /* times codes up to 15: eight products fit 16 bits */
-    WEIGHT_MAX_16 = 16383
+    FOLD_MAX_8 = 127,   /* times codes up to 15: eight products fit 16 bits */
+    FOLD_MAX_16 = 8191, /* times codes up to 255: 256 products fit 31 bits */
+    /* Copies of each folded word: AVX2 has no broadcast inside its multiply. */
+    WORD_COPIES = VL == 16 ? 1 : VL,
+    WORD_ROW = PAGE_HEAD_DIM_MAX / 2 * WORD_COPIES + 16 /* off the 4 KiB grid of the L1 sets */
 };
 
-/* Folded factors of one page: one word of 32 bits for each quad (four bytes), or two (at 4i and
- * 4i+1: elements 0,2 and 1,3 as 16 bits) of channels or tokens. */
+/* Where the planes of pages of one shape lie. */
+struct page_layout {
+    struct page_shape shape;
+    size_t plane_at[2][PAGE_PLANES];
+};
+
+/* Folded factors of one page for PAGE_ROW_STEP rows: a word of 32 bits for each quad of channels
+ * or tokens (four bytes), or two (elements 0,2 and 1,3 as 16 bits). */
 struct page_query {
-    int32_t word[PAGE_FEW_ROWS][PAGE_HEAD_DIM_MAX];
-    float unit[PAGE_FEW_ROWS][PAGE_HEAD_DIM_MAX / PAGE_GROUP]; /* value of an integer step */
-    float base[PAGE_FEW_ROWS][PAGE_HEAD_DIM_MAX / PAGE_GROUP]; /* what is added in the end */
+    _Alignas(64) int32_t word[PAGE_ROW_STEP][WORD_ROW];
+    struct page_layout layout; /* of the page before: the next one mostly has the same shape */
 };
 
 /* How codes of a tensor enter the integers. */
@@ -39,16 +45,24 @@ struct page_code {
     float mid;  /* of entering codes */
 };
 
-static struct page_code page_code_of(const struct kern_page *page, enum page_tensor tensor)
+static struct page_code page_code_of(struct page_layout *l, const struct kern_page *page,
+                                     enum page_tensor tensor)
 {
-    struct page_shape shape = page_shape_of(page);
-    int32_t bits = tensor == PAGE_K ? shape.bits_k : shape.bits_v;
+    if (l->shape.head_dim != page->head_dim || l->shape.bits_k != page->bits_k ||
+        l->shape.bits_v != page->bits_v) {
+        l->shape = page_shape_of(page);
+        for (int32_t i = 0; i < PAGE_PLANES; i++) {
+            l->plane_at[PAGE_K][i] = page_plane_at(&l->shape, PAGE_K, i);
+            l->plane_at[PAGE_V][i] = page_plane_at(&l->shape, PAGE_V, i);
+        }
+    }
+    int32_t bits = tensor == PAGE_K ? l->shape.bits_k : l->shape.bits_v;
     struct page_code c = {.n_plane = bits / PAGE_PLANE_BITS};
     for (int32_t i = 0; i < c.n_plane; i++)
-        c.plane[i] = (const uint8_t *)page + page_plane_at(&shape, tensor, i);
+        c.plane[i] = (const uint8_t *)page + l->plane_at[tensor][i];
     c.wide = bits > 4;
     c.unit = bits == 6 ? 0.25f : 1.0f;
-    c.mid = (float)((1 << bits) - 1) / 2 / c.unit;
+    c.mid = (float)((1 << bits) - 1) * (bits == 6 ? 2.0f : 0.5f);
     return c;
 }
 
@@ -86,111 +100,145 @@ ATTN_INLINE void line_codes(const struct page_code *p, int n_plane, size_t at, v
     quad[3] = VI_SELECT(high4, odd, VI_SHR(odd2, 4));
 }
 
-/* acc += one line times the words of one row. signed_words: words are signed bytes (K), else
- * unsigned (V); codes below 16 may stand on either side of the instruction. */
-ATTN_INLINE vi line_dot(vi acc, const vi quad[4], const int32_t *word, int signed_words)
+ATTN_INLINE vi word_at(const int32_t *word, int i)
+{
+#if defined(__AVX512F__)
+    return VI_SET1(word[i]);
+#else
+    return VI_LOAD(word + i * WORD_COPIES);
+#endif
+}
+
+/* acc += one line of codes times its four words of bytes. */
+ATTN_INLINE vi line_dot(vi acc, const vi quad[4], const int32_t *word)
 {
 #if defined(__AVX512F__)
 #pragma GCC unroll 4
-    for (int j = 0; j < 4; j++) {
-        vi w = VI_SET1(word[j]);
-        acc = signed_words ? vi_dot_bytes(acc, quad[j], w) : vi_dot_bytes(acc, w, quad[j]);
-    }
+    for (int j = 0; j < 4; j++)
+        acc = vi_dot_bytes(acc, quad[j], word_at(word, j));
     return acc;
 #else
-    vi sum = VI_ZERO();
+    vi sum = _mm256_maddubs_epi16(quad[0], word_at(word, 0));
 #pragma GCC unroll 4
-    for (int j = 0; j < 4; j++) {
-        vi w = VI_SET1(word[j]);
-        vi pairs = signed_words ? _mm256_maddubs_epi16(quad[j], w) : _mm256_maddubs_epi16(w, quad[j]);
-        sum = j ? _mm256_add_epi16(sum, pairs) : pairs;
-    }
+    for (int j = 1; j < 4; j++)
+        sum = _mm256_add_epi16(sum, _mm256_maddubs_epi16(quad[j], word_at(word, j)));
     return vi_dot_words(acc, sum, _mm256_set1_epi16(1));
 #endif
 }
 
-/* The same with 16-bit factors. */
+/* The same with eight words of 16-bit factors. */
 ATTN_INLINE vi line_dot_wide(vi acc, const vi quad[4], const int32_t *word)
 {
     const vi low = VI_SET1(0x00ff00ff);
 #pragma GCC unroll 4
     for (int j = 0; j < 4; j++) {
-        acc = vi_dot_words(acc, VI_AND(quad[j], low), VI_SET1(word[4 * j]));
-        acc = vi_dot_words(acc, VI_AND(VI_SHR(quad[j], 8), low), VI_SET1(word[4 * j + 1]));
+        acc = vi_dot_words(acc, VI_AND(quad[j], low), word_at(word, 2 * j));
+        acc = vi_dot_words(acc, VI_AND(VI_SHR(quad[j], 8), low), word_at(word, 2 * j + 1));
     }
     return acc;
 }
 
-/* Sums n_line lines, step bytes apart, for n_row rows of words; VL results per row. */
-ATTN_INLINE void lines_dot(const struct page_code *p, int n_plane, int n_row, size_t at, size_t step,
-                           int32_t n_line, const int32_t *word, size_t word_step, int signed_words,
-                           vi acc[PAGE_ROW_STEP])
+/* A product of folded rows with a page: dst[i][o] = step[i] * sum + add[i] (+ dst[i][o]) for n_out
+ * outputs o: tokens (K) or channels (V). */
+struct page_dot {
+    int32_t n_row, n_out, n_line;
+    size_t at, out_step, line_step; /* bytes: first line, to the next 16 outputs, to the next term */
+    float step[PAGE_ROW_STEP], add[PAGE_ROW_STEP];
+    float *dst;
+    size_t dst_stride;
+    bool onto; /* add to what dst holds */
+    const char *ahead;     /* bytes wanted soon: fetched a few lines per term, since fetching them */
+    int32_t ahead_lines;   /* at once would make the loads of this page wait. Lines per term. */
+};
+
+/* Spreads the fetching of ahead_bytes over the terms of a product. */
+static void page_dot_ahead(struct page_dot *t, const char *ahead, size_t ahead_bytes)
 {
+    int32_t n_term = (t->n_out + VL - 1) / VL * t->n_line;
+    t->ahead = ahead;
+    t->ahead_lines = ahead ? (int32_t)((ahead_bytes + 63) / 64 + n_term - 1) / n_term : 0;
+}
+
+ATTN_INLINE void page_dot_rows(const struct page_dot *t, const struct page_code *p,
+                               const struct page_query *w, int n_plane, int n_row)
+{
+    const char *ahead = t->ahead;
+    for (int32_t o = 0; o < t->n_out; o += VL) {
+        vi acc[PAGE_ROW_STEP];
 #pragma GCC unroll 4
-    for (int i = 0; i < n_row; i++)
-        acc[i] = VI_ZERO();
-    for (int32_t r = 0; r < n_line; r++) {
-        vi quad[4];
-        line_codes(p, n_plane, at + r * step, quad);
-        if (n_plane > 2) {
+        for (int i = 0; i < n_row; i++)
+            acc[i] = VI_ZERO();
+        size_t at = t->at + (size_t)(o / 16) * t->out_step + o % 16 * 4;
+        const int32_t *word = w->word[0];
+        for (int32_t r = 0; r < t->n_line; r++, at += t->line_step) {
+            vi quad[4];
+            line_codes(p, n_plane, at, quad);
+            for (int32_t i = 0; i < t->ahead_lines; i++, ahead += 64)
+                _mm_prefetch(ahead, _MM_HINT_T0);
 #pragma GCC unroll 4
-            for (int i = 0; i < n_row; i++)
-                acc[i] = line_dot_wide(acc[i], quad, word + i * word_step + r * 16);
-        } else {
+            for (int i = 0; i < n_row; i++) {
+                const int32_t *row = word + i * WORD_ROW;
+                acc[i] = n_plane > 2 ? line_dot_wide(acc[i], quad, row) : line_dot(acc[i], quad, row);
+            }
+            word += (n_plane > 2 ? 8 : 4) * WORD_COPIES;
+        }
 #pragma GCC unroll 4
-            for (int i = 0; i < n_row; i++)
-                acc[i] = line_dot(acc[i], quad, word + i * word_step + r * 4, signed_words);
+        for (int i = 0; i < n_row; i++) {
+            float *dst = t->dst + i * t->dst_stride + o;
+            vf x = VF_FMA(VF_FROM_INT(acc[i]), VF_SET1(t->step[i]), VF_SET1(t->add[i]));
+            VF_STORE(dst, t->onto ? VF_ADD(x, VF_LOAD(dst)) : x);
         }
     }
 }
 
-ATTN_INLINE void lines_dot_rows(const struct page_code *p, int n_plane, int32_t n_row, size_t at,
-                                size_t step, int32_t n_line, const int32_t *word, size_t word_step,
-                                int signed_words, vi acc[PAGE_ROW_STEP])
+ATTN_INLINE void page_dot_planes(const struct page_dot *t, const struct page_code *p,
+                                 const struct page_query *w, int n_plane)
 {
-    switch (n_row) {
+    switch (t->n_row) {
     case 1:
-        lines_dot(p, n_plane, 1, at, step, n_line, word, word_step, signed_words, acc);
+        page_dot_rows(t, p, w, n_plane, 1);
         break;
     case 2:
-        lines_dot(p, n_plane, 2, at, step, n_line, word, word_step, signed_words, acc);
+        page_dot_rows(t, p, w, n_plane, 2);
         break;
     case 3:
-        lines_dot(p, n_plane, 3, at, step, n_line, word, word_step, signed_words, acc);
+        page_dot_rows(t, p, w, n_plane, 3);
         break;
     default:
-        lines_dot(p, n_plane, 4, at, step, n_line, word, word_step, signed_words, acc);
+        page_dot_rows(t, p, w, n_plane, 4);
         break;
     }
 }
 
-/* Dispatch over the depth; at: the first line of the VL results. */
-ATTN_INLINE void lines_dot_any(const struct page_code *p, int32_t n_row, size_t at, size_t step,
-                               int32_t n_line, const int32_t *word, size_t word_step,
-                               int signed_words, vi acc[PAGE_ROW_STEP])
+/* One function, so that each combination exists once per source. */
+static __attribute__((noinline)) void page_dot_run(const struct page_dot *t,
+                                                   const struct page_code *p,
+                                                   const struct page_query *w)
 {
     switch (p->n_plane) {
     case 1:
-        lines_dot_rows(p, 1, n_row, at, step, n_line, word, word_step, signed_words, acc);
+        page_dot_planes(t, p, w, 1);
         break;
     case 2:
-        lines_dot_rows(p, 2, n_row, at, step, n_line, word, word_step, signed_words, acc);
+        page_dot_planes(t, p, w, 2);
         break;
     case 3:
-        lines_dot_rows(p, 3, n_row, at, step, n_line, word, word_step, signed_words, acc);
+        page_dot_planes(t, p, w, 3);
         break;
     default:
-        lines_dot_rows(p, 4, n_row, at, step, n_line, word, word_step, signed_words, acc);
+        page_dot_planes(t, p, w, 4);
         break;
     }
 }
 
-/* Rounds n folded factors to integers of at most `most` and stores them as words; returns their
- * sum and the value of one step. */
-ATTN_INLINE float fold_store(const float *x, int32_t n, float largest, float most, bool wide,
-                             int32_t *word, float *ret_step)
+/* Rounds n folded factors to integers of at most FOLD_MAX_* and stores them as words; returns
+ * their sum and the value of one step. */
+ATTN_INLINE float fold_store(const float *x, int32_t n, float largest, bool wide, int32_t *word,
+                             float *ret_step)
 {
+    float most = wide ? FOLD_MAX_16 : FOLD_MAX_8;
     float inv = largest > 0 ? most / largest : 0;
+    int32_t packed[PAGE_HEAD_DIM_MAX]; /* wide: a quad's two words at 4i and 4i+1 */
     *ret_step = largest > 0 ? largest / most : 0;
     vf by = VF_SET1(inv), sum = VF_ZERO();
     for (int32_t c = 0; c < n; c += VL) {
@@ -204,20 +252,28 @@ ATTN_INLINE float fold_store(const float *x, int32_t n, float largest, float mos
 #else
             vi up = VI_SHL(_mm256_shuffle_epi32(i, 0xee), 16);
 #endif
-            VI_STORE(word + c, VI_OR(up, VI_AND(i, VI_SET1(0xffff))));
+            VI_STORE(packed + c, VI_OR(up, VI_AND(i, VI_SET1(0xffff))));
         } else {
-            vi_store_bytes((uint8_t *)word + c, i);
+            vi_store_bytes((uint8_t *)packed + c, i);
         }
+    }
+    for (int32_t q = 0; q < n / 4; q++) {
+        const int32_t *from = packed + (wide ? 4 * q : q);
+        for (int32_t j = 0; j < (wide ? 2 : 1); j++, word += WORD_COPIES)
+            if (WORD_COPIES > 1)
+                VI_STORE(word, VI_SET1(from[j]));
+            else
+                *word = from[j];
     }
     return vf_hsum(sum);
 }
 
-/* s[i][64] = q[i] . K for n_row rows; q [n_row][head_dim]. */
+/* s[i][64] = q[i] . K for n_row rows; q [n_row][head_dim]. ahead: bytes to fetch meanwhile. */
 static void page_scores(struct page_query *w, const struct kern_page *page, const float *q,
-                        int32_t n_row, float *s)
+                        int32_t n_row, float *s, const char *ahead, size_t ahead_bytes)
 {
     int32_t d = page->head_dim;
-    struct page_code code = page_code_of(page, PAGE_K);
+    struct page_code code = page_code_of(&w->layout, page, PAGE_K);
     const uint16_t *scale = (const uint16_t *)((const uint8_t *)page + page_scale_k_at(d));
     const uint16_t *lo = scale + d;
     float folded[PAGE_ROW_STEP][PAGE_HEAD_DIM_MAX];
@@ -236,30 +292,26 @@ static void page_scores(struct page_query *w, const struct kern_page *page, cons
                 base[i] = VF_FMA(x, centre, base[i]);
             }
         }
-        float step[PAGE_ROW_STEP], add[PAGE_ROW_STEP];
+        struct page_dot dot = {.n_row = n, .n_out = PAGE_TOK, .n_line = d / 16, .at = 0,
+                               .out_step = (size_t)4 * d, .line_step = 64,
+                               .dst = s + i0 * PAGE_TOK, .dst_stride = PAGE_TOK, .onto = false};
         for (int32_t i = 0; i < n; i++) {
-            float sum = fold_store(folded[i], d, vf_hmax(most[i]),
-                                   code.wide ? FOLD_MAX_16 : FOLD_MAX_8, code.wide, w->word[i],
-                                   &step[i]);
-            add[i] = vf_hsum(base[i]) - step[i] * code.mid * sum;
+            float sum = fold_store(folded[i], d, vf_hmax(most[i]), code.wide, w->word[i],
+                                   &dot.step[i]);
+            dot.add[i] = vf_hsum(base[i]) - dot.step[i] * code.mid * sum;
         }
-        for (int32_t t = 0; t < PAGE_TOK; t += VL) {
-            vi acc[PAGE_ROW_STEP];
-            lines_dot_any(&code, n, (size_t)(t / 16) * 4 * d + t % 16 * 4, 64, d / 16, w->word[0],
-                          PAGE_HEAD_DIM_MAX, 1, acc);
-            for (int32_t i = 0; i < n; i++)
-                VF_STORE(s + (i0 + i) * PAGE_TOK + t,
-                         VF_FMA(VF_FROM_INT(acc[i]), VF_SET1(step[i]), VF_SET1(add[i])));
-        }
+        if (i0 == 0)
+            page_dot_ahead(&dot, ahead, ahead_bytes);
+        page_dot_run(&dot, &code, w);
     }
 }
 
 /* out[i] += p[i] . V for n_row rows; p [n_row][64] >= 0, out [n_row][head_dim]. */
 static void page_values(struct page_query *w, const struct kern_page *page, const float *p,
-                        int32_t n_row, float *out)
+                        int32_t n_row, float *out, const char *ahead, size_t ahead_bytes)
 {
     int32_t d = page->head_dim, n_group = page_n_group(d);
-    struct page_code code = page_code_of(page, PAGE_V);
+    struct page_code code = page_code_of(&w->layout, page, PAGE_V);
     const uint16_t *scale = (const uint16_t *)((const uint8_t *)page + page_scale_v_at(d));
     const uint16_t *lo = scale + PAGE_TOK * n_group;
     float folded[PAGE_TOK];
@@ -267,7 +319,11 @@ static void page_values(struct page_query *w, const struct kern_page *page, cons
     for (int32_t i0 = 0; i0 < n_row; i0 += PAGE_ROW_STEP) {
         int32_t n = n_row - i0 < PAGE_ROW_STEP ? n_row - i0 : PAGE_ROW_STEP;
         for (int32_t g = 0; g < n_group; g++) {
-            float step[PAGE_ROW_STEP], add[PAGE_ROW_STEP];
+            int32_t c0 = g * PAGE_GROUP, n_col = d - c0 < PAGE_GROUP ? d - c0 : PAGE_GROUP;
+            struct page_dot dot = {.n_row = n, .n_out = n_col, .n_line = PAGE_TOK / 16,
+                                   .at = (size_t)c0 * 4, .out_step = 64,
+                                   .line_step = (size_t)4 * d, .dst = out + i0 * d + c0,
+                                   .dst_stride = (size_t)d, .onto = true};
             for (int32_t i = 0; i < n; i++) {
                 vf most = VF_ZERO(), base = VF_ZERO();
                 for (int32_t t = 0; t < PAGE_TOK; t += VL) {
@@ -278,22 +334,13 @@ static void page_values(struct page_query *w, const struct kern_page *page, cons
                     most = VF_MAX(most, a);
                     base = VF_FMA(x, centre, base);
                 }
-                float sum = fold_store(folded, PAGE_TOK, vf_hmax(most),
-                                       code.wide ? WEIGHT_MAX_16 : WEIGHT_MAX_8, code.wide,
-                                       w->word[i], &step[i]);
-                add[i] = vf_hsum(base) - step[i] * code.mid * sum;
+                float sum = fold_store(folded, PAGE_TOK, vf_hmax(most), code.wide, w->word[i],
+                                       &dot.step[i]);
+                dot.add[i] = vf_hsum(base) - dot.step[i] * code.mid * sum;
             }
-            int32_t c1 = (g + 1) * PAGE_GROUP < d ? (g + 1) * PAGE_GROUP : d;
-            for (int32_t c = g * PAGE_GROUP; c < c1; c += VL) {
-                vi acc[PAGE_ROW_STEP];
-                lines_dot_any(&code, n, (size_t)(c / 16) * 64 + c % 16 * 4, (size_t)4 * d,
-                              PAGE_TOK / 16, w->word[0], PAGE_HEAD_DIM_MAX, 0, acc);
-                for (int32_t i = 0; i < n; i++) {
-                    float *o = out + (i0 + i) * d + c;
-                    vf x = VF_FMA(VF_FROM_INT(acc[i]), VF_SET1(step[i]), VF_SET1(add[i]));
-                    VF_STORE(o, VF_ADD(x, VF_LOAD(o)));
-                }
-            }
+            if (i0 == 0 && ahead)
+                page_dot_ahead(&dot, ahead + ahead_bytes / n_group * g, ahead_bytes / n_group);
+            page_dot_run(&dot, &code, w);
         }
     }
 }
@@ -334,10 +381,10 @@ ATTN_INLINE void line_widen_any(const struct page_code *code, size_t at, const f
 }
 
 /* k [head_dim][64] */
-static void page_widen_k(const struct kern_page *page, float *k)
+static void page_widen_k(struct page_layout *l, const struct kern_page *page, float *k)
 {
     int32_t d = page->head_dim;
-    struct page_code code = page_code_of(page, PAGE_K);
+    struct page_code code = page_code_of(l, page, PAGE_K);
     const uint16_t *scale = (const uint16_t *)((const uint8_t *)page + page_scale_k_at(d));
     for (int32_t c = 0; c < d; c += 16) {
         float sc[16], lo[16];
@@ -352,10 +399,10 @@ static void page_widen_k(const struct kern_page *page, float *k)
 }
 
 /* v [64][head_dim] */
-static void page_widen_v(const struct kern_page *page, float *v)
+static void page_widen_v(struct page_layout *l, const struct kern_page *page, float *v)
 {
     int32_t d = page->head_dim, n_group = page_n_group(d);
-    struct page_code code = page_code_of(page, PAGE_V);
+    struct page_code code = page_code_of(l, page, PAGE_V);
     const uint16_t *scale = (const uint16_t *)((const uint8_t *)page + page_scale_v_at(d));
     for (int32_t t = 0; t < PAGE_TOK; t += 16)
         for (int32_t g = 0; g < n_group; g++) {

@@ -15,10 +15,11 @@ enum {
 };
 
 /* One register tile of m rows and n vectors (constants after inlining). keep: NULL starts from
- * zero, else c[m] * keep[m] is the start. */
+ * zero, else c[m] * keep[m] is the start. ahead: bytes wanted soon, as many as b gives here; or
+ * NULL. */
 ATTN_INLINE void tile_step(int m, int n, const float *a, size_t a_stride, const void *b,
                            size_t b_stride, int half, int32_t depth, float *c, size_t c_stride,
-                           const float *keep)
+                           const float *keep, const char *ahead)
 {
     vf acc[TILE_M][8];
 #pragma GCC unroll 8
@@ -30,6 +31,9 @@ ATTN_INLINE void tile_step(int m, int n, const float *a, size_t a_stride, const 
     }
     for (int32_t p = 0; p < depth; p++) {
         vf right[8];
+        if (half && ahead)
+            for (int j = 0; j < 2 * n * VL; j += 64)
+                _mm_prefetch(ahead + (size_t)p * 2 * n * VL + j, _MM_HINT_T0);
 #pragma GCC unroll 8
         for (int j = 0; j < n; j++)
             right[j] = half ? VF_HALF((const uint16_t *)b + p * b_stride + j * VL)
@@ -52,26 +56,26 @@ ATTN_INLINE void tile_step(int m, int n, const float *a, size_t a_stride, const 
 /* Any m <= TILE_M; n vectors, n a constant. */
 ATTN_INLINE void tile_rows(int32_t m, int n, const float *a, size_t a_stride, const void *b,
                            size_t b_stride, int half, int32_t depth, float *c, size_t c_stride,
-                           const float *keep)
+                           const float *keep, const char *ahead)
 {
     switch (m) {
     case 1:
-        tile_step(1, n, a, a_stride, b, b_stride, half, depth, c, c_stride, keep);
+        tile_step(1, n, a, a_stride, b, b_stride, half, depth, c, c_stride, keep, ahead);
         break;
     case 2:
-        tile_step(2, n, a, a_stride, b, b_stride, half, depth, c, c_stride, keep);
+        tile_step(2, n, a, a_stride, b, b_stride, half, depth, c, c_stride, keep, ahead);
         break;
     case 3:
-        tile_step(3, n, a, a_stride, b, b_stride, half, depth, c, c_stride, keep);
+        tile_step(3, n, a, a_stride, b, b_stride, half, depth, c, c_stride, keep, ahead);
         break;
     case 4:
-        tile_step(4, n, a, a_stride, b, b_stride, half, depth, c, c_stride, keep);
+        tile_step(4, n, a, a_stride, b, b_stride, half, depth, c, c_stride, keep, ahead);
         break;
     case 5:
-        tile_step(5, n, a, a_stride, b, b_stride, half, depth, c, c_stride, keep);
+        tile_step(5, n, a, a_stride, b, b_stride, half, depth, c, c_stride, keep, ahead);
         break;
     default:
-        tile_step(6, n, a, a_stride, b, b_stride, half, depth, c, c_stride, keep);
+        tile_step(6, n, a, a_stride, b, b_stride, half, depth, c, c_stride, keep, ahead);
         break;
     }
 }
@@ -79,29 +83,31 @@ ATTN_INLINE void tile_rows(int32_t m, int n, const float *a, size_t a_stride, co
 /* Columns of a panel: 16, 32, 48 or 64, i.e. 2 vectors of 8 or 1..4 of 16. */
 ATTN_INLINE void tile_panel(int32_t m, int32_t n_col, const float *a, size_t a_stride,
                             const void *b, size_t b_stride, int half, int32_t depth, float *c,
-                            size_t c_stride, const float *keep)
+                            size_t c_stride, const float *keep, const char *ahead)
 {
-    for (int32_t i = 0; i < m; i += TILE_M) {
-        int32_t rows = m - i < TILE_M ? m - i : TILE_M;
+    int32_t n_step = (m + TILE_M - 1) / TILE_M;
+    for (int32_t step = 0; step < n_step; step++) {
+        /* equal shares: a sliver of one or two rows would leave the multipliers waiting */
+        int32_t i = m * step / n_step, rows = m * (step + 1) / n_step - i;
         const float *ai = a + i * a_stride, *ki = keep ? keep + i : NULL;
         float *ci = c + i * c_stride;
 #if defined(__AVX512F__)
         switch (n_col / VL) {
         case 1:
-            tile_rows(rows, 1, ai, a_stride, b, b_stride, half, depth, ci, c_stride, ki);
+            tile_rows(rows, 1, ai, a_stride, b, b_stride, half, depth, ci, c_stride, ki, ahead);
             break;
         case 2:
-            tile_rows(rows, 2, ai, a_stride, b, b_stride, half, depth, ci, c_stride, ki);
+            tile_rows(rows, 2, ai, a_stride, b, b_stride, half, depth, ci, c_stride, ki, ahead);
             break;
         case 3:
-            tile_rows(rows, 3, ai, a_stride, b, b_stride, half, depth, ci, c_stride, ki);
+            tile_rows(rows, 3, ai, a_stride, b, b_stride, half, depth, ci, c_stride, ki, ahead);
             break;
         default:
-            tile_rows(rows, 4, ai, a_stride, b, b_stride, half, depth, ci, c_stride, ki);
+            tile_rows(rows, 4, ai, a_stride, b, b_stride, half, depth, ci, c_stride, ki, ahead);
             break;
         }
 #else
-        tile_rows(rows, 2, ai, a_stride, b, b_stride, half, depth, ci, c_stride, ki);
+        tile_rows(rows, 2, ai, a_stride, b, b_stride, half, depth, ci, c_stride, ki, ahead);
 #endif
     }
 }
@@ -112,26 +118,26 @@ static __attribute__((noinline)) void tile_f32(int32_t m, int32_t n_col, const f
                                                int32_t depth, float *c, size_t c_stride,
                                                const float *keep)
 {
-    tile_panel(m, n_col, a, a_stride, b, b_stride, 0, depth, c, c_stride, keep);
+    tile_panel(m, n_col, a, a_stride, b, b_stride, 0, depth, c, c_stride, keep, NULL);
 }
 
-/* The same from f16 b. */
+/* The same from f16 b; ahead: 2 * depth * n_col bytes to fetch into the cache meanwhile. */
 static __attribute__((noinline)) void tile_f16(int32_t m, int32_t n_col, const float *a,
                                                size_t a_stride, const uint16_t *b, size_t b_stride,
                                                int32_t depth, float *c, size_t c_stride,
-                                               const float *keep)
+                                               const float *keep, const char *ahead)
 {
 #if !defined(__AVX512F__)
     /* One or two rows of 8 lanes give too few independent sums: take twice the columns. */
     if (m <= 2 && n_col == 32) {
         if (m == 1)
-            tile_step(1, 4, a, a_stride, b, b_stride, 1, depth, c, c_stride, keep);
+            tile_step(1, 4, a, a_stride, b, b_stride, 1, depth, c, c_stride, keep, ahead);
         else
-            tile_step(2, 4, a, a_stride, b, b_stride, 1, depth, c, c_stride, keep);
+            tile_step(2, 4, a, a_stride, b, b_stride, 1, depth, c, c_stride, keep, ahead);
         return;
     }
 #endif
-    tile_panel(m, n_col, a, a_stride, b, b_stride, 1, depth, c, c_stride, keep);
+    tile_panel(m, n_col, a, a_stride, b, b_stride, 1, depth, c, c_stride, keep, ahead);
 }
 
 /* Widens depth rows of n_col halves (stride apart) into a packed panel. */
