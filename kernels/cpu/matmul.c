@@ -7,7 +7,6 @@
 #include <string.h>
 
 enum {
-    ITEM_TILES = 4,         /* tiles of one item of work with several tokens */
     ITEM_BYTES = 128 << 10, /* weight bytes of one item of work with one token */
     SERIAL_VALUES = 16384,  /* as many inputs are quantised faster than another thread wakes */
     MAX_MATS = 4
@@ -15,11 +14,9 @@ enum {
 
 /* A thread's scratch. */
 struct work_space {
-    struct panel panel[ITEM_TILES];
-    float plain[PANEL_COLS * MATMUL_PLAIN_ROWS];
-    float c[ITEM_TILES * MATMUL_TOK * TILE_ROWS];
+    struct panel panel[MATMUL_ITEM_TILES];
+    float c[MATMUL_ITEM_TILES * MATMUL_TOK * TILE_ROWS];
 };
-_Static_assert(ITEM_TILES * TILE_ROWS == MATMUL_PLAIN_ROWS, "an item is a step of plain rows");
 _Static_assert(sizeof(struct work_space) <= CPU_SCRATCH_BYTES, "scratch is too small");
 
 struct run {
@@ -82,18 +79,27 @@ static void store_tile(const struct run *run, const struct kern_mat *m, int32_t 
     }
 }
 
-static void run_blocks(const struct run *run, const struct kern_mat *m, int32_t tile0, int n_tile,
-                       struct work_space *s)
+/* Up to MATMUL_ITEM_TILES tiles of a matrix. */
+static void run_tiles(const struct run *run, const struct kern_mat *m, int32_t tile0, int n_tile,
+                      struct work_space *s)
 {
     const struct act *a = &run->act;
     const struct kern_weight *w = m->w;
     size_t c_tile = (size_t)a->n_tok * TILE_ROWS;
-    memset(s->c, 0, (size_t)n_tile * c_tile * sizeof(float));
-    for (int32_t p = 0; p * PANEL_COLS < a->n_col; p++) {
-        int n_col = a->n_col - p * PANEL_COLS;
+    if (w->traits->bits == 0) {
+        run->isa->plain(w, tile0, n_tile, a, s->c);
+    } else if (a->n_tok == 1) {
         for (int i = 0; i < n_tile; i++)
-            run->isa->unpack(w, tile0 + i, p, &s->panel[i]);
-        run->isa->gemm(w, s->panel, n_tile, n_col < PANEL_COLS ? n_col : PANEL_COLS, a, p, s->c);
+            run->isa->gemv(w, tile0 + i, a, s->c + i * TILE_ROWS);
+    } else {
+        memset(s->c, 0, (size_t)n_tile * c_tile * sizeof(float));
+        for (int32_t p = 0; p * PANEL_COLS < a->n_col; p++) {
+            int n_col = a->n_col - p * PANEL_COLS;
+            for (int i = 0; i < n_tile; i++)
+                run->isa->unpack(w, tile0 + i, p, &s->panel[i]);
+            run->isa->gemm(w, s->panel, n_tile, n_col < PANEL_COLS ? n_col : PANEL_COLS, a, p,
+                           s->c);
+        }
     }
     for (int i = 0; i < n_tile; i++)
         store_tile(run, m, tile0 + i, s->c + (size_t)i * c_tile);
@@ -102,29 +108,16 @@ static void run_blocks(const struct run *run, const struct kern_mat *m, int32_t 
 static void run_item(void *ctx, int item, int n_item, int thread)
 {
     const struct run *run = ctx;
-    struct work_space *s = cpu_scratch(run->k, thread);
     int i = 0;
     while (item >= run->item_end[i])
         i++;
     const struct kern_mat *m = &run->mats[i];
-    const struct kern_weight *w = m->w;
-    int32_t tile0 = (item - (i ? run->item_end[i - 1] : 0)) * run->item_tiles[i];
-    int32_t end = tile0 + run->item_tiles[i];
-    end = end < w->n_tile ? end : w->n_tile;
-    if (w->tiles && run->act.n_tok > 1) {
-        run_blocks(run, m, tile0, (int)(end - tile0), s);
-        return;
-    }
-    for (int32_t tile = tile0; w->tiles && tile < end; tile++) {
-        run->isa->gemv(w, tile, &run->act, s->c);
-        store_tile(run, m, tile, s->c);
-    }
-    for (int32_t tile = tile0; !w->tiles && tile < end; tile += ITEM_TILES) {
-        int32_t row0 = tile * TILE_ROWS, n = w->n_row - row0;
-        n = n < MATMUL_PLAIN_ROWS ? n : MATMUL_PLAIN_ROWS;
-        run->isa->plain(w, row0, n, &run->act, s->plain, s->c);
-        for (int i = 0; i * TILE_ROWS < n; i++)
-            store_tile(run, m, tile + i, s->c + (size_t)i * run->act.n_tok * TILE_ROWS);
+    int32_t tile = (item - (i ? run->item_end[i - 1] : 0)) * run->item_tiles[i];
+    int32_t end = tile + run->item_tiles[i];
+    end = end < m->w->n_tile ? end : m->w->n_tile;
+    for (; tile < end; tile += MATMUL_ITEM_TILES) {
+        int n = end - tile < MATMUL_ITEM_TILES ? end - tile : MATMUL_ITEM_TILES;
+        run_tiles(run, m, tile, n, cpu_scratch(run->k, thread));
     }
 }
 
@@ -138,13 +131,13 @@ static int32_t plan_items(struct run *run)
     int32_t fair = n_tile / (8 * run->k->n_thread);
     for (int i = 0; i < run->n_mat; i++) {
         const struct kern_weight *w = run->mats[i].w;
-        int32_t step = ITEM_TILES;
+        int32_t step = MATMUL_ITEM_TILES;
         if (run->act.n_tok == 1)
-            step = (int32_t)(ITEM_BYTES / (w->tiles ? w->tile_bytes : (size_t)w->n_col * 32));
+            step = (int32_t)(ITEM_BYTES / w->tile_bytes);
         step = step < fair ? step : fair;
         step = step > 1 ? step : 1;
-        if (!w->tiles)
-            step = div_up(step, ITEM_TILES) * ITEM_TILES;
+        if (w->traits->bits == 0)
+            step = div_up(step, MATMUL_ITEM_TILES) * MATMUL_ITEM_TILES;
         n_item += div_up(w->n_tile, step);
         run->item_tiles[i] = step;
         run->item_end[i] = n_item;
@@ -164,7 +157,7 @@ void matmul_run(struct kern *k, const struct matmul_isa *isa, int n_mat,
     for (int i = 0; i < n_mat; i++) {
         const struct kern_weight *w = mats[i].w;
         assert(w->n_col == n_col);
-        if (!w->tiles)
+        if (w->traits->bits == 0)
             continue;
         if (isa->uses_act16(w->traits))
             a16 = (struct act16 *)((struct act8 *)cpu->act + act_slots(n_col));

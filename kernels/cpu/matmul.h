@@ -16,7 +16,7 @@ enum {
     MATMUL_TOK = 128, /* tokens of one pass over the weights */
     PANEL_COLS = 256,
     PANEL_GROUPS = PANEL_COLS / 32,
-    MATMUL_PLAIN_ROWS = 64, /* rows of plain types taken at once */
+    MATMUL_ITEM_TILES = 4, /* tiles that are worked on together */
 };
 
 /* 32 columns of one token: x[i] is about d * q[i]. */
@@ -64,10 +64,9 @@ struct matmul_isa {
                  const struct act *a, int32_t panel, float *c);
     /* One token: out[16] = one tile times the input. */
     void (*gemv)(const struct kern_weight *w, int32_t tile, const struct act *a, float *out);
-    /* F32, F16, BF16: c[n_row / 16][tok][16] = rows row0.. (n_row <= MATMUL_PLAIN_ROWS of them)
-     * times the inputs. scratch: [MATMUL_PLAIN_ROWS / 16][PANEL_COLS][16] floats. */
-    void (*plain)(const struct kern_weight *w, int32_t row0, int n_row, const struct act *a,
-                  float *scratch, float *c);
+    /* F32, F16, BF16: c[tile][tok][16] = n_tile tiles from tile0 on times the inputs. */
+    void (*plain)(const struct kern_weight *w, int32_t tile0, int n_tile, const struct act *a,
+                  float *c);
 };
 
 /* Makes room for the input of products with n_col columns; false when out of memory. */

@@ -486,6 +486,14 @@ typedef __m256 flow_vec;
 #define flow_store _mm256_storeu_ps
 #define flow_set1 _mm256_set1_ps
 #define flow_fma _mm256_fmadd_ps
+#define flow_load_f16 load_f16
+
+INLINE __m256 flow_load_bf16(const uint8_t *p)
+{
+    __m256i v = _mm256_cvtepu16_epi32(_mm_loadu_si128((const __m128i *)p));
+    return _mm256_castsi256_ps(_mm256_slli_epi32(v, 16));
+}
+
 #include "kernels/cpu/plain_flow.h"
 
 const struct matmul_isa matmul_avx2 = {

@@ -94,6 +94,20 @@ struct repack_job {
     const uint8_t *src;
 };
 
+static void repack_plain(const struct repack_job *job, int tile)
+{
+    const struct kern_weight *w = job->w;
+    size_t size = (size_t)w->traits->bytes;
+    uint8_t *dst = w->tiles + (size_t)tile * w->tile_bytes;
+    int32_t row0 = tile * TILE_ROWS;
+    int n_row = w->n_row - row0 < TILE_ROWS ? w->n_row - row0 : TILE_ROWS;
+    for (int r = 0; r < n_row; r++) {
+        const uint8_t *row = job->src + (size_t)(row0 + r) * (size_t)w->n_col * size;
+        for (int32_t col = 0; col < w->n_col; col++)
+            memcpy(dst + ((size_t)col * TILE_ROWS + r) * size, row + (size_t)col * size, size);
+    }
+}
+
 static void repack_tile(void *ctx, int tile, int n_tile, int thread)
 {
     const struct repack_job *job = ctx;
@@ -103,6 +117,10 @@ static void repack_tile(void *ctx, int tile, int n_tile, int thread)
     uint8_t *code = w->tiles + (size_t)tile * w->tile_bytes, *scale = code + w->scale_offset;
     struct quant_block b[TILE_ROWS];
     group_codes group;
+    if (t->bits == 0) {
+        repack_plain(job, tile);
+        return;
+    }
     memset(b, 0, sizeof b);
     for (int32_t col = 0; col < w->n_col; col += t->block, scale += tile_scale_bytes(t)) {
         for (int r = 0; r < TILE_ROWS; r++) {
@@ -133,11 +151,10 @@ static size_t layout(struct kern_weight *w)
 {
     const struct quant_type *t = w->traits;
     w->n_tile = (w->n_row + TILE_ROWS - 1) / TILE_ROWS;
-    if (t->bits == 0)
-        return 0;
     w->scale_offset = (size_t)(w->n_col / 32) * tile_code_bytes(t);
-    w->tile_bytes = round_up(
-        w->scale_offset + (size_t)(w->n_col / t->block) * tile_scale_bytes(t), TILE_VEC);
+    w->tile_bytes = t->bits ? w->scale_offset + (size_t)(w->n_col / t->block) * tile_scale_bytes(t)
+                            : (size_t)w->n_col * TILE_ROWS * (size_t)t->bytes;
+    w->tile_bytes = round_up(w->tile_bytes, TILE_VEC);
     return (size_t)w->n_tile * w->tile_bytes;
 }
 
@@ -176,29 +193,21 @@ struct kern_weight *tile_weight_new(struct kern *k, enum kern_type type, int32_t
     struct kern_weight *w = calloc(1, sizeof *w);
     if (!w)
         return NULL;
-    *w = (struct kern_weight){.type = type,
-                              .traits = quant_traits(type),
-                              .n_row = n_row,
-                              .n_col = n_col,
-                              .rows = host};
-    size_t size_bytes = layout(w);
-    if (size_bytes) {
-        w->tiles = map_tiles(size_bytes, &w->map_bytes);
-        w->rows = NULL;
-    }
-    if ((size_bytes && !w->tiles) || !matmul_reserve(k, n_col)) {
+    *w = (struct kern_weight){
+        .type = type, .traits = quant_traits(type), .n_row = n_row, .n_col = n_col};
+    w->tiles = map_tiles(layout(w), &w->map_bytes);
+    if (!w->tiles || !matmul_reserve(k, n_col)) {
         tile_weight_free(k, w);
         return NULL;
     }
     struct repack_job job = {w, host};
-    if (w->tiles)
-        pool_run(cpu_of(k)->pool, w->n_tile, repack_tile, &job);
+    pool_run(cpu_of(k)->pool, w->n_tile, repack_tile, &job);
     return w;
 }
 
 bool tile_weight_owns(const struct kern_weight *w)
 {
-    return w->tiles != NULL;
+    return true;
 }
 
 void tile_weight_free(struct kern *k, struct kern_weight *w)
@@ -223,6 +232,12 @@ static void read_row(const struct kern_weight *w, int32_t row, float *dst)
     const struct quant_type *t = w->traits;
     int r = row % TILE_ROWS, n_group = t->block / t->group;
     const uint8_t *code = w->tiles + (size_t)(row / TILE_ROWS) * w->tile_bytes;
+    if (t->bits == 0) {
+        size_t size = (size_t)t->bytes;
+        for (int32_t col = 0; col < w->n_col; col++)
+            kern_dequantise(w->type, code + ((size_t)col * TILE_ROWS + r) * size, dst + col, 1);
+        return;
+    }
     const uint8_t *scale = code + w->scale_offset;
     for (int32_t col = 0; col < w->n_col; col += t->block, scale += tile_scale_bytes(t)) {
         float d = f16_at(scale, r), dmin = t->has_min ? f16_at(scale, TILE_ROWS + r) : 0;
@@ -242,14 +257,10 @@ static void read_row(const struct kern_weight *w, int32_t row, float *dst)
 void tile_embed(struct kern *k, const struct kern_weight *w, const int32_t *ids, int32_t n_tok,
                 float scale, float *dst)
 {
-    size_t row_bytes = (size_t)w->n_col * (size_t)w->traits->bytes;
     for (int32_t t = 0; t < n_tok; t++) {
         float *row = dst + (size_t)t * w->n_col;
         assert(ids[t] >= 0 && ids[t] < w->n_row);
-        if (w->tiles)
-            read_row(w, ids[t], row);
-        else
-            kern_dequantise(w->type, w->rows + (size_t)ids[t] * row_bytes, row, w->n_col);
+        read_row(w, ids[t], row);
         for (int32_t i = 0; i < w->n_col; i++)
             row[i] *= scale;
     }

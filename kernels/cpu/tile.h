@@ -1,7 +1,7 @@
-/* Weights in the order in which the fast matrix products read them. Internal to kernels/.
+/* Weights in the order in which the fast matrix products read them: repacked once, into tiles of
+ * 16 rows. Internal to kernels/.
  *
- * Block types are repacked once, into tiles of 16 rows. A tile is a stream of codes followed by a
- * stream of scales, both from column 0 on. 32 columns of a tile are eight vectors of 64 bytes:
+ * A tile of a block type is a stream of codes followed by a stream of scales, from column 0 on. 32 columns of a tile are eight vectors of 64 bytes:
  * byte 4r + c of vector j is the code of row r, column 4j + c, so that one dot instruction gives
  * 16 rows the product with 4 broadcast inputs. Codes keep their width in memory, as planes:
  *
@@ -15,7 +15,7 @@
  * with minima dmin as f16 [16]; and for 256: scale as int8 [group][16], min as uint8 [group][16].
  * Rows past n_row are zero.
  *
- * F32, F16 and BF16 are read in place, row by row. */
+ * F32, F16 and BF16 tiles are [column][16 rows] of their elements. */
 #ifndef KERNELS_CPU_TILE_H
 #define KERNELS_CPU_TILE_H
 
@@ -28,10 +28,9 @@ struct kern_weight {
     enum kern_type type;
     const struct quant_type *traits;
     int32_t n_row, n_col, n_tile;
-    const uint8_t *rows;  /* plain types: the file's bytes */
-    uint8_t *tiles;       /* block types: ours, [n_tile][tile_bytes] */
+    uint8_t *tiles;                  /* [n_tile][tile_bytes] */
     size_t tile_bytes, scale_offset; /* of a tile; where its scales begin */
-    size_t map_bytes;     /* of the mapping that tiles lies in */
+    size_t map_bytes;                /* of the mapping that tiles lies in */
 };
 
 /* Bytes of the codes of 32 columns, and of the scales of one block, of one tile. */
