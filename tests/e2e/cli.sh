@@ -8,7 +8,7 @@ echo
 on story
 say Once upon a time there was a fold.\nIt stayed folded.
 on slow
-rate 20
+rate 100
 say one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen seventeen eighteen nineteen twenty
 on broken
 say half an ans
