@@ -8,6 +8,7 @@
 struct kv_block {
     int32_t n_ref;
     bool sealed;             /* pages stand for the rows */
+    bool thawed;             /* the rows came back from pages: context only, no place to go on */
     char *rows;              /* dev: [n_layer][k, v][n_head_kv][64 * head_dim] of f16; or NULL */
     char *sinks;             /* dev: block 0 only, [n_layer][k, v][n_head_kv][head_dim * 16] */
     struct kern_page **page; /* [n_layer][n_head_kv], NULL before room for pages was needed */

@@ -103,6 +103,7 @@ void kv_settle(struct kv_line *l)
         if (b->rows && b->n_ref == 1) {
             kv_rows_free(p, b->rows);
             b->rows = NULL;
+            b->thawed = false;
         } else if (b->sealed && b->rows) {
             continue;
         }
@@ -163,6 +164,7 @@ enum status kv_thaw(struct kv_line *l, int32_t j, struct err *e)
         return OK;
     TRY(kv_rows_new(l->pool, true, &b->rows, e));
     kern_parallel(l->pool->kern, n_page(l->pool), thaw_part, &job);
+    b->thawed = true;
     kv_table_set(l, j);
     if (l->first_rows > j)
         l->first_rows = j;
