@@ -36,6 +36,7 @@ CREATE TABLE piece (
     head_group INTEGER NOT NULL,
     plane      INTEGER NOT NULL, -- engine/base/kv_io.h
     first      INTEGER NOT NULL, -- its bytes: rows first, first + 1, ... of the plane's chunk table
+    n_chunk    INTEGER NOT NULL, -- so many rows
     raw        INTEGER NOT NULL, -- bytes as the engine gave them
     stored     INTEGER NOT NULL, -- bytes in the chunks
     codec      INTEGER NOT NULL, -- 0 = as they are, 1 = zstd
@@ -43,8 +44,8 @@ CREATE TABLE piece (
     PRIMARY KEY (block, layer, head_group, plane)
 ) STRICT, WITHOUT ROWID;
 
--- A table per plane: dropping a plane of an old chat then frees whole database pages. Bytes are cut
--- into small rows, because rows of odd sizes would leave much of each 64 KiB page empty.
+-- A table per plane: dropping a plane of an old chat then frees whole database pages. A piece is cut
+-- where a database page ends, because rows of odd sizes would leave much of each 64 KiB page empty.
 CREATE TABLE chunk_0 (id INTEGER PRIMARY KEY, data BLOB NOT NULL) STRICT;
 CREATE TABLE chunk_1 (id INTEGER PRIMARY KEY, data BLOB NOT NULL) STRICT;
 CREATE TABLE chunk_2 (id INTEGER PRIMARY KEY, data BLOB NOT NULL) STRICT;

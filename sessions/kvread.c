@@ -7,15 +7,16 @@
 #include "engine/base/mem.h"
 #include "sessions/kvstore.h"
 
-/* Columns first, raw, stored, codec, sum starting at col. */
+/* Columns first, n_chunk, raw, stored, codec, sum starting at col. */
 static void read_stored(sqlite3_stmt *q, int col, struct kvstore_stored *ret)
 {
     ret->first = sqlite3_column_int64(q, col);
-    ret->raw = sqlite3_column_int64(q, col + 1);
-    ret->stored = sqlite3_column_int64(q, col + 2);
-    ret->codec = sqlite3_column_int64(q, col + 3);
-    const void *sum = sqlite3_column_blob(q, col + 4);
-    ret->sum_valid = sum && sqlite3_column_bytes(q, col + 4) == 16;
+    ret->n_chunk = sqlite3_column_int64(q, col + 1);
+    ret->raw = sqlite3_column_int64(q, col + 2);
+    ret->stored = sqlite3_column_int64(q, col + 3);
+    ret->codec = sqlite3_column_int64(q, col + 4);
+    const void *sum = sqlite3_column_blob(q, col + 5);
+    ret->sum_valid = sum && sqlite3_column_bytes(q, col + 5) == 16;
     if (ret->sum_valid)
         memcpy(ret->sum, sum, 16);
 }
@@ -24,7 +25,8 @@ static bool stored_valid(const struct kvstore_stored *t)
 {
     return t->sum_valid && t->raw > 0 && t->raw <= KVSTORE_RAW_MAX_BYTES && t->stored > 0 &&
            t->stored <= t->raw && (t->codec == 1 || (t->codec == 0 && t->stored == t->raw)) &&
-           t->first >= 0 && t->first <= INT64_MAX / 2;
+           t->first >= 0 && t->first <= INT64_MAX / 2 && t->n_chunk >= 0 &&
+           t->n_chunk <= t->stored;
 }
 
 void *kvstore_read(struct db *d, int32_t plane, const struct kvstore_stored *t)
@@ -34,9 +36,9 @@ void *kvstore_read(struct db *d, int32_t plane, const struct kvstore_stored *t)
     bool row = true;
     if (!stored_valid(t))
         return NULL;
-    int64_t n_chunk = (t->stored + KVSTORE_CHUNK_BYTES - 1) / KVSTORE_CHUNK_BYTES, at = 0;
+    int64_t at = 0;
     if (db_query(d, &ignored, &q, kvstore_sql[kvstore_table(plane)].select, "ii", t->first,
-                 t->first + n_chunk) != OK)
+                 t->first + t->n_chunk) != OK)
         return NULL;
     char *packed = mem_try((size_t)t->stored);
     while (packed && db_next(d, q, &row, &ignored) == OK && row) {
@@ -112,8 +114,8 @@ static bool get(struct sessions *s, const struct kvstore_put *name, struct kv_pi
                              &block, &ignored) != OK)
         return false;
     if (db_query(kv->r, &ignored, &q,
-                 "SELECT first, raw, stored, codec, sum FROM piece WHERE block = ? AND layer = ?"
-                 " AND head_group = ? AND plane = ?",
+                 "SELECT first, n_chunk, raw, stored, codec, sum FROM piece WHERE block = ?"
+                 " AND layer = ? AND head_group = ? AND plane = ?",
                  "iiii", block, (int64_t)piece->layer, (int64_t)piece->head_group,
                  (int64_t)piece->plane) != OK)
         return false;
@@ -157,7 +159,7 @@ int32_t kvstore_list(struct db *d, int64_t block, struct kvstore_listed **ret)
     bool row = true;
     *ret = NULL;
     if (db_query(d, &ignored, &q,
-                 "SELECT layer, head_group, plane, first, raw, stored, codec, sum FROM piece"
+                 "SELECT layer, head_group, plane, first, n_chunk, raw, stored, codec, sum FROM piece"
                  " WHERE block = ? ORDER BY layer, head_group, plane",
                  "i", block) != OK)
         return 0;

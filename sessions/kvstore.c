@@ -156,8 +156,8 @@ static enum status open_both(struct kvstore *kv, struct err *e)
 
 static void close_both(struct kvstore *kv)
 {
+    db_close(kv->r); /* first: only a connection that may write can empty the -wal file at the end */
     db_close(kv->w);
-    db_close(kv->r);
     kv->w = kv->r = NULL;
 }
 

@@ -14,7 +14,6 @@
 enum {
     KVSTORE_APPLICATION_ID = 0x44674b76, /* "DgKv" */
     KVSTORE_PAGE_BYTES = 65536,
-    KVSTORE_CHUNK_BYTES = 4060, /* 16 rows fill a database page: 64 KiB less headers */
     KVSTORE_TABLES = KV_IO_PLANES + 1,
     KVSTORE_STATE = KV_IO_PLANES, /* table of window and meta pieces */
     KVSTORE_RAW_MAX_BYTES = 256 << 20, /* of a piece; larger sizes in the file are damage */
@@ -32,6 +31,7 @@ struct kvstore {
     struct db *w; /* store's thread; NULL when out of use */
     ZSTD_CCtx *compressor;
     int32_t misses[KVSTORE_TABLES]; /* compressions in a row that did not pay */
+    int32_t room[KVSTORE_TABLES];   /* bytes left in the last database page of a table, about */
     int64_t n_free_seen; /* free pages when the last vacuum step was queued */
 
     pthread_mutex_t r_lock; /* protects what follows */
@@ -82,7 +82,7 @@ enum status kvstore_find(struct db *d, uint64_t fingerprint, uint64_t hash, int3
 
 /* Where a piece lies and what it must be; any of it may be damaged. */
 struct kvstore_stored {
-    int64_t first, raw, stored, codec;
+    int64_t first, n_chunk, raw, stored, codec;
     unsigned char sum[16];
     bool sum_valid;
 };

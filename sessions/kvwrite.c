@@ -14,6 +14,9 @@ enum {
     KV_MISS_SAMPLE = 16, /* ... only every 16th of that plane is tried */
     KV_STATES_KEPT = 2,  /* newest states per chat: the open branch and the one before */
     KV_ZSTD_LEVEL = 1,
+    KV_CELL_BYTES = 20,       /* a row's own bytes in a database page, at most */
+    KV_PAGE_ROOM = KVSTORE_PAGE_BYTES - 64, /* of an empty one; SQLite keeps 35 */
+    KV_CHUNK_MIN_BYTES = 512, /* less room than that is left empty */
 };
 
 void kvstore_checksum(const struct kvstore_piece_name *name, const void *data, size_t n,
@@ -51,23 +54,17 @@ enum status kvstore_sum(struct db *d, int64_t block, struct err *e)
                  "iiiiiiiii", t[0], t[1], t[2], t[3], t[4], t[5], t[6], t[7], block);
 }
 
-static enum status erase_chunks(struct db *d, int32_t plane, int64_t first, int64_t stored,
-                                struct err *e)
-{
-    int64_t n = (stored + KVSTORE_CHUNK_BYTES - 1) / KVSTORE_CHUNK_BYTES;
-    return db_do(d, e, kvstore_sql[kvstore_table(plane)].erase, "ii", first, first + n);
-}
-
 struct doomed {
     int32_t plane, layer, head_group;
-    int64_t first, stored;
+    int64_t first, n_chunk;
 };
 
 static enum status drop_pieces(struct db *d, int64_t block, const struct doomed *p, int32_t n,
                                struct err *e)
 {
     for (int32_t i = 0; i < n; i++) {
-        TRY(erase_chunks(d, p[i].plane, p[i].first, p[i].stored, e));
+        TRY(db_do(d, e, kvstore_sql[kvstore_table(p[i].plane)].erase, "ii", p[i].first,
+                  p[i].first + p[i].n_chunk));
         TRY(db_do(d, e,
                   "DELETE FROM piece WHERE block = ? AND layer = ? AND head_group = ?"
                   " AND plane = ?",
@@ -85,7 +82,7 @@ enum status kvstore_drop_planes(struct db *d, int64_t block, int32_t layer, int3
     int32_t n = 0, cap = 0;
     bool row = true;
     TRY(db_query(d, e, &q,
-                 "SELECT plane, layer, head_group, first, stored FROM piece WHERE block = ?1"
+                 "SELECT plane, layer, head_group, first, n_chunk FROM piece WHERE block = ?1"
                  " AND (?2 = -2 OR (layer = ?2 AND head_group = ?3)) AND plane BETWEEN ?4 AND ?5",
                  "iiiii", block, (int64_t)layer, (int64_t)head_group, (int64_t)from,
                  (int64_t)to));
@@ -100,7 +97,7 @@ enum status kvstore_drop_planes(struct db *d, int64_t block, int32_t layer, int3
             .layer = sqlite3_column_int(q, 1),
             .head_group = sqlite3_column_int(q, 2),
             .first = sqlite3_column_int64(q, 3),
-            .stored = sqlite3_column_int64(q, 4),
+            .n_chunk = sqlite3_column_int64(q, 4),
         };
     }
     db_done(q);
@@ -233,6 +230,28 @@ static const void *pack(struct kvstore *kv, const struct kv_piece *p, void *buf,
     return buf;
 }
 
+/* Appends bytes to a table, cut so that its last page is filled before the next one begins. The room
+ * is an estimate: wrong, it wastes space and nothing else. */
+static enum status write_chunks(struct kvstore *kv, int table, const unsigned char *bytes, size_t n,
+                                int64_t *ret_first, int64_t *ret_n_chunk, struct err *e)
+{
+    for (size_t off = 0; off < n;) {
+        int32_t *room = &kv->room[table];
+        if (*room < KV_CHUNK_MIN_BYTES + KV_CELL_BYTES && n - off + KV_CELL_BYTES > (size_t)*room)
+            *room = KV_PAGE_ROOM;
+        size_t k = (size_t)(*room - KV_CELL_BYTES);
+        if (k > n - off)
+            k = n - off;
+        TRY(db_do(kv->w, e, kvstore_sql[table].insert, "b", bytes + off, k));
+        if (off == 0)
+            *ret_first = sqlite3_last_insert_rowid(db_handle(kv->w));
+        *room -= (int32_t)k + KV_CELL_BYTES;
+        off += k;
+        ++*ret_n_chunk;
+    }
+    return OK;
+}
+
 static enum status put_piece(struct kvstore *kv, const struct kvstore_put *put, int64_t block,
                              const struct kv_piece *p, void *buf, size_t cap, struct err *e)
 {
@@ -252,18 +271,13 @@ static enum status put_piece(struct kvstore *kv, const struct kvstore_put *put, 
     TRY(kvstore_drop_planes(d, block, p->layer, p->head_group, p->plane, p->plane, e));
     size_t n;
     const unsigned char *bytes = pack(kv, p, buf, cap, &n, &codec);
-    int64_t first = 0;
-    for (size_t off = 0; off < n; off += KVSTORE_CHUNK_BYTES) {
-        size_t k = n - off < KVSTORE_CHUNK_BYTES ? n - off : KVSTORE_CHUNK_BYTES;
-        TRY(db_do(d, e, kvstore_sql[kvstore_table(p->plane)].insert, "b", bytes + off, k));
-        if (off == 0)
-            first = sqlite3_last_insert_rowid(db_handle(d));
-    }
+    int64_t first = 0, n_chunk = 0;
+    TRY(write_chunks(kv, kvstore_table(p->plane), bytes, n, &first, &n_chunk, e));
     return db_do(d, e,
-                 "INSERT INTO piece (block, layer, head_group, plane, first, raw, stored, codec,"
-                 " sum) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
-                 "iiiiiiiib", block, (int64_t)p->layer, (int64_t)p->head_group,
-                 (int64_t)p->plane, first, (int64_t)p->size_bytes, (int64_t)n, codec, sum,
+                 "INSERT INTO piece (block, layer, head_group, plane, first, n_chunk, raw, stored,"
+                 " codec, sum) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                 "iiiiiiiiib", block, (int64_t)p->layer, (int64_t)p->head_group,
+                 (int64_t)p->plane, first, n_chunk, (int64_t)p->size_bytes, (int64_t)n, codec, sum,
                  sizeof sum);
 }
 

@@ -1,0 +1,79 @@
+-- A store as schema 1 left it: one conversation, one fork of it. Loaded by test_files.c.
+CREATE TABLE conversation (
+    id         INTEGER PRIMARY KEY AUTOINCREMENT, -- never reused: KV rows name it
+    tree       INTEGER NOT NULL, -- the first conversation of a family of forks; equal = may share rows
+    base       INTEGER,          -- the shared message a fork starts after; NULL = no fork
+    leaf       INTEGER,          -- last message of the open branch; NULL = the path is empty
+    pinned     INTEGER NOT NULL DEFAULT 0, -- 1 = its KV is never thinned for the budget
+    created_ms INTEGER NOT NULL,
+    updated_ms INTEGER NOT NULL, -- last message added or finished
+    model      TEXT NOT NULL DEFAULT '', -- name of the model last used
+    title      TEXT NOT NULL DEFAULT ''  -- '' = untitled
+) STRICT;
+CREATE INDEX conversation_updated ON conversation (updated_ms);
+CREATE INDEX conversation_tree ON conversation (tree);
+
+-- One row per message of every branch. A child's id is greater than its parent's, so walking up
+-- always ends. A conversation sees the rows whose home it is and the ancestors of its base.
+CREATE TABLE message (
+    id         INTEGER PRIMARY KEY AUTOINCREMENT,
+    parent     INTEGER REFERENCES message (id), -- NULL = first message
+    home       INTEGER NOT NULL, -- the conversation it was written in
+    created_ms INTEGER NOT NULL,
+    n_id       INTEGER NOT NULL DEFAULT 0, -- tokens in ids
+    done       INTEGER NOT NULL DEFAULT 1, -- 0 = an answer still streaming, or cut by a crash
+    indexed    INTEGER NOT NULL DEFAULT 1, -- 1 = message_fts holds this text
+    role       TEXT NOT NULL,              -- 'system', 'user', 'assistant'
+    stop       TEXT NOT NULL DEFAULT '',   -- why an answer ended: 'eos', 'length', 'context', 'cancel'
+    text       TEXT NOT NULL,
+    ids        BLOB -- int32 little-endian, exactly as fed; NULL while unknown
+) STRICT;
+CREATE INDEX message_parent ON message (parent, home);
+CREATE INDEX message_home ON message (home);
+CREATE INDEX message_unindexed ON message (id) WHERE indexed = 0;
+
+CREATE TABLE setting (
+    key   TEXT PRIMARY KEY,
+    value TEXT NOT NULL
+) STRICT, WITHOUT ROWID;
+
+-- Search. External content: the text is stored once, the triggers keep the index in step.
+CREATE VIRTUAL TABLE message_fts USING fts5 (text, content = 'message', content_rowid = 'id',
+    tokenize = 'unicode61 remove_diacritics 2');
+CREATE VIRTUAL TABLE title_fts USING fts5 (title, content = 'conversation', content_rowid = 'id',
+    tokenize = 'unicode61 remove_diacritics 2');
+
+CREATE TRIGGER message_insert AFTER INSERT ON message WHEN new.indexed BEGIN
+    INSERT INTO message_fts (rowid, text) VALUES (new.id, new.text);
+END;
+CREATE TRIGGER message_delete AFTER DELETE ON message WHEN old.indexed BEGIN
+    INSERT INTO message_fts (message_fts, rowid, text) VALUES ('delete', old.id, old.text);
+END;
+CREATE TRIGGER message_unindex AFTER UPDATE OF text, indexed ON message WHEN old.indexed BEGIN
+    INSERT INTO message_fts (message_fts, rowid, text) VALUES ('delete', old.id, old.text);
+    INSERT INTO message_fts (rowid, text) SELECT new.id, new.text WHERE new.indexed;
+END;
+CREATE TRIGGER message_index AFTER UPDATE OF text, indexed ON message
+    WHEN new.indexed AND NOT old.indexed BEGIN
+    INSERT INTO message_fts (rowid, text) VALUES (new.id, new.text);
+END;
+CREATE TRIGGER title_insert AFTER INSERT ON conversation BEGIN
+    INSERT INTO title_fts (rowid, title) VALUES (new.id, new.title);
+END;
+CREATE TRIGGER title_delete AFTER DELETE ON conversation BEGIN
+    INSERT INTO title_fts (title_fts, rowid, title) VALUES ('delete', old.id, old.title);
+END;
+CREATE TRIGGER title_update AFTER UPDATE OF title ON conversation BEGIN
+    INSERT INTO title_fts (title_fts, rowid, title) VALUES ('delete', old.id, old.title);
+    INSERT INTO title_fts (rowid, title) VALUES (new.id, new.title);
+END;
+INSERT INTO conversation (id, tree, base, leaf, created_ms, updated_ms, model, title) VALUES
+    (1, 1, NULL, 2, 1700000000000, 1700000001000, 'm', 'earlier title'),
+    (2, 1, 1, 3, 1700000002000, 1700000003000, 'm', '');
+INSERT INTO message (id, parent, home, created_ms, n_id, done, indexed, role, stop, text, ids) VALUES
+    (1, NULL, 1, 1700000000000, 2, 1, 1, 'user', '', 'hello old file', x'0100000002000000'),
+    (2, 1, 1, 1700000001000, 1, 1, 1, 'assistant', 'eos', 'an old answer', x'03000000'),
+    (3, 1, 2, 1700000003000, 0, 0, 0, 'assistant', '', 'another branch', NULL);
+INSERT INTO setting VALUES ('theme', 'dark');
+PRAGMA application_id = 1147618674;
+PRAGMA user_version = 1;
