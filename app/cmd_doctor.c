@@ -53,6 +53,9 @@ int cmd_doctor(struct options *o)
     enum status st = cli_store(o, &store, &e);
     if (st == OK)
         st = sessions_check(store, o->repair, &h, &e);
+    struct sessions_budget budget = {0};
+    if (st == OK && !o->no_save)
+        st = sessions_budget_get(store, &budget, &e);
     bool sound = st == OK && h.text_ok && h.kv_ok;
     if (o->json) {
         json_t *j = json_object();
@@ -70,6 +73,7 @@ int cmd_doctor(struct options *o)
             json_object_set_new(j, "messages", json_count(h.n_message));
             json_object_set_new(j, "db_bytes", json_count(h.db_bytes));
             json_object_set_new(j, "kv_db_bytes", json_count(h.kv_db_bytes));
+            json_object_set_new(j, "kv_budget", json_count(budget.limit_bytes));
             json_object_set_new(j, "free_disk", json_count(h.free_disk_bytes));
         }
         json_print(j);
@@ -86,6 +90,8 @@ int cmd_doctor(struct options *o)
             printf("             text %.1f MB, cache %.1f MB, %.1f GB free on the disk\n",
                    (double)h.db_bytes / 1e6, (double)h.kv_db_bytes / 1e6,
                    (double)h.free_disk_bytes / 1e9);
+            printf("             cache budget %.1f GB%s, %.1f MB used\n", (double)budget.limit_bytes / 1e9,
+                   budget.automatic ? " (automatic)" : "", (double)budget.used_bytes / 1e6);
             printf("check        text %s, cache %s\n", h.text_ok ? "ok" : "DAMAGED",
                    h.kv_ok ? "ok" : "DAMAGED (run dogear doctor --repair)");
             if (h.detail[0])

@@ -1,4 +1,5 @@
 /* Commands on saved conversations: they need the store only, no model. */
+#include <errno.h>
 #include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -289,4 +290,105 @@ static enum status run_pin(const struct options *o, struct sessions *s, struct e
 int cmd_pin(struct options *o)
 {
     return with_store(o, run_pin);
+}
+
+/* "8/4", "4/4", ... or "none"; the tier names of stats.h. */
+static enum status tier_of(const char *name, int32_t *ret, struct err *e)
+{
+    for (int32_t i = 1; i < STATS_TIERS - 1; i++)
+        if (!strcmp(name, stats_tier_name[i])) {
+            *ret = i;
+            return OK;
+        }
+    if (!strcmp(name, "none")) {
+        *ret = STATS_TIERS - 1;
+        return OK;
+    }
+    return err_set(e, ERR_USAGE, "\"%s\" is no precision; use 8/8, 8/4, 6/4, 4/4, 4/2, 2/2 or none", name);
+}
+
+static enum status run_thin(const struct options *o, struct sessions *s, struct err *e)
+{
+    int64_t id, freed = 0;
+    int32_t tier = 0;
+    TRY(cli_id(o, 0, &id, e));
+    if (o->n_word < 2)
+        return err_set(e, ERR_USAGE, "the precision is missing: dogear thin ID 8/4|6/4|4/4|4/2|2/2|none");
+    TRY(tier_of(o->words[1], &tier, e));
+    TRY(sessions_thin(s, id, tier, &freed, e));
+    if (o->json) {
+        json_print(json_pack("{s:I}", "freed_bytes", (json_int_t)freed));
+    } else {
+        char size[16];
+        format_size(freed, size);
+        printf("%s of cache dropped; the text is untouched\n", size);
+    }
+    return OK;
+}
+
+int cmd_thin(struct options *o)
+{
+    return with_store(o, run_thin);
+}
+
+static enum status write_whole(const char *path, const char *text, size_t len, struct err *e)
+{
+    FILE *f = path ? fopen(path, "wx") : stdout;
+    if (!f)
+        return err_set(e, ERR_IO, "%s: %s", path, strerror(errno));
+    bool failed = fwrite(text, 1, len, f) != len;
+    if (path ? fclose(f) : fflush(f))
+        failed = true;
+    return failed ? err_set(e, ERR_IO, "%s: %s", path ? path : "standard output", strerror(errno)) : OK;
+}
+
+static enum status run_export(const struct options *o, struct sessions *s, struct err *e)
+{
+    int64_t id = 0;
+    if (o->n_word > 0 && strcmp(o->words[0], "all"))
+        TRY(cli_id(o, 0, &id, e));
+    else if (o->n_word == 0)
+        return err_set(e, ERR_USAGE, "what to export is missing: dogear export ID or dogear export all");
+    const char *format = o->format ? o->format : o->with_kv ? "dogear" : "md";
+    if (!strcmp(format, "dogear")) {
+        if (!o->out || id == 0)
+            return err_set(e, ERR_USAGE, "--format dogear writes one conversation to a new file: dogear export ID --out FILE");
+        return sessions_export_file(s, id, o->out, o->with_kv, e);
+    }
+    if (strcmp(format, "md") && strcmp(format, "json"))
+        return err_set(e, ERR_USAGE, "--format %s is unknown; use md, json or dogear", format);
+    if (o->with_kv)
+        return err_set(e, ERR_USAGE, "--with-kv goes with --format dogear");
+    char *text;
+    size_t len;
+    TRY(sessions_export(s, id, format[0] == 'm' ? SESSIONS_MARKDOWN : SESSIONS_JSON, &text, &len, e));
+    enum status st = write_whole(o->out, text, len, e);
+    free(text);
+    return st;
+}
+
+int cmd_export(struct options *o)
+{
+    return with_store(o, run_export);
+}
+
+static enum status run_import(const struct options *o, struct sessions *s, struct err *e)
+{
+    if (o->n_word != 1)
+        return err_set(e, ERR_USAGE, "one file at a time: dogear import FILE");
+    struct sessions_imported r;
+    TRY(sessions_import(s, o->words[0], &r, e));
+    if (o->json)
+        json_print(json_pack("{s:i,s:i,s:i,s:i,s:I}", "conversations", r.n_conversation, "messages",
+                             r.n_message, "skipped", r.n_skipped, "kv_pieces", r.n_kv_piece,
+                             "first_id", (json_int_t)r.first_id));
+    else
+        printf("%d conversations, %d messages imported%s\n", r.n_conversation, r.n_message,
+               r.n_skipped ? "; messages of tools were left out" : "");
+    return OK;
+}
+
+int cmd_import(struct options *o)
+{
+    return with_store(o, run_import);
 }

@@ -92,6 +92,19 @@ dogear pin "$forked" && dogear list --json && [ "$(json "$work/out" '[r["pinned"
 ok pin__shown
 dogear ask --fake "$fake" -r again --json && [ "$(json "$work/out" 'j["conversation"]')" = "$forked" ]
 ok ask__resume__takes_the_latest
+dogear export "$forked" && grep -q 'It stayed folded' "$work/out"
+ok export__markdown__on_stdout
+dogear export all --format json --out "$work/all.json" && dogear import "$work/all.json" --json --db "$work/second.db" &&
+    [ "$(json "$work/out" 'j["conversations"]')" = 5 ] && dogear search folded --db "$work/second.db" && grep -q folded "$work/out"
+ok import__json__search_finds_it
+dogear export "$forked" --format dogear --out "$work/one.dogear" && dogear import "$work/one.dogear" --db "$work/third.db" && dogear list --json --db "$work/third.db" && [ "$(json "$work/out" 'len(j)')" = 1 ]
+ok import__whole_file__one_conversation
+dogear export "$forked" --format dogear --out "$work/one.dogear"; [ $rc -eq 1 ] && one_line_error
+ok export__existing_file__is_not_overwritten
+dogear thin "$forked" none && dogear show "$forked" && grep -q folded "$work/out"
+ok thin__none__keeps_the_text
+dogear thin "$forked" 7/7; [ $rc -eq 2 ] && one_line_error
+ok thin__unknown_precision__exit_2
 before=$(find "$work/data" -type f -exec md5sum {} + | sort | md5sum)
 dogear ask --fake "$fake" --no-save secret && [ "$(cat "$work/out")" = secret ] &&
     [ "$(find "$work/data" -type f -exec md5sum {} + | sort | md5sum)" = "$before" ]
