@@ -124,6 +124,7 @@ dogear list --db "$work/other.db"; [ $rc -eq 1 ] && one_line_error
 ok store__foreign_database__one_line
 
 # a kill in the middle of an answer: the question whole, the answer up to about the last second
+: >"$work/stream"
 "$DOGEAR" ask --fake "$fake" slow please >"$work/stream" 2>/dev/null </dev/null &
 pid=$!
 wait_for 20 grep -q nineteen "$work/stream"
@@ -135,6 +136,7 @@ dogear list --json && id=$(json "$work/out" 'j[0]["id"]') && dogear show "$id" -
 ok kill__while_streaming__nothing_typed_is_lost
 dogear doctor
 ok kill__store__sound_afterwards
+: >"$work/stream"
 "$DOGEAR" ask --fake "$fake" slow again >"$work/stream" 2>"$work/err" </dev/null &
 pid=$!
 wait_for 20 grep -q three "$work/stream"
