@@ -1,0 +1,343 @@
+/* Block scores with lanes: two jobs of products and one of normalising. Compiled for 8 or 16.
+ *
+ * Exact rows: one item is (KV head, run of key blocks); the block's keys are widened once and meet
+ * the rows of all heads of the group in register tiles. What is kept of a (row, block) is one
+ * number, log2 of the sum of 2^score, in the place where its mass will stand. Antidiagonals: a
+ * product with inner length stride * head_dim; queries are laid out once per item as strips of 16
+ * columns, element (channel c, step i) at row c * stride + i, so that runs of 16 keys of a channel
+ * are copied as they lie. Scores carry a factor log2(e). */
+#ifndef KERNELS_CPU_SCORE_FLOW_H
+#define KERNELS_CPU_SCORE_FLOW_H
+
+#include <assert.h>
+#include <math.h>
+#include <string.h>
+
+#include "kernels/cpu/attn_page.h"
+#include "kernels/cpu/attn_tile.h"
+#include "kernels/cpu/cpu.h"
+#include "kernels/page.h"
+#include "kernels/score.h"
+
+#define SCORE_LOG2E 1.4426950408889634f
+#define SCORE_LN2 0.6931471805599453f
+#define SCORE_NONE (-1e30f) /* log2 of no mass at all */
+
+enum {
+    SCORE_ROWS = 256,      /* rows x heads that meet one widened block */
+    SCORE_RUN = 8,         /* key blocks of one item of exact rows */
+    SCORE_STRIP = 16,      /* columns of a strip of queries */
+    SCORE_ANTI_BLOCKS = 4, /* key blocks whose tiles make the left side of one product */
+    SCORE_ANTI_ROWS = SCORE_ANTI_BLOCKS * KERN_SCORE_GROUPS,
+    SCORE_ANTI_RUN = 64    /* key blocks of one item of antidiagonals */
+};
+
+struct score_work {
+    float panel[PAGE_HEAD_DIM_MAX * PAGE_TOK];
+    struct page_layout layout;
+    union {
+        struct {
+            float q[SCORE_ROWS * PAGE_HEAD_DIM_MAX];
+            float x[SCORE_ROWS * PAGE_TOK];
+        } rows;
+        struct {
+            float k[SCORE_ANTI_ROWS * KERN_SCORE_STRIDE * PAGE_HEAD_DIM_MAX];
+            float x[SCORE_ANTI_ROWS * SCORE_STRIP];
+            float q[(CPU_SCRATCH_BYTES - (600 << 10)) / (int)sizeof(float)]; /* strips */
+        } anti;
+    };
+};
+_Static_assert(sizeof(struct score_work) <= CPU_SCRATCH_BYTES, "fits a thread's scratch");
+
+struct score_job {
+    struct kern *kern;
+    const struct kern_score *s;
+    int32_t group, d;   /* query heads per KV head, head_dim */
+    int32_t n_run;      /* items per KV head along the key blocks */
+    int32_t n_pass;     /* passes over the columns of the antidiagonals */
+    int32_t pass_strip; /* strips of one pass */
+};
+
+static int32_t score_min(int32_t a, int32_t b)
+{
+    return a < b ? a : b;
+}
+
+/* Keys of block j into w->panel [d][64]; page: as blocks older than b-1 are read. */
+static void score_widen(struct score_work *w, const struct kern_kv *kv, int32_t head_kv, int32_t j,
+                        bool page)
+{
+    const struct kern_kv_block *b = &kv->block[(size_t)head_kv * kv->n_block_cap + j];
+    int32_t d = kv->head_dim;
+    if (!page) {
+        panel_from_f16(b->k, PAGE_TOK, d, PAGE_TOK, w->panel);
+        return;
+    }
+    page_widen_k(&w->layout, b->page, w->panel);
+    if (j > 0 || !kv->sink_k)
+        return;
+    const uint16_t *sink = kv->sink_k + (size_t)head_kv * d * KERN_SINK_PAD;
+    for (int32_t c = 0; c < d; c++)
+        for (int32_t t = 0; t < KERN_SINK_TOK; t++)
+            w->panel[c * PAGE_TOK + t] = _cvtsh_ss(sink[c * KERN_SINK_PAD + t]);
+}
+
+/* log2 of the sum of 2^x over x[lo..hi) of n lanes; n a multiple of 16. x is overwritten. */
+ATTN_INLINE float score_log_sum(const struct kern_attn *a, float *x, int32_t n, int32_t hi)
+{
+    vf top = VF_SET1(SCORE_NONE), sum = VF_ZERO();
+    if (a->softcap > 0) {
+        vf inv = VF_SET1(SCORE_LN2 / a->softcap), cap = VF_SET1(a->softcap * SCORE_LOG2E);
+        for (int32_t j = 0; j < n; j += VL)
+            VF_STORE(x + j, VF_MUL(cap, vf_tanh(VF_MUL(inv, VF_LOAD(x + j)))));
+    }
+    for (int32_t j = 0; j < n; j += VL) {
+        vf y = VF_LOAD(x + j);
+        if (hi < n) {
+            y = vf_outside(y, j, 0, hi);
+            VF_STORE(x + j, y);
+        }
+        top = VF_MAX(top, y);
+    }
+    float most = vf_hmax(top);
+    vf at = VF_SET1(most);
+    for (int32_t j = 0; j < n; j += VL)
+        sum = VF_ADD(sum, vf_exp2(VF_SUB(VF_LOAD(x + j), at)));
+    return most + log2f(vf_hsum(sum));
+}
+
+/* ---- exact rows ---- */
+
+/* Rows [row0, row1) of the list, all heads of the group, against the keys in w->panel. */
+static void rows_against(const struct score_job *t, struct score_work *w, int32_t head_kv,
+                         int32_t j, int32_t row0, int32_t row1, int32_t q_row0)
+{
+    const struct kern_score *s = t->s;
+    const struct kern_attn *a = s->a;
+    int32_t d = t->d, m = (row1 - row0) * t->group;
+    const float *q = w->rows.q + (size_t)(row0 - q_row0) * t->group * d;
+    for (int32_t c = 0; c < PAGE_TOK; c += PANEL)
+        tile_f32(m, PANEL, q, d, w->panel + c, PAGE_TOK, d, w->rows.x + c, PAGE_TOK, NULL);
+    for (int32_t i = 0; i < m; i++) {
+        int32_t row = row0 + i / t->group, head = head_kv * t->group + i % t->group;
+        int32_t hi = score_min(PAGE_TOK, a->pos0 + s->row[row] - j * PAGE_TOK + 1);
+        s->mass[((size_t)head * s->n_row + row) * s->n_block + j] =
+            score_log_sum(a, w->rows.x + i * PAGE_TOK, PAGE_TOK, hi);
+    }
+}
+
+static void rows_item(void *ctx, int item, int n_item, int thread)
+{
+    const struct score_job *t = ctx;
+    const struct kern_score *s = t->s;
+    const struct kern_attn *a = s->a;
+    struct score_work *w = cpu_scratch(t->kern, thread);
+    int32_t head_kv = item % a->kv->n_head_kv;
+    int32_t run = t->n_run - 1 - item / a->kv->n_head_kv; /* any order; neighbours share queries */
+    int32_t j0 = run * SCORE_RUN, j1 = score_min(s->n_block, j0 + SCORE_RUN);
+    const struct kern_kv_block *block = a->kv->block + (size_t)head_kv * a->kv->n_block_cap;
+    float factor = a->scale * SCORE_LOG2E;
+    int32_t most = SCORE_ROWS / t->group, first = 0;
+    w->layout.shape.head_dim = 0;
+    while (first < s->n_row && (a->pos0 + s->row[first]) / PAGE_TOK < j0)
+        first++;
+    for (int32_t row0 = first; row0 < s->n_row; row0 += most) {
+        int32_t row1 = score_min(s->n_row, row0 + most);
+        for (int32_t i = 0; i < (row1 - row0) * t->group; i++) {
+            int32_t row = s->row[row0 + i / t->group];
+            const float *q =
+                a->q + ((size_t)row * a->n_head + head_kv * t->group + i % t->group) * t->d;
+            for (int32_t c = 0; c < t->d; c += VL)
+                VF_STORE(w->rows.q + (size_t)i * t->d + c,
+                         VF_MUL(VF_SET1(factor), VF_LOAD(q + c)));
+        }
+        for (int32_t j = j0; j < j1; j++) {
+            int32_t seen = row0, far; /* rows from `seen` on see the block, from `far` on as page */
+            while (seen < row1 && (a->pos0 + s->row[seen]) / PAGE_TOK < j)
+                seen++;
+            far = seen;
+            while (far < row1 && block[j].k &&
+                   (!block[j].page || (a->pos0 + s->row[far]) / PAGE_TOK <= j + 1))
+                far++;
+            if (seen < far) {
+                score_widen(w, a->kv, head_kv, j, false);
+                rows_against(t, w, head_kv, j, seen, far, row0);
+            }
+            if (far < row1) {
+                score_widen(w, a->kv, head_kv, j, true);
+                rows_against(t, w, head_kv, j, far, row1, row0);
+            }
+        }
+    }
+}
+
+/* ---- antidiagonals ---- */
+
+/* Score of a group with its own positions: half of the pairs are causal. */
+static float anti_own(const struct score_job *t, int32_t head, int32_t head_kv, int32_t first)
+{
+    const struct kern_attn *a = t->s->a;
+    int32_t pos = a->pos0 + first, at = pos % PAGE_TOK;
+    const struct kern_kv_block *b =
+        &a->kv->block[(size_t)head_kv * a->kv->n_block_cap + pos / PAGE_TOK];
+    float sum = 0;
+    for (int32_t p = 0; p < KERN_SCORE_STRIDE / 2; p++) {
+        const float *q =
+            a->q + ((size_t)(first + KERN_SCORE_STRIDE - 1 - p) * a->n_head + head) * t->d;
+        for (int32_t c = 0; c < t->d; c++)
+            sum += q[c] * _cvtsh_ss(b->k[c * PAGE_TOK + at + p]);
+    }
+    return sum * a->scale * SCORE_LOG2E * 2 / KERN_SCORE_STRIDE;
+}
+
+/* Column i of a pass: group i / group of the list, head i % group of the KV head. */
+static void anti_queries(const struct score_job *t, struct score_work *w, int32_t head_kv,
+                         int32_t col0, int32_t col1)
+{
+    const struct kern_score *s = t->s;
+    const struct kern_attn *a = s->a;
+    float factor = a->scale * SCORE_LOG2E / KERN_SCORE_STRIDE;
+    size_t strip_floats = (size_t)KERN_SCORE_STRIDE * t->d * SCORE_STRIP;
+    for (int32_t i = col0; i < col1; i++) {
+        float *to = w->anti.q + (i - col0) / SCORE_STRIP * strip_floats + (i - col0) % SCORE_STRIP;
+        for (int32_t p = 0; p < KERN_SCORE_STRIDE; p++) {
+            int32_t row = s->group[i / t->group] + KERN_SCORE_STRIDE - 1 - p;
+            const float *q =
+                a->q + ((size_t)row * a->n_head + head_kv * t->group + i % t->group) * t->d;
+            for (int32_t c = 0; c < t->d; c++)
+                to[(c * KERN_SCORE_STRIDE + p) * SCORE_STRIP] = q[c] * factor;
+        }
+    }
+}
+
+static void anti_block(const struct score_job *t, struct score_work *w, int32_t head_kv, int32_t j,
+                       const float *x, int32_t col, int32_t n_col)
+{
+    const struct kern_score *s = t->s;
+    const struct kern_attn *a = s->a;
+    for (int32_t i = 0; i < n_col; i++) {
+        int32_t g = (col + i) / t->group, head = head_kv * t->group + (col + i) % t->group;
+        int32_t first = a->pos0 + s->group[g], n = 0;
+        float *to = s->anti + ((size_t)head * s->n_group + g) * s->n_block + j;
+        float y[16];
+        if (first < j * PAGE_TOK)
+            continue;
+        for (int32_t p = 0; p < KERN_SCORE_GROUPS; p++) {
+            int32_t at = j * PAGE_TOK + p * KERN_SCORE_STRIDE;
+            if (at < first)
+                y[n++] = x[p * SCORE_STRIP + i];
+            else if (at == first)
+                y[n++] = anti_own(t, head, head_kv, s->group[g]);
+        }
+        for (int32_t p = n; p < 16; p++)
+            y[p] = SCORE_NONE;
+        *to = score_log_sum(a, y, 16, n);
+    }
+}
+
+static void anti_item(void *ctx, int item, int n_item, int thread)
+{
+    const struct score_job *t = ctx;
+    const struct kern_score *s = t->s;
+    const struct kern_attn *a = s->a;
+    struct score_work *w = cpu_scratch(t->kern, thread);
+    int32_t head_kv = item % a->kv->n_head_kv, rest = item / a->kv->n_head_kv;
+    int32_t pass = rest % t->n_pass, run = rest / t->n_pass;
+    int32_t col0 = pass * t->pass_strip * SCORE_STRIP;
+    int32_t col1 = score_min(s->n_group * t->group, col0 + t->pass_strip * SCORE_STRIP);
+    int32_t depth = KERN_SCORE_STRIDE * t->d;
+    int32_t j1 = score_min(s->n_block, (run + 1) * SCORE_ANTI_RUN);
+    const struct kern_kv_block *block = a->kv->block + (size_t)head_kv * a->kv->n_block_cap;
+    w->layout.shape.head_dim = 0;
+    memset(w->anti.q, 0,
+           sizeof(float) * depth * SCORE_STRIP * ((col1 - col0 + SCORE_STRIP - 1) / SCORE_STRIP));
+    anti_queries(t, w, head_kv, col0, col1);
+    for (int32_t j = run * SCORE_ANTI_RUN; j < j1; j += SCORE_ANTI_BLOCKS) {
+        int32_t n = score_min(SCORE_ANTI_BLOCKS, j1 - j);
+        for (int32_t b = 0; b < n; b++) {
+            /* scores only rank here: one form of a block serves all rows */
+            score_widen(w, a->kv, head_kv, j + b, block[j + b].page != NULL);
+            for (int32_t p = 0; p < KERN_SCORE_GROUPS; p++) {
+                float *to = w->anti.k + (size_t)(b * KERN_SCORE_GROUPS + p) * depth;
+                const float *from = w->panel + p * KERN_SCORE_STRIDE;
+                for (int32_t c = 0; c < t->d; c++)
+                    for (int32_t i = 0; i < KERN_SCORE_STRIDE; i += VL)
+                        VF_STORE(to + c * KERN_SCORE_STRIDE + i, VF_LOAD(from + c * PAGE_TOK + i));
+            }
+        }
+        for (int32_t col = col0; col < col1; col += SCORE_STRIP) {
+            const float *q = w->anti.q + (size_t)(col - col0) * depth;
+            tile_f32(n * KERN_SCORE_GROUPS, SCORE_STRIP, w->anti.k, depth, q, SCORE_STRIP, depth,
+                     w->anti.x, SCORE_STRIP, NULL);
+            for (int32_t b = 0; b < n; b++)
+                anti_block(t, w, head_kv, j + b,
+                           w->anti.x + b * KERN_SCORE_GROUPS * SCORE_STRIP, col,
+                           score_min(SCORE_STRIP, col1 - col));
+        }
+    }
+}
+
+/* ---- from log-sums to masses ---- */
+
+static float score_normalise(float *x, int32_t n_seen, int32_t n_block)
+{
+    float top = SCORE_NONE, sum = 0;
+    for (int32_t j = 0; j < n_seen; j++)
+        top = x[j] > top ? x[j] : top;
+    int32_t j = 0;
+    vf at = VF_SET1(top), total = VF_ZERO();
+    for (; j + VL <= n_seen; j += VL) {
+        vf y = vf_exp2(VF_SUB(VF_LOAD(x + j), at));
+        VF_STORE(x + j, y);
+        total = VF_ADD(total, y);
+    }
+    for (; j < n_seen; j++) {
+        x[j] = exp2f(x[j] - top);
+        sum += x[j];
+    }
+    sum += vf_hsum(total);
+    float inv = 1 / sum;
+    for (j = 0; j < n_seen; j++)
+        x[j] *= inv;
+    for (; j < n_block; j++)
+        x[j] = 0;
+    return (top + log2f(sum)) * SCORE_LN2;
+}
+
+static void normalise_item(void *ctx, int item, int n_item, int thread)
+{
+    const struct score_job *t = ctx;
+    const struct kern_score *s = t->s;
+    for (int32_t i = 0; i < s->n_row; i++) {
+        size_t at = (size_t)item * s->n_row + i;
+        s->lse[at] = score_normalise(s->mass + at * s->n_block,
+                                     (s->a->pos0 + s->row[i]) / PAGE_TOK + 1, s->n_block);
+    }
+    for (int32_t i = 0; i < s->n_group; i++)
+        score_normalise(s->anti + ((size_t)item * s->n_group + i) * s->n_block,
+                        (s->a->pos0 + s->group[i]) / PAGE_TOK + 1, s->n_block);
+}
+
+static void flow_score(struct kern *k, const struct kern_score *s)
+{
+    const struct kern_attn *a = s->a;
+    struct score_job t = {.kern = k, .s = s, .group = a->n_head / a->kv->n_head_kv};
+    t.d = a->kv->head_dim;
+    assert(t.group <= SCORE_ROWS);
+    if (s->n_row > 0) {
+        t.n_run = (s->n_block + SCORE_RUN - 1) / SCORE_RUN;
+        pool_run(cpu_of(k)->pool, t.n_run * a->kv->n_head_kv, rows_item, &t);
+    }
+    if (s->n_group > 0) {
+        int32_t strip_floats = KERN_SCORE_STRIDE * t.d * SCORE_STRIP;
+        int32_t room = (int32_t)(sizeof((struct score_work *)0)->anti.q / sizeof(float));
+        int32_t n_strip = (s->n_group * t.group + SCORE_STRIP - 1) / SCORE_STRIP;
+        t.n_pass = (n_strip + room / strip_floats - 1) / (room / strip_floats);
+        t.pass_strip = (n_strip + t.n_pass - 1) / t.n_pass;
+        t.n_run = (s->n_block + SCORE_ANTI_RUN - 1) / SCORE_ANTI_RUN;
+        pool_run(cpu_of(k)->pool, t.n_run * t.n_pass * a->kv->n_head_kv, anti_item, &t);
+    }
+    pool_run(cpu_of(k)->pool, a->n_head, normalise_item, &t);
+}
+
+#endif
