@@ -143,30 +143,42 @@ void kv_rows_free(struct kv_pool *p, char *rows)
 
 /* ---- blocks ---- */
 
+struct kv_block *kv_block_empty(struct kv_pool *p, bool first)
+{
+    struct kv_block *b = mem_calloc(1, sizeof *b);
+    b->n_ref = 1;
+    if (!first || !p->seals)
+        return b;
+    b->sinks = p->kern->ops->alloc(p->kern, p->sink_bytes);
+    void *zero = kv_bounce(p);
+    if (!b->sinks || !zero) {
+        if (b->sinks)
+            p->kern->ops->free(p->kern, b->sinks);
+        free(b);
+        return NULL;
+    }
+    memset(zero, 0, p->sink_bytes);
+    p->kern->ops->upload(p->kern, b->sinks, zero, p->sink_bytes);
+    p->used_bytes += p->sink_bytes;
+    return b;
+}
+
 static enum status block_new(struct kv_pool *p, bool first, struct kv_block **ret, struct err *e)
 {
-    char *rows = NULL, *sinks = NULL;
+    char *rows = NULL;
     TRY(kv_rows_new(p, false, &rows, e));
-    if (first && p->seals) {
-        sinks = p->kern->ops->alloc(p->kern, p->sink_bytes);
-        void *zero = kv_bounce(p); /* exists: kv_rows_new or an earlier one made it */
-        if (!sinks || !zero) {
-            if (sinks)
-                p->kern->ops->free(p->kern, sinks);
-            kv_rows_free(p, rows);
-            return err_set(e, ERR_MEMORY, "out of memory: no %llu bytes for the first tokens",
-                           (unsigned long long)p->sink_bytes);
-        }
-        memset(zero, 0, p->sink_bytes);
-        p->kern->ops->upload(p->kern, sinks, zero, p->sink_bytes);
-        p->used_bytes += p->sink_bytes;
+    struct kv_block *b = kv_block_empty(p, first);
+    if (!b) {
+        kv_rows_free(p, rows);
+        return err_set(e, ERR_MEMORY, "out of memory: no %llu bytes for the first tokens",
+                       (unsigned long long)p->sink_bytes);
     }
-    *ret = mem_calloc(1, sizeof **ret);
-    **ret = (struct kv_block){.n_ref = 1, .rows = rows, .sinks = sinks};
+    b->rows = rows;
+    *ret = b;
     return OK;
 }
 
-static void block_unref(struct kv_pool *p, struct kv_block *b)
+void kv_block_unref(struct kv_pool *p, struct kv_block *b)
 {
     if (--b->n_ref > 0)
         return;
@@ -265,7 +277,7 @@ void kv_line_free(struct kv_line *l)
     if (!l)
         return;
     for (int32_t j = 0; j < l->n_block; j++)
-        block_unref(l->pool, l->block[j]);
+        kv_block_unref(l->pool, l->block[j]);
     free(l->block);
     free(l->layer);
     free(l->table);
@@ -309,7 +321,7 @@ static enum status unshare(struct kv_line *l, int32_t j, struct err *e)
     TRY(block_new(p, j == 0, &copy, e));
     void *host = kv_bounce(p);
     if (!host) {
-        block_unref(p, copy);
+        kv_block_unref(p, copy);
         return err_set(e, ERR_MEMORY, "out of memory: no %llu bytes to copy a block",
                        (unsigned long long)p->rows_bytes);
     }
@@ -319,7 +331,7 @@ static enum status unshare(struct kv_line *l, int32_t j, struct err *e)
         ops->download(p->kern, host, from->sinks, p->sink_bytes);
         ops->upload(p->kern, copy->sinks, host, p->sink_bytes);
     }
-    block_unref(p, from);
+    kv_block_unref(p, from);
     l->block[j] = copy;
     kv_table_set(l, j);
     return OK;
@@ -350,8 +362,21 @@ enum status kv_reserve(struct kv_line *l, int32_t n_more, struct err *e)
         if (!l->block[j]->page)
             s = kv_pages_new(l->pool, l->block[j], e);
     while (s != OK && l->n_block > had)
-        block_unref(l->pool, l->block[--l->n_block]);
+        kv_block_unref(l->pool, l->block[--l->n_block]);
     return s;
+}
+
+void kv_line_add(struct kv_line *l, struct kv_block *b, const int32_t *ids)
+{
+    assert(l->n_tok == l->n_block * KERN_BLOCK_TOK && b->sealed);
+    if (l->n_block == l->block_cap)
+        table_grow(l, 2 * l->block_cap);
+    l->block[l->n_block++] = b;
+    memcpy(l->ids + l->n_tok, ids, KERN_BLOCK_TOK * sizeof *ids);
+    l->n_tok += KERN_BLOCK_TOK;
+    if (l->first_rows == l->n_block - 1)
+        l->first_rows = l->n_block;
+    kv_table_set(l, l->n_block - 1);
 }
 
 const struct kern_kv *kv_layer(const struct kv_line *l, int32_t layer)
@@ -380,12 +405,17 @@ static void cut(struct kv_line *l, int32_t n)
 {
     l->n_tok = n;
     while (l->n_block > kv_blocks_for(n))
-        block_unref(l->pool, l->block[--l->n_block]);
+        kv_block_unref(l->pool, l->block[--l->n_block]);
     if (l->first_rows > l->n_block)
         l->first_rows = l->n_block;
+    if (l->kept_seen > n / KERN_BLOCK_TOK)
+        l->kept_seen = n / KERN_BLOCK_TOK;
+    if (l->kept_block > n / KERN_BLOCK_TOK)
+        l->kept_block = 0;
     int32_t tail = n / KERN_BLOCK_TOK;
     if (tail < l->n_block && l->block[tail]->sealed && l->block[tail]->n_ref == 1) {
         l->block[tail]->sealed = false; /* will be written again */
+        l->block[tail]->kept = false;
         kv_table_set(l, tail);
     }
 }

@@ -9,6 +9,7 @@ struct kv_block {
     int32_t n_ref;
     bool sealed;             /* pages stand for the rows */
     bool thawed;             /* the rows came back from pages: context only, no place to go on */
+    bool kept;               /* its present content is on disk */
     char *rows;              /* dev: [n_layer][k, v][n_head_kv][64 * head_dim] of f16; or NULL */
     char *sinks;             /* dev: block 0 only, [n_layer][k, v][n_head_kv][head_dim * 16] */
     struct kern_page **page; /* [n_layer][n_head_kv], NULL before room for pages was needed */
@@ -33,7 +34,10 @@ struct kv_line {
     int32_t n_ctx;
     int32_t *ids; /* [n_ctx] */
     int32_t n_tok;
-    int32_t first_rows;      /* blocks before this one have given their rows back */
+    int32_t first_rows; /* blocks before this one have given their rows back */
+    int32_t kept_seen;  /* blocks before this one were looked at by keep_blocks */
+    int32_t kept_block; /* kept_hash is the hash of the ids of that many blocks */
+    uint64_t kept_hash;
     struct kv_block **block; /* [block_cap] */
     int32_t n_block, block_cap;
     struct kern_kv *layer;       /* [n_layer], views into table */
@@ -44,6 +48,12 @@ struct kv_line {
 enum status kv_rows_new(struct kv_pool *p, bool force, char **ret, struct err *e);
 void kv_rows_free(struct kv_pool *p, char *rows);
 void *kv_bounce(struct kv_pool *p); /* rows_bytes of host memory, or NULL */
+
+/* A block without rows, pages or content (sinks when it is the first); NULL = out of memory. */
+struct kv_block *kv_block_empty(struct kv_pool *p, bool first);
+void kv_block_unref(struct kv_pool *p, struct kv_block *b);
+/* Appends a sealed block and the 64 ids it stands for to a line of whole blocks. */
+void kv_line_add(struct kv_line *l, struct kv_block *b, const int32_t *ids);
 
 /* Points the table entries of block j at what the block holds now. */
 void kv_table_set(struct kv_line *l, int32_t j);

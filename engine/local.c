@@ -139,6 +139,7 @@ static enum status open_parts(struct local *l, struct err *e)
     l->pool = kv_pool_new(l->kern, &shape, l->preset, l->plan.kv_budget);
     l->lines = lines_new(l->pool, l->plan.n_ctx);
     fill_info(l);
+    l->keep.fingerprint = keep_fingerprint(l->info.fingerprint, l->preset);
     l->stats.n_ctx = l->plan.n_ctx;
     l->stats.weights_bytes = (int64_t)(l->plan.weights_private + l->plan.weights_mapped);
     l->stats.scratch_bytes = (int64_t)l->plan.scratch;
@@ -264,17 +265,16 @@ enum status local_open(const struct engine_params *p, struct engine **ret, struc
     struct local *l = mem_calloc(1, sizeof *l);
     l->base.vt = &vt;
     l->params = *p;
-    if (p->kv_io) {
-        l->kv_io = *p->kv_io;
-        l->params.kv_io = &l->kv_io;
-    }
+    if (p->kv_io)
+        l->keep.io = *p->kv_io;
     pthread_mutex_init(&l->compute, NULL);
     pthread_mutex_init(&l->lock, NULL);
     l->events = queue_new(p->wake, p->wake_ctx);
     stats_init(&l->stats);
     l->stats.phase = STATS_IDLE;
     enum status s = open_parts(l, e);
-    l->params.model_path = l->params.kv = l->params.backend = NULL; /* the caller's strings */
+    l->params.model_path = l->params.kv = l->params.backend = NULL; /* the caller's */
+    l->params.kv_io = NULL;
     if (s != OK) {
         local_close(&l->base);
         return s;

@@ -13,6 +13,7 @@
 #include "engine/engine_impl.h"
 #include "engine/forward.h"
 #include "engine/gguf.h"
+#include "engine/keep.h"
 #include "engine/lines.h"
 #include "engine/model.h"
 #include "engine/plan.h"
@@ -22,7 +23,7 @@
 struct local {
     struct engine base;
     struct engine_params params; /* strings inside are not kept */
-    struct kv_io kv_io;
+    struct keep keep;            /* io all NULL when KV is not kept on disk */
     struct engine_info info;
     struct gguf *gguf;
     struct model *model;

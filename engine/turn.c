@@ -138,6 +138,7 @@ static bool prefill_tick(void *ctx, double n_done, int32_t n_total)
 {
     struct run *r = ctx;
     double now = now_s();
+    keep_blocks(&r->l->keep, r->t->timeline, r->line); /* a killed prefill goes on where it was */
     if (now - r->told_s >= EVENT_PERIOD_S) {
         r->told_s = now;
         r->n_read = r->n_read_before + (int32_t)n_done;
@@ -273,6 +274,7 @@ static enum status write_answer(struct run *r, const float *logits, struct err *
             break;
         TRY(local_reserve(l, r->t->timeline, r->line, 1, e));
         TRY(decode_step(l->forward, r->line, id, &logits, e));
+        keep_blocks(&l->keep, r->t->timeline, r->line);
     }
     return OK;
 }
@@ -315,6 +317,7 @@ static enum status run_turn(struct run *r, struct err *e)
     const float *logits;
     TRY(render(r, e));
     r->line = lines_take(l->lines, t->timeline, r->ids.ids, r->n_prompt);
+    keep_load(&l->keep, t->timeline, r->line, r->ids.ids, r->n_prompt);
     if (kv_n_tok(r->line) == r->n_prompt) /* the logits after the last token are needed again */
         kv_truncate(r->line, r->n_prompt - 1);
     r->n_reused = kv_n_tok(r->line);
@@ -343,8 +346,10 @@ struct engine_event *turn_run(struct local *l, const struct turn *t)
     struct run r = {.l = l, .t = t, .start_s = now_s(), .stop = ENGINE_STOP_CANCEL};
     struct err err;
     enum status s = run_turn(&r, &err);
-    if (r.line)
+    if (r.line) {
+        keep_state(&l->keep, t->timeline, r.line);
         tell_stats(&r, STATS_IDLE);
+    }
     bool ok = s == OK || s == ERR_CANCELLED;
     struct engine_event *ev = event_new(&r, ok ? ENGINE_EV_DONE : ENGINE_EV_FAILED);
     if (!ok)

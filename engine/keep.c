@@ -1,0 +1,499 @@
+#include "engine/keep.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+#include "engine/base/mem.h"
+#include "engine/kv_impl.h"
+
+enum {
+    LADDER = 6,        /* planes 0..5 of sealed pages: 2/2, 4/2, 4/4, 6/4, 8/4, 8/8 */
+    LOAD_MIN_TOK = 16, /* fewer are read from ids as quickly */
+};
+
+static const struct {
+    int32_t bits_k, bits_v;
+} ladder[LADDER] = {{2, 2}, {4, 2}, {4, 4}, {6, 4}, {8, 4}, {8, 8}};
+
+/* Bytes of a page cut down to plane `plane` of the ladder; 0 for plane -1. */
+static size_t upto(int32_t head_dim, int32_t plane)
+{
+    if (plane < 0)
+        return 0;
+    const struct page_shape s = {head_dim, ladder[plane].bits_k, ladder[plane].bits_v};
+    return page_size(&s);
+}
+
+/* The highest plane of a page; -1 for a shape that is not on the ladder. */
+static int32_t top_plane(const struct kern_page *page)
+{
+    for (int32_t p = 0; p < LADDER; p++)
+        if (ladder[p].bits_k == page->bits_k && ladder[p].bits_v == page->bits_v)
+            return p;
+    return -1;
+}
+
+uint64_t keep_fingerprint(uint64_t model, const struct preset *preset)
+{
+    uint64_t format = preset->bits_k ? 2 * (uint64_t)PAGE_VERSION + 1 : 2;
+    return (model ^ format) * UINT64_C(0x9e3779b97f4a7c15);
+}
+
+/* Where keys and values of (layer, head) lie in the rows of a block; elements. */
+static size_t row_at(const struct kv_shape *s, int32_t layer, int32_t head, bool value)
+{
+    size_t one = (size_t)KERN_BLOCK_TOK * (size_t)s->head_dim;
+    return ((size_t)(2 * layer + value) * (size_t)s->n_head_kv + (size_t)head) * one;
+}
+
+static size_t sink_at(const struct kv_shape *s, int32_t layer, int32_t head, bool value)
+{
+    size_t one = (size_t)KERN_SINK_PAD * (size_t)s->head_dim;
+    return ((size_t)(2 * layer + value) * (size_t)s->n_head_kv + (size_t)head) * one;
+}
+
+/* ---- token rows, packed: [head][K then V][head_dim] per token ---- */
+
+/* Copies token t of one layer between the rows of a block and packed bytes. */
+static void move_token(const struct kv_shape *s, uint16_t *rows, int32_t layer, int32_t t,
+                       uint16_t *packed, bool out)
+{
+    size_t d = (size_t)s->head_dim;
+    for (int32_t h = 0; h < s->n_head_kv; h++, packed += 2 * d) {
+        uint16_t *k = rows + row_at(s, layer, h, false), *v = rows + row_at(s, layer, h, true);
+        for (size_t c = 0; c < d; c++) {
+            uint16_t *key = &k[c * KERN_BLOCK_TOK + (size_t)t], *value = &v[(size_t)t * d + c];
+            if (out) {
+                packed[c] = *key;
+                packed[d + c] = *value;
+            } else {
+                *key = packed[c];
+                *value = packed[d + c];
+            }
+        }
+    }
+}
+
+static void move_sinks(const struct kv_shape *s, uint16_t *sinks, int32_t layer, uint16_t *packed,
+                       bool out)
+{
+    size_t d = (size_t)s->head_dim;
+    for (int32_t h = 0; h < s->n_head_kv; h++) {
+        uint16_t *k = sinks + sink_at(s, layer, h, false), *v = sinks + sink_at(s, layer, h, true);
+        for (size_t t = 0; t < KERN_SINK_TOK; t++, packed += 2 * d)
+            for (size_t c = 0; c < d; c++) {
+                uint16_t *key = &k[c * KERN_SINK_PAD + t], *value = &v[t * d + c];
+                if (out) {
+                    packed[c] = *key;
+                    packed[d + c] = *value;
+                } else {
+                    *key = packed[c];
+                    *value = packed[d + c];
+                }
+            }
+    }
+}
+
+static size_t tok_layer_bytes(const struct kv_shape *s)
+{
+    return (size_t)s->n_head_kv * 2 * (size_t)s->head_dim * sizeof(uint16_t);
+}
+
+/* ---- out ---- */
+
+struct pieces {
+    struct kv_piece *piece;
+    int n, cap;
+    char *data; /* all bytes; pieces hold offsets until they are put */
+    size_t used, size;
+};
+
+static void add_piece(struct pieces *p, int32_t layer, int32_t block, int32_t plane, size_t begin)
+{
+    p->piece[p->n++] = (struct kv_piece){.layer = layer,
+                                         .block = block,
+                                         .plane = plane,
+                                         .data = p->data + begin,
+                                         .size_bytes = p->used - begin};
+}
+
+static void add_bytes(struct pieces *p, const void *src, size_t n)
+{
+    memcpy(p->data + p->used, src, n);
+    p->used += n;
+}
+
+/* One piece per layer and plane: the slices of all heads whose page goes that high. */
+static void add_pages(const struct kv_line *l, int32_t j, struct pieces *p)
+{
+    const struct kv_shape *s = &l->pool->shape;
+    const struct kv_block *b = l->block[j];
+    uint16_t *sinks = NULL;
+    if (b->sinks) {
+        sinks = mem_alloc(l->pool->sink_bytes);
+        l->pool->kern->ops->download(l->pool->kern, sinks, b->sinks, l->pool->sink_bytes);
+    }
+    for (int32_t y = 0; y < s->n_layer; y++) {
+        struct kern_page *const *page = b->page + (size_t)y * (size_t)s->n_head_kv;
+        for (int32_t plane = 0; plane < LADDER; plane++) {
+            size_t begin = p->used, from = upto(s->head_dim, plane - 1);
+            for (int32_t h = 0; h < s->n_head_kv; h++)
+                if (plane <= top_plane(page[h]))
+                    add_bytes(p, (const char *)page[h] + from, upto(s->head_dim, plane) - from);
+            if (plane == 0 && sinks) {
+                move_sinks(s, sinks, y, (uint16_t *)(void *)(p->data + p->used), true);
+                p->used += KERN_SINK_TOK * tok_layer_bytes(s);
+            }
+            if (p->used > begin)
+                add_piece(p, y, j, plane, begin);
+        }
+    }
+    free(sinks);
+}
+
+/* Token rows [t0, t1) of block j, one piece per layer; f16 blocks and windows alike. */
+static void add_rows(struct kv_line *l, int32_t j, int32_t t0, int32_t t1, int32_t layer,
+                     struct pieces *p)
+{
+    const struct kv_shape *s = &l->pool->shape;
+    uint16_t *rows = (uint16_t *)(void *)l->block[j]->rows;
+    for (int32_t t = t0; t < t1; t++) {
+        move_token(s, rows, layer, t, (uint16_t *)(void *)(p->data + p->used), true);
+        p->used += tok_layer_bytes(s);
+    }
+}
+
+static struct pieces *pieces_new(const struct kv_line *l, size_t size_bytes, int per_layer)
+{
+    struct pieces *p = mem_calloc(1, sizeof *p);
+    p->cap = per_layer * l->pool->shape.n_layer;
+    p->piece = mem_calloc((size_t)p->cap, sizeof *p->piece);
+    p->data = mem_try(size_bytes + 64);
+    p->size = size_bytes;
+    if (!p->data) { /* not kept now: it is read from ids later */
+        free(p->piece);
+        free(p);
+        return NULL;
+    }
+    return p;
+}
+
+static void pieces_free(struct pieces *p)
+{
+    free(p->data);
+    free(p->piece);
+    free(p);
+}
+
+/* The blocks that will not change any more while the line grows. */
+static int32_t settled_end(const struct kv_line *l)
+{
+    return l->pool->seals ? kv_sealed_end(l->n_tok) : l->n_tok / KERN_BLOCK_TOK;
+}
+
+static uint64_t hash_upto(struct kv_line *l, int32_t j)
+{
+    if (l->kept_block > j) { /* the line was cut */
+        l->kept_block = 0;
+        l->kept_hash = KV_IO_HASH_EMPTY;
+    }
+    if (l->kept_block == 0)
+        l->kept_hash = KV_IO_HASH_EMPTY;
+    l->kept_hash = kv_io_hash(l->kept_hash, l->ids + l->kept_block * KERN_BLOCK_TOK,
+                              (j - l->kept_block) * KERN_BLOCK_TOK);
+    l->kept_block = j;
+    return l->kept_hash;
+}
+
+static void put_block(const struct keep *k, int64_t id, struct kv_line *l, int32_t j)
+{
+    const struct kv_shape *s = &l->pool->shape;
+    struct kv_block *b = l->block[j];
+    size_t sinks = b->sinks ? (size_t)s->n_layer * KERN_SINK_TOK * tok_layer_bytes(s) : 0;
+    struct pieces *p =
+        pieces_new(l, l->pool->seals ? b->page_bytes + sinks : l->pool->rows_bytes, LADDER);
+    if (!p)
+        return;
+    if (l->pool->seals) {
+        add_pages(l, j, p);
+    } else {
+        for (int32_t y = 0; y < s->n_layer; y++) {
+            size_t begin = p->used;
+            add_rows(l, j, 0, KERN_BLOCK_TOK, y, p);
+            add_piece(p, y, j, KV_IO_PLANE_F16, begin);
+        }
+    }
+    k->io.put(k->io.ctx, id, k->fingerprint, (j + 1) * KERN_BLOCK_TOK, hash_upto(l, j + 1),
+              p->piece, p->n);
+    b->kept = true;
+    pieces_free(p);
+}
+
+void keep_blocks(const struct keep *k, int64_t id, struct kv_line *l)
+{
+    int32_t end = settled_end(l);
+    if (!k->io.put || l->pool->kern->kv_bytes != (int32_t)sizeof(uint16_t))
+        return;
+    for (int32_t j = l->kept_seen < end ? l->kept_seen : 0; j < end; j++)
+        if (!l->block[j]->kept)
+            put_block(k, id, l, j);
+    l->kept_seen = end;
+}
+
+void keep_state(const struct keep *k, int64_t id, struct kv_line *l)
+{
+    const struct kv_shape *s = &l->pool->shape;
+    keep_blocks(k, id, l);
+    int32_t first = settled_end(l), n_win = l->n_tok - first * KERN_BLOCK_TOK;
+    if (!k->io.put || l->pool->kern->kv_bytes != (int32_t)sizeof(uint16_t) || n_win <= 0)
+        return;
+    struct pieces *p = pieces_new(l, (size_t)n_win * tok_layer_bytes(s) * (size_t)s->n_layer, 1);
+    if (!p)
+        return;
+    for (int32_t y = 0; y < s->n_layer; y++) {
+        size_t begin = p->used;
+        for (int32_t j = first; j < l->n_block; j++) {
+            int32_t left = l->n_tok - j * KERN_BLOCK_TOK;
+            if (left > 0)
+                add_rows(l, j, 0, left < KERN_BLOCK_TOK ? left : KERN_BLOCK_TOK, y, p);
+        }
+        add_piece(p, y, l->n_tok, KV_IO_WINDOW, begin);
+    }
+    uint64_t hash = kv_io_hash(hash_upto(l, first), l->ids + first * KERN_BLOCK_TOK, n_win);
+    k->io.put(k->io.ctx, id, k->fingerprint, l->n_tok, hash, p->piece, p->n);
+    pieces_free(p);
+}
+
+/* ---- in ---- */
+
+struct loading {
+    struct kv_line *l;
+    struct kv_block *b; /* being filled */
+    int32_t j;
+    char **bytes;         /* [n_layer * n_head_kv]: page bytes so far */
+    size_t *have;         /* their lengths */
+    int32_t n_layer_seen; /* rows or windows */
+    int32_t first, n_win;
+    bool bad;
+};
+
+/* Page bytes arrive plane by plane, in ascending order, for all heads of a layer at once. */
+static bool visit_page(void *ctx, const struct kv_piece *piece)
+{
+    struct loading *g = ctx;
+    const struct kv_shape *s = &g->l->pool->shape;
+    const char *at = piece->data;
+    size_t left = piece->size_bytes, from, size;
+    if (piece->layer < 0 || piece->layer >= s->n_layer || piece->plane < 0 ||
+        piece->plane >= LADDER || piece->head_group != 0)
+        return true;
+    from = upto(s->head_dim, piece->plane - 1);
+    size = upto(s->head_dim, piece->plane) - from;
+    for (int32_t h = 0; h < s->n_head_kv; h++) {
+        size_t i = (size_t)piece->layer * (size_t)s->n_head_kv + (size_t)h;
+        if (piece->plane > 0) {
+            struct kern_page head;
+            if (g->have[i] < sizeof head)
+                return true; /* the lowest plane is missing: nothing above it is of use */
+            memcpy(&head, g->bytes[i], sizeof head);
+            if (piece->plane > top_plane(&head))
+                continue;
+            if (g->have[i] != from) { /* a plane between is missing */
+                if (left < size)
+                    return true;
+                at += size;
+                left -= size;
+                continue;
+            }
+        }
+        if (left < size) {
+            g->bad = true;
+            return false;
+        }
+        if (!g->bytes[i])
+            g->bytes[i] = mem_alloc(upto(s->head_dim, LADDER - 1));
+        memcpy(g->bytes[i] + from, at, size);
+        g->have[i] = from + size;
+        at += size;
+        left -= size;
+    }
+    if (piece->plane == 0 && g->j == 0) {
+        if (left != KERN_SINK_TOK * tok_layer_bytes(s)) {
+            g->bad = true;
+            return false;
+        }
+        move_sinks(s, (uint16_t *)(void *)g->b->sinks, piece->layer, (uint16_t *)(void *)at, false);
+    }
+    return true;
+}
+
+/* Makes one page of the bytes that came: planes that are gone move scales and offsets. */
+static struct kern_page *build_page(const struct kv_pool *p, const char *bytes, size_t have,
+                                    uint64_t *ret_bytes)
+{
+    int32_t d = p->shape.head_dim, top = -1;
+    struct kern_page head, *page = NULL;
+    const uint8_t *planes_k[PAGE_PLANES], *planes_v[PAGE_PLANES];
+    for (int32_t i = 0; i < LADDER; i++)
+        if (upto(d, i) == have)
+            top = i;
+    if (top < 0)
+        return NULL;
+    memcpy(&head, bytes, sizeof head);
+    int32_t bits_k = ladder[top].bits_k, bits_v = ladder[top].bits_v;
+    const struct page_shape shape = {d, bits_k, bits_v};
+    page = mem_try(page_size(&shape));
+    if (!page)
+        return NULL;
+    for (int32_t i = 0; i < bits_k / PAGE_PLANE_BITS; i++)
+        planes_k[i] = (const uint8_t *)bytes + page_plane_at(&shape, PAGE_K, i);
+    for (int32_t i = 0; i < bits_v / PAGE_PLANE_BITS; i++)
+        planes_v[i] = (const uint8_t *)bytes + page_plane_at(&shape, PAGE_V, i);
+    bool ok = page_assemble(page, bytes, page_base_size(d), planes_k, bits_k / PAGE_PLANE_BITS,
+                            planes_v, bits_v / PAGE_PLANE_BITS) &&
+              page_check(page, page_size(&shape), d, NULL);
+    /* A fixed format never holds more than it says. */
+    if (ok && !p->preset.adaptive && (bits_k > p->preset.bits_k || bits_v > p->preset.bits_v)) {
+        int32_t k = bits_k < p->preset.bits_k ? bits_k : p->preset.bits_k;
+        int32_t v = bits_v < p->preset.bits_v ? bits_v : p->preset.bits_v;
+        ok = page_demote(page, k, v) > 0;
+    }
+    if (!ok) {
+        free(page);
+        return NULL;
+    }
+    *ret_bytes += page->size_bytes;
+    return page;
+}
+
+static bool load_pages(const struct keep *k, int64_t id, struct loading *g, uint64_t hash)
+{
+    struct kv_pool *p = g->l->pool;
+    struct kv_block *b = g->b;
+    size_t n = (size_t)p->shape.n_layer * (size_t)p->shape.n_head_kv;
+    int32_t end = (g->j + 1) * KERN_BLOCK_TOK;
+    memset(g->have, 0, n * sizeof *g->have);
+    g->bad = false;
+    if (k->io.load(k->io.ctx, id, k->fingerprint, hash, end, false, visit_page, g) < 0 || g->bad)
+        return false;
+    b->page = mem_calloc(n, sizeof(struct kern_page *));
+    bool ok = true;
+    for (size_t i = 0; i < n && ok; i++) {
+        b->page[i] = g->have[i] ? build_page(p, g->bytes[i], g->have[i], &b->page_bytes) : NULL;
+        ok = b->page[i] != NULL;
+    }
+    p->used_bytes += b->page_bytes;
+    b->sealed = b->kept = ok;
+    return ok && p->used_bytes <= p->budget_bytes;
+}
+
+/* Rows of a whole block (exact preset) or of the window, one piece per layer. */
+static bool visit_rows(void *ctx, const struct kv_piece *piece)
+{
+    struct loading *g = ctx;
+    const struct kv_shape *s = &g->l->pool->shape;
+    size_t one = tok_layer_bytes(s);
+    if (piece->head_group != 0 || piece->layer != g->n_layer_seen ||
+        (piece->plane != KV_IO_WINDOW && piece->plane != KV_IO_PLANE_F16))
+        return true;
+    if (piece->layer >= s->n_layer || piece->size_bytes != (size_t)g->n_win * one) {
+        g->bad = true;
+        return false;
+    }
+    for (int32_t i = 0; i < g->n_win; i++) {
+        uint16_t *rows = (uint16_t *)(void *)g->l->block[g->first + i / KERN_BLOCK_TOK]->rows;
+        const char *at = (const char *)piece->data + (size_t)i * one;
+        uint16_t packed[2 * PAGE_HEAD_DIM_MAX * 64];
+        if (one > sizeof packed) {
+            g->bad = true;
+            return false;
+        }
+        memcpy(packed, at, one); /* the piece may lie at any address */
+        move_token(s, rows, piece->layer, i % KERN_BLOCK_TOK, packed, false);
+    }
+    g->n_layer_seen++;
+    return true;
+}
+
+/* Rows for the tokens after the blocks at hand, up to n_tok; commits them. */
+static bool load_rows(const struct keep *k, int64_t id, struct loading *g, const int32_t *ids,
+                      int32_t n_tok, uint64_t hash, bool state)
+{
+    struct kv_line *l = g->l;
+    struct err e;
+    g->first = l->n_tok / KERN_BLOCK_TOK;
+    g->n_win = n_tok - l->n_tok;
+    g->n_layer_seen = 0;
+    g->bad = false;
+    if (kv_reserve(l, g->n_win, &e) != OK ||
+        k->io.load(k->io.ctx, id, k->fingerprint, hash, n_tok, state, visit_rows, g) < 0 ||
+        g->bad || g->n_layer_seen != l->pool->shape.n_layer)
+        return false;
+    kv_commit(l, ids + l->n_tok, g->n_win);
+    return true;
+}
+
+/* Fills an empty line with as many kept blocks as are intact, at most n_block. */
+static int32_t load_blocks(const struct keep *k, int64_t id, struct loading *g, const int32_t *ids,
+                           int32_t n_block, uint64_t *ret_hash)
+{
+    struct kv_line *l = g->l;
+    uint64_t hash = KV_IO_HASH_EMPTY;
+    for (g->j = 0; g->j < n_block; g->j++) {
+        uint64_t next = kv_io_hash(hash, ids + g->j * KERN_BLOCK_TOK, KERN_BLOCK_TOK);
+        if (l->pool->seals) {
+            g->b = kv_block_empty(l->pool, g->j == 0);
+            if (!g->b)
+                break;
+            if (!load_pages(k, id, g, next)) {
+                kv_block_unref(l->pool, g->b);
+                break;
+            }
+            kv_line_add(l, g->b, ids + g->j * KERN_BLOCK_TOK);
+        } else {
+            if (!load_rows(k, id, g, ids, (g->j + 1) * KERN_BLOCK_TOK, next, false))
+                break;
+            l->block[g->j]->kept = true;
+        }
+        hash = next;
+    }
+    *ret_hash = hash;
+    return g->j;
+}
+
+int32_t keep_load(const struct keep *k, int64_t id, struct kv_line *l, const int32_t *ids,
+                  int32_t n)
+{
+    int32_t n_block = 0, n_state = 0, had = l->n_tok;
+    if (!k->io.find || l->pool->kern->kv_bytes != (int32_t)sizeof(uint16_t))
+        return 0;
+    k->io.find(k->io.ctx, id, k->fingerprint, ids, n, &n_block, &n_state);
+    if (n_block > n / KERN_BLOCK_TOK)
+        n_block = n / KERN_BLOCK_TOK;
+    int32_t window = l->pool->seals ? kv_sealed_end(n_state) : n_state / KERN_BLOCK_TOK;
+    bool state = n_state > 0 && n_state <= n && window <= n_block;
+    int32_t want = state && n_state > (n_block - 1) * KERN_BLOCK_TOK ? window : n_block;
+    state = state && want == window;
+    if ((state ? n_state : n_block * KERN_BLOCK_TOK) < had + LOAD_MIN_TOK)
+        return 0;
+
+    size_t n_page = (size_t)l->pool->shape.n_layer * (size_t)l->pool->shape.n_head_kv;
+    struct loading g = {.l = l};
+    uint64_t hash;
+    g.bytes = mem_calloc(n_page, sizeof *g.bytes);
+    g.have = mem_calloc(n_page, sizeof *g.have);
+    kv_truncate(l, 0);
+    int32_t got = load_blocks(k, id, &g, ids, want, &hash);
+    if (got == want && state && n_state > l->n_tok) {
+        int32_t at = l->n_tok;
+        hash = kv_io_hash(hash, ids + at, n_state - at);
+        state = load_rows(k, id, &g, ids, n_state, hash, true);
+    }
+    if (got < want || !state)
+        kv_truncate(l, l->n_tok); /* steps back to where reading can go on */
+    for (size_t i = 0; i < n_page; i++)
+        free(g.bytes[i]);
+    free(g.bytes);
+    free(g.have);
+    return l->n_tok;
+}
