@@ -561,7 +561,9 @@ void screen_engine(struct screen *sc)
             break;
         case CHAT_EV_DONE:
             sc->cancel_sent = false;
-            if (ev.done.stop == ENGINE_STOP_CONTEXT)
+            if (ev.done.stop == ENGINE_STOP_CANCEL && ev.done.n_generated == 0)
+                screen_notice(sc, "stopped before the first word; /regen answers after all");
+            else if (ev.done.stop == ENGINE_STOP_CONTEXT)
                 screen_notice(sc, "the context is full: the answer ends here (-c makes it larger)");
             else if (ev.done.stop == ENGINE_STOP_LENGTH)
                 screen_notice(sc, "the answer reached the limit of tokens (-n)");
@@ -638,8 +640,8 @@ static void fill(struct screen *sc)
 {
     struct ui_model *m = &sc->model;
     int32_t n = chat_count(sc->chat);
-    if (n > sc->cap_message) {
-        sc->cap_message = n * 2;
+    if (n + 1 > sc->cap_message) {
+        sc->cap_message = (n + 1) * 2;
         sc->messages = mem_realloc(sc->messages, (size_t)sc->cap_message * sizeof *sc->messages);
     }
     for (int32_t i = 0; i < n; i++) {
@@ -648,6 +650,9 @@ static void fill(struct screen *sc)
         sc->messages[i] = (struct ui_message){msg.role, msg.text,      msg.len,    msg.streaming,
                                               msg.cut,  msg.n_sibling, msg.sibling};
     }
+    /* Until its first token there is no answer: a place for it says that it is coming. */
+    if (chat_running(sc->chat) && (n == 0 || !sc->messages[n - 1].streaming))
+        sc->messages[n++] = (struct ui_message){"assistant", "", 0, true, false, 1, 0};
     m->now_ms = screen_now_ms();
     m->now_s = screen_now_s();
     m->messages = sc->messages;

@@ -458,8 +458,10 @@ bool editor_act(struct editor *ed, enum keymap_action a)
         size_t end = line_end(ed);
         return kill(ed, ed->cursor, end == ed->cursor ? next_of(ed, end) : end);
     }
-    case ACT_KILL_START:
-        return kill(ed, line_start(ed), ed->cursor);
+    case ACT_KILL_START: {
+        size_t start = line_start(ed);
+        return kill(ed, start == ed->cursor ? prev_of(ed, start) : start, ed->cursor);
+    }
     case ACT_KILL_WORD:
         return kill(ed, blank_left(ed), ed->cursor);
     case ACT_KILL_WORD_NEXT:

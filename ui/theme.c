@@ -193,6 +193,9 @@ void theme_decolour(struct theme *t)
     t->style[ROLE_ERROR].attr |= CELL_BOLD;
     t->style[ROLE_LIST_OPEN].attr |= CELL_BOLD;
     t->style[ROLE_KEY].attr |= CELL_BOLD;
+    for (int i = ROLE_STATUS; i <= ROLE_STATUS_WARN; i++)
+        t->style[i].attr |= CELL_REVERSE;
+    t->style[ROLE_STATUS_VALUE].attr |= CELL_BOLD;
 }
 
 static int cube_step(int v)
