@@ -38,7 +38,8 @@ struct kern *kern_open_cpu(const char *isa, int32_t n_thread)
         return NULL;
     c->pool = pool_new(n_thread);
     c->scratch = aligned_alloc(64, (size_t)n_thread * CPU_SCRATCH_BYTES);
-    if (!c->pool || !c->scratch) {
+    c->rope.factor = aligned_alloc(64, CPU_ROPE_FLOATS * sizeof(float));
+    if (!c->pool || !c->scratch || !c->rope.factor) {
         kern_close(&c->base);
         return NULL;
     }
@@ -62,8 +63,7 @@ void kern_close(struct kern *k)
     pool_free(c->pool);
     free(c->scratch);
     free(c->act);
-    free(c->rope.cos_sin);
-    free(c->rope.freq);
+    free(c->rope.factor);
     free(c);
 }
 

@@ -10,12 +10,18 @@
 
 enum { CPU_SCRATCH_BYTES = 2 << 20 }; /* per thread; 64-byte aligned; contents undefined */
 
+enum {
+    CPU_ROPE_MAX = 512,        /* rotated channels of a head */
+    CPU_ROPE_FLOATS = 1 << 19, /* 4096 tokens of 64 rotated channels */
+    CPU_HEAD_MAX = 1024        /* channels of a head */
+};
+
 /* cos and sin of the last rope call: every layer of a step asks for the same positions. */
 struct cpu_rope_table {
-    float *cos_sin;       /* [n_tok][n_rot/2][2] */
-    float *freq;          /* the frequencies it was made from */
-    int32_t cap_floats, cap_freq;
-    int32_t n_tok, pos0, n_rot;
+    float *factor; /* [CPU_ROPE_FLOATS]: rows of 2 * n_rot, see elementwise_flow.h */
+    float freq[CPU_ROPE_MAX / 2];
+    int32_t n_tok, pos0, n_rot; /* n_tok 0: empty */
+    enum kern_rope_mode mode;
     float mscale;
 };
 
