@@ -336,7 +336,7 @@ static bool wait_for(struct world *w, const char *check, const char *args)
             pump(w, 20); /* what was written just before the end */
             if (holds(w, check, args))
                 return true;
-            snprintf(w->problem, sizeof w->problem, "%s %.800s%s", check, args,
+            snprintf(w->problem, sizeof w->problem, "%.20s %.800s%s", check, args,
                      w->exited ? " (the program has ended)" : "");
             return false;
         }
