@@ -1,0 +1,347 @@
+/* Timelines that leave memory and come back, through a store in memory: the answer goes on as if
+ * nothing had happened; what is thinned, missing or damaged is read again. */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include <cmocka.h>
+
+#include "engine/engine.h"
+
+/* ---- a store ---- */
+
+struct held {
+    uint64_t fingerprint, hash;
+    int32_t n_tok;
+    struct kv_piece p;
+};
+
+static struct {
+    struct held *held;
+    int n;
+    size_t put_bytes;
+} store;
+
+static void store_clear(void)
+{
+    for (int i = 0; i < store.n; i++)
+        free((void *)store.held[i].p.data);
+    free(store.held);
+    memset(&store, 0, sizeof store);
+}
+
+static void store_remove(int i)
+{
+    free((void *)store.held[i].p.data);
+    memmove(&store.held[i], &store.held[i + 1], (size_t)(store.n - i - 1) * sizeof *store.held);
+    store.n--;
+}
+
+static void io_put(void *ctx, int64_t timeline, uint64_t fingerprint, int32_t n_tok, uint64_t hash,
+                   const struct kv_piece *pieces, int n_piece)
+{
+    for (int i = 0; i < n_piece; i++) {
+        assert_int_equal(n_tok, pieces[i].plane < 0 ? pieces[i].block : 64 * (pieces[i].block + 1));
+        store.held = realloc(store.held, (size_t)(store.n + 1) * sizeof *store.held);
+        struct held *h = &store.held[store.n++];
+        *h = (struct held){fingerprint, hash, n_tok, pieces[i]};
+        h->p.data = malloc(pieces[i].size_bytes);
+        memcpy((void *)h->p.data, pieces[i].data, pieces[i].size_bytes);
+        store.put_bytes += pieces[i].size_bytes;
+    }
+}
+
+static bool io_get(void *ctx, int64_t timeline, uint64_t fingerprint, uint64_t hash,
+                   struct kv_piece *piece, void **ret)
+{
+    return false;
+}
+
+static void io_dropped(void *ctx, int64_t timeline, uint64_t fingerprint, uint64_t hash,
+                       int32_t layer, int32_t head_group, int32_t block, int32_t plane)
+{
+}
+
+static bool holds(uint64_t fingerprint, uint64_t hash, int32_t n_tok, bool state)
+{
+    for (int i = 0; i < store.n; i++)
+        if (store.held[i].fingerprint == fingerprint && store.held[i].hash == hash &&
+            store.held[i].n_tok == n_tok && (store.held[i].p.plane < 0) == state)
+            return true;
+    return false;
+}
+
+static void io_find(void *ctx, int64_t timeline, uint64_t fingerprint, const int32_t *ids,
+                    int32_t n, int32_t *ret_block, int32_t *ret_state)
+{
+    uint64_t hash = KV_IO_HASH_EMPTY;
+    bool going = true;
+    *ret_block = *ret_state = 0;
+    for (int32_t i = 0; i < n; i++) {
+        hash = kv_io_hash(hash, ids + i, 1);
+        if ((i + 1) % 64 == 0 && going) {
+            going = holds(fingerprint, hash, i + 1, false);
+            *ret_block += going;
+        }
+        if (holds(fingerprint, hash, i + 1, true))
+            *ret_state = i + 1;
+    }
+}
+
+static int piece_order(const void *a, const void *b)
+{
+    const struct kv_piece *x = &((const struct held *)a)->p, *y = &((const struct held *)b)->p;
+    return x->layer != y->layer ? x->layer - y->layer : x->plane - y->plane;
+}
+
+static int32_t io_load(void *ctx, int64_t timeline, uint64_t fingerprint, uint64_t hash,
+                       int32_t n_tok, bool state,
+                       bool (*visit)(void *visit_ctx, const struct kv_piece *piece),
+                       void *visit_ctx)
+{
+    struct held found[512];
+    int n = 0;
+    for (int i = 0; i < store.n && n < 512; i++)
+        if (store.held[i].fingerprint == fingerprint && store.held[i].hash == hash &&
+            store.held[i].n_tok == n_tok && (store.held[i].p.plane < 0) == state)
+            found[n++] = store.held[i];
+    qsort(found, (size_t)n, sizeof *found, piece_order);
+    for (int i = 0; i < n; i++)
+        if (!visit(visit_ctx, &found[i].p))
+            break;
+    return n ? 0 : -1;
+}
+
+/* ---- conversations ---- */
+
+static struct engine *open_model(const char *kv)
+{
+    static const struct kv_io io = {NULL, io_put, io_get, io_dropped, io_find, io_load};
+    const char *dir = getenv("DOGEAR_DATA");
+    char path[1024];
+    snprintf(path, sizeof path, "%s/_derived/TinyStories-656K-F16.rebuilt.gguf", dir ? dir : "");
+    if (access(path, R_OK) != 0)
+        skip();
+    struct engine_params p = {.model_path = path, .n_thread = 1, .kv = kv, .kv_io = &io};
+    struct engine *en = NULL;
+    struct err e;
+    if (engine_open(&p, &en, &e) != OK)
+        fail_msg("%s", e.text);
+    return en;
+}
+
+struct path { /* ids of a conversation so far */
+    int32_t ids[600];
+    int32_t n, n_reused, n_read;
+};
+
+/* Adds a message and `n` generated tokens to the path. */
+static void turn(struct engine *en, struct path *path, const char *text, int32_t n)
+{
+    struct engine_message m = {"user", text, strlen(text)};
+    struct engine_turn t = {.timeline = 7,
+                            .prefix = path->ids,
+                            .n_prefix = path->n,
+                            .messages = &m,
+                            .n_message = 1,
+                            .raw = true,
+                            .n_predict = n};
+    struct err e;
+    uint64_t number;
+    engine_sampling_default(&t.sampling);
+    t.sampling.temp = 0;
+    if (engine_submit(en, &t, &number, &e) != OK)
+        fail_msg("%s", e.text);
+    for (bool go = true; go;) {
+        struct engine_event *ev = engine_wait(en, 20000);
+        assert_non_null(ev);
+        if (ev->kind == ENGINE_EV_PROMPT || ev->kind == ENGINE_EV_TOKEN) {
+            memcpy(path->ids + path->n, ev->ids, (size_t)ev->n_id * sizeof *ev->ids);
+            path->n += ev->n_id;
+        }
+        if (ev->kind == ENGINE_EV_FAILED)
+            fail_msg("%s", ev->err.text);
+        if (ev->kind == ENGINE_EV_DONE) {
+            path->n_reused = ev->n_reused;
+            path->n_read = ev->n_read;
+            go = false;
+        }
+        engine_event_free(ev);
+    }
+}
+
+static const char story[] =
+    "Once upon a time there was a small dog who lived in a big house near the sea with a little "
+    "girl named Lily. They played in the park and saw a big tree. The dog was happy and ran to the "
+    "tree, but a bird was there. The bird said it was lost and could not find its mom. Lily and "
+    "the dog wanted to help the bird. They went to the house and asked her mom. Her mom said they "
+    "must look in the garden. They looked and looked and then they saw the other bird. It was "
+    "sad, but when it saw the small bird it was very happy. They all went to the sea and played "
+    "in the sand. The sun was warm and the water was blue. In the night they slept in the big "
+    "house. The next day Lily woke up and the bird was not there. She was sad and the dog";
+#define SECOND " went to the park and"
+
+/* A first turn that reads n_byte bytes, about 6 a token, the story over and over. */
+static void begin(struct engine *en, struct path *path, size_t n_byte)
+{
+    char text[4096];
+    assert_true(n_byte < sizeof text);
+    for (size_t i = 0; i < n_byte; i++)
+        text[i] = story[i % (sizeof story - 1)];
+    text[n_byte] = 0;
+    turn(en, path, text, 12);
+}
+
+static void same_path(const struct path *a, const struct path *b)
+{
+    assert_int_equal(a->n, b->n);
+    assert_memory_equal(a->ids, b->ids, (size_t)a->n * sizeof *a->ids);
+}
+
+static void keep__resume__says_the_same_as_never_having_left(void **state)
+{
+    static const char *const presets[] = {"exact", "8/8", "8/4", "4/4", "adaptive"};
+    static const size_t lengths[] = {20, 300, 700, 1050, 1400, 2300};
+    for (size_t i = 0; i < sizeof presets / sizeof *presets; i++)
+        for (size_t j = 0; j < sizeof lengths / sizeof *lengths; j++) {
+            struct path stay = {.n = 0}, leave = {.n = 0};
+            struct engine *en = open_model(presets[i]);
+            begin(en, &stay, lengths[j]);
+            store_clear(); /* nothing of the first run may help the second */
+            engine_close(en);
+            en = open_model(presets[i]);
+            store_clear();
+            stay.n = 0;
+            begin(en, &stay, lengths[j]);
+            leave = stay;
+            turn(en, &stay, SECOND, 40);
+            engine_close(en);
+
+            /* Only what was put in the first turn: redo it alone, then leave and come back. */
+            store_clear();
+            struct path again = {.n = 0};
+            en = open_model(presets[i]);
+            begin(en, &again, lengths[j]);
+            same_path(&again, &leave);
+            engine_close(en);
+            en = open_model(presets[i]);
+            turn(en, &leave, SECOND, 40);
+            engine_close(en);
+            if (leave.n_reused != stay.n_reused)
+                fail_msg("%s, %d tokens: reused %d, not %d", presets[i], lengths[j], leave.n_reused,
+                         stay.n_reused);
+            same_path(&leave, &stay);
+            print_message("# %s: %d of %d tokens taken up\n", presets[i], leave.n_reused, again.n);
+        }
+    store_clear();
+}
+
+static void keep__resume__reads_again_what_is_missing(void **state)
+{
+    struct path first = {.n = 0};
+    struct engine *en = open_model("8/4");
+    begin(en, &first, 2000);
+    engine_close(en);
+    /* Without the window: a little is read again. */
+    for (int i = store.n - 1; i >= 0; i--)
+        if (store.held[i].p.plane < 0)
+            store_remove(i);
+    struct path a = first;
+    en = open_model("8/4");
+    turn(en, &a, SECOND, 10);
+    engine_close(en);
+    print_message("# %d of %d reused without the window\n", a.n_reused, first.n);
+    assert_true(a.n_reused >= 128 && a.n_reused % 64 == 0);
+
+    /* Without a piece of block 1: everything from there on. */
+    for (int i = store.n - 1; i >= 0; i--)
+        if (store.held[i].p.plane < 0 || (store.held[i].p.block == 1 && store.held[i].p.layer == 0))
+            store_remove(i);
+    struct path b = first;
+    en = open_model("8/4");
+    turn(en, &b, SECOND, 10);
+    engine_close(en);
+    assert_true(b.n_reused <= 64);
+    store_clear();
+}
+
+static void keep__resume__survives_damage(void **state)
+{
+    struct path first = {.n = 0};
+    struct engine *en = open_model("8/8");
+    begin(en, &first, 2000);
+    engine_close(en);
+    uint32_t x = 7;
+    for (int round = 0; round < 60; round++) {
+        /* The store's checksum would catch this; the engine must not crash even without it. */
+        x = x * 1664525u + 1013904223u;
+        struct held *h = &store.held[(x >> 8) % (uint32_t)store.n];
+        size_t at = (x >> 4) % (round % 2 ? h->p.size_bytes : h->p.size_bytes < 64 ? 8 : 64);
+        ((uint8_t *)h->p.data)[at] ^= (uint8_t)(1 + x % 255);
+        if (round % 7 == 0 && h->p.size_bytes > 1)
+            h->p.size_bytes--;
+        struct path a = first;
+        en = open_model("8/8");
+        turn(en, &a, SECOND, 3);
+        engine_close(en);
+    }
+    store_clear();
+}
+
+static void keep__resume__takes_thinned_pages(void **state)
+{
+    struct path first = {.n = 0};
+    struct engine *en = open_model("adaptive");
+    begin(en, &first, 2000);
+    engine_close(en);
+    for (int i = store.n - 1; i >= 0; i--)
+        if (store.held[i].p.plane >= 3) /* 8/8 fades to 4/4 */
+            store_remove(i);
+    struct path a = first;
+    en = open_model("adaptive");
+    turn(en, &a, SECOND, 10);
+    struct stats s;
+    engine_stats(en, &s);
+    engine_close(en);
+    print_message("# %d of %d reused\n", a.n_reused, first.n);
+    assert_true(a.n_reused > first.n - 2 && first.n > 192);
+    assert_true(s.kv_chat_bytes < s.kv_f16_bytes);
+    store_clear();
+}
+
+static void keep__put__writes_each_block_once(void **state)
+{
+    struct path a = {.n = 0};
+    struct engine *en = open_model("4/4");
+    begin(en, &a, 2000);
+    size_t once = store.put_bytes;
+    int n_before = store.n;
+    for (int i = 0; i < 3; i++) { /* nothing new but windows */
+        struct path b = a;
+        turn(en, &b, "", 1);
+    }
+    int n_page = 0;
+    for (int i = n_before; i < store.n; i++)
+        n_page += store.held[i].p.plane >= 0;
+    assert_int_equal(n_page, 0);
+    assert_true(once > 0);
+    engine_close(en);
+    store_clear();
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(keep__resume__says_the_same_as_never_having_left),
+        cmocka_unit_test(keep__resume__reads_again_what_is_missing),
+        cmocka_unit_test(keep__resume__survives_damage),
+        cmocka_unit_test(keep__resume__takes_thinned_pages),
+        cmocka_unit_test(keep__put__writes_each_block_once),
+    };
+    return cmocka_run_group_tests_name("keep", tests, NULL, NULL);
+}
