@@ -261,14 +261,17 @@ static enum status put_piece(struct kvstore *kv, const struct kvstore_put *put, 
     struct db *d = kv->w;
     int64_t same = 0, codec;
     kvstore_checksum(&name, p->data, p->size_bytes, sum);
-    TRY(db_int(d, e, &same,
-               "SELECT EXISTS (SELECT 1 FROM piece WHERE block = ? AND layer = ?"
-               " AND head_group = ? AND plane = ? AND sum = ?)",
-               "iiiib", block, (int64_t)p->layer, (int64_t)p->head_group, (int64_t)p->plane, sum,
-               sizeof sum));
-    if (same) /* a fork or a chat that begins alike wrote it already */
+    enum status st = db_int(d, e, &same,
+                            "SELECT sum = ? FROM piece WHERE block = ? AND layer = ?"
+                            " AND head_group = ? AND plane = ?",
+                            "biiii", sum, sizeof sum, block, (int64_t)p->layer,
+                            (int64_t)p->head_group, (int64_t)p->plane);
+    if (st != OK && st != ERR_NOT_FOUND)
+        return st;
+    if (st == OK && same) /* a fork or a chat that begins alike wrote it already */
         return OK;
-    TRY(kvstore_drop_planes(d, block, p->layer, p->head_group, p->plane, p->plane, e));
+    if (st == OK)
+        TRY(kvstore_drop_planes(d, block, p->layer, p->head_group, p->plane, p->plane, e));
     size_t n;
     const unsigned char *bytes = pack(kv, p, buf, cap, &n, &codec);
     int64_t first = 0, n_chunk = 0;

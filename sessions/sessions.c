@@ -165,6 +165,14 @@ void sessions_close(struct sessions *s)
     if (!s)
         return;
     writer_stop(s);
+    /* Deleted words stay in old segments of the search index until they are merged. */
+    if (s->deleted) {
+        struct err ignored;
+        db_exec(s->w,
+                "INSERT INTO message_fts (message_fts) VALUES ('optimize');"
+                "INSERT INTO title_fts (title_fts) VALUES ('optimize');",
+                &ignored);
+    }
     kvstore_close(s);
     if (s->r != s->w)
         db_close(s->r);

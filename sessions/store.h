@@ -16,6 +16,7 @@ struct writer;
 struct sessions {
     char *path;
     bool read_only;       /* media or permissions: every write is refused */
+    bool deleted;         /* store's thread: text was deleted since the store was opened */
     struct db *w;         /* NULL when read_only */
     struct db *r;         /* = w when the store is in memory */
     pthread_mutex_t r_lock;

@@ -279,6 +279,7 @@ static enum status run_delete(struct sessions *s, struct command *c, struct err 
     TRY(st);
     TRY(rehome(s, id, tree, e));
     TRY(db_do(s->w, e, "DELETE FROM conversation WHERE id = ?", "i", id));
+    s->deleted = true;
     return db_do(s->w, e, "DELETE FROM message WHERE home = ?", "i", id);
 }
 

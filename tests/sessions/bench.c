@@ -1,5 +1,6 @@
 /* Measures the store: KV written and read (MB/s), list and search over many chats. Built with the
- * tests, run by hand:  bench DIR [CHATS] [TOKENS_PER_CHAT]
+ * tests, run by hand:  bench DIR [CHATS] [TOKENS_PER_CHAT] [DIVISOR]
+ * CHATS 0 measures what an earlier run left; DIVISOR makes the pieces so many times smaller.
  * Shape: Llama-3.2-1B at 4/4 (16 layers, 8 KV heads of 64): 3 planes per layer and block. */
 #include <stdio.h>
 #include <stdlib.h>
@@ -11,7 +12,7 @@
 #include "sessions/sessions.h"
 
 enum { LAYERS = 16, PLANES = 3, MESSAGE_TOK = 256 };
-static const size_t plane_bytes[PLANES] = {20480, 8192, 8192};
+static size_t plane_bytes[PLANES] = {20480, 8192, 8192};
 
 static double now_s(void)
 {
@@ -122,11 +123,13 @@ static double ask(struct sessions *s, const char *query, int32_t *ret_n)
 
 int main(int argc, char **argv)
 {
-    if (argc < 2) {
-        fprintf(stderr, "usage: bench DIR [CHATS] [TOKENS_PER_CHAT]\n");
+    if (argc < 2 || (argc > 4 && atoi(argv[4]) < 1)) {
+        fprintf(stderr, "usage: bench DIR [CHATS] [TOKENS_PER_CHAT] [DIVISOR]\n");
         return 2;
     }
     int32_t n_chat = argc > 2 ? atoi(argv[2]) : 10, n_tok = argc > 3 ? atoi(argv[3]) : 8192, n;
+    for (int i = 0; i < PLANES && argc > 4; i++)
+        plane_bytes[i] /= (size_t)atoi(argv[4]);
     size_t per_block = LAYERS * (plane_bytes[0] + plane_bytes[1] + plane_bytes[2]);
     unsigned char *data = mem_alloc(per_block + 4096);
     char path[4096];
@@ -149,6 +152,7 @@ int main(int argc, char **argv)
     }
     double raw = (double)per_block * (n_tok / 64) * n_chat;
     must(sessions_flush(s, &e), &e);
+    first = first ? first : 1;
     printf("text   %d chats x %d tokens in %.2f s\n", n_chat, n_tok, now_s() - t - t_put);
     printf("write  %.0f MB raw in %.2f s: %.0f MB/s\n", raw / 1e6, t_put, raw / 1e6 / t_put);
     sessions_close(s);

@@ -191,6 +191,34 @@ static void migrate__old_file__opens_with_everything(void **state)
     }
 }
 
+/* Deleted text is gone from the file, not only from view. */
+static void sessions__delete__leaves_no_words_in_the_file(void **state)
+{
+    struct sessions *s = store_new();
+    int64_t id, other;
+    CHECK_OK(sessions_create(s, "m", &other, &err_seen));
+    store_say(s, other, 0, "user", "a remarkable sentence stays");
+    CHECK_OK(sessions_create(s, "m", &id, &err_seen));
+    CHECK_OK(sessions_rename(s, id, "clandestine", &err_seen));
+    store_say(s, id, 0, "user", "the xylophone is hidden");
+    sessions_close(s);
+    for (int pass = 0; pass < 2; pass++) {
+        static char bytes[1 << 20];
+        FILE *f = fopen(store_file("dogear.db"), "r");
+        size_t n = fread(bytes, 1, sizeof bytes, f);
+        fclose(f);
+        assert_true(n > 4096 && n < sizeof bytes);
+        assert_int_equal(memmem(bytes, n, "xylophone", 9) != NULL, pass == 0);
+        assert_int_equal(memmem(bytes, n, "clandestine", 11) != NULL, pass == 0);
+        assert_non_null(memmem(bytes, n, "remarkable", 10));
+        if (pass == 0) {
+            s = store_new();
+            CHECK_OK(sessions_delete(s, id, &err_seen));
+            sessions_close(s);
+        }
+    }
+}
+
 /* ---- full disk ---- */
 
 static void limit_file_size(rlim_t bytes)
@@ -411,6 +439,7 @@ int main(void)
         STORE_CASE(sessions__open__leaves_foreign_and_newer_files_alone),
         STORE_CASE(sessions__open__a_newer_kv_file_is_left_and_an_older_one_emptied),
         STORE_CASE(migrate__old_file__opens_with_everything),
+        STORE_CASE(sessions__delete__leaves_no_words_in_the_file),
         STORE_CASE(writer__full_disk__keeps_what_is_queued_and_writes_it_later),
         STORE_CASE(kvstore__full_disk__costs_kv_and_never_text),
         STORE_CASE(sessions__open__read_only_media_can_be_read),

@@ -284,6 +284,31 @@ static void sessions__search__any_input_is_safe(void **state)
     sessions_close(s);
 }
 
+static void sessions__search__finds_parts_of_unspaced_text(void **state)
+{
+    struct sessions *s = store_new();
+    int64_t id;
+    static const struct {
+        const char *query;
+        int32_t n;
+    } cases[] = {{"花园", 1},         {"计划 2026", 1}, {"计划 2027", 0},
+                 {"今天天气", 1},     {"明天", 0},      {"ねこ", 1},
+                 {"\"花园 计划\"", 1}, {"花园\xff", 0}};
+    CHECK_OK(sessions_create(s, "m", &id, &err_seen));
+    store_say(s, id, 0, "user", "今天天气很好，我们在花园里做计划。Plan 2026 とねこ。");
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        struct sessions_row *rows;
+        int32_t n;
+        CHECK_OK(sessions_search(s, cases[i].query, 10, &rows, &n, &err_seen));
+        if (n != cases[i].n)
+            fail_msg("query <%s>: %d rows, expected %d", cases[i].query, n, cases[i].n);
+        if (i == 0)
+            assert_non_null(strstr(rows[0].snippet, "在\x02花园\x03里"));
+        sessions_rows_free(rows, n);
+    }
+    sessions_close(s);
+}
+
 static void sessions__rename__unknown_id_is_an_error(void **state)
 {
     struct sessions *s = store_new();
@@ -309,6 +334,7 @@ int main(void)
         STORE_CASE(sessions__fork__shares_ancestors_and_nothing_else),
         STORE_CASE(sessions__delete__keeps_what_forks_use),
         STORE_CASE(sessions__search__any_input_is_safe),
+        STORE_CASE(sessions__search__finds_parts_of_unspaced_text),
         STORE_CASE(sessions__rename__unknown_id_is_an_error),
     };
     return cmocka_run_group_tests_name("tree", tests, NULL, NULL);
