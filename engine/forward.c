@@ -16,6 +16,9 @@ struct forward {
     float *gate, *up; /* dev [n_chunk, n_ff] */
     float *logits;    /* dev [FORWARD_HEAD_ROWS, n_vocab] */
     float *host_logits;
+    forward_answer answer; /* NULL = the backend's attend */
+    void *answer_ctx;
+    bool tail; /* the last rows of a prompt are being computed */
 };
 
 /* Floats per token of the chunk, and floats of the head. */
@@ -80,6 +83,12 @@ void forward_free(struct forward *f)
             f->kern->ops->free(f->kern, bufs[i]);
     free(f->host_logits);
     free(f);
+}
+
+void forward_set_answer(struct forward *f, forward_answer fn, void *ctx)
+{
+    f->answer = fn;
+    f->answer_ctx = ctx;
 }
 
 int32_t forward_n_chunk(const struct forward *f)
@@ -154,7 +163,10 @@ static void attention(struct forward *f, int32_t layer, struct kv_line *line, in
         .window = l->window,
         .kv = kv,
     };
-    k->ops->attend(k, &attn);
+    if (f->answer)
+        f->answer(f->answer_ctx, layer, &attn, f->tail);
+    else
+        k->ops->attend(k, &attn);
     add_answer(f, &l->o, l->o_bias.dev, l->attn_post_norm.dev, f->a, n_q, x, n_ask);
 }
 
@@ -183,6 +195,7 @@ enum status forward_run(struct forward *f, struct kv_line *line, const int32_t *
     const struct model *m = f->m;
     assert(n_tok > 0 && n_tok <= f->n_chunk && n_tok <= kv_room(line));
 
+    f->tail = want == FORWARD_LAST;
     f->kern->ops->embed(f->kern, m->embed.w, ids, n_tok, m->p.embed_scale, f->x);
     for (int32_t i = 0; i < m->p.n_layer; i++) {
         if (go_on && !go_on(ctx, i))

@@ -22,6 +22,10 @@ uint64_t forward_bytes(const struct model_params *p, int32_t n_chunk);
 enum status forward_new(const struct model *m, int32_t n_chunk, struct forward **ret,
                         struct err *e);
 void forward_free(struct forward *f); /* NULL is fine */
+/* Who answers attention in place of the backend's attend (engine/sparse.h, recorders); NULL = the
+ * backend. tail: these rows end a prompt. */
+typedef void (*forward_answer)(void *ctx, int32_t layer, const struct kern_attn *a, bool tail);
+void forward_set_answer(struct forward *f, forward_answer fn, void *ctx);
 int32_t forward_n_chunk(const struct forward *f);
 int32_t forward_n_layer(const struct forward *f);
 
