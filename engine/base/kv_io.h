@@ -14,8 +14,8 @@
  * Planes follow the precision ladder, so that dropping the highest plane is one step down:
  *   plane 0: all of 2/2 with scales   1: what 4/2 adds   2: 4/4   3: 6/4   4: 8/4   5: 8/8
  *   plane 6: f16 rows of an exact page (stands alone)
- * A page whose highest plane is p is in tier 6 - p of engine/stats.h. A preset may leave planes out
- * (bytes of several steps in the lowest of them), never reorder them. */
+ * A page whose highest plane is p is in tier 6 - p of engine/stats.h. A preset that will not step down may
+ * put the bytes of several steps into the highest of them and leave the others out. */
 #ifndef ENGINE_BASE_KV_IO_H
 #define ENGINE_BASE_KV_IO_H
 
