@@ -38,11 +38,11 @@ static enum status write_text(struct db *d, const struct copy *c, struct err *e)
     for (int32_t i = 0; i < c->n_message; i++) {
         const struct copy_message *m = &c->messages[i];
         TRY(db_do(d, e,
-                  "INSERT INTO message (id, parent, created_ms, done, role, stop, text, ids)"
-                  " VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
-                  "iiiittsb", (int64_t)i + 1, (int64_t)m->parent + 1, m->created_ms,
+                  "INSERT INTO message (id, parent, created_ms, done, role, stop, text, ids, vocab)"
+                  " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                  "iiiittsbi", (int64_t)i + 1, (int64_t)m->parent + 1, m->created_ms,
                   (int64_t)m->done, m->role, m->stop, m->text, m->len, m->ids,
-                  (size_t)m->n_id * sizeof *m->ids));
+                  (size_t)m->n_id * sizeof *m->ids, (int64_t)m->vocab));
     }
     return OK;
 }
@@ -178,6 +178,7 @@ static enum status read_message(struct db *d, sqlite3_stmt *q, struct copy *c, s
     m->text = db_text(q, 6, &m->len);
     m->created_ms = sqlite3_column_int64(q, 2);
     m->done = sqlite3_column_int(q, 3) != 0;
+    m->vocab = (uint64_t)sqlite3_column_int64(q, 8);
     read_word(q, 4, m->role, sizeof m->role);
     read_word(q, 5, m->stop, sizeof m->stop);
     char *ids = db_text(q, 7, &n);
@@ -215,7 +216,7 @@ static enum status read_all(struct db *d, struct copies *all, struct err *e)
     struct copy *c = copies_add(all);
     TRY(read_head(d, c, &leaf, e));
     TRY(db_query(d, e, &q,
-                 "SELECT id, parent, created_ms, done, role, stop, text, ids FROM message"
+                 "SELECT id, parent, created_ms, done, role, stop, text, ids, vocab FROM message"
                  " ORDER BY id",
                  ""));
     enum status st;

@@ -17,7 +17,8 @@ CREATE TABLE message (
     role       TEXT NOT NULL,
     stop       TEXT NOT NULL,
     text       TEXT NOT NULL,
-    ids        BLOB -- int32 little-endian
+    ids        BLOB,            -- int32 little-endian
+    vocab      INTEGER NOT NULL -- as in schema.sql
 ) STRICT;
 
 -- KV, named as in kv_schema.sql; absent when exported without.

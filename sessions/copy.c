@@ -108,6 +108,7 @@ static void load_message(struct copy *c, sqlite3_stmt *q)
     } else {
         free(ids);
     }
+    m->vocab = (uint64_t)sqlite3_column_int64(q, 8);
     m->parent = copy_find(c, sqlite3_column_int64(q, 1));
 }
 
@@ -122,7 +123,8 @@ enum status copy_load(struct db *d, int64_t conversation, struct copy *ret, stru
                  "  JOIN message m ON m.id = c.base WHERE c.id = ?1"
                  " UNION ALL SELECT m.id, m.parent FROM up JOIN message m"
                  "  ON m.id = up.parent AND m.id < up.id)"
-                 " SELECT id, parent, created_ms, done, role, stop, text, ids FROM message"
+                 " SELECT id, parent, created_ms, done, role, stop, text, ids, vocab"
+                 " FROM message"
                  " WHERE home = ?1 OR id IN (SELECT id FROM up) ORDER BY id",
                  "i", conversation));
     enum status st;
@@ -142,11 +144,11 @@ static enum status insert_messages(struct db *d, const struct copy *c, int64_t h
     for (int32_t i = 0; i < c->n_message; i++) {
         const struct copy_message *m = &c->messages[i];
         TRY(db_do(d, e,
-                  "INSERT INTO message (parent, home, created_ms, n_id, done, role, stop, text, ids)"
-                  " VALUES (nullif(?, 0), ?, ?, ?, ?, ?, ?, ?, ?)",
-                  "iiiiittsb", m->parent >= 0 ? rows[m->parent] : (int64_t)0, home, m->created_ms,
+                  "INSERT INTO message (parent, home, created_ms, n_id, done, role, stop, text, ids,"
+                  " vocab) VALUES (nullif(?, 0), ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                  "iiiiittsbi", m->parent >= 0 ? rows[m->parent] : (int64_t)0, home, m->created_ms,
                   (int64_t)m->n_id, (int64_t)m->done, m->role, m->stop, m->text, m->len, m->ids,
-                  (size_t)m->n_id * sizeof *m->ids));
+                  (size_t)m->n_id * sizeof *m->ids, (int64_t)m->vocab));
         rows[i] = sqlite3_last_insert_rowid(db_handle(d));
     }
     return OK;

@@ -16,6 +16,7 @@ struct copy_message {
     size_t len;
     int32_t *ids;
     int32_t n_id;
+    uint64_t vocab; /* whose ids they are */
 };
 
 struct copy {

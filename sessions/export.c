@@ -105,6 +105,8 @@ static json_t *message_json(const struct copy_message *m)
         for (int32_t i = 0; i < m->n_id; i++)
             json_array_append_new(ids, json_integer(m->ids[i]));
         json_object_set_new(j, "ids", ids);
+        /* as text: 64 bits without sign fit no JSON number that every reader keeps */
+        json_object_set_new(j, "vocab", json_sprintf("%016llx", (unsigned long long)m->vocab));
     }
     return j;
 }

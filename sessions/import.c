@@ -71,6 +71,8 @@ static enum status our_message(const json_t *j, struct copy *c, struct err *e)
     if (!role_known(m->role))
         return err_set(e, ERR_FORMAT, "message %d has role \"%s\": expected system, user, assistant",
                        at, m->role);
+    const char *vocab = json_string_value(json_object_get(j, "vocab"));
+    m->vocab = vocab ? strtoull(vocab, NULL, 16) : 0;
     return our_ids(json_object_get(j, "ids"), m, e);
 }
 

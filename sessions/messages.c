@@ -41,8 +41,9 @@ static void copy_ids(struct sessions_message *m, sqlite3_stmt *q, int col)
     m->n_id = n / (int)sizeof(int32_t);
 }
 
-static enum status load_rows(struct db *d, int64_t id, struct sessions_message **ret,
-                             int32_t *ret_n, struct err *e)
+/* vocab: only ids of this one are wanted; 0 = all. */
+static enum status load_rows(struct db *d, int64_t id, uint64_t vocab,
+                             struct sessions_message **ret, int32_t *ret_n, struct err *e)
 {
     sqlite3_stmt *q;
     struct sessions_message *all = NULL;
@@ -53,7 +54,8 @@ static enum status load_rows(struct db *d, int64_t id, struct sessions_message *
                  "  JOIN message m ON m.id = c.leaf WHERE c.id = ?1"
                  " UNION ALL SELECT m.id, m.parent FROM up JOIN message m"
                  "  ON m.id = up.parent AND m.id < up.id)"
-                 " SELECT m.id, m.parent, m.role, m.text, m.ids, m.done, m.stop, m.created_ms"
+                 " SELECT m.id, m.parent, m.role, m.text, m.ids, m.done, m.stop, m.created_ms,"
+                 " m.vocab"
                  " FROM up CROSS JOIN message m ON m.id = up.id ORDER BY m.id",
                  "i", id));
     enum status st;
@@ -72,7 +74,9 @@ static enum status load_rows(struct db *d, int64_t id, struct sessions_message *
         };
         copy_word(m->role, sizeof m->role, q, 2);
         m->text = db_text(q, 3, &m->len);
-        copy_ids(m, q, 4);
+        uint64_t whose = (uint64_t)sqlite3_column_int64(q, 8);
+        if (whose == vocab || whose == 0 || vocab == 0)
+            copy_ids(m, q, 4);
         copy_word(m->stop, sizeof m->stop, q, 6);
     }
     db_done(q);
@@ -85,15 +89,15 @@ static enum status load_rows(struct db *d, int64_t id, struct sessions_message *
     return OK;
 }
 
-static enum status load(struct db *d, int64_t id, struct sessions_message **ret, int32_t *ret_n,
-                        struct err *e)
+static enum status load(struct db *d, int64_t id, uint64_t vocab, struct sessions_message **ret,
+                        int32_t *ret_n, struct err *e)
 {
     struct sessions_message *m = NULL;
     struct tree_shared shared;
     int32_t n = 0;
     TRY(tree_expect_visible(d, id, 0, e));
     TRY(tree_shared_load(d, id, &shared, e));
-    enum status st = load_rows(d, id, &m, &n, e);
+    enum status st = load_rows(d, id, vocab, &m, &n, e);
     for (int32_t i = 0; st == OK && i < n; i++) {
         struct tree_alternatives a;
         st = tree_alternatives_load(d, id, &shared, m[i].parent, &a, e);
@@ -120,7 +124,7 @@ enum status sessions_path_load(struct sessions *s, int64_t id, struct sessions_m
                                int32_t *ret_n, struct err *e)
 {
     store_read_begin(s);
-    enum status st = load(s->r, id, ret, ret_n, e);
+    enum status st = load(s->r, id, s->vocab, ret, ret_n, e);
     store_read_end(s);
     return st;
 }
@@ -153,41 +157,50 @@ enum status sessions_add(struct sessions *s, int64_t id, int64_t parent, const c
     return OK;
 }
 
+void sessions_set_vocab(struct sessions *s, uint64_t vocab)
+{
+    s->vocab = vocab;
+}
+
 static enum status run_set_ids(struct sessions *s, struct command *c, struct err *e)
 {
-    return db_do(s->w, e, "UPDATE message SET ids = ?, n_id = ? WHERE id = ?", "bii", c->ids,
-                 (size_t)c->n_id * sizeof *c->ids, (int64_t)c->n_id, c->message);
+    return db_do(s->w, e, "UPDATE message SET ids = ?, n_id = ?, vocab = ? WHERE id = ?", "biii",
+                 c->ids, (size_t)c->n_id * sizeof *c->ids, (int64_t)c->n_id, c->number,
+                 c->message);
 }
 
 void sessions_set_ids(struct sessions *s, int64_t message, const int32_t *ids, int32_t n)
 {
-    struct command c = {.run = run_set_ids, .message = message, .ids = ids, .n_id = n};
+    struct command c = {.run = run_set_ids, .message = message, .ids = ids, .n_id = n,
+                        .number = (int64_t)s->vocab};
     writer_post(s, &c);
 }
 
 /* The index follows when the answer is finished: indexing every flush would write it many times. */
 static enum status run_stream(struct sessions *s, struct command *c, struct err *e)
 {
-    return db_do(s->w, e, "UPDATE message SET text = ?, ids = ?, n_id = ? WHERE id = ?", "sbii",
+    return db_do(s->w, e,
+                 "UPDATE message SET text = ?, ids = ?, n_id = ?, vocab = ? WHERE id = ?", "sbiii",
                  c->text, c->len, c->ids, (size_t)c->n_id * sizeof *c->ids, (int64_t)c->n_id,
-                 c->message);
+                 c->number, c->message);
 }
 
 void sessions_stream(struct sessions *s, int64_t message, const char *text, size_t len,
                      const int32_t *ids, int32_t n)
 {
     struct command c = {.run = run_stream, .latest = true, .message = message, .text = text,
-                        .len = len, .ids = ids, .n_id = n};
+                        .len = len, .ids = ids, .n_id = n,
+                        .number = (int64_t)s->vocab};
     writer_post(s, &c);
 }
 
 static enum status run_finish(struct sessions *s, struct command *c, struct err *e)
 {
     TRY(db_do(s->w, e,
-              "UPDATE message SET text = ?, ids = ?, n_id = ?, stop = ?, done = 1, indexed = 1"
-              " WHERE id = ?",
-              "sbiti", c->text, c->len, c->ids, (size_t)c->n_id * sizeof *c->ids,
-              (int64_t)c->n_id, c->word, c->message));
+              "UPDATE message SET text = ?, ids = ?, n_id = ?, vocab = ?, stop = ?, done = 1,"
+              " indexed = 1 WHERE id = ?",
+              "sbiiti", c->text, c->len, c->ids, (size_t)c->n_id * sizeof *c->ids,
+              (int64_t)c->n_id, c->number, c->word, c->message));
     return db_do(s->w, e,
                  "UPDATE conversation SET updated_ms = ? WHERE id ="
                  " (SELECT home FROM message WHERE id = ?)",
@@ -198,6 +211,7 @@ void sessions_finish(struct sessions *s, int64_t message, const char *text, size
                      const int32_t *ids, int32_t n, const char *stop)
 {
     struct command c = {.run = run_finish, .message = message, .text = text, .len = len,
-                        .ids = ids, .n_id = n, .word = stop ? stop : ""};
+                        .ids = ids, .n_id = n, .number = (int64_t)s->vocab,
+                        .word = stop ? stop : ""};
     writer_post(s, &c);
 }

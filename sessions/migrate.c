@@ -5,8 +5,11 @@
 #include "sessions/schema_sql.h"
 
 /* steps[i] takes version i + 1 to i + 2. The last version is steps + 1 and equals schema.sql. */
-static const char *const steps[] = {NULL};
-enum { MIGRATE_VERSION = 1 };
+static const char *const steps[] = {
+    /* 2: a chat may go on with another model, whose tokens are others */
+    "ALTER TABLE message ADD COLUMN vocab INTEGER NOT NULL DEFAULT 0",
+};
+enum { MIGRATE_VERSION = sizeof steps / sizeof *steps + 1 };
 
 int32_t migrate_version(void)
 {
@@ -24,7 +27,7 @@ static enum status create(struct db *d, struct err *e)
     TRY(db_exec(d, SCHEMA_SQL, e));
     char sql[128];
     sqlite3_snprintf(sizeof sql, sql, "PRAGMA application_id = %d; PRAGMA user_version = %d;",
-                     STORE_APPLICATION_ID, MIGRATE_VERSION);
+                     STORE_APPLICATION_ID, (int)MIGRATE_VERSION);
     return db_exec(d, sql, e);
 }
 
@@ -42,7 +45,7 @@ static enum status bring_forward(struct db *d, struct err *e)
     if (version > MIGRATE_VERSION)
         return err_set(e, ERR_UNSUPPORTED,
                        "%s was written by a newer Dogear (schema %lld, this one knows %d): update",
-                       db_path(d), (long long)version, MIGRATE_VERSION);
+                       db_path(d), (long long)version, (int)MIGRATE_VERSION);
     for (; version < MIGRATE_VERSION; version++) {
         char sql[64];
         sqlite3_snprintf(sizeof sql, sql, "PRAGMA user_version = %lld", (long long)version + 1);

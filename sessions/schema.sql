@@ -28,7 +28,8 @@ CREATE TABLE message (
     role       TEXT NOT NULL,              -- 'system', 'user', 'assistant'
     stop       TEXT NOT NULL DEFAULT '',   -- why an answer ended: 'eos', 'length', 'context', 'cancel'
     text       TEXT NOT NULL,
-    ids        BLOB -- int32 little-endian, exactly as fed; NULL while unknown
+    ids        BLOB, -- int32 little-endian, exactly as fed; NULL while unknown
+    vocab      INTEGER NOT NULL DEFAULT 0 -- whose ids they are (sessions_set_vocab); 0 = not recorded
 ) STRICT;
 CREATE INDEX message_parent ON message (parent, home);
 CREATE INDEX message_home ON message (home);

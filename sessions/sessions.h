@@ -71,7 +71,7 @@ struct sessions_message {
     char role[16];               /* "system", "user", "assistant" */
     char *text;                  /* never NULL, NUL-terminated UTF-8 */
     size_t len;
-    int32_t *ids;                /* token ids as fed; NULL while unknown */
+    int32_t *ids;                /* token ids as fed; NULL while unknown (see sessions_set_vocab) */
     int32_t n_id;
     bool done;                   /* false: the answer was cut by a crash */
     char stop[12];               /* "eos", "length", "context", "cancel", "" */
@@ -87,6 +87,10 @@ enum status sessions_path_load(struct sessions *s, int64_t id, struct sessions_m
  * "assistant" is not done until sessions_finish. */
 enum status sessions_add(struct sessions *s, int64_t id, int64_t parent, const char *role,
                          const char *text, size_t len, int64_t *ret_message, struct err *e); /* [W] */
+/* Names the tokens of the model in use (any hash of its vocabulary): ids written from now on carry
+ * it, and sessions_path_load leaves out ids that carry another one, so that a chat that goes on with
+ * another model is read again from its text. 0 (the start) = ids are given as they are. */
+void sessions_set_vocab(struct sessions *s, uint64_t vocab);
 /* Token ids of a message once they are known. */
 void sessions_set_ids(struct sessions *s, int64_t message, const int32_t *ids, int32_t n); /* [w] */
 /* The answer so far, replacing what was stored: text and ids. */

@@ -6,6 +6,7 @@
 #define SESSIONS_STORE_H
 
 #include <pthread.h>
+#include <stdatomic.h>
 
 #include "sessions/db.h"
 #include "sessions/sessions.h"
@@ -16,6 +17,7 @@ struct writer;
 struct sessions {
     char *path;
     bool read_only;       /* media or permissions: every write is refused */
+    _Atomic uint64_t vocab; /* sessions_set_vocab */
     bool deleted;         /* store's thread: text was deleted since the store was opened */
     struct db *w;         /* NULL when read_only */
     struct db *r;         /* = w when the store is in memory */

@@ -19,6 +19,7 @@ static int64_t sample(struct sessions *s, int64_t *ret_fork)
     int64_t id;
     CHECK_OK(sessions_create(s, "tiny model", &id, &err_seen));
     CHECK_OK(sessions_rename(s, id, "Größe \"quoted\" \x1b[31m", &err_seen));
+    sessions_set_vocab(s, UINT64_C(0xfedcba9876543210));
     int64_t sys = store_say(s, id, 0, "system", "be brief");
     int64_t u = store_say(s, id, sys, "user", "line one\nline two \xf0\x9f\x90\xb6");
     int64_t a = store_answer(s, id, u, "first", 100, 7);
@@ -34,6 +35,7 @@ static void expect_sample(struct sessions *s, int64_t id)
     struct sessions_message *m;
     struct sessions_row row;
     int32_t n;
+    sessions_set_vocab(s, UINT64_C(0xfedcba9876543210)); /* travels with the ids */
     CHECK_OK(sessions_path_load(s, id, &m, &n, &err_seen));
     assert_int_equal(n, 3);
     assert_string_equal(m[0].role, "system");

@@ -309,6 +309,36 @@ static void sessions__search__finds_parts_of_unspaced_text(void **state)
     sessions_close(s);
 }
 
+static void sessions__vocab__leaves_out_ids_of_another_model(void **state)
+{
+    struct sessions *s = store_new();
+    struct sessions_message *m;
+    int64_t id;
+    int32_t n, ids[2] = {1, 2};
+    CHECK_OK(sessions_create(s, "m", &id, &err_seen));
+    int64_t old = store_say(s, id, 0, "user", "not recorded");
+    sessions_set_ids(s, old, ids, 2);
+    sessions_set_vocab(s, UINT64_C(0xf000000000000001));
+    int64_t a = store_answer(s, id, old, "of one model", 5, 3);
+    sessions_set_vocab(s, 2);
+    store_answer(s, id, a, "of another", 7, 4);
+    static const struct {
+        uint64_t vocab;
+        int32_t n_id[3];
+    } cases[] = {{0, {2, 3, 4}}, {UINT64_C(0xf000000000000001), {2, 3, 0}}, {2, {2, 0, 4}},
+                 {3, {2, 0, 0}}};
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        sessions_set_vocab(s, cases[i].vocab);
+        CHECK_OK(sessions_path_load(s, id, &m, &n, &err_seen));
+        for (int k = 0; k < 3; k++) {
+            assert_int_equal(m[k].n_id, cases[i].n_id[k]);
+            assert_int_equal(m[k].ids != NULL, cases[i].n_id[k] > 0);
+        }
+        sessions_messages_free(m, n);
+    }
+    sessions_close(s);
+}
+
 static void sessions__rename__unknown_id_is_an_error(void **state)
 {
     struct sessions *s = store_new();
@@ -335,6 +365,7 @@ int main(void)
         STORE_CASE(sessions__delete__keeps_what_forks_use),
         STORE_CASE(sessions__search__any_input_is_safe),
         STORE_CASE(sessions__search__finds_parts_of_unspaced_text),
+        STORE_CASE(sessions__vocab__leaves_out_ids_of_another_model),
         STORE_CASE(sessions__rename__unknown_id_is_an_error),
     };
     return cmocka_run_group_tests_name("tree", tests, NULL, NULL);
