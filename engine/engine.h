@@ -160,6 +160,7 @@ struct engine_bench {
 struct engine_bench_result {
     double tps_median, tps_min, tps_max;
     double gbps, gops;            /* bytes and operations moved per second, counted; NAN = unknown */
+    double limit_fraction;        /* of the memory or int8 limit measured beside it, the nearer one */
 };
 enum status engine_bench(struct engine *en, const struct engine_bench *b,
                          struct engine_bench_result *ret, struct err *e);

@@ -7,6 +7,7 @@
 #include "engine/decode.h"
 #include "engine/local.h"
 #include "engine/prefill.h"
+#include "kernels/limits.h"
 
 #define BENCH_LINE INT64_MIN /* no conversation has this number */
 
@@ -105,8 +106,10 @@ static void add_matrix(void *ctx, struct model_mat *mat)
     s->ops += 2.0 * mat->n_row * mat->n_col;
 }
 
-/* Bytes read and operations done for n tokens at this depth, in one pass of n. */
-static void count(struct local *l, int32_t n, int32_t depth, double *ret_bytes, double *ret_ops)
+/* Bytes read and operations done for n tokens at this depth, in one pass of n; kv_tok: bytes of
+ * keys and values per token as they are held, packed or not. */
+static void count(struct local *l, double kv_tok, int32_t n, int32_t depth, double *ret_bytes,
+                  double *ret_ops)
 {
     const struct model_params *p = &l->model->p;
     struct matrix_sum all = {0, 0}, embed = {0, 0}, head = {0, 0};
@@ -116,7 +119,7 @@ static void count(struct local *l, int32_t n, int32_t depth, double *ret_bytes, 
     bool tied = l->model->output.t == l->model->embed.t;
     double body_ops = all.ops - head.ops - (tied ? 0 : embed.ops);
     double seen = depth + (n + 1) / 2.0; /* positions a token looks at, on average */
-    *ret_bytes = all.bytes - (tied ? 0 : embed.bytes) + (double)l->plan.kv_tok * seen;
+    *ret_bytes = all.bytes - (tied ? 0 : embed.bytes) + kv_tok * seen;
     *ret_ops = body_ops * n + head.ops + 4.0 * p->n_layer * p->n_head * p->head_dim * seen * n;
 }
 
@@ -161,18 +164,25 @@ static enum status bench_line(struct local *l, struct kv_line *line, const struc
         double median =
             n_rep % 2 ? seconds[n_rep / 2] : (seconds[n_rep / 2 - 1] + seconds[n_rep / 2]) / 2;
         double bytes, ops;
+        double kv_tok = (double)kv_line_bytes(line) / kv_n_tok(line);
         *ret = (struct engine_bench_result){.tps_median = n / median,
                                             .tps_min = n / seconds[n_rep - 1],
                                             .tps_max = n / seconds[0],
                                             .gbps = NAN,
-                                            .gops = NAN};
+                                            .gops = NAN,
+                                            .limit_fraction = NAN};
         if (b->n_prompt > 0) {
-            count(l, n, b->depth, &bytes, &ops);
+            count(l, kv_tok, n, b->depth, &bytes, &ops);
             ret->gops = ops / median / 1e9;
         } else {
-            count(l, 1, b->depth + n / 2, &bytes, &ops);
+            count(l, kv_tok, 1, b->depth + n / 2, &bytes, &ops);
             ret->gbps = bytes * n / median / 1e9;
             ret->gops = ops * n / median / 1e9;
+        }
+        struct limits limits; /* measured beside each row: the machine's own speed moves */
+        if (limits_measure(l->kern, &limits)) {
+            double memory = ret->gbps / limits.read_gbps, compute = ret->gops / limits.int8_gops;
+            ret->limit_fraction = fmax(memory, compute); /* fmax passes over a NAN */
         }
     }
     free(ids);
