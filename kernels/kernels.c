@@ -14,6 +14,7 @@ static const struct {
     {"ref", ISA_REF, &ops_ref},
 #if defined(__x86_64__)
     {"avx2", ISA_AVX2, &ops_avx2},
+    {"avx512", ISA_AVX512, &ops_avx512},
 #endif
 };
 

@@ -159,7 +159,7 @@ void matmul_run(struct kern *k, const struct matmul_isa *isa, int n_mat,
         assert(w->n_col == n_col);
         if (w->traits->bits == 0)
             continue;
-        if (isa->uses_act16(w->traits))
+        if (isa->uses_act16 && isa->uses_act16(w->traits))
             a16 = (struct act16 *)((struct act8 *)cpu->act + act_slots(n_col));
         else
             a8 = cpu->act;

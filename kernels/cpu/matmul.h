@@ -54,6 +54,7 @@ struct panel {
 };
 
 struct matmul_isa {
+    /* Types whose input is wanted in 16 bits; NULL: none. */
     bool (*uses_act16)(const struct quant_type *t);
     /* All columns of one token; the next group's place is ret + stride. */
     void (*quantise8)(const float *x, int32_t n_col, struct act8 *ret, int32_t stride);

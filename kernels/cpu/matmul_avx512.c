@@ -1,0 +1,262 @@
+/* Inner loops of the matrix product with AVX-512 and its 8-bit dot product (VNNI).
+ *
+ * One dot instruction multiplies four unsigned codes of each of 16 rows with four signed 8-bit
+ * inputs, broadcast, and adds up in 32 bits. Nothing can overflow, so codes of every width take
+ * the same path; offsets are in the starting value of the sums, as minus offset times the sum of
+ * the inputs. With several tokens two tiles share every broadcast, and the sums of 8 tokens stay
+ * in registers. */
+#include "kernels/cpu/matmul_flow.h"
+
+INLINE __m512i load(const void *p)
+{
+    return _mm512_loadu_si512(p);
+}
+
+INLINE __m512i broadcast32(const void *p)
+{
+    int v;
+    memcpy(&v, p, 4);
+    return _mm512_set1_epi32(v);
+}
+
+INLINE __m512 load_f16(const uint8_t *p)
+{
+    return _mm512_cvtph_ps(_mm256_loadu_si256((const __m256i *)p));
+}
+
+INLINE __m512 load_s8(const uint8_t *p)
+{
+    return _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128((const __m128i *)p)));
+}
+
+INLINE __m512 load_u8(const uint8_t *p)
+{
+    return _mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(_mm_loadu_si128((const __m128i *)p)));
+}
+
+/* log2 of the offset; the codebook's values are moved up by 128. */
+INLINE int offset_shift(struct family f)
+{
+    return f.is_codebook ? 7 : f.shift;
+}
+
+/* Bits shift.. of every byte; shifting 16 at a time is right because of the mask. */
+INLINE __m512i field(__m512i v, int shift, int mask)
+{
+    return _mm512_and_si512(_mm512_srli_epi16(v, (unsigned)shift), _mm512_set1_epi8((char)mask));
+}
+
+/* Vector j (0..7): one code per byte. */
+INLINE __m512i load_codes(const uint8_t *code, struct family f, int j)
+{
+    if (f.bits == 8)
+        return load(code + j * TILE_VEC);
+    __m512i v;
+    int low = f.bits >= 4 ? 4 : 2;
+    if (low == 4)
+        v = field(load(code + j % 4 * TILE_VEC), j / 4 * 4, 15);
+    else
+        v = field(load(code + j / 4 * TILE_VEC), j % 4 * 2, 3);
+    code += low * TILE_VEC;
+    if (f.bits - low == 2) {
+        __m512i high = field(load(code + j / 4 * TILE_VEC), j % 4 * 2, 3);
+        v = _mm512_or_si512(v, _mm512_slli_epi16(high, (unsigned)low));
+    } else if (f.bits - low == 1) {
+        __m512i high = field(load(code), j, 1);
+        v = _mm512_or_si512(v, _mm512_slli_epi16(high, (unsigned)low));
+    }
+    if (f.is_codebook) {
+        __m128i table = _mm_add_epi8(_mm_loadu_si128((const __m128i *)quant_iq4_values),
+                                     _mm_set1_epi8((char)128));
+        v = _mm512_shuffle_epi8(_mm512_broadcast_i32x4(table), v);
+    }
+    return v;
+}
+
+/* Real scale and minimum of group g of a block. The products are exact: 11 bits times 8. */
+INLINE __m512 group_scale(const uint8_t *scale, struct family f, int g)
+{
+    __m512 d = load_f16(scale);
+    if (!f.is_super)
+        return d;
+    const uint8_t *sub = scale + (has_min(f) ? 4 : 2) * TILE_ROWS;
+    return _mm512_mul_ps(d, load_s8(sub + g * TILE_ROWS));
+}
+
+INLINE __m512 group_min(const uint8_t *scale, struct family f, int g)
+{
+    __m512 d = load_f16(scale + 2 * TILE_ROWS);
+    if (!f.is_super)
+        return d;
+    const uint8_t *sub = scale + (4 + PANEL_COLS / f.group) * TILE_ROWS;
+    return _mm512_mul_ps(d, load_u8(sub + g * TILE_ROWS));
+}
+
+INLINE void unpack(const struct kern_weight *w, int32_t tile, int32_t panel, struct panel *ret,
+                   struct family f)
+{
+    const uint8_t *code = w->tiles + (size_t)tile * w->tile_bytes;
+    const uint8_t *scale = code + w->scale_offset;
+    int n_group = (w->n_col - panel * PANEL_COLS) / 32;
+    n_group = n_group < PANEL_GROUPS ? n_group : PANEL_GROUPS;
+    code += (size_t)panel * PANEL_GROUPS * TILE_VEC * (size_t)f.bits;
+    scale += (size_t)panel * scale_block_bytes(f) * (f.is_super ? 1 : PANEL_GROUPS);
+    for (int g = 0; g < n_group; g++, code += f.bits * TILE_VEC)
+        for (int j = 0; j < 8; j++)
+            _mm512_store_si512(ret->code + (g * 8 + j) * TILE_VEC, load_codes(code, f, j));
+    for (int g = 0; g < n_group * 32 / f.group; g++) {
+        _mm512_storeu_ps(ret->scale[g], group_scale(scale, f, g));
+        if (has_min(f))
+            _mm512_storeu_ps(ret->min[g], group_min(scale, f, g));
+        if (!f.is_super)
+            scale += scale_block_bytes(f);
+    }
+}
+
+/* What the sum of a group of x starts with. */
+INLINE __m512i start(const struct act8 *x, int part, struct family f)
+{
+    if (has_min(f))
+        return _mm512_setzero_si512();
+    const int32_t *count = f.group == 16 ? &x->count16[part] : &x->count32;
+    return _mm512_slli_epi32(broadcast32(count), (unsigned)offset_shift(f));
+}
+
+/* c[tile][tok][16] += group g of a panel of n_tile tiles for n_tok tokens, both constants. */
+INLINE void gemm_group(const struct panel *p, int g, const struct act8 *x, int n_tile, int n_tok,
+                       float *c, size_t c_tile, struct family f)
+{
+    enum { MAX_TOK = 8, MAX_TILE = 2 };
+    for (int part = 0; part < 32 / f.group; part++) {
+        int sub = g * (32 / f.group) + part, first = part * f.group / 4;
+        __m512i sum[MAX_TILE][MAX_TOK];
+        for (int t = 0; t < n_tok; t++)
+            for (int i = 0; i < n_tile; i++)
+                sum[i][t] = start(&x[t], part, f);
+        for (int j = first; j < first + f.group / 4; j++) {
+            __m512i v[MAX_TILE];
+            for (int i = 0; i < n_tile; i++)
+                v[i] = load(p[i].code + (g * 8 + j) * TILE_VEC);
+            for (int t = 0; t < n_tok; t++) {
+                __m512i b = broadcast32(x[t].q + 4 * j);
+                for (int i = 0; i < n_tile; i++)
+                    sum[i][t] = _mm512_dpbusd_epi32(sum[i][t], v[i], b);
+            }
+        }
+        for (int i = 0; i < n_tile; i++) {
+            __m512 scale = _mm512_loadu_ps(p[i].scale[sub]), min = scale;
+            if (has_min(f))
+                min = _mm512_loadu_ps(p[i].min[sub]);
+            for (int t = 0; t < n_tok; t++) {
+                float *out = c + i * c_tile + t * TILE_ROWS;
+                __m512 acc = _mm512_loadu_ps(out);
+                if (has_min(f)) {
+                    float xs = f.group == 16 ? x[t].sum16[part] : x[t].sum32;
+                    acc = _mm512_fnmadd_ps(min, _mm512_set1_ps(xs), acc);
+                }
+                __m512 s = _mm512_mul_ps(_mm512_set1_ps(x[t].d), scale);
+                _mm512_storeu_ps(out, _mm512_fmadd_ps(_mm512_cvtepi32_ps(sum[i][t]), s, acc));
+            }
+        }
+    }
+}
+
+INLINE void gemm_tiles(const struct panel *p, int n_tile, int n_col, const struct act *a,
+                       int32_t panel, float *c, struct family f)
+{
+    size_t c_tile = (size_t)a->n_tok * TILE_ROWS;
+    for (int g = 0; g < n_col / 32; g++) {
+        const struct act8 *x = a->a8 + (size_t)(panel * PANEL_GROUPS + g) * a->n_tok;
+        int t = 0;
+        for (; t + 8 <= a->n_tok; t += 8)
+            gemm_group(p, g, x + t, n_tile, 8, c + t * TILE_ROWS, c_tile, f);
+        for (; t + 2 <= a->n_tok; t += 2)
+            gemm_group(p, g, x + t, n_tile, 2, c + t * TILE_ROWS, c_tile, f);
+        if (t < a->n_tok)
+            gemm_group(p, g, x + t, n_tile, 1, c + t * TILE_ROWS, c_tile, f);
+    }
+}
+
+INLINE void gemm(const struct panel *p, int n_tile, int n_col, const struct act *a, int32_t panel,
+                 float *c, struct family f)
+{
+    size_t c_tile = (size_t)a->n_tok * TILE_ROWS;
+    int i = 0;
+    for (; i + 2 <= n_tile; i += 2)
+        gemm_tiles(p + i, 2, n_col, a, panel, c + i * c_tile, f);
+    if (i < n_tile)
+        gemm_tiles(p + i, 1, n_col, a, panel, c + i * c_tile, f);
+}
+
+/* The order of the float operations is that of gemm: a token's result may not depend on what came
+ * with it. */
+INLINE void gemv(const struct kern_weight *w, int32_t tile, const struct act *a, float *out,
+                 struct family f)
+{
+    const uint8_t *code = w->tiles + (size_t)tile * w->tile_bytes;
+    const uint8_t *scale = code + w->scale_offset;
+    int32_t n_group = a->n_col / 32, block_groups = f.is_super ? PANEL_GROUPS : 1;
+    int n_vec = f.group / 4;
+    __m512 acc = _mm512_setzero_ps();
+    for (int32_t g0 = 0; g0 < n_group; g0 += block_groups, scale += scale_block_bytes(f))
+        for (int g = 0; g < block_groups; g++, code += f.bits * TILE_VEC) {
+            const struct act8 *x = &a->a8[g0 + g];
+            for (int part = 0; part < 32 / f.group; part++) {
+                int sub = g * (32 / f.group) + part;
+                /* Two sums: each waits for its last dot. */
+                __m512i sum[2] = {start(x, part, f), _mm512_setzero_si512()};
+                for (int j = part * n_vec; j < (part + 1) * n_vec; j++)
+                    sum[j % 2] = _mm512_dpbusd_epi32(sum[j % 2], load_codes(code, f, j),
+                                                     broadcast32(x->q + 4 * j));
+                if (has_min(f)) {
+                    float xs = f.group == 16 ? x->sum16[part] : x->sum32;
+                    acc = _mm512_fnmadd_ps(group_min(scale, f, sub), _mm512_set1_ps(xs), acc);
+                }
+                __m512 s = _mm512_mul_ps(_mm512_set1_ps(x->d), group_scale(scale, f, sub));
+                __m512i dot = _mm512_add_epi32(sum[0], sum[1]);
+                acc = _mm512_fmadd_ps(_mm512_cvtepi32_ps(dot), s, acc);
+            }
+        }
+    _mm512_storeu_ps(out, acc);
+}
+
+static void avx512_unpack(const struct kern_weight *w, int32_t tile, int32_t panel,
+                          struct panel *ret)
+{
+    EACH_FAMILY(w->type, unpack, w, tile, panel, ret)
+}
+
+static void avx512_gemm(const struct kern_weight *w, const struct panel *p, int n_tile, int n_col,
+                        const struct act *a, int32_t panel, float *c)
+{
+    EACH_FAMILY(w->type, gemm, p, n_tile, n_col, a, panel, c)
+}
+
+static void avx512_gemv(const struct kern_weight *w, int32_t tile, const struct act *a, float *out)
+{
+    EACH_FAMILY(w->type, gemv, w, tile, a, out)
+}
+
+#define FLOW_LANES 16
+typedef __m512 flow_vec;
+#define flow_load _mm512_loadu_ps
+#define flow_store _mm512_storeu_ps
+#define flow_set1 _mm512_set1_ps
+#define flow_fma _mm512_fmadd_ps
+#define flow_load_f16 load_f16
+
+INLINE __m512 flow_load_bf16(const uint8_t *p)
+{
+    __m512i v = _mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i *)p));
+    return _mm512_castsi512_ps(_mm512_slli_epi32(v, 16));
+}
+
+#include "kernels/cpu/plain_flow.h"
+
+const struct matmul_isa matmul_avx512 = {
+    .quantise8 = quantise8,
+    .unpack = avx512_unpack,
+    .gemm = avx512_gemm,
+    .gemv = avx512_gemv,
+    .plain = plain_run,
+};
