@@ -232,13 +232,8 @@ static void seg_scores(const struct plan *p, struct work *w, const struct seg *s
     int32_t step = panel_step(m);
     for (int32_t c = 0; c < n_key; c += step) {
         int32_t n = min_i(step, n_key - c);
-        if (m <= PAGE_FEW_ROWS) {
-            tile_f16(m, n, w->q, d, s->k + c, s->k_stride, d, w->s + c, PAGE_TOK, NULL,
-                     s->next_k ? s->next_k + (size_t)2 * d * c : (const char *)s->k);
-        } else {
-            panel_from_f16(s->k + c, s->k_stride, d, n, w->panel);
-            tile_f32(m, n, w->q, d, w->panel, n, d, w->s + c, PAGE_TOK, NULL);
-        }
+        tile_f16(m, n, w->q, d, s->k + c, s->k_stride, d, w->s + c, PAGE_TOK, NULL,
+                 s->next_k ? s->next_k + (size_t)2 * d * c : (const char *)s->k);
     }
 }
 
@@ -278,13 +273,8 @@ static void seg_values(const struct plan *p, struct work *w, const struct seg *s
     int32_t step = panel_step(m);
     for (int32_t c = 0; c < d; c += step) {
         int32_t n = min_i(step, d - c);
-        if (m <= PAGE_FEW_ROWS) {
-            tile_f16(m, n, w->s, PAGE_TOK, s->v + c, d, n_tok, w->out + c, d, w->keep,
-                     s->next_v ? s->next_v + (size_t)2 * PAGE_TOK * c : (const char *)s->v);
-        } else {
-            panel_from_f16(s->v + c, d, n_tok, n, w->panel);
-            tile_f32(m, n, w->s, PAGE_TOK, w->panel, n, n_tok, w->out + c, d, w->keep);
-        }
+        tile_f16(m, n, w->s, PAGE_TOK, s->v + c, d, n_tok, w->out + c, d, w->keep,
+                 s->next_v ? s->next_v + (size_t)2 * PAGE_TOK * c : (const char *)s->v);
     }
 }
 
@@ -321,8 +311,8 @@ ATTN_INLINE void row_softmax(const struct kern_attn *a, struct work *w, int32_t 
     w->sum[i] = w->sum[i] * w->keep[i] + *ret_sum;
 }
 
-/* With few rows a segment is gone before the hardware has noticed where the next one lies, so the
- * kernels fetch it as they go; a page is taken to be as long as the one before it. */
+/* A segment is done before the hardware has noticed where the next one lies, so the kernels fetch
+ * it as they go; a page is taken to be as long as the one before it. */
 static void seg_look_ahead(struct seg *s, const struct seg *next, int32_t head_dim)
 {
     size_t bytes = sizeof(uint16_t) * PAGE_TOK * head_dim;
@@ -365,8 +355,7 @@ static void tile_attend(const struct plan *p, struct work *w, const struct tile 
         struct seg s = next;
         if (i + 1 < seg1) {
             next = tile_seg(p, t, i + 1);
-            if (m <= PAGE_FEW_ROWS)
-                seg_look_ahead(&s, &next, d);
+            seg_look_ahead(&s, &next, d);
         }
         int32_t lo, hi, n_tok = 0, n_key = 0;
         if (s.kind != SEG_NONE) {

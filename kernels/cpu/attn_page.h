@@ -14,7 +14,7 @@
 #include "kernels/page.h"
 
 enum {
-    PAGE_FEW_ROWS = 12, /* up to here integers beat widening: measured with bench_attn */
+    PAGE_FEW_ROWS = 32, /* up to here integers beat widening: measured with bench_attn */
     PAGE_ROW_STEP = 4,  /* rows that share one unpacking */
     FOLD_MAX_8 = 127,   /* times codes up to 15: eight products fit 16 bits */
     FOLD_MAX_16 = 8191, /* times codes up to 255: 256 products fit 31 bits */
@@ -269,7 +269,7 @@ ATTN_INLINE float fold_store(const float *x, int32_t n, float largest, bool wide
 }
 
 /* s[i][64] = q[i] . K for n_row rows; q [n_row][head_dim]. ahead: bytes to fetch meanwhile. */
-static void page_scores(struct page_query *w, const struct kern_page *page, const float *q,
+static __attribute__((unused)) void page_scores(struct page_query *w, const struct kern_page *page, const float *q,
                         int32_t n_row, float *s, const char *ahead, size_t ahead_bytes)
 {
     int32_t d = page->head_dim;
@@ -307,7 +307,7 @@ static void page_scores(struct page_query *w, const struct kern_page *page, cons
 }
 
 /* out[i] += p[i] . V for n_row rows; p [n_row][64] >= 0, out [n_row][head_dim]. */
-static void page_values(struct page_query *w, const struct kern_page *page, const float *p,
+static __attribute__((unused)) void page_values(struct page_query *w, const struct kern_page *page, const float *p,
                         int32_t n_row, float *out, const char *ahead, size_t ahead_bytes)
 {
     int32_t d = page->head_dim, n_group = page_n_group(d);
@@ -381,7 +381,7 @@ ATTN_INLINE void line_widen_any(const struct page_code *code, size_t at, const f
 }
 
 /* k [head_dim][64] */
-static void page_widen_k(struct page_layout *l, const struct kern_page *page, float *k)
+static __attribute__((unused)) void page_widen_k(struct page_layout *l, const struct kern_page *page, float *k)
 {
     int32_t d = page->head_dim;
     struct page_code code = page_code_of(l, page, PAGE_K);
@@ -399,7 +399,7 @@ static void page_widen_k(struct page_layout *l, const struct kern_page *page, fl
 }
 
 /* v [64][head_dim] */
-static void page_widen_v(struct page_layout *l, const struct kern_page *page, float *v)
+static __attribute__((unused)) void page_widen_v(struct page_layout *l, const struct kern_page *page, float *v)
 {
     int32_t d = page->head_dim, n_group = page_n_group(d);
     struct page_code code = page_code_of(l, page, PAGE_V);

@@ -16,12 +16,16 @@
 #include "kernels/kernels.h"
 #include "kernels/page.h"
 
-/* f32 sums of at most 2,000 terms against double: 1e-6 typical, with room for cancellation. */
-#define TOL_EXACT 2e-5
-#define TOL_LSE 2e-5
-#define TOL_MASS 1e-4
-/* Integer factors may add at most this part of the error that the codes themselves make. */
-#define TOL_OF_CODE_ERROR 0.25
+/* f32 against double, as a part of the output's rms (at least 0.1): scores of |s| < 30 err by 2e-6,
+ * and so does every probability; the largest of up to 250,000 outputs counts. */
+#define TOL_EXACT 1.6e-4
+#define TOL_LSE 1.6e-4
+#define TOL_MASS 1e-4 /* per row and head of the group */
+/* Integer factors may add at most this part of the error that the codes themselves make: measured
+ * 0.12 to 0.14 at 4/4, less elsewhere, i.e. under 1 % of its square. */
+#define TOL_OF_CODE_ERROR 0.2
+/* Masses and log-sum-exp on that path: a score errs by up to about 0.01. */
+#define TOL_PACKED_SCORE 0.02
 /* ...and where codes err little (a long tail of unread tokens), this part of the output's size. */
 #define TOL_PACKED_FLOOR 1e-4
 
@@ -271,9 +275,9 @@ static void check_shape(struct kern *k, const struct shape *h)
         double n_row = (double)h->n_tok * h->group;
         if (code_error > 0) {
             ok = spread <= TOL_OF_CODE_ERROR * code_error + TOL_PACKED_FLOOR * size &&
-                 lse <= 0.02 && mass <= 0.02 * n_row;
+                 lse <= TOL_PACKED_SCORE && mass <= TOL_PACKED_SCORE * n_row;
         } else {
-            ok = out <= TOL_EXACT * fmax(size, 0.1) * 8 && lse <= TOL_LSE * 8 &&
+            ok = out <= TOL_EXACT * fmax(size, 0.1) && lse <= TOL_LSE &&
                  mass <= TOL_MASS * n_row;
         }
         if (!ok) {
@@ -433,6 +437,11 @@ static void attn__attend__chunking_does_not_matter(void **state)
                           .bits_k = 4, .bits_v = 4};
         struct scene s = scene_make(&h);
         struct result whole = scene_run(&s, k, fast[i].attend, false);
+        struct shape plain = h;
+        plain.bits_k = plain.bits_v = 0;
+        struct scene e = scene_make(&plain);
+        struct result exact = scene_run(&e, k, fast[i].attend, false);
+        double code_error = rms_diff(whole.out, exact.out, whole.n_out);
         const float *q = s.a.q;
         for (int32_t at = 0, n = 1; at < h.n_tok; at += n, n = n * 2 + 1) {
             n = n < h.n_tok - at ? n : h.n_tok - at;
@@ -440,10 +449,14 @@ static void attn__attend__chunking_does_not_matter(void **state)
             s.a.pos0 = h.pos0 + at;
             s.a.q = q + (size_t)at * 4 * 64;
             struct result part = scene_run(&s, k, fast[i].attend, false);
-            /* few rows take the integer path, many the float one: 4-bit factors differ by this */
-            assert_true(max_diff(part.out, whole.out + (size_t)at * 4 * 64, part.n_out) <= 0.02);
+            /* few rows take the integer path, many the float one */
+            assert_true(rms_diff(part.out, whole.out + (size_t)at * 4 * 64, part.n_out) <=
+                        TOL_OF_CODE_ERROR * code_error);
             result_free(&part);
         }
+        s.a.q = q;
+        result_free(&exact);
+        scene_free(&e);
         result_free(&whole);
         scene_free(&s);
     }
