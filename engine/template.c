@@ -249,13 +249,18 @@ static void put_system(struct render *r, const struct slice *text)
     put_format(r, f->system[1]);
 }
 
+static const char *find_text(struct slice t, const char *what)
+{
+    return t.n ? memmem(t.s, t.n, what, strlen(what)) : NULL;
+}
+
 /* The last piece of an answer after its thoughts; *ret_thought is what stood before. */
 static struct slice after_thought(struct slice t, struct slice *ret_thought)
 {
     static const char close[] = "</think>";
     struct slice rest = t;
     *ret_thought = (struct slice){t.s, 0};
-    for (char *p; rest.n && (p = memmem(rest.s, rest.n, close, strlen(close)));) {
+    for (const char *p; (p = find_text(rest, close));) {
         if (ret_thought->n == 0)
             ret_thought->n = (size_t)(p - t.s);
         rest.n -= (size_t)(p - rest.s) + strlen(close);
@@ -276,7 +281,7 @@ static void put_answer(struct render *r, struct slice t, bool ended)
         struct slice rest = after_thought(t, &thought);
         if (f->flags & FORMAT_THINK_LAST && ended) {
             static const char open[] = "<think>";
-            char *p = thought.n ? memmem(thought.s, thought.n, open, strlen(open)) : NULL;
+            const char *p = find_text(thought, open);
             if (p)
                 thought = (struct slice){p + strlen(open),
                                          thought.n - (size_t)(p + strlen(open) - thought.s)};
@@ -328,6 +333,11 @@ static enum role role_of(const struct engine_message *m)
                                             : ROLE_OTHER;
 }
 
+static const char *text_of(const struct engine_message *m)
+{
+    return m->text ? m->text : "";
+}
+
 static int32_t last_with_role(const struct engine_message *m, int32_t n, enum role role)
 {
     while (n > 0 && role_of(&m[n - 1]) != role)
@@ -363,9 +373,9 @@ static enum status render_messages(struct render *r, bool first, const struct en
     if (f->flags & FORMAT_SYSTEM_FIRST)
         for (int32_t i = 0; i < n; i++)
             if (role_of(&m[i]) == ROLE_SYSTEM)
-                put_system(r, &(struct slice){m[i].text, m[i].len});
+                put_system(r, &(struct slice){text_of(&m[i]), m[i].text ? m[i].len : 0});
     for (int32_t i = 0; i < n; i++) {
-        struct slice text = {m[i].text ? m[i].text : "", m[i].text ? m[i].len : 0};
+        struct slice text = {text_of(&m[i]), m[i].text ? m[i].len : 0};
         switch (role_of(&m[i])) {
         case ROLE_SYSTEM:
             if (f->flags & FORMAT_SYSTEM_FIRST)

@@ -269,8 +269,9 @@ static void sampler__save__continues_where_it_was(void **state)
 static void sampler__pick__large_vocabulary_in_time(void **state)
 {
     (void)state;
-    /* 0.5 (top-k) to 1.2 ms each on the machine this was written on. */
-    const double limit_ms = 10;
+    /* 0.5 (top-k) to 1.2 ms each on the machine this was written on; several times that under the
+     * sanitizers. */
+    const double limit_ms = 20;
     float *logits = malloc(BIG * sizeof *logits);
     make_logits(logits, BIG);
     for (int k = 0; k <= 40; k += 40) {
@@ -284,9 +285,7 @@ static void sampler__pick__large_vocabulary_in_time(void **state)
             sampler_accept(s, sampler_pick(s, logits));
         double ms = (double)(clock() - begin) * 1e3 / CLOCKS_PER_SEC / 50;
         print_message("# top_k %d: %.2f ms\n", k, ms);
-#if !defined(__SANITIZE_ADDRESS__) && !defined(__SANITIZE_THREAD__)
         assert_true(ms < limit_ms);
-#endif
         sampler_free(s);
     }
     free(logits);

@@ -9,6 +9,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <unistd.h>
 
 #include "engine/base/str.h"
@@ -108,26 +109,31 @@ static inline void vocab_f32s(struct vocab_file *f, const char *key, const float
     vocab_raw(f, v, n * sizeof *v);
 }
 
-/* Writes the file, opens it and forgets it; the mapping stays. NULL when it is refused. */
+/* Opens bytes as if they were a file. NULL when they are refused. */
+static inline struct gguf *vocab_open_bytes(const void *data, size_t n, struct err *e)
+{
+    int fd = memfd_create("vocabulary", 0);
+    char path[64];
+    snprintf(path, sizeof path, "/proc/self/fd/%d", fd);
+    struct gguf *g = NULL;
+    if (fd < 0 || write(fd, data, n) != (ssize_t)n || gguf_open(path, &g, e) != OK)
+        g = NULL;
+    if (fd >= 0)
+        close(fd);
+    return g;
+}
+
+/* Puts the header before the entries, opens the file and empties f. */
 static inline struct gguf *vocab_open(struct vocab_file *f, struct err *e)
 {
-    char path[] = "/tmp/dogear-vocab-XXXXXX";
-    int fd = mkstemp(path);
-    FILE *out = fd >= 0 ? fdopen(fd, "wb") : NULL;
-    if (!out)
-        return NULL;
-    uint32_t version = 3;
+    struct vocab_file head = {0};
     uint64_t n_tensor = 0;
-    fwrite("GGUF", 1, 4, out);
-    fwrite(&version, sizeof version, 1, out);
-    fwrite(&n_tensor, sizeof n_tensor, 1, out);
-    fwrite(&f->n_kv, sizeof f->n_kv, 1, out);
-    fwrite(f->kv.data, 1, f->kv.len, out);
-    fclose(out);
-    struct gguf *g = NULL;
-    if (gguf_open(path, &g, e) != OK)
-        g = NULL;
-    unlink(path);
+    vocab_raw(&head, "GGUF\3\0\0\0", 8);
+    vocab_raw(&head, &n_tensor, sizeof n_tensor);
+    vocab_raw(&head, &f->n_kv, sizeof f->n_kv);
+    vocab_raw(&head, f->kv.data, f->kv.len);
+    struct gguf *g = vocab_open_bytes(head.kv.data, head.kv.len, e);
+    str_fini(&head.kv);
     str_fini(&f->kv);
     f->n_kv = 0;
     return g;
