@@ -162,6 +162,8 @@ static void attention(struct forward *f, int32_t layer, struct kv_line *line, in
         .softcap = p->attn_softcap,
         .window = l->window,
         .kv = kv,
+        /* Free while one token is decoded; a prompt's rows would cost time. */
+        .mass = n_tok == 1 && kv_seals(line) ? kv_mass(line, layer) : NULL,
     };
     if (f->answer)
         f->answer(f->answer_ctx, layer, &attn, f->tail);
@@ -208,6 +210,8 @@ enum status forward_run(struct forward *f, struct kv_line *line, const int32_t *
         if (first < n_tok)
             feed_forward(f, &m->layer[i], n_tok, first);
     }
+    if (n_tok == 1)
+        kv_count_query(line, m->p.n_head / m->p.n_head_kv);
     kv_commit(line, ids, n_tok);
     return OK;
 }

@@ -20,6 +20,11 @@ uint64_t kv_block_bytes(const struct kv_shape *s)
     return kv_tok_bytes(s) * KERN_BLOCK_TOK;
 }
 
+bool kv_seals(const struct kv_line *l)
+{
+    return l->pool->seals;
+}
+
 bool kv_can_seal(const struct kv_shape *s)
 {
     const struct page_shape page = {s->head_dim, 8, 8};
@@ -224,6 +229,12 @@ static void table_grow(struct kv_line *l, int32_t cap)
 {
     const struct kv_shape *s = &l->pool->shape;
     size_t n_row = (size_t)s->n_layer * (size_t)s->n_head_kv;
+    float *mass = mem_calloc(n_row * (size_t)cap, sizeof *mass);
+    for (size_t i = 0; i < n_row && l->n_block > 0; i++)
+        memcpy(mass + i * (size_t)cap, l->mass + i * (size_t)l->block_cap,
+               (size_t)l->n_block * sizeof *mass);
+    free(l->mass);
+    l->mass = mass;
     free(l->table);
     l->table = mem_calloc(n_row * (size_t)cap, sizeof *l->table);
     l->block = mem_realloc(l->block, (size_t)cap * sizeof(struct kv_block *));
@@ -249,6 +260,10 @@ struct kv_line *kv_line_new(struct kv_pool *p, int32_t n_ctx)
     l->n_ctx = n_ctx;
     l->ids = mem_calloc((size_t)n_ctx, sizeof *l->ids);
     l->layer = mem_calloc((size_t)p->shape.n_layer, sizeof *l->layer);
+    l->next = p->lines;
+    if (l->next)
+        l->next->prev = l;
+    p->lines = l;
     table_grow(l, 16);
     return l;
 }
@@ -278,9 +293,16 @@ void kv_line_free(struct kv_line *l)
         return;
     for (int32_t j = 0; j < l->n_block; j++)
         kv_block_unref(l->pool, l->block[j]);
+    if (l->next)
+        l->next->prev = l->prev;
+    if (l->prev)
+        l->prev->next = l->next;
+    else
+        l->pool->lines = l->next;
     free(l->block);
     free(l->layer);
     free(l->table);
+    free(l->mass);
     free(l->ids);
     free(l);
 }
@@ -337,6 +359,22 @@ static enum status unshare(struct kv_line *l, int32_t j, struct err *e)
     return OK;
 }
 
+uint64_t kv_reserve_bytes(const struct kv_line *l, int32_t n_more)
+{
+    const struct kv_pool *p = l->pool;
+    int32_t need = kv_blocks_for(l->n_tok + n_more);
+    int32_t sealed = p->seals ? kv_sealed_end(l->n_tok + n_more) : 0;
+    uint64_t heads = (uint64_t)p->shape.n_layer * (uint64_t)p->shape.n_head_kv;
+    uint64_t sum = 0;
+    int32_t n_rows = need - l->n_block + 1; /* one more: a shared tail is copied */
+    if (n_rows > p->n_spare)
+        sum += (uint64_t)(n_rows - p->n_spare) * p->rows_bytes + p->sink_bytes;
+    for (int32_t j = 0; j < sealed; j++)
+        if (j >= l->n_block || !l->block[j]->page)
+            sum += heads * kv_page_bytes(p);
+    return sum;
+}
+
 enum status kv_reserve(struct kv_line *l, int32_t n_more, struct err *e)
 {
     if (n_more > l->n_ctx - l->n_tok)
@@ -384,6 +422,16 @@ const struct kern_kv *kv_layer(const struct kv_line *l, int32_t layer)
     return &l->layer[layer];
 }
 
+float *kv_mass(struct kv_line *l, int32_t layer)
+{
+    return l->mass + (size_t)layer * (size_t)l->pool->shape.n_head_kv * (size_t)l->block_cap;
+}
+
+void kv_count_query(struct kv_line *l, int32_t n)
+{
+    l->n_query += n;
+}
+
 int32_t kv_room(const struct kv_line *l)
 {
     int32_t tail = l->n_tok / KERN_BLOCK_TOK;
@@ -406,6 +454,10 @@ static void cut(struct kv_line *l, int32_t n)
     l->n_tok = n;
     while (l->n_block > kv_blocks_for(n))
         kv_block_unref(l->pool, l->block[--l->n_block]);
+    size_t n_row = (size_t)l->pool->shape.n_layer * (size_t)l->pool->shape.n_head_kv;
+    for (size_t i = 0; i < n_row && l->n_block < l->block_cap; i++)
+        memset(l->mass + i * (size_t)l->block_cap + l->n_block, 0,
+               (size_t)(l->block_cap - l->n_block) * sizeof *l->mass);
     if (l->first_rows > l->n_block)
         l->first_rows = l->n_block;
     if (l->kept_seen > n / KERN_BLOCK_TOK)

@@ -38,6 +38,7 @@ uint64_t kv_most_bytes(const struct kv_shape *s, const struct preset *preset, in
                        int32_t n_chunk);
 /* Whether pages exist for this head size. */
 bool kv_can_seal(const struct kv_shape *s);
+bool kv_seals(const struct kv_line *l); /* the preset does */
 
 /* budget_bytes bounds what the pool holds at any time, free list included; at least one block.
  * preset NULL = exact. kern must outlive the pool. */
@@ -68,6 +69,8 @@ uint64_t kv_line_bytes(const struct kv_line *l);
  * ERR_MEMORY when the pool's budget is used up (drop another line and try again) or the system
  * refuses; ERR_USAGE beyond n_ctx. Nothing is changed on error. */
 enum status kv_reserve(struct kv_line *l, int32_t n_more, struct err *e);
+/* Bytes that such a reserve would allocate, at most. */
+uint64_t kv_reserve_bytes(const struct kv_line *l, int32_t n_more);
 /* The table of one layer for the op table. Borrowed; valid until the next reserve. */
 const struct kern_kv *kv_layer(const struct kv_line *l, int32_t layer);
 /* Appends ids whose rows were written; they must lie within what was reserved. No allocation. */
@@ -75,6 +78,11 @@ void kv_commit(struct kv_line *l, const int32_t *ids, int32_t n);
 /* For measuring speed at a depth: appends n (reserved) tokens whose rows are copies of the blocks
  * at the beginning of the line. Their positions are wrong; their cost is right. */
 void kv_repeat(struct kv_line *l, int32_t n);
+/* Where the attention kernel adds up what fell on each block, [n_head_kv, n_block_cap] of the
+ * layer; and how many (row, query head of a group) pairs that was, summed over nothing else. */
+float *kv_mass(struct kv_line *l, int32_t layer);
+void kv_count_query(struct kv_line *l, int32_t n);
+
 /* How many positions may be written without another reserve. */
 int32_t kv_room(const struct kv_line *l);
 /* Forgets everything from position n on, and what must be read again to go on from there: where

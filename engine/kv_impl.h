@@ -18,6 +18,7 @@ struct kv_block {
 
 struct kv_pool {
     struct kern *kern;
+    struct kv_line *lines; /* all lines of the pool */
     struct kv_shape shape;
     struct preset preset;
     bool seals;
@@ -31,6 +32,7 @@ struct kv_pool {
 
 struct kv_line {
     struct kv_pool *pool;
+    struct kv_line *next, *prev;
     int32_t n_ctx;
     int32_t *ids; /* [n_ctx] */
     int32_t n_tok;
@@ -42,6 +44,8 @@ struct kv_line {
     int32_t n_block, block_cap;
     struct kern_kv *layer;       /* [n_layer], views into table */
     struct kern_kv_block *table; /* [n_layer][n_head_kv][block_cap] */
+    float *mass;                 /* attention that fell on each block, laid out as table */
+    double n_query;              /* queries that mass is summed over, decayed alike */
 };
 
 /* Rows from the free list or new; force: even beyond the budget. */

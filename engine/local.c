@@ -26,11 +26,18 @@ enum status local_check_ids(const struct local *l, const int32_t *ids, int32_t n
     return OK;
 }
 
+bool local_make_room(struct local *l, int64_t id, struct kv_line *line, int32_t n)
+{
+    uint64_t before = kv_pool_bytes(l->pool);
+    return lines_drop_oldest(l->lines, id) ||
+           (ledger_fit(l->pool, kv_reserve_bytes(line, n)) && kv_pool_bytes(l->pool) < before);
+}
+
 enum status local_reserve(struct local *l, int64_t id, struct kv_line *line, int32_t n,
                           struct err *e)
 {
     enum status s = kv_reserve(line, n, e);
-    while (s == ERR_MEMORY && lines_drop_oldest(l->lines, id))
+    while (s == ERR_MEMORY && local_make_room(l, id, line, n))
         s = kv_reserve(line, n, e);
     return s;
 }

@@ -14,6 +14,7 @@
 #include "engine/forward.h"
 #include "engine/gguf.h"
 #include "engine/keep.h"
+#include "engine/ledger.h"
 #include "engine/lines.h"
 #include "engine/model.h"
 #include "engine/plan.h"
@@ -51,6 +52,9 @@ struct local {
 
 enum status local_open(const struct engine_params *p, struct engine **ret, struct err *e);
 
+/* Frees memory for n more tokens: first other timelines leave, then (adaptive) precision steps
+ * down. False when nothing is left to free. */
+bool local_make_room(struct local *l, int64_t id, struct kv_line *line, int32_t n);
 /* Room for n more tokens of the timeline `id`: drops other timelines from memory as needed. */
 enum status local_reserve(struct local *l, int64_t id, struct kv_line *line, int32_t n,
                           struct err *e);

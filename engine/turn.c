@@ -130,6 +130,10 @@ static void tell_stats(struct run *r, enum stats_phase phase)
     s->kv_bytes = (int64_t)kv_pool_bytes(l->pool);
     s->kv_chat_bytes = (int64_t)kv_line_bytes(r->line);
     s->kv_f16_bytes = (int64_t)l->plan.kv_tok * kv_n_tok(r->line);
+    if (phase == STATS_IDLE) { /* a walk over all pages */
+        s->harm_predicted = kv_seals(r->line) ? ledger_harm(r->line) : NAN;
+        ledger_tiers(r->line, s->tier_bytes);
+    }
     s->bytes_per_tok = s->n_tok > 0 ? (double)s->kv_chat_bytes / s->n_tok : NAN;
     pthread_mutex_unlock(&l->lock);
 }
@@ -161,7 +165,7 @@ static enum status read_prompt(struct run *r, const float **logits, struct err *
         r->n_read_before = at - r->n_reused;
         s = prefill_run(r->l->forward, r->line, r->ids.ids + at, r->n_prompt - at, prefill_tick, r,
                         logits, e);
-    } while (s == ERR_MEMORY && lines_drop_oldest(r->l->lines, r->t->timeline));
+    } while (s == ERR_MEMORY && local_make_room(r->l, r->t->timeline, r->line, PLAN_CHUNK));
     r->n_read = kv_n_tok(r->line) - r->n_reused;
     r->prefill_s = now_s() - r->prefill_start_s;
     return s;
@@ -347,6 +351,7 @@ struct engine_event *turn_run(struct local *l, const struct turn *t)
     struct err err;
     enum status s = run_turn(&r, &err);
     if (r.line) {
+        ledger_decay(r.line);
         keep_state(&l->keep, t->timeline, r.line);
         tell_stats(&r, STATS_IDLE);
     }

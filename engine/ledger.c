@@ -1,0 +1,201 @@
+#include "engine/ledger.h"
+
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "engine/base/mem.h"
+#include "engine/kv_impl.h"
+
+/* Errors of keys move scores and so weights; those of values only the sum. Measured orders in the
+ * quantisation notes: about two to one. */
+#define KEY_WEIGHT 2.0
+/* The first and the last layer feel errors most (KVQuant, KIVI): they are stepped down last. */
+#define PROTECT 4.0
+/* A page nobody has looked at yet is not worthless: it counts as one average query's worth. */
+#define PRIOR_QUERIES 1.0
+#define DECAY 0.7f
+enum { SLACK_DIVISOR = 64 }; /* frees a little more than asked, so as not to come back at once */
+
+static const struct {
+    int32_t bits_k, bits_v;
+} steps[] = {{8, 8}, {8, 4}, {6, 4}, {4, 4}, {4, 2}, {2, 2}};
+enum { N_STEP = sizeof steps / sizeof *steps };
+
+static int32_t step_of(const struct kern_page *page)
+{
+    for (int32_t i = 0; i < N_STEP; i++)
+        if (steps[i].bits_k == page->bits_k && steps[i].bits_v == page->bits_v)
+            return i;
+    return N_STEP;
+}
+
+static double error_at(const struct kern_page *page, int32_t step)
+{
+    double k = page_error(page, PAGE_K, steps[step].bits_k);
+    double v = page_error(page, PAGE_V, steps[step].bits_v);
+    return KEY_WEIGHT * (isfinite(k) ? k : 0) + (isfinite(v) ? v : 0);
+}
+
+/* Share of a query's attention that falls on block j, as far as is known. */
+static double share(const struct kv_line *l, int32_t layer, int32_t head, int32_t j)
+{
+    size_t row = (size_t)(layer * l->pool->shape.n_head_kv + head);
+    double even = l->n_block > 0 ? 1.0 / l->n_block : 1;
+    return (l->mass[row * (size_t)l->block_cap + (size_t)j] + PRIOR_QUERIES * even) /
+           (l->n_query + PRIOR_QUERIES);
+}
+
+static double protection(const struct kv_line *l, int32_t layer)
+{
+    return layer == 0 || layer == l->pool->shape.n_layer - 1 ? PROTECT : 1;
+}
+
+/* ---- the controller ---- */
+
+struct candidate {
+    double price; /* harm per byte */
+    struct kv_block *block;
+    int32_t index; /* of the page in its block */
+};
+
+static int by_price(const void *a, const void *b)
+{
+    const struct candidate *x = a, *y = b;
+    if (x->price != y->price)
+        return x->price < y->price ? -1 : 1;
+    /* Equal prices: in an order that does not depend on the sort. */
+    return (x->index > y->index) - (x->index < y->index);
+}
+
+static bool may_step(const struct preset *p, int32_t step)
+{
+    return step + 1 < N_STEP && steps[step + 1].bits_k >= p->floor_k &&
+           steps[step + 1].bits_v >= p->floor_v;
+}
+
+static size_t collect(struct kv_pool *p, struct candidate **ret)
+{
+    size_t n = 0, cap = 0;
+    struct candidate *list = NULL;
+    for (struct kv_line *l = p->lines; l; l = l->next)
+        for (int32_t j = 0; j < l->n_block; j++) {
+            struct kv_block *b = l->block[j];
+            for (int32_t i = 0; b->sealed && i < p->shape.n_layer * p->shape.n_head_kv; i++) {
+                int32_t layer = i / p->shape.n_head_kv, s = step_of(b->page[i]);
+                if (s >= N_STEP || !may_step(&p->preset, s))
+                    continue;
+                if (n == cap) {
+                    cap = cap ? 2 * cap : 1024;
+                    list = mem_realloc(list, cap * sizeof *list);
+                }
+                const struct page_shape next = {p->shape.head_dim, steps[s + 1].bits_k,
+                                                steps[s + 1].bits_v};
+                double freed = (double)(b->page[i]->size_bytes - page_size(&next));
+                double worse = fmax(0, error_at(b->page[i], s + 1) - error_at(b->page[i], s));
+                list[n++] = (struct candidate){
+                    .price = share(l, layer, i % p->shape.n_head_kv, j) * worse *
+                             protection(l, layer) / freed,
+                    .block = b,
+                    .index = i,
+                };
+            }
+        }
+    *ret = list;
+    return n;
+}
+
+/* One step down, into memory of the new size. False when memory is short or it was done already
+ * (a block shared by two lines is listed twice). */
+static bool step_down(struct kv_pool *p, const struct candidate *c)
+{
+    struct kern_page *page = c->block->page[c->index];
+    int32_t s = step_of(page);
+    if (s >= N_STEP || !may_step(&p->preset, s))
+        return false;
+    const struct page_shape next = {p->shape.head_dim, steps[s + 1].bits_k, steps[s + 1].bits_v};
+    size_t old = page->size_bytes, size = page_size(&next);
+    struct kern_page *less = mem_try(size);
+    if (!less)
+        return false;
+    page_demote(page, next.bits_k, next.bits_v);
+    memcpy(less, page, size);
+    free(page);
+    c->block->page[c->index] = less;
+    c->block->page_bytes -= old - size;
+    c->block->kept = false; /* its scales moved: put again */
+    p->used_bytes -= old - size;
+    return true;
+}
+
+static bool fits(const struct kv_pool *p, uint64_t need_bytes)
+{
+    return p->used_bytes + need_bytes <= p->budget_bytes;
+}
+
+bool ledger_fit(struct kv_pool *p, uint64_t need_bytes)
+{
+    if (!p->preset.adaptive)
+        return fits(p, need_bytes);
+    uint64_t want = need_bytes + p->budget_bytes / SLACK_DIVISOR;
+    bool moved = false;
+    while (!fits(p, want)) {
+        struct candidate *list;
+        size_t n = collect(p, &list), done = 0;
+        qsort(list, n, sizeof *list, by_price);
+        for (size_t i = 0; i < n && !fits(p, want); i++)
+            done += step_down(p, &list[i]);
+        free(list);
+        moved = moved || done > 0;
+        if (done == 0)
+            break;
+    }
+    for (struct kv_line *l = p->lines; l && moved; l = l->next) {
+        l->kept_seen = 0;
+        for (int32_t j = 0; j < l->n_block; j++)
+            kv_table_set(l, j);
+    }
+    return fits(p, need_bytes);
+}
+
+/* ---- what is told ---- */
+
+void ledger_decay(struct kv_line *l)
+{
+    size_t n =
+        (size_t)l->pool->shape.n_layer * (size_t)l->pool->shape.n_head_kv * (size_t)l->block_cap;
+    for (size_t i = 0; i < n; i++)
+        l->mass[i] *= DECAY;
+    l->n_query *= DECAY;
+}
+
+double ledger_harm(const struct kv_line *l)
+{
+    int32_t n_page = l->pool->shape.n_layer * l->pool->shape.n_head_kv;
+    double sum = 0;
+    for (int32_t j = 0; j < l->n_block; j++)
+        for (int32_t i = 0; l->block[j]->sealed && i < n_page; i++) {
+            const struct kern_page *page = l->block[j]->page[i];
+            int32_t s = step_of(page), head = i % l->pool->shape.n_head_kv;
+            if (s < N_STEP)
+                sum += share(l, i / l->pool->shape.n_head_kv, head, j) * error_at(page, s);
+        }
+    return sum / n_page;
+}
+
+void ledger_tiers(const struct kv_line *l, int64_t ret[STATS_TIERS])
+{
+    int32_t n_page = l->pool->shape.n_layer * l->pool->shape.n_head_kv;
+    memset(ret, 0, STATS_TIERS * sizeof *ret);
+    for (int32_t j = 0; j < l->n_block; j++) {
+        const struct kv_block *b = l->block[j];
+        ret[0] +=
+            (int64_t)((b->rows ? l->pool->rows_bytes : 0) + (b->sinks ? l->pool->sink_bytes : 0));
+        for (int32_t i = 0; b->page && i < n_page; i++) {
+            int32_t s = b->sealed ? step_of(b->page[i]) : 0;
+            if (s < N_STEP)
+                ret[1 + s] += b->sealed ? b->page[i]->size_bytes
+                                        : (int64_t)(b->page_bytes / (uint64_t)n_page);
+        }
+    }
+}

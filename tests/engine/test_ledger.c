@@ -1,0 +1,158 @@
+/* The budget controller: the cache fits, the cheapest pages pay, the others do not change. */
+#include <math.h>
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include <cmocka.h>
+
+#include "engine/kv_impl.h"
+#include "engine/ledger.h"
+#include "tests/engine/bed.h"
+
+enum { N_TOK = 640 };
+
+static struct bed bed;
+
+static int setup(void **state)
+{
+    const char *dir = getenv("DOGEAR_DATA");
+    char path[1024];
+    snprintf(path, sizeof path, "%s/reference/llama-F16.gguf", dir ? dir : "");
+    FILE *f = fopen(path, "rb");
+    if (!f)
+        return 0; /* the tests skip */
+    fclose(f);
+    struct kern *k = kern_open_cpu(NULL, 2);
+    bed_open(&bed, k, path, 256);
+    kv_line_free(bed.line);
+    kv_pool_free(bed.pool);
+    const struct kv_shape s = {bed.m->p.n_layer, bed.m->p.n_head_kv, bed.m->p.head_dim};
+    bed.pool = kv_pool_new(k, &s, presets_find("adaptive"), 1u << 28);
+    bed.line = kv_line_new(bed.pool, 1024);
+    return 0;
+}
+
+static int teardown(void **state)
+{
+    if (!bed.k)
+        return 0;
+    bed_close(&bed);
+    kern_close(bed.k);
+    return 0;
+}
+
+/* The line read to N_TOK, the last 20 tokens one by one so that masses are known. */
+static void read_all(void)
+{
+    bed_data();
+    static int32_t ids[N_TOK];
+    struct err e;
+    for (int32_t i = 0; i < N_TOK; i++)
+        ids[i] = i == 0 ? 1 : (i * 37 + i * i * 11) % 500 + 3;
+    kv_pool_set_budget(bed.pool, 1u << 28);
+    kv_truncate(bed.line, 0);
+    while (kv_n_tok(bed.line) < N_TOK) {
+        int32_t at = kv_n_tok(bed.line), left = N_TOK - at;
+        int32_t n = left > 256 + 20 ? 256 : left > 20 ? left - 20 : 1;
+        bed_check(kv_reserve(bed.line, n, &e), &e);
+        bed_check(forward_run(bed.f, bed.line, ids + at, n, FORWARD_LAST, NULL, NULL, &e), &e);
+    }
+}
+
+static void ledger__mass__adds_up(void **state)
+{
+    read_all();
+    const struct kv_shape *s = &bed.pool->shape;
+    for (int32_t i = 0; i < s->n_layer * s->n_head_kv; i++) {
+        double sum = 0;
+        for (int32_t j = 0; j < bed.line->n_block; j++)
+            sum += bed.line->mass[i * bed.line->block_cap + j];
+        assert_true(fabs(sum - bed.line->n_query) < 1e-2 * bed.line->n_query);
+    }
+}
+
+static void ledger__fit__steps_down_the_cheapest(void **state)
+{
+    read_all();
+    int32_t n_page = bed.pool->shape.n_layer * bed.pool->shape.n_head_kv, n_sealed = 0;
+    double harm = ledger_harm(bed.line), last_harm = harm;
+    int64_t tier[STATS_TIERS];
+    ledger_tiers(bed.line, tier);
+    assert_true(tier[1] > 0 && tier[2] == 0 && tier[4] == 0);
+    /* Copies of all pages, to see which change. */
+    static struct {
+        char *bytes;
+        size_t size;
+    } before[16][256];
+    for (int32_t j = 0; j < bed.line->n_block; j++) {
+        struct kv_block *b = bed.line->block[j];
+        n_sealed += b->sealed;
+        for (int32_t i = 0; b->sealed && i < n_page; i++) {
+            before[j][i].size = b->page[i]->size_bytes;
+            before[j][i].bytes = malloc(before[j][i].size);
+            memcpy(before[j][i].bytes, b->page[i], before[j][i].size);
+        }
+    }
+    assert_int_equal(n_sealed, N_TOK / 64 - 2);
+
+    kv_pool_trim(bed.pool);
+    uint64_t used = kv_pool_bytes(bed.pool), all_pages = 0;
+    for (int32_t j = 0; j < bed.line->n_block; j++)
+        all_pages += bed.line->block[j]->page_bytes;
+    int32_t n_same = 0, n_less = 0;
+    for (int cut = 1; cut <= 4; cut++) {
+        uint64_t budget = used - all_pages * (uint64_t)cut / 16;
+        kv_pool_set_budget(bed.pool, budget);
+        assert_true(ledger_fit(bed.pool, 0));
+        assert_true(kv_pool_bytes(bed.pool) <= budget);
+        assert_true(ledger_harm(bed.line) >= last_harm);
+        last_harm = ledger_harm(bed.line);
+    }
+    assert_true(last_harm > harm);
+    for (int32_t j = 0; j < bed.line->n_block; j++) {
+        struct kv_block *b = bed.line->block[j];
+        for (int32_t i = 0; b->sealed && i < n_page; i++) {
+            bool same = b->page[i]->size_bytes == before[j][i].size;
+            if (same)
+                assert_memory_equal(b->page[i], before[j][i].bytes, before[j][i].size);
+            n_same += same;
+            n_less += !same;
+            /* The table that kernels read shows the page as it is now. */
+            const struct kern_kv *kv = kv_layer(bed.line, i / bed.pool->shape.n_head_kv);
+            size_t at =
+                (size_t)(i % bed.pool->shape.n_head_kv) * (size_t)kv->n_block_cap + (size_t)j;
+            assert_ptr_equal(kv->block[at].page, b->page[i]);
+            assert_true(
+                page_check(b->page[i], b->page[i]->size_bytes, bed.pool->shape.head_dim, NULL));
+            free(before[j][i].bytes);
+        }
+    }
+    assert_true(n_same > 0 && n_less > 0);
+
+    /* Nothing goes below the floor. */
+    kv_pool_set_budget(bed.pool, 1);
+    assert_false(ledger_fit(bed.pool, 0));
+    ledger_tiers(bed.line, tier);
+    assert_true(tier[1] == 0 && tier[2] == 0 && tier[3] == 0 && tier[4] > 0 && tier[5] == 0);
+}
+
+static void ledger__fit__leaves_fixed_formats_alone(void **state)
+{
+    bed_data();
+    struct kv_pool *p = kv_pool_new(bed.k, &bed.pool->shape, presets_find("8/8"), 1u << 20);
+    assert_true(ledger_fit(p, 1000));
+    assert_false(ledger_fit(p, 2u << 20));
+    kv_pool_free(p);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(ledger__mass__adds_up),
+        cmocka_unit_test(ledger__fit__steps_down_the_cheapest),
+        cmocka_unit_test(ledger__fit__leaves_fixed_formats_alone),
+    };
+    return cmocka_run_group_tests_name("ledger", tests, setup, teardown);
+}
