@@ -25,6 +25,10 @@ int main(int argc, char **argv)
         fprintf(stderr, "dogear: no completion for \"%s\"; bash, zsh and fish have one\n", argv[1] + 13);
         return 2;
     }
+    if (argc == 2 && !strcmp(argv[1], "--man")) {
+        options_man();
+        return 0;
+    }
     const struct cli_command *command = cli_command_find(name);
     if (!command && !strcmp(name, "help")) {
         options_help(argc > 2 ? argv[2] : NULL);

@@ -382,3 +382,58 @@ bool options_completion(const char *shell)
     str_fini(&names);
     return known;
 }
+
+/* roff text: a backslash or a leading dot would be read as a command. */
+static void print_roff(const char *s)
+{
+    for (; *s; s++) {
+        if (*s == '\\' || *s == '-')
+            putchar('\\');
+        putchar(*s);
+    }
+}
+
+void options_man(void)
+{
+    printf(".TH DOGEAR 1 \"\" \"dogear " DOGEAR_VERSION "\"\n.SH NAME\ndogear \\- local chat that keeps "
+           "its place\n.SH SYNOPSIS\n.B dogear\n[\\fIcommand\\fR] [\\fIoptions\\fR]\n"
+           ".SH DESCRIPTION\nChats with a GGUF model on this machine. Without a command the terminal "
+           "screen opens. Every conversation is saved as it happens, with its compressed key/value "
+           "cache, and opens again without being read again.\n.SH COMMANDS\n");
+    for (const struct cli_command *c = cli_commands; c->name; c++) {
+        printf(".TP\n.B %s\n", c->name);
+        if (*c->args) {
+            printf("Arguments: ");
+            print_roff(c->args);
+            printf(". ");
+        }
+        print_roff(c->help);
+        printf(".\n");
+    }
+    printf(".SH OPTIONS\nNames, meanings and defaults are those of llama.cpp where it has them.\n");
+    for (int i = 0; i < N_OPTION; i++) {
+        const struct option *t = &table[i];
+        if (!t->help)
+            continue;
+        printf(".TP\n.B ");
+        if (t->short_name) {
+            print_roff(t->short_name);
+            printf(", ");
+        }
+        printf("\\-\\-");
+        print_roff(t->long_name);
+        if (t->arg) {
+            printf(" ");
+            print_roff(t->arg);
+        }
+        printf("\n");
+        print_roff(t->help);
+        printf("\n");
+    }
+    printf(".SH FILES\n.TP\n.I ~/.config/dogear/config\nSettings, one \\fIlong\\-option = value\\fR per line.\n"
+           ".TP\n.I ~/.local/share/dogear/dogear.db\nConversations: text, token ids, branches.\n"
+           ".TP\n.I ~/.local/share/dogear/dogear\\-kv.db\nTheir caches; may be deleted at any time.\n"
+           ".SH ENVIRONMENT\n.TP\n.B NO_COLOR\nNo colours on the screen.\n.TP\n.B KERNELS\nForces an "
+           "instruction set: ref, avx2 or avx512.\n.TP\n.B VISUAL, EDITOR\nThe editor that Ctrl+G opens.\n"
+           ".SH EXIT STATUS\n0 on success, 1 on failure, 2 for wrong usage, 130 when interrupted.\n");
+}

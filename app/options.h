@@ -57,5 +57,7 @@ enum status options_list(const char *s, int32_t *ret, int max, int *ret_n, struc
 void options_help(const char *command);
 /* Completion script of the shell ("bash", "zsh", "fish"); false when unknown. */
 bool options_completion(const char *shell);
+/* The manual page on stdout. */
+void options_man(void);
 
 #endif
