@@ -133,6 +133,7 @@ INLINE void gemm_group(const struct panel *p, int g, const struct act8 *x, int n
         for (int t = 0; t < n_tok; t++)
             for (int i = 0; i < n_tile; i++)
                 sum[i][t] = start(&x[t], part, f);
+#pragma GCC unroll 8 /* rolled, the sums are moved about in every round */
         for (int j = first; j < first + f.group / 4; j++) {
             __m512i v[MAX_TILE];
             for (int i = 0; i < n_tile; i++)
