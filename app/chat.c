@@ -110,6 +110,8 @@ struct chat *chat_new(struct engine *en, struct sessions *store)
     struct chat *c = mem_calloc(1, sizeof *c);
     c->engine = en;
     c->store = store;
+    if (store)
+        sessions_set_vocab(store, engine_info(en)->fingerprint);
     c->n_predict = -1;
     c->title = mem_strdup("");
     engine_sampling_default(&c->sampling);
