@@ -195,6 +195,8 @@ static void cancel(struct screen *sc)
         sc->cancel_sent = true;
     } else if (sc->edit_message >= 0) {
         edit_cancel(sc);
+    } else if (sc->dash_wanted && cells_cols(sc->cells) < LAYOUT_DASH_MIN_COLS) {
+        sc->dash_wanted = false; /* it hides the chat */
     } else {
         sc->notice_until_s = 0;
     }
@@ -310,6 +312,10 @@ void screen_act(struct screen *sc, int action)
         break;
     case ACT_SELECT_FOCUS:
         select_start(sc);
+        break;
+    case ACT_DASHBOARD:
+        sc->dash_wanted = !sc->dash_wanted;
+        sc->stats_s = 0;
         break;
     case ACT_PALETTE:
         picker_open(sc, PICK_PALETTE, "");
@@ -612,6 +618,7 @@ int screen_tick(struct screen *sc, double now_s)
             engine_stats(sc->engine, &sc->model.stats);
             sc->stats_s = now_s;
             sc->dirty = true;
+            history_add(&sc->history, &sc->model.stats);
         }
         if (running) {
             sooner(&next_s, sc->stats_s + (sc->model.stats.phase == STATS_PREFILL ? 0.25 : 0.5));
@@ -680,6 +687,7 @@ static void fill(struct screen *sc)
     m->prompt = sc->edit_message >= 0 ? "✎ " : "› ";
     m->placeholder = sc->edit_message >= 0 ? "" : n == 0 ? "Ask something" : "Reply";
     m->keymap = sc->options.keymap;
+    m->history = &sc->history;
     m->commands = commands_list(&m->n_command);
 }
 

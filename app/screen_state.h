@@ -6,6 +6,7 @@
 #include "app/screen.h"
 #include "engine/base/str.h"
 #include "sessions/sessions.h"
+#include "ui/history.h"
 #include "ui/model.h"
 #include "ui/view.h"
 
@@ -61,6 +62,7 @@ struct screen {
     double interrupt_s;    /* last Ctrl+C that found nothing to do */
     bool cancel_sent;
     double stats_s, poll_s;
+    struct history history;
     bool show_thinking, list_wanted, dash_wanted;
     bool dirty, done, mouse;
     char shown_title[256];

@@ -33,7 +33,7 @@ void layout_compute(int cols, int rows, const struct layout_want *want, struct l
         x = list_w + 1;
         w -= list_w + 1;
     }
-    if (want->dash && cols >= LAYOUT_DASH_MIN_COLS && w >= 100) {
+    if (want->dash && cols >= LAYOUT_DASH_MIN_COLS) {
         int dash_w = clamp(w * 2 / 5, 44, 72);
         l.dash = (struct rect){x + w - dash_w, 0, dash_w, h};
         l.dash_border = (struct rect){x + w - dash_w - 1, 0, 1, h};

@@ -38,6 +38,9 @@ void view_status_rule(const struct ui_model *m, struct cells *c, struct rect r, 
                       int n_below);
 void view_status_editor(const struct ui_model *m, struct cells *c, const struct layout *l);
 
+/* ---- dashboard ---- */
+void view_dash_draw(const struct ui_model *m, struct cells *c, struct rect r);
+
 /* ---- all of it ---- */
 void view_draw(const struct ui_model *m, struct view_chat *v, struct cells *c);
 /* The layout view_draw uses, for the mouse. */

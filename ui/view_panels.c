@@ -115,23 +115,20 @@ void view_panels_list(const struct ui_model *m, struct cells *c, struct rect r, 
             const char *label;
         } hints[] = {{ACT_ITEM_OPEN, "open"},   {ACT_NEW, "new"},     {ACT_ITEM_RENAME, "rename"},
                      {ACT_ITEM_DELETE, "delete"}, {ACT_ITEM_FILTER, "find"}, {ACT_ITEM_PIN, "pin"}};
-        struct str s = {0};
-        int rows_used = 0;
+        int x = r.x + 1, y = r.y + r.h - 3;
         for (size_t i = 0; i < sizeof hints / sizeof *hints; i++) {
-            char key[32];
+            char key[32], hint[64];
             keymap_first_key(m->keymap, KEYMAP_LIST, hints[i].action, key, sizeof key);
-            if (key[0])
-                str_addf(&s, "%s%s %s", s.len ? "  " : "", key, hints[i].label);
+            if (!key[0])
+                continue;
+            snprintf(hint, sizeof hint, "%s %s", key, hints[i].label);
+            if (x + (int)strlen(hint) > r.x + r.w - 1) {
+                x = r.x + 1;
+                y++;
+            }
+            x += cells_puts(c, r, x, y, hint, ROLE_HINT, 0, 0) + 2;
         }
-        size_t off = 0;
-        int y = r.y + r.h - 2;
-        for (; off < s.len && rows_used < 2; rows_used++) {
-            size_t next, len = text_wrap(s.data + off, s.len - off, r.w - 2, false, &next);
-            cells_put(c, r, r.x + 1, y + rows_used, s.data + off, len, ROLE_HINT, 0, 0);
-            off += next;
-        }
-        body.h -= 3;
-        str_fini(&s);
+        body.h -= 4;
     }
     draw_rows(&m->list, c, body, focus, ROLE_LIST, ROLE_TEXT);
 }

@@ -227,9 +227,17 @@ void view_draw(const struct ui_model *m, struct view_chat *v, struct cells *c)
     struct layout l;
     view_layout(m, c, &l);
     cells_clear(c);
-    draw_title(m, c, l.title, l.text);
-    view_chat_draw(v, m, c, l.chat, l.text);
-    view_status_rule(m, c, l.rule, l.text, view_chat_below(v));
+    if (m->dash_wanted && rect_empty(l.dash)) { /* no room beside the chat: instead of it */
+        cells_puts(c, l.title, l.text.x, l.title.y, "Dashboard", ROLE_TITLE, 0, 0);
+        view_dash_draw(m, c, l.chat);
+    } else {
+        draw_title(m, c, l.title, l.text);
+        view_chat_draw(v, m, c, l.chat, l.text);
+        view_dash_draw(m, c, l.dash);
+        draw_border(c, l.dash_border);
+    }
+    view_status_rule(m, c, l.rule, l.text, m->dash_wanted && rect_empty(l.dash) ? 0
+                                                                               : view_chat_below(v));
     view_status_editor(m, c, &l);
     if (!rect_empty(l.list)) {
         view_panels_list(m, c, l.list, m->focus == UI_FOCUS_LIST);

@@ -1,0 +1,95 @@
+# The terminal screen of the real program in tmux: a chat at three sizes, resizing while the answer
+# streams, an external editor, SIGKILL in the middle of an answer, a terminal that goes away.
+. "$(dirname "$0")/lib.sh"
+if ! command -v tmux >/dev/null; then
+    skip tui "tmux is missing"
+    exit 0
+fi
+[ -x "$DOGEAR" ] || { echo "Bail out! no program at $DOGEAR"; exit 1; }
+fake=$work/fake.txt
+cat >"$fake" <<'S'
+ctx 8192
+rate 10
+say # Herons\n\nA heron is a **long-legged** wading bird.\n\n```c\nint legs = 2;\n```\n\n- stands still\n- strikes fast 中文\n\nThat is all.
+on slow
+rate 100
+say one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen seventeen eighteen nineteen twenty
+S
+tm() { tmux -L "dogear$$" -f /dev/null "$@"; }
+at_exit+=('tmux -L "dogear$$" kill-server 2>/dev/null')
+
+# start COLS ROWS: the program in a fresh server, its exit status to $work/rc
+start() {
+    tm kill-server 2>/dev/null
+    rm -f "$work/rc"
+    # The server outlives the program by a moment, so that the last screen can be looked at.
+    tm new-session -d -x "$1" -y "$2" "cd '$work'; sh -c 'echo \$\$ >pid; exec \"$DOGEAR\" --fake fake.txt 2>err'; echo \$? >rc; sleep 5"
+    has 'Type a message'
+}
+screen() { tm capture-pane -p >"$work/out" 2>/dev/null; }
+shows() { screen && grep -qF -- "$1" "$work/out"; }
+gone() { screen && ! grep -qF -- "$1" "$work/out"; }
+has() { wait_for 20 shows "$1"; }
+keys() { tm send-keys "$@"; }
+
+for size in '80 24' '120 40' '200 60'; do
+    # shellcheck disable=SC2086
+    start $size
+    ok "tui__start__${size/ /x}"
+    keys -l 'Tell me about herons'
+    has '› Tell me about herons' && keys Enter && has 'That is all.' && has '▌ Tell me about herons' &&
+        has 'long-legged wading' && has '── c ──' && has '• strikes fast 中文' && has 'ctx '
+    ok "tui__turn__${size/ /x}"
+    [ "$(wc -l <"$work/out")" -eq "${size#* }" ] && ! grep -qE '\*\*|```' "$work/out"
+    ok "tui__markdown__no_marks_left_${size/ /x}"
+    keys C-d
+    wait_for 20 test -f "$work/rc" && [ "$(cat "$work/rc")" = 0 ] && [ ! -s "$work/err" ]
+    ok "tui__ctrl_d__clean_exit_${size/ /x}"
+done
+
+start 80 24
+keys -l 'slow please'
+keys Enter
+has 'one two'
+tm resize-window -x 60 -y 15 && has 'three four' && tm resize-window -x 150 -y 50 && has 'Conversations' &&
+    tm resize-window -x 80 -y 24 && has 'six seven' && wait_for 20 gone Conversations
+ok tui__resize__while_streaming
+keys -l 'next thought'
+keys Enter
+has 'still answering' && has '› next thought'
+ok tui__send__busy_keeps_text
+keys C-c
+has 'stopped here' && has '› next thought'
+ok tui__ctrl_c__stops_first
+
+cat >"$work/ed.sh" <<'S'
+#!/bin/sh
+printf 'from the editor\nsecond line' >"$1"
+S
+chmod +x "$work/ed.sh"
+tm kill-server 2>/dev/null
+export VISUAL=$work/ed.sh
+start 80 24
+wait_for 20 shows 'next thought'
+ok tui__draft__survives_the_terminal
+keys C-g
+has '› from the editor' && has 'second line'
+ok tui__ctrl_g__external_editor
+keys Enter
+has '▌ second line' && has 'That is all.'
+keys -l 'slow again'
+keys Enter
+has 'one two three'
+sleep 1.2 # the promise is: at most a second of the answer is lost
+kill -KILL "$(cat "$work/pid")"
+wait_for 20 test -f "$work/rc"
+start 80 24
+keys Tab
+has 'Conversations' && keys Enter && has '▌ slow again' && has 'one two' && has 'stopped here'
+ok tui__sigkill__question_whole_answer_to_the_last_second
+keys C-d
+wait_for 20 test -f "$work/rc"
+
+dogear --fake "$fake" chat
+[ $rc -eq 1 ] && one_line_error
+ok tui__no_terminal__one_line
