@@ -29,9 +29,9 @@ struct sampler {
     uint64_t rng[4];
     int32_t *history; /* ring of the last history_cap tokens */
     int32_t history_cap, n_history, history_at;
-    uint32_t *seen;   /* [n_vocab] round in which the token was penalised last */
+    uint32_t *seen; /* [n_vocab] round in which the token was penalised last */
     uint32_t round;
-    float *work;      /* [n_vocab] logits after the penalty */
+    float *work; /* [n_vocab] logits after the penalty */
     struct cand *cands;
 };
 
@@ -89,8 +89,8 @@ struct sampler *sampler_new(int32_t n_vocab, const struct engine_sampling *p)
     if (s->p.seed == UINT64_MAX)
         s->p.seed = seed_from_system();
     rng_seed(s->rng, s->p.seed);
-    s->history_cap = p->repeat_last_n < 0 || p->repeat_last_n > HISTORY_MAX ? HISTORY_MAX
-                                                                          : p->repeat_last_n;
+    s->history_cap =
+        p->repeat_last_n < 0 || p->repeat_last_n > HISTORY_MAX ? HISTORY_MAX : p->repeat_last_n;
     s->history = mem_calloc((size_t)s->history_cap + 1, sizeof *s->history);
     s->seen = mem_calloc((size_t)n_vocab, sizeof *s->seen);
     s->work = mem_calloc((size_t)n_vocab, sizeof *s->work);

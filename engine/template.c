@@ -312,8 +312,8 @@ static void put_user(struct render *r, struct slice t, const struct slice *syste
     put_format(r, f->user[0]);
     if (system) {
         /* The system text and the user's are one text for what trims. */
-        struct slice s = f->flags & FORMAT_TRIM && f->system[0][0] == '\0' ? trim_left(*system)
-                                                                          : *system;
+        struct slice s =
+            f->flags & FORMAT_TRIM && f->system[0][0] == '\0' ? trim_left(*system) : *system;
         put_format(r, f->system[0]);
         str_add(r->out, s.s, s.n);
         put_format(r, f->system[1]);

@@ -5,43 +5,44 @@
 #include "engine/template.h"
 
 enum format_flag {
-    FORMAT_FOLD = 1,           /* no system turn: its text goes in front of the user's */
-    FORMAT_FOLD_LAST = 2,      /* ... of the last user message rendered, not of the next */
-    FORMAT_TRIM = 4,           /* every text loses the white space around it */
-    FORMAT_TRIM_ANSWER = 8,    /* answers do, other texts do not */
-    FORMAT_LTRIM_ANSWER = 16,  /* answers lose the white space before them */
-    FORMAT_DROP_THOUGHT = 32,  /* of answers only what follows </think> is kept */
-    FORMAT_THINK_LAST = 64,    /* an answer after the last question shows its (empty) thoughts */
-    FORMAT_SYSTEM_ALWAYS = 128,/* a system turn is written even without a system text */
-    FORMAT_HEAD_SOURCE = 256,  /* the head of an answer is taken from the template's source */
-    FORMAT_EOS_AT_END = 512,   /* a conversation that nobody is to answer ends with eos */
-    FORMAT_SYSTEM_FIRST = 1024,/* the system text before all else, without a turn */
+    FORMAT_FOLD = 1,            /* no system turn: its text goes in front of the user's */
+    FORMAT_FOLD_LAST = 2,       /* ... of the last user message rendered, not of the next */
+    FORMAT_TRIM = 4,            /* every text loses the white space around it */
+    FORMAT_TRIM_ANSWER = 8,     /* answers do, other texts do not */
+    FORMAT_LTRIM_ANSWER = 16,   /* answers lose the white space before them */
+    FORMAT_DROP_THOUGHT = 32,   /* of answers only what follows </think> is kept */
+    FORMAT_THINK_LAST = 64,     /* an answer after the last question shows its (empty) thoughts */
+    FORMAT_SYSTEM_ALWAYS = 128, /* a system turn is written even without a system text */
+    FORMAT_HEAD_SOURCE = 256,   /* the head of an answer is taken from the template's source */
+    FORMAT_EOS_AT_END = 512,    /* a conversation that nobody is to answer ends with eos */
+    FORMAT_SYSTEM_FIRST = 1024, /* the system text before all else, without a turn */
 };
 
 /* \1 stands for bos, \2 for eos. Index 0 stands before the text, 1 after it. */
 struct format {
     const char *name;
-    const char *head;         /* at the beginning of a conversation */
-    const char *again;        /* before a user message that is not the first */
-    const char *system[2];    /* with FORMAT_FOLD: around the system text inside the user's */
+    const char *head;      /* at the beginning of a conversation */
+    const char *again;     /* before a user message that is not the first */
+    const char *system[2]; /* with FORMAT_FOLD: around the system text inside the user's */
     const char *user[2];
     const char *assistant[2];
-    const char *generate;     /* makes the model answer; NULL = assistant[0] */
-    const char *stop;         /* text at which to stop where no token tells; NULL = none */
+    const char *generate; /* makes the model answer; NULL = assistant[0] */
+    const char *stop;     /* text at which to stop where no token tells; NULL = none */
     unsigned flags;
 };
 
-struct template {
+struct template
+{
     const struct tokenizer *tokenizer; /* may be NULL in tests of the text alone */
     struct format format;
     struct str bos, eos;
-    struct str generate;               /* head of an answer */
-    struct str system_default;         /* system text when none is given, may be empty */
-    struct str system_lead;            /* always at the beginning of the system text */
-    struct str system_join;            /* between the two */
-    char today[32];                    /* for \3 in system_lead; "" = the clock's */
+    struct str generate;       /* head of an answer */
+    struct str system_default; /* system text when none is given, may be empty */
+    struct str system_lead;    /* always at the beginning of the system text */
+    struct str system_join;    /* between the two */
+    char today[32];            /* for \3 in system_lead; "" = the clock's */
     const char *stop_texts[2];
-    int32_t stop_id;                   /* control token that ends an answer, -1 = none */
+    int32_t stop_id; /* control token that ends an answer, -1 = none */
     bool unknown;
 };
 

@@ -42,13 +42,13 @@ struct tokenizer {
     struct tok_slice *texts; /* [n_vocab] */
     char *piece;             /* all tokens as raw bytes */
     struct tok_slice *pieces;
-    uint8_t *flags;          /* [n_vocab] enum tok_flag */
-    float *scores;           /* [n_vocab], SPM only */
+    uint8_t *flags; /* [n_vocab] enum tok_flag */
+    float *scores;  /* [n_vocab], SPM only */
     struct tok_map plain, marked;
-    int32_t byte_id[256];    /* -1 = none */
-    uint32_t text_max;       /* longest text in plain */
+    int32_t byte_id[256]; /* -1 = none */
+    uint32_t text_max;    /* longest text in plain */
     struct tokenizer_ids ids;
-    bool add_space;          /* SPM: a space before a text */
+    bool add_space; /* SPM: a space before a text */
     uint64_t hash;
 
     /* tokens found in text before encoding: a trie over TOK_USER and TOK_CONTROL texts */
@@ -63,7 +63,7 @@ struct tokenizer {
     /* BPE */
     struct tok_merge *merges; /* open addressing, n_merge_cell cells */
     uint32_t merge_mask;
-    bool whole_words;         /* a word that is a token is not split ("ignore_merges") */
+    bool whole_words; /* a word that is a token is not split ("ignore_merges") */
     struct tok_pre *pre;
 };
 
@@ -86,6 +86,7 @@ int32_t tok_plain(const struct tokenizer *t, const char *s, size_t n);
 
 /* Words met before: their ids are copied from where they were first put into the output. Keys are
  * offsets into the encoder's text, so that nothing is copied. */
+enum { TOK_CACHE_BITS = 14 };
 struct tok_cache_entry {
     uint64_t hash;
     size_t off;
@@ -93,7 +94,7 @@ struct tok_cache_entry {
     int32_t at, n; /* ids[at..at+n) of the output */
 };
 
-struct tok_sym { /* one piece of a word while it is merged */
+struct tok_sym {        /* one piece of a word while it is merged */
     int32_t prev, next; /* -1 = end */
     uint32_t off, len;
     int32_t id; /* TOK_ID_UNSET: not looked up yet */
@@ -117,8 +118,8 @@ struct tok_job {
     size_t sym_cap;
     struct tok_cand *heap;
     size_t n_heap, heap_cap;
-    struct str norm;  /* SPM: text with the spaces replaced; grows until the job ends */
-    void *match;      /* pcre2_match_data, made when first needed */
+    struct str norm; /* SPM: text with the spaces replaced; grows until the job ends */
+    void *match;     /* pcre2_match_data, made when first needed */
     void *match_context, *jit_stack;
 };
 

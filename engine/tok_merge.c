@@ -9,7 +9,7 @@
 
 #include "engine/base/mem.h"
 
-enum { CACHE_BITS = 14, CACHE_WORD_MAX = 64 };
+enum { CACHE_WORD_MAX = 64 };
 
 void tok_list_add(struct tok_list *l, int32_t id)
 {
@@ -40,7 +40,7 @@ bool tok_cache_get(struct tok_job *j, const char *base, size_t off, size_t len, 
         return false;
     uint64_t h = XXH3_64bits(base + off, len);
     *ret_hash = h;
-    const struct tok_cache_entry *c = &j->cache[h >> (64 - CACHE_BITS)];
+    const struct tok_cache_entry *c = &j->cache[h >> (64 - TOK_CACHE_BITS)];
     if (c->hash != h || c->len != len || memcmp(base + c->off, base + off, len) != 0)
         return false;
     for (int32_t i = 0; i < c->n; i++)
@@ -52,7 +52,7 @@ void tok_cache_put(struct tok_job *j, uint64_t hash, size_t off, size_t len, int
 {
     if (!j->cache || len > CACHE_WORD_MAX)
         return;
-    j->cache[hash >> (64 - CACHE_BITS)] =
+    j->cache[hash >> (64 - TOK_CACHE_BITS)] =
         (struct tok_cache_entry){hash, off, (uint32_t)len, at, j->out->n - at};
 }
 

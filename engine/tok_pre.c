@@ -26,8 +26,7 @@ enum { STAGES = 6, JIT_STACK_MAX = 1 << 20 };
 #define GPT2 ENGLISH "| ?\\p{L}+| ?\\p{N}+| ?[^\\s\\p{L}\\p{N}]+|\\s+(?!\\S)|\\s+"
 /* Llama 3 and its descendants differ in how many digits go together. */
 #define LLAMA3(digits)                                                                             \
-    ENGLISH_ANY "|[^\\r\\n\\p{L}\\p{N}]?\\p{L}+|" digits                                           \
-                "| ?[^\\s\\p{L}\\p{N}]+[\\r\\n]*|" SPACES
+    ENGLISH_ANY "|[^\\r\\n\\p{L}\\p{N}]?\\p{L}+|" digits "| ?[^\\s\\p{L}\\p{N}]+[\\r\\n]*|" SPACES
 #define QWEN35                                                                                     \
     ENGLISH_ANY "|[^\\r\\n\\p{L}\\p{N}]?[\\p{L}\\p{M}]+|\\p{N}"                                    \
                 "| ?[^\\s\\p{L}\\p{M}\\p{N}]+[\\r\\n]*|" SPACES
@@ -46,26 +45,26 @@ enum { STAGES = 6, JIT_STACK_MAX = 1 << 20 };
 #define CJK "[\\x{4E00}-\\x{9FA5}\\x{0800}-\\x{4E00}\\x{AC00}-\\x{D7FF}]+"
 
 /* Letters with case as DeepSeek LLM lists them: not quite \p{L&}. */
-#define CASED_LETTERS \
-    "\\x{41}-\\x{5A}\\x{61}-\\x{7A}\\x{B5}\\x{C0}-\\x{D6}\\x{D8}-\\x{F6}" \
-    "\\x{F8}-\\x{1BA}\\x{1BC}-\\x{1BF}\\x{1C4}-\\x{293}\\x{295}-\\x{2AF}" \
-    "\\x{370}-\\x{373}\\x{376}\\x{377}\\x{37B}-\\x{37D}\\x{37F}\\x{386}" \
-    "\\x{388}-\\x{38A}\\x{38C}\\x{38E}-\\x{3A1}\\x{3A3}-\\x{3F5}\\x{3F7}-\\x{481}" \
-    "\\x{48A}-\\x{52F}\\x{531}-\\x{556}\\x{10A0}-\\x{10C5}\\x{13A0}-\\x{13F5}" \
-    "\\x{13F8}-\\x{13FD}\\x{1C90}-\\x{1CBA}\\x{1CBD}-\\x{1CBF}\\x{1D00}-\\x{1D2B}" \
-    "\\x{1D6B}-\\x{1D77}\\x{1D79}-\\x{1D9A}\\x{1E00}-\\x{1F15}\\x{1F18}-\\x{1F1D}" \
-    "\\x{1F20}-\\x{1F45}\\x{1F48}-\\x{1F4D}\\x{1F50}-\\x{1F57}\\x{1F59}\\x{1F5B}" \
-    "\\x{1F5D}\\x{1F5F}-\\x{1F7D}\\x{1F80}-\\x{1FB4}\\x{1FB6}-\\x{1FBC}\\x{1FBE}" \
-    "\\x{1FC2}-\\x{1FC4}\\x{1FC6}-\\x{1FCC}\\x{1FD0}-\\x{1FD3}\\x{1FD6}-\\x{1FDB}" \
-    "\\x{1FE0}-\\x{1FEC}\\x{1FF2}-\\x{1FF4}\\x{1FF6}-\\x{1FFC}\\x{2102}\\x{2107}" \
-    "\\x{210A}-\\x{2113}\\x{2115}\\x{2119}-\\x{211D}\\x{2124}\\x{2126}\\x{2128}" \
-    "\\x{212A}-\\x{212D}\\x{212F}-\\x{2134}\\x{2139}\\x{213C}-\\x{213F}" \
-    "\\x{2145}-\\x{2149}\\x{214E}\\x{2183}\\x{2184}\\x{2C00}-\\x{2C7B}" \
-    "\\x{2C7E}-\\x{2CE4}\\x{2CEB}-\\x{2CEE}\\x{2CF2}\\x{2CF3}\\x{A640}-\\x{A66D}" \
-    "\\x{A680}-\\x{A69B}\\x{A722}-\\x{A76F}\\x{A771}-\\x{A787}\\x{A78B}-\\x{A78E}" \
-    "\\x{AB70}-\\x{ABBF}\\x{FB00}-\\x{FB06}\\x{FB13}-\\x{FB17}\\x{FF21}-\\x{FF3A}" \
-    "\\x{FF41}-\\x{FF5A}\\x{10400}-\\x{1044F}\\x{104B0}-\\x{104D3}\\x{104D8}-\\x{104FB}" \
-    "\\x{10C80}-\\x{10CB2}\\x{10CC0}-\\x{10CF2}\\x{118A0}-\\x{118DF}" \
+#define CASED_LETTERS                                                                              \
+    "\\x{41}-\\x{5A}\\x{61}-\\x{7A}\\x{B5}\\x{C0}-\\x{D6}\\x{D8}-\\x{F6}"                          \
+    "\\x{F8}-\\x{1BA}\\x{1BC}-\\x{1BF}\\x{1C4}-\\x{293}\\x{295}-\\x{2AF}"                          \
+    "\\x{370}-\\x{373}\\x{376}\\x{377}\\x{37B}-\\x{37D}\\x{37F}\\x{386}"                           \
+    "\\x{388}-\\x{38A}\\x{38C}\\x{38E}-\\x{3A1}\\x{3A3}-\\x{3F5}\\x{3F7}-\\x{481}"                 \
+    "\\x{48A}-\\x{52F}\\x{531}-\\x{556}\\x{10A0}-\\x{10C5}\\x{13A0}-\\x{13F5}"                     \
+    "\\x{13F8}-\\x{13FD}\\x{1C90}-\\x{1CBA}\\x{1CBD}-\\x{1CBF}\\x{1D00}-\\x{1D2B}"                 \
+    "\\x{1D6B}-\\x{1D77}\\x{1D79}-\\x{1D9A}\\x{1E00}-\\x{1F15}\\x{1F18}-\\x{1F1D}"                 \
+    "\\x{1F20}-\\x{1F45}\\x{1F48}-\\x{1F4D}\\x{1F50}-\\x{1F57}\\x{1F59}\\x{1F5B}"                  \
+    "\\x{1F5D}\\x{1F5F}-\\x{1F7D}\\x{1F80}-\\x{1FB4}\\x{1FB6}-\\x{1FBC}\\x{1FBE}"                  \
+    "\\x{1FC2}-\\x{1FC4}\\x{1FC6}-\\x{1FCC}\\x{1FD0}-\\x{1FD3}\\x{1FD6}-\\x{1FDB}"                 \
+    "\\x{1FE0}-\\x{1FEC}\\x{1FF2}-\\x{1FF4}\\x{1FF6}-\\x{1FFC}\\x{2102}\\x{2107}"                  \
+    "\\x{210A}-\\x{2113}\\x{2115}\\x{2119}-\\x{211D}\\x{2124}\\x{2126}\\x{2128}"                   \
+    "\\x{212A}-\\x{212D}\\x{212F}-\\x{2134}\\x{2139}\\x{213C}-\\x{213F}"                           \
+    "\\x{2145}-\\x{2149}\\x{214E}\\x{2183}\\x{2184}\\x{2C00}-\\x{2C7B}"                            \
+    "\\x{2C7E}-\\x{2CE4}\\x{2CEB}-\\x{2CEE}\\x{2CF2}\\x{2CF3}\\x{A640}-\\x{A66D}"                  \
+    "\\x{A680}-\\x{A69B}\\x{A722}-\\x{A76F}\\x{A771}-\\x{A787}\\x{A78B}-\\x{A78E}"                 \
+    "\\x{AB70}-\\x{ABBF}\\x{FB00}-\\x{FB06}\\x{FB13}-\\x{FB17}\\x{FF21}-\\x{FF3A}"                 \
+    "\\x{FF41}-\\x{FF5A}\\x{10400}-\\x{1044F}\\x{104B0}-\\x{104D3}\\x{104D8}-\\x{104FB}"           \
+    "\\x{10C80}-\\x{10CB2}\\x{10CC0}-\\x{10CF2}\\x{118A0}-\\x{118DF}"                              \
     "\\x{1E900}-\\x{1E943}"
 #define WIDE_PUNCTUATION                                                                           \
     "!-/:-~\\x{FF01}-\\x{FF0F}\\x{FF1A}-\\x{FF5E}\\x{2018}-\\x{201F}\\x{3000}-\\x{3002}"
@@ -78,35 +77,49 @@ struct pattern {
 };
 
 static const struct pattern patterns[] = {
-    {"llama3 llama-v3 llama-bpe falcon3 falcon-h1 pixtral midm-2.0 lfm2", true, true,
+    {"llama3 llama-v3 llama-bpe falcon3 falcon-h1 pixtral midm-2.0 lfm2",
+     true,
+     true,
      {LLAMA3("\\p{N}{1,3}")}},
     {"dbrx smaug-bpe glm4 chatglm-bpe", false, false, {LLAMA3("\\p{N}{1,3}")}},
-    {"qwen2 deepseek-r1-qwen stablelm2 hunyuan megrez solar-open kormo grok-2", false, false,
+    {"qwen2 deepseek-r1-qwen stablelm2 hunyuan megrez solar-open kormo grok-2",
+     false,
+     false,
      {LLAMA3("\\p{N}")}},
     {"qwen35", false, false, {QWEN35}},
     {"minicpm5", true, false, {"\\p{N}{1,3}", LLAMA3("\\p{N}+")}},
     {"gpt-2 phi-2 mpt olmo jais trillion granite-docling exaone4 mellum gigachat a.x-4.0 "
      "modern-bert roberta-bpe",
-     false, false, {GPT2}},
-    {"starcoder refact command-r smollm codeshell exaone minerva-7b mellum2", false, false,
+     false,
+     false,
+     {GPT2}},
+    {"starcoder refact command-r smollm codeshell exaone minerva-7b mellum2",
+     false,
+     false,
      {"\\p{N}", GPT2}},
-    {"falcon", false, false,
-     {"[\\p{P}\\$\\+<=>\\^~\\|`]+", GPT2, "[0-9][0-9][0-9]"}},
-    {"default", false, false,
-     {"[\\p{P}\\$\\+<=>\\^~\\|]+", GPT2, "\\p{N}+", "[0-9][0-9][0-9]"}},
+    {"falcon", false, false, {"[\\p{P}\\$\\+<=>\\^~\\|`]+", GPT2, "[0-9][0-9][0-9]"}},
+    {"default", false, false, {"[\\p{P}\\$\\+<=>\\^~\\|]+", GPT2, "\\p{N}+", "[0-9][0-9][0-9]"}},
     /* The look-behind keeps runs of spaces inside a text from being tried from each of them. */
-    {"deepseek-llm", false, false,
+    {"deepseek-llm",
+     false,
+     false,
      {"[\\r\\n]", "\\s?[" CASED_LETTERS "]+", "\\s?[" WIDE_PUNCTUATION "]+", "(?<!\\s)\\s+$", CJK,
       "\\p{N}+"}},
     {"deepseek-coder", false, false, {"[\\r\\n]", "\\s?\\p{L}+", "\\s?\\p{P}+", CJK, "\\p{N}"}},
     {"deepseek-v3 hunyuan-dense joyai-llm", false, false, {"\\p{N}{1,3}", HAN_KANA, DEEPSEEK3}},
     {"tekken", true, true, {CASES("", "\\p{N}")}},
-    {"gpt-4o llama4 kanana2 minimax-m2", false, false,
+    {"gpt-4o llama4 kanana2 minimax-m2",
+     false,
+     false,
      {CASES("(?:" ENGLISH_ANY ")?", "\\p{N}{1,3}")}},
-    {"bailingmoe bailingmoe2 llada-moe", false, false,
+    {"bailingmoe bailingmoe2 llada-moe",
+     false,
+     false,
      {"'(?:[sSdDmMtT]|[lL][lL]|[vV][eE]|[rR][eE])|[^\\r\\n\\p{L}\\p{N}]?\\p{L}+|\\p{N}"
       "| ?[^\\s\\p{L}\\p{N}]+[\\r\\n]*|\\s*[\\r\\n]|\\s+(?!\\S)|\\s+"}},
-    {"seed-coder", false, false,
+    {"seed-coder",
+     false,
+     false,
      {ENGLISH_ANY "|[^\\r\\n\\p{L}\\p{N}]?\\p{L}+|\\p{N}| ?[^\\s\\p{L}\\p{N}\\r\\n]+|" SPACES}},
     {"poro-chat bloom gpt3-finnish", false, false, {BLOOM}},
     {"viking", false, false, {BLOOM, "\\p{N}"}},
@@ -146,9 +159,9 @@ enum status tok_pre_open(const char *name, struct tok_pre **ret, struct tok_pre_
     for (; p->n_stage < STAGES && found->stages[p->n_stage]; p->n_stage++) {
         int code;
         PCRE2_SIZE at;
-        pcre2_code *re = pcre2_compile((PCRE2_SPTR)found->stages[p->n_stage], PCRE2_ZERO_TERMINATED,
-                                       PCRE2_UTF | PCRE2_UCP | PCRE2_DOLLAR_ENDONLY, &code, &at,
-                                       NULL);
+        pcre2_code *re =
+            pcre2_compile((PCRE2_SPTR)found->stages[p->n_stage], PCRE2_ZERO_TERMINATED,
+                          PCRE2_UTF | PCRE2_UCP | PCRE2_DOLLAR_ENDONLY, &code, &at, NULL);
         if (!re) {
             err_set(e, ERR_INTERNAL, "pre-tokenizer \"%s\": pattern %d, error %d at %zu", name,
                     p->n_stage, code, (size_t)at);
@@ -227,8 +240,7 @@ static enum status split_stage(const struct split *sp, int stage, size_t off, si
 }
 
 enum status tok_pre_split(const struct tok_pre *p, struct tok_job *j, const char *s, size_t n,
-                          void (*word)(void *ctx, size_t off, size_t len), void *ctx,
-                          struct err *e)
+                          void (*word)(void *ctx, size_t off, size_t len), void *ctx, struct err *e)
 {
     if (!j->match) {
         j->match = pcre2_match_data_create(1, NULL);

@@ -13,10 +13,9 @@
 #include "engine/gguf.h"
 
 enum {
-    SPECIAL_MAX = 256,         /* longest name of a special token that is looked for in text */
-    TEXT_MAX = 64 << 20,       /* longest text for one call */
-    CACHE_FROM = 512,          /* shorter texts do without the cache of words */
-    CACHE_CELLS = 1 << 14,     /* as CACHE_BITS in tok_merge.c */
+    SPECIAL_MAX = 256,   /* longest name of a special token that is looked for in text */
+    TEXT_MAX = 64 << 20, /* longest text for one call */
+    CACHE_FROM = 512,    /* shorter texts do without the cache of words */
 };
 
 /* Token types of the specification. */
@@ -80,20 +79,58 @@ int32_t tok_plain(const struct tokenizer *t, const char *s, size_t n)
 /* Ends of turns and texts by the names that models give them: conversions often forget to mark
  * them. */
 static const char *const end_names[] = {
-    "<|eot_id|>", "<|im_end|>", "<|end|>", "<|return|>", "<|call|>", "<end_of_turn>", "<turn|>",
-    "<|endoftext|>", "<|end_of_text|>", "<|eom_id|>", "<|end_of_turn|>", "<|END_OF_TURN_TOKEN|>",
-    "<|eot|>", "<EOT>", "_<EOT>", "[EOT]", "[EOS]", "<end_of_utterance>", "</s>", "<eos>",
-    "<\xef\xbd\x9c" "end\xe2\x96\x81" "of\xe2\x96\x81" "sentence\xef\xbd\x9c>",
+    "<|eot_id|>",
+    "<|im_end|>",
+    "<|end|>",
+    "<|return|>",
+    "<|call|>",
+    "<end_of_turn>",
+    "<turn|>",
+    "<|endoftext|>",
+    "<|end_of_text|>",
+    "<|eom_id|>",
+    "<|end_of_turn|>",
+    "<|END_OF_TURN_TOKEN|>",
+    "<|eot|>",
+    "<EOT>",
+    "_<EOT>",
+    "[EOT]",
+    "[EOS]",
+    "<end_of_utterance>",
+    "</s>",
+    "<eos>",
+    "<｜end▁of▁sentence｜>",
 };
 /* Names of the ends of a turn among them, best first. */
 static const char *const turn_names[] = {
-    "<|eot_id|>", "<|im_end|>", "<|end|>", "<end_of_turn>", "<turn|>", "<|end_of_turn|>",
-    "<|END_OF_TURN_TOKEN|>", "<|eot|>", "<end_of_utterance>", "<EOT>", "[EOT]",
+    "<|eot_id|>",
+    "<|im_end|>",
+    "<|end|>",
+    "<end_of_turn>",
+    "<turn|>",
+    "<|end_of_turn|>",
+    "<|END_OF_TURN_TOKEN|>",
+    "<|eot|>",
+    "<end_of_utterance>",
+    "<EOT>",
+    "[EOT]",
 };
 static const char *const control_names[] = {
-    "<s>", "<bos>", "<pad>", "<unk>", "<start_of_turn>", "[INST]", "[/INST]", "[SYSTEM_PROMPT]",
-    "[/SYSTEM_PROMPT]", "[TOOL_CALLS]", "[AVAILABLE_TOOLS]", "[/AVAILABLE_TOOLS]",
-    "[TOOL_RESULTS]", "[/TOOL_RESULTS]", "<|turn>",
+    "<s>",
+    "<bos>",
+    "<pad>",
+    "<unk>",
+    "<start_of_turn>",
+    "[INST]",
+    "[/INST]",
+    "[SYSTEM_PROMPT]",
+    "[/SYSTEM_PROMPT]",
+    "[TOOL_CALLS]",
+    "[AVAILABLE_TOOLS]",
+    "[/AVAILABLE_TOOLS]",
+    "[TOOL_RESULTS]",
+    "[/TOOL_RESULTS]",
+    "<|turn>",
 };
 
 static bool is_named(const char *s, size_t n, const char *const *names, size_t n_name)
@@ -126,8 +163,8 @@ static bool looks_like_control(const char *s, size_t n)
 static int32_t node_new(struct tokenizer *t, uint8_t byte)
 {
     if ((t->n_node & (t->n_node - 1)) == 0) /* grows at powers of two */
-        t->nodes = mem_realloc(t->nodes, (size_t)(t->n_node ? t->n_node * 2 : 1) *
-                                             sizeof *t->nodes);
+        t->nodes =
+            mem_realloc(t->nodes, (size_t)(t->n_node ? t->n_node * 2 : 1) * sizeof *t->nodes);
     t->nodes[t->n_node] = (struct tok_node){0, 0, -1, byte};
     return t->n_node++;
 }
@@ -604,7 +641,7 @@ enum status tokenizer_encode_ranges(const struct tokenizer *t, const char *s, si
                        TEXT_MAX);
     struct tok_job j = {.t = t, .text = n ? s : "", .out = out};
     if (n >= CACHE_FROM)
-        j.cache = mem_calloc(CACHE_CELLS, sizeof *j.cache);
+        j.cache = mem_calloc((size_t)1 << TOK_CACHE_BITS, sizeof *j.cache);
     int32_t first = out->n;
     bool with_bos = bos && t->ids.add_bos;
     if (with_bos)
@@ -627,8 +664,8 @@ enum status tokenizer_encode_ranges(const struct tokenizer *t, const char *s, si
     return st;
 }
 
-enum status tokenizer_encode(const struct tokenizer *t, const char *s, size_t n,
-                             bool parse_special, bool bos, struct tok_list *out, struct err *e)
+enum status tokenizer_encode(const struct tokenizer *t, const char *s, size_t n, bool parse_special,
+                             bool bos, struct tok_list *out, struct err *e)
 {
     struct tok_range all = {0, n};
     TRY(tokenizer_encode_ranges(t, s, n, &all, parse_special ? 1 : 0, bos, -1, out, e));

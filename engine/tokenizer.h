@@ -71,8 +71,8 @@ enum status tokenizer_encode_ranges(const struct tokenizer *t, const char *s, si
                                     int32_t before, struct tok_list *out, struct err *e);
 /* A text of its own: the whole of it is one range when parse_special is true, none otherwise. With
  * bos, the eos token is put at the end where the model wants one (add_eos). */
-enum status tokenizer_encode(const struct tokenizer *t, const char *s, size_t n,
-                             bool parse_special, bool bos, struct tok_list *out, struct err *e);
+enum status tokenizer_encode(const struct tokenizer *t, const char *s, size_t n, bool parse_special,
+                             bool bos, struct tok_list *out, struct err *e);
 
 /* ---- decoding ---- */
 /* Appends the raw bytes of n ids. Control tokens are written as their text when special is true,

@@ -106,7 +106,8 @@ static void detok__flush__writes_what_was_held(void **state)
     /* A sequence that breaks off does not swallow what follows. */
     detok_push(&d, lead, &out);
     detok_push(&d, tokenizer_find(t, "a", 1), &out);
-    assert_string_equal(str_c(&out), "\xef\xbf\xbd" "a");
+    assert_string_equal(str_c(&out), "\xef\xbf\xbd"
+                                     "a");
     str_fini(&out);
     tokenizer_free(t);
 }

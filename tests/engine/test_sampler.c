@@ -34,8 +34,13 @@ static void make_logits(float *l, int n)
 
 static struct engine_sampling plain(void)
 {
-    return (struct engine_sampling){.temp = 1, .top_k = 0, .top_p = 1, .min_p = 0,
-                                    .repeat_penalty = 1, .repeat_last_n = 64, .seed = 7};
+    return (struct engine_sampling){.temp = 1,
+                                    .top_k = 0,
+                                    .top_p = 1,
+                                    .min_p = 0,
+                                    .repeat_penalty = 1,
+                                    .repeat_last_n = 64,
+                                    .seed = 7};
 }
 
 /* ---- the plain implementation ---- */
@@ -113,10 +118,20 @@ static void sampler__pick__draws_what_the_chain_leaves(void **state)
         float temp, top_p, min_p;
         int32_t top_k;
     } cases[] = {
-        {0.8f, 0.95f, 0.05f, 40}, {1, 1, 0, 0},         {1, 0.5f, 0, 0},  {1, 1, 0.1f, 0},
-        {2, 1, 0, 5},             {0.3f, 0.9f, 0, 0},   {1, 1, 0, 1},     {1, 0.9f, 0.02f, 3},
-        {1.5f, 0.99f, 0, 999},    {1, 0.999f, 0, 5000}, {1, 0, 0, 40},    {1, 1, 1, 40},
-        {5, 1, 0.001f, 100},      {1, 1, 0, -1},
+        {0.8f, 0.95f, 0.05f, 40},
+        {1, 1, 0, 0},
+        {1, 0.5f, 0, 0},
+        {1, 1, 0.1f, 0},
+        {2, 1, 0, 5},
+        {0.3f, 0.9f, 0, 0},
+        {1, 1, 0, 1},
+        {1, 0.9f, 0.02f, 3},
+        {1.5f, 0.99f, 0, 999},
+        {1, 0.999f, 0, 5000},
+        {1, 0, 0, 40},
+        {1, 1, 1, 40},
+        {5, 1, 0.001f, 100},
+        {1, 1, 0, -1},
     };
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
         struct engine_sampling p = plain();
@@ -176,7 +191,7 @@ static void sampler__accept__penalty_reaches_back_so_far(void **state)
     struct sampler *s = sampler_new(4, &p);
     assert_int_equal(sampler_pick(s, logits), 0);
     sampler_accept(s, 0);
-    sampler_accept(s, 0); /* counts once */
+    sampler_accept(s, 0);                         /* counts once */
     assert_int_equal(sampler_pick(s, logits), 1); /* 2.0 / 1.1 = 1.82 */
     sampler_accept(s, 2);
     assert_int_equal(sampler_pick(s, logits), 1);

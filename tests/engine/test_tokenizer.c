@@ -186,10 +186,9 @@ static void tokenizer__encode__prose_fast_enough(void **state)
 {
     (void)state;
     struct str book = {0}, text = {0};
-    static const char *const books[] = {"Herman Melville/Moby-Dick.md",
-                                        "Charles Dickens/Hard Times.md",
-                                        "Jane Austen/Persuasion.md",
-                                        "Jane Austen/Sense and Sensibility.md"};
+    static const char *const books[] = {
+        "Herman Melville/Moby-Dick.md", "Charles Dickens/Hard Times.md",
+        "Jane Austen/Persuasion.md", "Jane Austen/Sense and Sensibility.md"};
     for (size_t i = 0; i < sizeof books / sizeof *books; i++) {
         char file[256];
         snprintf(file, sizeof file, "mlschmitt__classic-books-markdown/%s", books[i]);
@@ -216,9 +215,26 @@ static void tokenizer__encode__strange_texts_stay_linear(void **state)
 {
     (void)state;
     static const char *const units[] = {
-        "a", " ", "\n", "\t", "\r\n", " \n", "'", "A", "Aa", "1", "<|", "\xff", "a\xff", "\xe6\xbc",
-        "\xe6\xbc\xa2", "\xf0\x9f\x91\xa8\xe2\x80\x8d", "                    x",
-        "<0x0A>", "\xc3\xbf", "e\xcc\x81",
+        "a",
+        " ",
+        "\n",
+        "\t",
+        "\r\n",
+        " \n",
+        "'",
+        "A",
+        "Aa",
+        "1",
+        "<|",
+        "\xff",
+        "a\xff",
+        "\xe6\xbc",
+        "\xe6\xbc\xa2",
+        "\xf0\x9f\x91\xa8\xe2\x80\x8d",
+        "                    x",
+        "<0x0A>",
+        "\xc3\xbf",
+        "e\xcc\x81",
     };
     static const char *const vocabs[] = {LLAMA2, LLAMA3, QWEN2};
     size_t size = SLOWER > 1 ? 1 << 15 : 1 << 18;
@@ -313,8 +329,7 @@ static void tokenizer__encode__bos_once(void **state)
     for (size_t i = 0; i < sizeof texts / sizeof *texts; i++) {
         struct tok_list ids = {0};
         int32_t n = 0;
-        assert_int_equal(
-            tokenizer_encode(t, texts[i], strlen(texts[i]), true, true, &ids, &e), OK);
+        assert_int_equal(tokenizer_encode(t, texts[i], strlen(texts[i]), true, true, &ids, &e), OK);
         for (int32_t k = 0; k < ids.n; k++)
             n += ids.ids[k] == tokenizer_special(t)->bos;
         assert_int_equal(n, n_bos[i]);
@@ -432,8 +447,8 @@ static void tokenizer__open__lives_with_odd_vocabularies(void **state)
     static const float scores[FEW] = {0, -1e30f, 1e30f, NAN, INFINITY, -INFINITY};
     static const int32_t types[FEW] = {-5, 99, INT32_MAX, INT32_MIN, 6, 4, 0, 1};
     static const char *const twice[] = {"a", "a", "", "b", "ab", "ab", "", "c"};
-    static const char *const merges[] = {"a b", "", " ", "a", "a b c", "zz a", "b zz", "ab ab",
-                                         "  ", "a b", "\xff \xff"};
+    static const char *const merges[] = {"a b",  "",      " ",  "a",   "a b c",    "zz a",
+                                         "b zz", "ab ab", "  ", "a b", "\xff \xff"};
     struct vocab_file f = {0};
     struct err e;
 

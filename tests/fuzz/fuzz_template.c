@@ -10,10 +10,28 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 enum { TEXTS = 4 };
 
 static const char *const marks[] = {
-    "<|endoftext|>", "<s>", "</s>", "<|im_start|>", "<|im_end|>", "<|im_sep|>",
-    "<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>", "[INST]", "[/INST]",
-    "[SYSTEM_PROMPT]", "[/SYSTEM_PROMPT]", "<start_of_turn>", "<end_of_turn>", "<|end|>",
-    "<|user|>", "<|assistant|>", "<|system|>", "<|EOT|>", "<|end_of_turn|>", "<unk>",
+    "<|endoftext|>",
+    "<s>",
+    "</s>",
+    "<|im_start|>",
+    "<|im_end|>",
+    "<|im_sep|>",
+    "<|start_header_id|>",
+    "<|end_header_id|>",
+    "<|eot_id|>",
+    "[INST]",
+    "[/INST]",
+    "[SYSTEM_PROMPT]",
+    "[/SYSTEM_PROMPT]",
+    "<start_of_turn>",
+    "<end_of_turn>",
+    "<|end|>",
+    "<|user|>",
+    "<|assistant|>",
+    "<|system|>",
+    "<|EOT|>",
+    "<|end_of_turn|>",
+    "<unk>",
 };
 enum { MARKS = sizeof marks / sizeof *marks };
 
@@ -82,8 +100,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     for (int i = 0; i < TEXTS; i++) {
         const char *begin = cut ? cut + 1 : end;
         cut = begin < end ? memchr(begin, 0, (size_t)(end - begin)) : NULL;
-        m[i] = (struct engine_message){roles[i], begin,
-                                       (size_t)((cut ? cut : end) - begin)};
+        m[i] = (struct engine_message){roles[i], begin, (size_t)((cut ? cut : end) - begin)};
         dull[i] = (struct engine_message){roles[i], "x", 1};
     }
     struct template *tp;

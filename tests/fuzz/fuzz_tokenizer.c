@@ -13,9 +13,9 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 enum { TOKENS = 400, ALL_BYTES = 2, SPECIAL = 4, NO_SPACE = 8 };
 
 static const char *const pres[] = {
-    "default", "llama-bpe", "qwen2", "gpt-2", "deepseek-llm", "deepseek-coder", "falcon",
-    "starcoder", "tekken", "gpt-4o", "deepseek-v3", "qwen35", "bailingmoe", "seed-coder",
-    "minicpm5", "viking",
+    "default",    "llama-bpe",  "qwen2",    "gpt-2",  "deepseek-llm", "deepseek-coder",
+    "falcon",     "starcoder",  "tekken",   "gpt-4o", "deepseek-v3",  "qwen35",
+    "bailingmoe", "seed-coder", "minicpm5", "viking",
 };
 
 struct made {
