@@ -220,7 +220,7 @@ static void seg_scores(const struct plan *p, struct work *w, const struct seg *s
     int32_t d = p->head_dim;
     if (s->kind == SEG_PAGE) {
         if (m <= PAGE_FEW_ROWS)
-            page_scores(&w->page, s->page, w->q, m, w->s, s->next_k, s->next_bytes);
+            page_scores_ahead(&w->page, s->page, w->q, m, w->s, s->next_k, s->next_bytes);
         else {
             page_widen_k(&w->page.layout, s->page, w->panel);
             for (int32_t c = 0; c < n_key; c += PANEL)

@@ -269,8 +269,8 @@ ATTN_INLINE float fold_store(const float *x, int32_t n, float largest, bool wide
 }
 
 /* s[i][64] = q[i] . K for n_row rows; q [n_row][head_dim]. ahead: bytes to fetch meanwhile. */
-static __attribute__((unused)) void page_scores(struct page_query *w, const struct kern_page *page, const float *q,
-                        int32_t n_row, float *s, const char *ahead, size_t ahead_bytes)
+static void page_scores_ahead(struct page_query *w, const struct kern_page *page, const float *q,
+                              int32_t n_row, float *s, const char *ahead, size_t ahead_bytes)
 {
     int32_t d = page->head_dim;
     struct page_code code = page_code_of(&w->layout, page, PAGE_K);
@@ -306,9 +306,16 @@ static __attribute__((unused)) void page_scores(struct page_query *w, const stru
     }
 }
 
+static inline void page_scores(struct page_query *w, const struct kern_page *page, const float *q,
+                               int32_t n_row, float *s)
+{
+    page_scores_ahead(w, page, q, n_row, s, NULL, 0);
+}
+
 /* out[i] += p[i] . V for n_row rows; p [n_row][64] >= 0, out [n_row][head_dim]. */
-static __attribute__((unused)) void page_values(struct page_query *w, const struct kern_page *page, const float *p,
-                        int32_t n_row, float *out, const char *ahead, size_t ahead_bytes)
+static __attribute__((unused)) void page_values(struct page_query *w, const struct kern_page *page,
+                                                const float *p, int32_t n_row, float *out,
+                                                const char *ahead, size_t ahead_bytes)
 {
     int32_t d = page->head_dim, n_group = page_n_group(d);
     struct page_code code = page_code_of(&w->layout, page, PAGE_V);
@@ -381,7 +388,8 @@ ATTN_INLINE void line_widen_any(const struct page_code *code, size_t at, const f
 }
 
 /* k [head_dim][64] */
-static __attribute__((unused)) void page_widen_k(struct page_layout *l, const struct kern_page *page, float *k)
+static __attribute__((unused)) void page_widen_k(struct page_layout *l,
+                                                 const struct kern_page *page, float *k)
 {
     int32_t d = page->head_dim;
     struct page_code code = page_code_of(l, page, PAGE_K);
@@ -399,7 +407,8 @@ static __attribute__((unused)) void page_widen_k(struct page_layout *l, const st
 }
 
 /* v [64][head_dim] */
-static __attribute__((unused)) void page_widen_v(struct page_layout *l, const struct kern_page *page, float *v)
+static __attribute__((unused)) void page_widen_v(struct page_layout *l,
+                                                 const struct kern_page *page, float *v)
 {
     int32_t d = page->head_dim, n_group = page_n_group(d);
     struct page_code code = page_code_of(l, page, PAGE_V);

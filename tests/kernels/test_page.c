@@ -9,6 +9,8 @@
 
 #include <cmocka.h>
 
+#include "kernels/cpu/isa.h"
+#include "kernels/cpu/page_avx2.h"
 #include "kernels/page.h"
 
 /* Relative error of Gaussian groups of 64 that a depth must stay under: uniform steps over about
@@ -237,7 +239,7 @@ static void page__seal__strange_numbers(void **state)
 {
     static const uint16_t strange[] = {0x7c00, 0xfc00, 0x7e00, 0x7bff, 0xfbff, 0x0001, 0x8000, 0};
     struct rows *r = malloc(sizeof *r);
-    float *x = malloc(sizeof(float) * 80 * PAGE_TOK);
+    float *x = calloc(80 * PAGE_TOK, sizeof(float));
     for (int kind = 0; kind <= LENGTH(strange); kind++) {
         for (int32_t i = 0; i < 80 * PAGE_TOK; i++) {
             r->k[i] = r->v[i] = kind < LENGTH(strange) ? strange[kind] : strange[(i * 7 + i / 64) % 8];
@@ -389,6 +391,35 @@ static void page__seal__same_bytes_every_time(void **state)
     free(r);
 }
 
+/* A page read on another machine is the page that machine would have made. */
+static void page__seal__same_bytes_on_every_machine(void **state)
+{
+#if defined(__x86_64__)
+    if (isa_best() < ISA_AVX2)
+        skip();
+    struct rows *r = malloc(sizeof *r);
+    uint8_t *a = malloc(PAGE_SIZE_MAX), *b = malloc(PAGE_SIZE_MAX);
+    for (int n = 0; n < 60; n++) {
+        struct page_shape shape = {head_dims[n % 6], 2 + 2 * (n / 3 % 4), 2 + 2 * (n / 5 % 4)};
+        uint32_t flags = n % 2 ? PAGE_V_ROTATED : 0;
+        rows_make(r, shape.head_dim, 100 + (uint64_t)n);
+        if (n % 4 == 3)
+            for (int32_t i = 0; i < 64 * shape.head_dim; i += 5)
+                r->k[i] = r->v[i] = (uint16_t)(rng_uniform() * 65536);
+        memset(a, 0, PAGE_SIZE_MAX);
+        memset(b, 0, PAGE_SIZE_MAX);
+        page_plain_seal((struct kern_page *)a, &shape, flags, n % 5, r->k, r->v);
+        page_avx2_seal((struct kern_page *)b, &shape, flags, n % 5, r->k, r->v);
+        assert_memory_equal(a, b, PAGE_SIZE_MAX);
+    }
+    free(a);
+    free(b);
+    free(r);
+#else
+    skip();
+#endif
+}
+
 /* Whatever passes the check can be read and demoted without harm. */
 static void page__check__damaged_bytes(void **state)
 {
@@ -445,6 +476,7 @@ int main(void)
         cmocka_unit_test(page__seal__sinks_do_not_shape_ranges),
         cmocka_unit_test(page__seal__strange_numbers),
         cmocka_unit_test(page__seal__same_bytes_every_time),
+        cmocka_unit_test(page__seal__same_bytes_on_every_machine),
         cmocka_unit_test(page__seal__rotation_helps_outlier_channels),
         cmocka_unit_test(page__assemble__whole_is_identical),
         cmocka_unit_test(page__assemble__missing_planes_widen),
