@@ -67,6 +67,34 @@ static enum status open_backend(struct local *l, struct err *e)
     return OK;
 }
 
+/* What was asked for, or the default where this model and backend can do it. */
+static enum status choose_preset(struct local *l, const struct kv_shape *shape, struct err *e)
+{
+    const struct engine_params *p = &l->params;
+    const struct preset *exact = presets_find("exact");
+    const char *kernels = getenv("KERNELS");
+    l->preset = presets_find(p->kv);
+    l->preset_asked = p->kv != NULL;
+    if (!l->preset)
+        return err_set(e, ERR_USAGE, "KV preset '%s' is unknown; use one of %s", p->kv,
+                       presets_names());
+    if (l->preset->bits_k && !kv_can_seal(shape)) {
+        if (p->kv)
+            return err_set(e, ERR_UNSUPPORTED,
+                           "KV preset '%s' needs heads of a multiple of 16 channels, this model "
+                           "has %d; use --kv exact",
+                           p->kv, shape->head_dim);
+        l->preset = exact;
+    }
+    if (!p->kv && kernels && strcmp(kernels, "ref") == 0)
+        l->preset = exact; /* the oracle */
+    /* A budget that holds the whole context in f16 asks for no compression. */
+    int32_t n_ctx = p->n_ctx > 0 ? p->n_ctx : l->model->p.n_ctx_train;
+    if (l->preset->adaptive && kv_most_bytes(shape, exact, n_ctx, PLAN_CHUNK) <= p->kv_budget_bytes)
+        l->preset = exact;
+    return OK;
+}
+
 static void fill_info(struct local *l)
 {
     struct engine_info *i = &l->info;
@@ -115,10 +143,6 @@ static enum status open_parts(struct local *l, struct err *e)
         fill_info(l);
         return OK;
     }
-    l->preset = presets_find(p->kv);
-    if (!l->preset)
-        return err_set(e, ERR_USAGE, "KV preset '%s' is unknown; use one of %s", p->kv,
-                       presets_names());
     TRY(model_read(l->gguf, &l->model, e));
     if (tokenizer_n_vocab(l->tokenizer) > l->model->p.n_vocab)
         return err_set(e, ERR_FORMAT,
@@ -127,15 +151,7 @@ static enum status open_parts(struct local *l, struct err *e)
                        p->model_path, tokenizer_n_vocab(l->tokenizer), l->model->p.n_vocab);
     const struct kv_shape shape = {l->model->p.n_layer, l->model->p.n_head_kv,
                                    l->model->p.head_dim};
-    if (l->preset->bits_k && !kv_can_seal(&shape)) {
-        if (p->kv)
-            return err_set(
-                e, ERR_UNSUPPORTED,
-                "KV preset '%s' needs heads of a multiple of 16 channels, this model has "
-                "%d; use --kv exact",
-                p->kv, shape.head_dim);
-        l->preset = presets_find("exact");
-    }
+    TRY(choose_preset(l, &shape, e));
     TRY(open_backend(l, e));
     TRY(plan_make(l->model, l->kern, l->preset, p->n_ctx, p->kv_budget_bytes, plan_available(),
                   &l->plan, e));

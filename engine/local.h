@@ -31,7 +31,8 @@ struct local {
     struct tokenizer *tokenizer;
     struct template *template;
     struct plan plan;
-    const struct preset *preset;
+    const struct preset *preset; /* NULL with vocab_only */
+    bool preset_asked;           /* by name; else it is the default */
 
     pthread_mutex_t compute;
     struct kern *kern;

@@ -62,9 +62,18 @@ enum status measure_logits(struct engine *en, const int32_t *ids, int32_t n,
         s = err_set(e, ERR_USAGE, "%d tokens do not fit the context of %d; raise -c", n,
                     l->plan.n_ctx);
     } else {
-        struct kv_line *line = kv_line_new(l->pool, l->plan.n_ctx);
+        /* Nothing is compressed unless a preset was asked for: these are the model's own logits. */
+        struct kv_pool *own = NULL;
+        const struct kv_shape shape = {l->model->p.n_layer, l->model->p.n_head_kv,
+                                       l->model->p.head_dim};
+        const struct preset *exact = presets_find("exact");
+        if (!l->preset_asked)
+            own = kv_pool_new(l->kern, &shape, exact,
+                              kv_most_bytes(&shape, exact, l->plan.n_ctx, PLAN_CHUNK));
+        struct kv_line *line = kv_line_new(own ? own : l->pool, l->plan.n_ctx);
         s = each_row(l, line, ids, n, row, ctx, e);
         kv_line_free(line);
+        kv_pool_free(own);
     }
     pthread_mutex_unlock(&l->compute);
     return s;

@@ -64,7 +64,7 @@ static const struct preset rows[] = {
      .what = "8/8, stepped down page by page to 4/4 as the budget asks, least harm first"},
 };
 
-#define DEFAULT_PRESET "exact"
+#define DEFAULT_PRESET "adaptive"
 
 const struct preset *presets_find(const char *name)
 {

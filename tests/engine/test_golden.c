@@ -16,6 +16,9 @@
 /* Where the oracle's two best logits are closer than this, rounding may choose either. */
 #define GAP_CLEAR 1e-3
 #define NLL_TOLERANCE 0.002
+/* Block types on a fast backend: activations in 8 bits move the mean by 0.0034 on the 4-bit model.
+ */
+#define NLL_BLOCK_FAST 0.005
 /* F16 keys and values move logits by about 1e-3 of their size; the fast paths round activations of
  * block types to 8 bits. */
 #define LOGIT_PLAIN 0.02
@@ -79,7 +82,7 @@ static void check_greedy(struct bed *b, const json_t *g, const char *name, bool 
     free(want);
 }
 
-static void check_nll(struct bed *b, const json_t *t, const char *name)
+static void check_nll(struct bed *b, const json_t *t, const char *name, double tolerance)
 {
     int32_t n, v = b->m->p.n_vocab;
     int32_t *ids = ids_of(json_object_get(t, "ids"), &n);
@@ -94,7 +97,7 @@ static void check_nll(struct bed *b, const json_t *t, const char *name)
     }
     double nll = sum / (n - 1), want = json_number_value(json_object_get(t, "mean_nll"));
     print_message("# %s %s: NLL %.5f, oracle %.5f\n", b->k->name, name, nll, want);
-    assert_true(fabs(nll - want) <= NLL_TOLERANCE);
+    assert_true(fabs(nll - want) <= tolerance);
     free(logits);
     free(ids);
 }
@@ -125,7 +128,8 @@ static void against_oracle(const char *isa, bool plain)
             json_t *greedy;
             json_array_foreach(json_object_get(entry, "greedy"), at, greedy)
                 check_greedy(&b, greedy, name, plain, block);
-            check_nll(&b, json_object_get(entry, "teacher_forced"), name);
+            check_nll(&b, json_object_get(entry, "teacher_forced"), name,
+                      block && !plain ? NLL_BLOCK_FAST : NLL_TOLERANCE);
             bed_close(&b);
             n_model++;
         }
