@@ -19,6 +19,8 @@ struct pen {
     int x;         /* on the line being written */
 };
 
+static void line_end(struct pen *p);
+
 static void line_start(struct pen *p, const char *label)
 {
     p->x = p->r.x + 1;
@@ -42,6 +44,13 @@ static void put(struct pen *p, const char *s, uint8_t role)
 /* A figure with the words around it; words are dim so that figures stand out. */
 static void figure(struct pen *p, const char *before, const char *value, const char *after)
 {
+    int w = text_width(before, strlen(before)) + text_width(value, strlen(value)) +
+            text_width(after, strlen(after));
+    if (p->x + w > p->r.x + p->r.w && p->x > p->r.x + 1 + LABEL_COLS) { /* goes on below */
+        line_end(p);
+        line_start(p, "");
+        before += strspn(before, " ");
+    }
     put(p, before, ROLE_DIM);
     put(p, value, ROLE_TITLE);
     put(p, after, ROLE_DIM);
@@ -231,7 +240,7 @@ static void draw_fidelity(const struct ui_model *m, struct pen *p)
         put(p, exact ? "● exact: nothing is compressed" : "○ not measured",
             exact ? ROLE_TIER_2 : ROLE_DIM);
     if (measured)
-        put(p, "   good: KL < 0.01, top-1 >= 97%", ROLE_DIM);
+        figure(p, "   good: KL < 0.01, top-1 >= 97%", "", "");
     line_end(p);
     line_start(p, "predicted");
     figure(p, "harm ", format_small(a, s->harm_predicted), "");
