@@ -125,8 +125,9 @@ static void write_fifth(const uint8_t *code, uint8_t qh[4])
 /* The 2-bit codes of a 256-element block: per 128 elements 32 bytes of four fields. */
 static void read_pairs(const uint8_t qs[64], uint8_t *code)
 {
-    for (int i = 0; i < 256; i++)
-        code[i] = qs[i / 128 * 32 + i % 32] >> i % 128 / 32 * 2 & 3;
+    for (int j = 0; j < 8; j++, code += 32)
+        for (int l = 0; l < 32; l++)
+            code[l] = qs[j / 4 * 32 + l] >> j % 4 * 2 & 3;
 }
 
 static void write_pairs(const uint8_t *code, uint8_t qs[64])
@@ -134,6 +135,14 @@ static void write_pairs(const uint8_t *code, uint8_t qs[64])
     memset(qs, 0, 64);
     for (int i = 0; i < 256; i++)
         qs[i / 128 * 32 + i % 32] |= (uint8_t)((code[i] & 3) << i % 128 / 32 * 2);
+}
+
+/* The top bits of a 256-element block: bit j of byte l for element 32j + l, to bit `at`. */
+static void read_top_bits(const uint8_t bits[32], int at, uint8_t *code)
+{
+    for (int j = 0; j < 8; j++, code += 32)
+        for (int l = 0; l < 32; l++)
+            code[l] |= (uint8_t)((bits[l] >> j & 1) << at);
 }
 
 /* Q4_K, Q5_K: eight 6-bit scales and minima in 12 bytes. Bytes 0..3 and 4..7 hold scale and min
@@ -180,12 +189,13 @@ static void unpack_q6_k(const struct quant_q6_k *q, struct quant_block *b)
 {
     b->d = kern_f16_to_f32(q->d);
     memcpy(b->scale, q->scales, 16);
-    for (int i = 0; i < 256; i++) {
-        int half = i / 128, j = i % 128 / 32, l = i % 32;
-        int low = q->ql[half * 64 + j % 2 * 32 + l] >> j / 2 * 4 & 15;
-        int high = q->qh[half * 32 + l] >> j * 2 & 3;
-        b->code[i] = (uint8_t)(low | high << 4);
-    }
+    uint8_t *code = b->code;
+    for (int half = 0; half < 2; half++)
+        for (int j = 0; j < 4; j++, code += 32) {
+            const uint8_t *low = q->ql + half * 64 + j % 2 * 32, *high = q->qh + half * 32;
+            for (int l = 0; l < 32; l++)
+                code[l] = (uint8_t)((low[l] >> j / 2 * 4 & 15) | (high[l] >> j * 2 & 3) << 4);
+        }
 }
 
 static void pack_q6_k(const struct quant_block *b, struct quant_q6_k *q)
@@ -258,8 +268,7 @@ void quant_unpack(enum kern_type type, const void *src, struct quant_block *b)
         b->d = kern_f16_to_f32(q->d);
         read_scales_3(q->scales, b->scale);
         read_pairs(q->qs, b->code);
-        for (int i = 0; i < 256; i++)
-            b->code[i] |= (uint8_t)((q->hmask[i % 32] >> i / 32 & 1) << 2);
+        read_top_bits(q->hmask, 2, b->code);
         break;
     }
     case KERN_Q4_K: {
@@ -278,8 +287,7 @@ void quant_unpack(enum kern_type type, const void *src, struct quant_block *b)
         read_scales_6(q->scales, b->scale, b->min);
         for (int j = 0; j < 4; j++)
             read_nibbles(q->qs + 32 * j, 32, b->code + 64 * j);
-        for (int i = 0; i < 256; i++)
-            b->code[i] |= (uint8_t)((q->qh[i % 32] >> i / 32 & 1) << 4);
+        read_top_bits(q->qh, 4, b->code);
         break;
     }
     case KERN_Q6_K:

@@ -308,12 +308,14 @@ INLINE void gemv(const struct kern_weight *w, int32_t tile, const struct act *a,
     int32_t n_group = a->n_col / 32, block_groups = f.is_super ? PANEL_GROUPS : 1;
     __m256 acc[2] = {_mm256_setzero_ps(), _mm256_setzero_ps()};
     for (int32_t g0 = 0; g0 < n_group; g0 += block_groups, scale += scale_block_bytes(f))
-        for (int g = 0; g < block_groups; g++, code += f.bits * TILE_VEC)
+        for (int g = 0; g < block_groups; g++, code += f.bits * TILE_VEC) {
+            prefetch(code + PREFETCH_BYTES, f.bits);
             for (int half = 0; half < 2; half++)
                 acc[half] = is_wide(f) ? gemv16_group(code, scale, &a->a16[g0 + g], g, half, f,
                                                       acc[half])
                                        : gemv8_group(code, scale, &a->a8[g0 + g], g, half, f,
                                                      acc[half]);
+        }
     _mm256_storeu_ps(out, acc[0]);
     _mm256_storeu_ps(out + 8, acc[1]);
 }

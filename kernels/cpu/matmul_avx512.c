@@ -202,6 +202,7 @@ INLINE void gemv(const struct kern_weight *w, int32_t tile, const struct act *a,
     for (int32_t g0 = 0; g0 < n_group; g0 += block_groups, scale += scale_block_bytes(f))
         for (int g = 0; g < block_groups; g++, code += f.bits * TILE_VEC) {
             const struct act8 *x = &a->a8[g0 + g];
+            prefetch(code + PREFETCH_BYTES, f.bits);
             for (int part = 0; part < 32 / f.group; part++) {
                 int sub = g * (32 / f.group) + part;
                 /* Two sums: each waits for its last dot. */

@@ -22,6 +22,15 @@ INLINE bool has_min(struct family f)
     return !f.shift && !f.is_codebook;
 }
 
+/* How far ahead of a single token's walk through the weights memory is asked for them. */
+enum { PREFETCH_BYTES = 4096 };
+
+INLINE void prefetch(const uint8_t *p, int n_vec)
+{
+    for (int i = 0; i < n_vec; i++)
+        _mm_prefetch(p + i * TILE_VEC, _MM_HINT_T0);
+}
+
 /* Bytes of the scales of one block of a tile. */
 INLINE size_t scale_block_bytes(struct family f)
 {

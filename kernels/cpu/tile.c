@@ -10,15 +10,19 @@
 /* 32 columns of a tile: eight vectors of one code per byte. */
 typedef uint8_t group_codes[8][TILE_VEC];
 
-/* field bits (from bit `shift` of each code) of vectors first.. into one vector, field f from
- * vector first + f. */
+/* Bits shift.. of every code of vectors first.. into one vector, those of vector first + f in field
+ * f. Eight bytes at a time: what a shift brings in from the next byte is masked. */
 static void pack_fields(uint8_t *dst, group_codes code, int first, int n_vec, int bits, int shift)
 {
-    uint8_t mask = (uint8_t)((1 << bits) - 1);
-    memset(dst, 0, TILE_VEC);
-    for (int f = 0; f < n_vec; f++)
-        for (int i = 0; i < TILE_VEC; i++)
-            dst[i] |= (uint8_t)((code[first + f][i] >> shift & mask) << f * bits);
+    uint64_t mask = 0x0101010101010101u * ((1u << bits) - 1);
+    for (int i = 0; i < TILE_VEC; i += 8) {
+        uint64_t packed = 0, eight;
+        for (int f = 0; f < n_vec; f++) {
+            memcpy(&eight, &code[first + f][i], 8);
+            packed |= (eight >> shift & mask) << f * bits;
+        }
+        memcpy(dst + i, &packed, 8);
+    }
 }
 
 static void pack_codes(uint8_t *dst, group_codes code, int bits)
@@ -89,6 +93,8 @@ static void pack_scales(uint8_t *dst, const struct quant_type *t,
         }
 }
 
+enum { PLAIN_STRETCH = 128 /* columns */ };
+
 struct repack_job {
     struct kern_weight *w;
     const uint8_t *src;
@@ -101,11 +107,17 @@ static void repack_plain(const struct repack_job *job, int tile)
     uint8_t *dst = w->tiles + (size_t)tile * w->tile_bytes;
     int32_t row0 = tile * TILE_ROWS;
     int n_row = w->n_row - row0 < TILE_ROWS ? w->n_row - row0 : TILE_ROWS;
-    for (int r = 0; r < n_row; r++) {
-        const uint8_t *row = job->src + (size_t)(row0 + r) * (size_t)w->n_col * size;
-        for (int32_t col = 0; col < w->n_col; col++)
-            memcpy(dst + ((size_t)col * TILE_ROWS + r) * size, row + (size_t)col * size, size);
-    }
+    /* A stretch of columns at a time, so that what is written stays in the cache. */
+    for (int32_t first = 0; first < w->n_col; first += PLAIN_STRETCH)
+        for (int r = 0; r < n_row; r++) {
+            const uint8_t *row = job->src + (size_t)(row0 + r) * (size_t)w->n_col * size;
+            int32_t end = first + PLAIN_STRETCH < w->n_col ? first + PLAIN_STRETCH : w->n_col;
+            for (int32_t col = first; col < end; col++)
+                if (size == 2)
+                    memcpy(dst + ((size_t)col * TILE_ROWS + r) * 2, row + (size_t)col * 2, 2);
+                else
+                    memcpy(dst + ((size_t)col * TILE_ROWS + r) * 4, row + (size_t)col * 4, 4);
+        }
 }
 
 static void repack_tile(void *ctx, int tile, int n_tile, int thread)
@@ -125,11 +137,12 @@ static void repack_tile(void *ctx, int tile, int n_tile, int thread)
     for (int32_t col = 0; col < w->n_col; col += t->block, scale += tile_scale_bytes(t)) {
         for (int r = 0; r < TILE_ROWS; r++) {
             int32_t row = tile * TILE_ROWS + r;
-            if (row < w->n_row)
-                quant_unpack(w->type,
-                             job->src + (size_t)row * row_bytes +
-                                 (size_t)(col / t->block) * (size_t)t->bytes,
-                             &b[r]);
+            const uint8_t *src = job->src + (size_t)row * row_bytes +
+                                 (size_t)(col / t->block) * (size_t)t->bytes;
+            if (row >= w->n_row)
+                break;
+            quant_unpack(w->type, src, &b[r]);
+            __builtin_prefetch(src + 512); /* 16 streams are too many to be foreseen */
         }
         pack_scales(scale, t, b);
         for (int c = 0; c < t->block; c += 32, code += tile_code_bytes(t)) {
