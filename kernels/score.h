@@ -26,6 +26,8 @@ struct kern_score {
     const int32_t *row; /* host [n_row] rows of the call, ascending */
     float *mass;        /* host [n_head][n_row][n_block]: softmax mass, 0 behind the row's own block */
     float *lse;         /* host [n_head][n_row]: log-sum-exp of the scaled scores */
+    const bool *only;   /* host [n_head_kv][n_block]: exact rows see these blocks alone, the others
+                           count nothing; a row's own must be among them. NULL = all */
 
     int32_t n_group;      /* groups of KERN_SCORE_STRIDE rows; 0 = none */
     const int32_t *group; /* host [n_group] first row of each, ascending; its position is a

@@ -13,8 +13,12 @@
 #include <math.h>
 #include <string.h>
 
+/* The vocabulary is shared with attention, which uses all of it; scores need keys only. */
+#pragma GCC diagnostic push
+#pragma GCC diagnostic ignored "-Wunused-function"
 #include "kernels/cpu/attn_page.h"
 #include "kernels/cpu/attn_tile.h"
+#pragma GCC diagnostic pop
 #include "kernels/cpu/cpu.h"
 #include "kernels/page.h"
 #include "kernels/score.h"
@@ -34,7 +38,7 @@ enum {
 
 struct score_work {
     float panel[PAGE_HEAD_DIM_MAX * PAGE_TOK];
-    struct page_layout layout;
+    struct page_query page; /* its layout serves widening too */
     union {
         struct {
             float q[SCORE_ROWS * PAGE_HEAD_DIM_MAX];
@@ -73,7 +77,7 @@ static void score_widen(struct score_work *w, const struct kern_kv *kv, int32_t 
         panel_from_f16(b->k, PAGE_TOK, d, PAGE_TOK, w->panel);
         return;
     }
-    page_widen_k(&w->layout, b->page, w->panel);
+    page_widen_k(&w->page.layout, b->page, w->panel);
     if (j > 0 || !kv->sink_k)
         return;
     const uint16_t *sink = kv->sink_k + (size_t)head_kv * d * KERN_SINK_PAD;
@@ -108,21 +112,37 @@ ATTN_INLINE float score_log_sum(const struct kern_attn *a, float *x, int32_t n, 
 
 /* ---- exact rows ---- */
 
-/* Rows [row0, row1) of the list, all heads of the group, against the keys in w->panel. */
+/* Rows [row0, row1) of the list, all heads of the group, against the keys of block j. A few rows
+ * of a choice among pages take them as integers, as decoding does. */
 static void rows_against(const struct score_job *t, struct score_work *w, int32_t head_kv,
-                         int32_t j, int32_t row0, int32_t row1, int32_t q_row0)
+                         int32_t j, int32_t row0, int32_t row1, int32_t q_row0, bool page)
 {
     const struct kern_score *s = t->s;
     const struct kern_attn *a = s->a;
     int32_t d = t->d, m = (row1 - row0) * t->group;
     const float *q = w->rows.q + (size_t)(row0 - q_row0) * t->group * d;
-    for (int32_t c = 0; c < PAGE_TOK; c += PANEL)
-        tile_f32(m, PANEL, q, d, w->panel + c, PAGE_TOK, d, w->rows.x + c, PAGE_TOK, NULL);
+    if (page && s->only && m <= PAGE_FEW_ROWS && (j > 0 || !a->kv->sink_k)) {
+        page_scores(&w->page, a->kv->block[(size_t)head_kv * a->kv->n_block_cap + j].page, q, m,
+                    w->rows.x);
+    } else {
+        score_widen(w, a->kv, head_kv, j, page);
+        for (int32_t c = 0; c < PAGE_TOK; c += PANEL)
+            tile_f32(m, PANEL, q, d, w->panel + c, PAGE_TOK, d, w->rows.x + c, PAGE_TOK, NULL);
+    }
     for (int32_t i = 0; i < m; i++) {
         int32_t row = row0 + i / t->group, head = head_kv * t->group + i % t->group;
         int32_t hi = score_min(PAGE_TOK, a->pos0 + s->row[row] - j * PAGE_TOK + 1);
         s->mass[((size_t)head * s->n_row + row) * s->n_block + j] =
             score_log_sum(a, w->rows.x + i * PAGE_TOK, PAGE_TOK, hi);
+    }
+}
+
+static void rows_unseen(const struct score_job *t, int32_t head_kv, int32_t j, int32_t row0,
+                        int32_t row1)
+{
+    for (int32_t i = 0; i < (row1 - row0) * t->group; i++) {
+        int32_t row = row0 + i / t->group, head = head_kv * t->group + i % t->group;
+        t->s->mass[((size_t)head * t->s->n_row + row) * t->s->n_block + j] = SCORE_NONE;
     }
 }
 
@@ -138,7 +158,7 @@ static void rows_item(void *ctx, int item, int n_item, int thread)
     const struct kern_kv_block *block = a->kv->block + (size_t)head_kv * a->kv->n_block_cap;
     float factor = a->scale * SCORE_LOG2E;
     int32_t most = SCORE_ROWS / t->group, first = 0;
-    w->layout.shape.head_dim = 0;
+    w->page.layout.shape.head_dim = 0;
     while (first < s->n_row && (a->pos0 + s->row[first]) / PAGE_TOK < j0)
         first++;
     for (int32_t row0 = first; row0 < s->n_row; row0 += most) {
@@ -159,14 +179,14 @@ static void rows_item(void *ctx, int item, int n_item, int thread)
             while (far < row1 && block[j].k &&
                    (!block[j].page || (a->pos0 + s->row[far]) / PAGE_TOK <= j + 1))
                 far++;
-            if (seen < far) {
-                score_widen(w, a->kv, head_kv, j, false);
-                rows_against(t, w, head_kv, j, seen, far, row0);
+            if (s->only && !s->only[head_kv * s->n_block + j]) {
+                rows_unseen(t, head_kv, j, seen, row1);
+                continue;
             }
-            if (far < row1) {
-                score_widen(w, a->kv, head_kv, j, true);
-                rows_against(t, w, head_kv, j, far, row1, row0);
-            }
+            if (seen < far)
+                rows_against(t, w, head_kv, j, seen, far, row0, false);
+            if (far < row1)
+                rows_against(t, w, head_kv, j, far, row1, row0, true);
         }
     }
 }
@@ -248,7 +268,7 @@ static void anti_item(void *ctx, int item, int n_item, int thread)
     int32_t depth = KERN_SCORE_STRIDE * t->d;
     int32_t j1 = score_min(s->n_block, (run + 1) * SCORE_ANTI_RUN);
     const struct kern_kv_block *block = a->kv->block + (size_t)head_kv * a->kv->n_block_cap;
-    w->layout.shape.head_dim = 0;
+    w->page.layout.shape.head_dim = 0;
     memset(w->anti.q, 0,
            sizeof(float) * depth * SCORE_STRIP * ((col1 - col0 + SCORE_STRIP - 1) / SCORE_STRIP));
     anti_queries(t, w, head_kv, col0, col1);

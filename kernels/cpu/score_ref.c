@@ -74,6 +74,9 @@ static void ref_head(void *ctx, int head, int n_head, int thread)
         int32_t pos = a->pos0 + s->row[i], b = pos / PAGE_TOK;
         const float *q = a->q + ((size_t)s->row[i] * n_head + head) * d;
         for (int32_t j = 0; j <= b; j++) {
+            log_sum[j] = -INFINITY;
+            if (s->only && !s->only[head_kv * s->n_block + j])
+                continue;
             int32_t n_key = pos - j * PAGE_TOK + 1 < PAGE_TOK ? pos - j * PAGE_TOK + 1 : PAGE_TOK;
             fetch_keys(a->kv, head_kv, j, b, k);
             for (int32_t t = 0; t < n_key; t++) {

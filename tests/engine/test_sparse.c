@@ -6,6 +6,7 @@
 
 #include <cmocka.h>
 
+#include "engine/select.h"
 #include "engine/sparse.h"
 #include "kernels/score.h"
 #include "tests/engine/heads.h"
@@ -33,7 +34,9 @@ static struct scores scores_of(struct kern *k, const struct kern_attn *a, const 
     r.mass = floats((size_t)a->n_head * n_row * n_block + 1);
     r.lse = floats((size_t)a->n_head * n_row + 1);
     r.anti = floats((size_t)a->n_head * n_group * n_block + 1);
-    r.s = (struct kern_score){a, n_block, n_row, row, r.mass, r.lse, n_group, group, r.anti};
+    r.s = (struct kern_score){.a = a, .n_block = n_block, .n_row = n_row, .row = row,
+                              .mass = r.mass, .lse = r.lse, .n_group = n_group, .group = group,
+                              .anti = r.anti};
     assert_true(kern_score(k, &r.s));
     return r;
 }
@@ -440,6 +443,152 @@ static void sparse_begin__again__gives_the_same_answer(void **state)
     bed_free(&b);
 }
 
+/* ---- selection while decoding ---- */
+
+struct select_bed {
+    struct kern *k;
+    struct heads h;
+    struct select *se;
+    int32_t n, answer0;
+    double error; /* mean relative error of the output, rows of the last run */
+};
+
+/* Two KV heads of four query heads; pages up to the answer's window. */
+static struct select_bed select_bed_make(enum heads_kind kind, int32_t n, int32_t n_answer,
+                                         const struct select_params *p)
+{
+    struct select_bed b = {.k = kern_open_cpu(NULL, 2), .n = n, .answer0 = n - n_answer};
+    b.h = heads_make(kind, n, 4, 2, 64, 21);
+    heads_seal(&b.h, b.answer0, 8, 8);
+    struct sparse_shape s = {1, 4, 2, 64};
+    b.se = select_new(b.k, &s, p);
+    return b;
+}
+
+static void select_bed_free(struct select_bed *b)
+{
+    select_free(b->se);
+    heads_free(&b->h);
+    kern_close(b->k);
+}
+
+static struct select_report select_bed_run(struct select_bed *b)
+{
+    float dense[4 * 64], out[4 * 64];
+    double sum = 0;
+    select_begin(b->se, b->answer0);
+    for (int32_t pos = b->answer0; pos < b->n; pos++) {
+        struct kern_attn a = heads_attn(&b->h, pos, 1, dense);
+        b->k->ops->attend(b->k, &a);
+        a.out = out;
+        select_attend(b->se, 0, &a);
+        double off = 0, all = 0;
+        for (int i = 0; i < 4 * 64; i++) {
+            off += pow((double)out[i] - (double)dense[i], 2);
+            all += pow((double)dense[i], 2);
+        }
+        if (pos < b->answer0 + SELECT_EVERY) /* no list yet */
+            assert_memory_equal(out, dense, sizeof out);
+        sum += sqrt(off / all);
+    }
+    b->error = sum / (b->n - b->answer0);
+    struct select_report r;
+    select_report(b->se, &r);
+    return r;
+}
+
+static void select_attend__structured_heads__reads_a_part_and_keeps_the_mass(void **state)
+{
+    static const enum heads_kind kinds[] = {HEADS_RECALL, HEADS_LOCAL};
+    for (size_t i = 0; i < 2; i++) {
+        /* within one of the stretches that look at the same topic */
+        struct select_bed b = select_bed_make(kinds[i], 4048, 88,
+                                              &(struct select_params){.coverage = 0.95f, .n_min = 1});
+        struct select_report r = select_bed_run(&b);
+        print_message("kind %d: density %.3f, mass %.4f of %d looks, error %.4f\n", (int)kinds[i],
+                      r.density, r.mass_mean, r.n_mass, b.error);
+        assert_int_equal(r.n_choice, 5);
+        assert_int_equal(r.n_failed, 0);
+        assert_int_equal(r.n_mass, 4);
+        assert_true(r.mass_mean > 0.9);
+        assert_true(r.density < 0.6);
+        assert_true(b.error < 0.12);
+        select_bed_free(&b);
+    }
+}
+
+/* What no list can keep is read whole. */
+static void select_attend__spread_heads__stay_dense(void **state)
+{
+    struct select_bed b = select_bed_make(HEADS_SPREAD, 2048, 96,
+                                          &(struct select_params){.coverage = 0.95f, .n_min = 1});
+    struct select_report r = select_bed_run(&b);
+    assert_true(b.error < 1e-5);
+    assert_float_equal(r.density, 1, 1e-9);
+    select_bed_free(&b);
+}
+
+static void select_attend__share_alone__bounds_what_is_read(void **state)
+{
+    struct select_bed b = select_bed_make(HEADS_SPREAD, 4096, 160,
+                                          &(struct select_params){.share = 0.25f, .n_min = 1});
+    struct select_report r = select_bed_run(&b);
+    /* the first 16 tokens and one in 16 are dense: 5 of 10 choices have one layer to look at */
+    assert_true(r.density < 0.55 && r.density > 0.25);
+    assert_true(r.mass_mean < 0.6);
+    select_bed_free(&b);
+}
+
+static void select_attend__short_context_or_coverage_one__is_dense(void **state)
+{
+    static const struct select_params params[] = {{.coverage = 1, .n_min = 1},
+                                                  {.coverage = 0.9f, .n_min = 4096}};
+    for (int i = 0; i < 2; i++) {
+        struct select_bed b = select_bed_make(HEADS_RECALL, 1024, 64, &params[i]);
+        struct select_report r = select_bed_run(&b);
+        assert_float_equal(b.error, 0, 0);
+        assert_int_equal(r.n_choice, 0);
+        select_bed_free(&b);
+    }
+}
+
+/* A page that is left out comes back when the answer turns to it. */
+static void select_attend__topic_returns__its_page_is_read_again(void **state)
+{
+    struct select_bed b = select_bed_make(HEADS_LOCAL, 4096, 128,
+                                          &(struct select_params){.share = 0.1f, .n_min = 1});
+    int32_t far = 1000, d = 64;
+    /* from the middle of the answer on, every head asks for one far key */
+    const struct kern_kv_block *block = &b.h.kv.block[far / 64];
+    for (int32_t pos = b.n - 64; pos < b.n; pos++)
+        for (int32_t head = 0; head < 4; head++)
+            for (int32_t c = 0; c < d; c++)
+                b.h.q[((size_t)pos * 4 + head) * d + c] =
+                    8 * kern_f16_to_f32(block[head / 2 * b.h.kv.n_block_cap].k[c * 64 + far % 64]);
+    float dense[4 * 64], out[4 * 64];
+    double early = 0, late = 0;
+    select_begin(b.se, b.answer0);
+    for (int32_t pos = b.answer0; pos < b.n; pos++) {
+        struct kern_attn a = heads_attn(&b.h, pos, 1, dense);
+        b.k->ops->attend(b.k, &a);
+        a.out = out;
+        select_attend(b.se, 0, &a);
+        double off = 0, all = 0;
+        for (int i = 0; i < 4 * 64; i++) {
+            off += pow((double)out[i] - (double)dense[i], 2);
+            all += pow((double)dense[i], 2);
+        }
+        if (pos >= b.n - 64 && pos < b.n - 56)
+            early += sqrt(off / all) / 8;
+        if (pos >= b.n - 8 && pos < b.n - 1)
+            late += sqrt(off / all) / 7;
+    }
+    print_message("error when the answer turns %.3f, after the next choice %.5f\n", early, late);
+    assert_true(early > 0.2);
+    assert_true(late < 0.02);
+    select_bed_free(&b);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -454,6 +603,11 @@ int main(void)
         cmocka_unit_test(sparse_report__held_out_rows__speak_for_all),
         cmocka_unit_test(sparse_attend__number_of_threads__changes_no_bit),
         cmocka_unit_test(sparse_begin__again__gives_the_same_answer),
+        cmocka_unit_test(select_attend__structured_heads__reads_a_part_and_keeps_the_mass),
+        cmocka_unit_test(select_attend__spread_heads__stay_dense),
+        cmocka_unit_test(select_attend__share_alone__bounds_what_is_read),
+        cmocka_unit_test(select_attend__short_context_or_coverage_one__is_dense),
+        cmocka_unit_test(select_attend__topic_returns__its_page_is_read_again),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

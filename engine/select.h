@@ -1,0 +1,52 @@
+/* Progressive selection while decoding: which pages the next tokens read, chosen again every 16.
+ *
+ * After LoopServe's decode phase: per layer and KV head the pages are ranked by the queries of the
+ * most recent output tokens, over all pages, so that what was left out can return. Two steps: the
+ * per-channel bounds of a page (Quest) say which pages could matter, exact scores of a few of the
+ * recent queries decide among those. Pages are taken until a coverage of the softmax mass is
+ * reached; a head that does not reach it within its share of the pages reads them all. Always
+ * read: sinks, the first page, the window of the newest 256 positions and the whole answer so far.
+ * Nothing is deleted.
+ *
+ * Once in 16 tokens one layer, in turn, answers densely too: the mass its list really keeps. A
+ * layer that falls short twice stays dense for the rest of the answer. Dense as well: the first 16 tokens
+ * of an answer, contexts shorter than n_min, sliding windows, backends without a scorer.
+ *
+ * Threads: the engine's. */
+#ifndef ENGINE_SELECT_H
+#define ENGINE_SELECT_H
+
+#include "engine/sparse.h"
+
+enum { SELECT_EVERY = 16 };
+
+struct select;
+
+struct select_params {
+    float coverage; /* mass to keep; 0 = none asked for: take the share; 1 = dense */
+    float share;    /* most pages of all, 0 = 0.25 */
+    int32_t n_min;  /* keys below which all are read; 0 = as measured to pay */
+};
+
+/* Of one answer; NAN = nothing yet. */
+struct select_report {
+    double density;   /* blocks read of all blocks, over tokens, layers and heads */
+    double mass_mean; /* retained, on the layers that were looked at */
+    int32_t n_mass;   /* how many such looks */
+    int32_t n_choice; /* lists chosen, layers x times */
+    int32_t n_failed; /* layers that went back to dense */
+};
+
+struct select *select_new(struct kern *k, const struct sparse_shape *s,
+                          const struct select_params *p);
+void select_free(struct select *se); /* NULL is fine */
+
+/* An answer begins at position answer0: lists and statistics are forgotten. */
+void select_begin(struct select *se, int32_t answer0);
+
+/* Answers a, one row. a->list must be NULL; a->lse and a->mass are honoured. */
+void select_attend(struct select *se, int32_t layer, const struct kern_attn *a);
+
+void select_report(const struct select *se, struct select_report *ret);
+
+#endif
