@@ -223,6 +223,7 @@ enum status kvstore_reset(struct sessions *s, struct err *e)
     st = open_both(kv, e);
     if (st != OK)
         close_both(kv);
+    kv->off = st != OK;
     pthread_mutex_unlock(&kv->r_lock);
     return st;
 }

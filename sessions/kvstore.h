@@ -28,6 +28,7 @@ extern const struct kvstore_sql kvstore_sql[KVSTORE_TABLES];
 struct kvstore {
     struct kv_io io;
     char *path;
+    _Atomic bool off; /* out of use until the store is opened again: puts are not taken */
     struct db *w; /* store's thread; NULL when out of use */
     ZSTD_CCtx *compressor;
     int32_t misses[KVSTORE_TABLES]; /* compressions in a row that did not pay */
@@ -127,7 +128,7 @@ enum status kvstore_sweep(struct db *d, struct err *e);
 /* Reads every piece and compares checksums; on the first bad one sets *flag false and writes a line
  * into detail unless it has one. Outside of a transaction. */
 void kvstore_verify(struct sessions *s, struct db *d, char *detail, size_t cap, bool *flag);
-/* Drops bad pieces and blocks no log stands for; empties the file when it is beyond that. */
+/* Drops bad pieces and blocks that nobody uses; empties the file when it is beyond that. */
 enum status kvstore_repair(struct sessions *s, struct err *e);
 /* The commands of a conversation's life; posted by list.c and tree.c. NULL kv is fine. */
 void kvstore_forget(struct sessions *s, int64_t conversation);

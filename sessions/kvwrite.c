@@ -342,7 +342,8 @@ void kvstore_io_put(void *ctx, int64_t timeline, uint64_t fingerprint, int32_t n
                     uint64_t tok_hash, const struct kv_piece *pieces, int n_piece)
 {
     size_t size_bytes = sizeof(struct kvstore_put) + (size_t)n_piece * sizeof *pieces;
-    if (timeline <= 0 || n_piece <= 0)
+    struct sessions *s = ctx;
+    if (timeline <= 0 || n_piece <= 0 || s->kv->off)
         return;
     for (int i = 0; i < n_piece; i++) {
         if (!kvstore_plane_valid(pieces[i].plane) || pieces[i].size_bytes == 0 ||
@@ -362,7 +363,7 @@ void kvstore_io_put(void *ctx, int64_t timeline, uint64_t fingerprint, int32_t n
     }
     struct command c = {.lane = WRITER_KV, .run = run_put, .more = p, .more_free = free,
                         .size_bytes = size_bytes};
-    writer_post(ctx, &c);
+    writer_post(s, &c);
 }
 
 /* ---- dropping ---- */

@@ -295,6 +295,72 @@ static void kvstore__bit_flips__never_return_wrong_bytes(void **state)
     assert_true(lost > 0); /* the test reaches the data */
 }
 
+/* A damaged store of conversations is reported, never followed into a crash; what can be read is.
+ */
+static void sessions__bit_flips__end_in_one_line(void **state)
+{
+    int n_flip = count_of("STORE_FLIPS", 60) / 3, refused = 0, found = 0;
+    struct sessions *s = store_new();
+    int64_t id = 0, fork_id, parent = 0;
+    size_t n;
+    char text[2000];
+    for (int c = 0; c < 4; c++) {
+        CHECK_OK(sessions_create(s, "m", &id, &err_seen));
+        CHECK_OK(sessions_rename(s, id, "a title", &err_seen));
+        parent = 0;
+        for (int i = 1; i < 12; i++) {
+            user_text(text, sizeof text, id, i);
+            parent = store_answer(s, id, parent, text, i, 30);
+        }
+        CHECK_OK(sessions_fork(s, id, parent, &fork_id, &err_seen));
+    }
+    sessions_close(s);
+    unsigned char *whole = file_read(store_file("dogear.db"), &n);
+    srand((unsigned)count_of("STORE_SEED", 1));
+    for (int i = 0; i < n_flip; i++) {
+        size_t at = ((size_t)rand() << 12 ^ (size_t)rand()) % n;
+        if (i % 2)
+            at = at / 4096 * 4096 + (size_t)(rand() % 40);
+        unsigned char was = whole[at];
+        whole[at] = i % 3 ? (unsigned char)(was ^ (1u << (i % 8))) : (unsigned char)rand();
+        unlink(store_file("dogear.db-wal"));
+        unlink(store_file("dogear.db-shm"));
+        file_write(store_file("dogear.db"), whole, n);
+        whole[at] = was;
+        if (sessions_open(store_file("dogear.db"), &s, &err_seen) != OK) {
+            assert_true(err_seen.text[0] != '\0');
+            refused++;
+            continue;
+        }
+        struct sessions_row *rows;
+        struct sessions_message *m;
+        struct sessions_health h;
+        int32_t k;
+        int64_t to;
+        char *out;
+        size_t len;
+        if (sessions_list(s, 0, &rows, &k, &err_seen) == OK)
+            sessions_rows_free(rows, k);
+        if (sessions_search(s, "question w1", 0, &rows, &k, &err_seen) == OK)
+            sessions_rows_free(rows, k);
+        for (int64_t c = 1; c <= fork_id; c++)
+            if (sessions_path_load(s, c, &m, &k, &err_seen) == OK)
+                sessions_messages_free(m, k);
+        if (sessions_export(s, 0, SESSIONS_JSON, &out, &len, &err_seen) == OK)
+            free(out);
+        sessions_add(s, id, parent, "user", "more", 4, &to, &err_seen);
+        sessions_set_leaf(s, fork_id, 3, false, &err_seen);
+        CHECK_OK(sessions_check(s, true, &h, &err_seen));
+        found += h.detail[0] != '\0';
+        sessions_delete(s, 1, &err_seen);
+        sessions_close(s);
+    }
+    free(whole);
+    printf("# of %d flips, %d were refused at opening, %d found by the check\n", n_flip, refused,
+           found);
+    assert_true(refused + found > 0);
+}
+
 int main(void)
 {
     if (access("/dev/shm", W_OK) == 0)
@@ -302,6 +368,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         STORE_CASE(sessions__kill__keeps_every_durable_word),
         STORE_CASE(kvstore__bit_flips__never_return_wrong_bytes),
+        STORE_CASE(sessions__bit_flips__end_in_one_line),
     };
     return cmocka_run_group_tests_name("crash", tests, NULL, NULL);
 }
