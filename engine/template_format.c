@@ -76,6 +76,13 @@ static const struct known known[] = {
                 .assistant = {"", "\2"},
                 .generate = "",
                 .flags = FORMAT_FOLD}},
+    {.all = {"[INST]", "[/INST]"}, /* whatever else writes Mistral's marks */
+     .format = {.name = "mistral",
+                .system = {"", "\n\n"},
+                .user = {"[INST] ", " [/INST]"},
+                .assistant = {" ", "\2"},
+                .generate = "",
+                .flags = FORMAT_FOLD}},
     {.all = {"<start_of_turn>"},
      .format = {.name = "gemma",
                 .system = {"", "\n\n"},
@@ -402,6 +409,12 @@ static void detail(struct template *tp, const char *s, const char *end)
             bos = false;
         if (trims(s, end))
             f->flags |= FORMAT_TRIM;
+    } else if (strcmp(f->name, "mistral-v7") == 0) {
+        if (!find(s, end, "[INST] ")) { /* with the Tekken vocabulary no spaces are written */
+            f->system[0] = "[SYSTEM_PROMPT]";
+            f->user[0] = "[INST]";
+            f->assistant[0] = "";
+        }
     } else if (strcmp(f->name, "vicuna") == 0) {
         if (find(s, end, "SYSTEM: ")) {
             f->system[0] = "SYSTEM: ";

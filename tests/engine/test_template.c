@@ -171,6 +171,114 @@ static void template__text__llamacpp_vectors(void **state)
     assert_true(n_known >= 20);
 }
 
+/* Length without white space at the end: the renderings differ in whether they write it. */
+static size_t without_tail(const char *s, size_t n)
+{
+    while (n > 0 && (s[n - 1] == '\n' || s[n - 1] == ' '))
+        n--;
+    return n;
+}
+
+static void check_family(const struct template *tp, const char *family)
+{
+    static const struct engine_message all[] = {
+        {"system", "You are a helpful assistant.", 28},
+        {"user", "Hello, how are you?", 19},
+        {"assistant", "I'm doing great. How can I help you today?", 42},
+        {"user", "I'd like to show off how chat templating works!", 47},
+    };
+    static const struct {
+        const char *file;
+        int first, n;
+    } chats[] = {
+        {"system-user-assistant-user", 0, 4}, {"user-assistant-user", 1, 3}, {"user", 1, 1}};
+    for (int i = 0; i < 3; i++) {
+        char file[256];
+        struct str want = {0}, out = {0};
+        struct err e;
+        snprintf(file, sizeof file, "ollama__ollama/template/testdata/%s.gotmpl/%s", family,
+                 chats[i].file);
+        assert_true(vocab_read(&want, file));
+        assert_int_equal(
+            template_text(tp, true, all + chats[i].first, chats[i].n, true, &out, NULL, NULL, &e),
+            OK);
+        size_t n = without_tail(want.data, want.len);
+        if (without_tail(out.data, out.len) != n || memcmp(out.data, want.data, n) != 0)
+            fail_msg("%s:\n got: %s\nwant: %s", file, str_c(&out), str_c(&want));
+        str_fini(&want);
+        str_fini(&out);
+    }
+}
+
+static void template__text__family_renderings(void **state)
+{
+    (void)state;
+    static const char *const families[] = {"zephyr", "openchat", "solar-instruct", "phi-3",
+                                           "llama3-instruct"};
+    struct str lines = {0};
+    int n_checked = 0;
+    if (!vocab_read(&lines, "ollama__ollama/template/testdata/templates.jsonl"))
+        skip();
+    for (char *line = strtok(lines.data, "\n"); line; line = strtok(NULL, "\n")) {
+        json_t *o = json_loads(line, 0, NULL);
+        for (size_t i = 0; i < sizeof families / sizeof *families; i++) {
+            const char *source = string_at(o, families[i]);
+            struct template *tp;
+            struct err e;
+            if (!source[0])
+                continue;
+            assert_int_equal(template_recognise(source, strlen(source), "", "</s>", NULL, &tp, &e),
+                             OK);
+            check_family(tp, families[i]);
+            template_free(tp);
+            n_checked++;
+        }
+        json_decref(o);
+    }
+    str_fini(&lines);
+    assert_true(n_checked >= 7);
+}
+
+static void template__text__formats_without_reference(void **state)
+{
+    (void)state;
+    static const struct engine_message chat[] = {{"system", "Be kind.", 8},
+                                                 {"user", "Hi", 2},
+                                                 {"assistant", "Hello", 5},
+                                                 {"user", "Bye", 3}};
+    static const struct {
+        const char *source, *name, *want, *stop;
+    } cases[] = {
+        {"{{ bos_token }}'[SYSTEM_PROMPT]' + m + '[/SYSTEM_PROMPT]' '[INST]' + m + '[/INST]'",
+         "mistral-v7",
+         "<s>[SYSTEM_PROMPT]Be kind.[/SYSTEM_PROMPT][INST]Hi[/INST]Hello</s>[INST]Bye[/INST]",
+         NULL},
+        {"### Instruction:\n ### Response:\n", "alpaca",
+         "Be kind.\n\n### Instruction:\nHi\n\n### Response:\nHello\n\n### Instruction:\nBye\n\n"
+         "### Response:\n",
+         "### Instruction:"},
+        {"USER: ASSISTANT:", "vicuna",
+         "Be kind.\n\nUSER: Hi\nASSISTANT: Hello</s>\nUSER: Bye\nASSISTANT:", "USER:"},
+    };
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        struct template *tp;
+        struct err e;
+        struct str out = {0};
+        assert_int_equal(template_recognise(cases[i].source, strlen(cases[i].source), "<s>", "</s>",
+                                            NULL, &tp, &e),
+                         OK);
+        assert_string_equal(template_name(tp), cases[i].name);
+        assert_int_equal(template_text(tp, true, chat, 4, true, &out, NULL, NULL, &e), OK);
+        assert_string_equal(str_c(&out), cases[i].want);
+        if (cases[i].stop)
+            assert_string_equal(template_stop_texts(tp)[0], cases[i].stop);
+        else
+            assert_null(template_stop_texts(tp)[0]);
+        str_fini(&out);
+        template_free(tp);
+    }
+}
+
 /* ---- turns ---- */
 
 static const char chatml_source[] =
@@ -439,6 +547,8 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(template__text__golden_renderings),
         cmocka_unit_test(template__text__llamacpp_vectors),
+        cmocka_unit_test(template__text__family_renderings),
+        cmocka_unit_test(template__text__formats_without_reference),
         cmocka_unit_test(template__render__turns_join_like_the_whole),
         cmocka_unit_test(template__render__texts_never_become_control_tokens),
         cmocka_unit_test(template__is_stop__knows_the_ends),
