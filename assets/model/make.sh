@@ -1,12 +1,13 @@
 #!/bin/sh
 # Makes the bundled model again, from the generator to the scored GGUF. Not part of the product build.
 #
-#   assets/model/make.sh            CPU: about 80 minutes on two cores
+#   assets/model/make.sh            CPU: 17M tokens, 60 to 70 minutes at 4.4K tokens/s on two idle cores
 #   assets/model/make.sh gpu        one CUDA device: 24.6M parameters, about 20 minutes on a large one
-#   assets/model/make.sh rehearse   the GPU path on the CPU with a tiny model, a minute: checks the script only
+#   assets/model/make.sh rehearse   the GPU path on the CPU with a tiny model, a minute or two: checks the script only
 #
 # DATA    folder of openly licensed text (../shared/data); without it the generator's own grammar is the only source
 # PYTHON  an interpreter with torch >= 2.4 and numpy (pip install torch numpy)
+# TOKENS, SECONDS_MAX   token budget, wall-clock limit; BF16=1, COMPILE=1 add these to the rehearsal (slow on old CPUs)
 # WORK    where checkpoints go; a run that was interrupted goes on from its last checkpoint
 set -eu
 cd "$(dirname "$0")"
@@ -20,21 +21,22 @@ mkdir -p "$WORK"
 
 case "${1:-cpu}" in
 cpu)
-    $PYTHON train.py --out "$WORK/cpu" --data "$DATA" --world 2 --tokens "${TOKENS:-17e6}" --seconds "${SECONDS_MAX:-0}"
+    $PYTHON train.py --out "$WORK/cpu" --data "$DATA" --world 2 --tokens "${TOKENS:-17e6}" --seconds "${SECONDS_MAX:-0}" \
+        --circuit one --muon .008 --adam .0025
     FROM=$WORK/cpu.pt ;;
 gpu)
     $PYTHON train.py --out "$WORK/gpu" --data "$DATA" --device cuda --bf16 --compile --feeders "${FEEDERS:-12}" \
         --size gpu --stages gpu --tokens "${TOKENS:-700e6}" --seconds "${SECONDS_MAX:-1000}" --batch 131072 \
-        --muon .008 --adam .003 --warm 100
+        --circuit four --muon .006 --adam .002 --warm 100
     FROM=$WORK/gpu.pt ;;
 rehearse)
     rm -f "$WORK/rehearse.pt"
-    for tokens in 30e3 60e3; do                                 # the second run resumes the first
-        $PYTHON train.py --out "$WORK/rehearse" --data "$DATA" --bf16 --feeders 1 --size tiny --stages rehearse \
+    for tokens in 20e3 30e3; do                                 # the second run resumes the first
+        $PYTHON train.py --out "$WORK/rehearse" --data "$DATA" ${BF16:+--bf16} --feeders 1 --circuit four --size tiny --stages rehearse \
             --tokens $tokens --batch 2048 --log 5 ${COMPILE:+--compile}
     done
     $PYTHON gguf.py "$WORK/rehearse.pt" "$WORK/rehearse.gguf"
-    $PYTHON evaluate.py "$WORK/rehearse.gguf" --limit 2 --lengths 1024
+    $PYTHON evaluate.py "$WORK/rehearse.gguf" --limit 1 --lengths 1024
     exit ;;
 *)  echo "usage: make.sh [cpu|gpu|rehearse]" >&2; exit 2 ;;
 esac

@@ -111,20 +111,32 @@ class Net(nn.Module):
         return (nll * w[at]).sum() / w[at].sum(), nll.detach(), w[at]
 
 
+# channels: dimensions that hold the token 1, 2, .. places back; matched: how many of them a matching head compares
+CIRCUITS = {"one": dict(channels=(64,), matched=(36,), position=1.0, match=2.0, copy=1.0, quiet=.3),
+            "four": dict(channels=(40, 32, 24, 16), matched=(14, 8, 8, 6), position=1.2, match=3.5, copy=2.0, quiet=.15)}
+
+
 @torch.no_grad()
-def wire(net, sigma=.25, beta=.7, match=2.0, copy=1.0, quiet=.3, width=64):
-    """Initialises `net` with a working induction circuit; the architecture stays plain llama.
+def wire(net, channels, matched, position, match, copy, quiet, sigma=.25, beta=.7):
+    """Initialises `net` with a working induction circuit over the last tokens; the architecture stays plain llama.
 
     Embedding rows: sigma (z + beta sqrt(d0) u): z random, u one fixed direction that all tokens share (llama has no q/k
-    bias: a purely positional head needs something constant to read). The last `width` dimensions are an empty channel.
-    Layer 0, KV head 0: keys and queries read only u, in the eight fastest rotary pairs. Query head 0 is turned back one
-    position, so it attends to the previous token and writes a projection of it to the channel.
-    Layer 1, both KV heads: the key reads the channel, the query the same projection of the present token, in the
-    slowest rotary pairs, whose phase hardly turns within the context; the value copies the token found.
+    bias: a purely positional head needs something constant to read). The last sum(channels) dimensions are left empty.
+    Layer 0: keys and queries of one query head per channel read only u, in the eight fastest rotary pairs, and query
+    head n is turned back by n + 1 positions. So it attends to the token n + 1 places back, and writes a projection of
+    it to channel n.
+    Layer 1, first query head of two KV heads: the key at j reads the channels (tokens j-1, j-2 ..), the query at i the
+    token i itself and its channels (i-1 ..), so the score counts how much of "the last tokens before j" is "the last
+    tokens up to i". Scores use only the rotary pairs whose phase hardly turns within the context, hence the large
+    rotary base: then a match is worth the same at any distance. The value copies the token found at j.
     """
     c = net.config
     d, heads, kv = c["d"], c["heads"], c["kv"]
-    d0, group, k_at = d - width, heads // kv, heads * HEAD
+    if heads < len(channels) or kv < 2 or d < 2 * sum(channels):
+        raise ValueError("this circuit needs %d query heads, 2 KV heads and d >= %d" % (len(channels), 2 * sum(channels)))
+    d0, group, k_at = d - sum(channels), heads // kv, heads * HEAD
+    v_at = k_at + kv * HEAD
+    start = [d0 + sum(channels[:n]) for n in range(len(channels))]
     u = torch.zeros(d)
     u[:d0] = d0 ** -.5
     z = torch.randn(c["vocab"], d)
@@ -139,34 +151,45 @@ def wire(net, sigma=.25, beta=.7, match=2.0, copy=1.0, quiet=.3, width=64):
     m[:, 0] = u[:d0]
     basis = torch.zeros(d0 - 1, d)                              # orthonormal directions, all orthogonal to u
     basis[:, :d0] = torch.linalg.qr(m)[0].t()[1:]
-    key = basis[:width]
     theta = c["base"] ** (-torch.arange(0, HEAD, 2).float() / HEAD)
 
     w, o = net.blocks[0].qkv.w, net.blocks[0].out.w
-    w[:HEAD] = 0
-    w[k_at:k_at + HEAD] = 0
-    for j in range(8):
-        w[j] = math.cos(theta[j]) * u
-        w[j + 32] = -math.sin(theta[j]) * u
-        w[k_at + j] = u
-    w[k_at + kv * HEAD:k_at + kv * HEAD + width] = key
-    o[:, :HEAD] = 0
-    o[d0:, :HEAD] = sigma * torch.eye(width)
+    places = range(0, heads, heads // len(channels))            # spread over the KV heads
+    for n, head in enumerate(places):
+        q = head * HEAD
+        w[q:q + HEAD] = 0
+        o[:, q:q + HEAD] = 0
+        for j in range(8):
+            w[q + j] = position * math.cos((n + 1) * theta[j]) * u
+            w[q + j + 32] = -position * math.sin((n + 1) * theta[j]) * u
+        for i in range(channels[n]):
+            o[start[n] + i, q + i] = sigma
+    for g in sorted({head // group for head in places}):
+        k, v = k_at + g * HEAD, v_at + g * HEAD
+        w[k:k + HEAD] = 0
+        for j in range(8):
+            w[k + j] = position * u
+        w[v:v + HEAD] = basis[:HEAD]
 
     w, o = net.blocks[1].qkv.w, net.blocks[1].out.w
     first = int((theta > 1.0 / 8192).sum())                     # pairs that turn less than one radian in 8192 tokens
-    dims = list(range(first, 32)) + list(range(first + 32, 64))
-    for h in range(kv):
-        channel = [(i + h * len(dims)) % width for i in range(len(dims))]
-        q, k = h * group * HEAD, k_at + h * HEAD
+    for g in range(2):
+        q, k, v = g * group * HEAD, k_at + g * HEAD, v_at + g * HEAD
         w[q:q + HEAD] = 0
         w[k:k + HEAD] = 0
-        for dim, i in zip(dims, channel):
-            w[q + dim] = match * key[i]
-            w[k + dim, d0 + i] = match
-        low = min(h * HEAD, d0 - 1 - HEAD)
+        dims = iter(list(range(first, 32)) + list(range(first + 32, 64)))
+        for n, count in enumerate(matched):
+            skip = g * (channels[n] - count)                    # the second head compares other components
+            for i in range(skip, skip + count):
+                dim = next(dims)
+                w[k + dim, start[n] + i] = match
+                if n == 0:
+                    w[q + dim] = match * basis[i]
+                else:
+                    w[q + dim, start[n - 1] + i] = match
+        low = min(g * HEAD, d0 - 1 - HEAD)
         token = basis[low:low + HEAD]
-        w[k_at + (kv + h) * HEAD:k_at + (kv + h + 1) * HEAD] = token
+        w[v:v + HEAD] = token
         o[:, q:q + HEAD] = copy * token.t()
 
 

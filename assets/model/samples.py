@@ -5,7 +5,7 @@ from words import NOUNS, PLACES
 
 DENSITIES = [(4, 6, .4), (3, 5, 2), (2, 4, 4), (1, 2, 5)]      # tell : ask : other talk
 # shares of drill, chats of the four densities, books, dialogues; drills only while sequences are short
-MIXES = {"first": (30, 40, 25, 0, 0, 3, 2), "short": (8, 30, 25, 20, 8, 5, 4), "long": (3, 22, 25, 25, 15, 6, 4)}
+MIXES = {"first": (30, 40, 25, 0, 0, 3, 2), "short": (6, 40, 28, 14, 4, 4, 4), "long": (2, 30, 30, 22, 8, 4, 4)}
 
 
 def long_chat(values, texts, tok, length, density):

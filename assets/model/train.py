@@ -18,17 +18,19 @@ import torch.multiprocessing as mp
 import bpe
 import samples
 import talk
-from net import HEAD, Net, repeat_accuracy, wire
+from net import CIRCUITS, HEAD, Net, repeat_accuracy, wire
 from words import Values
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 SIZES = {"cpu": dict(d=256, layers=4, heads=4, kv=2, ff=640, base=1e9),
          "gpu": dict(d=512, layers=8, heads=8, kv=2, ff=1408, base=1e9),
-         "tiny": dict(d=192, layers=2, heads=2, kv=2, ff=256, base=1e9)}
+         "tiny": dict(d=224, layers=2, heads=4, kv=2, ff=256, base=1e9)}
 STAGES = {"cpu": [(.05, 256, "first"), (.10, 256, "short"), (.25, 512, "short"), (.30, 1024, "long"), (.30, 2048, "long")],
           "gpu": [(.10, 256, "first"), (.25, 512, "short"), (.30, 2048, "long"), (.35, 8192, "long")],
           "rehearse": [(.25, 64, "first"), (.25, 128, "short"), (.25, 256, "long"), (.25, 512, "long")],
           "extend": [(.5, 2048, "long"), (.5, 4096, "long")]}
+# The matrices that hold the wired circuit; --hold keeps them fixed at first.
+WIRED = ["blocks.%d.%s.w" % (i, m) for i in (0, 1) for m in ("qkv", "out")]
 
 
 def orthogonalise(g, steps=5):
@@ -119,7 +121,7 @@ class Run:
         if args.init:
             self.net.load_state_dict(torch.load(args.init, map_location=args.device)["net"])
         else:
-            wire(self.net.cpu())
+            wire(self.net.cpu(), **CIRCUITS[args.circuit])
             self.net.to(args.device)
         self.opt = Optimiser(self.net, args.muon, args.adam)
         if os.path.exists(args.out + ".pt"):
@@ -191,6 +193,8 @@ def train(rank, args, run):
         p = max(run.tokens / args.tokens, elapsed / args.seconds if args.seconds else 0)
         if p >= 1:
             break
+        for name in WIRED:
+            params[name].requires_grad_(p >= args.hold)
         if stage_at(stages, p) != stage:
             stage = stage_at(stages, p)
             if wish is not None:
@@ -219,6 +223,8 @@ def train(rank, args, run):
             grads = share_gradients(rank, run, params, mine)
         warm = min(1.0, (run.step + 1) / args.warm)
         factor = warm * min(1.0, max(.02, (1 - p) / args.tail))
+        if p < args.hold:
+            grads = {n: g for n, g in grads.items() if n not in WIRED}
         opt.step(grads, factor, run.step + 1)
         for q in params.values():
             q.grad = None
@@ -248,7 +254,8 @@ def share_gradients(rank, run, params, mine):
     """Mean over the processes of the gradients of `mine`, clipped to a global norm of 1."""
     world = len(run.grads)
     for name, p in params.items():
-        run.grads[rank][name].copy_(p.grad)
+        if p.grad is not None:
+            run.grads[rank][name].copy_(p.grad)
     run.barrier.wait()
     grads = {n: sum(g[n] for g in run.grads) / world for n in mine}
     run.norms[rank] = sum(float((g * g).sum()) for g in grads.values())
@@ -265,6 +272,7 @@ def main():
     a.add_argument("--out", default="run")
     a.add_argument("--init", help="weights to start from instead of the wired ones")
     a.add_argument("--size", default="cpu", choices=SIZES)
+    a.add_argument("--circuit", default="one", choices=CIRCUITS, help="what the start is wired with")
     a.add_argument("--stages", default="cpu", choices=STAGES)
     a.add_argument("--data", default="", help="folder of licensed text (optional)")
     a.add_argument("--tokenizer", default=os.path.join(HERE, "tokenizer.json"))
@@ -281,6 +289,7 @@ def main():
     a.add_argument("--adam", type=float, default=2.5e-3)
     a.add_argument("--warm", type=int, default=40)
     a.add_argument("--tail", type=float, default=.4, help="share of the run in which the rate falls to 2 percent")
+    a.add_argument("--hold", type=float, default=0.0, help="share of the run in which the wired attention is held fixed")
     a.add_argument("--log", type=int, default=25)
     a.add_argument("--save-every", type=float, default=120)
     a.add_argument("--seed", type=int, default=0)
