@@ -52,8 +52,8 @@ static enum status write_block(struct db *d, struct db *kv, int64_t block, struc
     struct kvstore_listed *all;
     int32_t n = kvstore_list(kv, block, &all);
     int64_t fingerprint, hash, n_tok;
-    enum status st = db_int(kv, e, &fingerprint, "SELECT fingerprint FROM block WHERE id = ?", "i",
-                            block);
+    enum status st =
+        db_int(kv, e, &fingerprint, "SELECT fingerprint FROM block WHERE id = ?", "i", block);
     if (st == OK)
         st = db_int(kv, e, &hash, "SELECT hash FROM block WHERE id = ?", "i", block);
     if (st == OK)
@@ -142,7 +142,8 @@ static enum status read_head(struct db *d, struct copy *c, int64_t *ret_leaf, st
     sqlite3_stmt *q;
     bool row = false;
     TRY(db_query(d, e, &q,
-                 "SELECT title, model, created_ms, updated_ms, pinned, leaf FROM conversation", ""));
+                 "SELECT title, model, created_ms, updated_ms, pinned, leaf FROM conversation",
+                 ""));
     enum status st = db_next(d, q, &row, e);
     if (st == OK && !row)
         st = err_set(e, ERR_FORMAT, "%s holds no conversation", db_path(d));
@@ -189,8 +190,8 @@ static enum status read_message(struct db *d, sqlite3_stmt *q, struct copy *c, s
     } else {
         free(ids);
     }
-    bool role = !strcmp(m->role, "user") || !strcmp(m->role, "assistant") ||
-                !strcmp(m->role, "system");
+    bool role =
+        !strcmp(m->role, "user") || !strcmp(m->role, "assistant") || !strcmp(m->role, "system");
     if (sqlite3_column_int64(q, 0) != at + 1 || parent < -1 || parent >= at || !role || !whole)
         return err_set(e, ERR_FORMAT, "%s: message %d is damaged", db_path(d), at + 1);
     m->parent = (int32_t)parent;
@@ -254,7 +255,8 @@ static bool read_piece(struct sessions *s, ZSTD_DCtx *z, sqlite3_stmt *q, int64_
         .plane = sqlite3_column_int(q, 5),
     };
     size_t n;
-    struct kvstore_stored t = {.raw = raw, .codec = sqlite3_column_int64(q, 7),
+    struct kvstore_stored t = {.raw = raw,
+                               .codec = sqlite3_column_int64(q, 7),
                                .sum_valid = sqlite3_column_bytes(q, 8) == 16};
     if (t.sum_valid)
         memcpy(t.sum, sqlite3_column_blob(q, 8), 16);
@@ -267,10 +269,12 @@ static bool read_piece(struct sessions *s, ZSTD_DCtx *z, sqlite3_stmt *q, int64_
     void *data = kvstore_decode(z, &name, &t, packed);
     if (!data)
         return false;
-    struct kv_piece p = {
-        .layer = name.layer, .head_group = name.head_group, .plane = name.plane,
-        .block = name.plane < 0 ? name.n_tok : name.n_tok / KV_IO_BLOCK_TOK - 1,
-        .data = data, .size_bytes = (size_t)raw};
+    struct kv_piece p = {.layer = name.layer,
+                         .head_group = name.head_group,
+                         .plane = name.plane,
+                         .block = name.plane < 0 ? name.n_tok : name.n_tok / KV_IO_BLOCK_TOK - 1,
+                         .data = data,
+                         .size_bytes = (size_t)raw};
     kvstore_io_put(s, conversation, name.fingerprint, name.n_tok, name.hash, &p, 1);
     free(data);
     return true;

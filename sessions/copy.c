@@ -33,9 +33,8 @@ struct copy *copies_add(struct copies *c)
 struct copy_message *copy_add(struct copy *c)
 {
     if ((c->n_message & (c->n_message - 1)) == 0)
-        c->messages = mem_realloc(c->messages,
-                                  (size_t)(c->n_message ? c->n_message * 2 : 1) *
-                                      sizeof *c->messages);
+        c->messages = mem_realloc(c->messages, (size_t)(c->n_message ? c->n_message * 2 : 1) *
+                                                   sizeof *c->messages);
     struct copy_message *m = &c->messages[c->n_message++];
     *m = (struct copy_message){.parent = -1, .done = true};
     return m;
@@ -143,12 +142,13 @@ static enum status insert_messages(struct db *d, const struct copy *c, int64_t h
 {
     for (int32_t i = 0; i < c->n_message; i++) {
         const struct copy_message *m = &c->messages[i];
-        TRY(db_do(d, e,
-                  "INSERT INTO message (parent, home, created_ms, n_id, done, role, stop, text, ids,"
-                  " vocab) VALUES (nullif(?, 0), ?, ?, ?, ?, ?, ?, ?, ?, ?)",
-                  "iiiiittsbi", m->parent >= 0 ? rows[m->parent] : (int64_t)0, home, m->created_ms,
-                  (int64_t)m->n_id, (int64_t)m->done, m->role, m->stop, m->text, m->len, m->ids,
-                  (size_t)m->n_id * sizeof *m->ids, (int64_t)m->vocab));
+        TRY(db_do(
+            d, e,
+            "INSERT INTO message (parent, home, created_ms, n_id, done, role, stop, text, ids,"
+            " vocab) VALUES (nullif(?, 0), ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            "iiiiittsbi", m->parent >= 0 ? rows[m->parent] : (int64_t)0, home, m->created_ms,
+            (int64_t)m->n_id, (int64_t)m->done, m->role, m->stop, m->text, m->len, m->ids,
+            (size_t)m->n_id * sizeof *m->ids, (int64_t)m->vocab));
         rows[i] = sqlite3_last_insert_rowid(db_handle(d));
     }
     return OK;

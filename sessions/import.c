@@ -69,8 +69,8 @@ static enum status our_message(const json_t *j, struct copy *c, struct err *e)
                        at);
     m->parent = (int32_t)p;
     if (!role_known(m->role))
-        return err_set(e, ERR_FORMAT, "message %d has role \"%s\": expected system, user, assistant",
-                       at, m->role);
+        return err_set(e, ERR_FORMAT,
+                       "message %d has role \"%s\": expected system, user, assistant", at, m->role);
     const char *vocab = json_string_value(json_object_get(j, "vocab"));
     m->vocab = vocab ? strtoull(vocab, NULL, 16) : 0;
     return our_ids(json_object_get(j, "ids"), m, e);
@@ -84,16 +84,17 @@ static enum status ours(const json_t *root, struct copies *all, struct err *e)
     if (version != 1)
         return err_set(e, ERR_UNSUPPORTED, "export form %lld is newer than this Dogear (1): update",
                        (long long)version);
-    json_array_foreach(list, i, j) {
+    json_array_foreach(list, i, j)
+    {
         struct copy *c = copies_add(all);
         c->title = json_text(json_object_get(j, "title"), NULL);
         c->model = json_text(json_object_get(j, "model"), NULL);
         c->created_ms = json_integer_value(json_object_get(j, "created_ms"));
         c->updated_ms = json_integer_value(json_object_get(j, "updated_ms"));
         c->pinned = json_is_true(json_object_get(j, "pinned"));
-        json_array_foreach(json_object_get(j, "messages"), k, msg)
-            if (our_message(msg, c, e) != OK)
-                return err_prefix(e, "conversation %zu", i);
+        json_array_foreach(json_object_get(j, "messages"), k,
+                           msg) if (our_message(msg, c, e) !=
+                                    OK) return err_prefix(e, "conversation %zu", i);
         const json_t *leaf = json_object_get(j, "leaf");
         json_int_t l = json_is_integer(leaf) ? json_integer_value(leaf) : -1;
         if (l < -1 || l >= c->n_message)
@@ -113,14 +114,15 @@ static int64_t seconds_ms(const json_t *j)
     return isfinite(t) && fabs(t) < 1e13 ? (int64_t)(t * 1000) : 0;
 }
 
-/* The readable part of a message: strings of content.parts, or content.text; "" = nothing to keep. */
+/* The readable part of a message: strings of content.parts, or content.text; "" = nothing. */
 static char *gpt_text(const json_t *message, size_t *ret_len)
 {
     const json_t *content = json_object_get(message, "content"), *part;
     const json_t *parts = json_object_get(content, "parts");
     struct str out = {0};
     size_t i;
-    json_array_foreach(parts, i, part) {
+    json_array_foreach(parts, i, part)
+    {
         const json_t *text = json_is_object(part) ? json_object_get(part, "text") : part;
         if (json_is_string(text)) {
             str_adds(&out, out.len ? "\n\n" : "");
@@ -216,7 +218,8 @@ static void chatgpt_one(json_t *j, struct copies *all, int32_t *n_skipped)
     c->model = json_text(json_object_get(j, "default_model_slug"), NULL);
     c->created_ms = seconds_ms(json_object_get(j, "create_time"));
     c->updated_ms = seconds_ms(json_object_get(j, "update_time"));
-    json_object_foreach(json_object_get(j, "mapping"), name, node) {
+    json_object_foreach(json_object_get(j, "mapping"), name, node)
+    {
         const char *parent = json_string_value(json_object_get(node, "parent"));
         if (!parent || !json_object_get(w.mapping, parent)) {
             push(&w, name, -1);
@@ -239,16 +242,16 @@ static enum status parse(const char *path, struct copies *all, int32_t *n_skippe
     json_t *root = json_load_file(path, JSON_REJECT_DUPLICATES | JSON_ALLOW_NUL, &why), *j;
     size_t i;
     if (!root)
-        return err_set(e, json_error_code(&why) == json_error_cannot_open_file ? ERR_IO : ERR_FORMAT,
+        return err_set(e,
+                       json_error_code(&why) == json_error_cannot_open_file ? ERR_IO : ERR_FORMAT,
                        "cannot read %s as JSON: line %d: %s", path, why.line, why.text);
     enum status st = OK;
     if (json_is_object(root) && json_object_get(root, "dogear")) {
         st = ours(root, all, e);
     } else if (json_is_array(root) && json_array_size(root) > 0 &&
                json_object_get(json_array_get(root, 0), "mapping")) {
-        json_array_foreach(root, i, j)
-            if (json_is_object(json_object_get(j, "mapping")))
-                chatgpt_one(j, all, n_skipped);
+        json_array_foreach(root, i, j) if (json_is_object(json_object_get(j, "mapping")))
+            chatgpt_one(j, all, n_skipped);
     } else {
         st = err_set(e, ERR_UNSUPPORTED,
                      "%s is neither a Dogear export nor ChatGPT's conversations.json", path);
@@ -276,8 +279,7 @@ enum status sessions_import(struct sessions *s, const char *path, struct session
     struct copies all = {0};
     struct sessions_imported got = {0};
     bool bundle = bundle_is(path);
-    enum status st =
-        bundle ? bundle_read(path, &all, e) : parse(path, &all, &got.n_skipped, e);
+    enum status st = bundle ? bundle_read(path, &all, e) : parse(path, &all, &got.n_skipped, e);
     struct import im = {.all = &all, .ids = mem_calloc((size_t)all.n + 1, sizeof *im.ids)};
     struct command c = {.run = run_import, .more = &im};
     if (st == OK && all.n > 0)

@@ -1,4 +1,4 @@
-/* KV pieces out: get, find, load, verify. Readers use their own connection under r_lock; whatever is
+/* KV pieces out: get, find, load, verify. Readers use their own connection under r_lock; what is
  * not exactly what was put is missing. */
 #include <stdio.h>
 #include <stdlib.h>
@@ -25,8 +25,7 @@ static bool stored_valid(const struct kvstore_stored *t)
 {
     return t->sum_valid && t->raw > 0 && t->raw <= KVSTORE_RAW_MAX_BYTES && t->stored > 0 &&
            t->stored <= t->raw && (t->codec == 1 || (t->codec == 0 && t->stored == t->raw)) &&
-           t->first >= 0 && t->first <= INT64_MAX / 2 && t->n_chunk >= 0 &&
-           t->n_chunk <= t->stored;
+           t->first >= 0 && t->first <= INT64_MAX / 2 && t->n_chunk >= 0 && t->n_chunk <= t->stored;
 }
 
 void *kvstore_read(struct db *d, int32_t plane, const struct kvstore_stored *t)
@@ -86,7 +85,8 @@ static void *unpack(struct kvstore *kv, struct db *d, const struct kvstore_piece
     return kvstore_decode(kv->decompressor, name, t, kvstore_read(d, name->plane, t));
 }
 
-static void note_damage(struct sessions *s, const struct kvstore_put *name, const struct kv_piece *p)
+static void note_damage(struct sessions *s, const struct kvstore_put *name,
+                        const struct kv_piece *p)
 {
     s->kv->n_damaged++;
     kvstore_post_drop(s, name, p, true);
@@ -111,7 +111,7 @@ static bool get(struct sessions *s, const struct kvstore_put *name, struct kv_pi
     int64_t block;
     struct kvstore_stored t;
     if (!kv->r || kvstore_find(kv->r, name->fingerprint, name->hash, name->n_tok, piece->plane < 0,
-                             &block, &ignored) != OK)
+                               &block, &ignored) != OK)
         return false;
     if (db_query(kv->r, &ignored, &q,
                  "SELECT first, n_chunk, raw, stored, codec, sum FROM piece WHERE block = ?"
@@ -124,8 +124,9 @@ static bool get(struct sessions *s, const struct kvstore_put *name, struct kv_pi
     db_done(q);
     if (!row)
         return false;
-    struct kvstore_piece_name full = {name->fingerprint, name->hash, t.raw, name->n_tok, piece->layer,
-                              piece->head_group, piece->plane};
+    struct kvstore_piece_name full = {name->fingerprint, name->hash,   t.raw,
+                                      name->n_tok,       piece->layer, piece->head_group,
+                                      piece->plane};
     void *data = unpack(kv, kv->r, &full, &t);
     if (!data) {
         note_damage(s, name, piece);
@@ -158,10 +159,11 @@ int32_t kvstore_list(struct db *d, int64_t block, struct kvstore_listed **ret)
     int32_t n = 0, cap = 0;
     bool row = true;
     *ret = NULL;
-    if (db_query(d, &ignored, &q,
-                 "SELECT layer, head_group, plane, first, n_chunk, raw, stored, codec, sum FROM piece"
-                 " WHERE block = ? ORDER BY layer, head_group, plane",
-                 "i", block) != OK)
+    if (db_query(
+            d, &ignored, &q,
+            "SELECT layer, head_group, plane, first, n_chunk, raw, stored, codec, sum FROM piece"
+            " WHERE block = ? ORDER BY layer, head_group, plane",
+            "i", block) != OK)
         return 0;
     while (db_next(d, q, &row, &ignored) == OK && row) {
         if (n == cap) {
@@ -188,16 +190,18 @@ static int32_t load(struct sessions *s, const struct kvstore_put *name, bool sta
     int64_t block;
     int32_t n_bad = 0;
     if (!kv->r || kvstore_find(kv->r, name->fingerprint, name->hash, name->n_tok, state, &block,
-                             &ignored) != OK)
+                               &ignored) != OK)
         return -1;
     int32_t n = kvstore_list(kv->r, block, &all);
     for (int32_t i = 0; i < n; i++) {
         struct kvstore_listed *l = &all[i];
-        struct kvstore_piece_name full = {name->fingerprint, name->hash, l->stored.raw, name->n_tok,
-                                  l->layer, l->head_group, l->plane};
-        struct kv_piece piece = {
-            .layer = l->layer, .head_group = l->head_group, .plane = l->plane,
-            .block = state ? name->n_tok : name->n_tok / KV_IO_BLOCK_TOK - 1};
+        struct kvstore_piece_name full = {name->fingerprint, name->hash, l->stored.raw,
+                                          name->n_tok,       l->layer,   l->head_group,
+                                          l->plane};
+        struct kv_piece piece = {.layer = l->layer,
+                                 .head_group = l->head_group,
+                                 .plane = l->plane,
+                                 .block = state ? name->n_tok : name->n_tok / KV_IO_BLOCK_TOK - 1};
         bool named = kvstore_plane_valid(l->plane) && (l->plane < 0) == state;
         void *data = named ? unpack(kv, kv->r, &full, &l->stored) : NULL;
         if (!data) {
@@ -326,7 +330,8 @@ static enum status all_blocks(struct db *d, struct block_row **ret, int32_t *ret
     struct block_row *all = NULL;
     int32_t n = 0, cap = 0;
     bool row = true;
-    TRY(db_query(d, e, &q, "SELECT id, fingerprint, hash, n_tok, state FROM block ORDER BY id", ""));
+    TRY(db_query(d, e, &q, "SELECT id, fingerprint, hash, n_tok, state FROM block ORDER BY id",
+                 ""));
     enum status st;
     while ((st = db_next(d, q, &row, e)) == OK && row) {
         if (n == cap) {
@@ -359,8 +364,9 @@ static int32_t verify_block(struct kvstore *kv, struct db *d, const struct block
     int32_t n_bad = 0, n = kvstore_list(d, b->id, &all);
     for (int32_t i = 0; i < n; i++) {
         struct kvstore_listed *l = &all[i];
-        struct kvstore_piece_name full = {b->name.fingerprint, b->name.hash, l->stored.raw,
-                                          b->name.n_tok, l->layer, l->head_group, l->plane};
+        struct kvstore_piece_name full = {
+            b->name.fingerprint, b->name.hash, l->stored.raw, b->name.n_tok, l->layer,
+            l->head_group,       l->plane};
         bool named = kvstore_plane_valid(l->plane) && (l->plane < 0) == b->state;
         void *data = named ? unpack(kv, d, &full, &l->stored) : NULL;
         free(data);

@@ -107,8 +107,8 @@ static enum status open_checked(const char *path, struct db **ret, struct err *e
         st = db_int(d, e, &n_table, "SELECT count(*) FROM sqlite_schema", "");
     bool fresh = app == 0 && n_table == 0;
     if (st == OK && !fresh && app != KVSTORE_APPLICATION_ID)
-        st = err_set(e, ERR_UNSUPPORTED,
-                     "%s is no Dogear file, so KV is not kept: move it away", path);
+        st = err_set(e, ERR_UNSUPPORTED, "%s is no Dogear file, so KV is not kept: move it away",
+                     path);
     if (st == OK && version > KV_VERSION)
         st = err_set(e, ERR_UNSUPPORTED,
                      "%s was written by a newer Dogear: KV is not kept; update or delete it", path);
@@ -134,8 +134,8 @@ static enum status open_or_replace(const char *path, struct db **ret, struct err
     if (st != ERR_FORMAT)
         return st;
     if (!file_is_ours(path))
-        return err_set(e, ERR_UNSUPPORTED,
-                       "%s is no Dogear file, so KV is not kept: move it away", path);
+        return err_set(e, ERR_UNSUPPORTED, "%s is no Dogear file, so KV is not kept: move it away",
+                       path);
     unlink_all(path);
     bool writable;
     TRY(store_claim_file(path, &writable, e));
@@ -156,7 +156,8 @@ static enum status open_both(struct kvstore *kv, struct err *e)
 
 static void close_both(struct kvstore *kv)
 {
-    db_close(kv->r); /* first: only a connection that may write can empty the -wal file at the end */
+    db_close(
+        kv->r); /* first: only a connection that may write can empty the -wal file at the end */
     db_close(kv->w);
     kv->w = kv->r = NULL;
 }

@@ -1,5 +1,5 @@
-/* KV pieces in: put, drop, sums, and what a conversation's life does to them. Store's thread, except
- * for the callbacks, which copy and queue. */
+/* KV pieces in: put, drop, sums, and what a conversation's life does to them. Store's thread,
+ * except for the callbacks, which copy and queue. */
 #include <stdlib.h>
 #include <string.h>
 
@@ -14,16 +14,15 @@ enum {
     KV_MISS_SAMPLE = 16, /* ... only every 16th of that plane is tried */
     KV_STATES_KEPT = 2,  /* newest states per chat: the open branch and the one before */
     KV_ZSTD_LEVEL = 1,
-    KV_CELL_BYTES = 20,       /* a row's own bytes in a database page, at most */
+    KV_CELL_BYTES = 20,                     /* a row's own bytes in a database page, at most */
     KV_PAGE_ROOM = KVSTORE_PAGE_BYTES - 64, /* of an empty one; SQLite keeps 35 */
-    KV_CHUNK_MIN_BYTES = 512, /* less room than that is left empty */
+    KV_CHUNK_MIN_BYTES = 512,               /* less room than that is left empty */
 };
 
 void kvstore_checksum(const struct kvstore_piece_name *name, const void *data, size_t n,
                       unsigned char ret[16])
 {
-    XXH128_hash_t h =
-        XXH3_128bits_withSeed(data, n, XXH3_64bits(name, sizeof *name));
+    XXH128_hash_t h = XXH3_128bits_withSeed(data, n, XXH3_64bits(name, sizeof *name));
     XXH128_canonical_t c;
     XXH128_canonicalFromHash(&c, h);
     memcpy(ret, c.digest, 16);
@@ -84,8 +83,7 @@ enum status kvstore_drop_planes(struct db *d, int64_t block, int32_t layer, int3
     TRY(db_query(d, e, &q,
                  "SELECT plane, layer, head_group, first, n_chunk FROM piece WHERE block = ?1"
                  " AND (?2 = -2 OR (layer = ?2 AND head_group = ?3)) AND plane BETWEEN ?4 AND ?5",
-                 "iiiii", block, (int64_t)layer, (int64_t)head_group, (int64_t)from,
-                 (int64_t)to));
+                 "iiiii", block, (int64_t)layer, (int64_t)head_group, (int64_t)from, (int64_t)to));
     enum status st;
     while ((st = db_next(d, q, &row, e)) == OK && row) {
         if (n == cap) {
@@ -198,8 +196,7 @@ static enum status make_block(struct db *d, const struct kvstore_put *p, bool st
 {
     enum status st = kvstore_find(d, p->fingerprint, p->hash, p->n_tok, state, ret, e);
     if (st == ERR_NOT_FOUND) {
-        TRY(db_do(d, e,
-                  "INSERT INTO block (hash, fingerprint, n_tok, state) VALUES (?, ?, ?, ?)",
+        TRY(db_do(d, e, "INSERT INTO block (hash, fingerprint, n_tok, state) VALUES (?, ?, ?, ?)",
                   "iiii", (int64_t)p->hash, (int64_t)p->fingerprint, (int64_t)p->n_tok,
                   (int64_t)state));
         *ret = sqlite3_last_insert_rowid(db_handle(d));
@@ -230,8 +227,8 @@ static const void *pack(struct kvstore *kv, const struct kv_piece *p, void *buf,
     return buf;
 }
 
-/* Appends bytes to a table, cut so that its last page is filled before the next one begins. The room
- * is an estimate: wrong, it wastes space and nothing else. */
+/* Appends bytes to a table, cut so that its last page is filled before the next one begins. The
+ * room is an estimate: wrong, it wastes space and nothing else. */
 static enum status write_chunks(struct kvstore *kv, int table, const unsigned char *bytes, size_t n,
                                 int64_t *ret_first, int64_t *ret_n_chunk, struct err *e)
 {
@@ -255,8 +252,9 @@ static enum status write_chunks(struct kvstore *kv, int table, const unsigned ch
 static enum status put_piece(struct kvstore *kv, const struct kvstore_put *put, int64_t block,
                              const struct kv_piece *p, void *buf, size_t cap, struct err *e)
 {
-    struct kvstore_piece_name name = {put->fingerprint, put->hash, (int64_t)p->size_bytes, put->n_tok,
-                              p->layer, p->head_group, p->plane};
+    struct kvstore_piece_name name = {put->fingerprint, put->hash, (int64_t)p->size_bytes,
+                                      put->n_tok,       p->layer,  p->head_group,
+                                      p->plane};
     unsigned char sum[16];
     struct db *d = kv->w;
     int64_t same = 0, codec;
@@ -279,9 +277,8 @@ static enum status put_piece(struct kvstore *kv, const struct kvstore_put *put, 
     return db_do(d, e,
                  "INSERT INTO piece (block, layer, head_group, plane, first, n_chunk, raw, stored,"
                  " codec, sum) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
-                 "iiiiiiiiib", block, (int64_t)p->layer, (int64_t)p->head_group,
-                 (int64_t)p->plane, first, n_chunk, (int64_t)p->size_bytes, (int64_t)n, codec, sum,
-                 sizeof sum);
+                 "iiiiiiiiib", block, (int64_t)p->layer, (int64_t)p->head_group, (int64_t)p->plane,
+                 first, n_chunk, (int64_t)p->size_bytes, (int64_t)n, codec, sum, sizeof sum);
 }
 
 /* Old states of a chat: only the newest few are worth their bytes, pages stand for the rest. */
@@ -352,8 +349,8 @@ void kvstore_io_put(void *ctx, int64_t timeline, uint64_t fingerprint, int32_t n
         size_bytes += pieces[i].size_bytes;
     }
     struct kvstore_put *p = mem_alloc(size_bytes);
-    *p = (struct kvstore_put){timeline, fingerprint, tok_hash, n_tok_end, n_piece,
-                      (struct kv_piece *)(p + 1)};
+    *p = (struct kvstore_put){timeline,  fingerprint, tok_hash,
+                              n_tok_end, n_piece,     (struct kv_piece *)(p + 1)};
     char *at = (char *)(p->pieces + n_piece);
     for (int i = 0; i < n_piece; i++) {
         p->pieces[i] = pieces[i];
@@ -361,8 +358,8 @@ void kvstore_io_put(void *ctx, int64_t timeline, uint64_t fingerprint, int32_t n
         memcpy(at, pieces[i].data, pieces[i].size_bytes);
         at += pieces[i].size_bytes;
     }
-    struct command c = {.lane = WRITER_KV, .run = run_put, .more = p, .more_free = free,
-                        .size_bytes = size_bytes};
+    struct command c = {
+        .lane = WRITER_KV, .run = run_put, .more = p, .more_free = free, .size_bytes = size_bytes};
     writer_post(s, &c);
 }
 
@@ -380,15 +377,16 @@ static enum status run_drop(struct sessions *s, struct command *c, struct err *e
     TRY(st);
     /* number 1: the piece is damaged, nobody can use it */
     if (c->number) {
-        TRY(kvstore_drop_planes(d, block, what->layer, what->head_group, what->plane, what->plane, e));
+        TRY(kvstore_drop_planes(d, block, what->layer, what->head_group, what->plane, what->plane,
+                                e));
         return kvstore_sum(d, block, e);
     }
-    TRY(db_int(d, e, &others,
-               "SELECT EXISTS (SELECT 1 FROM ref WHERE block = ? AND chat <> ?)", "ii", block,
-               p->chat));
+    TRY(db_int(d, e, &others, "SELECT EXISTS (SELECT 1 FROM ref WHERE block = ? AND chat <> ?)",
+               "ii", block, p->chat));
     if (others)
         return OK;
-    TRY(kvstore_drop_planes(d, block, what->layer, what->head_group, what->plane, KV_IO_PLANES - 1, e));
+    TRY(kvstore_drop_planes(d, block, what->layer, what->head_group, what->plane, KV_IO_PLANES - 1,
+                            e));
     return kvstore_sum(d, block, e);
 }
 
@@ -400,8 +398,8 @@ void kvstore_post_drop(struct sessions *s, const struct kvstore_put *name,
     p->pieces = (struct kv_piece *)(p + 1);
     p->n_piece = 1;
     *p->pieces = *piece;
-    struct command c = {.lane = WRITER_KV, .run = run_drop, .number = damaged, .more = p,
-                        .more_free = free};
+    struct command c = {
+        .lane = WRITER_KV, .run = run_drop, .number = damaged, .more = p, .more_free = free};
     writer_post(s, &c);
 }
 
@@ -410,9 +408,10 @@ void kvstore_io_dropped(void *ctx, int64_t timeline, uint64_t fingerprint, uint6
 {
     if (timeline <= 0 || plane < 0 || block < 0 || block >= INT32_MAX / KV_IO_BLOCK_TOK)
         return;
-    struct kvstore_put name = {timeline, fingerprint, tok_hash, (block + 1) * KV_IO_BLOCK_TOK, 1, NULL};
-    struct kv_piece piece = {.layer = layer, .head_group = head_group, .block = block,
-                             .plane = plane};
+    struct kvstore_put name = {timeline, fingerprint, tok_hash, (block + 1) * KV_IO_BLOCK_TOK,
+                               1,        NULL};
+    struct kv_piece piece = {
+        .layer = layer, .head_group = head_group, .block = block, .plane = plane};
     kvstore_post_drop(ctx, &name, &piece, false);
 }
 
@@ -434,8 +433,12 @@ static enum status run_adopt(struct sessions *s, struct command *c, struct err *
 
 void kvstore_adopt(struct sessions *s, int64_t conversation, int64_t *blocks, int32_t n)
 {
-    struct command c = {.lane = WRITER_KV, .run = run_adopt, .conversation = conversation,
-                        .number = n, .more = blocks, .more_free = free};
+    struct command c = {.lane = WRITER_KV,
+                        .run = run_adopt,
+                        .conversation = conversation,
+                        .number = n,
+                        .more = blocks,
+                        .more_free = free};
     writer_post(s, &c);
 }
 
@@ -468,8 +471,11 @@ static enum status run_fork_refs(struct sessions *s, struct command *c, struct e
 
 void kvstore_fork(struct sessions *s, int64_t from, int64_t to, int64_t n_tok)
 {
-    struct command c = {.lane = WRITER_KV, .run = run_fork_refs, .conversation = to,
-                        .message = from, .number = n_tok};
+    struct command c = {.lane = WRITER_KV,
+                        .run = run_fork_refs,
+                        .conversation = to,
+                        .message = from,
+                        .number = n_tok};
     if (s->kv)
         writer_post(s, &c);
 }

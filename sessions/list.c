@@ -22,13 +22,13 @@ static enum status count_path(struct db *d, int64_t leaf, struct sessions_row *r
 {
     sqlite3_stmt *q = NULL;
     bool got = false;
-    enum status st = db_query(
-        d, e, &q,
-        "WITH RECURSIVE up (id, parent, n_id) AS ("
-        " SELECT id, parent, n_id FROM message WHERE id = ?1"
-        " UNION ALL SELECT m.id, m.parent, m.n_id FROM up JOIN message m"
-        "  ON m.id = up.parent AND m.id < up.id) SELECT count(*), total(n_id) FROM up",
-        "i", leaf);
+    enum status st =
+        db_query(d, e, &q,
+                 "WITH RECURSIVE up (id, parent, n_id) AS ("
+                 " SELECT id, parent, n_id FROM message WHERE id = ?1"
+                 " UNION ALL SELECT m.id, m.parent, m.n_id FROM up JOIN message m"
+                 "  ON m.id = up.parent AND m.id < up.id) SELECT count(*), total(n_id) FROM up",
+                 "i", leaf);
     if (st == OK)
         st = db_next(d, q, &got, e);
     if (st == OK && got) {
@@ -39,8 +39,7 @@ static enum status count_path(struct db *d, int64_t leaf, struct sessions_row *r
     return st;
 }
 
-enum status list_row(struct sessions *s, sqlite3_stmt *st, struct sessions_row *ret,
-                     struct err *e)
+enum status list_row(struct sessions *s, sqlite3_stmt *st, struct sessions_row *ret, struct err *e)
 {
     *ret = (struct sessions_row){
         .id = sqlite3_column_int64(st, 0),

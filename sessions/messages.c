@@ -150,8 +150,12 @@ enum status sessions_add(struct sessions *s, int64_t id, int64_t parent, const c
     size_t n = strlen(role);
     if (n == 0 || n >= sizeof((struct sessions_message *)0)->role)
         return err_set(e, ERR_USAGE, "bad role \"%s\": use system, user or assistant", role);
-    struct command c = {.run = run_add, .conversation = id, .message = parent, .word = role,
-                        .text = text, .len = len};
+    struct command c = {.run = run_add,
+                        .conversation = id,
+                        .message = parent,
+                        .word = role,
+                        .text = text,
+                        .len = len};
     TRY(writer_call(s, &c, e));
     *ret_message = c.ret;
     return OK;
@@ -165,31 +169,34 @@ void sessions_set_vocab(struct sessions *s, uint64_t vocab)
 static enum status run_set_ids(struct sessions *s, struct command *c, struct err *e)
 {
     return db_do(s->w, e, "UPDATE message SET ids = ?, n_id = ?, vocab = ? WHERE id = ?", "biii",
-                 c->ids, (size_t)c->n_id * sizeof *c->ids, (int64_t)c->n_id, c->number,
-                 c->message);
+                 c->ids, (size_t)c->n_id * sizeof *c->ids, (int64_t)c->n_id, c->number, c->message);
 }
 
 void sessions_set_ids(struct sessions *s, int64_t message, const int32_t *ids, int32_t n)
 {
-    struct command c = {.run = run_set_ids, .message = message, .ids = ids, .n_id = n,
-                        .number = (int64_t)s->vocab};
+    struct command c = {
+        .run = run_set_ids, .message = message, .ids = ids, .n_id = n, .number = (int64_t)s->vocab};
     writer_post(s, &c);
 }
 
 /* The index follows when the answer is finished: indexing every flush would write it many times. */
 static enum status run_stream(struct sessions *s, struct command *c, struct err *e)
 {
-    return db_do(s->w, e,
-                 "UPDATE message SET text = ?, ids = ?, n_id = ?, vocab = ? WHERE id = ?", "sbiii",
-                 c->text, c->len, c->ids, (size_t)c->n_id * sizeof *c->ids, (int64_t)c->n_id,
-                 c->number, c->message);
+    return db_do(s->w, e, "UPDATE message SET text = ?, ids = ?, n_id = ?, vocab = ? WHERE id = ?",
+                 "sbiii", c->text, c->len, c->ids, (size_t)c->n_id * sizeof *c->ids,
+                 (int64_t)c->n_id, c->number, c->message);
 }
 
 void sessions_stream(struct sessions *s, int64_t message, const char *text, size_t len,
                      const int32_t *ids, int32_t n)
 {
-    struct command c = {.run = run_stream, .latest = true, .message = message, .text = text,
-                        .len = len, .ids = ids, .n_id = n,
+    struct command c = {.run = run_stream,
+                        .latest = true,
+                        .message = message,
+                        .text = text,
+                        .len = len,
+                        .ids = ids,
+                        .n_id = n,
                         .number = (int64_t)s->vocab};
     writer_post(s, &c);
 }
@@ -199,8 +206,8 @@ static enum status run_finish(struct sessions *s, struct command *c, struct err 
     TRY(db_do(s->w, e,
               "UPDATE message SET text = ?, ids = ?, n_id = ?, vocab = ?, stop = ?, done = 1,"
               " indexed = 1 WHERE id = ?",
-              "sbiiti", c->text, c->len, c->ids, (size_t)c->n_id * sizeof *c->ids,
-              (int64_t)c->n_id, c->number, c->word, c->message));
+              "sbiiti", c->text, c->len, c->ids, (size_t)c->n_id * sizeof *c->ids, (int64_t)c->n_id,
+              c->number, c->word, c->message));
     return db_do(s->w, e,
                  "UPDATE conversation SET updated_ms = ? WHERE id ="
                  " (SELECT home FROM message WHERE id = ?)",
@@ -210,8 +217,13 @@ static enum status run_finish(struct sessions *s, struct command *c, struct err 
 void sessions_finish(struct sessions *s, int64_t message, const char *text, size_t len,
                      const int32_t *ids, int32_t n, const char *stop)
 {
-    struct command c = {.run = run_finish, .message = message, .text = text, .len = len,
-                        .ids = ids, .n_id = n, .number = (int64_t)s->vocab,
+    struct command c = {.run = run_finish,
+                        .message = message,
+                        .text = text,
+                        .len = len,
+                        .ids = ids,
+                        .n_id = n,
+                        .number = (int64_t)s->vocab,
                         .word = stop ? stop : ""};
     writer_post(s, &c);
 }

@@ -8,8 +8,8 @@
 #include "engine/base/utf8.h"
 #include "sessions/store.h"
 
-/* Turns what a person typed into an FTS5 expression in which nothing is an operator: every word is a
- * quoted string, strings are ANDed; "quoted words" stay a phrase; the last word may be a prefix.
+/* Turns what a person typed into an FTS5 expression in which nothing is an operator: every word is
+ * a quoted string, strings are ANDed; "quoted words" stay a phrase; the last word may be a prefix.
  * Returns false when there is nothing to look for. */
 static bool expression(const char *query, struct str *out)
 {
@@ -90,8 +90,8 @@ static enum status collect(struct sessions *s, struct hits *h, const char *sql, 
 
 /* ---- scripts without spaces between words ---- */
 
-/* Thai to Khmer, then everything from the CJK radicals on: there the index takes a whole sentence for
- * one word, and only looking through the text finds a part of it. */
+/* Thai to Khmer, then everything from the CJK radicals on: there the index takes a whole sentence
+ * for one word, and only looking through the text finds a part of it. */
 static bool unspaced(const char *s, size_t n)
 {
     for (size_t i = 0; i < n;) {
@@ -174,8 +174,8 @@ static enum status collect_unspaced(struct sessions *s, struct hits *h, const ch
     return st;
 }
 
-static enum status search(struct sessions *s, const char *query, const char *match,
-                          struct hits *h, struct err *e)
+static enum status search(struct sessions *s, const char *query, const char *match, struct hits *h,
+                          struct err *e)
 {
     TRY(collect(s, h,
                 "SELECT " LIST_COLUMNS ", 0, highlight(title_fts, 0, char(2), char(3))"

@@ -265,7 +265,7 @@ static enum status run_setting(struct sessions *s, struct command *c, struct err
 
 void sessions_set_setting(struct sessions *s, const char *key, const char *value)
 {
-    struct command c = {.run = run_setting, .word = key, .text = value,
-                        .len = value ? strlen(value) : 0};
+    struct command c = {
+        .run = run_setting, .word = key, .text = value, .len = value ? strlen(value) : 0};
     writer_post(s, &c);
 }

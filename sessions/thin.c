@@ -177,8 +177,7 @@ enum status sessions_thin(struct sessions *s, int64_t id, int32_t depth, int64_t
     struct command c = {.lane = WRITER_KV, .run = run_thin, .conversation = id, .number = depth};
     TRY(writer_call(s, &c, e));
     if (c.ret < 0)
-        return err_set(e, ERR_NOT_FOUND, "no conversation %lld: see `dogear list`",
-                       (long long)id);
+        return err_set(e, ERR_NOT_FOUND, "no conversation %lld: see `dogear list`", (long long)id);
     if (ret_freed_bytes)
         *ret_freed_bytes = c.ret;
     return OK;
@@ -190,12 +189,13 @@ static bool pinned(struct sessions *s, int64_t id)
 {
     int64_t p = 0;
     struct err ignored;
-    enum status st = db_int(s->w, &ignored, &p, "SELECT pinned FROM conversation WHERE id = ?", "i", id);
+    enum status st =
+        db_int(s->w, &ignored, &p, "SELECT pinned FROM conversation WHERE id = ?", "i", id);
     return st == OK && p;
 }
 
-/* The chat to thin next: for the shallowest depth that some chat has not reached, the least recently
- * used one. The most recently used chat is the one being talked to: it goes last. */
+/* The chat to thin next: for the shallowest depth that some chat has not reached, the least
+ * recently used one. The most recently used chat is the one being talked to: it goes last. */
 static enum status next_victim(struct sessions *s, int64_t *ret_chat, int64_t *ret_depth,
                                struct err *e)
 {

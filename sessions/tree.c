@@ -1,4 +1,4 @@
-/* Conversations as trees: the open branch, alternatives, forks, and deleting what no branch uses. */
+/* Conversations as trees: the open branch, alternatives, forks, deleting what no branch uses. */
 #include <stdlib.h>
 #include <string.h>
 
@@ -246,8 +246,8 @@ enum status sessions_fork(struct sessions *s, int64_t id, int64_t message, int64
 
 /* ---- deleting ---- */
 
-/* Rows that a fork still needs get a new home: the oldest fork that shares them. It saw them before,
- * so no conversation sees more or less than it did. */
+/* Rows that a fork still needs get a new home: the oldest fork that shares them. It saw them
+ * before, so no conversation sees more or less than it did. */
 static enum status rehome(struct sessions *s, int64_t gone, int64_t tree, struct err *e)
 {
     for (;;) {

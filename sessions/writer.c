@@ -9,9 +9,9 @@
 #include "sessions/kvstore.h"
 
 enum {
-    WRITER_BATCH = 64,        /* commands in one transaction */
-    WRITER_RETRY_MS = 1000,   /* while the disk is full or the file is locked */
-    WRITER_CLOSE_TRIES = 3,   /* before close gives up on a disk that stays full */
+    WRITER_BATCH = 64,      /* commands in one transaction */
+    WRITER_RETRY_MS = 1000, /* while the disk is full or the file is locked */
+    WRITER_CLOSE_TRIES = 3, /* before close gives up on a disk that stays full */
     WRITER_BATCH_BYTES = 8 << 20,
 };
 /* Queued KV beyond this is not taken: the disk cannot keep up. */

@@ -52,8 +52,9 @@ static void fill(unsigned char *p, size_t n)
 
 static void say(struct sessions *s, int64_t id, int32_t n_tok, int64_t seed)
 {
-    static const char *const words[] = {"river", "engine", "quiet", "lantern", "orange", "paper",
-                                        "morning", "window", "number", "garden", "silver", "cloud"};
+    static const char *const words[] = {"river",  "engine", "quiet",   "lantern",
+                                        "orange", "paper",  "morning", "window",
+                                        "number", "garden", "silver",  "cloud"};
     struct err e;
     int64_t parent = 0;
     for (int32_t at = 0, i = 0; at < n_tok; at += MESSAGE_TOK, i++) {
@@ -63,8 +64,8 @@ static void say(struct sessions *s, int64_t id, int32_t n_tok, int64_t seed)
         for (int k = 0; k < MESSAGE_TOK; k++)
             ids[k] = (int32_t)(next() % 128000);
         while (len + 20 < sizeof text)
-            len += (size_t)snprintf(text + len, 20, "%s%d ", words[next() % 12],
-                                    (int)(next() % 50));
+            len +=
+                (size_t)snprintf(text + len, 20, "%s%d ", words[next() % 12], (int)(next() % 50));
         if (i == 3)
             len += (size_t)snprintf(text + len, 20, "needle%lld", (long long)seed);
         must(sessions_add(s, id, parent, i % 2 ? "assistant" : "user", text, len, &parent, &e), &e);
@@ -113,7 +114,8 @@ static double ask(struct sessions *s, const char *query, int32_t *ret_n)
     for (int i = 0; i < 5; i++) {
         double t = now_s();
         must(query ? sessions_search(s, query, 50, &rows, ret_n, &e)
-                   : sessions_list(s, 0, &rows, ret_n, &e), &e);
+                   : sessions_list(s, 0, &rows, ret_n, &e),
+             &e);
         t = now_s() - t;
         sessions_rows_free(rows, *ret_n);
         best = t < best ? t : best;

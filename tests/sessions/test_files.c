@@ -44,7 +44,7 @@ static void sessions__open__makes_private_files_and_folders(void **state)
     io->put(io->ctx, id, 1, 64, 1, &p, 1);
     int64_t t[SESSIONS_TIERS];
     CHECK_OK(sessions_kv_sizes(s, id, t, &err_seen));
-    static const char *const files[] = {"dogear.db", "dogear.db-wal", "dogear.db-shm",
+    static const char *const files[] = {"dogear.db",    "dogear.db-wal",    "dogear.db-shm",
                                         "dogear-kv.db", "dogear-kv.db-wal", "dogear-kv.db-shm"};
     assert_int_equal(mode_of(store_file("xdg/dogear")), 0700);
     for (size_t i = 0; i < sizeof files / sizeof *files; i++) {
@@ -99,7 +99,8 @@ static void sessions__open__leaves_foreign_and_newer_files_alone(void **state)
     sqlite3 *h;
     sqlite3_stmt *q;
     sqlite3_open(store_file("other.db"), &h);
-    sqlite3_prepare_v2(h, "SELECT x, (SELECT count(*) FROM sqlite_schema) FROM notes", -1, &q, NULL);
+    sqlite3_prepare_v2(h, "SELECT x, (SELECT count(*) FROM sqlite_schema) FROM notes", -1, &q,
+                       NULL);
     assert_int_equal(sqlite3_step(q), SQLITE_ROW);
     assert_int_equal(sqlite3_column_int(q, 0), 42);
     assert_int_equal(sqlite3_column_int(q, 1), 1);
@@ -335,7 +336,8 @@ static void sessions__open__read_only_media_can_be_read(void **state)
         if (sessions_search(s, "stone", 0, &rows, &n, &e) != OK || n != 1)
             _exit(2);
         sessions_rows_free(rows, n);
-        if (sessions_add(s, id, 0, "user", "x", 1, &m, &e) != ERR_IO || !strstr(e.text, "read-only"))
+        if (sessions_add(s, id, 0, "user", "x", 1, &m, &e) != ERR_IO ||
+            !strstr(e.text, "read-only"))
             _exit(3);
         if (sessions_kv_io(s) || sessions_flush(s, &e) != OK)
             _exit(4);

@@ -126,8 +126,10 @@ static void step_say(struct model *w, struct sessions *s, struct model_chat *c, 
     int i = w->n_message++;
     struct model_message *m = &w->m[i];
     bool answer = parent >= 0 && !strcmp(w->m[parent].role, "user");
-    *m = (struct model_message){.parent = parent, .role = answer ? "assistant" : "user",
-                                .first_id = below(100000), .n_id = below(40)};
+    *m = (struct model_message){.parent = parent,
+                                .role = answer ? "assistant" : "user",
+                                .first_id = below(100000),
+                                .n_id = below(40)};
     snprintf(m->text, sizeof m->text, "word%d of %d", below(30), i);
     if (answer) {
         m->id = store_answer(s, c->id, id_of(w, parent), m->text, m->first_id, m->n_id);

@@ -12,8 +12,8 @@ enum { LAYERS = 3, GROUPS = 2, PIECE_BYTES = 9000, FP = 77 };
 /* Contents that depend on everything that names a piece; every second byte is compressible. */
 static void fill(unsigned char *p, uint64_t hash, int layer, int group, int plane)
 {
-    uint64_t x = hash ^ ((uint64_t)layer << 40) ^ ((uint64_t)group << 48) ^
-                 ((uint64_t)(plane + 2) << 56);
+    uint64_t x =
+        hash ^ ((uint64_t)layer << 40) ^ ((uint64_t)group << 48) ^ ((uint64_t)(plane + 2) << 56);
     for (int i = 0; i < PIECE_BYTES; i++) {
         x = x * UINT64_C(6364136223846793005) + 1442695040888963407u;
         p[i] = i % 2 && plane % 2 == 0 ? 0 : (unsigned char)(x >> 56);
@@ -371,7 +371,8 @@ static void kvstore__open__keeps_no_kv_in_memory_and_leaves_foreign_files(void *
 
     FILE *f = fopen(store_file("dogear-kv.db"), "w");
     fputs("my diary, by no means a database; it is long enough to look like one though ......"
-          "..........................................................................", f);
+          "..........................................................................",
+          f);
     fclose(f);
     s = store_new();
     assert_null(sessions_kv_io(s));

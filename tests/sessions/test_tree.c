@@ -255,13 +255,34 @@ static void sessions__search__any_input_is_safe(void **state)
         const char *query;
         int32_t n;
     } cases[] = {
-        {"quick dog", 1},    {"dog quick", 1},     {"\"quick brown\"", 1}, {"\"brown quick\"", 0},
-        {"qui", 1},          {"qui ", 0},          {"cafe", 1},            {"CAFÉ", 1},
-        {"garden", 1},       {"fox cat", 0},       {"", 0},                {"   ", 0},
-        {"\"", 0},           {"\"\"", 0},          {"fox AND", 0},         {"NEAR(fox dog)", 0},
-        {"text:fox", 0},     {"fox*", 1},          {"* - ^ fox", 1},       {"(((", 0},
-        {"fox' OR 1=1", 0},  {"\xff\xfe fox", 1},  {"!!! fox ???", 1},     {"\"fox", 1},
-        {"fox \"lazy dog", 1}, {"-fox", 1},        {"{a b}:fox", 0},       {"fo\x01x", 0},
+        {"quick dog", 1},
+        {"dog quick", 1},
+        {"\"quick brown\"", 1},
+        {"\"brown quick\"", 0},
+        {"qui", 1},
+        {"qui ", 0},
+        {"cafe", 1},
+        {"CAFÉ", 1},
+        {"garden", 1},
+        {"fox cat", 0},
+        {"", 0},
+        {"   ", 0},
+        {"\"", 0},
+        {"\"\"", 0},
+        {"fox AND", 0},
+        {"NEAR(fox dog)", 0},
+        {"text:fox", 0},
+        {"fox*", 1},
+        {"* - ^ fox", 1},
+        {"(((", 0},
+        {"fox' OR 1=1", 0},
+        {"\xff\xfe fox", 1},
+        {"!!! fox ???", 1},
+        {"\"fox", 1},
+        {"fox \"lazy dog", 1},
+        {"-fox", 1},
+        {"{a b}:fox", 0},
+        {"fo\x01x", 0},
     };
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
         struct sessions_row *rows;
@@ -291,9 +312,8 @@ static void sessions__search__finds_parts_of_unspaced_text(void **state)
     static const struct {
         const char *query;
         int32_t n;
-    } cases[] = {{"花园", 1},         {"计划 2026", 1}, {"计划 2027", 0},
-                 {"今天天气", 1},     {"明天", 0},      {"ねこ", 1},
-                 {"\"花园 计划\"", 1}, {"花园\xff", 0}};
+    } cases[] = {{"花园", 1}, {"计划 2026", 1}, {"计划 2027", 0},     {"今天天气", 1},
+                 {"明天", 0}, {"ねこ", 1},      {"\"花园 计划\"", 1}, {"花园\xff", 0}};
     CHECK_OK(sessions_create(s, "m", &id, &err_seen));
     store_say(s, id, 0, "user", "今天天气很好，我们在花园里做计划。Plan 2026 とねこ。");
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
@@ -325,8 +345,8 @@ static void sessions__vocab__leaves_out_ids_of_another_model(void **state)
     static const struct {
         uint64_t vocab;
         int32_t n_id[3];
-    } cases[] = {{0, {2, 3, 4}}, {UINT64_C(0xf000000000000001), {2, 3, 0}}, {2, {2, 0, 4}},
-                 {3, {2, 0, 0}}};
+    } cases[] = {
+        {0, {2, 3, 4}}, {UINT64_C(0xf000000000000001), {2, 3, 0}}, {2, {2, 0, 4}}, {3, {2, 0, 0}}};
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
         sessions_set_vocab(s, cases[i].vocab);
         CHECK_OK(sessions_path_load(s, id, &m, &n, &err_seen));
