@@ -35,13 +35,16 @@ uint64_t kv_most_bytes(const struct kv_shape *s, const struct preset *preset, in
                        int32_t n_chunk)
 {
     const struct page_shape page = {s->head_dim, preset->floor_k, preset->floor_v};
+    const struct page_shape fresh = {s->head_dim, preset->bits_k, preset->bits_v};
     uint64_t n_block = ((uint64_t)n_tok + KERN_BLOCK_TOK - 1) / KERN_BLOCK_TOK;
     uint64_t heads = (uint64_t)s->n_layer * (uint64_t)s->n_head_kv;
     uint64_t table = n_block * heads * sizeof(struct kern_kv_block) + 4 * (uint64_t)n_tok;
     uint64_t open = (uint64_t)n_chunk / KERN_BLOCK_TOK + 3; /* blocks that have rows at once */
     if (!preset->bits_k || open >= n_block)
         return n_block * kv_block_bytes(s) + table;
-    return open * kv_block_bytes(s) + n_block * heads * page_size(&page) + table;
+    /* What a chunk seals is not stepped down before it is done. */
+    return open * (kv_block_bytes(s) + heads * page_size(&fresh)) +
+           n_block * heads * page_size(&page) + kv_tok_bytes(s) * KERN_SINK_PAD + table;
 }
 
 /* ---- rows ---- */

@@ -22,6 +22,8 @@ enum status kv_pages_new(struct kv_pool *p, struct kv_block *b, struct err *e)
 {
     size_t one = kv_page_bytes(p), all = one * (size_t)n_page(p);
     if (p->used_bytes + all > p->budget_bytes)
+        kv_pool_trim(p);
+    if (p->used_bytes + all > p->budget_bytes)
         return err_set(e, ERR_MEMORY,
                        "KV cache is full: %llu of %llu bytes used; raise --kv-budget or start a "
                        "new conversation",

@@ -138,6 +138,40 @@ static void ledger__fit__steps_down_the_cheapest(void **state)
     assert_true(tier[1] == 0 && tier[2] == 0 && tier[3] == 0 && tier[4] > 0 && tier[5] == 0);
 }
 
+/* The least budget the plan allows is enough to read the whole context. */
+static void ledger__budget__holds_the_planned_context(void **state)
+{
+    enum { N_CTX = 2048, N_CHUNK = 256 };
+    bed_data();
+    const struct kv_shape *s = &bed.pool->shape;
+    const struct preset *preset = presets_find("adaptive");
+    uint64_t budget = kv_most_bytes(s, preset, N_CTX, N_CHUNK);
+    struct kv_pool *p = kv_pool_new(bed.k, s, preset, budget);
+    struct kv_line *line = kv_line_new(p, N_CTX);
+    static int32_t ids[N_CTX];
+    struct err e;
+    for (int32_t i = 0; i < N_CTX; i++)
+        ids[i] = 3 + i % 500;
+    while (kv_n_tok(line) < N_CTX) {
+        int32_t at = kv_n_tok(line), n = at < 1500 ? N_CHUNK - at % 64 : 1;
+        enum status st = kv_reserve(line, n, &e);
+        if (st == ERR_MEMORY) {
+            assert_true(ledger_fit(p, kv_reserve_bytes(line, n)));
+            st = kv_reserve(line, n, &e);
+        }
+        bed_check(st, &e);
+        assert_true(kv_pool_bytes(p) <= budget);
+        bed_check(forward_run(bed.f, line, ids + at, n, FORWARD_NONE, NULL, NULL, &e), &e);
+    }
+    int64_t tier[STATS_TIERS];
+    ledger_tiers(line, tier);
+    assert_true(tier[4] > 0); /* something had to step down */
+    print_message("# %d tokens in %.0f bytes each, f16 %.0f\n", N_CTX, (double)budget / N_CTX,
+                  (double)kv_tok_bytes(s));
+    kv_line_free(line);
+    kv_pool_free(p);
+}
+
 static void ledger__fit__leaves_fixed_formats_alone(void **state)
 {
     bed_data();
@@ -152,6 +186,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(ledger__mass__adds_up),
         cmocka_unit_test(ledger__fit__steps_down_the_cheapest),
+        cmocka_unit_test(ledger__budget__holds_the_planned_context),
         cmocka_unit_test(ledger__fit__leaves_fixed_formats_alone),
     };
     return cmocka_run_group_tests_name("ledger", tests, setup, teardown);
