@@ -146,7 +146,7 @@ enum status db_error(struct db *d, struct err *e, int rc)
     case SQLITE_LOCKED:
         return error_busy(d, e);
     case SQLITE_FULL:
-        return err_set(e, ERR_IO, "the disk is full (%s): free some space, it is tried again", p);
+        return err_set(e, ERR_IO, "the disk is full (%s): free some space and try again", p);
     case SQLITE_READONLY:
     case SQLITE_PERM:
     case SQLITE_AUTH:

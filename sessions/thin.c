@@ -254,7 +254,7 @@ void thin_after_batch(struct sessions *s)
     if (!d || budget(s->kv, s->w, d, &b, &ignored) != OK)
         return;
     if (b.used_bytes > b.limit_bytes) {
-        struct command c = {.lane = WRITER_KV, .run = run_budget, .number = 1};
+        struct command c = {.lane = WRITER_KV, .run = run_budget, .chore = true, .number = 1};
         int64_t chat, depth;
         if (next_victim(s, &chat, &depth, &ignored) == OK && chat)
             writer_post(s, &c);
@@ -263,7 +263,7 @@ void thin_after_batch(struct sessions *s)
     if (db_int(d, &ignored, &n_free, "PRAGMA freelist_count", "") == OK &&
         n_free > THIN_VACUUM_PAGES && n_free != s->kv->n_free_seen) {
         s->kv->n_free_seen = n_free;
-        struct command c = {.lane = WRITER_KV, .run = run_vacuum};
+        struct command c = {.lane = WRITER_KV, .run = run_vacuum, .chore = true};
         writer_post(s, &c);
     }
 }

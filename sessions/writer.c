@@ -20,6 +20,7 @@ static const size_t writer_kv_limit_bytes = (size_t)512 << 20;
 struct lane {
     struct command *first, *last;
     size_t size_bytes; /* of the queued commands' more */
+    uint64_t n_posted, n_done; /* commands; applied in order, so n_done tells which */
     bool busy;         /* a batch is being applied */
     bool stuck;        /* the last batch failed and waits to be tried again */
 };
@@ -100,10 +101,11 @@ static enum status batch_apply(struct sessions *s, struct command *head, struct 
 }
 
 /* After a committed batch: waiting callers get their result, posted commands are freed. */
-static void batch_finish(struct sessions *s, struct command *head)
+static void batch_finish(struct sessions *s, struct lane *lane, struct command *head)
 {
     for (struct command *c = head, *next; c; c = next) {
         next = c->next;
+        lane->n_done++;
         if (c->waited) {
             c->finished = true; /* c is the caller's from here on */
             continue;
@@ -128,9 +130,11 @@ static void batch_return(struct lane *w, struct command *head, const struct err 
                 c->status = e->code;
                 c->err = *e;
                 c->finished = true;
+                w->n_done++;
                 continue;
             }
             if (give_up && i == 0) {
+                w->n_done++;
                 command_free(c);
                 continue;
             }
@@ -184,7 +188,7 @@ static void serve(struct sessions *s, struct writer *w, struct lane *lane, int *
     pthread_mutex_lock(&w->lock);
     lane->busy = false;
     if (st == OK)
-        batch_finish(s, head);
+        batch_finish(s, lane, head);
     else
         batch_return(lane, head, &e);
     lane->stuck = st != OK && lane->first;
@@ -236,6 +240,22 @@ enum status writer_start(struct sessions *s, struct err *e)
     return OK;
 }
 
+static void drop_chores(struct lane *lane)
+{
+    struct command **at = &lane->first, *c;
+    lane->last = NULL;
+    while ((c = *at)) {
+        if (c->chore) {
+            *at = c->next;
+            lane->n_done++;
+            command_free(c);
+        } else {
+            lane->last = c;
+            at = &c->next;
+        }
+    }
+}
+
 void writer_stop(struct sessions *s)
 {
     struct writer *w = s->writer;
@@ -243,6 +263,7 @@ void writer_stop(struct sessions *s)
         return;
     pthread_mutex_lock(&w->lock);
     w->stop = true;
+    drop_chores(&w->lane[WRITER_KV]);
     pthread_cond_signal(&w->work);
     pthread_mutex_unlock(&w->lock);
     pthread_join(w->thread, NULL);
@@ -268,6 +289,7 @@ static void enqueue(struct writer *w, struct command *c)
     else
         lane->first = c;
     lane->last = c;
+    lane->n_posted++;
     lane->size_bytes += c->size_bytes;
     lane->stuck = false; /* somebody may be waiting for this one: try again at once */
     pthread_cond_signal(&w->work);
@@ -340,10 +362,13 @@ void writer_post(struct sessions *s, const struct command *c)
     }
     struct lane *lane = &w->lane[c->lane];
     pthread_mutex_lock(&w->lock);
+    bool late = c->chore && w->stop;
     bool full = c->size_bytes && lane->size_bytes + c->size_bytes > writer_kv_limit_bytes;
-    if (!full && !(copy->latest && replace_latest(lane, copy)))
+    if (!full && !late && !(copy->latest && replace_latest(lane, copy)))
         enqueue(w, copy);
     pthread_mutex_unlock(&w->lock);
+    if (late)
+        command_free(copy);
     if (full) {
         struct err e;
         err_set(&e, ERR_IO, "the disk is too slow to keep KV: parts will be read again");
@@ -359,7 +384,8 @@ void writer_drain(struct sessions *s, enum writer_lane which)
         return;
     struct lane *lane = &w->lane[which];
     pthread_mutex_lock(&w->lock);
-    while ((lane->first || lane->busy) && !lane->stuck)
+    uint64_t until = lane->n_posted;
+    while (lane->n_done < until && (lane->first || lane->busy) && !lane->stuck)
         pthread_cond_wait(&w->done, &w->lock);
     pthread_mutex_unlock(&w->lock);
 }

@@ -17,6 +17,7 @@ struct command {
      * command did and nothing else. */
     enum status (*run)(struct sessions *s, struct command *c, struct err *e);
     bool bare;  /* runs alone and outside a transaction */
+    bool chore; /* posted: can as well be done another day; dropped when the store is closed */
     bool latest; /* posted: a later command with the same run and message replaces this one */
 
     int64_t conversation, message, number; /* arguments, as run needs them */
@@ -44,7 +45,7 @@ void writer_stop(struct sessions *s); /* finishes what is queued; NULL writer is
 enum status writer_call(struct sessions *s, struct command *c, struct err *e);
 /* Copies the command with its text, ids and word, takes more, and returns at once. */
 void writer_post(struct sessions *s, const struct command *c);
-/* Waits until the lane's commands are applied, or cannot be for now. */
+/* Waits until what was in the lane when called is applied, or cannot be for now. */
 void writer_drain(struct sessions *s, enum writer_lane lane);
 
 #endif
