@@ -159,6 +159,8 @@ static enum status open_parts(struct local *l, struct err *e)
     gguf_read_ahead(l->gguf);
     TRY(model_load(l->model, l->kern, p->progress, p->progress_ctx, e));
     TRY(forward_new(l->model, PLAN_CHUNK, &l->forward, e));
+    l->policy = policy_new(l->kern, &l->model->p, p->coverage > 0 ? p->coverage : POLICY_COVERAGE);
+    policy_attach(l->policy, l->forward);
     l->pool = kv_pool_new(l->kern, &shape, l->preset, l->plan.kv_budget);
     l->lines = lines_new(l->pool, l->plan.n_ctx);
     fill_info(l);
@@ -178,6 +180,7 @@ static void local_close(struct engine *en)
     lines_free(l->lines);
     kv_pool_free(l->pool);
     forward_free(l->forward);
+    policy_free(l->policy);
     model_free(l->model);
     if (l->kern)
         kern_close(l->kern);

@@ -18,6 +18,7 @@
 #include "engine/lines.h"
 #include "engine/model.h"
 #include "engine/plan.h"
+#include "engine/policy.h"
 #include "engine/template.h"
 #include "engine/tokenizer.h"
 
@@ -37,6 +38,7 @@ struct local {
     pthread_mutex_t compute;
     struct kern *kern;
     struct forward *forward;
+    struct policy *policy; /* NULL = attention is always dense */
     struct kv_pool *pool;
     struct lines *lines;
 
