@@ -166,7 +166,11 @@ static enum status read_prompt(struct run *r, const float **logits, struct err *
         r->n_read_before = at - r->n_reused;
         s = prefill_run(r->l->forward, r->line, r->ids.ids + at, r->n_prompt - at, prefill_tick, r,
                         logits, e);
-    } while (s == ERR_MEMORY && local_make_room(r->l, r->t->timeline, r->line, PLAN_CHUNK));
+        int32_t left = r->n_prompt - kv_n_tok(r->line);
+        if (s == ERR_MEMORY &&
+            !local_make_room(r->l, r->t->timeline, r->line, left < PLAN_CHUNK ? left : PLAN_CHUNK))
+            break;
+    } while (s == ERR_MEMORY);
     r->n_read = kv_n_tok(r->line) - r->n_reused;
     r->prefill_s = now_s() - r->prefill_start_s;
     return s;
