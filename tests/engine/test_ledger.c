@@ -141,7 +141,7 @@ static void ledger__fit__steps_down_the_cheapest(void **state)
 /* The least budget the plan allows is enough to read the whole context. */
 static void ledger__budget__holds_the_planned_context(void **state)
 {
-    enum { N_CTX = 2048, N_CHUNK = 256 };
+    enum { N_CTX = 6144, N_CHUNK = 256 };
     bed_data();
     const struct kv_shape *s = &bed.pool->shape;
     const struct preset *preset = presets_find("adaptive");
@@ -153,7 +153,7 @@ static void ledger__budget__holds_the_planned_context(void **state)
     for (int32_t i = 0; i < N_CTX; i++)
         ids[i] = 3 + i % 500;
     while (kv_n_tok(line) < N_CTX) {
-        int32_t at = kv_n_tok(line), n = at < 1500 ? N_CHUNK - at % 64 : 1;
+        int32_t at = kv_n_tok(line), n = at < N_CTX - 300 ? N_CHUNK - at % 64 : 1;
         enum status st = kv_reserve(line, n, &e);
         if (st == ERR_MEMORY) {
             assert_true(ledger_fit(p, kv_reserve_bytes(line, n)));
