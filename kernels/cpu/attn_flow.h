@@ -41,6 +41,7 @@ struct work {
     float panel[PAGE_HEAD_DIM_MAX * PAGE_TOK];
     float top[TILE_ROWS], sum[TILE_ROWS], keep[TILE_ROWS];
     float block_top[SUM_FLOATS / 2], block_sum[SUM_FLOATS / 2]; /* [m][segment], when mass is asked */
+    bool any_turned; /* turned holds something */
     struct page_query page;
 };
 
@@ -70,7 +71,6 @@ struct plan {
     int32_t row0, row1;      /* rows of this pass */
     int32_t rows_per_tile;
     int32_t n_tile, n_split; /* tiles per KV head, items per tile */
-    bool rotated;            /* some page holds a rotated V */
     size_t part_bytes;       /* of one split result */
     size_t mass_bytes;       /* of one item's masses */
     int32_t parts_per_share;
@@ -244,12 +244,16 @@ static void seg_values(const struct plan *p, struct work *w, const struct seg *s
     int32_t d = p->head_dim;
     if (s->kind == SEG_PAGE && m <= PAGE_FEW_ROWS) {
         bool turned = s->page->flags & PAGE_V_ROTATED;
+        if (turned && !w->any_turned) {
+            memset(w->turned, 0, sizeof(float) * m * d);
+            w->any_turned = true;
+        }
         for (int32_t i = 0; i < m; i++) {
             vf keep = VF_SET1(w->keep[i]);
             for (int32_t c = 0; c < d; c += VL) {
                 float *o = w->out + i * d + c;
                 VF_STORE(o, VF_MUL(keep, VF_LOAD(o)));
-                if (p->rotated) {
+                if (w->any_turned) {
                     o = w->turned + i * d + c;
                     VF_STORE(o, VF_MUL(keep, VF_LOAD(o)));
                 }
@@ -259,7 +263,7 @@ static void seg_values(const struct plan *p, struct work *w, const struct seg *s
                     s->next_bytes);
         return;
     }
-    if (p->rotated && m <= PAGE_FEW_ROWS)
+    if (w->any_turned)
         for (int32_t i = 0; i < m; i++)
             for (int32_t c = 0; c < d; c++)
                 w->turned[i * d + c] *= w->keep[i];
@@ -345,8 +349,7 @@ static void tile_attend(const struct plan *p, struct work *w, const struct tile 
     }
     memset(w->out, 0, sizeof(float) * m * d);
     w->page.layout.shape.head_dim = 0;
-    if (p->rotated && m <= PAGE_FEW_ROWS)
-        memset(w->turned, 0, sizeof(float) * m * d);
+    w->any_turned = false;
     int32_t n_sum = seg1 - seg0;
     struct seg next = {SEG_NONE};
     if (seg0 < seg1)
@@ -382,7 +385,7 @@ static void tile_attend(const struct plan *p, struct work *w, const struct tile 
         }
         seg_values(p, w, &s, m, n_tok);
     }
-    if (p->rotated && m <= PAGE_FEW_ROWS) {
+    if (w->any_turned) {
         for (int32_t i = 0; i < m; i++) {
             page_rotate(w->turned + i * d, d);
             for (int32_t c = 0; c < d; c++)
@@ -548,17 +551,6 @@ static struct plan plan_make(struct kern *k, const struct kern_attn *a, int32_t 
     return p;
 }
 
-static bool any_rotated(const struct kern_kv *kv, int32_t n_block)
-{
-    for (int32_t h = 0; h < kv->n_head_kv; h++)
-        for (int32_t j = 0; j < n_block; j++) {
-            const struct kern_page *page = kv->block[(size_t)h * kv->n_block_cap + j].page;
-            if (page && page->flags & PAGE_V_ROTATED)
-                return true;
-        }
-    return false;
-}
-
 static void flow_attend(struct kern *k, const struct kern_attn *a)
 {
     const struct kern_kv *kv = a->kv;
@@ -567,7 +559,6 @@ static void flow_attend(struct kern *k, const struct kern_attn *a)
         attn_ref_attend(k, a); /* shapes of toy models: not worth lanes of their own */
         return;
     }
-    bool rotated = any_rotated(kv, (a->pos0 + a->n_tok - 1) / PAGE_TOK + 1);
     for (int32_t row0 = 0; row0 < a->n_tok;) {
         int32_t row1 = a->n_tok;
         struct plan p = plan_make(k, a, row0, row1);
@@ -578,7 +569,6 @@ static void flow_attend(struct kern *k, const struct kern_attn *a)
             row1 = row0 + (row1 - row0 + 1) / 2;
             p = plan_make(k, a, row0, row1);
         }
-        p.rotated = rotated;
         pool_run(cpu_of(k)->pool, p.n_tile * kv->n_head_kv * p.n_split, attend_item, &p);
         if (p.n_split > 1 || a->mass)
             pool_run(cpu_of(k)->pool, kv->n_head_kv, merge_head, &p);

@@ -137,7 +137,8 @@ static struct scene scene_make(const struct shape *h)
                     shape.bits_v = depth[(j / 4 + j) % 4];
                 }
                 b->page = scene_own(&s, page_size(&shape));
-                page_seal(b->page, &shape, h->rotated ? PAGE_V_ROTATED : 0,
+                page_seal(b->page, &shape,
+                          h->rotated && (h->bits_k != 1 || j % 3) ? PAGE_V_ROTATED : 0,
                           j == 0 ? KERN_SINK_TOK : 0, b->k, b->v);
                 if (j + 1 < b_first) { /* no row of this call needs its f16 rows */
                     b->k = NULL;

@@ -335,7 +335,7 @@ static void page__bounds__hold_every_key(void **state)
 static void page__rotate__own_inverse(void **state)
 {
     for (int i = 0; i < LENGTH(head_dims); i++) {
-        float x[PAGE_HEAD_DIM_MAX], y[PAGE_HEAD_DIM_MAX];
+        float x[PAGE_HEAD_DIM_MAX] = {0}, y[PAGE_HEAD_DIM_MAX] = {0};
         rng_state = 3;
         for (int32_t c = 0; c < head_dims[i]; c++)
             x[c] = y[c] = rng_normal();
