@@ -47,6 +47,7 @@ struct layer_state {
     double rho;              /* density at n_key keys; < 0 = not yet known */
     int32_t n_key;
     int32_t n_dense;         /* dense decisions since the layer was last looked at */
+    bool more_rows;          /* twice as many rows choose: too few saw too little */
 };
 
 /* What a scored row is for. */
@@ -180,6 +181,7 @@ void sparse_begin(struct sparse *sp, float coverage)
         struct layer_state *l = &sp->layer[i];
         l->rho = -1;
         l->n_key = l->n_dense = 0;
+        l->more_rows = false;
         for (int32_t h = 0; h < sp->s.n_head_kv; h++)
             l->head[h] = (struct head_state){.aim = sp->p.coverage};
     }
@@ -228,7 +230,7 @@ static uint32_t draw(struct sparse *sp)
 
 /* Whole row blocks before the question choose for themselves. Their held-out row is drawn among
  * those that do not choose: a fixed place would favour what a choosing row nearby looks at. */
-static void rows_by_block(struct sparse *sp, bool tail)
+static void rows_by_block(struct sparse *sp, int32_t n_sel, bool tail)
 {
     const struct kern_attn *a = sp->a;
     int32_t end = a->pos0 + a->n_tok - (tail ? TAIL_ROWS : 0);
@@ -237,10 +239,10 @@ static void rows_by_block(struct sparse *sp, bool tail)
         sp->chosen[r] = at >= a->pos0 && at + TOK <= end;
         if (!sp->chosen[r])
             continue;
-        int32_t row = at - a->pos0, step = TOK / SEL_PER_BLOCK;
+        int32_t row = at - a->pos0, step = TOK / n_sel;
         int32_t anchor = (int32_t)(draw(sp) % TOK);
         anchor += anchor % step == step / 2;
-        for (int32_t i = 0; i < SEL_PER_BLOCK; i++) {
+        for (int32_t i = 0; i < n_sel; i++) {
             int32_t place = step / 2 + i * step;
             if (anchor < place && anchor >= place - step)
                 add_row(sp, row + anchor, ROW_ANCHOR);
@@ -271,7 +273,7 @@ static void rows_ragged(struct sparse *sp)
 static bool make_room(struct sparse *sp)
 {
     int32_t n_head = sp->s.n_head, n_kv = sp->s.n_head_kv, most = sp->n_row_block;
-    size_t n_row = (size_t)most * (SEL_PER_BLOCK + 1) + 2 * SEL_RAGGED;
+    size_t n_row = (size_t)most * (2 * SEL_PER_BLOCK + 1) + 2 * SEL_RAGGED;
     size_t n_group = (size_t)most * KERN_SCORE_GROUPS, n_block = (size_t)sp->n_block;
     return ROOM(sp, chosen, most) && ROOM(sp, row, n_row) && ROOM(sp, use, n_row) &&
            ROOM(sp, group, n_group) && ROOM(sp, mass, n_head * n_row * n_block) &&
@@ -442,7 +444,7 @@ const struct kern_block_list *sparse_choose(struct sparse *sp, int32_t layer,
     if (sp->ragged)
         rows_ragged(sp);
     else
-        rows_by_block(sp, tail);
+        rows_by_block(sp, l->more_rows ? 2 * SEL_PER_BLOCK : SEL_PER_BLOCK, tail);
     struct kern_score score = {.a = a, .n_block = sp->n_block, .n_row = sp->n_row, .row = sp->row,
                                .mass = sp->mass, .lse = sp->lse, .n_group = sp->n_group,
                                .group = sp->group, .anti = sp->anti};
@@ -488,21 +490,17 @@ static void note_dense(struct sparse *sp, int32_t n_row)
     note_mass(sp, 1, (n_row + TOK - 1) / TOK * sp->s.n_head);
 }
 
-static int by_float(const void *a, const void *b)
-{
-    return *(const float *)a < *(const float *)b ? -1 : *(const float *)a > *(const float *)b;
-}
-
 /* The held-out rows: retained mass, and what it says about the heads. */
 static void read_anchors(struct sparse *sp, int32_t layer)
 {
     struct layer_state *l = &sp->layer[layer];
     int32_t n_head = sp->s.n_head, group = n_head / sp->s.n_head_kv;
+    bool had_more = l->more_rows;
     for (int32_t h = 0; h < sp->s.n_head_kv; h++) {
         const int32_t *first = sp->first + (size_t)h * (sp->n_row_block + 1);
-        float all[sp->n_row * group];
         double sum = 0;
-        int32_t n = 0;
+        int32_t n = 0, n_low = 0;
+        float c = sp->p.coverage;
         for (int32_t i = 0; i < sp->n_row; i++) {
             if (sp->use[i] != ROW_ANCHOR)
                 continue;
@@ -519,18 +517,20 @@ static void read_anchors(struct sparse *sp, int32_t layer)
                 if (dense)
                     continue;
                 sp->n_held_out++;
-                all[n++] = w;
                 sum += (double)w;
+                n_low += w < 0.5f * c;
+                n++;
             }
         }
         if (n == 0 || sp->p.no_feedback)
             continue;
         struct head_state *head = &l->head[h];
-        float c = sp->p.coverage;
         head->aim += 0.5f * (c - (float)(sum / n));
         head->aim = fminf(fmaxf(head->aim, c - COVER_SLACK), COVER_TOP);
-        qsort(all, (size_t)n, sizeof *all, by_float);
-        head->failed = head->failed || all[n / 20] < 0.5f * c;
+        if (n_low > 1 + n / 20) { /* first more rows choose, then all is read */
+            head->failed = had_more;
+            l->more_rows = true;
+        }
     }
 }
 

@@ -45,7 +45,7 @@ enum sparse_reason {
     SPARSE_WINDOW,    /* the layer sees a sliding window only */
     SPARSE_NO_SCORER, /* backend, or no memory for scores */
     SPARSE_NO_GAIN,   /* the cost model: reading less would not pay */
-    SPARSE_MISSED,    /* heads whose retained mass fell under half the coverage */
+    SPARSE_MISSED,    /* every head had too many rows that kept less than half the coverage */
     SPARSE_REASONS
 };
 const char *sparse_reason_text(enum sparse_reason r); /* "on", "context too short", ... */

@@ -315,10 +315,13 @@ static void compare(struct kern *k, const struct kern_attn *a)
         const struct kern_block_list *list = sparse_choose(sp, 0, a, false, &why);
         for (int32_t hk = 0; hk < v.n_kv; hk++)
             for (int32_t r = 0; r < v.n_rb; r++) {
-                const int32_t *first = list->first + hk * (v.n_rb + 1);
-                budget[hk * v.n_rb + r] = first[r + 1] - first[r];
+                const int32_t *first = list ? list->first + hk * (v.n_rb + 1) : NULL;
+                budget[hk * v.n_rb + r] = list ? first[r + 1] - first[r] : v.b0 + r - 1;
             }
-        struct lists own = {(int32_t *)list->first, (int32_t *)list->index, *list};
+        choose(&v, ASHAPE, budget, covers[c], &l); /* everything, when cap gave up */
+        struct lists own = l;
+        if (list)
+            own = (struct lists){(int32_t *)list->first, (int32_t *)list->index, *list};
         judge(&v, &own, &tallies[CAP][c]);
         for (int s = ORACLE; s < N_SELECTOR; s++) {
             choose(&v, (enum selector)s, budget, covers[c], &l);
