@@ -359,7 +359,8 @@ void kvstore_io_put(void *ctx, int64_t timeline, uint64_t fingerprint, int32_t n
         at += pieces[i].size_bytes;
     }
     struct command c = {
-        .lane = WRITER_KV, .run = run_put, .more = p, .more_free = free, .size_bytes = size_bytes};
+        .lane = WRITER_KV, .run = run_put, .lazy = true, .more = p, .more_free = free,
+        .size_bytes = size_bytes};
     writer_post(s, &c);
 }
 
@@ -435,6 +436,7 @@ void kvstore_adopt(struct sessions *s, int64_t conversation, int64_t *blocks, in
 {
     struct command c = {.lane = WRITER_KV,
                         .run = run_adopt,
+                        .lazy = true,
                         .conversation = conversation,
                         .number = n,
                         .more = blocks,

@@ -13,6 +13,8 @@ enum {
     WRITER_RETRY_MS = 1000, /* while the disk is full or the file is locked */
     WRITER_CLOSE_TRIES = 3, /* before close gives up on a disk that stays full */
     WRITER_BATCH_BYTES = 8 << 20,
+    WRITER_LAZY_MS = 1000,        /* pages sealed within so long share a transaction ... */
+    WRITER_LAZY_BYTES = 4 << 20,  /* ... unless there are so many bytes of them */
 };
 /* Queued KV beyond this is not taken: the disk cannot keep up. */
 static const size_t writer_kv_limit_bytes = (size_t)512 << 20;
@@ -23,6 +25,7 @@ struct lane {
     uint64_t n_posted, n_done; /* commands; applied in order, so n_done tells which */
     bool busy;         /* a batch is being applied */
     bool stuck;        /* the last batch failed and waits to be tried again */
+    int64_t due_ms;    /* not before; CLOCK_MONOTONIC */
 };
 
 struct writer {
@@ -148,21 +151,26 @@ static void batch_return(struct lane *w, struct command *head, const struct err 
     w->first = keep;
 }
 
-static void wait_retry(struct writer *w)
+static int64_t clock_ms(void)
 {
     struct timespec t;
     clock_gettime(CLOCK_MONOTONIC, &t);
-    t.tv_sec += WRITER_RETRY_MS / 1000;
+    return (int64_t)t.tv_sec * 1000 + t.tv_nsec / 1000000;
+}
+
+static void wait_until(struct writer *w, int64_t at_ms)
+{
+    struct timespec t = {at_ms / 1000, at_ms % 1000 * 1000000};
     pthread_cond_timedwait(&w->work, &w->lock, &t);
 }
 
-/* The lane to serve next: text before KV; a stuck lane only when its time has come. NULL = none. */
-static struct lane *lane_next(struct writer *w, bool retry)
+/* The lane whose work is due first, text before KV; NULL when there is no work. */
+static struct lane *lane_next(struct writer *w)
 {
-    for (int i = 0; i < WRITER_LANES; i++)
-        if (w->lane[i].first && (!w->lane[i].stuck || retry))
-            return &w->lane[i];
-    return NULL;
+    struct lane *text = &w->lane[WRITER_TEXT], *kv = &w->lane[WRITER_KV];
+    if (!text->first || !kv->first)
+        return text->first ? text : kv->first ? kv : NULL;
+    return text->due_ms <= clock_ms() || text->due_ms <= kv->due_ms ? text : kv;
 }
 
 static void serve(struct sessions *s, struct writer *w, struct lane *lane, int *tries)
@@ -192,6 +200,8 @@ static void serve(struct sessions *s, struct writer *w, struct lane *lane, int *
     else
         batch_return(lane, head, &e);
     lane->stuck = st != OK && lane->first;
+    if (lane->stuck)
+        lane->due_ms = clock_ms() + WRITER_RETRY_MS;
     *tries += st != OK && w->stop;
     pthread_cond_broadcast(&w->done);
 }
@@ -201,21 +211,17 @@ static void *writer_main(void *arg)
     struct sessions *s = arg;
     struct writer *w = s->writer;
     int tries = 0; /* since stop was asked for */
-    bool retry = false;
     pthread_mutex_lock(&w->lock);
     while (!(w->stop && tries >= WRITER_CLOSE_TRIES)) {
-        struct lane *lane = lane_next(w, retry);
-        retry = false;
-        if (lane) {
+        struct lane *lane = lane_next(w);
+        if (lane && lane->due_ms <= clock_ms())
             serve(s, w, lane, &tries);
-        } else if (lane_next(w, true)) {
-            wait_retry(w);
-            retry = true;
-        } else if (w->stop) {
+        else if (lane)
+            wait_until(w, lane->due_ms);
+        else if (w->stop)
             break;
-        } else {
+        else
             pthread_cond_wait(&w->work, &w->lock);
-        }
     }
     pthread_mutex_unlock(&w->lock);
     return NULL;
@@ -264,6 +270,8 @@ void writer_stop(struct sessions *s)
     pthread_mutex_lock(&w->lock);
     w->stop = true;
     drop_chores(&w->lane[WRITER_KV]);
+    for (int i = 0; i < WRITER_LANES; i++)
+        w->lane[i].due_ms = 0;
     pthread_cond_signal(&w->work);
     pthread_mutex_unlock(&w->lock);
     pthread_join(w->thread, NULL);
@@ -283,6 +291,10 @@ void writer_stop(struct sessions *s)
 static void enqueue(struct writer *w, struct command *c)
 {
     struct lane *lane = &w->lane[c->lane];
+    bool lazy = c->lazy && lane->size_bytes + c->size_bytes < WRITER_LAZY_BYTES && !w->stop;
+    int64_t due_ms = clock_ms() + (lazy ? WRITER_LAZY_MS : 0);
+    if (!lane->first || due_ms < lane->due_ms)
+        lane->due_ms = due_ms;
     c->next = NULL;
     if (lane->last)
         lane->last->next = c;
@@ -385,6 +397,10 @@ void writer_drain(struct sessions *s, enum writer_lane which)
     struct lane *lane = &w->lane[which];
     pthread_mutex_lock(&w->lock);
     uint64_t until = lane->n_posted;
+    if (lane->first && !lane->stuck) {
+        lane->due_ms = 0;
+        pthread_cond_signal(&w->work);
+    }
     while (lane->n_done < until && (lane->first || lane->busy) && !lane->stuck)
         pthread_cond_wait(&w->done, &w->lock);
     pthread_mutex_unlock(&w->lock);

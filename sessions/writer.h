@@ -17,6 +17,7 @@ struct command {
      * command did and nothing else. */
     enum status (*run)(struct sessions *s, struct command *c, struct err *e);
     bool bare;  /* runs alone and outside a transaction */
+    bool lazy;  /* posted: may wait a second for others to share its transaction */
     bool chore; /* posted: can as well be done another day; dropped when the store is closed */
     bool latest; /* posted: a later command with the same run and message replaces this one */
 
