@@ -142,7 +142,8 @@ bool ledger_fit(struct kv_pool *p, uint64_t need_bytes)
     while (!fits(p, want)) {
         struct candidate *list;
         size_t n = collect(p, &list), done = 0;
-        qsort(list, n, sizeof *list, by_price);
+        if (n > 0)
+            qsort(list, n, sizeof *list, by_price);
         for (size_t i = 0; i < n && !fits(p, want); i++)
             done += step_down(p, &list[i]);
         free(list);
