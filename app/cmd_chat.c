@@ -62,6 +62,7 @@ static int run(struct options *o, struct loop_wake *wake)
         .wake = wake,
         .engine = en,
         .theme = o->theme,
+        .history_path = o->no_save ? "" : NULL, /* --no-save leaves nothing on disk */
         .prompt = o->prompt,
         .notice = info->notice,
         .open_id = o->resume_id,

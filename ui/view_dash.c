@@ -228,7 +228,9 @@ static void draw_fidelity(const struct ui_model *m, struct pen *p)
     const struct stats *s = &m->stats;
     char a[FORMAT_SIZE], b[FORMAT_SIZE];
     bool measured = isfinite(s->kl_measured) && isfinite(s->top1_measured);
-    bool exact = s->kv_chat_bytes >= 0 && s->kv_chat_bytes == s->kv_f16_bytes && s->kv_f16_bytes > 0;
+    bool exact = s->tier_bytes[0] > 0; /* everything held is in f16 */
+    for (int i = 1; i < STATS_TIERS; i++)
+        exact &= s->tier_bytes[i] <= 0;
     bool good = s->kl_measured < 0.01 && s->top1_measured >= 0.97;
     bool fair = s->kl_measured < 0.05 && s->top1_measured >= 0.9;
     heading(p, "Fidelity");
