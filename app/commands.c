@@ -1,6 +1,8 @@
 /* The slash commands; see commands.h. */
 #include "app/commands.h"
 
+#include <errno.h>
+#include <jansson.h>
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -301,13 +303,59 @@ static void cmd_context(struct screen *sc, const char *args)
     screen_text(sc, "Context", str_take(&s));
 }
 
+static json_t *json_figure(double v)
+{
+    return isfinite(v) ? json_real(v) : json_null(); /* unknown is null, never 0 */
+}
+
+static json_t *json_whole(int64_t v)
+{
+    return v >= 0 ? json_integer(v) : json_null();
+}
+
+/* Every figure of the dashboard as one JSON object; never overwrites a file. */
+static void stats_write(struct screen *sc, const struct stats *st, const char *path)
+{
+    json_t *tiers = json_object();
+    for (int i = 0; i < STATS_TIERS; i++)
+        json_object_set_new(tiers, stats_tier_name[i], json_whole(st->tier_bytes[i]));
+    json_t *j = json_pack(
+        "{s:I s:o s:o s:o s:o s:o s:o s:o s:o s:o s:o s:o s:o s:o s:o s:o s:o s:o s:o s:o s:o s:o "
+        "s:o s:o s:o}",
+        "conversation", (json_int_t)chat_conversation(screen_chat(sc)), "n_ctx",
+        json_whole(st->n_ctx), "n_tok", json_whole(st->n_tok), "tokens_reused",
+        json_whole(st->n_reused), "tokens_read", json_whole(st->n_read), "tokens_generated",
+        json_whole(st->n_generated), "prefill_tps", json_figure(st->prefill_tps), "decode_tps",
+        json_figure(st->decode_tps), "ttft_s", json_figure(st->ttft_s), "density",
+        json_figure(st->density), "retained_mass", json_figure(st->retained_mass), "weights_bytes",
+        json_whole(st->weights_bytes), "scratch_bytes", json_whole(st->scratch_bytes), "kv_bytes",
+        json_whole(st->kv_bytes), "kv_chat_bytes", json_whole(st->kv_chat_bytes), "kv_f16_bytes",
+        json_whole(st->kv_f16_bytes), "kv_budget_bytes", json_whole(st->kv_budget_bytes),
+        "rss_bytes", json_whole(st->rss_bytes), "vram_bytes", json_whole(st->vram_bytes),
+        "tier_bytes", tiers, "bytes_per_token", json_figure(st->bytes_per_tok), "harm_predicted",
+        json_figure(st->harm_predicted), "kl_measured", json_figure(st->kl_measured),
+        "top1_measured", json_figure(st->top1_measured), "fidelity_n", json_whole(st->fidelity_n));
+    FILE *f = fopen(path, "wxe");
+    bool good = j && f && json_dumpf(j, f, JSON_INDENT(2)) == 0 && fputc('\n', f) != EOF;
+    if (f && fclose(f) != 0)
+        good = false;
+    json_decref(j);
+    if (good)
+        screen_notice(sc, "written to %s", path);
+    else
+        screen_notice(sc, "cannot write %s: %s", path, strerror(errno));
+}
+
 static void cmd_stats(struct screen *sc, const char *args)
 {
     struct stats st;
     char a[FORMAT_SIZE], b[FORMAT_SIZE];
     struct str s = {0};
-    (void)args;
     engine_stats(screen_engine_of(sc), &st);
+    if (args[0]) {
+        stats_write(sc, &st, args);
+        return;
+    }
     str_addf(&s, "reading        %s tokens/s\nwriting        %s tokens/s\n",
              format_rate(a, st.prefill_tps), format_rate(b, st.decode_tps));
     str_addf(&s, "first token    %s\n", format_seconds(a, st.ttft_s));
@@ -389,7 +437,7 @@ static const struct ui_command rows[] = {
     {"/set [NAME VALUE]", "show or change sampling: temp, top-k, top-p, min-p, seed ..."},
     {"/model", "what is loaded"},
     {"/context", "how full the context is"},
-    {"/stats", "speed and memory"},
+    {"/stats [FILE]", "speed and memory; with FILE as JSON"},
     {"/think", "show or hide the model's thinking"},
     {"/copy [N]", "copy the last answer, or code block N"},
     {"/export [FILE]", "write this conversation as Markdown"},
