@@ -173,7 +173,7 @@ void matmul_run(struct kern *k, const struct matmul_isa *isa, int n_mat,
                                .n_col = n_col,
                                .a8 = a8,
                                .a16 = a16};
-        if ((a8 || a16) && n * n_col > SERIAL_VALUES)
+        if ((a8 || a16) && (int64_t)n * n_col > SERIAL_VALUES)
             pool_run(cpu->pool, n, quantise_token, &run);
         else if (a8 || a16)
             for (int32_t i = 0; i < n; i++)
