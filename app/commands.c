@@ -360,7 +360,8 @@ static void cmd_stats(struct screen *sc, const char *args)
              format_rate(a, st.prefill_tps), format_rate(b, st.decode_tps));
     str_addf(&s, "first token    %s\n", format_seconds(a, st.ttft_s));
     str_addf(&s, "written        %s tokens\n", format_count(a, st.n_generated));
-    str_addf(&s, "density        %s of the prompt's attention computed", format_percent(a, st.density));
+    str_addf(&s, "density        %s of the prompt's attention computed",
+             format_percent(a, st.density));
     str_addf(&s, ", %s of its mass kept\n", format_percent(a, st.retained_mass));
     str_addf(&s, "\nweights        %s\nscratch        %s\n", format_bytes(a, st.weights_bytes),
              format_bytes(b, st.scratch_bytes));

@@ -29,16 +29,16 @@ void loop_wake_fire(void *wake);
 bool loop_wake_interrupted(const struct loop_wake *w);
 
 struct loop_options {
-    struct loop_wake *wake;     /* required */
-    struct engine *engine;      /* for the status line; borrowed, required */
-    const char *theme;          /* built-in name or path of a .conf; NULL = the saved one, else "dark" */
-    const char *keymap_path;    /* NULL = $XDG_CONFIG_HOME/dogear/keymap.conf when it exists */
-    const char *history_path;   /* NULL = $XDG_STATE_HOME/dogear/history; "" = keep none */
-    const char *prompt;         /* sent as the first message; NULL = none */
-    const char *notice;         /* first line shown, e.g. engine_info()->notice; NULL or "" = none */
-    int64_t open_id;            /* conversation to open; 0 = a new one */
-    bool pick;                  /* start in the conversation list */
-    bool mouse;                 /* report mouse events (the terminal's own selection then needs Shift) */
+    struct loop_wake *wake; /* required */
+    struct engine *engine;  /* for the status line; borrowed, required */
+    const char *theme; /* built-in name or path of a .conf; NULL = the saved one, else "dark" */
+    const char *keymap_path;  /* NULL = $XDG_CONFIG_HOME/dogear/keymap.conf when it exists */
+    const char *history_path; /* NULL = $XDG_STATE_HOME/dogear/history; "" = keep none */
+    const char *prompt;       /* sent as the first message; NULL = none */
+    const char *notice;       /* first line shown, e.g. engine_info()->notice; NULL or "" = none */
+    int64_t open_id;          /* conversation to open; 0 = a new one */
+    bool pick;                /* start in the conversation list */
+    bool mouse; /* report mouse events (the terminal's own selection then needs Shift) */
 };
 
 /* Runs the terminal front-end until the user leaves, the terminal vanishes or SIGTERM comes; what

@@ -17,9 +17,9 @@ struct sessions;
 
 struct screen_options {
     const struct theme *theme;
-    struct keymap *keymap;     /* taken */
-    const char *history_path;  /* NULL = history is not kept */
-    int wake_fd;               /* polled while an external editor runs, -1 = none */
+    struct keymap *keymap;    /* taken */
+    const char *history_path; /* NULL = history is not kept */
+    int wake_fd;              /* polled while an external editor runs, -1 = none */
     bool mouse;
 };
 
@@ -50,7 +50,7 @@ void screen_text(struct screen *sc, const char *title, char *text); /* shows tex
 void screen_delete(struct screen *sc, int64_t conversation);
 void screen_rename(struct screen *sc, int64_t conversation, const char *title);
 void screen_edit_last(struct screen *sc);
-bool screen_copy(struct screen *sc, int number);  /* code block, 0 = the last answer */
+bool screen_copy(struct screen *sc, int number);         /* code block, 0 = the last answer */
 void screen_export(struct screen *sc, const char *path); /* Markdown; NULL or "" = name by title */
 void screen_theme(struct screen *sc, const char *name);
 void screen_refresh(struct screen *sc); /* the list and the model are to be read anew */

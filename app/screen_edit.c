@@ -388,9 +388,10 @@ void screen_export(struct screen *sc, const char *path)
     for (int32_t i = 0; i < chat_count(sc->chat); i++) {
         struct chat_message msg;
         chat_get(sc->chat, i, &msg);
-        str_addf(&text, "\n## %s\n\n", strcmp(msg.role, "user") == 0        ? "You"
-                                       : strcmp(msg.role, "assistant") == 0 ? "Assistant"
-                                                                            : "System");
+        str_addf(&text, "\n## %s\n\n",
+                 strcmp(msg.role, "user") == 0        ? "You"
+                 : strcmp(msg.role, "assistant") == 0 ? "Assistant"
+                                                      : "System");
         str_add(&text, msg.text, msg.len);
         str_addc(&text, '\n');
     }

@@ -389,7 +389,8 @@ static void picker_choose(struct screen *sc)
             str_addc(&s, ' ');
             editor_set(sc->editor, str_c(&s), s.len);
         } else {
-            screen_notice(sc, "%s needs an empty line: send or clear what is typed first", str_c(&s));
+            screen_notice(sc, "%s needs an empty line: send or clear what is typed first",
+                          str_c(&s));
         }
         str_fini(&s);
     } else if (p == PICK_HISTORY) {
@@ -447,9 +448,7 @@ static bool input_event(struct screen *sc, const struct ui_event *ev)
         if (sc->popup == UI_POPUP_PICKER) {
             if (ev->key.code == UI_KEY_DELETE && sc->picker == PICK_LIST)
                 return item_act(sc, &sc->picks, ACT_ITEM_DELETE);
-            enum keymap_action move = a == ACT_UP     ? ACT_ITEM_UP
-                                      : a == ACT_DOWN ? ACT_ITEM_DOWN
-                                                      : g;
+            enum keymap_action move = a == ACT_UP ? ACT_ITEM_UP : a == ACT_DOWN ? ACT_ITEM_DOWN : g;
             if (ev->key.code == 'r' && ev->key.mods == UI_CTRL && sc->picker == PICK_HISTORY)
                 move = ACT_ITEM_DOWN; /* Ctrl+R again goes further back */
             if (rows_act(&sc->picks, move, cells_rows(sc->cells) / 2))
@@ -486,8 +485,7 @@ bool popup_event(struct screen *sc, const struct ui_event *ev)
     }
     if (scroll_popup(sc, a ? a : g))
         return true;
-    if (a == ACT_CANCEL || a == ACT_ITEM_OPEN || g == ACT_CANCEL || g == ACT_STOP ||
-        g == ACT_HELP)
+    if (a == ACT_CANCEL || a == ACT_ITEM_OPEN || g == ACT_CANCEL || g == ACT_STOP || g == ACT_HELP)
         popup_close(sc);
     return true;
 }

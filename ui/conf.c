@@ -74,7 +74,9 @@ enum status conf_read(const char *path, char **ret, struct err *e)
     if (bad || n > FILE_MAX || memchr(text, '\0', n)) {
         free(text);
         return err_set(e, bad ? ERR_IO : ERR_FORMAT, "%s: %s", path,
-                       bad ? "cannot be read" : n > FILE_MAX ? "larger than 256 KiB" : "not a text");
+                       bad            ? "cannot be read"
+                       : n > FILE_MAX ? "larger than 256 KiB"
+                                      : "not a text");
     }
     text[n] = '\0';
     *ret = text;

@@ -110,8 +110,8 @@ static void stack_push(struct stack *s, const struct editor *ed)
         free(s->list[0].text);
         memmove(s->list, s->list + 1, (size_t)--s->n * sizeof *s->list);
     }
-    s->list[s->n++] = (struct snapshot){mem_strndup(str_c(&ed->text), ed->text.len), ed->text.len,
-                                        ed->cursor};
+    s->list[s->n++] =
+        (struct snapshot){mem_strndup(str_c(&ed->text), ed->text.len), ed->text.len, ed->cursor};
     s->bytes += ed->text.len;
 }
 
@@ -161,8 +161,8 @@ static size_t prev_of(const struct editor *ed, size_t off)
 static bool is_word(const struct editor *ed, size_t off)
 {
     unsigned char c = (unsigned char)ed->text.data[off];
-    return c >= 0x80 || (c >= '0' && c <= '9') || (c >= 'A' && c <= 'Z') || (c >= 'a' && c <= 'z') ||
-           c == '_';
+    return c >= 0x80 || (c >= '0' && c <= '9') || (c >= 'A' && c <= 'Z') ||
+           (c >= 'a' && c <= 'z') || c == '_';
 }
 
 static size_t word_left(const struct editor *ed)

@@ -1,7 +1,8 @@
 /* The input line: multi-line text with a grapheme-aware cursor, readline's editing operations, one
  * kill buffer, undo and redo, and a history of what was sent. Draws itself into cells. Everything
  * that comes in is cleaned (text_clean), so the text never holds control characters but line feeds
- * and tabs. Owns its text; knows no files: history is loaded and saved by the caller. One thread. */
+ * and tabs. Owns its text; knows no files: history is loaded and saved by the caller. One thread.
+ */
 #ifndef UI_EDITOR_H
 #define UI_EDITOR_H
 
@@ -18,7 +19,8 @@ struct editor;
 struct editor *editor_new(void);
 void editor_free(struct editor *ed);
 
-const char *editor_text(const struct editor *ed); /* NUL-terminated; borrowed until the next change */
+const char *
+editor_text(const struct editor *ed); /* NUL-terminated; borrowed until the next change */
 size_t editor_len(const struct editor *ed);
 size_t editor_cursor(const struct editor *ed); /* byte offset, always at a cluster boundary */
 /* Counts up with every change of the text. */
@@ -45,7 +47,8 @@ int editor_history_find(const struct editor *ed, const char *what, int before);
 /* ---- drawing ---- */
 /* Rows the text takes at this width; the width is remembered for moving up and down. */
 int editor_rows(struct editor *ed, int width);
-/* Draws into r, scrolled so that the cursor is visible, and places the grid's cursor when `focus`. */
+/* Draws into r, scrolled so that the cursor is visible, and places the grid's cursor when `focus`.
+ */
 void editor_draw(struct editor *ed, struct cells *c, struct rect r, bool focus);
 /* Offset of the text at a drawn position, for the mouse. */
 size_t editor_at(struct editor *ed, int col, int row);

@@ -38,7 +38,10 @@ char *format_bytes(char *buf, int64_t size_bytes)
         v /= 1024;
         u++;
     }
-    snprintf(buf, FORMAT_SIZE, u == 0 || v >= 99.95 ? "%.0f %s" : v >= 9.995 ? "%.1f %s" : "%.2f %s",
+    snprintf(buf, FORMAT_SIZE,
+             u == 0 || v >= 99.95 ? "%.0f %s"
+             : v >= 9.995         ? "%.1f %s"
+                                  : "%.2f %s",
              v, units[u]);
     return buf;
 }

@@ -16,18 +16,21 @@ void highlight_start(struct highlight *h, const char *language, size_t n)
         const char *name;
         int family;
     } table[] = {
-        {"c", CURLY},      {"h", CURLY},      {"cpp", CURLY},    {"c++", CURLY},  {"cc", CURLY},
-        {"cuda", CURLY},   {"java", CURLY},   {"js", CURLY},     {"javascript", CURLY},
-        {"jsx", CURLY},    {"ts", CURLY},     {"tsx", CURLY},    {"typescript", CURLY},
-        {"go", CURLY},     {"rust", CURLY},   {"rs", CURLY},     {"csharp", CURLY}, {"cs", CURLY},
-        {"kotlin", CURLY}, {"swift", CURLY},  {"php", CURLY},    {"scala", CURLY}, {"zig", CURLY},
-        {"dart", CURLY},   {"json", CURLY},   {"css", CURLY},    {"python", HASH}, {"py", HASH},
-        {"sh", HASH},      {"bash", HASH},    {"zsh", HASH},     {"shell", HASH}, {"fish", HASH},
-        {"ruby", HASH},    {"rb", HASH},      {"perl", HASH},    {"r", HASH},     {"yaml", HASH},
-        {"yml", HASH},     {"toml", HASH},    {"ini", HASH},     {"make", HASH},  {"makefile", HASH},
-        {"dockerfile", HASH}, {"cmake", HASH}, {"meson", HASH},  {"awk", HASH},   {"julia", HASH},
-        {"sql", DASH},     {"lua", DASH},     {"haskell", DASH}, {"hs", DASH},    {"ada", DASH},
-        {"lisp", LISP},    {"scheme", LISP},  {"clojure", LISP}, {"asm", LISP},
+        {"c", CURLY},          {"h", CURLY},     {"cpp", CURLY},     {"c++", CURLY},
+        {"cc", CURLY},         {"cuda", CURLY},  {"java", CURLY},    {"js", CURLY},
+        {"javascript", CURLY}, {"jsx", CURLY},   {"ts", CURLY},      {"tsx", CURLY},
+        {"typescript", CURLY}, {"go", CURLY},    {"rust", CURLY},    {"rs", CURLY},
+        {"csharp", CURLY},     {"cs", CURLY},    {"kotlin", CURLY},  {"swift", CURLY},
+        {"php", CURLY},        {"scala", CURLY}, {"zig", CURLY},     {"dart", CURLY},
+        {"json", CURLY},       {"css", CURLY},   {"python", HASH},   {"py", HASH},
+        {"sh", HASH},          {"bash", HASH},   {"zsh", HASH},      {"shell", HASH},
+        {"fish", HASH},        {"ruby", HASH},   {"rb", HASH},       {"perl", HASH},
+        {"r", HASH},           {"yaml", HASH},   {"yml", HASH},      {"toml", HASH},
+        {"ini", HASH},         {"make", HASH},   {"makefile", HASH}, {"dockerfile", HASH},
+        {"cmake", HASH},       {"meson", HASH},  {"awk", HASH},      {"julia", HASH},
+        {"sql", DASH},         {"lua", DASH},    {"haskell", DASH},  {"hs", DASH},
+        {"ada", DASH},         {"lisp", LISP},   {"scheme", LISP},   {"clojure", LISP},
+        {"asm", LISP},
     };
     h->family = PLAIN;
     h->inside = NOTHING;
@@ -44,16 +47,21 @@ static bool is_keyword(const char *s, size_t n, int family)
         " default defer del delete do double elif else elsif end enum except export extern false"
         " final finally float fn for foreach from func function global goto if impl import in"
         " include inline int interface is lambda let local long loop match mod module mut namespace"
-        " new nil none None not null nullptr operator or override package pass private protected pub"
-        " public raise ref repeat return self short signed sizeof static struct super switch template"
-        " then this throw trait true True False try type typedef typename union unless unsafe unsigned"
+        " new nil none None not null nullptr operator or override package pass private protected "
+        "pub"
+        " public raise ref repeat return self short signed sizeof static struct super switch "
+        "template"
+        " then this throw trait true True False try type typedef typename union unless unsafe "
+        "unsigned"
         " until use using var virtual void volatile when where while with yield fi esac done"
         " uint8_t int8_t uint16_t int16_t uint32_t int32_t uint64_t int64_t size_t string ";
     static const char sql[] =
         " select from where insert into values update set delete create table index drop alter add"
         " primary key foreign references join left right inner outer on group by order having limit"
-        " offset union all distinct as and or not null is in exists between like case when then else"
-        " end begin commit rollback transaction default unique integer text real blob varchar with ";
+        " offset union all distinct as and or not null is in exists between like case when then "
+        "else"
+        " end begin commit rollback transaction default unique integer text real blob varchar "
+        "with ";
     char word[32];
     if (n + 3 > sizeof word)
         return false;
@@ -79,9 +87,7 @@ static size_t find(const char *s, size_t n, const char *what, size_t len)
 /* The rest of a comment or string that started on an earlier line. */
 static size_t go_on(struct highlight *h, const char *s, size_t n, uint8_t *ret_role)
 {
-    const char *end = h->inside == COMMENT         ? "*/"
-                      : h->inside == TRIPLE_SINGLE ? "'''"
-                                                   : "\"\"\"";
+    const char *end = h->inside == COMMENT ? "*/" : h->inside == TRIPLE_SINGLE ? "'''" : "\"\"\"";
     *ret_role = h->inside == COMMENT ? ROLE_CODE_COMMENT : ROLE_CODE_STRING;
     size_t len = find(s, n, end, strlen(end));
     if (len == 0)

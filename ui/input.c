@@ -11,9 +11,9 @@
 enum { PARAM_MAX = 8, SEQUENCE_MAX = 64 };
 
 struct input {
-    struct str buf;   /* bytes not yet decoded */
-    size_t at;        /* decoded so far */
-    bool flush;       /* no more bytes belong to what is in buf */
+    struct str buf; /* bytes not yet decoded */
+    size_t at;      /* decoded so far */
+    bool flush;     /* no more bytes belong to what is in buf */
     bool pasting;
     struct str paste;
 };
@@ -95,13 +95,14 @@ static bool letter_key(struct ui_event *ret, unsigned char final, int mods)
     static const struct {
         char final;
         uint32_t code;
-    } keys[] = {{'A', UI_KEY_UP},   {'B', UI_KEY_DOWN},   {'C', UI_KEY_RIGHT}, {'D', UI_KEY_LEFT},
-                {'H', UI_KEY_HOME}, {'F', UI_KEY_END},    {'P', UI_KEY_F1},    {'Q', UI_KEY_F1 + 1},
-                {'R', UI_KEY_F1 + 2}, {'S', UI_KEY_F1 + 3}, {'M', UI_KEY_ENTER}};
+    } keys[] = {{'A', UI_KEY_UP},     {'B', UI_KEY_DOWN},   {'C', UI_KEY_RIGHT},
+                {'D', UI_KEY_LEFT},   {'H', UI_KEY_HOME},   {'F', UI_KEY_END},
+                {'P', UI_KEY_F1},     {'Q', UI_KEY_F1 + 1}, {'R', UI_KEY_F1 + 2},
+                {'S', UI_KEY_F1 + 3}, {'M', UI_KEY_ENTER}};
     if (final == 'Z')
         return key(ret, UI_KEY_TAB, mods | UI_SHIFT);
     for (size_t i = 0; i < sizeof keys / sizeof *keys; i++)
-        if (keys[i].final == (char)final)
+        if (keys[i].final == (char) final)
             return key(ret, keys[i].code, mods);
     return false;
 }
@@ -111,13 +112,12 @@ static bool tilde_key(struct ui_event *ret, long number, int mods)
     static const struct {
         uint8_t number;
         uint32_t code;
-    } keys[] = {{1, UI_KEY_HOME},      {2, UI_KEY_INSERT},     {3, UI_KEY_DELETE},
-                {4, UI_KEY_END},       {5, UI_KEY_PAGE_UP},    {6, UI_KEY_PAGE_DOWN},
-                {7, UI_KEY_HOME},      {8, UI_KEY_END},        {11, UI_KEY_F1},
-                {12, UI_KEY_F1 + 1},   {13, UI_KEY_F1 + 2},    {14, UI_KEY_F1 + 3},
-                {15, UI_KEY_F1 + 4},   {17, UI_KEY_F1 + 5},    {18, UI_KEY_F1 + 6},
-                {19, UI_KEY_F1 + 7},   {20, UI_KEY_F1 + 8},    {21, UI_KEY_F1 + 9},
-                {23, UI_KEY_F1 + 10},  {24, UI_KEY_F1 + 11}};
+    } keys[] = {
+        {1, UI_KEY_HOME},    {2, UI_KEY_INSERT},    {3, UI_KEY_DELETE},   {4, UI_KEY_END},
+        {5, UI_KEY_PAGE_UP}, {6, UI_KEY_PAGE_DOWN}, {7, UI_KEY_HOME},     {8, UI_KEY_END},
+        {11, UI_KEY_F1},     {12, UI_KEY_F1 + 1},   {13, UI_KEY_F1 + 2},  {14, UI_KEY_F1 + 3},
+        {15, UI_KEY_F1 + 4}, {17, UI_KEY_F1 + 5},   {18, UI_KEY_F1 + 6},  {19, UI_KEY_F1 + 7},
+        {20, UI_KEY_F1 + 8}, {21, UI_KEY_F1 + 9},   {23, UI_KEY_F1 + 10}, {24, UI_KEY_F1 + 11}};
     for (size_t i = 0; i < sizeof keys / sizeof *keys; i++)
         if (keys[i].number == number)
             return key(ret, keys[i].code, mods);
@@ -214,8 +214,9 @@ static size_t csi(struct input *in, const char *s, size_t n, int alt, struct ui_
         *ret_is = tilde_key(ret, param[0], mods);
     else if ((final == '^' || final == '$' || final == '@') && n_param > 0) /* rxvt */
         *ret_is = tilde_key(ret, param[0],
-                            alt | (final == '^' ? UI_CTRL : final == '$' ? UI_SHIFT
-                                                                        : UI_CTRL | UI_SHIFT));
+                            alt | (final == '^'   ? UI_CTRL
+                                   : final == '$' ? UI_SHIFT
+                                                  : UI_CTRL | UI_SHIFT));
     else if (final == 'u' && n_param > 0)
         *ret_is = point_key(ret, param[0], mods);
     else if (final != 'M')

@@ -108,13 +108,20 @@ static const struct {
     const char *name, *label;
     uint32_t code;
 } key_names[] = {
-    {"enter", "Enter", UI_KEY_ENTER},       {"tab", "Tab", UI_KEY_TAB},
-    {"escape", "Esc", UI_KEY_ESCAPE},       {"backspace", "Backspace", UI_KEY_BACKSPACE},
-    {"delete", "Del", UI_KEY_DELETE},       {"insert", "Ins", UI_KEY_INSERT},
-    {"up", "Up", UI_KEY_UP},                {"down", "Down", UI_KEY_DOWN},
-    {"left", "Left", UI_KEY_LEFT},          {"right", "Right", UI_KEY_RIGHT},
-    {"home", "Home", UI_KEY_HOME},          {"end", "End", UI_KEY_END},
-    {"pageup", "PgUp", UI_KEY_PAGE_UP},     {"pagedown", "PgDn", UI_KEY_PAGE_DOWN},
+    {"enter", "Enter", UI_KEY_ENTER},
+    {"tab", "Tab", UI_KEY_TAB},
+    {"escape", "Esc", UI_KEY_ESCAPE},
+    {"backspace", "Backspace", UI_KEY_BACKSPACE},
+    {"delete", "Del", UI_KEY_DELETE},
+    {"insert", "Ins", UI_KEY_INSERT},
+    {"up", "Up", UI_KEY_UP},
+    {"down", "Down", UI_KEY_DOWN},
+    {"left", "Left", UI_KEY_LEFT},
+    {"right", "Right", UI_KEY_RIGHT},
+    {"home", "Home", UI_KEY_HOME},
+    {"end", "End", UI_KEY_END},
+    {"pageup", "PgUp", UI_KEY_PAGE_UP},
+    {"pagedown", "PgDn", UI_KEY_PAGE_DOWN},
     {"space", "Space", ' '},
 };
 

@@ -22,18 +22,19 @@ struct layout_want {
 
 struct layout {
     struct rect list, list_border; /* a column of one cell at the list's right */
-    struct rect title;   /* one row above the transcript */
-    struct rect chat;    /* the transcript */
-    struct rect text;    /* the column of text inside chat (same rows) */
-    struct rect rule;    /* one row between transcript and editor: notices */
-    struct rect prompt;  /* two columns at the editor's left */
+    struct rect title;             /* one row above the transcript */
+    struct rect chat;              /* the transcript */
+    struct rect text;              /* the column of text inside chat (same rows) */
+    struct rect rule;              /* one row between transcript and editor: notices */
+    struct rect prompt;            /* two columns at the editor's left */
     struct rect editor;
     struct rect dash, dash_border; /* a column of one cell at the dashboard's left */
-    struct rect status;  /* bottom row */
+    struct rect status;            /* bottom row */
 };
 
 void layout_compute(int cols, int rows, const struct layout_want *want, struct layout *ret);
-/* A centred box of at most w x h inside `in`, at least one cell away from its edges if it can be. */
+/* A centred box of at most w x h inside `in`, at least one cell away from its edges if it can be.
+ */
 struct rect layout_popup(struct rect in, int w, int h);
 
 #endif

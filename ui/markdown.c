@@ -39,7 +39,7 @@ struct flow { /* one paragraph, heading or table cell before it is broken into l
     size_t n_mark, cap_mark;
 };
 
-struct box { /* a quote, or a list with its present item */
+struct box {                         /* a quote, or a list with its present item */
     bool quote, list, tight, marked; /* marked: the item's bullet has been written */
     bool fresh;                      /* nothing of the item has been written */
     unsigned number;
@@ -420,13 +420,20 @@ static int enter_block(MD_BLOCKTYPE type, void *detail, void *user)
         break;
     case MD_BLOCK_UL:
         gap(b);
-        nest_push(b, (struct box){.list = true, .width = 2, .marked = true, .fresh = true,
+        nest_push(b, (struct box){.list = true,
+                                  .width = 2,
+                                  .marked = true,
+                                  .fresh = true,
                                   .tight = ((MD_BLOCK_UL_DETAIL *)detail)->is_tight != 0});
         break;
     case MD_BLOCK_OL:
         gap(b);
-        nest_push(b, (struct box){.list = true, .width = 3, .marked = true, .fresh = true,
-                                  .ordered = true, .number = ((MD_BLOCK_OL_DETAIL *)detail)->start,
+        nest_push(b, (struct box){.list = true,
+                                  .width = 3,
+                                  .marked = true,
+                                  .fresh = true,
+                                  .ordered = true,
+                                  .number = ((MD_BLOCK_OL_DETAIL *)detail)->start,
                                   .tight = ((MD_BLOCK_OL_DETAIL *)detail)->is_tight != 0});
         break;
     case MD_BLOCK_LI:
@@ -581,11 +588,11 @@ static void entity(struct str *out, const char *s, size_t n)
 {
     static const struct {
         const char *name, *text;
-    } names[] = {{"&amp;", "&"},   {"&lt;", "<"},     {"&gt;", ">"},    {"&quot;", "\""},
-                 {"&apos;", "'"},  {"&nbsp;", " "},   {"&mdash;", "—"}, {"&ndash;", "–"},
-                 {"&hellip;", "…"}, {"&rarr;", "→"},  {"&larr;", "←"},  {"&times;", "×"},
-                 {"&copy;", "©"},  {"&deg;", "°"},    {"&middot;", "·"}, {"&le;", "≤"},
-                 {"&ge;", "≥"},    {"&ne;", "≠"}};
+    } names[] = {{"&amp;", "&"},    {"&lt;", "<"},   {"&gt;", ">"},     {"&quot;", "\""},
+                 {"&apos;", "'"},   {"&nbsp;", " "}, {"&mdash;", "—"},  {"&ndash;", "–"},
+                 {"&hellip;", "…"}, {"&rarr;", "→"}, {"&larr;", "←"},   {"&times;", "×"},
+                 {"&copy;", "©"},   {"&deg;", "°"},  {"&middot;", "·"}, {"&le;", "≤"},
+                 {"&ge;", "≥"},     {"&ne;", "≠"}};
     for (size_t i = 0; i < sizeof names / sizeof *names; i++)
         if (strlen(names[i].name) == n && memcmp(names[i].name, s, n) == 0) {
             str_adds(out, names[i].text);
@@ -653,8 +660,8 @@ static int text(MD_TEXTTYPE type, const MD_CHAR *s, MD_SIZE n, void *user)
         str_fini(&clean);
         return 0;
     }
-    uint8_t attr = (b->bold ? CELL_BOLD : 0) | (b->italic ? CELL_ITALIC : 0) |
-                   (b->strike ? CELL_STRIKE : 0);
+    uint8_t attr =
+        (b->bold ? CELL_BOLD : 0) | (b->italic ? CELL_ITALIC : 0) | (b->strike ? CELL_STRIKE : 0);
     uint8_t role = ROLE_TEXT;
     if (b->image)
         role = ROLE_DIM;
@@ -680,9 +687,13 @@ static int text(MD_TEXTTYPE type, const MD_CHAR *s, MD_SIZE n, void *user)
 static uint32_t render(struct rich *out, const char *s, size_t n, int width, int n_code_before,
                        uint32_t pos)
 {
-    struct builder b = {.out = out, .width = width < 8 ? 8 : width,
-                        .n_code_before = n_code_before, .pos = pos, .any = out->n_line > 0,
-                        .source = s, .source_len = n};
+    struct builder b = {.out = out,
+                        .width = width < 8 ? 8 : width,
+                        .n_code_before = n_code_before,
+                        .pos = pos,
+                        .any = out->n_line > 0,
+                        .source = s,
+                        .source_len = n};
     const MD_PARSER parser = {
         .flags = MD_FLAG_TABLES | MD_FLAG_STRIKETHROUGH | MD_FLAG_TASKLISTS |
                  MD_FLAG_PERMISSIVEURLAUTOLINKS | MD_FLAG_NOHTML,
@@ -709,7 +720,8 @@ struct fence {
 };
 
 /* Is this line the opening or closing of a code fence? Sets its indentation. */
-static bool fence_line(const char *s, size_t n, struct fence *ret, size_t *ret_indent, bool *ret_bare)
+static bool fence_line(const char *s, size_t n, struct fence *ret, size_t *ret_indent,
+                       bool *ret_bare)
 {
     size_t i = 0;
     while (i < n && (s[i] == ' ' || s[i] == '\t'))

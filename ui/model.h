@@ -29,7 +29,7 @@ struct ui_row { /* a line of a list */
 struct ui_rows {
     const struct ui_row *row;
     int n, sel;
-    int *scroll; /* first row shown; kept by the controller, adjusted by the view */
+    int *scroll;       /* first row shown; kept by the controller, adjusted by the view */
     const char *empty; /* said when n is 0 */
     int detail_col;    /* 0 = details at the right edge, else from this column on */
 };

@@ -1,6 +1,7 @@
 /* Styled lines: text already broken to a width, each line a row of runs with role and attributes.
  * What markdown.h produces and view_chat draws. Append only, but for rich_cut. The text is clean:
- * control bytes are stripped by whoever fills it (markdown.c, rich_plain). Plain data, one thread. */
+ * control bytes are stripped by whoever fills it (markdown.c, rich_plain). Plain data, one thread.
+ */
 #ifndef UI_RICH_H
 #define UI_RICH_H
 
@@ -17,8 +18,8 @@ struct rich_run {
 
 struct rich_line {
     uint32_t run, n_run;
-    uint32_t pos;  /* content bytes before this line: the same at every width, for scroll anchors */
-    uint8_t back;  /* role whose background fills the line from fill_col on; ROLE_TEXT = none */
+    uint32_t pos; /* content bytes before this line: the same at every width, for scroll anchors */
+    uint8_t back; /* role whose background fills the line from fill_col on; ROLE_TEXT = none */
     uint8_t fill_col;
 };
 

@@ -49,8 +49,8 @@ size_t text_next(const char *s, size_t n, int *ret_width)
     size_t off = (size_t)utf8_decode(s, n, &base);
     int width = cp_width(base), n_regional = is_regional(base);
     utf8proc_category_t cat = utf8proc_category((utf8proc_int32_t)base);
-    if (width == 0 && (cat == UTF8PROC_CATEGORY_MN || cat == UTF8PROC_CATEGORY_ME ||
-                       cat == UTF8PROC_CATEGORY_MC))
+    if (width == 0 &&
+        (cat == UTF8PROC_CATEGORY_MN || cat == UTF8PROC_CATEGORY_ME || cat == UTF8PROC_CATEGORY_MC))
         width = 1; /* a mark without a base stands alone */
     utf8proc_int32_t state = 0;
     uint32_t last = base;
@@ -222,7 +222,8 @@ static size_t escape_len(const char *s, size_t n)
         return i < n && (unsigned char)s[i] >= 0x40 && (unsigned char)s[i] < 0x7F ? i + 1 : i;
     }
     if (c == ']' || c == 'P' || c == '_' || c == '^' || c == 'X') {
-        /* An unterminated string must not swallow the rest of the message: it ends with the line. */
+        /* An unterminated string must not swallow the rest of the message: it ends with the line.
+         */
         while (i < n && s[i] != '\a' && s[i] != '\n' && s[i] != 0x1B)
             i++;
         if (i < n && s[i] == '\a')

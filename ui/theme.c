@@ -110,8 +110,8 @@ static bool parse_attr(const char *word, uint8_t *attr)
     return false;
 }
 
-static enum status parse_style(const struct conf_line *l, const char *from,
-                               struct theme_style *ret, struct err *e)
+static enum status parse_style(const struct conf_line *l, const char *from, struct theme_style *ret,
+                               struct err *e)
 {
     struct theme_style s = {THEME_NONE, THEME_NONE, 0};
     char value[256];
@@ -123,10 +123,10 @@ static enum status parse_style(const struct conf_line *l, const char *from,
                     : i == 1 ? parse_colour(w, &s.bg)
                              : parse_attr(w, &s.attr);
         if (!good)
-            return err_set(e, ERR_FORMAT,
-                           "%s line %d: \"%s\" is no %s; write %s", from, l->number, w,
-                           i < 2 ? "colour" : "attribute",
-                           i < 2 ? "#rrggbb or none" : "bold, italic, underline, reverse or strike");
+            return err_set(e, ERR_FORMAT, "%s line %d: \"%s\" is no %s; write %s", from, l->number,
+                           w, i < 2 ? "colour" : "attribute",
+                           i < 2 ? "#rrggbb or none"
+                                 : "bold, italic, underline, reverse or strike");
     }
     if (i < 2)
         return err_set(e, ERR_FORMAT, "%s line %d: %s needs a foreground and a background colour",
@@ -155,8 +155,9 @@ enum status theme_parse(const char *text, const char *from, struct theme *ret, s
         while (role < ROLE_COUNT && strcmp(line.key, role_names[role]) != 0)
             role++;
         if (role == ROLE_COUNT)
-            return err_set(e, ERR_FORMAT, "%s line %d: unknown role \"%s\"; dark.conf lists them all",
-                           from, number, line.key);
+            return err_set(e, ERR_FORMAT,
+                           "%s line %d: unknown role \"%s\"; dark.conf lists them all", from,
+                           number, line.key);
         TRY(parse_style(&line, from, &t.style[role], e));
     }
     *ret = t;
@@ -169,9 +170,9 @@ enum status theme_load(const char *name, struct theme *ret, struct err *e)
         if (strcmp(name, builtins[i].name) == 0)
             return theme_parse(builtins[i].text, name, ret, e);
     if (!strchr(name, '/') && !strchr(name, '.'))
-        return err_set(e, ERR_NOT_FOUND,
-                       "no theme \"%s\"; there are dark, light and mono, or give the path of a .conf",
-                       name);
+        return err_set(
+            e, ERR_NOT_FOUND,
+            "no theme \"%s\"; there are dark, light and mono, or give the path of a .conf", name);
     char *text;
     TRY(conf_read(name, &text, e));
     const char *base = strrchr(name, '/');

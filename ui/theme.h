@@ -19,13 +19,13 @@ enum theme_role {
     ROLE_ACCENT,
     ROLE_TITLE,
     ROLE_BORDER,
-    ROLE_USER,       /* what the user wrote; its background shades the block */
+    ROLE_USER, /* what the user wrote; its background shades the block */
     ROLE_USER_NAME,
     ROLE_ASSISTANT_NAME,
     ROLE_SYSTEM,
     ROLE_HEADING,
     ROLE_STRONG,
-    ROLE_CODE,       /* code blocks; its background shades the block */
+    ROLE_CODE, /* code blocks; its background shades the block */
     ROLE_CODE_BORDER,
     ROLE_CODE_KEYWORD,
     ROLE_CODE_STRING,
@@ -35,8 +35,8 @@ enum theme_role {
     ROLE_LINK,
     ROLE_BULLET,
     ROLE_THINK,
-    ROLE_LIST,       /* conversation list and other panels */
-    ROLE_LIST_OPEN,  /* the conversation on the screen */
+    ROLE_LIST,      /* conversation list and other panels */
+    ROLE_LIST_OPEN, /* the conversation on the screen */
     ROLE_SELECTED,
     ROLE_MATCH,
     ROLE_PROMPT,

@@ -430,12 +430,14 @@ enum status tui_open(const struct theme *theme, bool no_colour, bool mouse, stru
                      struct err *e)
 {
     if (!isatty(STDIN_FILENO) || !isatty(STDOUT_FILENO))
-        return err_set(e, ERR_USAGE, "standard input or output is no terminal; for scripts there "
-                                     "is `dogear ask`");
+        return err_set(e, ERR_USAGE,
+                       "standard input or output is no terminal; for scripts there "
+                       "is `dogear ask`");
     const char *term = getenv("TERM");
     if (!term || !term[0] || strcmp(term, "dumb") == 0)
-        return err_set(e, ERR_UNSUPPORTED, "TERM is \"%s\": the terminal cannot move its cursor; "
-                                           "use `dogear ask` or set TERM",
+        return err_set(e, ERR_UNSUPPORTED,
+                       "TERM is \"%s\": the terminal cannot move its cursor; "
+                       "use `dogear ask` or set TERM",
                        term ? term : "");
     setlocale(LC_CTYPE, "");
     if (strcmp(nl_langinfo(CODESET), "UTF-8") != 0)
@@ -443,8 +445,9 @@ enum status tui_open(const struct theme *theme, bool no_colour, bool mouse, stru
     set_escdelay(INPUT_ESC_MS);
     SCREEN *screen = open_screen(no_colour);
     if (!screen)
-        return err_set(e, ERR_UNSUPPORTED, "no description of the terminal type \"%s\"; set TERM "
-                                           "to one this system knows, e.g. xterm-256color",
+        return err_set(e, ERR_UNSUPPORTED,
+                       "no description of the terminal type \"%s\"; set TERM "
+                       "to one this system knows, e.g. xterm-256color",
                        term);
     struct tui *t = mem_calloc(1, sizeof *t);
     t->screen = screen;
@@ -467,7 +470,7 @@ enum status tui_open(const struct theme *theme, bool no_colour, bool mouse, stru
     set_theme(t, theme);
     refresh();
     modes_on(t);
-    *ret = (struct ui_front){t,     size,  front_wait, event,  present, set_theme,
-                             copy,  title, set_mouse,  suspend, resume, resized, front_close};
+    *ret = (struct ui_front){t,     size,      front_wait, event,  present, set_theme,  copy,
+                             title, set_mouse, suspend,    resume, resized, front_close};
     return OK;
 }

@@ -36,8 +36,9 @@ enum ui_key_code {
 };
 
 struct ui_key {
-    uint32_t code; /* a code point (letters as typed, with ctrl in lower case) or enum ui_key_code */
-    uint8_t mods;  /* enum ui_mod; shift only with keys that are no characters */
+    uint32_t
+        code;     /* a code point (letters as typed, with ctrl in lower case) or enum ui_key_code */
+    uint8_t mods; /* enum ui_mod; shift only with keys that are no characters */
 };
 
 enum ui_event_kind {

@@ -15,13 +15,13 @@ void view_chat_free(struct view_chat *v);
 void view_chat_update(struct view_chat *v, const struct ui_model *m, int width);
 void view_chat_draw(struct view_chat *v, const struct ui_model *m, struct cells *c,
                     struct rect chat, struct rect text);
-void view_chat_scroll(struct view_chat *v, int n_line);  /* negative = up */
+void view_chat_scroll(struct view_chat *v, int n_line); /* negative = up */
 void view_chat_page(struct view_chat *v, int n_page);
 void view_chat_top(struct view_chat *v);
-void view_chat_follow(struct view_chat *v);              /* go to the end and stay there */
+void view_chat_follow(struct view_chat *v);                /* go to the end and stay there */
 void view_chat_show(struct view_chat *v, int32_t message); /* scroll until it is visible */
 bool view_chat_following(const struct view_chat *v);
-int view_chat_below(const struct view_chat *v);          /* lines hidden under the bottom */
+int view_chat_below(const struct view_chat *v); /* lines hidden under the bottom */
 /* Message at a row of the drawn transcript, -1 = none; for the mouse. */
 int32_t view_chat_at(const struct view_chat *v, int row);
 /* Code block by the number shown (from 1), as it was written; NULL = there is none. */

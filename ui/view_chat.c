@@ -367,7 +367,8 @@ static void draw_line(const struct view_chat *v, const struct ui_model *m, int b
     if (!last && user)
         cells_fill(c, rect_cross(r, (struct rect){r.x, y, r.w, 1}), " ", ROLE_USER, ROLE_USER);
     if (!last && (user || chosen))
-        cells_puts(c, r, r.x, y, chosen ? "┃" : "▌", chosen ? ROLE_ACCENT : ROLE_USER_NAME, back, 0);
+        cells_puts(c, r, r.x, y, chosen ? "┃" : "▌", chosen ? ROLE_ACCENT : ROLE_USER_NAME, back,
+                   0);
     if (last)
         return;
     if (line == 0) {
@@ -413,8 +414,10 @@ static void draw_empty(const struct ui_model *m, struct cells *c, struct rect r)
         const char *s = lines[n == 1 ? 3 : i];
         int w = text_width(s, strlen(s));
         cells_puts(c, r, r.x + (r.w - w) / 2, y + i, s,
-                   n > 1 && i == 0 ? ROLE_ACCENT : n > 1 && i == 1 ? ROLE_TITLE : ROLE_DIM, 0,
-                   i == 0 && n > 1 ? CELL_BOLD : 0);
+                   n > 1 && i == 0   ? ROLE_ACCENT
+                   : n > 1 && i == 1 ? ROLE_TITLE
+                                     : ROLE_DIM,
+                   0, i == 0 && n > 1 ? CELL_BOLD : 0);
     }
     str_fini(&name);
 }

@@ -146,7 +146,8 @@ static void draw_tiers(const struct ui_model *m, struct pen *p)
     for (int i = 0; i < STATS_TIERS; i++) {
         if (s->tier_bytes[i] <= 0)
             continue;
-        int w = 4 + (int)strlen(stats_tier_name[i]) + (int)strlen(format_bytes(a, s->tier_bytes[i]));
+        int w =
+            4 + (int)strlen(stats_tier_name[i]) + (int)strlen(format_bytes(a, s->tier_bytes[i]));
         if (p->x + w > p->r.x + p->r.w) {
             line_end(p);
             line_start(p, "");
@@ -236,8 +237,13 @@ static void draw_fidelity(const struct ui_model *m, struct pen *p)
     heading(p, "Fidelity");
     line_start(p, "state");
     if (measured)
-        put(p, good ? "● good" : fair ? "● fair" : "● poor",
-            good ? ROLE_TIER_2 : fair ? ROLE_TIER_4 : ROLE_TIER_6);
+        put(p,
+            good   ? "● good"
+            : fair ? "● fair"
+                   : "● poor",
+            good   ? ROLE_TIER_2
+            : fair ? ROLE_TIER_4
+                   : ROLE_TIER_6);
     else
         put(p, exact ? "● exact: nothing is compressed" : "○ not measured",
             exact ? ROLE_TIER_2 : ROLE_DIM);

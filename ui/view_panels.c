@@ -113,8 +113,9 @@ void view_panels_list(const struct ui_model *m, struct cells *c, struct rect r, 
         static const struct {
             enum keymap_action action;
             const char *label;
-        } hints[] = {{ACT_ITEM_OPEN, "open"},   {ACT_NEW, "new"},     {ACT_ITEM_RENAME, "rename"},
-                     {ACT_ITEM_DELETE, "delete"}, {ACT_ITEM_FILTER, "find"}, {ACT_ITEM_PIN, "pin"}};
+        } hints[] = {{ACT_ITEM_OPEN, "open"},     {ACT_NEW, "new"},
+                     {ACT_ITEM_RENAME, "rename"}, {ACT_ITEM_DELETE, "delete"},
+                     {ACT_ITEM_FILTER, "find"},   {ACT_ITEM_PIN, "pin"}};
         int x = r.x + 1, y = r.y + r.h - 3;
         for (size_t i = 0; i < sizeof hints / sizeof *hints; i++) {
             char key[32], hint[64];
@@ -270,9 +271,10 @@ static void draw_text(const struct ui_model *m, struct cells *c, struct rect scr
     struct rich r = {0};
     uint32_t pos = 0;
     int w = screen.w > 80 ? 76 : screen.w - 6;
-    rich_plain(&r, m->popup_text, strlen(m->popup_text), w > 8 ? w : 8, ROLE_POPUP, ROLE_TEXT, &pos);
-    struct rect in = draw_box(c, layout_popup(screen, w + 4, (int)r.n_line + 2), m->popup_title,
-                              m->popup_hint);
+    rich_plain(&r, m->popup_text, strlen(m->popup_text), w > 8 ? w : 8, ROLE_POPUP, ROLE_TEXT,
+               &pos);
+    struct rect in =
+        draw_box(c, layout_popup(screen, w + 4, (int)r.n_line + 2), m->popup_title, m->popup_hint);
     int most = (int)r.n_line > in.h ? (int)r.n_line - in.h : 0;
     if (*m->help_scroll > most)
         *m->help_scroll = most;

@@ -81,7 +81,10 @@ static void draw_bar(struct cells *c, struct rect r, int x, double part)
         part = 1;
     int filled = (int)lround(part * BAR_COLS * 8);
     for (int i = 0; i < BAR_COLS; i++, filled -= 8)
-        cells_puts(c, r, x + i, r.y, filled >= 8 ? "█" : filled > 0 ? eighth[filled] : " ",
+        cells_puts(c, r, x + i, r.y,
+                   filled >= 8  ? "█"
+                   : filled > 0 ? eighth[filled]
+                                : " ",
                    ROLE_BAR, ROLE_BAR, 0);
 }
 
@@ -236,8 +239,8 @@ void view_draw(const struct ui_model *m, struct view_chat *v, struct cells *c)
         view_dash_draw(m, c, l.dash);
         draw_border(c, l.dash_border);
     }
-    view_status_rule(m, c, l.rule, l.text, m->dash_wanted && rect_empty(l.dash) ? 0
-                                                                               : view_chat_below(v));
+    view_status_rule(m, c, l.rule, l.text,
+                     m->dash_wanted && rect_empty(l.dash) ? 0 : view_chat_below(v));
     view_status_editor(m, c, &l);
     if (!rect_empty(l.list)) {
         view_panels_list(m, c, l.list, m->focus == UI_FOCUS_LIST);

@@ -28,11 +28,12 @@ static inline uint32_t random_below(struct random *r, uint32_t n)
 static inline void random_piece(struct random *r, struct str *out, int hostile)
 {
     static const char *const good[] = {
-        "a",    "word", " ",  "  ",   "\n",   "longer-word", "é",  "e\xCC\x81", "中文", "漢",
-        "👍🏽", "❤️",   "🇩🇪", "👨‍👩‍👧", "한국", "क्षि",         "\t", "_x9",       "。",   "1️⃣",
+        "a",         "word", " ",  "  ",       "\n",     "longer-word", "é",
+        "e\xCC\x81", "中文", "漢", "👍🏽", "❤️", "🇩🇪",          "👨‍👩‍👧",
+        "한국",      "क्षि",  "\t", "_x9",      "。",     "1️⃣",
     };
     static const char *const bad[] = {
-        "\xFF",       "\xC3",      "\xE2\x82", "\x1B[31m", "\x1B]0;t\x07", "\x1B", "\x01",
+        "\xFF",         "\xC3",     "\xE2\x82", "\x1B[31m", "\x1B]0;t\x07",     "\x1B", "\x01",
         "\xE2\x80\xAE", "\xC2\x9B", "\r\n",     "\r",       "\xF4\x90\x80\x80", "\x7F",
     };
     if (hostile && random_below(r, 4) == 0)

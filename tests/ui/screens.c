@@ -11,9 +11,8 @@
  *   ?has TEXT          waits until some row contains TEXT   ?not TEXT: until none does
  *   ?row N TEXT        waits until row N (negative: from the bottom) is TEXT
  *   ?cursor COL ROW    ?clip TEXT (last OSC 52)   ?exit STATUS   ?file PATH TEXT (below the home)
- *   ?style TEXT WORDS  the first cell of TEXT: bold italic underline reverse fg bg, or no- before it
- *   DUMP               prints the screen as a comment
- * All waiting polls with a deadline. */
+ *   ?style TEXT WORDS  the first cell of TEXT: bold italic underline reverse fg bg, or no- before
+ * it DUMP               prints the screen as a comment All waiting polls with a deadline. */
 #include <ctype.h>
 #include <errno.h>
 #include <fcntl.h>
@@ -185,7 +184,8 @@ static void start(struct world *w)
         int n = 0;
         argv[n++] = (char *)w->program;
         char *save = NULL;
-        for (char *a = w->args.len ? strtok_r(w->args.data, " ", &save) : NULL; a && n < 60; a = strtok_r(NULL, " ", &save))
+        for (char *a = w->args.len ? strtok_r(w->args.data, " ", &save) : NULL; a && n < 60;
+             a = strtok_r(NULL, " ", &save))
             argv[n++] = a;
         argv[n++] = (char *)"--fake";
         struct str fake = {0};
@@ -228,7 +228,11 @@ static void unescape(const char *s, struct str *out)
             str_addc(out, (char)strtol(hex, NULL, 16));
             s += 2;
         } else {
-            str_addc(out, *s == 'r' ? '\r' : *s == 'n' ? '\n' : *s == 't' ? '\t' : *s == 'e' ? 0x1B : *s);
+            str_addc(out, *s == 'r'   ? '\r'
+                          : *s == 'n' ? '\n'
+                          : *s == 't' ? '\t'
+                          : *s == 'e' ? 0x1B
+                                      : *s);
         }
     }
 }
@@ -264,8 +268,12 @@ static bool style_is(struct world *w, const char *args)
     VTermScreenCell c;
     vterm_screen_get_cell(w->screen, (VTermPos){y, x}, &c);
     for (int i = 0; i < n; i++) {
-        bool is[] = {c.attrs.bold, c.attrs.italic, c.attrs.underline, c.attrs.reverse,
-                     !VTERM_COLOR_IS_DEFAULT_FG(&c.fg), !VTERM_COLOR_IS_DEFAULT_BG(&c.bg)};
+        bool is[] = {c.attrs.bold,
+                     c.attrs.italic,
+                     c.attrs.underline,
+                     c.attrs.reverse,
+                     !VTERM_COLOR_IS_DEFAULT_FG(&c.fg),
+                     !VTERM_COLOR_IS_DEFAULT_BG(&c.bg)};
         all &= is[list[i].what] != list[i].no;
     }
     return all;
@@ -374,7 +382,9 @@ static bool command(struct world *w, const char *verb, char *args)
         struct winsize ws = {(unsigned short)w->rows, (unsigned short)w->cols, 0, 0};
         ioctl(w->master, TIOCSWINSZ, &ws);
     } else if (strcmp(verb, "SIGNAL") == 0) {
-        kill(w->pid, strcmp(args, "HUP") == 0 ? SIGHUP : strcmp(args, "INT") == 0 ? SIGINT : SIGTERM);
+        kill(w->pid, strcmp(args, "HUP") == 0   ? SIGHUP
+                     : strcmp(args, "INT") == 0 ? SIGINT
+                                                : SIGTERM);
     } else if (strcmp(verb, "HANGUP") == 0) {
         close(w->master);
         w->master = -1;

@@ -103,8 +103,8 @@ static bool plain_act(struct plain *p, enum keymap_action a)
 static void editor__operations__agree_with_plain_model(void **state)
 {
     static const enum keymap_action acts[] = {
-        ACT_LEFT,     ACT_RIGHT,    ACT_LINE_START, ACT_LINE_END, ACT_TEXT_START,
-        ACT_TEXT_END, ACT_BACKSPACE, ACT_DELETE,    ACT_NEWLINE,
+        ACT_LEFT,     ACT_RIGHT,     ACT_LINE_START, ACT_LINE_END, ACT_TEXT_START,
+        ACT_TEXT_END, ACT_BACKSPACE, ACT_DELETE,     ACT_NEWLINE,
     };
     (void)state;
     for (uint64_t seed = 1; seed <= 400; seed++) {
@@ -153,13 +153,16 @@ static void editor__any_action__keeps_invariants(void **state)
                 editor_place(ed, random_below(&r, 60));
                 break;
             default:
-                editor_act(ed, (enum keymap_action)(ACT_NEWLINE +
-                                                    random_below(&r, ACT_HISTORY_NEXT - ACT_NEWLINE + 1)));
+                editor_act(ed,
+                           (enum keymap_action)(
+                               ACT_NEWLINE + random_below(&r, ACT_HISTORY_NEXT - ACT_NEWLINE + 1)));
             }
             str_fini(&s);
             size_t cur = editor_cursor(ed), n = editor_len(ed);
-            if (cur > n || text_snap(editor_text(ed), n, cur) != cur || strlen(editor_text(ed)) != n)
-                fail_msg("seed %d step %d: cursor %zu of %zu is no boundary", (int)seed, step, cur, n);
+            if (cur > n || text_snap(editor_text(ed), n, cur) != cur ||
+                strlen(editor_text(ed)) != n)
+                fail_msg("seed %d step %d: cursor %zu of %zu is no boundary", (int)seed, step, cur,
+                         n);
             struct rect box = {2, 1, 1 + (int)random_below(&r, 25), 1 + (int)random_below(&r, 8)};
             cells_clear(c);
             editor_draw(ed, c, box, true);

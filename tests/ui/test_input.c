@@ -27,8 +27,8 @@ static void describe(const struct ui_event *ev, struct str *out)
     else if (ev->kind == UI_EV_MOUSE)
         str_addf(out, "mouse%d,%d,%d,%d", (int)ev->mouse, ev->button, ev->x, ev->y);
     else if (ev->key.code < UI_KEY_ENTER)
-        str_addf(out, "%s%s%c", ev->key.mods & UI_CTRL ? "c+" : "", ev->key.mods & UI_ALT ? "a+" : "",
-                 ev->key.code < 0x80 ? (char)ev->key.code : 'U');
+        str_addf(out, "%s%s%c", ev->key.mods & UI_CTRL ? "c+" : "",
+                 ev->key.mods & UI_ALT ? "a+" : "", ev->key.code < 0x80 ? (char)ev->key.code : 'U');
     else
         str_addf(out, "%s%s%s<%u>", ev->key.mods & UI_CTRL ? "c+" : "",
                  ev->key.mods & UI_ALT ? "a+" : "", ev->key.mods & UI_SHIFT ? "s+" : "",
@@ -59,7 +59,7 @@ static void decode(const char *s, size_t n, size_t step, struct str *out)
     input_free(in);
 }
 
-#define K(code) ((unsigned)((code) - UI_KEY_ENTER))
+#define K(code) ((unsigned)((code)-UI_KEY_ENTER))
 
 static void input__decode__table(void **state)
 {
@@ -75,7 +75,9 @@ static void input__decode__table(void **state)
         {"\x7F", "<3>"},
         {"\x03\x04", "c+c c+d"},
         {"\x1B\r", "a+<0>"},
-        {"\x1B" "b", "a+b"},
+        {"\x1B"
+         "b",
+         "a+b"},
         {"\x1B\x7F", "a+<3>"},
         {"\x1B[A\x1B[B\x1BOC\x1BOD", "<6> <7> <9> <8>"},
         {"\x1B[1;5C", "c+<9>"},
@@ -93,7 +95,7 @@ static void input__decode__table(void **state)
         {"\x1B[200~a\x1B[31m\nb\x1B[201~c", "paste(a\x1B[31m\nb) c"},
         {"\x1B[<64;5;7Mx", "mouse2,0,4,6 x"},
         {"\x1B[<0;1;1M\x1B[<0;1;1m", "mouse0,0,0,0 mouse1,0,0,0"},
-        {"\x1B[?62;4cx", "x"},          /* a reply nobody asked for */
+        {"\x1B[?62;4cx", "x"}, /* a reply nobody asked for */
         {"\x1B]11;rgb:00/00/00\x07x", "x"},
         {"\x1BP1$r0m\x1B\\x", "x"},
         {"\x1B[999999999999999999~x", "x"},
@@ -172,14 +174,15 @@ static void keymap__add__rebinds_or_refuses_whole(void **state)
     (void)state;
     struct keymap *km = keymap_new();
     struct err e;
-    assert_int_equal(keymap_add(km, "[editor]\nctrl+enter = send\nenter = newline\nctrl+k = none\n",
-                                "mine", &e), OK);
+    assert_int_equal(
+        keymap_add(km, "[editor]\nctrl+enter = send\nenter = newline\nctrl+k = none\n", "mine", &e),
+        OK);
     assert_int_equal(find(km, KEYMAP_EDITOR, "ctrl+enter"), ACT_SEND);
     assert_int_equal(find(km, KEYMAP_EDITOR, "enter"), ACT_NEWLINE);
     assert_int_equal(find(km, KEYMAP_EDITOR, "ctrl+k"), ACT_NONE);
-    static const char *const bad[] = {
-        "[editor]\nenter = send\nctrl+q = nonsense\n", "[nowhere]\na = send\n",
-        "[editor]\nhyper+x = send\n", "[editor]\njust words\n", "a = send\n"};
+    static const char *const bad[] = {"[editor]\nenter = send\nctrl+q = nonsense\n",
+                                      "[nowhere]\na = send\n", "[editor]\nhyper+x = send\n",
+                                      "[editor]\njust words\n", "a = send\n"};
     for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) {
         assert_int_equal(keymap_add(km, bad[i], "mine", &e), ERR_FORMAT);
         assert_non_null(strstr(e.text, "mine line"));
@@ -213,8 +216,9 @@ static void theme__parse__names_the_line(void **state)
     (void)state;
     struct err e;
     struct theme t;
-    static const char *const bad[] = {"text = red none\n", "text = #12345 none\n", "text = none\n",
-                                      "unknown = none none\n", "text = none none loud\n", "text\n"};
+    static const char *const bad[] = {"text = red none\n",       "text = #12345 none\n",
+                                      "text = none\n",           "unknown = none none\n",
+                                      "text = none none loud\n", "text\n"};
     for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) {
         assert_int_equal(theme_parse(bad[i], "x.conf", &t, &e), ERR_FORMAT);
         assert_non_null(strstr(e.text, "x.conf line 1"));
@@ -253,13 +257,12 @@ static void layout__any_size__inside_and_disjoint(void **state)
                     struct layout l;
                     layout_compute(cols, rows, &w, &l);
                     struct rect screen = {0, 0, cols, rows};
-                    struct rect all[] = {l.list,   l.list_border, l.title, l.chat, l.rule,
+                    struct rect all[] = {l.list,   l.list_border, l.title, l.chat,        l.rule,
                                          l.prompt, l.editor,      l.dash,  l.dash_border, l.status};
                     int n = sizeof all / sizeof *all;
                     for (int i = 0; i < n; i++) {
                         struct rect in = rect_cross(all[i], screen);
-                        if (!rect_empty(all[i]) &&
-                            (in.w != all[i].w || in.h != all[i].h))
+                        if (!rect_empty(all[i]) && (in.w != all[i].w || in.h != all[i].h))
                             fail_msg("%dx%d: rectangle %d leaves the screen", cols, rows, i);
                         for (int k = i + 1; k < n; k++)
                             if (overlap(all[i], all[k]))
@@ -270,7 +273,8 @@ static void layout__any_size__inside_and_disjoint(void **state)
                     assert_true(rows < 3 || l.status.h == 1);
                     assert_true(rows < 8 || l.chat.h >= 3);
                     assert_true(l.text.w <= LAYOUT_TEXT_MAX && l.text.x >= l.chat.x);
-                    assert_true(rect_empty(l.list) == !((bits & 1) && cols >= LAYOUT_LIST_MIN_COLS));
+                    assert_true(rect_empty(l.list) ==
+                                !((bits & 1) && cols >= LAYOUT_LIST_MIN_COLS));
                     struct rect popup = layout_popup(screen, 92, 40);
                     assert_true(popup.x >= 0 && popup.y >= 0 && popup.x + popup.w <= cols &&
                                 popup.y + popup.h <= rows);

@@ -64,7 +64,8 @@ static void markdown__blocks__table(void **state)
     expect("<b>raw</b>", 40, "<b>raw</b>\n");
     expect("a \\* b", 40, "a * b\n");
     expect("---", 10, "──────────\n");
-    expect("```c\nint x;\n```", 24, "── c ────────────── 1 ──\n int x;\n────────────────────────\n");
+    expect("```c\nint x;\n```", 24,
+           "── c ────────────── 1 ──\n int x;\n────────────────────────\n");
     expect("| a | b |\n|---|--:|\n| 1 | 22 |", 40, "a │  b\n──┼───\n1 │ 22\n");
     expect("-", 40, "• \n");
 }
@@ -90,11 +91,35 @@ static void markdown__code__is_kept_for_copying(void **state)
 static void random_document(struct random *r, struct str *out, int n_piece)
 {
     static const char *const pieces[] = {
-        "word ",     "some more words ", "**bold** ",  "*it* ",       "`code` ",  "\n",
-        "\n\n",      "\n\n",             "# Head\n",   "- item\n",    "1. one\n", "   more\n",
-        "  - sub\n", "> quote\n",        "```c\n",     "int x = 1;\n", "```\n",   "```\n\n",
-        "| a | b |\n|---|---|\n| 1 | 2 |\n", "---\n",  "\n\nText ",   "中文 ",     "    indented\n",
-        "~~~\n",     "\n\n* star\n",     "===\n",      "**open ",     "  ```\n",  "\n\n```sh\nls\n",
+        "word ",
+        "some more words ",
+        "**bold** ",
+        "*it* ",
+        "`code` ",
+        "\n",
+        "\n\n",
+        "\n\n",
+        "# Head\n",
+        "- item\n",
+        "1. one\n",
+        "   more\n",
+        "  - sub\n",
+        "> quote\n",
+        "```c\n",
+        "int x = 1;\n",
+        "```\n",
+        "```\n\n",
+        "| a | b |\n|---|---|\n| 1 | 2 |\n",
+        "---\n",
+        "\n\nText ",
+        "中文 ",
+        "    indented\n",
+        "~~~\n",
+        "\n\n* star\n",
+        "===\n",
+        "**open ",
+        "  ```\n",
+        "\n\n```sh\nls\n",
     };
     for (int i = 0; i < n_piece; i++)
         str_adds(out, pieces[random_below(r, sizeof pieces / sizeof *pieces)]);
@@ -117,8 +142,9 @@ static void markdown__streaming__equals_rendering_at_once(void **state)
             dump(markdown_lines(grow), &a, true);
             dump(markdown_lines(whole), &b, true);
             if (strcmp(str_c(&a), str_c(&b)) != 0)
-                fail_msg("seed %d at %zu of %zu: %.300s\n--- streaming:\n%.300s\n--- whole:\n%.300s",
-                         (int)seed, n, doc.len, str_c(&doc), str_c(&a), str_c(&b));
+                fail_msg(
+                    "seed %d at %zu of %zu: %.300s\n--- streaming:\n%.300s\n--- whole:\n%.300s",
+                    (int)seed, n, doc.len, str_c(&doc), str_c(&a), str_c(&b));
             str_fini(&a);
             str_fini(&b);
             markdown_free(whole);
@@ -206,7 +232,8 @@ static int setup(void **state)
     f->m.title = "";
     stats_init(&f->m.stats);
     for (int i = 0; i < 20; i++)
-        f->msg[i] = (struct ui_message){i % 2 ? "assistant" : "user", "some text", 9, false, false, 1, 0};
+        f->msg[i] =
+            (struct ui_message){i % 2 ? "assistant" : "user", "some text", 9, false, false, 1, 0};
     f->m.n_message = 20;
     *state = f;
     return 0;
@@ -331,7 +358,8 @@ static void view_draw__any_size__never_fails(void **state)
     f->m.list_wanted = true;
     f->m.now_ms = 1;
     for (int i = 0; i < 1500; i++) {
-        int cols = 1 + (int)random_below(&r, i % 3 ? 30 : 220), rows_n = 1 + (int)random_below(&r, 60);
+        int cols = 1 + (int)random_below(&r, i % 3 ? 30 : 220),
+            rows_n = 1 + (int)random_below(&r, 60);
         f->m.popup = (enum ui_popup)random_below(&r, UI_POPUP_COUNT);
         f->m.focus = f->m.popup ? UI_FOCUS_POPUP : (enum ui_focus)random_below(&r, 3);
         f->m.running = random_below(&r, 2);
@@ -352,7 +380,8 @@ int main(void)
         cmocka_unit_test(markdown__streaming__equals_rendering_at_once),
         cmocka_unit_test(markdown__any_text__fits_and_steers_nothing),
         cmocka_unit_test(markdown__deep_nesting__is_flattened),
-        cmocka_unit_test_setup_teardown(view_chat__anchor__stays_put_while_streaming, setup, teardown),
+        cmocka_unit_test_setup_teardown(view_chat__anchor__stays_put_while_streaming, setup,
+                                        teardown),
         cmocka_unit_test_setup_teardown(view_chat__resize__keeps_the_place, setup, teardown),
         cmocka_unit_test_setup_teardown(view_chat__thinking__is_folded, setup, teardown),
         cmocka_unit_test_setup_teardown(view_draw__any_size__never_fails, setup, teardown),

@@ -24,32 +24,32 @@ static void text__width__table(void **state)
         {"a", 1, 1},
         {"abc", 3, 3},
         {"é", 1, 1},
-        {"e\xCC\x81", 1, 1},              /* combining acute */
-        {"\xCC\x81", 1, 1},               /* a mark alone still takes a place */
+        {"e\xCC\x81", 1, 1}, /* combining acute */
+        {"\xCC\x81", 1, 1},  /* a mark alone still takes a place */
         {"中", 2, 1},
         {"中文字", 6, 3},
-        {"ｶﾅ", 2, 2},                      /* half-width kana */
-        {"Ａ", 2, 1},                      /* full-width A */
+        {"ｶﾅ", 2, 2}, /* half-width kana */
+        {"Ａ", 2, 1}, /* full-width A */
         {"한국", 4, 2},
         {"\xE1\x84\x92\xE1\x85\xA1\xE1\x86\xAB", 2, 1}, /* the same as conjoining jamo */
         {"❤", 1, 1},
-        {"❤\xEF\xB8\x8F", 2, 1},          /* VS16 makes it an emoji */
+        {"❤\xEF\xB8\x8F", 2, 1},             /* VS16 makes it an emoji */
         {"1\xEF\xB8\x8F\xE2\x83\xA3", 2, 1}, /* keycap */
         {"👍", 2, 1},
-        {"👍🏽", 2, 1},                     /* skin tone */
-        {"👨‍👩‍👧", 2, 1},                     /* ZWJ family */
+        {"👍🏽", 2, 1},           /* skin tone */
+        {"👨‍👩‍👧", 2, 1}, /* ZWJ family */
         {"🇩🇪", 2, 1},
         {"🇩🇪🇫🇷", 4, 2},
         {"🇩", 1, 1},
-        {"α", 1, 1},                      /* ambiguous is narrow */
+        {"α", 1, 1}, /* ambiguous is narrow */
         {"─", 1, 1},
-        {"\xE2\x80\x8B", 0, 1},           /* zero width space */
+        {"\xE2\x80\x8B", 0, 1}, /* zero width space */
         {"\x1B", 0, 1},
-        {"\xC2\x9B", 0, 1},               /* C1 */
-        {"\xE2\x80\xAE", 0, 1},           /* right-to-left override */
-        {"\xFF", 1, 1},                   /* invalid byte */
-        {"\xE4\xB8", 2, 2},               /* cut short */
-        {"का", 2, 1},                      /* spacing vowel sign */
+        {"\xC2\x9B", 0, 1},     /* C1 */
+        {"\xE2\x80\xAE", 0, 1}, /* right-to-left override */
+        {"\xFF", 1, 1},         /* invalid byte */
+        {"\xE4\xB8", 2, 2},     /* cut short */
+        {"का", 2, 1},           /* spacing vowel sign */
         {"", 0, 0},
     };
     (void)state;
@@ -183,12 +183,23 @@ static void text__clean__removes_what_steers(void **state)
         {"a\x1B]52;c;AAAA", "a"},
         {"a\x1B]open\nnext line stays", "a\nnext line stays"},
         {"a\x1B(Bb", "ab"},
-        {"a\x1B" "7b", "ab"},
-        {"a\x9B" "31m", "a\xEF\xBF\xBD" "31m"}, /* a lone byte is invalid UTF-8, not CSI */
-        {"a\xC2\x9B" "31m", "a31m"},
-        {"a\xE2\x80\xAE" "b", "ab"},
+        {"a\x1B"
+         "7b",
+         "ab"},
+        {"a\x9B"
+         "31m",
+         "a\xEF\xBF\xBD"
+         "31m"}, /* a lone byte is invalid UTF-8, not CSI */
+        {"a\xC2\x9B"
+         "31m",
+         "a31m"},
+        {"a\xE2\x80\xAE"
+         "b",
+         "ab"},
         {"a\r\nb\rc", "a\nb\nc"},
-        {"a\x08\x7F\x00" "b", "a"},
+        {"a\x08\x7F\x00"
+         "b",
+         "a"},
         {"tab\tstays\n", "tab\tstays\n"},
         {"\xFFx", "\xEF\xBF\xBDx"},
         {"\x1B", ""},
@@ -238,7 +249,8 @@ static void text__ellipsis__fits(void **state)
         int width;
         const char *out;
     } cases[] = {{"short", 10, "short"}, {"exact", 5, "exact"}, {"too long", 5, "too…"},
-                 {"中文字", 5, "中文…"}, {"中文字", 4, "中…"},    {"abc", 0, ""}, {"abc", 1, "…"}};
+                 {"中文字", 5, "中文…"}, {"中文字", 4, "中…"},  {"abc", 0, ""},
+                 {"abc", 1, "…"}};
     (void)state;
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
         struct str s = {0};
@@ -260,8 +272,8 @@ static void cells__put__wide_halves_never_dangle(void **state)
             struct str s = {0};
             random_piece(&r, &s, 1);
             struct rect clip = {(int)random_below(&r, 20), 0, (int)random_below(&r, 20), 3};
-            cells_put(c, clip, (int)random_below(&r, 26) - 4, (int)random_below(&r, 4), s.data, s.len,
-                      1, 0, 0);
+            cells_put(c, clip, (int)random_below(&r, 26) - 4, (int)random_below(&r, 4), s.data,
+                      s.len, 1, 0, 0);
             str_fini(&s);
             for (int y = 0; y < 3; y++)
                 for (int x = 0; x < 20; x++) {
