@@ -19,7 +19,8 @@ enum {
     SEL_PER_BLOCK = 4,  /* rows of a row block that choose */
     SEL_RAGGED = 8,     /* rows that choose when there are few */
     MASS_BINS = 256,
-    PROBE_AFTER = 3     /* chunks until a layer that did not pay is looked at again */
+    PROBE_AFTER = 3,    /* chunks until a layer that did not pay is looked at again; */
+    PROBE_MOST = 31     /* doubled each time in vain, up to this */
 };
 
 #define N_MIN 4096
@@ -46,7 +47,7 @@ struct layer_state {
     struct head_state *head; /* [n_head_kv] */
     double rho;              /* density at n_key keys; < 0 = not yet known */
     int32_t n_key;
-    int32_t n_dense;         /* dense decisions since the layer was last looked at */
+    int32_t n_dense, n_wait; /* dense decisions since the layer was last looked at, and until */
     bool more_rows;          /* twice as many rows choose: too few saw too little */
 };
 
@@ -181,9 +182,10 @@ void sparse_begin(struct sparse *sp, float coverage)
         struct layer_state *l = &sp->layer[i];
         l->rho = -1;
         l->n_key = l->n_dense = 0;
+        l->n_wait = PROBE_AFTER;
         l->more_rows = false;
         for (int32_t h = 0; h < sp->s.n_head_kv; h++)
-            l->head[h] = (struct head_state){.aim = sp->p.coverage};
+            l->head[h] = (struct head_state){.aim = (1 + sp->p.coverage) / 2}; /* until rows tell */
     }
     sp->n_read = sp->n_all = sp->mass_sum = sp->error_sum = 0;
     sp->n_mass = sp->n_audit = sp->n_held_out = 0;
@@ -410,7 +412,7 @@ static bool may_pay(const struct sparse *sp, const struct layer_state *l)
     if (sp->p.always || l->rho < 0)
         return true;
     double rho = l->rho * pow((double)sp->n_block * TOK / l->n_key, DENSITY_EXPONENT);
-    return COST_LISTED * rho + COST_SCORING < GAIN_MIN || l->n_dense >= PROBE_AFTER;
+    return COST_LISTED * rho + COST_SCORING < GAIN_MIN || l->n_dense >= l->n_wait;
 }
 
 const struct kern_block_list *sparse_choose(struct sparse *sp, int32_t layer,
@@ -466,8 +468,10 @@ const struct kern_block_list *sparse_choose(struct sparse *sp, int32_t layer,
     l->rho = (double)n_listed / ((double)sp->n_possible * sp->s.n_head_kv);
     l->n_key = end;
     l->n_dense = 0;
+    bool pays = any && COST_LISTED * l->rho < 1;
+    l->n_wait = pays ? PROBE_AFTER : min_i(2 * l->n_wait + 1, PROBE_MOST);
     *ret_reason = failed ? SPARSE_MISSED : SPARSE_NO_GAIN;
-    if (!any || (!sp->p.always && COST_LISTED * l->rho >= 1))
+    if (!any || (!sp->p.always && !pays))
         return NULL;
     *ret_reason = SPARSE_ON;
     sp->list = (struct kern_block_list){sp->first, sp->index};
@@ -526,7 +530,7 @@ static void read_anchors(struct sparse *sp, int32_t layer)
             continue;
         struct head_state *head = &l->head[h];
         head->aim += 0.5f * (c - (float)(sum / n));
-        head->aim = fminf(fmaxf(head->aim, c - COVER_SLACK), COVER_TOP);
+        head->aim = fminf(fmaxf(head->aim, c - COVER_SLACK), fmaxf(COVER_TOP, (1 + c) / 2));
         if (n_low > 1 + n / 20) { /* first more rows choose, then all is read */
             head->failed = had_more;
             l->more_rows = true;

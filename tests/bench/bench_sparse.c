@@ -6,6 +6,7 @@
  *   bench_sparse model FILE.gguf TEXT [n]  quality on the heads of a model reading a text
  *   bench_sparse time [n_tok...]           dense against sparse, 512 rows at the end of n_tok keys;
  *                                          of the mixed heads one in four cannot be sparse
+ *   bench_sparse fallback [n_tok...]       a whole prompt of n_tok on heads that cannot be sparse
  *   bench_sparse decode [n_tok...]         dense against a quarter of the pages, one row
  *
  * Quality looks at the last 512 rows. Selectors choose 64x64 blocks per KV head and row block; the
@@ -493,6 +494,39 @@ static void run_time(struct kern *k, enum heads_kind kind, int32_t n, bool seale
     heads_free(&h);
 }
 
+/* Heads that cannot be sparse, chunk after chunk: what trying costs. */
+static void run_fallback(struct kern *k, int32_t n)
+{
+    struct heads h = heads_make(HEADS_SPREAD, n, 8, 2, 64, 3);
+    struct sparse_shape shape = {1, 8, 2, 64};
+    struct sparse *sp = sparse_new(k, &shape, &(struct sparse_params){.coverage = 0.95f});
+    float *out = floats((size_t)ROWS * 8 * 64);
+    double dense = INFINITY, tried = INFINITY;
+    for (int i = 0; i < N_REPEAT; i++) {
+        double sum[2] = {0, 0};
+        sparse_begin(sp, 0.95f);
+        for (int32_t at = 0; at + ROWS <= n; at += ROWS) {
+            struct kern_attn a = heads_attn(&h, at, ROWS, out);
+            double t0 = now_s();
+            k->ops->attend(k, &a);
+            double t1 = now_s();
+            sparse_attend(sp, 0, &a, false);
+            sum[0] += t1 - t0;
+            sum[1] += now_s() - t1;
+        }
+        dense = fmin(dense, sum[0]);
+        tried = fmin(tried, sum[1]);
+    }
+    struct sparse_report r;
+    sparse_report(sp, &r);
+    printf("spread heads, prompt of %6d: dense %8.2f ms, asked for 0.95 %8.2f ms: x%.3f (%s)\n", n,
+           dense * 1e3, tried * 1e3, tried / dense, sparse_reason_text(r.reason));
+    fflush(stdout);
+    sparse_free(sp);
+    free(out);
+    heads_free(&h);
+}
+
 static void run_decode(struct kern *k, int32_t n)
 {
     struct heads h = heads_make(HEADS_MIXED, n, 32, 8, 64, 3);
@@ -541,20 +575,24 @@ int main(int argc, char **argv)
         run_heads(k, argc > 2 ? atoi(argv[2]) / 64 * 64 : 8192);
     } else if (strcmp(what, "model") == 0 && argc > 3) {
         run_model(k, argv[2], argv[3], argc > 4 ? atoi(argv[4]) : 2048);
-    } else if (strcmp(what, "time") == 0 || strcmp(what, "decode") == 0) {
+    } else if (strcmp(what, "time") == 0 || strcmp(what, "decode") == 0 ||
+               strcmp(what, "fallback") == 0) {
         for (int i = 2; i < argc; i++) {
             int32_t n = atoi(argv[i]) / 64 * 64;
             if (n < 2 * ROWS)
                 continue;
             if (*what == 'd')
                 run_decode(k, n);
+            if (*what == 'f')
+                run_fallback(k, n / ROWS * ROWS);
             for (int sealed = 0; *what == 't' && sealed < 2; sealed++) {
                 run_time(k, HEADS_MIXED, n, sealed);
                 run_time(k, HEADS_RECALL, n, sealed);
             }
         }
     } else {
-        fprintf(stderr, "usage: bench_sparse heads [n] | model FILE TEXT [n] | time n... | decode n...\n");
+        fprintf(stderr, "usage: bench_sparse heads [n] | model FILE TEXT [n] | time n... | "
+                        "fallback n... | decode n...\n");
         return 1;
     }
     kern_close(k);
