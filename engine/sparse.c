@@ -29,6 +29,7 @@ enum {
 #define NEEDLE 0.05f        /* a block with this much mass of any choosing row is read */
 #define COVER_SLACK 0.15f   /* the coverage aimed at stays within this of the one asked for */
 #define COVER_TOP 0.995f
+#define MISS 0.5f /* a mean further under the coverage than this share of the rest is a miss */
 #define GAIN_MIN 0.90       /* predicted cost, in dense ones, that still counts as paying */
 #define DENSITY_EXPONENT (-0.67) /* how density falls with length (XAttention's table) */
 
@@ -529,10 +530,13 @@ static void read_anchors(struct sparse *sp, int32_t layer)
         if (n == 0 || sp->p.no_feedback)
             continue;
         struct head_state *head = &l->head[h];
+        bool low = n_low > 1 + n / 20, high = head->aim >= COVER_TOP;
+        bool missed = (float)(sum / n) < c - MISS * (1 - c);
         head->aim += 0.5f * (c - (float)(sum / n));
         head->aim = fminf(fmaxf(head->aim, c - COVER_SLACK), fmaxf(COVER_TOP, (1 + c) / 2));
-        if (n_low > 1 + n / 20) { /* first more rows choose, then all is read */
-            head->failed = had_more;
+        /* first more rows choose; when that and aiming high do not help, all is read */
+        if (low || missed) {
+            head->failed = had_more && (low || high);
             l->more_rows = true;
         }
     }
