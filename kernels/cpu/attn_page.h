@@ -113,10 +113,11 @@ ATTN_INLINE vi word_at(const int32_t *word, int i)
 ATTN_INLINE vi line_dot(vi acc, const vi quad[4], const int32_t *word)
 {
 #if defined(__AVX512F__)
+    vi sum = VI_ZERO(); /* not acc: lines must not wait for each other */
 #pragma GCC unroll 4
     for (int j = 0; j < 4; j++)
-        acc = vi_dot_bytes(acc, quad[j], word_at(word, j));
-    return acc;
+        sum = vi_dot_bytes(sum, quad[j], word_at(word, j));
+    return VI_ADD(acc, sum);
 #else
     vi sum = _mm256_maddubs_epi16(quad[0], word_at(word, 0));
 #pragma GCC unroll 4
@@ -130,12 +131,13 @@ ATTN_INLINE vi line_dot(vi acc, const vi quad[4], const int32_t *word)
 ATTN_INLINE vi line_dot_wide(vi acc, const vi quad[4], const int32_t *word)
 {
     const vi low = VI_SET1(0x00ff00ff);
+    vi sum = VI_ZERO();
 #pragma GCC unroll 4
     for (int j = 0; j < 4; j++) {
-        acc = vi_dot_words(acc, VI_AND(quad[j], low), word_at(word, 2 * j));
+        sum = vi_dot_words(sum, VI_AND(quad[j], low), word_at(word, 2 * j));
         acc = vi_dot_words(acc, VI_AND(VI_SHR(quad[j], 8), low), word_at(word, 2 * j + 1));
     }
-    return acc;
+    return VI_ADD(acc, sum);
 }
 
 /* A product of folded rows with a page: dst[i][o] = step[i] * sum + add[i] (+ dst[i][o]) for n_out
