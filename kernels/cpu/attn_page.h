@@ -239,9 +239,10 @@ ATTN_INLINE float fold_store(const float *x, int32_t n, float largest, bool wide
                              float *ret_step)
 {
     float most = wide ? FOLD_MAX_16 : FOLD_MAX_8;
-    float inv = largest > 0 ? most / largest : 0;
+    /* what is next to nothing counts as nothing: its inverse would be infinite */
+    float inv = largest > 1e-30f ? most / largest : 0;
     int32_t packed[PAGE_HEAD_DIM_MAX]; /* wide: a quad's two words at 4i and 4i+1 */
-    *ret_step = largest > 0 ? largest / most : 0;
+    *ret_step = largest > 1e-30f ? largest / most : 0;
     vf by = VF_SET1(inv), sum = VF_ZERO();
     for (int32_t c = 0; c < n; c += VL) {
         vf y = VF_ROUND(VF_MUL(by, VF_LOAD(x + c)));
