@@ -6,6 +6,7 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "app/loop.h"
 #include "app/models.h"
 #include "engine/base/mem.h"
 #include "engine/base/str.h"
@@ -50,25 +51,31 @@ int cli_fail(const struct err *e)
     return e->code == ERR_USAGE ? 2 : 1;
 }
 
+struct loading {
+    FILE *out;
+    const struct loop_wake *wake;
+    int percent; /* shown last; -1 = nothing yet */
+};
+
 static bool show_progress(void *ctx, float done)
 {
-    int *last = ctx;
+    struct loading *l = ctx;
     int percent = (int)(done * 100);
-    if (percent != *last) {
-        *last = percent;
-        fprintf(stderr, percent < 100 ? "\rloading %3d %%" : "\r             \r", percent);
-        fflush(stderr);
+    if (percent != l->percent) {
+        l->percent = percent;
+        fprintf(l->out, percent < 100 ? "\rloading %3d %%" : "\r             \r", percent);
+        fflush(l->out);
     }
-    return true;
+    return !l->wake || !loop_wake_interrupted(l->wake);
 }
 
 enum status cli_engine(const struct options *o, bool vocab_only, const struct kv_io *kv_io,
-                       struct engine **ret, struct err *e)
+                       struct loop_wake *wake, struct engine **ret, struct err *e)
 {
     char *path = NULL;
     if (!o->fake)
         TRY(models_find(o->model, &path, e));
-    int percent = -1;
+    struct loading loading = {wake ? stdout : stderr, wake, -1};
     struct engine_params p = {
         .model_path = path,
         .n_ctx = o->n_ctx,
@@ -81,14 +88,16 @@ enum status cli_engine(const struct options *o, bool vocab_only, const struct kv
         .vocab_only = vocab_only,
         .fake_script = o->fake,
         .kv_io = kv_io,
+        .wake = wake ? loop_wake_fire : NULL,
+        .wake_ctx = wake,
     };
-    if (isatty(STDERR_FILENO) && !vocab_only) {
+    if (wake || (isatty(STDERR_FILENO) && !vocab_only)) {
         p.progress = show_progress;
-        p.progress_ctx = &percent;
+        p.progress_ctx = &loading;
     }
     enum status st = engine_open(&p, ret, e);
-    if (percent >= 0 && percent < 100)
-        fprintf(stderr, "\r             \r");
+    if (loading.percent >= 0 && loading.percent < 100)
+        fprintf(loading.out, "\r             \r");
     free(path);
     return st;
 }

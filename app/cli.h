@@ -6,6 +6,7 @@
 #include "engine/base/err.h"
 #include "engine/engine.h"
 
+struct loop_wake;
 struct sessions;
 
 struct cli_command {
@@ -18,9 +19,11 @@ const struct cli_command *cli_command_find(const char *name); /* NULL when unkno
 /* "dogear: text" on stderr; returns 2 for ERR_USAGE, else 1. */
 int cli_fail(const struct err *e);
 
-/* The engine the options ask for; prints load progress on a terminal's stderr. */
+/* The engine the options ask for. With wake (the terminal screen; else NULL) it wakes that loop, shows
+ * load progress on stdout and stops loading at a signal; without, progress goes to stderr when that
+ * is a terminal. */
 enum status cli_engine(const struct options *o, bool vocab_only, const struct kv_io *kv_io,
-                       struct engine **ret, struct err *e);
+                       struct loop_wake *wake, struct engine **ret, struct err *e);
 /* The store, or one in memory with --no-save. */
 enum status cli_store(const struct options *o, struct sessions **ret, struct err *e);
 /* words[i] as a conversation id. */

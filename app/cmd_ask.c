@@ -152,7 +152,7 @@ int cmd_ask(struct options *o)
     struct chat *c = NULL;
     int rc = 1;
     if (gather(o, &prompt, &e) != OK || cli_store(o, &store, &e) != OK ||
-        cli_engine(o, false, sessions_kv_io(store), &en, &e) != OK) {
+        cli_engine(o, false, sessions_kv_io(store), NULL, &en, &e) != OK) {
         rc = cli_fail(&e);
         goto out;
     }

@@ -55,7 +55,7 @@ int cmd_bench(struct options *o)
         struct options with = *o;
         if (with.n_ctx == 0)
             with.n_ctx = need + 64;
-        st = cli_engine(&with, false, NULL, &en, &e);
+        st = cli_engine(&with, false, NULL, NULL, &en, &e);
     }
     if (st != OK)
         return cli_fail(&e);

@@ -1,54 +1,20 @@
 /* `dogear` and `dogear chat`: the terminal. */
 #include <stdio.h>
-#include <stdlib.h>
 #include <unistd.h>
 
 #include "app/chat.h"
 #include "app/cli.h"
 #include "app/loop.h"
-#include "app/models.h"
 #include "sessions/sessions.h"
-
-static bool load_progress(void *ctx, float done)
-{
-    static int last = -1;
-    int percent = (int)(done * 100);
-    if (percent != last) {
-        last = percent;
-        printf(percent < 100 ? "\rloading %3d %%" : "\r             \r", percent);
-        fflush(stdout);
-    }
-    return !loop_wake_interrupted(ctx);
-}
 
 static int run(struct options *o, struct loop_wake *wake)
 {
     struct err e;
     struct sessions *store = NULL;
     struct engine *en = NULL;
-    char *path = NULL;
     int rc;
-    if (cli_store(o, &store, &e) != OK || (!o->fake && models_find(o->model, &path, &e) != OK)) {
-        rc = cli_fail(&e);
-        goto out;
-    }
-    struct engine_params p = {
-        .model_path = path,
-        .n_ctx = o->n_ctx,
-        .n_thread = o->n_thread,
-        .n_gpu_layer = o->n_gpu_layer,
-        .backend = o->backend,
-        .kv = o->kv,
-        .kv_budget_bytes = o->kv_budget_bytes,
-        .coverage = o->coverage,
-        .fake_script = o->fake,
-        .kv_io = sessions_kv_io(store),
-        .wake = loop_wake_fire,
-        .wake_ctx = wake,
-        .progress = load_progress,
-        .progress_ctx = wake,
-    };
-    if (engine_open(&p, &en, &e) != OK) {
+    if (cli_store(o, &store, &e) != OK ||
+        cli_engine(o, false, sessions_kv_io(store), wake, &en, &e) != OK) {
         rc = e.code == ERR_CANCELLED ? 130 : cli_fail(&e);
         goto out;
     }
@@ -73,7 +39,6 @@ static int run(struct options *o, struct loop_wake *wake)
 out:
     engine_close(en);
     sessions_close(store);
-    free(path);
     return rc;
 }
 

@@ -43,7 +43,7 @@ static enum status open_preset(const struct options *o, const char *preset, int3
     struct options with = *o;
     with.kv = (char *)preset;
     with.n_ctx = n_ctx; /* 0 = the model's own: -c means something else here */
-    return cli_engine(&with, false, NULL, ret, e);
+    return cli_engine(&with, false, NULL, NULL, ret, e);
 }
 
 /* ---- teacher-forced ---- */

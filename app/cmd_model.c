@@ -127,7 +127,7 @@ int cmd_tokenize(struct options *o)
     size_t len = 0;
     int32_t *ids = NULL, n = 0;
     int rc = 0;
-    enum status st = cli_engine(o, true, NULL, &en, &e);
+    enum status st = cli_engine(o, true, NULL, NULL, &en, &e);
     if (st == OK && o->prompt) {
         text = mem_strdup(o->prompt);
         len = strlen(text);
@@ -198,7 +198,7 @@ int cmd_detokenize(struct options *o)
         at = end;
     }
     if (st == OK)
-        st = cli_engine(o, true, NULL, &en, &e);
+        st = cli_engine(o, true, NULL, NULL, &en, &e);
     char *text;
     size_t len;
     if (st == OK)
@@ -238,7 +238,7 @@ int cmd_logits(struct options *o)
     if (st == OK && (size == 0 || size % 4))
         st = err_set(&e, ERR_FORMAT, "%s: %zu bytes are no list of int32 token ids", o->tokens, size);
     if (st == OK)
-        st = cli_engine(o, false, NULL, &en, &e);
+        st = cli_engine(o, false, NULL, NULL, &en, &e);
     if (st == OK && !(out = fopen(o->out, "wb")))
         st = err_set(&e, ERR_IO, "%s: %s", o->out, strerror(errno));
     if (st == OK) {
@@ -302,7 +302,7 @@ int cmd_perplexity(struct options *o)
     if (st == OK) {
         struct options with = *o;
         with.n_ctx = n_ctx;
-        st = cli_engine(&with, false, NULL, &en, &e);
+        st = cli_engine(&with, false, NULL, NULL, &en, &e);
     }
     if (st == OK)
         st = engine_tokenize(en, text, len, false, true, &ids, &n, &e);

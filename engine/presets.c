@@ -78,11 +78,6 @@ const struct preset *presets_find(const char *name)
     return NULL;
 }
 
-const struct preset *presets_at(int32_t i)
-{
-    return i >= 0 && (size_t)i < sizeof rows / sizeof *rows ? &rows[i] : NULL;
-}
-
 const char *presets_names(void)
 {
     return "exact, 8/8, 8/4, 6/4, 4/4, 4/2, 2/2, 8/4r, 4/4r, adaptive";

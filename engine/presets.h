@@ -20,8 +20,6 @@ struct preset {
 
 /* NULL = the default. NULL result: no such name. "f16" is another name of "exact". */
 const struct preset *presets_find(const char *name);
-/* The table in the order shown to users; NULL past the end. */
-const struct preset *presets_at(int32_t i);
 /* "exact, 8/8, ...": for messages. */
 const char *presets_names(void);
 

@@ -38,30 +38,3 @@ enum status err_prefix(struct err *e, const char *fmt, ...)
     strip_controls(e->text);
     return e->code;
 }
-
-const char *err_name(enum status code)
-{
-    switch (code) {
-    case OK:
-        return "ok";
-    case ERR_IO:
-        return "io";
-    case ERR_FORMAT:
-        return "format";
-    case ERR_UNSUPPORTED:
-        return "unsupported";
-    case ERR_MEMORY:
-        return "memory";
-    case ERR_USAGE:
-        return "usage";
-    case ERR_NOT_FOUND:
-        return "not-found";
-    case ERR_BUSY:
-        return "busy";
-    case ERR_CANCELLED:
-        return "cancelled";
-    case ERR_INTERNAL:
-        return "internal";
-    }
-    return "unknown";
-}

@@ -32,9 +32,6 @@ enum status err_set(struct err *e, enum status code, const char *fmt, ...)
 /* Puts "prefix: " before the text already in *e; returns e->code. */
 enum status err_prefix(struct err *e, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
 
-/* Short constant name of a code, e.g. "format". */
-const char *err_name(enum status code);
-
 /* Forwards a failure. */
 #define TRY(expr)                                                                                  \
     do {                                                                                           \

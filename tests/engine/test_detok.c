@@ -8,7 +8,7 @@
 
 #include "engine/base/utf8.h"
 #include "engine/detok.h"
-#include "tests/engine/vocab.h"
+#include "tests/engine/vocab_open.h"
 
 static const char *const vocabs[] = {
     "ngxson__llama.cpp/models/ggml-vocab-llama-spm.gguf",
@@ -17,21 +17,6 @@ static const char *const vocabs[] = {
     "ngxson__llama.cpp/models/ggml-vocab-gpt-2.gguf",
 };
 enum { VOCABS = sizeof vocabs / sizeof *vocabs };
-
-static struct tokenizer *open_vocab(const char *file)
-{
-    struct err e;
-    struct gguf *g = NULL;
-    struct tokenizer *t = NULL;
-    struct str path = {0};
-    if (!vocab_path(&path, file))
-        skip();
-    if (gguf_open(path.data, &g, &e) != OK || tokenizer_open(g, &t, &e) != OK)
-        fail_msg("%s: %s", file, e.text);
-    gguf_close(g);
-    str_fini(&path);
-    return t;
-}
 
 static void detok__push__gives_the_text_in_whole_code_points(void **state)
 {

@@ -16,25 +16,10 @@
 #include "engine/base/str.h"
 #include "engine/gguf.h"
 #include "engine/tokenizer.h"
-#include "tests/engine/vocab.h"
+#include "tests/engine/vocab_open.h"
 
 #define MODELS "ngxson__llama.cpp/models/"
 #define SEPARATOR "\n__ggml_vocab_test__\n"
-
-static struct tokenizer *open_vocab(const char *file)
-{
-    struct err e;
-    struct gguf *g = NULL;
-    struct tokenizer *t = NULL;
-    struct str path = {0};
-    if (!vocab_path(&path, file))
-        skip();
-    if (gguf_open(path.data, &g, &e) != OK || tokenizer_open(g, &t, &e) != OK)
-        fail_msg("%s: %s", file, e.text);
-    gguf_close(g);
-    str_fini(&path);
-    return t;
-}
 
 /* ---- vectors ---- */
 
