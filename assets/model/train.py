@@ -25,7 +25,7 @@ HERE = os.path.dirname(os.path.abspath(__file__))
 SIZES = {"cpu": dict(d=256, layers=4, heads=4, kv=2, ff=640, base=1e9),
          "gpu": dict(d=512, layers=8, heads=8, kv=2, ff=1408, base=1e9),
          "tiny": dict(d=224, layers=2, heads=4, kv=2, ff=256, base=1e9)}
-STAGES = {"cpu": [(.05, 256, "first"), (.10, 256, "short"), (.25, 512, "short"), (.30, 1024, "long"), (.30, 2048, "long")],
+STAGES = {"cpu": [(.03, 128, "first"), (.12, 256, "short"), (.25, 512, "short"), (.25, 1024, "long"), (.35, 2048, "long")],
           "gpu": [(.10, 256, "first"), (.25, 512, "short"), (.30, 2048, "long"), (.35, 8192, "long")],
           "rehearse": [(.25, 64, "first"), (.25, 128, "short"), (.25, 256, "long"), (.25, 512, "long")],
           "extend": [(.5, 2048, "long"), (.5, 4096, "long")]}
@@ -33,10 +33,10 @@ STAGES = {"cpu": [(.05, 256, "first"), (.10, 256, "short"), (.25, 512, "short"),
 WIRED = ["blocks.%d.%s.w" % (i, m) for i in (0, 1) for m in ("qkv", "out")]
 
 
-def orthogonalise(g, steps=5):
+def orthogonalise(g, bf16, steps=5):
     """Newton-Schulz iteration of Muon: the nearest orthogonal matrix, roughly."""
     x = g / (g.norm() + 1e-7)
-    if g.is_cuda:
+    if bf16:
         x = x.bfloat16()
     tall = x.shape[0] > x.shape[1]
     x = (x.t() if tall else x).contiguous()
@@ -49,8 +49,8 @@ def orthogonalise(g, steps=5):
 class Optimiser:
     """Muon on the matrices of the blocks, Adam on embedding and norms. State lives in shared memory on the CPU."""
 
-    def __init__(self, net, muon_rate, adam_rate, decay=.05):
-        self.net, self.muon_rate, self.adam_rate, self.decay = net, muon_rate, adam_rate, decay
+    def __init__(self, net, muon_rate, adam_rate, bf16, decay=.05):
+        self.net, self.bf16, self.muon_rate, self.adam_rate, self.decay = net, bf16, muon_rate, adam_rate, decay
         self.state = {}
         for name, p in net.named_parameters():
             n = 1 if self.is_matrix(name, p) else 2
@@ -76,7 +76,7 @@ class Optimiser:
             if self.is_matrix(name, p):
                 rate = self.muon_rate * factor
                 s[0].lerp_(g, .05)
-                u = torch.cat([orthogonalise(x) * (.2 * max(x.shape) ** .5) for x in self.parts(name, g.lerp(s[0], .95))])
+                u = torch.cat([orthogonalise(x, self.bf16) * (.2 * max(x.shape) ** .5) for x in self.parts(name, g.lerp(s[0], .95))])
                 p.mul_(1 - rate * self.decay).add_(u, alpha=-rate)
             else:
                 s[0].lerp_(g, .1)
@@ -123,7 +123,7 @@ class Run:
         else:
             wire(self.net.cpu(), **CIRCUITS[args.circuit])
             self.net.to(args.device)
-        self.opt = Optimiser(self.net, args.muon, args.adam)
+        self.opt = Optimiser(self.net, args.muon, args.adam, args.bf16)
         if os.path.exists(args.out + ".pt"):
             saved = torch.load(args.out + ".pt", map_location=args.device)
             self.net.load_state_dict(saved["net"])
