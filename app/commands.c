@@ -319,22 +319,51 @@ static void stats_write(struct screen *sc, const struct stats *st, const char *p
     json_t *tiers = json_object();
     for (int i = 0; i < STATS_TIERS; i++)
         json_object_set_new(tiers, stats_tier_name[i], json_whole(st->tier_bytes[i]));
-    json_t *j = json_pack(
-        "{s:I s:o s:o s:o s:o s:o s:o s:o s:o s:o s:o s:o s:o s:o s:o s:o s:o s:o s:o s:o s:o s:o "
-        "s:o s:o s:o}",
-        "conversation", (json_int_t)chat_conversation(screen_chat(sc)), "n_ctx",
-        json_whole(st->n_ctx), "n_tok", json_whole(st->n_tok), "tokens_reused",
-        json_whole(st->n_reused), "tokens_read", json_whole(st->n_read), "tokens_generated",
-        json_whole(st->n_generated), "prefill_tps", json_figure(st->prefill_tps), "decode_tps",
-        json_figure(st->decode_tps), "ttft_s", json_figure(st->ttft_s), "density",
-        json_figure(st->density), "retained_mass", json_figure(st->retained_mass), "weights_bytes",
-        json_whole(st->weights_bytes), "scratch_bytes", json_whole(st->scratch_bytes), "kv_bytes",
-        json_whole(st->kv_bytes), "kv_chat_bytes", json_whole(st->kv_chat_bytes), "kv_f16_bytes",
-        json_whole(st->kv_f16_bytes), "kv_budget_bytes", json_whole(st->kv_budget_bytes),
-        "rss_bytes", json_whole(st->rss_bytes), "vram_bytes", json_whole(st->vram_bytes),
-        "tier_bytes", tiers, "bytes_per_token", json_figure(st->bytes_per_tok), "harm_predicted",
-        json_figure(st->harm_predicted), "kl_measured", json_figure(st->kl_measured),
-        "top1_measured", json_figure(st->top1_measured), "fidelity_n", json_whole(st->fidelity_n));
+    const struct {
+        const char *name;
+        json_t *value;
+    } fields[] = {
+        {"conversation", json_integer(chat_conversation(screen_chat(sc)))},
+        {"n_ctx", json_whole(st->n_ctx)},
+        {"n_tok", json_whole(st->n_tok)},
+        {"tokens_reused", json_whole(st->n_reused)},
+        {"tokens_read", json_whole(st->n_read)},
+        {"tokens_generated", json_whole(st->n_generated)},
+        {"prefill_tps", json_figure(st->prefill_tps)},
+        {"decode_tps", json_figure(st->decode_tps)},
+        {"ttft_s", json_figure(st->ttft_s)},
+        {"density", json_figure(st->density)},
+        {"retained_mass", json_figure(st->retained_mass)},
+        {"coverage", json_figure(st->coverage)},
+        {"sparse_reason", st->sparse_reason ? json_string(st->sparse_reason) : json_null()},
+        {"mass_p5", json_figure(st->mass_p5)},
+        {"mass_worst", json_figure(st->mass_worst)},
+        {"worst_layer", json_whole(st->worst_layer)},
+        {"worst_head", json_whole(st->worst_head)},
+        {"output_error", json_figure(st->output_error)},
+        {"correction", json_figure(st->correction)},
+        {"gain_predicted", json_figure(st->gain_predicted)},
+        {"gain_measured", json_figure(st->gain_measured)},
+        {"decode_density", json_figure(st->decode_density)},
+        {"decode_mass", json_figure(st->decode_mass)},
+        {"weights_bytes", json_whole(st->weights_bytes)},
+        {"scratch_bytes", json_whole(st->scratch_bytes)},
+        {"kv_bytes", json_whole(st->kv_bytes)},
+        {"kv_chat_bytes", json_whole(st->kv_chat_bytes)},
+        {"kv_f16_bytes", json_whole(st->kv_f16_bytes)},
+        {"kv_budget_bytes", json_whole(st->kv_budget_bytes)},
+        {"rss_bytes", json_whole(st->rss_bytes)},
+        {"vram_bytes", json_whole(st->vram_bytes)},
+        {"tier_bytes", tiers},
+        {"bytes_per_token", json_figure(st->bytes_per_tok)},
+        {"harm_predicted", json_figure(st->harm_predicted)},
+        {"kl_measured", json_figure(st->kl_measured)},
+        {"top1_measured", json_figure(st->top1_measured)},
+        {"fidelity_n", json_whole(st->fidelity_n)},
+    };
+    json_t *j = json_object();
+    for (size_t i = 0; i < sizeof fields / sizeof *fields; i++)
+        json_object_set_new(j, fields[i].name, fields[i].value);
     FILE *f = fopen(path, "wxe");
     bool good = j && f && json_dumpf(j, f, JSON_INDENT(2)) == 0 && fputc('\n', f) != EOF;
     if (f && fclose(f) != 0)
@@ -344,6 +373,47 @@ static void stats_write(struct screen *sc, const struct stats *st, const char *p
         screen_notice(sc, "written to %s", path);
     else
         screen_notice(sc, "cannot write %s: %s", path, strerror(errno));
+}
+
+/* What sparse attention did in the last turn. */
+static void add_sparse(struct str *s, const struct stats *st)
+{
+    char a[FORMAT_SIZE], b[FORMAT_SIZE];
+    str_addf(s, "sparse prefill %s\n", st->sparse_reason ? st->sparse_reason : "--");
+    str_addf(s, "  computed     %s of the prompt's attention\n", format_percent(a, st->density));
+    str_addf(s, "  mass kept    %s on average, %s at the 5th percentile",
+             format_permille(a, st->retained_mass), format_permille(b, st->mass_p5));
+    str_addf(s, "\n  worst head   %s", format_permille(a, st->mass_worst));
+    if (st->worst_layer >= 0)
+        str_addf(s, ", layer %d, head %d", (int)st->worst_layer, (int)st->worst_head);
+    str_addf(s, "\n  faster       %s times predicted, ", format_rate(a, st->gain_predicted));
+    str_addf(s, "%s measured\n", format_rate(a, st->gain_measured));
+    str_addf(s, "answer         read %s of the cache, ", format_percent(a, st->decode_density));
+    str_addf(s, "%s of the mass kept\n", format_permille(a, st->decode_mass));
+}
+
+static void cmd_coverage(struct screen *sc, const char *args)
+{
+    struct engine *en = screen_engine_of(sc);
+    struct stats st;
+    char *end;
+    double c = strtod(args, &end);
+    if (!args[0]) {
+        struct str s = {0};
+        engine_stats(en, &st);
+        str_addf(&s, "coverage       %g%s\n", st.coverage, st.coverage >= 1 ? " (dense)" : "");
+        add_sparse(&s, &st);
+        str_adds(&s, "\n/coverage C changes it from the next answer on; 1 is dense.");
+        screen_text(sc, "Coverage", str_take(&s));
+        return;
+    }
+    if (*end || !(c >= (double)ENGINE_COVERAGE_MIN && c <= 1)) {
+        screen_notice(sc, "/coverage takes a number from %g to 1 (1 = dense), not \"%.40s\"",
+                      (double)ENGINE_COVERAGE_MIN, args);
+        return;
+    }
+    engine_set_coverage(en, (float)c);
+    screen_notice(sc, "coverage is %g%s from the next answer on", c, c >= 1 ? " (dense)" : "");
 }
 
 static void cmd_stats(struct screen *sc, const char *args)
@@ -360,9 +430,7 @@ static void cmd_stats(struct screen *sc, const char *args)
              format_rate(a, st.prefill_tps), format_rate(b, st.decode_tps));
     str_addf(&s, "first token    %s\n", format_seconds(a, st.ttft_s));
     str_addf(&s, "written        %s tokens\n", format_count(a, st.n_generated));
-    str_addf(&s, "density        %s of the prompt's attention computed",
-             format_percent(a, st.density));
-    str_addf(&s, ", %s of its mass kept\n", format_percent(a, st.retained_mass));
+    add_sparse(&s, &st);
     str_addf(&s, "\nweights        %s\nscratch        %s\n", format_bytes(a, st.weights_bytes),
              format_bytes(b, st.scratch_bytes));
     str_addf(&s, "cache          %s of %s\n", format_bytes(a, st.kv_bytes),
@@ -439,6 +507,7 @@ static const struct ui_command rows[] = {
     {"/model", "what is loaded"},
     {"/context", "how full the context is"},
     {"/stats [FILE]", "speed and memory; with FILE as JSON"},
+    {"/coverage [C]", "attention mass that sparse attention keeps; 1 = dense"},
     {"/think", "show or hide the model's thinking"},
     {"/copy [N]", "copy the last answer, or code block N"},
     {"/export [FILE]", "write this conversation as Markdown"},
@@ -466,6 +535,7 @@ static const struct command commands[] = {
     {"/model", "/info", cmd_model},
     {"/context", "/tokens /ctx", cmd_context},
     {"/stats", "", cmd_stats},
+    {"/coverage", "", cmd_coverage},
     {"/think", "/nothink /thinking", cmd_think},
     {"/copy", "", cmd_copy},
     {"/export", "", cmd_export},

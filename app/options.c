@@ -47,7 +47,7 @@ static const struct option table[] = {
     {"-sys", "system-prompt", TEXT, OFF(system), "TEXT", "system prompt of a new conversation", 0, 0},
     {NULL, "kv", TEXT, OFF(kv), "NAME", "KV cache format: exact, 8/8, 8/4, 4/4, adaptive, ...", 0, 0},
     {NULL, "kv-budget", SIZE, OFF(kv_budget_bytes), "SIZE", "memory for KV, e.g. 2G (0 = automatic)", 0, 0},
-    {NULL, "coverage", FLOAT, OFF(coverage), "C", "attention mass a sparse prefill keeps (1 = dense)", 0, 1},
+    {NULL, "coverage", FLOAT, OFF(coverage), "C", "attention mass that sparse attention keeps, 0.7 to 1 (1 = dense, the default)", ENGINE_COVERAGE_MIN, 1},
     {NULL, "db", TEXT, OFF(db), "FILE", "conversation store", 0, 0},
     {NULL, "no-save", FLAG, OFF(no_save), NULL, "leave nothing on disk", 0, 0},
     {"-r", "resume", RESUME, OFF(resume_id), "[ID]", "open a saved conversation (the latest without ID)", 0, 0},
@@ -144,7 +144,7 @@ static enum status number_error(const struct option *t, const char *v, struct er
 {
     if (isinf(t->max))
         return err_set(e, ERR_USAGE, "--%s: \"%s\" is no number", t->long_name, v);
-    return err_set(e, ERR_USAGE, "--%s: \"%s\" is not a number from %.0f to %.0f", t->long_name, v,
+    return err_set(e, ERR_USAGE, "--%s: \"%s\" is not a number from %.10g to %.10g", t->long_name, v,
                    t->min, t->max);
 }
 

@@ -92,6 +92,11 @@ void engine_stats(struct engine *en, struct stats *ret)
     en->vt->stats(en, ret);
 }
 
+void engine_set_coverage(struct engine *en, float coverage)
+{
+    en->vt->set_coverage(en, coverage);
+}
+
 enum status engine_tokenize(struct engine *en, const char *text, size_t len, bool parse_special,
                             bool add_bos, int32_t **ret_ids, int32_t *ret_n, struct err *e)
 {

@@ -138,6 +138,10 @@ struct engine_event *engine_poll(struct engine *en);   /* NULL = none waiting; f
 struct engine_event *engine_wait(struct engine *en, int timeout_ms); /* blocking variant for CLI */
 void engine_forget(struct engine *en, int64_t timeline); /* drop its KV from memory */
 void engine_stats(struct engine *en, struct stats *ret);
+/* The attention mass that sparse attention keeps, ENGINE_COVERAGE_MIN..1, from the next turn on;
+ * 1 = dense. Any time. */
+#define ENGINE_COVERAGE_MIN 0.7f
+void engine_set_coverage(struct engine *en, float coverage);
 
 /* ---- tokens (any thread) ---- */
 enum status engine_tokenize(struct engine *en, const char *text, size_t len, bool parse_special,

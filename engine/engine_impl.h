@@ -20,6 +20,7 @@ struct engine_vt {
     struct engine_event *(*wait)(struct engine *en, int timeout_ms);
     void (*forget)(struct engine *en, int64_t timeline);
     void (*stats)(struct engine *en, struct stats *ret);
+    void (*set_coverage)(struct engine *en, float coverage);
     enum status (*tokenize)(struct engine *en, const char *text, size_t len, bool parse_special,
                             bool add_bos, int32_t **ret_ids, int32_t *ret_n, struct err *e);
     enum status (*detokenize)(struct engine *en, const int32_t *ids, int32_t n, bool special,

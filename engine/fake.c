@@ -203,8 +203,19 @@ static const struct {
     size_t off;
     char type; /* d double, l int64, i int32 */
 } stat_fields[] = {
+    {"coverage", offsetof(struct stats, coverage), 'd'},
     {"density", offsetof(struct stats, density), 'd'},
     {"retained_mass", offsetof(struct stats, retained_mass), 'd'},
+    {"mass_p5", offsetof(struct stats, mass_p5), 'd'},
+    {"mass_worst", offsetof(struct stats, mass_worst), 'd'},
+    {"worst_layer", offsetof(struct stats, worst_layer), 'i'},
+    {"worst_head", offsetof(struct stats, worst_head), 'i'},
+    {"output_error", offsetof(struct stats, output_error), 'd'},
+    {"correction", offsetof(struct stats, correction), 'd'},
+    {"gain_predicted", offsetof(struct stats, gain_predicted), 'd'},
+    {"gain_measured", offsetof(struct stats, gain_measured), 'd'},
+    {"decode_density", offsetof(struct stats, decode_density), 'd'},
+    {"decode_mass", offsetof(struct stats, decode_mass), 'd'},
     {"harm_predicted", offsetof(struct stats, harm_predicted), 'd'},
     {"kl_measured", offsetof(struct stats, kl_measured), 'd'},
     {"top1_measured", offsetof(struct stats, top1_measured), 'd'},
@@ -431,6 +442,16 @@ static void fake_stats(struct engine *en, struct stats *ret)
     pthread_mutex_unlock(&f->lock);
 }
 
+static void set_coverage(struct stats *s, double coverage)
+{
+    s->coverage = coverage;
+}
+
+static void fake_set_coverage(struct engine *en, float coverage)
+{
+    with_stats((struct fake *)en, set_coverage, (double)coverage);
+}
+
 static enum status fake_tokenize(struct engine *en, const char *text, size_t len,
                                  bool parse_special, bool add_bos, int32_t **ret_ids,
                                  int32_t *ret_n, struct err *e)
@@ -532,6 +553,7 @@ enum status fake_open(const struct engine_params *p, struct engine **ret, struct
         .wait = fake_wait,
         .forget = fake_forget,
         .stats = fake_stats,
+        .set_coverage = fake_set_coverage,
         .tokenize = fake_tokenize,
         .detokenize = fake_detokenize,
         .logits = fake_logits,
@@ -546,6 +568,7 @@ enum status fake_open(const struct engine_params *p, struct engine **ret, struct
     stats_init(&f->stats);
     f->stats.n_ctx = f->info.n_ctx;
     f->stats.n_tok = 0;
+    f->stats.coverage = p->coverage > 0 ? (double)p->coverage : 1;
     enum status st = read_script(f, p->fake_script, e);
     if (st != OK) {
         free(f);

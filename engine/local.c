@@ -159,8 +159,7 @@ static enum status open_parts(struct local *l, struct err *e)
     gguf_read_ahead(l->gguf);
     TRY(model_load(l->model, l->kern, p->progress, p->progress_ctx, e));
     TRY(forward_new(l->model, PLAN_CHUNK, &l->forward, e));
-    l->policy = policy_new(l->kern, &l->model->p, p->coverage > 0 ? p->coverage : POLICY_COVERAGE);
-    policy_attach(l->policy, l->forward);
+    l->policy = policy_new(l->kern, &l->model->p, l->forward);
     l->pool = kv_pool_new(l->kern, &shape, l->preset, l->plan.kv_budget);
     l->lines = lines_new(l->pool, l->plan.n_ctx);
     fill_info(l);
@@ -179,8 +178,8 @@ static void local_close(struct engine *en)
     worker_stop(l);
     lines_free(l->lines);
     kv_pool_free(l->pool);
-    forward_free(l->forward);
     policy_free(l->policy);
+    forward_free(l->forward);
     model_free(l->model);
     if (l->kern)
         kern_close(l->kern);
@@ -235,6 +234,7 @@ static void local_stats(struct engine *en, struct stats *ret)
     pthread_mutex_unlock(&l->lock);
     struct timespec t;
     clock_gettime(CLOCK_MONOTONIC, &t);
+    ret->coverage = (double)atomic_load(&l->coverage);
     ret->at_s = (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
     long pages_all, pages;
     FILE *f = fopen("/proc/self/statm", "re");
@@ -243,6 +243,11 @@ static void local_stats(struct engine *en, struct stats *ret)
             ret->rss_bytes = (int64_t)pages * sysconf(_SC_PAGESIZE);
         fclose(f);
     }
+}
+
+static void local_set_coverage(struct engine *en, float coverage)
+{
+    atomic_store(&local_of(en)->coverage, coverage);
 }
 
 static enum status local_tokenize(struct engine *en, const char *text, size_t len,
@@ -283,6 +288,7 @@ enum status local_open(const struct engine_params *p, struct engine **ret, struc
         .wait = local_wait,
         .forget = local_forget,
         .stats = local_stats,
+        .set_coverage = local_set_coverage,
         .tokenize = local_tokenize,
         .detokenize = local_detokenize,
         .logits = measure_logits,
@@ -296,6 +302,7 @@ enum status local_open(const struct engine_params *p, struct engine **ret, struc
     pthread_mutex_init(&l->compute, NULL);
     pthread_mutex_init(&l->lock, NULL);
     l->events = queue_new(p->wake, p->wake_ctx);
+    atomic_init(&l->coverage, p->coverage > 0 ? p->coverage : POLICY_COVERAGE);
     stats_init(&l->stats);
     l->stats.phase = STATS_IDLE;
     enum status s = open_parts(l, e);

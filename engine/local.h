@@ -2,7 +2,7 @@
  *   set at opening, then immutable: gguf, model, tokenizer, template, plan, info, params;
  *   whoever holds `compute` (the worker while it runs a command; a measuring call otherwise):
  *     kern, forward, pool, lines;
- *   `lock`: stats;   atomics: cancel, busy, closing. */
+ *   `lock`: stats;   atomics: cancel, busy, closing, coverage. */
 #ifndef ENGINE_LOCAL_H
 #define ENGINE_LOCAL_H
 
@@ -38,7 +38,7 @@ struct local {
     pthread_mutex_t compute;
     struct kern *kern;
     struct forward *forward;
-    struct policy *policy; /* NULL = attention is always dense */
+    struct policy *policy;
     struct kv_pool *pool;
     struct lines *lines;
 
@@ -50,6 +50,7 @@ struct local {
     struct queue *commands; /* of struct command, to the worker */
     struct queue *events;   /* of struct engine_event */
     atomic_bool cancel, busy, closing;
+    _Atomic float coverage; /* of the next turn */
     atomic_uint_fast64_t n_turn;
 };
 

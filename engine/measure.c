@@ -71,7 +71,7 @@ enum status measure_logits(struct engine *en, const int32_t *ids, int32_t n,
             own = kv_pool_new(l->kern, &shape, exact,
                               kv_most_bytes(&shape, exact, l->plan.n_ctx, PLAN_CHUNK));
         struct kv_line *line = kv_line_new(own ? own : l->pool, l->plan.n_ctx);
-        policy_begin(l->policy, n);
+        policy_begin(l->policy, atomic_load(&l->coverage), n);
         s = each_row(l, line, ids, n, row, ctx, e);
         kv_line_free(line);
         kv_pool_free(own);
@@ -142,7 +142,7 @@ static enum status bench_once(struct local *l, struct kv_line *line, const struc
     TRY(fill(l, line, ids, b->depth, e));
     int32_t n = b->n_prompt > 0 ? b->n_prompt : b->n_gen;
     TRY(local_reserve(l, BENCH_LINE, line, n, e));
-    policy_begin(l->policy, b->depth);
+    policy_begin(l->policy, atomic_load(&l->coverage), b->depth);
     double start = now_s();
     if (b->n_prompt > 0) {
         TRY(prefill_run(l->forward, line, ids, n, NULL, NULL, &logits, e));

@@ -1,24 +1,25 @@
 #include "engine/policy.h"
 
+#include <math.h>
 #include <stdlib.h>
 
 #include "engine/base/mem.h"
 
 struct policy {
-    struct sparse *sparse;
+    struct kern *k;
+    struct sparse_shape shape;
+    struct forward *f;
+    struct sparse *sparse; /* made when first needed */
     struct select *select;
-    float coverage;
+    bool on; /* this turn */
 };
 
-struct policy *policy_new(struct kern *k, const struct model_params *p, float coverage)
+struct policy *policy_new(struct kern *k, const struct model_params *p, struct forward *f)
 {
-    if (coverage >= 1)
-        return NULL;
     struct policy *y = mem_calloc(1, sizeof *y);
-    const struct sparse_shape shape = {p->n_layer, p->n_head, p->n_head_kv, p->head_dim};
-    y->coverage = coverage;
-    y->sparse = sparse_new(k, &shape, &(struct sparse_params){.coverage = coverage});
-    y->select = select_new(k, &shape, &(struct select_params){.coverage = coverage});
+    y->k = k;
+    y->shape = (struct sparse_shape){p->n_layer, p->n_head, p->n_head_kv, p->head_dim};
+    y->f = f;
     return y;
 }
 
@@ -26,6 +27,7 @@ void policy_free(struct policy *p)
 {
     if (!p)
         return;
+    forward_set_answer(p->f, NULL, NULL);
     sparse_free(p->sparse);
     select_free(p->select);
     free(p);
@@ -40,24 +42,47 @@ static void answer(void *ctx, int32_t layer, const struct kern_attn *a, bool tai
         sparse_attend(p->sparse, layer, a, tail);
 }
 
-void policy_attach(struct policy *p, struct forward *f)
+void policy_begin(struct policy *p, float coverage, int32_t answer0)
 {
-    forward_set_answer(f, p ? answer : NULL, p);
-}
-
-void policy_begin(struct policy *p, int32_t answer0)
-{
-    if (!p)
+    p->on = coverage < 1;
+    forward_set_answer(p->f, p->on ? answer : NULL, p);
+    if (!p->on)
         return;
-    sparse_begin(p->sparse, p->coverage);
-    select_begin(p->select, answer0);
+    if (!p->sparse) {
+        p->sparse = sparse_new(p->k, &p->shape, &(struct sparse_params){.coverage = coverage});
+        p->select = select_new(p->k, &p->shape, &(struct select_params){.coverage = coverage});
+    }
+    sparse_begin(p->sparse, coverage);
+    select_begin(p->select, coverage, answer0);
 }
 
-void policy_report(const struct policy *p, double *ret_density, double *ret_mass)
+void policy_report(const struct policy *p, struct stats *s)
 {
-    struct sparse_report r = {.density = 1, .mass_mean = 1};
-    if (p)
+    struct sparse_report r = {.density = 1,
+                              .mass_mean = 1,
+                              .mass_p5 = 1,
+                              .mass_worst = NAN,
+                              .worst_layer = -1,
+                              .worst_head = -1,
+                              .error_mean = NAN,
+                              .gain_predicted = NAN,
+                              .gain_measured = NAN,
+                              .reason = SPARSE_OFF};
+    struct select_report d = {.density = 1, .mass_mean = 1};
+    if (p->on) {
         sparse_report(p->sparse, &r);
-    *ret_density = r.density;
-    *ret_mass = r.mass_mean;
+        select_report(p->select, &d);
+    }
+    s->sparse_reason = sparse_reason_text(r.reason);
+    s->density = r.density;
+    s->retained_mass = r.mass_mean;
+    s->mass_p5 = r.mass_p5;
+    s->mass_worst = r.mass_worst;
+    s->worst_layer = r.worst_layer;
+    s->worst_head = r.worst_head;
+    s->output_error = r.error_mean;
+    s->gain_predicted = r.gain_predicted;
+    s->gain_measured = r.gain_measured;
+    s->decode_density = d.density;
+    s->decode_mass = d.mass_mean;
 }

@@ -101,8 +101,9 @@ void select_free(struct select *se)
     free(se);
 }
 
-void select_begin(struct select *se, int32_t answer0)
+void select_begin(struct select *se, float coverage, int32_t answer0)
 {
+    se->p.coverage = coverage;
     se->answer0 = answer0;
     for (int32_t i = 0; i < se->s.n_layer; i++) {
         struct layer_list *l = &se->layer[i];

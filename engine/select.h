@@ -41,8 +41,8 @@ struct select *select_new(struct kern *k, const struct sparse_shape *s,
                           const struct select_params *p);
 void select_free(struct select *se); /* NULL is fine */
 
-/* An answer begins at position answer0: lists and statistics are forgotten. */
-void select_begin(struct select *se, int32_t answer0);
+/* An answer begins at position answer0: lists and statistics are forgotten. coverage: as above. */
+void select_begin(struct select *se, float coverage, int32_t answer0);
 
 /* Answers a, one row. a->list must be NULL; a->lse and a->mass are honoured. */
 void select_attend(struct select *se, int32_t layer, const struct kern_attn *a);

@@ -25,7 +25,17 @@ struct stats {
     double prefill_tps, decode_tps;   /* tokens per second; current while running, else the last */
     double ttft_s;                    /* submit to first token */
     double eta_s;                     /* rest of the prefill */
-    double density, retained_mass;    /* of the last prefill, 0..1 */
+
+    /* sparse attention of the last turn (sparse.h, select.h); shares are 0..1 */
+    double coverage;                  /* asked for, from the next turn on; 1 = dense */
+    const char *sparse_reason;        /* what was decided and why; static text, NULL = unknown */
+    double density, retained_mass;    /* of the prompt: blocks read, mean softmax mass kept */
+    double mass_p5, mass_worst;       /* mass kept: 5th percentile of rows, mean of the worst head */
+    int32_t worst_layer, worst_head;
+    double output_error;              /* relative, of audited rows, after correction */
+    double correction;                /* its mean strength; 0 = none */
+    double gain_predicted, gain_measured; /* time of attention, dense over sparse */
+    double decode_density, decode_mass;   /* of the answer: blocks read, mass kept */
 
     /* memory, bytes */
     int64_t weights_bytes, scratch_bytes;

@@ -134,7 +134,7 @@ static void tell_stats(struct run *r, enum stats_phase phase)
         s->harm_predicted = kv_seals(r->line) ? ledger_harm(r->line) : NAN;
         ledger_tiers(r->line, s->tier_bytes);
     }
-    policy_report(l->policy, &s->density, &s->retained_mass);
+    policy_report(l->policy, s);
     s->bytes_per_tok = s->n_tok > 0 ? (double)s->kv_chat_bytes / s->n_tok : NAN;
     pthread_mutex_unlock(&l->lock);
 }
@@ -330,7 +330,7 @@ static enum status run_turn(struct run *r, struct err *e)
     if (kv_n_tok(r->line) == r->n_prompt) /* the logits after the last token are needed again */
         kv_truncate(r->line, r->n_prompt - 1);
     r->n_reused = kv_n_tok(r->line);
-    policy_begin(l->policy, r->n_prompt);
+    policy_begin(l->policy, atomic_load(&l->coverage), r->n_prompt);
     tell_stats(r, STATS_PREFILL);
     TRY(read_prompt(r, &logits, e));
 
@@ -377,7 +377,8 @@ struct engine_event *turn_run(struct local *l, const struct turn *t)
     ev->prefill_tps = rate(r.n_read, r.prefill_s);
     ev->decode_tps = rate(r.n_generated - 1, r.decode_end_s - r.first_s);
     if (r.line) {
-        policy_report(l->policy, &ev->density, &ev->retained_mass);
+        ev->density = l->stats.density; /* ours to write, so ours to read */
+        ev->retained_mass = l->stats.retained_mass;
         ev->kv_bytes = (int64_t)kv_line_bytes(r.line);
         ev->f16_bytes = (int64_t)l->plan.kv_tok * kv_n_tok(r.line);
     }

@@ -88,6 +88,16 @@ char *format_percent(char *buf, double fraction)
     return buf;
 }
 
+char *format_permille(char *buf, double fraction)
+{
+    if (!isfinite(fraction) || fraction < 0)
+        return unknown(buf);
+    /* rounded down: 100.0% only when it is all of it */
+    double p = floor(fraction * 1000 + 1e-9) / 10;
+    snprintf(buf, FORMAT_SIZE, "%.1f%%", p < 1e6 ? p : 1e6);
+    return buf;
+}
+
 char *format_age(char *buf, int64_t then_ms, int64_t now_ms)
 {
     if (then_ms <= 0)

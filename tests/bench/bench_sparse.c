@@ -537,7 +537,7 @@ static void run_decode(struct kern *k, int32_t n)
     struct select *se = select_new(k, &shape, &p);
     double dense = INFINITY, chosen = INFINITY;
     for (int i = 0; i < N_REPEAT + 2; i++) {
-        select_begin(se, n - 3 * SELECT_EVERY);
+        select_begin(se, 0, n - 3 * SELECT_EVERY);
         for (int pass = 0; pass < 3; pass++) { /* dense; choose; read lists and choose */
             double t0 = now_s();
             for (int32_t t = 0; t < SELECT_EVERY; t++) {

@@ -299,6 +299,35 @@ static bool keep_row(void *ctx, int32_t i, const float *logits)
     return true;
 }
 
+/* The story model is far too short for sparse attention to pay: it says so and changes nothing. */
+static void engine__coverage__is_told_and_changes_no_short_answer(void **state)
+{
+    struct engine *en = open_with(0, 0);
+    struct answer dense = ask(en, 1, NULL, 0, "Once upon a time", 60, 0);
+    struct stats st;
+    engine_stats(en, &st);
+    assert_float_equal(st.coverage, 1, 0);
+    assert_string_equal(st.sparse_reason, "off");
+    engine_forget(en, 1);
+    engine_set_coverage(en, 0.9f);
+    char prompt[1200] = "Once upon a time"; /* long enough to count as a prompt */
+    for (int i = 0; i < 20; i++)
+        strcat(prompt, " there was a little girl. She liked to play");
+    struct answer sparse = ask(en, 1, NULL, 0, "Once upon a time", 60, 0);
+    engine_stats(en, &st);
+    assert_float_equal(st.coverage, 0.9, 1e-6);
+    assert_memory_equal(dense.ids, sparse.ids, (size_t)dense.n_id * sizeof(int32_t));
+    struct answer longer = ask(en, 2, NULL, 0, prompt, 5, 0);
+    engine_stats(en, &st);
+    assert_string_equal(st.sparse_reason, "context too short to pay");
+    assert_float_equal(st.density, 1, 0);
+    assert_float_equal(st.decode_density, 1, 0);
+    answer_free(&dense);
+    answer_free(&sparse);
+    answer_free(&longer);
+    engine_close(en);
+}
+
 static void engine__measuring__logits_and_bench(void **state)
 {
     struct engine *en = open_with(0, 0);
@@ -399,6 +428,7 @@ int main(void)
         cmocka_unit_test(engine__cancel__ends_the_answer_and_keeps_what_was_read),
         cmocka_unit_test(engine__submit__refuses_while_busy_and_bad_ids),
         cmocka_unit_test(engine__seed__gives_the_same_text),
+        cmocka_unit_test(engine__coverage__is_told_and_changes_no_short_answer),
         cmocka_unit_test(engine__measuring__logits_and_bench),
         cmocka_unit_test(engine__open__fails_with_one_line),
         cmocka_unit_test(engine__open__can_be_cancelled_or_vocabulary_only),

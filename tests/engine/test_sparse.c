@@ -450,6 +450,7 @@ struct select_bed {
     struct heads h;
     struct select *se;
     int32_t n, answer0;
+    float coverage;
     double error; /* mean relative error of the output, rows of the last run */
 };
 
@@ -457,7 +458,8 @@ struct select_bed {
 static struct select_bed select_bed_make(enum heads_kind kind, int32_t n, int32_t n_answer,
                                          const struct select_params *p)
 {
-    struct select_bed b = {.k = kern_open_cpu(NULL, 2), .n = n, .answer0 = n - n_answer};
+    struct select_bed b = {.k = kern_open_cpu(NULL, 2), .n = n, .answer0 = n - n_answer,
+                           .coverage = p->coverage};
     b.h = heads_make(kind, n, 4, 2, 64, 21);
     heads_seal(&b.h, b.answer0, 8, 8);
     struct sparse_shape s = {1, 4, 2, 64};
@@ -476,7 +478,7 @@ static struct select_report select_bed_run(struct select_bed *b)
 {
     float dense[4 * 64], out[4 * 64];
     double sum = 0;
-    select_begin(b->se, b->answer0);
+    select_begin(b->se, b->coverage, b->answer0);
     for (int32_t pos = b->answer0; pos < b->n; pos++) {
         struct kern_attn a = heads_attn(&b->h, pos, 1, dense);
         b->k->ops->attend(b->k, &a);
@@ -567,7 +569,7 @@ static void select_attend__topic_returns__its_page_is_read_again(void **state)
                     8 * kern_f16_to_f32(block[head / 2 * b.h.kv.n_block_cap].k[c * 64 + far % 64]);
     float dense[4 * 64], out[4 * 64];
     double early = 0, late = 0;
-    select_begin(b.se, b.answer0);
+    select_begin(b.se, b.coverage, b.answer0);
     for (int32_t pos = b.answer0; pos < b.n; pos++) {
         struct kern_attn a = heads_attn(&b.h, pos, 1, dense);
         b.k->ops->attend(b.k, &a);

@@ -303,6 +303,10 @@ static void format__unknown__is_never_zero(void **state)
     assert_string_equal(format_seconds(b, 125), "2 min 05 s");
     assert_string_equal(format_percent(b, 0.9999), "99.99%");
     assert_string_equal(format_percent(b, 1), "100%");
+    assert_string_equal(format_permille(b, NAN), "--");
+    assert_string_equal(format_permille(b, 0.97), "97.0%");
+    assert_string_equal(format_permille(b, 0.99999), "99.9%");
+    assert_string_equal(format_permille(b, 1), "100.0%");
     assert_string_equal(format_age(b, 1000, 1000 + 5 * 60000), "5m");
 }
 
