@@ -77,6 +77,7 @@ void screen_free(struct screen *sc)
     str_fini(&sc->popup_title);
     str_fini(&sc->popup_hint);
     str_fini(&sc->notice);
+    shapes_fini(&sc->shapes);
     free(sc->popup_text);
     free(sc->messages);
     free(sc->stash);
@@ -688,14 +689,16 @@ static void fill(struct screen *sc)
     m->placeholder = sc->edit_message >= 0 ? "" : n == 0 ? "Ask something" : "Reply";
     m->keymap = sc->options.keymap;
     m->history = &sc->history;
+    m->shapes = sc->front->graphics ? &sc->shapes : NULL;
     m->commands = commands_list(&m->n_command);
 }
 
 void screen_draw(struct screen *sc)
 {
     fill(sc);
+    shapes_clear(&sc->shapes);
     view_draw(&sc->model, sc->view, sc->cells);
-    sc->front->present(sc->front->ctx, sc->cells);
+    sc->front->present(sc->front->ctx, sc->cells, sc->model.shapes);
     sc->dirty = false;
     char title[256];
     struct str clean = {0};

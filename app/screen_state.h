@@ -32,6 +32,7 @@ struct screen {
     struct view_chat *view;
     struct theme theme;
     struct ui_model model; /* filled anew before every frame */
+    struct shapes shapes;   /* graphics of the frame, for front-ends that show them */
     struct ui_message *messages;
     int32_t cap_message;
 

@@ -10,6 +10,7 @@
 #include "engine/stats.h"
 #include "ui/editor.h"
 #include "ui/keymap.h"
+#include "ui/shapes.h"
 
 struct ui_message {
     const char *role, *text;
@@ -84,6 +85,7 @@ struct ui_model {
     const struct ui_command *commands;
     int n_command;
     const struct history *history; /* figures over time for the dashboard, may be NULL */
+    struct shapes *shapes; /* views add graphics here; NULL = the front-end has characters only */
 };
 
 #endif

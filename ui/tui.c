@@ -192,8 +192,9 @@ static void put_cell(struct tui *t, const struct cell *c)
         put_wide(L" ", attr, pair);
 }
 
-static void present(void *ctx, struct cells *c)
+static void present(void *ctx, struct cells *c, const struct shapes *shapes)
 {
+    (void)shapes;
     struct tui *t = ctx;
     if (t->suspended || t->closed)
         return;
@@ -471,6 +472,6 @@ enum status tui_open(const struct theme *theme, bool no_colour, bool mouse, stru
     refresh();
     modes_on(t);
     *ret = (struct ui_front){t,     size,      front_wait, event,  present, set_theme,  copy,
-                             title, set_mouse, suspend,    resume, resized, front_close};
+                             title, set_mouse, suspend,    resume, resized, front_close, false};
     return OK;
 }

@@ -10,6 +10,7 @@
 
 #include "engine/base/err.h"
 #include "ui/cells.h"
+#include "ui/shapes.h"
 #include "ui/theme.h"
 
 enum ui_mod { UI_SHIFT = 1, UI_ALT = 2, UI_CTRL = 4 };
@@ -48,7 +49,13 @@ enum ui_event_kind {
     UI_EV_MOUSE,
     UI_EV_CLOSED, /* the terminal or window is gone; nothing more will come */
 };
-enum ui_mouse { UI_MOUSE_PRESS, UI_MOUSE_RELEASE, UI_MOUSE_WHEEL_UP, UI_MOUSE_WHEEL_DOWN };
+enum ui_mouse {
+    UI_MOUSE_PRESS,
+    UI_MOUSE_DRAG, /* moved to another cell with the button held */
+    UI_MOUSE_RELEASE,
+    UI_MOUSE_WHEEL_UP,
+    UI_MOUSE_WHEEL_DOWN
+};
 
 struct ui_event {
     enum ui_event_kind kind;
@@ -56,7 +63,9 @@ struct ui_event {
     char *text;
     size_t len;
     enum ui_mouse mouse;
-    int button, x, y; /* mouse: 0 = left; cell */
+    int button, x, y; /* mouse: 0 = left, 2 = right; cell, while dragging perhaps outside */
+    int n_click;      /* UI_MOUSE_PRESS: 1 = single, 2 = double, 3 = triple; 0 = not counted */
+    uint8_t mods;     /* mouse: enum ui_mod */
 };
 
 struct ui_front {
@@ -66,7 +75,8 @@ struct ui_front {
      * for ever) have passed. Returns early when a signal came. */
     void (*wait)(void *ctx, struct pollfd *fds, int n_fd, int timeout_ms);
     bool (*event)(void *ctx, struct ui_event *ret); /* next input event; never blocks */
-    void (*present)(void *ctx, struct cells *c);    /* shows the damage and marks it shown */
+    /* Shows the damage and marks it shown. shapes: NULL unless `graphics`. */
+    void (*present)(void *ctx, struct cells *c, const struct shapes *shapes);
     void (*theme)(void *ctx, const struct theme *t);
     bool (*copy)(void *ctx, const char *text, size_t len); /* clipboard; false = not possible */
     void (*title)(void *ctx, const char *title);
@@ -75,6 +85,7 @@ struct ui_front {
     void (*resume)(void *ctx);
     void (*resized)(void *ctx); /* SIGWINCH or SIGCONT came */
     void (*close)(void *ctx);   /* restores the terminal and frees ctx */
+    bool graphics;              /* shapes can be shown */
 };
 
 #endif

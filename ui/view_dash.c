@@ -6,6 +6,7 @@
 
 #include "ui/format.h"
 #include "ui/history.h"
+#include "ui/plot.h"
 #include "ui/text.h"
 #include "ui/theme.h"
 #include "ui/view.h"
@@ -17,7 +18,13 @@ struct pen {
     struct cells *c;
     struct rect r; /* what is left */
     int x;         /* on the line being written */
+    struct shapes *shapes;
 };
+
+static struct plot plot_of(const struct pen *p)
+{
+    return (struct plot){p->c, p->shapes, p->r};
+}
 
 static void line_end(struct pen *p);
 
@@ -70,22 +77,21 @@ static int bar_cols(const struct pen *p, int other)
 }
 
 /* part of 1 as a bar; unknown is an empty one. */
-static void bar(struct pen *p, double part, int n_col, uint8_t role)
+static void bar(struct pen *p, double part, int n_col, uint8_t role, const char *tip)
 {
-    int filled = isfinite(part) && part > 0 ? (int)ceil(fmin(part, 1) * n_col) : 0;
-    for (int i = 0; i < n_col; i++)
-        put(p, i < filled ? "█" : "░", i < filled ? role : ROLE_BORDER);
+    struct plot plot = plot_of(p);
+    plot_bar(&plot, (struct rect){p->x, p->r.y, n_col, 1}, part, role, tip);
+    p->x += n_col;
 }
 
+/* A second row where there are pixels: the curve is easier to read. */
 static void spark(struct pen *p, const struct history_ring *r, int n_col)
 {
-    static const char *const step[] = {"▁", "▂", "▃", "▄", "▅", "▆", "▇", "█"};
-    int n = r->n < n_col ? r->n : n_col;
-    float max = history_max(r, n);
-    for (int i = n - 1; i >= 0; i--) {
-        float v = max > 0 ? history_get(r, i) / max : 0;
-        put(p, step[(int)(v * 7.999f)], ROLE_TIER_0);
-    }
+    struct plot plot = plot_of(p);
+    int rows = p->shapes && p->r.h > 1 ? 2 : 1;
+    plot_spark(&plot, (struct rect){p->x, p->r.y, n_col, rows}, r, ROLE_TIER_0, "tok/s");
+    for (int i = 1; i < rows; i++)
+        line_end(p);
 }
 
 /* ---- sections ---- */
@@ -97,7 +103,8 @@ static void draw_context(const struct ui_model *m, struct pen *p)
     double part = s->n_ctx > 0 && s->n_tok >= 0 ? (double)s->n_tok / s->n_ctx : NAN;
     line_start(p, "context");
     snprintf(of, sizeof of, " %s of %s", format_count(a, s->n_tok), format_count(b, s->n_ctx));
-    bar(p, part, bar_cols(p, (int)strlen(of) + 13), part > 0.9 ? ROLE_TIER_5 : ROLE_TIER_0);
+    bar(p, part, bar_cols(p, (int)strlen(of) + 13), part > 0.9 ? ROLE_TIER_5 : ROLE_TIER_0,
+        format_percent(a, part));
     figure(p, "", of, " tokens");
     figure(p, " ", format_percent(a, part), "");
     line_end(p);
@@ -126,21 +133,19 @@ static void draw_tiers(const struct ui_model *m, struct pen *p)
         line_end(p);
         return;
     }
-    int cols = bar_cols(p, 0), used = 0, last = 0;
-    for (int i = 0; i < STATS_TIERS; i++)
-        if (s->tier_bytes[i] > 0)
-            last = i;
-    for (int i = 0; i <= last; i++) {
-        if (s->tier_bytes[i] <= 0)
-            continue;
-        int n = (int)lround((double)s->tier_bytes[i] / (double)total * cols);
-        n = n < 1 ? 1 : n;
-        if (i == last || n > cols - used)
-            n = cols - used;
-        for (int k = 0; k < n; k++)
-            put(p, "█", (uint8_t)(ROLE_TIER_0 + i));
-        used += n;
+    struct plot plot = plot_of(p);
+    struct plot_part parts[STATS_TIERS];
+    char tips[STATS_TIERS][64];
+    for (int i = 0; i < STATS_TIERS; i++) {
+        char share[FORMAT_SIZE];
+        snprintf(tips[i], sizeof tips[i], "%s: %s, %s", stats_tier_name[i],
+                 format_bytes(a, s->tier_bytes[i]),
+                 format_percent(share, (double)s->tier_bytes[i] / (double)total));
+        parts[i] =
+            (struct plot_part){(double)s->tier_bytes[i], (uint8_t)(ROLE_TIER_0 + i), tips[i]};
     }
+    plot_stack(&plot, (struct rect){p->x, p->r.y, bar_cols(p, 0), 1}, parts, STATS_TIERS,
+               (double)total, NULL);
     line_end(p);
     line_start(p, "");
     for (int i = 0; i < STATS_TIERS; i++) {
@@ -180,7 +185,8 @@ static void draw_cache(const struct ui_model *m, struct pen *p)
     double full = s->kv_budget_bytes > 0 && s->kv_bytes >= 0
                       ? (double)s->kv_bytes / (double)s->kv_budget_bytes
                       : NAN;
-    bar(p, full, bar_cols(p, (int)strlen(of)), full > 0.9 ? ROLE_TIER_5 : ROLE_TIER_0);
+    bar(p, full, bar_cols(p, (int)strlen(of)), full > 0.9 ? ROLE_TIER_5 : ROLE_TIER_0,
+        format_percent(a, full));
     put(p, of, ROLE_TITLE);
     line_end(p);
     draw_tiers(m, p);
@@ -283,7 +289,7 @@ void view_dash_draw(const struct ui_model *m, struct cells *c, struct rect r)
 {
     if (rect_empty(r))
         return;
-    struct pen p = {c, r, r.x};
+    struct pen p = {c, r, r.x, m->shapes};
     bool roomy = r.h >= 26;
     draw_context(m, &p);
     if (roomy)
