@@ -56,7 +56,7 @@ static enum status open_backend(struct local *l, struct err *e)
     }
     /* The plain kernels serve as the oracle: nothing is rounded then, keys and values included. */
     const char *name = getenv("KERNELS");
-    bool oracle = name && strcmp(name, "ref") == 0 && l->preset->bits_k == 0;
+    bool oracle = name && strcmp(name, "ref") == 0 && preset_exact(l->preset);
     l->kern = kern_open_cpu(oracle ? "ref32" : NULL, l->params.n_thread);
     if (!l->kern) {
         return err_set(e, ERR_UNSUPPORTED,
@@ -120,6 +120,7 @@ static void fill_info(struct local *l)
     snprintf(i->backend, sizeof i->backend, "cpu %s, %d thread%s", l->kern->name, l->kern->n_thread,
              l->kern->n_thread == 1 ? "" : "s");
     snprintf(i->kv, sizeof i->kv, "%s", l->preset->name);
+    i->kv_lossy = preset_lossy(l->preset);
     i->n_ctx = l->plan.n_ctx;
     if (l->plan.lowered)
         snprintf(i->notice, sizeof i->notice, "context lowered from %d to %d tokens to fit memory",
