@@ -247,6 +247,9 @@ void keep_state(const struct keep *k, int64_t id, struct kv_line *l)
     int32_t first = settled_end(l), n_win = l->n_tok - first * KERN_BLOCK_TOK;
     if (!k->io.put || l->pool->kern->kv_bytes != (int32_t)sizeof(uint16_t) || n_win <= 0)
         return;
+    uint64_t hash = kv_io_hash(hash_upto(l, first), l->ids + first * KERN_BLOCK_TOK, n_win);
+    if (hash == l->kept_state)
+        return;
     struct pieces *p = pieces_new(l, (size_t)n_win * tok_layer_bytes(s) * (size_t)s->n_layer, 1);
     if (!p)
         return;
@@ -259,8 +262,8 @@ void keep_state(const struct keep *k, int64_t id, struct kv_line *l)
         }
         add_piece(p, y, l->n_tok, KV_IO_WINDOW, begin);
     }
-    uint64_t hash = kv_io_hash(hash_upto(l, first), l->ids + first * KERN_BLOCK_TOK, n_win);
     k->io.put(k->io.ctx, id, k->fingerprint, l->n_tok, hash, p->piece, p->n);
+    l->kept_state = hash;
     pieces_free(p);
 }
 

@@ -1,7 +1,9 @@
 /* Keeping timelines on disk through struct kv_io, and taking them up again.
  *
- * What is put: pages as they seal (exact preset: f16 rows of complete blocks), and at the end of a
- * turn the f16 rows of the window. Pages go by the planes of the ladder; a piece holds all KV heads
+ * What is put: pages as they seal (exact preset: f16 rows of complete blocks), and the f16 rows of
+ * the window when the timeline rests: another one is taken up, nobody has written for a while, or
+ * the engine closes. (The window of one turn is as many bytes as all the pages that the turn adds,
+ * and of no use any more after the next one; without it at most 127 tokens are read again.) Pages go by the planes of the ladder; a piece holds all KV heads
  * of one layer. What comes back is checked byte for byte against the page format; the first thing
  * that is missing or damaged ends what is taken up, and the rest is read from ids.
  *
@@ -23,7 +25,8 @@ uint64_t keep_fingerprint(uint64_t model, const struct preset *preset);
 /* Puts blocks of the line that can no longer change and are not kept yet; cheap when there are
  * none. */
 void keep_blocks(const struct keep *k, int64_t id, struct kv_line *line);
-/* The same, then the window rows: the line can be taken up at exactly its present length. */
+/* The same, then the window rows: the line can be taken up at exactly its present length. Cheap when
+ * that was done already. */
 void keep_state(const struct keep *k, int64_t id, struct kv_line *line);
 /* When more of ids[0..n) is kept than the line holds, the line is filled from it. Returns the
  * tokens taken up (0 = the line is as it was). */

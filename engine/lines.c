@@ -57,6 +57,13 @@ struct kv_line *lines_find(struct lines *l, int64_t id)
     return i < 0 ? NULL : l->entry[i].line;
 }
 
+void lines_keep(struct lines *l, const struct keep *k, int64_t except)
+{
+    for (int32_t i = 0; i < l->n; i++)
+        if (l->entry[i].id != except)
+            keep_state(k, l->entry[i].id, l->entry[i].line);
+}
+
 int32_t lines_n(const struct lines *l)
 {
     return l->n;

@@ -3,6 +3,7 @@
 #ifndef ENGINE_LINES_H
 #define ENGINE_LINES_H
 
+#include "engine/keep.h"
 #include "engine/kv.h"
 
 struct lines;
@@ -19,6 +20,9 @@ struct kv_line *lines_take(struct lines *l, int64_t id, const int32_t *ids, int3
 bool lines_drop(struct lines *l, int64_t id);
 /* Drops the least recently used timeline other than `keep`; false when there is none. */
 bool lines_drop_oldest(struct lines *l, int64_t keep);
+
+/* Puts the state of all timelines but `except` on disk. */
+void lines_keep(struct lines *l, const struct keep *k, int64_t except);
 
 struct kv_line *lines_find(struct lines *l, int64_t id); /* NULL when not in memory */
 int32_t lines_n(const struct lines *l);

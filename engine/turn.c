@@ -325,6 +325,7 @@ static enum status run_turn(struct run *r, struct err *e)
     const struct turn *t = r->t;
     const float *logits;
     TRY(render(r, e));
+    lines_keep(l->lines, &l->keep, t->timeline); /* any of them may have to leave memory */
     r->line = lines_take(l->lines, t->timeline, r->ids.ids, r->n_prompt);
     keep_load(&l->keep, t->timeline, r->line, r->ids.ids, r->n_prompt);
     if (kv_n_tok(r->line) == r->n_prompt) /* the logits after the last token are needed again */
@@ -358,7 +359,7 @@ struct engine_event *turn_run(struct local *l, const struct turn *t)
     enum status s = run_turn(&r, &err);
     if (r.line) {
         ledger_decay(r.line);
-        keep_state(&l->keep, t->timeline, r.line);
+        keep_blocks(&l->keep, t->timeline, r.line);
         tell_stats(&r, STATS_IDLE);
     }
     bool ok = s == OK || s == ERR_CANCELLED;

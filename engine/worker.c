@@ -7,6 +7,8 @@
 #include "engine/local.h"
 #include "engine/turn.h"
 
+enum { IDLE_MS = 30000 }; /* after so long without a turn the state of timelines goes to disk */
+
 enum command_kind { COMMAND_TURN, COMMAND_FORGET, COMMAND_CLOSE };
 
 struct command {
@@ -40,14 +42,27 @@ static void forget(struct local *l, int64_t timeline)
     pthread_mutex_unlock(&l->lock);
 }
 
+static void keep_all(struct local *l)
+{
+    pthread_mutex_lock(&l->compute);
+    lines_keep(l->lines, &l->keep, -1);
+    pthread_mutex_unlock(&l->compute);
+}
+
 static void *run(void *ctx)
 {
     struct local *l = ctx;
+    bool fresh = false; /* a turn has run since states were put */
     for (bool go = true; go;) {
-        struct command *c = queue_wait(l->commands, -1);
-        if (!c)
+        struct command *c = queue_wait(l->commands, fresh ? IDLE_MS : -1);
+        if (!c) {
+            if (fresh)
+                keep_all(l);
+            fresh = false;
             continue;
+        }
         if (c->kind == COMMAND_CLOSE) {
+            keep_all(l);
             go = false;
         } else if (c->kind == COMMAND_FORGET) {
             forget(l, c->timeline);
@@ -55,6 +70,7 @@ static void *run(void *ctx)
             pthread_mutex_lock(&l->compute);
             struct engine_event *last = turn_run(l, c->turn);
             pthread_mutex_unlock(&l->compute);
+            fresh = true;
             atomic_store(&l->busy, false);
             queue_push(l->events, last);
         }

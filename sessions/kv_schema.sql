@@ -1,5 +1,5 @@
--- dogear-kv.db: what can be made again by reading the token logs of dogear.db. 64 KiB database pages,
--- incremental auto-vacuum (set before this script). Never migrated: another user_version = emptied.
+-- dogear-kv.db: what can be made again by reading the token logs of dogear.db. 8 KiB database pages,
+-- incremental auto-vacuum (set before this script). Never migrated: an older user_version = made anew.
 
 -- Who uses what. A conversation that is gone from dogear.db is removed from here, too.
 CREATE TABLE chat (
@@ -45,7 +45,7 @@ CREATE TABLE piece (
 ) STRICT, WITHOUT ROWID;
 
 -- A table per plane: dropping a plane of an old chat then frees whole database pages. A piece is cut
--- where a database page ends, because rows of odd sizes would leave much of each 64 KiB page empty.
+-- where a database page ends, because rows of odd sizes would leave much of each page empty.
 CREATE TABLE chunk_0 (id INTEGER PRIMARY KEY, data BLOB NOT NULL) STRICT;
 CREATE TABLE chunk_1 (id INTEGER PRIMARY KEY, data BLOB NOT NULL) STRICT;
 CREATE TABLE chunk_2 (id INTEGER PRIMARY KEY, data BLOB NOT NULL) STRICT;

@@ -10,7 +10,7 @@
 #include "sessions/kv_schema_sql.h"
 
 enum {
-    KV_VERSION = 2,
+    KV_VERSION = 3,
     KV_BUSY_MS = 250, /* text waits behind KV on the same thread: give up early */
 };
 
@@ -30,19 +30,23 @@ const struct kvstore_sql kvstore_sql[KVSTORE_TABLES] = {
 static enum status prepare_writer(struct db *d, struct err *e)
 {
     sqlite3_busy_timeout(db_handle(d), KV_BUSY_MS);
+    /* A rollback journal holds only pages that were there before: what is appended, nearly all of
+     * it, is written once, where WAL would write it twice. A batch fits the cache, so that nothing
+     * is spilled and written again. */
     return db_exec(d,
-                   "PRAGMA journal_mode = WAL; PRAGMA synchronous = NORMAL;"
-                   "PRAGMA wal_autocheckpoint = 256; PRAGMA journal_size_limit = 16777216;"
-                   "PRAGMA cache_size = -16384;",
+                   "PRAGMA journal_mode = TRUNCATE; PRAGMA synchronous = NORMAL;"
+                   "PRAGMA temp_store = MEMORY; PRAGMA cache_size = -16384;",
                    e);
 }
 
 static enum status create(struct db *d, struct err *e)
 {
     char sql[96];
+    sqlite3_snprintf(sizeof sql, sql, "PRAGMA page_size = %d; PRAGMA auto_vacuum = INCREMENTAL;",
+                     KVSTORE_PAGE_BYTES);
+    TRY(db_exec(d, sql, e));
     sqlite3_snprintf(sizeof sql, sql, "PRAGMA application_id = %d; PRAGMA user_version = %d;",
                      KVSTORE_APPLICATION_ID, KV_VERSION);
-    TRY(db_exec(d, "PRAGMA page_size = 65536; PRAGMA auto_vacuum = INCREMENTAL;", e));
     TRY(db_exec(d, "BEGIN IMMEDIATE", e));
     int64_t n_table = 0;
     enum status st = db_int(d, e, &n_table, "SELECT count(*) FROM sqlite_schema", "");
@@ -86,8 +90,8 @@ static bool file_is_ours(const char *path)
 
 static void unlink_all(const char *path)
 {
-    static const char *const suffix[] = {"", "-wal", "-shm"};
-    for (int i = 0; i < 3; i++) {
+    static const char *const suffix[] = {"", "-journal", "-wal", "-shm"}; /* WAL: old versions */
+    for (size_t i = 0; i < sizeof suffix / sizeof *suffix; i++) {
         char *p = sqlite3_mprintf("%s%s", path, suffix[i]);
         if (p)
             unlink(p);
@@ -95,6 +99,7 @@ static void unlink_all(const char *path)
     }
 }
 
+/* ERR_FORMAT: damaged, or of an older form; either way it holds nothing of use. */
 static enum status open_checked(const char *path, struct db **ret, struct err *e)
 {
     struct db *d;
@@ -112,10 +117,8 @@ static enum status open_checked(const char *path, struct db **ret, struct err *e
     if (st == OK && version > KV_VERSION)
         st = err_set(e, ERR_UNSUPPORTED,
                      "%s was written by a newer Dogear: KV is not kept; update or delete it", path);
-    if (st == OK && !fresh && version < KV_VERSION) {
-        st = empty_in_place(d, e);
-        fresh = true;
-    }
+    if (st == OK && !fresh && version < KV_VERSION)
+        st = err_set(e, ERR_FORMAT, "%s was written by an older Dogear", path);
     if (st == OK && fresh)
         st = create(d, e);
     if (st == OK)
@@ -127,7 +130,7 @@ static enum status open_checked(const char *path, struct db **ret, struct err *e
     return st;
 }
 
-/* A damaged file of ours is deleted: it holds nothing that cannot be made again. */
+/* A file of ours that is damaged or old is deleted: it holds nothing that cannot be made again. */
 static enum status open_or_replace(const char *path, struct db **ret, struct err *e)
 {
     enum status st = open_checked(path, ret, e);
@@ -149,15 +152,18 @@ static enum status open_both(struct kvstore *kv, struct err *e)
     if (!writable)
         return err_set(e, ERR_IO, "%s cannot be written: KV is not kept", kv->path);
     TRY(open_or_replace(kv->path, &kv->w, e));
-    TRY(db_open(kv->path, DB_READ, &kv->r, e));
+    /* Able to write, because whoever first reads after a crash rolls the journal back. */
+    TRY(db_open(kv->path, DB_WRITE, &kv->r, e));
     /* No mmap: a file that somebody truncates must not end the program. */
-    return db_exec(kv->r, "PRAGMA cache_size = -8192;", e);
+    return db_exec(kv->r, "PRAGMA query_only = ON; PRAGMA cache_size = -8192;", e);
 }
 
 static void close_both(struct kvstore *kv)
 {
-    db_close(
-        kv->r); /* first: only a connection that may write can empty the -wal file at the end */
+    struct err ignored;
+    if (kv->w)
+        db_exec(kv->w, "PRAGMA journal_mode = DELETE", &ignored); /* leaves no empty file behind */
+    db_close(kv->r);
     db_close(kv->w);
     kv->w = kv->r = NULL;
 }

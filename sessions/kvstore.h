@@ -13,7 +13,7 @@
 
 enum {
     KVSTORE_APPLICATION_ID = 0x44674b76, /* "DgKv" */
-    KVSTORE_PAGE_BYTES = 65536,
+    KVSTORE_PAGE_BYTES = 8192, /* a commit writes some fifteen pages twice: larger costs too much */
     KVSTORE_TABLES = KV_IO_PLANES + 1,
     KVSTORE_STATE = KV_IO_PLANES, /* table of window and meta pieces */
     KVSTORE_RAW_MAX_BYTES = 256 << 20, /* of a piece; larger sizes in the file are damage */

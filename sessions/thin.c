@@ -8,7 +8,7 @@
 
 enum {
     THIN_DEEPEST = 7,       /* no KV at all */
-    THIN_VACUUM_PAGES = 64, /* per step: 4 MiB, so that text never waits long */
+    THIN_VACUUM_PAGES = 512, /* per step: 4 MiB, so that text never waits long */
 };
 static const int64_t thin_budget_min_bytes = INT64_C(256) << 20;
 static const int64_t thin_budget_max_bytes = INT64_C(16) << 30;

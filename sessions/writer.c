@@ -79,14 +79,15 @@ static enum status batch_apply(struct sessions *s, struct command *head, struct 
     }
     TRY(db_exec(d, "BEGIN IMMEDIATE", e));
     enum status st = OK;
+    bool together = head->lane == WRITER_KV; /* one that fails undoes the batch: no savepoints */
     for (struct command *c = head; c && st == OK; c = c->next) {
-        st = db_exec(d, "SAVEPOINT command", e);
-        if (st != OK)
+        if (!together && (st = db_exec(d, "SAVEPOINT command", e)) != OK)
             break;
         c->status = c->run(s, c, &c->err);
         if (c->status == OK) {
-            st = db_exec(d, "RELEASE command", e);
-        } else if (db_passing(&c->err) || head->lane == WRITER_KV) {
+            if (!together)
+                st = db_exec(d, "RELEASE command", e);
+        } else if (db_passing(&c->err) || together) {
             *e = c->err;
             st = c->status;
         } else if (sqlite3_get_autocommit(db_handle(d))) {

@@ -329,8 +329,13 @@ static void keep__put__writes_each_block_once(void **state)
     for (int i = n_before; i < store.n; i++)
         n_page += store.held[i].p.plane >= 0;
     assert_int_equal(n_page, 0);
+    assert_int_equal(store.n, n_before); /* the window waits until the timeline rests */
     assert_true(once > 0);
     engine_close(en);
+    int n_window = 0;
+    for (int i = 0; i < store.n; i++)
+        n_window += store.held[i].p.plane == KV_IO_WINDOW;
+    assert_true(n_window > 0);
     store_clear();
 }
 

@@ -73,23 +73,80 @@ static void say(struct sessions *s, int64_t id, int32_t n_tok, int64_t seed)
     }
 }
 
+static size_t put_block(const struct kv_io *io, int64_t id, int32_t b, unsigned char *data)
+{
+    struct kv_piece p[LAYERS * PLANES];
+    size_t off = next() % 4096, size = 0;
+    for (int i = 0; i < LAYERS * PLANES; i++) {
+        size_t n = plane_bytes[i % PLANES];
+        p[i] = (struct kv_piece){i / PLANES, 0, b, i % PLANES, data + off, n};
+        off += n;
+        size += n;
+    }
+    io->put(io->ctx, id, 1, (b + 1) * 64, (uint64_t)id << 32 | (uint32_t)b, p, LAYERS * PLANES);
+    return size;
+}
+
 static void put_chat(const struct kv_io *io, int64_t id, int32_t n_tok, unsigned char *data)
 {
     for (int32_t b = 0; b < n_tok / 64; b++) {
-        struct kv_piece p[LAYERS * PLANES];
-        size_t off = next() % 4096;
-        for (int i = 0; i < LAYERS * PLANES; i++) {
-            size_t n = plane_bytes[i % PLANES];
-            p[i] = (struct kv_piece){i / PLANES, 0, b, i % PLANES, data + off, n};
-            off += n;
-        }
-        io->put(io->ctx, id, 1, (b + 1) * 64, (uint64_t)id << 32 | (uint32_t)b, p, LAYERS * PLANES);
+        put_block(io, id, b, data);
         if (b % 64 == 63) { /* the disk is measured, not the queue */
             struct sessions_budget budget;
             struct err e;
             must(sessions_budget_get((struct sessions *)io->ctx, &budget, &e), &e);
         }
     }
+}
+
+/* Bytes this process has handed to the system for writing: WAL, journal, checkpoint and all. */
+static double written_bytes(void)
+{
+    FILE *f = fopen("/proc/self/io", "r");
+    char line[128];
+    long long n = 0;
+    while (f && fgets(line, sizeof line, f))
+        if (sscanf(line, "wchar: %lld", &n) == 1)
+            break;
+    if (f)
+        fclose(f);
+    return (double)n;
+}
+
+/* Turns of 200 tokens: each block is a commit of its own, as when the model is slow; the answer is
+ * streamed once a second, 20 tokens at a time. */
+static void measure_turns(struct sessions *s, int64_t id, int32_t n_tok, unsigned char *data)
+{
+    enum { TURNS = 32, TURN_TOK = 200 };
+    const struct kv_io *io = sessions_kv_io(s);
+    struct err e;
+    char text[TURN_TOK * 5];
+    int32_t ids[TURN_TOK] = {0};
+    int64_t parent = 0, tiers[SESSIONS_TIERS];
+    size_t raw = 0;
+    double n_text = 0;
+    memset(text, 'a', sizeof text);
+    must(sessions_flush(s, &e), &e);
+    double before = written_bytes();
+    for (int32_t t = 0, from = n_tok / 64; t < TURNS; t++) {
+        double at = written_bytes();
+        must(sessions_add(s, id, parent, "user", text, 100, &parent, &e), &e);
+        must(sessions_add(s, id, parent, "assistant", "", 0, &parent, &e), &e);
+        for (int32_t k = 20; k <= TURN_TOK; k += 20) {
+            sessions_stream(s, parent, text, (size_t)k * 5, ids, k);
+            must(sessions_flush(s, &e), &e);
+        }
+        sessions_finish(s, parent, text, sizeof text, ids, TURN_TOK, "eos");
+        must(sessions_flush(s, &e), &e);
+        n_text += written_bytes() - at;
+        for (int32_t b = from; (b + 1) * 64 <= n_tok + (t + 1) * TURN_TOK; b++, from++) {
+            raw += put_block(io, id, b, data);
+            must(sessions_kv_sizes(s, id, tiers, &e), &e); /* commits */
+        }
+    }
+    double n = written_bytes() - before;
+    printf("turns  %.0f kB written per 200 tokens (text %.0f), %.0f kB sealed: %.2f x\n",
+           n / TURNS / 1e3, n_text / TURNS / 1e3, (double)raw / TURNS / 1e3, n / (double)raw);
 }
 
 static bool visit(void *ctx, const struct kv_piece *p)
@@ -154,6 +211,8 @@ int main(int argc, char **argv)
     }
     double raw = (double)per_block * (n_tok / 64) * n_chat;
     must(sessions_flush(s, &e), &e);
+    if (n_chat)
+        measure_turns(s, last, n_tok, data);
     first = first ? first : 1;
     printf("text   %d chats x %d tokens in %.2f s\n", n_chat, n_tok, now_s() - t - t_put);
     printf("write  %.0f MB raw in %.2f s: %.0f MB/s\n", raw / 1e6, t_put, raw / 1e6 / t_put);

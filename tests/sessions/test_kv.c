@@ -361,6 +361,72 @@ static void kvstore__states__only_the_newest_are_kept(void **state)
     free(ids);
 }
 
+/* Bytes handed to the system for writing so far: journal, WAL, checkpoint and all. */
+static int64_t written_bytes(void)
+{
+    FILE *f = fopen("/proc/self/io", "r");
+    char line[128];
+    long long n = -1;
+    if (!f)
+        skip();
+    while (fgets(line, sizeof line, f))
+        if (sscanf(line, "wchar: %lld", &n) == 1)
+            break;
+    fclose(f);
+    return n;
+}
+
+/* Turns of 192 tokens in the shape of a 1 B model at 4/4 (16 layers, 8 KV heads of 64 channels),
+ * each block committed on its own, as when the model is slow, the answer streamed as it grows. */
+static void kvstore__turn__writes_at_most_twice_its_pages(void **state)
+{
+    enum { TURNS = 8, BASE = 8 * 2624, PLANE = 8 * 1024, PIECES = 3 * 16 };
+    struct sessions *s = store_new();
+    const struct kv_io *io = sessions_kv_io(s);
+    unsigned char *data = mem_alloc(BASE + PLANE + PLANE);
+    char text[1000];
+    int32_t ids[200] = {0};
+    int64_t id, parent = 0, before = 0, sealed = 0, t[SESSIONS_TIERS];
+    uint32_t x = 1;
+    for (int i = 0; i < BASE + PLANE + PLANE; i++) /* nothing to compress */
+        data[i] = (unsigned char)((x = x * 1664525u + 1013904223u) >> 24);
+    memset(text, 'a', sizeof text);
+    CHECK_OK(sessions_create(s, "m", &id, &err_seen));
+    for (int turn = 0; turn < 2 * TURNS; turn++) {
+        if (turn == TURNS) /* the first turns fill tables and files */
+            before = written_bytes();
+        parent = store_say(s, id, parent, "user", "what about this then?");
+        parent = store_say(s, id, parent, "assistant", "");
+        for (int n = 20; n <= 200; n += 20) {
+            sessions_stream(s, parent, text, (size_t)n * 5, ids, n);
+            CHECK_OK(sessions_flush(s, &err_seen));
+        }
+        sessions_finish(s, parent, text, sizeof text, ids, 200, "eos");
+        for (int b = 3 * turn; b < 3 * turn + 3; b++) {
+            struct kv_piece p[PIECES];
+            for (int i = 0; i < PIECES; i++) {
+                data[0]++; /* no two alike */
+                p[i] = (struct kv_piece){i / 3,
+                                         0,
+                                         b,
+                                         i % 3,
+                                         i % 3 ? data + BASE : data,
+                                         i % 3 ? PLANE : BASE};
+                if (turn >= TURNS)
+                    sealed += (int64_t)p[i].size_bytes;
+            }
+            io->put(io->ctx, id, FP, (b + 1) * 64, (uint64_t)b + 1, p, PIECES);
+            CHECK_OK(sessions_kv_sizes(s, id, t, &err_seen));
+        }
+    }
+    CHECK_OK(sessions_flush(s, &err_seen));
+    int64_t n = written_bytes() - before;
+    print_message("# %.2f bytes written for one sealed\n", (double)n / (double)sealed);
+    assert_true(n <= 2 * sealed);
+    free(data);
+    sessions_close(s);
+}
+
 static void kvstore__open__keeps_no_kv_in_memory_and_leaves_foreign_files(void **state)
 {
     struct sessions *s;
@@ -403,6 +469,7 @@ int main(void)
         STORE_CASE(kvstore__thin__shared_pages_stay_as_fine_as_the_least_thinned),
         STORE_CASE(kvstore__budget__thins_the_oldest_chats_but_not_pinned_ones),
         STORE_CASE(kvstore__states__only_the_newest_are_kept),
+        STORE_CASE(kvstore__turn__writes_at_most_twice_its_pages),
         STORE_CASE(kvstore__open__keeps_no_kv_in_memory_and_leaves_foreign_files),
     };
     return cmocka_run_group_tests_name("kv", tests, NULL, NULL);
