@@ -65,6 +65,7 @@ void policy_report(const struct policy *p, struct stats *s)
                               .worst_layer = -1,
                               .worst_head = -1,
                               .error_mean = NAN,
+                              .correction = NAN,
                               .gain_predicted = NAN,
                               .gain_measured = NAN,
                               .reason = SPARSE_OFF};
@@ -81,6 +82,7 @@ void policy_report(const struct policy *p, struct stats *s)
     s->worst_layer = r.worst_layer;
     s->worst_head = r.worst_head;
     s->output_error = r.error_mean;
+    s->correction = r.correction;
     s->gain_predicted = r.gain_predicted;
     s->gain_measured = r.gain_measured;
     s->decode_density = d.density;

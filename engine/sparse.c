@@ -7,29 +7,29 @@
 #include <time.h>
 
 #include "engine/base/mem.h"
+#include "engine/blocks.h"
 #include "kernels/score.h"
 
 enum {
     TOK = KERN_BLOCK_TOK,
     ROWS_MIN = 32,      /* fewer new rows are dense */
     ROWS_FULL = 256,    /* from here on antidiagonals and row blocks of their own */
-    TAIL_ROWS = 128,    /* last rows of a turn: the question, dense */
-    FORCE_FIRST = 2,    /* first blocks, always read */
-    FORCE_LOCAL = 4,    /* newest blocks, the row's own included, always read */
     SEL_PER_BLOCK = 4,  /* rows of a row block that choose */
     SEL_RAGGED = 8,     /* rows that choose when there are few */
+    AUDIT_BLOCKS = 2,   /* one row in so many row blocks audits the correction */
     MASS_BINS = 256,
     PROBE_AFTER = 3,    /* chunks until a layer that did not pay is looked at again; */
     PROBE_MOST = 31     /* doubled each time in vain, up to this */
 };
 
-#define N_MIN 4096
 #define RHO_MAX 0.6f
 #define ANTI_SHARE 0.5f
 #define NEEDLE 0.05f        /* a block with this much mass of any choosing row is read */
 #define COVER_SLACK 0.15f   /* the coverage aimed at stays within this of the one asked for */
 #define COVER_TOP 0.995f
 #define MISS 0.5f /* a mean further under the coverage than this share of the rest is a miss */
+#define FIX_FADE 0.5f       /* what a chunk's audits count in the next one */
+#define FIX_MIN 0.05f       /* a correction weaker than this is left out */
 #define GAIN_MIN 0.90       /* predicted cost, in dense ones, that still counts as paying */
 #define DENSITY_EXPONENT (-0.67) /* how density falls with length (XAttention's table) */
 
@@ -42,6 +42,7 @@ struct head_state {
     float aim;   /* coverage aimed at by the estimate */
     bool failed; /* dense for the rest of the turn */
     bool listed; /* in the call at hand: some row block reads a list */
+    double fix_num, fix_den; /* of the strength of the correction, by least squares */
 };
 
 struct layer_state {
@@ -52,8 +53,11 @@ struct layer_state {
     bool more_rows;          /* twice as many rows choose: too few saw too little */
 };
 
-/* What a scored row is for. */
-enum row_use { ROW_SELECT, ROW_ANCHOR };
+/* A row that is answered densely too. */
+struct held {
+    int32_t row;
+    bool audit; /* measures the correction; else an anchor: tells the mass, feeds the correction */
+};
 
 struct sparse {
     struct kern *k;
@@ -67,8 +71,9 @@ struct sparse {
     bool ragged;             /* one estimate for all rows */
     bool *chosen;            /* [n_row_block] reads a list, by position alone */
     int32_t n_row, n_group;
-    int32_t *row;            /* [n_row] rows that are scored */
-    uint8_t *use;            /* [n_row] enum row_use */
+    int32_t *row;            /* [n_row] rows that choose */
+    int32_t n_held;
+    struct held *held;       /* [n_held] rows that do not */
     int32_t *group;
     float *mass, *anti, *lse;
     float *estimate;         /* [n_head_kv][group][n_block] of the row block at hand */
@@ -78,10 +83,13 @@ struct sparse {
     int32_t *n_listed;       /* [n_head_kv] blocks read, forced ones included */
     int64_t n_possible;      /* per KV head */
     size_t mass_cap, anti_cap, lse_cap, estimate_cap, rank_cap, first_cap, index_cap, row_cap,
-        use_cap, group_cap, chosen_cap;
-    float *lse_dev, *lse_host;   /* [n_tok, n_head] of the sparse pass */
+        held_cap, group_cap, chosen_cap;
+    float *lse_dev, *lse_host;     /* [n_tok, n_head] of the sparse pass */
     int32_t lse_rows;
-    float *audit_dev, *audit_host; /* [2, n_head, head_dim] */
+    float *held_dev, *held_host;   /* [held_cap][n_head * (head_dim + 1)]: outputs, lse behind */
+    float *sparse_host;            /* [held_cap][n_head, head_dim]: what the lists gave there */
+    float *dropped;                /* [n_head] mass that anchors usually lack: their median */
+    size_t held_dev_cap;
 
     /* the turn */
     double n_read, n_all;        /* blocks */
@@ -89,8 +97,8 @@ struct sparse {
     int64_t n_mass, mass_bin[MASS_BINS + 1];
     double *head_mass;           /* [n_layer, n_head] */
     int32_t *head_n;
-    double error_sum;
-    int32_t n_audit, n_held_out;
+    double error_sum, error_before_sum, fix_sum;
+    int32_t n_audit, n_held_out, n_fix;
     int32_t n_call[SPARSE_REASONS];
     double score_s, attend_s;    /* of sparse calls */
     double sparse_all, sparse_read; /* blocks of sparse calls */
@@ -98,10 +106,9 @@ struct sparse {
     uint32_t hash;
 };
 
-struct ranked {
-    float score;
-    int32_t block;
-};
+/* cap's own row: sinks, the neighbourhood and the question are read whole. */
+static const struct prefill_method cap = {
+    .first = 128, .local = 256, .tail = 128, .fix = FIX_FITTED};
 
 static const char *const reason_texts[SPARSE_REASONS] = {
     [SPARSE_ON] = "on",
@@ -143,8 +150,14 @@ struct sparse *sparse_new(struct kern *k, const struct sparse_shape *s,
     sp->k = k;
     sp->s = *s;
     sp->p = *p;
+    if (p->method.score == PREFILL_CAP && p->method.first == 0)
+        sp->p.method = cap;
+    if (sp->p.method.score != PREFILL_CAP) { /* published methods have neither fallback nor feedback */
+        sp->p.always = sp->p.no_feedback = true;
+        sp->p.rho_max = 2;
+    }
     if (sp->p.n_min <= 0)
-        sp->p.n_min = N_MIN;
+        sp->p.n_min = SPARSE_N_MIN;
     if (sp->p.rho_max <= 0)
         sp->p.rho_max = RHO_MAX;
     sp->layer = mem_calloc((size_t)s->n_layer, sizeof *sp->layer);
@@ -153,6 +166,7 @@ struct sparse *sparse_new(struct kern *k, const struct sparse_shape *s,
     size_t n_head = (size_t)s->n_layer * (size_t)s->n_head;
     sp->head_mass = mem_calloc(n_head, sizeof *sp->head_mass);
     sp->head_n = mem_calloc(n_head, sizeof *sp->head_n);
+    sp->dropped = mem_calloc((size_t)s->n_head, sizeof *sp->dropped);
     sp->n_listed = mem_calloc((size_t)s->n_head_kv, sizeof *sp->n_listed);
     sparse_begin(sp, p->coverage);
     return sp;
@@ -164,21 +178,23 @@ void sparse_free(struct sparse *sp)
         return;
     for (int32_t i = 0; i < sp->s.n_layer; i++)
         free(sp->layer[i].head);
-    void *parts[] = {sp->layer, sp->chosen, sp->row,   sp->use,      sp->group,     sp->mass,
+    void *parts[] = {sp->layer, sp->chosen, sp->row,   sp->held,     sp->group,     sp->mass,
                      sp->anti,  sp->lse,    sp->index, sp->estimate, sp->rank,      sp->first,
-                     sp->n_listed, sp->lse_host, sp->audit_host, sp->head_mass, sp->head_n};
+                     sp->n_listed, sp->lse_host, sp->held_host, sp->sparse_host, sp->dropped,
+                     sp->head_mass, sp->head_n};
     for (size_t i = 0; i < sizeof parts / sizeof *parts; i++)
         free(parts[i]);
     if (sp->lse_dev)
         sp->k->ops->free(sp->k, sp->lse_dev);
-    if (sp->audit_dev)
-        sp->k->ops->free(sp->k, sp->audit_dev);
+    if (sp->held_dev)
+        sp->k->ops->free(sp->k, sp->held_dev);
     free(sp);
 }
 
 void sparse_begin(struct sparse *sp, float coverage)
 {
-    sp->p.coverage = coverage >= 1 ? 1 : coverage < 0.7f ? 0.7f : coverage;
+    float own = sp->p.method.coverage;
+    sp->p.coverage = own > 0 ? own : coverage >= 1 ? 1 : coverage < 0.7f ? 0.7f : coverage;
     for (int32_t i = 0; i < sp->s.n_layer; i++) {
         struct layer_state *l = &sp->layer[i];
         l->rho = -1;
@@ -188,8 +204,9 @@ void sparse_begin(struct sparse *sp, float coverage)
         for (int32_t h = 0; h < sp->s.n_head_kv; h++)
             l->head[h] = (struct head_state){.aim = (1 + sp->p.coverage) / 2}; /* until rows tell */
     }
-    sp->n_read = sp->n_all = sp->mass_sum = sp->error_sum = 0;
-    sp->n_mass = sp->n_audit = sp->n_held_out = 0;
+    sp->n_read = sp->n_all = sp->mass_sum = 0;
+    sp->error_sum = sp->error_before_sum = sp->fix_sum = 0;
+    sp->n_mass = sp->n_audit = sp->n_held_out = sp->n_fix = 0;
     sp->score_s = sp->attend_s = sp->sparse_all = sp->sparse_read = 0;
     sp->hash = 2463534242u;
     memset(sp->mass_bin, 0, sizeof sp->mass_bin);
@@ -213,14 +230,16 @@ static bool room(void *at, size_t *cap, size_t n, size_t size)
     return *p != NULL;
 }
 
-#define ROOM(sp, name, n) room(&(sp)->name, &(sp)->name##_cap, (size_t)(n), sizeof *(sp)->name)
-
 /* ---- which rows are scored ---- */
 
-static void add_row(struct sparse *sp, int32_t row, enum row_use use)
+static bool reads_groups(const struct prefill_method *m)
 {
-    sp->row[sp->n_row] = row;
-    sp->use[sp->n_row++] = (uint8_t)use;
+    return m->score == PREFILL_CAP || m->score == PREFILL_DIAGONALS;
+}
+
+static bool reads_lines(const struct prefill_method *m)
+{
+    return m->score == PREFILL_LINES || m->score == PREFILL_COLUMNS;
 }
 
 static uint32_t draw(struct sparse *sp)
@@ -231,30 +250,38 @@ static uint32_t draw(struct sparse *sp)
     return sp->hash;
 }
 
-/* Whole row blocks before the question choose for themselves. Their held-out row is drawn among
- * those that do not choose: a fixed place would favour what a choosing row nearby looks at. */
+/* Any row of a row block but those that choose, every step-th, by hash: a fixed place would favour
+ * what a choosing row nearby looks at. */
+static int32_t draw_row(struct sparse *sp, int32_t step)
+{
+    int32_t row = (int32_t)(draw(sp) % TOK);
+    return row + (step > 1 && row % step == step / 2);
+}
+
+/* Whole row blocks before the question choose for themselves. One row in each is held out. */
 static void rows_by_block(struct sparse *sp, int32_t n_sel, bool tail)
 {
+    const struct prefill_method *m = &sp->p.method;
     const struct kern_attn *a = sp->a;
-    int32_t end = a->pos0 + a->n_tok - (tail ? TAIL_ROWS : 0);
+    int32_t step = n_sel > 0 ? TOK / n_sel : 1;
+    int32_t end = a->pos0 + a->n_tok - (tail ? m->tail : 0), voting = a->n_tok - m->n_last;
     for (int32_t r = 0; r < sp->n_row_block; r++) {
-        int32_t at = (sp->block0 + r) * TOK;
-        sp->chosen[r] = at >= a->pos0 && at + TOK <= end;
+        int32_t at = (sp->block0 + r) * TOK, row = at - a->pos0;
+        sp->chosen[r] = row >= 0 && at + TOK <= end;
+        for (int32_t i = 0; i < TOK; i++) {
+            bool sampled = n_sel > 0 && i % step == step / 2 && (sp->chosen[r] || m->n_last > 0);
+            bool in_call = row + i >= 0 && row + i < a->n_tok;
+            if (in_call && (sampled || row + i >= voting))
+                sp->row[sp->n_row++] = row + i;
+        }
         if (!sp->chosen[r])
             continue;
-        int32_t row = at - a->pos0, step = TOK / n_sel;
-        int32_t anchor = (int32_t)(draw(sp) % TOK);
-        anchor += anchor % step == step / 2;
-        for (int32_t i = 0; i < n_sel; i++) {
-            int32_t place = step / 2 + i * step;
-            if (anchor < place && anchor >= place - step)
-                add_row(sp, row + anchor, ROW_ANCHOR);
-            add_row(sp, row + place, ROW_SELECT);
-        }
-        if (anchor > TOK - step / 2)
-            add_row(sp, row + anchor, ROW_ANCHOR);
-        for (int32_t g = 0; g < KERN_SCORE_GROUPS; g++)
+        for (int32_t g = 0; g < KERN_SCORE_GROUPS && reads_groups(m); g++)
             sp->group[sp->n_group++] = row + g * KERN_SCORE_STRIDE;
+        int32_t anchor = m->fix == FIX_PLAIN ? 0 : draw_row(sp, step), audit = draw_row(sp, step);
+        sp->held[sp->n_held++] = (struct held){row + anchor, false};
+        if ((sp->block0 + r) % AUDIT_BLOCKS == 0 && audit != anchor)
+            sp->held[sp->n_held++] = (struct held){row + audit, true};
     }
 }
 
@@ -266,39 +293,45 @@ static void rows_ragged(struct sparse *sp)
     for (int32_t i = 0; i < n_sel; i++) {
         int32_t row = n - 1 - (n_sel - 1 - i) * step;
         if (i % every == 0)
-            add_row(sp, row - step / 2, ROW_ANCHOR);
-        add_row(sp, row, ROW_SELECT);
+            sp->held[sp->n_held++] = (struct held){row - step / 2, false};
+        sp->row[sp->n_row++] = row;
     }
     for (int32_t r = 0; r < sp->n_row_block; r++)
         sp->chosen[r] = true;
 }
 
+/* The arrays of a call over n_row_block row blocks and n_block blocks. */
 static bool make_room(struct sparse *sp)
 {
-    int32_t n_head = sp->s.n_head, n_kv = sp->s.n_head_kv, most = sp->n_row_block;
-    size_t n_row = (size_t)most * (2 * SEL_PER_BLOCK + 1) + 2 * SEL_RAGGED;
-    size_t n_group = (size_t)most * KERN_SCORE_GROUPS, n_block = (size_t)sp->n_block;
-    return ROOM(sp, chosen, most) && ROOM(sp, row, n_row) && ROOM(sp, use, n_row) &&
-           ROOM(sp, group, n_group) && ROOM(sp, mass, n_head * n_row * n_block) &&
-           ROOM(sp, lse, n_head * n_row) && ROOM(sp, anti, n_head * n_group * n_block) &&
-           ROOM(sp, estimate, n_head * n_block) && ROOM(sp, rank, n_kv * n_block) &&
-           ROOM(sp, first, n_kv * (most + 1)) && ROOM(sp, index, n_kv * most * n_block);
+    const struct prefill_method *m = &sp->p.method;
+    size_t n_head = (size_t)sp->s.n_head, n_kv = (size_t)sp->s.n_head_kv;
+    size_t most = (size_t)sp->n_row_block, n_block = (size_t)sp->n_block;
+    size_t n_sel = (size_t)max_i(m->n_spread, 2 * SEL_PER_BLOCK);
+    size_t n_row = most * n_sel + (size_t)m->n_last + SEL_RAGGED;
+    size_t n_group = most * KERN_SCORE_GROUPS;
+    const struct {
+        void *at;
+        size_t *cap, n, size;
+    } rooms[] = {
+        {&sp->chosen, &sp->chosen_cap, most, sizeof *sp->chosen},
+        {&sp->row, &sp->row_cap, n_row, sizeof *sp->row},
+        {&sp->held, &sp->held_cap, 2 * most + SEL_RAGGED, sizeof *sp->held},
+        {&sp->group, &sp->group_cap, n_group, sizeof *sp->group},
+        {&sp->mass, &sp->mass_cap, n_head * n_row * n_block, sizeof *sp->mass},
+        {&sp->lse, &sp->lse_cap, n_head * n_row, sizeof *sp->lse},
+        {&sp->anti, &sp->anti_cap, n_head * n_group * n_block, sizeof *sp->anti},
+        {&sp->estimate, &sp->estimate_cap, n_head * n_block, sizeof *sp->estimate},
+        {&sp->rank, &sp->rank_cap, n_kv * n_block, sizeof *sp->rank},
+        {&sp->first, &sp->first_cap, n_kv * (most + 1), sizeof *sp->first},
+        {&sp->index, &sp->index_cap, n_kv * most * n_block, sizeof *sp->index},
+    };
+    for (size_t i = 0; i < sizeof rooms / sizeof *rooms; i++)
+        if (!room(rooms[i].at, rooms[i].cap, rooms[i].n, rooms[i].size))
+            return false;
+    return true;
 }
 
 /* ---- choosing ---- */
-
-static int by_score(const void *a, const void *b)
-{
-    const struct ranked *x = a, *y = b;
-    if (x->score != y->score)
-        return x->score < y->score ? 1 : -1;
-    return x->block < y->block ? -1 : x->block > y->block;
-}
-
-static int by_block(const void *a, const void *b)
-{
-    return *(const int32_t *)a < *(const int32_t *)b ? -1 : 1;
-}
 
 /* For one head and row block: mass of each block in the choosing rows, which counts coverage; the
  * same with antidiagonals mixed in, which ranks (averaging scores before the exponential, they
@@ -313,7 +346,7 @@ static void estimate(const struct sparse *sp, int32_t head, int32_t r, float *ma
     memset(anti, 0, sizeof anti);
     for (int32_t i = 0; i < sp->n_row; i++) {
         bool mine = sp->ragged || (sp->row[i] >= row0 && sp->row[i] < row0 + TOK);
-        if (sp->use[i] != ROW_SELECT || !mine)
+        if (!mine)
             continue;
         const float *m = sp->mass + ((size_t)head * sp->n_row + i) * n_block;
         n++;
@@ -322,6 +355,7 @@ static void estimate(const struct sparse *sp, int32_t head, int32_t r, float *ma
             peak[j] = m[j] > peak[j] ? m[j] : peak[j];
         }
     }
+    bool alone = sp->p.method.score == PREFILL_DIAGONALS;
     for (int32_t g = 0; g < sp->n_group; g++) {
         if (sp->group[g] < row0 || sp->group[g] >= row0 + TOK)
             continue;
@@ -329,33 +363,42 @@ static void estimate(const struct sparse *sp, int32_t head, int32_t r, float *ma
         for (int32_t j = 0; j < n_block; j++)
             anti[j] += m[j] / KERN_SCORE_GROUPS;
     }
-    float share = sp->n_group ? ANTI_SHARE : 0;
+    float share = alone ? 1 : sp->n_group ? ANTI_SHARE : 0;
     for (int32_t j = 0; j < n_block; j++) {
-        mass[j] /= (float)n;
+        mass[j] = alone ? anti[j] : mass[j] / (float)n;
         rank[j] = fmaxf(rank[j], (1 - share) * mass[j] + share * anti[j]);
     }
 }
 
-/* Appends the blocks a row block b of this KV head reads to index; how many, or -1 = dense. */
+/* First and newest blocks, the row's own included, that row block b always reads. */
+static void always_read(const struct sparse *sp, int32_t b, int32_t *ret_first, int32_t *ret_local)
+{
+    const struct prefill_method *m = &sp->p.method;
+    int32_t local = max_i(m->local, (int32_t)(m->local_share * (float)((b + 1) * TOK)));
+    *ret_first = (m->first + TOK - 1) / TOK;
+    *ret_local = b - max_i(2, (local + TOK - 1) / TOK) + 1; /* attention reads b and b-1 anyway */
+}
+
+/* Writes the blocks that row block r of this KV head reads beside b and b-1, by their masses; how
+ * many, or -1 = all. */
 static int32_t choose_blocks(struct sparse *sp, int32_t head_kv, int32_t r, float aim,
                              int32_t *index)
 {
     int32_t group = sp->s.n_head / sp->s.n_head_kv, n_block = sp->n_block, b = sp->block0 + r;
     float *mass = sp->estimate + (size_t)head_kv * group * n_block;
     struct ranked *rank = sp->rank + (size_t)head_kv * n_block;
-    float peak[n_block], most[n_block];
+    float peak[n_block], most[n_block], acc[group];
+    float needle = sp->p.method.score == PREFILL_CAP ? NEEDLE : 2;
+    int32_t n = 0, n_rank = 0, first, local;
+    always_read(sp, b, &first, &local);
     memset(peak, 0, sizeof peak);
     memset(most, 0, sizeof most);
-    for (int32_t h = 0; h < group; h++)
+    for (int32_t h = 0; h < group; h++) {
         estimate(sp, head_kv * group + h, r, mass + (size_t)h * n_block, most, peak);
-    /* sinks are read anyway: what is not listed and not local competes */
-    int32_t n = 0, n_rank = 0, local = b - FORCE_LOCAL + 1;
-    float acc[group];
-    for (int32_t h = 0; h < group; h++)
         acc[h] = 0;
+    }
     for (int32_t j = 0; j < n_block; j++) {
-        bool take = j < FORCE_FIRST || j >= local || peak[j] > NEEDLE;
-        if (!take) {
+        if (j >= first && j < local && peak[j] <= needle) {
             rank[n_rank++] = (struct ranked){most[j], j};
             continue;
         }
@@ -364,21 +407,34 @@ static int32_t choose_blocks(struct sparse *sp, int32_t head_kv, int32_t r, floa
         if (j <= b - 2)
             index[n++] = j;
     }
-    qsort(rank, (size_t)n_rank, sizeof *rank, by_score);
-    for (int32_t i = 0; i < n_rank; i++) {
-        float least = acc[0];
-        for (int32_t h = 1; h < group; h++)
-            least = fminf(least, acc[h]);
-        if (least >= aim)
-            break;
-        for (int32_t h = 0; h < group; h++)
-            acc[h] += mass[(size_t)h * n_block + rank[i].block];
-        index[n++] = rank[i].block;
-    }
+    blocks_rank(rank, n_rank);
+    n += blocks_cover(rank, n_rank, mass, n_block, group, aim, n_rank, acc, index + n);
     if (n + 2 > sp->p.rho_max * (b + 1))
         return -1;
-    qsort(index, (size_t)n, sizeof *index, by_block);
+    blocks_order(index, n);
     return n;
+}
+
+/* The same by lines; NULL = none. */
+static int32_t choose_lines(const struct sparse *sp, int32_t r, const bool *column,
+                            const bool *slash, int32_t *index)
+{
+    int32_t n = 0, b = sp->block0 + r, first, local;
+    always_read(sp, b, &first, &local);
+    for (int32_t j = 0; j <= b - 2; j++)
+        if (j < first || j >= local || (column && (column[j] || slash[b - j] || slash[b - j - 1])))
+            index[n++] = j;
+    return n;
+}
+
+/* The lines that all voting rows of a KV head's group look at. */
+static void vote(const struct sparse *sp, int32_t head_kv, bool *column, bool *slash)
+{
+    int32_t group = sp->s.n_head / sp->s.n_head_kv, n = group * sp->n_row, own[n];
+    for (int32_t i = 0; i < n; i++)
+        own[i] = (sp->a->pos0 + sp->row[i % sp->n_row]) / TOK;
+    const float *mass = sp->mass + (size_t)head_kv * group * sp->n_row * sp->n_block;
+    blocks_lines(&sp->p.method, sp->p.coverage, mass, own, n, sp->n_block, column, slash);
 }
 
 static void choose_head(void *ctx, int part, int n_part)
@@ -390,11 +446,16 @@ static void choose_head(void *ctx, int part, int n_part)
     first[0] = part * sp->n_row_block * sp->n_block;
     sp->n_listed[part] = 0;
     head->listed = false;
+    bool lines = reads_lines(&sp->p.method), column[sp->n_block], slash[sp->n_block];
+    if (lines)
+        vote(sp, part, column, slash);
     for (int32_t r = 0; r < sp->n_row_block; r++) {
         int32_t b = sp->block0 + r, n = -1;
         int32_t *index = sp->index + first[r];
         if (sp->chosen[r] && !head->failed)
-            n = choose_blocks(sp, part, r, head->aim, index);
+            n = lines || sp->p.method.score == PREFILL_STATIC
+                    ? choose_lines(sp, r, lines ? column : NULL, slash, index)
+                    : choose_blocks(sp, part, r, head->aim, index);
         if (n >= 0) {
             head->listed = true;
         } else {
@@ -423,8 +484,10 @@ const struct kern_block_list *sparse_choose(struct sparse *sp, int32_t layer,
     struct layer_state *l = &sp->layer[layer];
     assert(a->n_head == sp->s.n_head && a->kv->n_head_kv == sp->s.n_head_kv);
     int32_t end = a->pos0 + a->n_tok;
+    const struct prefill_method *m = &sp->p.method;
+    int32_t rows_min = m->score == PREFILL_DIAGONALS ? ROWS_FULL : ROWS_MIN;
     *ret_reason = sp->p.coverage >= 1      ? SPARSE_OFF
-                  : a->n_tok < ROWS_MIN    ? SPARSE_FEW_ROWS
+                  : a->n_tok < rows_min    ? SPARSE_FEW_ROWS
                   : end < sp->p.n_min      ? SPARSE_SHORT
                   : a->window > 0          ? SPARSE_WINDOW
                                            : SPARSE_ON;
@@ -442,16 +505,20 @@ const struct kern_block_list *sparse_choose(struct sparse *sp, int32_t layer,
     *ret_reason = SPARSE_NO_SCORER;
     if (!make_room(sp))
         return NULL;
-    sp->n_row = sp->n_group = 0;
+    sp->n_row = sp->n_group = sp->n_held = 0;
     sp->ragged = a->n_tok < ROWS_FULL;
     if (sp->ragged)
         rows_ragged(sp);
     else
-        rows_by_block(sp, l->more_rows ? 2 * SEL_PER_BLOCK : SEL_PER_BLOCK, tail);
+        rows_by_block(sp,
+                      m->score != PREFILL_CAP ? m->n_spread
+                      : l->more_rows          ? 2 * SEL_PER_BLOCK
+                                              : SEL_PER_BLOCK,
+                      tail);
     struct kern_score score = {.a = a, .n_block = sp->n_block, .n_row = sp->n_row, .row = sp->row,
                                .mass = sp->mass, .lse = sp->lse, .n_group = sp->n_group,
                                .group = sp->group, .anti = sp->anti};
-    if (!kern_score(sp->k, &score))
+    if (sp->n_row + sp->n_group > 0 && !kern_score(sp->k, &score))
         return NULL;
     void *ctx[] = {sp, l};
     kern_parallel(sp->k, sp->s.n_head_kv, choose_head, ctx);
@@ -495,27 +562,75 @@ static void note_dense(struct sparse *sp, int32_t n_row)
     note_mass(sp, 1, (n_row + TOK - 1) / TOK * sp->s.n_head);
 }
 
-/* The held-out rows: retained mass, and what it says about the heads. */
+/* Whether KV head h reads everything in the row block of a row. */
+static bool row_is_dense(const struct sparse *sp, int32_t h, int32_t row)
+{
+    int32_t r = (sp->a->pos0 + row) / TOK - sp->block0;
+    const int32_t *first = sp->first + (size_t)h * (sp->n_row_block + 1);
+    return first[r + 1] - first[r] >= max_i(0, sp->block0 + r - 1);
+}
+
+/* Retained mass of query head `head` in held-out row i. */
+static float kept(const struct sparse *sp, int32_t i, int32_t head)
+{
+    int32_t n_head = sp->s.n_head;
+    size_t row = (size_t)n_head * (size_t)(sp->s.head_dim + 1);
+    float dense = sp->held_host[i * row + (size_t)n_head * sp->s.head_dim + head];
+    float sparse = sp->lse_host[(size_t)sp->held[i].row * n_head + head];
+    return fminf(1, expf(sparse - dense));
+}
+
+/* Answers the held-out rows densely, one by one, beside what the lists gave. */
+static bool answer_held(struct sparse *sp, const struct kern_attn *a)
+{
+    struct kern *k = sp->k;
+    size_t n = (size_t)sp->s.n_head * sp->s.head_dim, row = n + (size_t)sp->s.n_head;
+    if ((size_t)sp->n_held > sp->held_dev_cap) {
+        if (sp->held_dev)
+            k->ops->free(k, sp->held_dev);
+        free(sp->held_host);
+        free(sp->sparse_host);
+        sp->held_dev = k->ops->alloc(k, sp->held_cap * row * sizeof(float));
+        sp->held_host = mem_try(sp->held_cap * row * sizeof(float));
+        sp->sparse_host = mem_try(sp->held_cap * n * sizeof(float));
+        bool got = sp->held_dev && sp->held_host && sp->sparse_host;
+        sp->held_dev_cap = got ? sp->held_cap : 0;
+        if (!got)
+            return false;
+    }
+    for (int32_t i = 0; i < sp->n_held; i++) {
+        struct kern_attn one = *a;
+        one.q = a->q + (size_t)sp->held[i].row * n;
+        one.out = sp->held_dev + i * row;
+        one.lse = one.out + n;
+        one.n_tok = 1;
+        one.pos0 = a->pos0 + sp->held[i].row;
+        one.list = NULL;
+        k->ops->attend(k, &one);
+        k->ops->download(k, sp->sparse_host + i * n, a->out + (size_t)sp->held[i].row * n,
+                         n * sizeof(float));
+    }
+    k->ops->download(k, sp->held_host, sp->held_dev, (size_t)sp->n_held * row * sizeof(float));
+    return true;
+}
+
+/* The anchors: retained mass, and what it says about the heads. */
 static void read_anchors(struct sparse *sp, int32_t layer)
 {
     struct layer_state *l = &sp->layer[layer];
     int32_t n_head = sp->s.n_head, group = n_head / sp->s.n_head_kv;
     bool had_more = l->more_rows;
+    float c = sp->p.coverage;
     for (int32_t h = 0; h < sp->s.n_head_kv; h++) {
-        const int32_t *first = sp->first + (size_t)h * (sp->n_row_block + 1);
         double sum = 0;
         int32_t n = 0, n_low = 0;
-        float c = sp->p.coverage;
-        for (int32_t i = 0; i < sp->n_row; i++) {
-            if (sp->use[i] != ROW_ANCHOR)
+        for (int32_t i = 0; i < sp->n_held; i++) {
+            if (sp->held[i].audit)
                 continue;
-            int32_t r = (sp->a->pos0 + sp->row[i]) / TOK - sp->block0;
-            bool dense = first[r + 1] - first[r] >= max_i(0, sp->block0 + r - 1);
+            bool dense = row_is_dense(sp, h, sp->held[i].row);
             for (int32_t g = 0; g < group; g++) {
                 int32_t head = h * group + g;
-                float d = sp->lse[(size_t)head * sp->n_row + i];
-                float s = sp->lse_host[(size_t)sp->row[i] * n_head + head];
-                float w = dense ? 1 : fminf(1, expf(s - d));
+                float w = dense ? 1 : kept(sp, i, head);
                 note_mass(sp, (double)w, 1);
                 sp->head_mass[(size_t)layer * n_head + head] += (double)w;
                 sp->head_n[(size_t)layer * n_head + head]++;
@@ -542,40 +657,176 @@ static void read_anchors(struct sparse *sp, int32_t layer)
     }
 }
 
-/* One row of the call, drawn by hash, is answered densely too: the error of its output. */
-static void audit(struct sparse *sp, const struct kern_attn *a)
+/* ---- correction ----
+ *
+ * Delta attention made safe. An anchor knows the mean t of what the lists left out of its row,
+ * (dense - w * sparse) / (1 - w); every row of its block takes t in with the share of its mass that
+ * it probably lost itself: o += strength * m * (t - o), where m is what the anchor lost but no more
+ * than anchors usually lose (one row that looks elsewhere must not speak for 63). Audited rows,
+ * fitted by least squares, say how strongly. */
+
+static int by_value(const void *a, const void *b)
 {
+    float x = *(const float *)a, y = *(const float *)b;
+    return (x > y) - (x < y);
+}
+
+static void note_dropped(struct sparse *sp)
+{
+    int32_t group = sp->s.n_head / sp->s.n_head_kv;
+    for (int32_t head = 0; head < sp->s.n_head; head++) {
+        float lost[sp->n_held + 1];
+        int32_t n = 0;
+        for (int32_t i = 0; i < sp->n_held; i++)
+            if (!sp->held[i].audit && !row_is_dense(sp, head / group, sp->held[i].row))
+                lost[n++] = 1 - kept(sp, i, head);
+        qsort(lost, (size_t)n, sizeof *lost, by_value);
+        sp->dropped[head] = n ? lost[n / 2] : 0;
+    }
+}
+
+/* The anchor of the row block that holds a row. */
+static int32_t anchor_of(const struct sparse *sp, int32_t row)
+{
+    int32_t r = (sp->a->pos0 + row) / TOK;
+    for (int32_t i = 0; i < sp->n_held; i++)
+        if (!sp->held[i].audit && (sp->a->pos0 + sp->held[i].row) / TOK == r)
+            return i;
+    return -1;
+}
+
+/* What an anchor says of its row block. */
+struct word {
+    const float *dense, *sparse; /* [head_dim] outputs of the anchor */
+    float w, gain;               /* its retained mass; m / (1 - w) */
+};
+
+static struct word word_of(const struct sparse *sp, int32_t anchor, int32_t head)
+{
+    size_t d = (size_t)sp->s.head_dim, n_head = (size_t)sp->s.n_head;
+    float w = kept(sp, anchor, head), lost = 1 - w;
+    return (struct word){
+        .dense = sp->held_host + (size_t)anchor * n_head * (d + 1) + (size_t)head * d,
+        .sparse = sp->sparse_host + ((size_t)anchor * n_head + (size_t)head) * d,
+        .w = w,
+        .gain = lost > sp->dropped[head] ? sp->dropped[head] / lost : 1,
+    };
+}
+
+/* What a full correction would add to channel c of an output. */
+static float fix_of(const struct sparse *sp, const struct word *w, int32_t c, float o)
+{
+    if (sp->p.method.fix == FIX_PLAIN)
+        return w->dense[c] - w->sparse[c];
+    return w->gain * (w->dense[c] - w->w * w->sparse[c] - (1 - w->w) * o);
+}
+
+static float strength_of(const struct sparse *sp, const struct head_state *head)
+{
+    if (sp->p.method.fix != FIX_FITTED)
+        return sp->p.method.fix == FIX_PLAIN;
+    float x = head->fix_den > 0 ? (float)(head->fix_num / head->fix_den) : 0;
+    return x < FIX_MIN ? 0 : fminf(x, 1);
+}
+
+/* Takes the audits in; then their error, before and after. */
+static void fit(struct sparse *sp, struct layer_state *l)
+{
+    int32_t d = sp->s.head_dim, group = sp->s.n_head / sp->s.n_head_kv;
+    size_t n = (size_t)sp->s.n_head * d, row = n + (size_t)sp->s.n_head;
+    for (int32_t h = 0; h < sp->s.n_head_kv; h++) {
+        l->head[h].fix_num *= (double)FIX_FADE;
+        l->head[h].fix_den *= (double)FIX_FADE;
+    }
+    for (int pass = 0; pass < 2; pass++)
+        for (int32_t i = 0; i < sp->n_held; i++) {
+            int32_t anchor = sp->held[i].audit ? anchor_of(sp, sp->held[i].row) : -1;
+            double before = 0, after = 0, all = 0;
+            if (anchor < 0)
+                continue;
+            for (int32_t head = 0; head < sp->s.n_head; head++) {
+                struct head_state *at = &l->head[head / group];
+                if (row_is_dense(sp, head / group, sp->held[i].row))
+                    continue;
+                struct word word = word_of(sp, anchor, head);
+                float strength = strength_of(sp, at);
+                for (int32_t c = 0; c < d; c++) {
+                    float dense = sp->held_host[i * row + (size_t)head * d + c];
+                    float off = dense - sp->sparse_host[i * n + (size_t)head * d + c];
+                    float fix = fix_of(sp, &word, c, dense - off);
+                    if (pass == 0) {
+                        at->fix_num += (double)fix * (double)off;
+                        at->fix_den += (double)fix * (double)fix;
+                    }
+                    before += (double)off * (double)off;
+                    after += pow((double)(off - strength * fix), 2);
+                    all += (double)dense * (double)dense;
+                }
+            }
+            if (pass == 1 && all > 0) {
+                sp->error_before_sum += sqrt(before / all);
+                sp->error_sum += sqrt(after / all);
+                sp->n_audit++;
+            }
+        }
+    for (int32_t h = 0; h < sp->s.n_head_kv; h++)
+        if (l->head[h].listed) {
+            sp->fix_sum += (double)strength_of(sp, &l->head[h]);
+            sp->n_fix++;
+        }
+}
+
+struct fixing {
+    struct sparse *sp;
+    const struct layer_state *l;
+    const struct kern_attn *a;
+};
+
+/* The rows of one anchor's block take it in. */
+static void fix_block(void *ctx, int part, int n_part)
+{
+    const struct fixing *f = ctx;
+    const struct sparse *sp = f->sp;
     struct kern *k = sp->k;
-    size_t n = (size_t)a->n_head * (size_t)a->kv->head_dim;
-    int32_t row = (int32_t)(draw(sp) % (uint32_t)a->n_tok);
-    if (!sp->chosen[(a->pos0 + row) / TOK - sp->block0])
+    int32_t d = sp->s.head_dim, n_head = sp->s.n_head, group = n_head / sp->s.n_head_kv;
+    size_t n = (size_t)n_head * (size_t)d;
+    float fixed[n];
+    bool any = false;
+    for (int32_t h = 0; h < sp->s.n_head_kv; h++)
+        any = any || (strength_of(sp, &f->l->head[h]) > 0 && !row_is_dense(sp, h, sp->held[part].row));
+    if (!any || sp->held[part].audit)
         return;
-    if (!sp->audit_dev) {
-        sp->audit_dev = k->ops->alloc(k, 2 * n * sizeof(float));
-        sp->audit_host = mem_try(2 * n * sizeof(float));
+    int32_t row0 = (f->a->pos0 + sp->held[part].row) / TOK * TOK - f->a->pos0;
+    for (int32_t row = row0; row < row0 + TOK; row++) {
+        float *out = f->a->out + (size_t)row * n;
+        k->ops->download(k, fixed, out, n * sizeof(float));
+        for (int32_t head = 0; head < n_head; head++) {
+            float strength = strength_of(sp, &f->l->head[head / group]);
+            if (strength == 0 || row_is_dense(sp, head / group, row))
+                continue;
+            struct word word = word_of(sp, part, head);
+            float *o = fixed + (size_t)head * d;
+            for (int32_t c = 0; c < d; c++)
+                o[c] += strength * fix_of(sp, &word, c, o[c]);
+        }
+        k->ops->upload(k, out, fixed, n * sizeof(float));
     }
-    if (!sp->audit_dev || !sp->audit_host)
-        return;
-    struct kern_attn one = *a;
-    one.q = a->q + (size_t)row * n;
-    one.out = sp->audit_dev;
-    one.n_tok = 1;
-    one.pos0 = a->pos0 + row;
-    one.lse = NULL;
-    one.list = NULL;
-    k->ops->attend(k, &one);
-    k->ops->download(k, sp->audit_host, sp->audit_dev, n * sizeof(float));
-    k->ops->download(k, sp->audit_host + n, a->out + (size_t)row * n, n * sizeof(float));
-    double off = 0, all = 0;
-    for (size_t i = 0; i < n; i++) {
-        double d = (double)sp->audit_host[i], e = (double)sp->audit_host[n + i] - d;
-        off += e * e;
-        all += d * d;
+}
+
+/* Corrects what the lists gave; rows that are known exactly are put in. */
+static void correct(struct sparse *sp, int32_t layer, const struct kern_attn *a)
+{
+    struct fixing f = {sp, &sp->layer[layer], a};
+    struct kern *k = sp->k;
+    size_t n = (size_t)sp->s.n_head * sp->s.head_dim, row = n + (size_t)sp->s.n_head;
+    if (!sp->ragged) {
+        note_dropped(sp);
+        fit(sp, &sp->layer[layer]);
+        kern_parallel(k, sp->n_held, fix_block, &f);
     }
-    if (all > 0) {
-        sp->error_sum += sqrt(off / all);
-        sp->n_audit++;
-    }
+    for (int32_t i = 0; i < sp->n_held; i++)
+        k->ops->upload(k, a->out + (size_t)sp->held[i].row * n, sp->held_host + i * row,
+                       n * sizeof(float));
 }
 
 static bool lse_room(struct sparse *sp, int32_t n_tok)
@@ -633,11 +884,13 @@ void sparse_attend(struct sparse *sp, int32_t layer, const struct kern_attn *a, 
     k->ops->attend(k, &with);
     k->ops->download(k, sp->lse_host, sp->lse_dev,
                      sizeof(float) * (size_t)a->n_tok * (size_t)a->n_head);
-    read_anchors(sp, layer);
+    if (answer_held(sp, &with)) {
+        read_anchors(sp, layer);
+        correct(sp, layer, &with);
+    }
     for (int32_t r = 0; r < sp->n_row_block; r++)
         if (!sp->chosen[r])
             note_dense(sp, 1);
-    audit(sp, &with);
     double read = 0;
     for (int32_t h = 0; h < sp->s.n_head_kv; h++)
         read += sp->n_listed[h];
@@ -661,6 +914,8 @@ void sparse_report(const struct sparse *sp, struct sparse_report *ret)
         .worst_head = -1,
         .n_held_out = sp->n_held_out,
         .error_mean = sp->n_audit > 0 ? sp->error_sum / sp->n_audit : NAN,
+        .error_before = sp->n_audit > 0 ? sp->error_before_sum / sp->n_audit : NAN,
+        .correction = sp->n_fix > 0 ? sp->fix_sum / sp->n_fix : NAN,
         .n_audit = sp->n_audit,
         .gain_predicted = NAN,
         .gain_measured = NAN,

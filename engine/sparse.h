@@ -20,6 +20,7 @@
 #include <stdbool.h>
 #include <stdint.h>
 
+#include "engine/methods.h"
 #include "kernels/kernels.h"
 
 struct sparse;
@@ -30,11 +31,13 @@ struct sparse_shape {
 
 struct sparse_params {
     float coverage;  /* mass to keep, 0.7..1; 1 = dense */
-    int32_t n_min;   /* keys below which attention stays dense; 0 = as measured to pay */
+    int32_t n_min;   /* keys below which attention stays dense; 0 = SPARSE_N_MIN, as measured to pay */
     float rho_max;   /* a row block whose list would hold more than this share is dense; 0 = 0.6 */
     bool always;     /* ask no cost model: for measuring */
     bool no_feedback;
+    struct prefill_method method; /* all 0 = cap */
 };
+enum { SPARSE_N_MIN = 4096 };
 
 /* Why calls stayed dense, most telling last. */
 enum sparse_reason {
@@ -57,7 +60,8 @@ struct sparse_report {
     double mass_worst;                   /* mean of the worst (layer, head) */
     int32_t worst_layer, worst_head;     /* -1 = none */
     int32_t n_held_out;                  /* rows x heads measured */
-    double error_mean;                   /* relative error of the output on audited rows */
+    double error_mean, error_before;     /* of the output of audited rows, relative; uncorrected */
+    double correction;                   /* mean strength, 0..1 */
     int32_t n_audit;
     double gain_predicted, gain_measured;/* attention time, dense over sparse */
     double score_share;                  /* of the time spent in attention */

@@ -6,6 +6,7 @@
 
 #include <cmocka.h>
 
+#include "engine/blocks.h"
 #include "engine/select.h"
 #include "engine/sparse.h"
 #include "kernels/score.h"
@@ -403,12 +404,14 @@ static void sparse_report__held_out_rows__speak_for_all(void **state)
     bed_free(&b);
 }
 
-static void sparse_attend__number_of_threads__changes_no_bit(void **state)
+/* Which blocks are read depends on no number of threads; dense rows are summed in another order. */
+static void sparse_attend__number_of_threads__changes_no_list(void **state)
 {
     struct heads h = heads_make(HEADS_MIXED, 2048, 8, 4, 64, 7);
     heads_seal(&h, 1024, 4, 4);
     size_t n = (size_t)1024 * 8 * 64;
     float *out[2] = {floats(n), floats(n)};
+    int32_t first[2][4 * 17], index[2][4 * 16 * 32];
     for (int i = 0; i < 2; i++) {
         struct kern *k = kern_open_cpu(NULL, 1 + 2 * i);
         struct sparse_shape s = {1, 8, 4, 64};
@@ -419,13 +422,171 @@ static void sparse_attend__number_of_threads__changes_no_bit(void **state)
         struct sparse_report r;
         sparse_report(sp, &r);
         assert_int_equal(r.reason, SPARSE_ON);
+        enum sparse_reason why;
+        const struct kern_block_list *list = sparse_choose(sp, 0, &a, true, &why);
+        memcpy(first[i], list->first, sizeof first[i]);
+        for (int32_t part = 0; part < 4; part++)
+            memcpy(index[i] + list->first[part * 17], list->index + list->first[part * 17],
+                   sizeof(int32_t) * (list->first[part * 17 + 16] - list->first[part * 17]));
         sparse_free(sp);
         kern_close(k);
     }
-    assert_memory_equal(out[0], out[1], n * sizeof(float));
+    assert_memory_equal(first[0], first[1], sizeof first[0]);
+    for (int32_t part = 0; part < 4; part++)
+        for (int32_t i = first[0][part * 17]; i < first[0][part * 17 + 16]; i++)
+            assert_int_equal(index[0][i], index[1][i]);
+    for (size_t i = 0; i < n; i++)
+        assert_float_equal(out[0][i], out[1][i], 1e-4);
     free(out[0]);
     free(out[1]);
     heads_free(&h);
+}
+
+/* ---- the correction ---- */
+
+struct fix_case {
+    double error, before, audited, strength, mass;
+};
+
+/* Errors over all rows of four chunks that read lists, with and without the correction. */
+static struct fix_case fix_run(enum heads_kind kind, float coverage, const struct prefill_method *m)
+{
+    struct fix_case r = {0};
+    int32_t n = 4096, pos0 = 2048;
+    for (int with = 0; with < 2; with++) {
+        struct sparse_params p = {.coverage = coverage, .n_min = 1, .always = true, .rho_max = 2,
+                                  .no_feedback = true, .method = *m};
+        if (!with)
+            p.method.fix = FIX_NONE;
+        struct sparse_bed b = bed_make(kind, n, 4, 2, 64, &p);
+        for (int32_t at = pos0; at < n; at += 512) {
+            size_t row = (size_t)4 * 64;
+            struct kern_attn a = heads_attn(&b.h, at, 512, b.dense + at * row);
+            b.k->ops->attend(b.k, &a);
+            a.out = b.out + at * row;
+            sparse_attend(b.sp, 0, &a, false);
+        }
+        *(with ? &r.error : &r.before) = relative_error(&b, pos0, n);
+        struct sparse_report t;
+        sparse_report(b.sp, &t);
+        if (with) {
+            r.audited = t.error_mean;
+            r.strength = t.correction;
+            r.mass = t.mass_mean;
+        } else {
+            assert_float_equal(t.error_mean, t.error_before, 1e-12);
+            assert_float_equal(t.correction, 0, 0);
+        }
+        bed_free(&b);
+    }
+    return r;
+}
+
+/* What the fitted correction does is never worse than nothing (to a fiftieth of the error) and
+ * helps where much is left out. */
+static void sparse_attend__fitted_correction__never_hurts(void **state)
+{
+    static const struct prefill_method masks[] = {
+        {.first = 128, .local = 256, .tail = 128, .fix = FIX_FITTED},
+        {.score = PREFILL_STATIC, .first = 128, .local = 256, .fix = FIX_FITTED},
+    };
+    static const char *const names[] = {"cap 0.9", "static"};
+    bool helped = false;
+    for (int m = 0; m < 2; m++)
+        for (int kind = HEADS_RECALL; kind <= HEADS_NEEDLE; kind++) {
+            struct fix_case r = fix_run((enum heads_kind)kind, 0.9f, &masks[m]);
+            print_message("%s, kind %d: mass %.3f, error %.4f, corrected %.4f (audited %.4f), "
+                          "strength %.2f\n", names[m], kind, r.mass, r.before, r.error, r.audited,
+                          r.strength);
+            assert_true(r.error <= r.before * 1.02);
+            assert_true(r.strength >= 0 && r.strength <= 1);
+            helped = helped || r.error < 0.8 * r.before;
+        }
+    assert_true(helped);
+}
+
+/* The plain correction of Delta attention, from the same rows: the first of a block. */
+static void sparse_attend__held_out_rows__are_exact(void **state)
+{
+    struct prefill_method m = {.score = PREFILL_STATIC, .first = 64, .local = 128, .fix = FIX_PLAIN};
+    struct sparse_bed b = bed_make(HEADS_RECALL, 2048, 2, 1, 64,
+                                   &(struct sparse_params){.coverage = 0.9f, .n_min = 1, .method = m});
+    struct kern_attn a = heads_attn(&b.h, 1536, 512, b.dense);
+    b.k->ops->attend(b.k, &a);
+    a.out = b.out;
+    sparse_attend(b.sp, 0, &a, false);
+    for (int32_t r = 0; r < 8; r++)
+        for (int32_t c = 0; c < 2 * 64; c++)
+            assert_float_equal(b.out[r * 64 * 128 + c], b.dense[r * 64 * 128 + c], 1e-4);
+    assert_true(fabsf(b.out[130] - b.dense[130]) + fabsf(b.out[140] - b.dense[140]) > 1e-4f);
+    bed_free(&b);
+}
+
+/* ---- published methods ---- */
+
+static void sparse_choose__published_methods__read_what_they_say(void **state)
+{
+    static const struct {
+        struct prefill_method m;
+        double least, most; /* density on heads that recall */
+    } cases[] = {
+        {{.score = PREFILL_DIAGONALS, .coverage = 0.9f, .first = 64, .local = 64}, 0.05, 0.8},
+        {{.score = PREFILL_LINES, .n_last = 64, .n_spread = 16, .coverage = 0.955f}, 0.05, 0.99},
+        {{.score = PREFILL_LINES, .n_last = 64, .n_column = 256, .n_slash = 256}, 0.05, 0.5},
+        {{.score = PREFILL_LINES, .n_last = 128, .coverage = 0.9f, .apart = true}, 0.05, 0.99},
+        {{.score = PREFILL_COLUMNS, .n_spread = 3, .coverage = 0.95f, .local_share = 0.08f}, 0.1, 0.99},
+        {{.score = PREFILL_STATIC, .first = 128, .local = 256}, 0.08, 0.2},
+    };
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        struct sparse_bed b =
+            bed_make(HEADS_RECALL, 4096, 4, 2, 64,
+                     &(struct sparse_params){.coverage = 0.9f, .n_min = 1, .method = cases[i].m});
+        struct kern_attn a = heads_attn(&b.h, 3584, 512, b.out);
+        sparse_attend(b.sp, 0, &a, false);
+        struct sparse_report r;
+        sparse_report(b.sp, &r);
+        print_message("method %d: density %.3f, mass %.3f\n", (int)i, r.density, r.mass_mean);
+        assert_int_equal(r.reason, SPARSE_ON);
+        assert_true(r.density >= cases[i].least && r.density <= cases[i].most);
+        bed_free(&b);
+    }
+}
+
+/* A column that one row in eight looks at and a diagonal that all look at: lines find them. */
+static void blocks_lines__planted__are_found(void **state)
+{
+    enum { ROWS = 32, BLOCKS = 24 };
+    float mass[ROWS * BLOCKS] = {0};
+    int32_t own[ROWS];
+    for (int i = 0; i < ROWS; i++) {
+        own[i] = 16 + i / 4;
+        mass[i * BLOCKS + own[i]] = 0.4f;
+        mass[i * BLOCKS + own[i] - 7] = 0.5f;
+        mass[i * BLOCKS + (i % 8 == 0 ? 3 : own[i])] += 0.1f;
+    }
+    bool column[BLOCKS], slash[BLOCKS];
+    struct prefill_method m = {.score = PREFILL_LINES};
+    blocks_lines(&m, 0.88f, mass, own, ROWS, BLOCKS, column, slash);
+    assert_true(slash[7] || slash[6]);
+    assert_false(column[3]);
+    blocks_lines(&m, 0.999f, mass, own, ROWS, BLOCKS, column, slash);
+    assert_true(column[3]);
+    for (int j = 0; j < BLOCKS; j++)
+        assert_true(!column[j] || j == 3);
+    m.score = PREFILL_COLUMNS;
+    blocks_lines(&m, 1, mass, own, ROWS, BLOCKS, column, slash);
+    for (int j = 0; j < BLOCKS; j++)
+        assert_false(slash[j]);
+    m = (struct prefill_method){.score = PREFILL_LINES, .n_column = 128, .n_slash = 64};
+    blocks_lines(&m, 0, mass, own, ROWS, BLOCKS, column, slash);
+    int n_column = 0, n_slash = 0;
+    for (int j = 0; j < BLOCKS; j++) {
+        n_column += column[j];
+        n_slash += slash[j];
+    }
+    assert_int_equal(n_column, 2);
+    assert_int_equal(n_slash, 1);
+    assert_true(slash[7]);
 }
 
 static void sparse_begin__again__gives_the_same_answer(void **state)
@@ -603,7 +764,11 @@ int main(void)
         cmocka_unit_test(sparse_attend__any_shape__lists_whole_and_errors_bounded),
         cmocka_unit_test(sparse_attend__structured_heads__keep_their_coverage),
         cmocka_unit_test(sparse_report__held_out_rows__speak_for_all),
-        cmocka_unit_test(sparse_attend__number_of_threads__changes_no_bit),
+        cmocka_unit_test(sparse_attend__number_of_threads__changes_no_list),
+        cmocka_unit_test(sparse_attend__fitted_correction__never_hurts),
+        cmocka_unit_test(sparse_attend__held_out_rows__are_exact),
+        cmocka_unit_test(sparse_choose__published_methods__read_what_they_say),
+        cmocka_unit_test(blocks_lines__planted__are_found),
         cmocka_unit_test(sparse_begin__again__gives_the_same_answer),
         cmocka_unit_test(select_attend__structured_heads__reads_a_part_and_keeps_the_mass),
         cmocka_unit_test(select_attend__spread_heads__stay_dense),
