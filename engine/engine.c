@@ -53,6 +53,7 @@ void engine_event_free(struct engine_event *ev)
         return;
     free(ev->text);
     free(ev->ids);
+    free(ev->choice);
     free(ev);
 }
 
@@ -95,6 +96,31 @@ void engine_stats(struct engine *en, struct stats *ret)
 void engine_set_coverage(struct engine *en, float coverage)
 {
     en->vt->set_coverage(en, coverage);
+}
+
+void engine_set_kv_budget(struct engine *en, uint64_t size_bytes)
+{
+    en->vt->set_kv_budget(en, size_bytes);
+}
+
+enum status engine_set_kv(struct engine *en, const char *preset, struct err *e)
+{
+    return en->vt->set_kv(en, preset, e);
+}
+
+const char *engine_kv_name(const struct engine *en, int i, const char **ret_what)
+{
+    return en->vt->kv_name(en, i, ret_what);
+}
+
+void engine_map_ask(struct engine *en, int64_t timeline)
+{
+    en->vt->map_ask(en, timeline);
+}
+
+bool engine_map(struct engine *en, struct stats_map *ret)
+{
+    return en->vt->map(en, ret);
 }
 
 enum status engine_tokenize(struct engine *en, const char *text, size_t len, bool parse_special,

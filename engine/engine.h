@@ -117,6 +117,7 @@ struct engine_event {
     size_t len;
     int32_t *ids;              /* owned */
     int32_t n_id;
+    struct stats_choice *choice; /* TOKEN: [n_id], owned; NULL = unknown */
     int32_t n_tok_done, n_tok_total;
     /* DONE */
     enum engine_stop stop;
@@ -142,6 +143,24 @@ void engine_stats(struct engine *en, struct stats *ret);
  * 1 = dense. Any time. */
 #define ENGINE_COVERAGE_MIN 0.7f
 void engine_set_coverage(struct engine *en, float coverage);
+
+/* ---- the cache while it runs ---- */
+/* Bytes for the KV of all timelines in memory; 0 = as planned at opening. What does not fit steps
+ * down at once (during an answer: before its next token), to the preset's floor at most: precision
+ * that went comes back only by reading the text again (engine_forget). */
+void engine_set_kv_budget(struct engine *en, uint64_t size_bytes);
+/* Another preset: the timelines in memory are dropped and read again from ids (or from disk, where
+ * they were kept in this form) when they are next needed. ERR_USAGE: unknown; ERR_UNSUPPORTED: not
+ * for this model; ERR_BUSY: a turn runs. */
+enum status engine_set_kv(struct engine *en, const char *preset, struct err *e);
+/* i-th preset that may be set, NULL past the end; *ret_what: one line about it. */
+const char *engine_kv_name(const struct engine *en, int i, const char **ret_what);
+
+/* Asks for a picture of a timeline's pages; never blocks. It is taken between two tokens or when
+ * the engine is idle, and no more often than costs a hundredth of one core. */
+void engine_map_ask(struct engine *en, int64_t timeline);
+/* Copies the newest picture into *ret when it is newer than ret->at_s (false otherwise). */
+bool engine_map(struct engine *en, struct stats_map *ret);
 
 /* ---- tokens (any thread) ---- */
 enum status engine_tokenize(struct engine *en, const char *text, size_t len, bool parse_special,

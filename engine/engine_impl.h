@@ -21,6 +21,11 @@ struct engine_vt {
     void (*forget)(struct engine *en, int64_t timeline);
     void (*stats)(struct engine *en, struct stats *ret);
     void (*set_coverage)(struct engine *en, float coverage);
+    void (*set_kv_budget)(struct engine *en, uint64_t size_bytes);
+    enum status (*set_kv)(struct engine *en, const char *preset, struct err *e);
+    const char *(*kv_name)(const struct engine *en, int i, const char **ret_what);
+    void (*map_ask)(struct engine *en, int64_t timeline);
+    bool (*map)(struct engine *en, struct stats_map *ret);
     enum status (*tokenize)(struct engine *en, const char *text, size_t len, bool parse_special,
                             bool add_bos, int32_t **ret_ids, int32_t *ret_n, struct err *e);
     enum status (*detokenize)(struct engine *en, const int32_t *ids, int32_t n, bool special,

@@ -11,6 +11,9 @@
  *   notice TEXT      a notice event
  *   fail TEXT        ends the turn with an error
  *   stat NAME VALUE  sets a field of the stats snapshot from now on
+ *   choice P         probability told of the tokens of `say` from now on; unknown before
+ *   map L H B        a picture of L layers, H heads, B blocks in f16 whose mass is unknown
+ *   page L H B K V MASS EK EV   one of its pages: bits, mass, errors; -1 for L, H or B = all
  * Token ids are the bytes of the text plus 256 for the control tokens, so that detokenising what
  * was stored gives exactly what was shown. */
 #include "engine/fake.h"
@@ -39,6 +42,7 @@ struct step {
 struct job {
     uint64_t turn;
     struct str last; /* text of the last message */
+    int64_t timeline;
     int32_t n_prefix;
     struct str prompt;
     uint64_t seed;
@@ -55,8 +59,10 @@ struct fake {
     atomic_bool cancel, busy;
     uint64_t n_turn;
     int32_t rate_ms;
-    pthread_mutex_t lock; /* protects stats */
+    float choice_p;       /* NAN = unknown */
+    pthread_mutex_t lock; /* protects stats, map */
     struct stats stats;
+    struct stats_map map;
 };
 
 static double now_s(void)
@@ -114,6 +120,11 @@ static void set_phase(struct stats *s, double phase)
     s->phase = (enum stats_phase)phase;
 }
 
+static void set_timeline(struct stats *s, double timeline)
+{
+    s->timeline = (int64_t)timeline;
+}
+
 static void set_read(struct stats *s, double n)
 {
     s->n_read = (int32_t)n;
@@ -147,6 +158,15 @@ static bool say(struct fake *f, struct job *j, const char *text, size_t len, int
         set_ids(ev, text + i, n);
         ev->text = mem_strndup(text + i, n);
         ev->len = n;
+        if (!isnan(f->choice_p)) {
+            ev->choice = mem_calloc(n, sizeof *ev->choice);
+            for (size_t k = 0; k < n; k++)
+                ev->choice[k] = (struct stats_choice){
+                    .p = f->choice_p,
+                    .id = {ev->ids[k], '?', -1, -1},
+                    .id_p = {f->choice_p, 1 - f->choice_p, NAN, NAN},
+                };
+        }
         *n_generated += (int32_t)n;
         with_stats(f, add_tokens, (double)n);
         queue_push(f->events, ev);
@@ -227,7 +247,57 @@ static const struct {
     {"rss_bytes", offsetof(struct stats, rss_bytes), 'l'},
     {"weights_bytes", offsetof(struct stats, weights_bytes), 'l'},
     {"fidelity_n", offsetof(struct stats, fidelity_n), 'i'},
+    {"fit_tok", offsetof(struct stats, fit_tok), 'i'},
+    {"fit_floor_tok", offsetof(struct stats, fit_floor_tok), 'i'},
+    {"ttft_s", offsetof(struct stats, ttft_s), 'd'},
+    {"scratch_bytes", offsetof(struct stats, scratch_bytes), 'l'},
+    {"vram_bytes", offsetof(struct stats, vram_bytes), 'l'},
 };
+
+/* A picture's tier from its bits, as the ladder names them. */
+static uint8_t tier_of(int k, int v)
+{
+    char name[16];
+    snprintf(name, sizeof name, "%d/%d", k, v);
+    for (uint8_t i = 1; i < STATS_TIERS - 1; i++)
+        if (strcmp(stats_tier_name[i], name) == 0)
+            return i;
+    return 0;
+}
+
+static void set_map(struct fake *f, const char *line)
+{
+    int l, h, b;
+    if (sscanf(line, "%d %d %d", &l, &h, &b) != 3 || l < 1 || h < 1 || b < 0)
+        return;
+    pthread_mutex_lock(&f->lock);
+    struct stats_map *m = &f->map;
+    m->n_layer = l;
+    m->n_head_kv = h;
+    m->n_block = b;
+    m->n_tok = 64 * b;
+    m->took_s = 0;
+    m->page = mem_realloc(m->page, (size_t)(l * h * b + 1) * sizeof *m->page);
+    for (int i = 0; i < l * h * b; i++)
+        m->page[i] = (struct stats_page){.bits_k = 16, .bits_v = 16, .mass = NAN};
+    pthread_mutex_unlock(&f->lock);
+}
+
+static void set_page(struct fake *f, const char *line)
+{
+    int l, h, b, k, v;
+    float mass, error_k, error_v;
+    if (sscanf(line, "%d %d %d %d %d %f %f %f", &l, &h, &b, &k, &v, &mass, &error_k, &error_v) != 8)
+        return;
+    pthread_mutex_lock(&f->lock);
+    struct stats_map *m = &f->map;
+    for (int i = 0; i < m->n_layer * m->n_head_kv * m->n_block; i++)
+        if ((b < 0 || i % m->n_block == b) && (h < 0 || i / m->n_block % m->n_head_kv == h) &&
+            (l < 0 || i / m->n_block / m->n_head_kv == l))
+            m->page[i] =
+                (struct stats_page){tier_of(k, v), (uint8_t)k, (uint8_t)v, error_k, error_v, mass};
+    pthread_mutex_unlock(&f->lock);
+}
 
 static void set_stat(struct fake *f, const char *line)
 {
@@ -253,7 +323,8 @@ static void set_stat(struct fake *f, const char *line)
     pthread_mutex_unlock(&f->lock);
 }
 
-/* The steps that answer this message: those after the first matching `on`, else the leading ones. */
+/* The steps that answer this message: those after the first matching `on`, else the leading ones.
+ */
 static void select_steps(const struct fake *f, const struct job *j, int *ret_first, int *ret_end)
 {
     int first = 0;
@@ -282,6 +353,7 @@ static void play(struct fake *f, struct job *j)
     with_stats(f, set_read, n_read);
     with_stats(f, add_tokens, n_read);
     with_stats(f, set_phase, STATS_DECODE);
+    with_stats(f, set_timeline, (double)j->timeline);
 
     bool going = true, failed = false;
     int first, end;
@@ -312,6 +384,12 @@ static void play(struct fake *f, struct job *j)
             going = prefill(f, j, a, b);
         } else if (!strcmp(verb, "stat")) {
             set_stat(f, rest);
+        } else if (!strcmp(verb, "choice")) {
+            f->choice_p = (float)atof(rest);
+        } else if (!strcmp(verb, "map")) {
+            set_map(f, rest);
+        } else if (!strcmp(verb, "page")) {
+            set_page(f, rest);
         } else if (!strcmp(verb, "notice")) {
             ev = event(j, ENGINE_EV_NOTICE);
             ev->text = mem_strdup(rest);
@@ -379,6 +457,7 @@ static void fake_close(struct engine *en)
     for (int i = 0; i < f->n_step; i++)
         free(f->steps[i].verb);
     free(f->steps);
+    stats_map_free(&f->map);
     pthread_mutex_destroy(&f->lock);
     free(f);
 }
@@ -396,6 +475,7 @@ static enum status fake_submit(struct engine *en, const struct engine_turn *t, u
         return err_set(e, ERR_BUSY, "still answering; wait or cancel first");
     struct job *j = mem_calloc(1, sizeof *j);
     j->turn = ++f->n_turn;
+    j->timeline = t->timeline;
     j->n_prefix = t->n_prefix;
     j->seed = t->sampling.seed;
     for (int32_t i = 0; i < t->n_message; i++) {
@@ -450,6 +530,65 @@ static void set_coverage(struct stats *s, double coverage)
 static void fake_set_coverage(struct engine *en, float coverage)
 {
     with_stats((struct fake *)en, set_coverage, (double)coverage);
+}
+
+static void set_budget(struct stats *s, double size_bytes)
+{
+    s->kv_budget_bytes = (int64_t)size_bytes;
+}
+
+static void fake_set_kv_budget(struct engine *en, uint64_t size_bytes)
+{
+    with_stats((struct fake *)en, set_budget, size_bytes ? (double)size_bytes : 1 << 30);
+}
+
+static const char *fake_kv_name(const struct engine *en, int i, const char **ret_what)
+{
+    static const char *const names[] = {"exact", "4/4", "adaptive"};
+    (void)en;
+    *ret_what = "as its name says";
+    return i >= 0 && i < 3 ? names[i] : NULL;
+}
+
+static enum status fake_set_kv(struct engine *en, const char *preset, struct err *e)
+{
+    struct fake *f = (struct fake *)en;
+    const char *what;
+    for (int i = 0; fake_kv_name(en, i, &what); i++)
+        if (strcmp(fake_kv_name(en, i, &what), preset) == 0) {
+            pthread_mutex_lock(&f->lock);
+            snprintf(f->stats.kv, sizeof f->stats.kv, "%s", preset);
+            pthread_mutex_unlock(&f->lock);
+            return OK;
+        }
+    return err_set(e, ERR_USAGE, "KV preset '%s' is unknown; use one of exact, 4/4, adaptive",
+                   preset);
+}
+
+static void fake_map_ask(struct engine *en, int64_t timeline)
+{
+    struct fake *f = (struct fake *)en;
+    pthread_mutex_lock(&f->lock);
+    f->map.timeline = timeline;
+    if (f->map.page)
+        f->map.at_s = now_s();
+    pthread_mutex_unlock(&f->lock);
+}
+
+static bool fake_map(struct engine *en, struct stats_map *ret)
+{
+    struct fake *f = (struct fake *)en;
+    pthread_mutex_lock(&f->lock);
+    bool newer = !isnan(f->map.at_s) && !(f->map.at_s <= ret->at_s);
+    if (newer) {
+        struct stats_page *page = ret->page;
+        size_t n = (size_t)(f->map.n_layer * f->map.n_head_kv * f->map.n_block);
+        *ret = f->map;
+        ret->page = mem_realloc(page, (n + 1) * sizeof *page);
+        memcpy(ret->page, f->map.page, n * sizeof *page);
+    }
+    pthread_mutex_unlock(&f->lock);
+    return newer;
 }
 
 static enum status fake_tokenize(struct engine *en, const char *text, size_t len,
@@ -554,6 +693,11 @@ enum status fake_open(const struct engine_params *p, struct engine **ret, struct
         .forget = fake_forget,
         .stats = fake_stats,
         .set_coverage = fake_set_coverage,
+        .set_kv_budget = fake_set_kv_budget,
+        .set_kv = fake_set_kv,
+        .kv_name = fake_kv_name,
+        .map_ask = fake_map_ask,
+        .map = fake_map,
         .tokenize = fake_tokenize,
         .detokenize = fake_detokenize,
         .logits = fake_logits,
@@ -561,14 +705,23 @@ enum status fake_open(const struct engine_params *p, struct engine **ret, struct
     };
     struct fake *f = mem_calloc(1, sizeof *f);
     f->base.vt = &vt;
-    f->info = (struct engine_info){.name = "Fake", .arch = "script", .type = "F32",
-                                   .backend = "script", .kv = "exact", .chat_format = "plain",
-                                   .n_ctx = 4096, .n_ctx_train = 4096, .n_vocab = N_VOCAB};
+    f->info = (struct engine_info){.name = "Fake",
+                                   .arch = "script",
+                                   .type = "F32",
+                                   .backend = "script",
+                                   .kv = "exact",
+                                   .chat_format = "plain",
+                                   .n_ctx = 4096,
+                                   .n_ctx_train = 4096,
+                                   .n_vocab = N_VOCAB};
     f->rate_ms = 2;
     stats_init(&f->stats);
     f->stats.n_ctx = f->info.n_ctx;
     f->stats.n_tok = 0;
     f->stats.coverage = p->coverage > 0 ? (double)p->coverage : 1;
+    snprintf(f->stats.kv, sizeof f->stats.kv, "exact");
+    stats_map_init(&f->map);
+    f->choice_p = NAN;
     enum status st = read_script(f, p->fake_script, e);
     if (st != OK) {
         free(f);

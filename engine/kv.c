@@ -337,6 +337,11 @@ uint64_t kv_line_bytes(const struct kv_line *l)
     return sum;
 }
 
+int64_t kv_f16_bytes(const struct kv_line *l)
+{
+    return (int64_t)kv_block_bytes(&l->pool->shape) * kv_blocks_for(l->n_tok);
+}
+
 /* Gives the line a block j of its own with the same rows. */
 static enum status unshare(struct kv_line *l, int32_t j, struct err *e)
 {

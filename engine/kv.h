@@ -64,6 +64,8 @@ const int32_t *kv_ids(const struct kv_line *l); /* [kv_n_tok], valid until the n
 int32_t kv_common(const struct kv_line *l, const int32_t *ids, int32_t n);
 /* Bytes of the blocks of this line; shared ones count whole. */
 uint64_t kv_line_bytes(const struct kv_line *l);
+/* What as many blocks take in f16 rows. */
+int64_t kv_f16_bytes(const struct kv_line *l);
 
 /* Makes positions up to kv_n_tok + n_more - 1 writable: allocates blocks, copies shared ones.
  * ERR_MEMORY when the pool's budget is used up (drop another line and try again) or the system

@@ -200,3 +200,82 @@ void ledger_tiers(const struct kv_line *l, int64_t ret[STATS_TIERS])
         }
     }
 }
+
+/* As kv_most_bytes counts, turned round, without the tables that no budget counts. */
+static int32_t room(const struct kv_pool *p, double page_bytes, int32_t n_chunk)
+{
+    double budget = (double)p->budget_bytes, rows = (double)p->rows_bytes;
+    int64_t n_block = (int64_t)(budget / rows);
+    if (p->seals) {
+        double heads = (double)p->shape.n_layer * p->shape.n_head_kv;
+        int32_t open = n_chunk / KERN_BLOCK_TOK + 3; /* blocks that have rows at once */
+        double fixed = open * (rows + heads * (double)kv_page_bytes(p)) + (double)p->sink_bytes;
+        int64_t paged = (int64_t)((budget - fixed) / (heads * page_bytes));
+        n_block = paged > n_block ? paged : n_block;
+    }
+    int64_t n = n_block * KERN_BLOCK_TOK;
+    return n < INT32_MAX ? (int32_t)n : INT32_MAX;
+}
+
+int32_t ledger_room(const struct kv_pool *p, const struct kv_line *l, int32_t n_chunk)
+{
+    double sum = 0, heads = (double)p->shape.n_layer * p->shape.n_head_kv;
+    int32_t n = 0;
+    for (int32_t j = 0; l && j < l->n_block; j++)
+        if (l->block[j]->sealed) {
+            sum += (double)l->block[j]->page_bytes;
+            n++;
+        }
+    return room(p, n ? sum / (n * heads) : (double)kv_page_bytes(p), n_chunk);
+}
+
+int32_t ledger_room_floor(const struct kv_pool *p, int32_t n_chunk)
+{
+    const struct page_shape floor = {p->shape.head_dim, p->preset.floor_k, p->preset.floor_v};
+    return room(p, (double)page_size(&floor), n_chunk);
+}
+
+const char *ledger_floor_name(const struct preset *p)
+{
+    for (int32_t i = 0; i < N_STEP; i++)
+        if (steps[i].bits_k == p->floor_k && steps[i].bits_v == p->floor_v)
+            return stats_tier_name[1 + i];
+    return stats_tier_name[0];
+}
+
+static struct stats_page page_picture(const struct kv_line *l, const struct kv_block *b,
+                                      int32_t layer, int32_t head, int32_t j)
+{
+    int32_t n_head = l->pool->shape.n_head_kv, row = layer * n_head + head;
+    struct stats_page s = {.tier = 0, .bits_k = 16, .bits_v = 16, .mass = NAN};
+    if (b->sealed) {
+        const struct kern_page *page = b->page[row];
+        s = (struct stats_page){
+            .tier = (uint8_t)(1 + step_of(page)),
+            .bits_k = page->bits_k,
+            .bits_v = page->bits_v,
+            .error_k = page_error(page, PAGE_K, page->bits_k),
+            .error_v = page_error(page, PAGE_V, page->bits_v),
+        };
+    }
+    s.mass = l->pool->seals && l->n_query > 0
+                 ? (float)(l->mass[(size_t)row * (size_t)l->block_cap + (size_t)j] / l->n_query)
+                 : NAN;
+    return s;
+}
+
+void ledger_map(const struct kv_line *l, struct stats_map *ret)
+{
+    const struct kv_shape *s = &l->pool->shape;
+    size_t n = (size_t)s->n_layer * (size_t)s->n_head_kv * (size_t)l->n_block;
+    ret->page = mem_realloc(ret->page, (n + 1) * sizeof *ret->page);
+    ret->n_layer = s->n_layer;
+    ret->n_head_kv = s->n_head_kv;
+    ret->n_block = l->n_block;
+    ret->n_tok = l->n_tok;
+    struct stats_page *to = ret->page;
+    for (int32_t layer = 0; layer < s->n_layer; layer++)
+        for (int32_t h = 0; h < s->n_head_kv; h++)
+            for (int32_t j = 0; j < l->n_block; j++)
+                *to++ = page_picture(l, l->block[j], layer, h, j);
+}

@@ -22,5 +22,13 @@ void ledger_decay(struct kv_line *l);
 double ledger_harm(const struct kv_line *l);
 /* Bytes of this line by tier, as in stats_tier_name. */
 void ledger_tiers(const struct kv_line *l, int64_t ret[STATS_TIERS]);
+/* Tokens that the pool's budget holds when one line has it all, read in chunks of n_chunk: with
+ * pages as they are in this line (NULL = as sealed), and stepped down to the preset's floor. */
+int32_t ledger_room(const struct kv_pool *p, const struct kv_line *l, int32_t n_chunk);
+int32_t ledger_room_floor(const struct kv_pool *p, int32_t n_chunk);
+/* Name of the coarsest tier that the preset steps down to. */
+const char *ledger_floor_name(const struct preset *p);
+/* Fills everything but times and timeline; what *ret held is reused or freed. */
+void ledger_map(const struct kv_line *l, struct stats_map *ret);
 
 #endif

@@ -11,6 +11,15 @@
 #include "engine/base/str.h"
 
 #define DEMO_PREFIX "Dogear" /* general.name of the bundled models begins with it */
+#define WALK_PERIOD_S 0.5    /* all pages are looked at no more often while an answer is written, */
+#define WALK_SHARE 0.01      /* and never for more than this share of the time */
+
+static double local_now_s(void)
+{
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
+}
 
 static struct local *local_of(const struct engine *en)
 {
@@ -24,6 +33,12 @@ enum status local_check_ids(const struct local *l, const int32_t *ids, int32_t n
             return err_set(e, ERR_USAGE, "token %d at place %d is outside the vocabulary of %d",
                            ids[i], i, l->info.n_vocab);
     return OK;
+}
+
+static struct kv_shape local_kv_shape(const struct local *l)
+{
+    const struct model_params *p = &l->model->p;
+    return (struct kv_shape){p->n_layer, p->n_head_kv, p->head_dim};
 }
 
 bool local_make_room(struct local *l, int64_t id, struct kv_line *line, int32_t n)
@@ -40,6 +55,52 @@ enum status local_reserve(struct local *l, int64_t id, struct kv_line *line, int
     while (s == ERR_MEMORY && local_make_room(l, id, line, n))
         s = kv_reserve(line, n, e);
     return s;
+}
+
+void local_walk(struct local *l, int64_t id, const struct kv_line *line, bool often)
+{
+    double start = local_now_s();
+    if (often && start - l->walked_s < fmax(WALK_PERIOD_S, l->walk_s / WALK_SHARE))
+        return;
+    bool map = atomic_load(&l->map_line) == id && atomic_exchange(&l->map_wanted, false);
+    pthread_mutex_lock(&l->lock);
+    struct stats *s = &l->stats;
+    s->harm_predicted = line && kv_seals(line) ? ledger_harm(line) : NAN;
+    if (line)
+        ledger_tiers(line, s->tier_bytes);
+    else
+        memset(s->tier_bytes, 0, sizeof s->tier_bytes);
+    s->kv_bytes = (int64_t)kv_pool_bytes(l->pool);
+    s->kv_budget_bytes = (int64_t)kv_pool_budget(l->pool);
+    s->fit_tok = ledger_room(l->pool, line, PLAN_CHUNK);
+    s->fit_floor_tok = ledger_room_floor(l->pool, PLAN_CHUNK);
+    snprintf(s->kv, sizeof s->kv, "%s", l->preset->name);
+    snprintf(s->kv_floor, sizeof s->kv_floor, "%s", ledger_floor_name(l->preset));
+    if (map) {
+        l->map.n_block = l->map.n_tok = 0;
+        if (line)
+            ledger_map(line, &l->map);
+        l->map.timeline = id;
+        l->map.at_s = local_now_s();
+        l->map.took_s = l->map.at_s - start;
+    }
+    pthread_mutex_unlock(&l->lock);
+    l->walked_s = local_now_s();
+    l->walk_s = l->walked_s - start;
+}
+
+bool local_fit_budget(struct local *l)
+{
+    uint64_t want = atomic_load(&l->budget);
+    if (want == kv_pool_budget(l->pool) || l->budget_seen == want)
+        return false;
+    l->budget_seen = want; /* the pool may hold more than was asked for: at least one block */
+    kv_pool_set_budget(l->pool, want);
+    kv_pool_trim(l->pool);
+    while (kv_pool_bytes(l->pool) > want && lines_drop_oldest(l->lines, l->stats.timeline))
+        ;
+    ledger_fit(l->pool, 0);
+    return true;
 }
 
 /* ---- opening ---- */
@@ -67,25 +128,34 @@ static enum status open_backend(struct local *l, struct err *e)
     return OK;
 }
 
+/* Checks a preset by name for this model. */
+static enum status find_preset(const struct kv_shape *shape, const char *name,
+                               const struct preset **ret, struct err *e)
+{
+    const struct preset *p = presets_find(name);
+    if (!p)
+        return err_set(e, ERR_USAGE, "KV preset '%s' is unknown; use one of %s", name,
+                       presets_names());
+    if (p->bits_k && !kv_can_seal(shape))
+        return err_set(e, ERR_UNSUPPORTED,
+                       "KV preset '%s' needs heads of a multiple of 16 channels, this model "
+                       "has %d; use --kv exact",
+                       name, shape->head_dim);
+    *ret = p;
+    return OK;
+}
+
 /* What was asked for, or the default where this model and backend can do it. */
 static enum status choose_preset(struct local *l, const struct kv_shape *shape, struct err *e)
 {
     const struct engine_params *p = &l->params;
     const struct preset *exact = presets_find("exact");
     const char *kernels = getenv("KERNELS");
-    l->preset = presets_find(p->kv);
     l->preset_asked = p->kv != NULL;
-    if (!l->preset)
-        return err_set(e, ERR_USAGE, "KV preset '%s' is unknown; use one of %s", p->kv,
-                       presets_names());
-    if (l->preset->bits_k && !kv_can_seal(shape)) {
-        if (p->kv)
-            return err_set(e, ERR_UNSUPPORTED,
-                           "KV preset '%s' needs heads of a multiple of 16 channels, this model "
-                           "has %d; use --kv exact",
-                           p->kv, shape->head_dim);
-        l->preset = exact;
-    }
+    if (p->kv)
+        TRY(find_preset(shape, p->kv, &l->preset, e));
+    else
+        l->preset = kv_can_seal(shape) ? presets_find(NULL) : exact;
     if (!p->kv && kernels && strcmp(kernels, "ref") == 0)
         l->preset = exact; /* the oracle */
     /* A budget that holds the whole context in f16 asks for no compression. */
@@ -150,8 +220,7 @@ static enum status open_parts(struct local *l, struct err *e)
                        "%s: %d tokens in the vocabulary, but only %d rows of "
                        "embeddings",
                        p->model_path, tokenizer_n_vocab(l->tokenizer), l->model->p.n_vocab);
-    const struct kv_shape shape = {l->model->p.n_layer, l->model->p.n_head_kv,
-                                   l->model->p.head_dim};
+    const struct kv_shape shape = local_kv_shape(l);
     TRY(choose_preset(l, &shape, e));
     TRY(open_backend(l, e));
     TRY(plan_make(l->model, l->kern, l->preset, p->n_ctx, p->kv_budget_bytes, plan_available(),
@@ -168,8 +237,8 @@ static enum status open_parts(struct local *l, struct err *e)
     l->stats.n_ctx = l->plan.n_ctx;
     l->stats.weights_bytes = (int64_t)(l->plan.weights_private + l->plan.weights_mapped);
     l->stats.scratch_bytes = (int64_t)l->plan.scratch;
-    l->stats.kv_budget_bytes = (int64_t)l->plan.kv_budget;
-    l->stats.kv_bytes = 0;
+    atomic_store(&l->budget, kv_pool_budget(l->pool));
+    local_walk(l, 0, NULL, false);
     return worker_start(l, e);
 }
 
@@ -188,6 +257,7 @@ static void local_close(struct engine *en)
     tokenizer_free(l->tokenizer);
     gguf_close(l->gguf);
     queue_free(l->events, (void (*)(void *))engine_event_free);
+    stats_map_free(&l->map);
     pthread_mutex_destroy(&l->lock);
     pthread_mutex_destroy(&l->compute);
     free(l);
@@ -233,10 +303,8 @@ static void local_stats(struct engine *en, struct stats *ret)
     pthread_mutex_lock(&l->lock);
     *ret = l->stats;
     pthread_mutex_unlock(&l->lock);
-    struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
+    ret->at_s = local_now_s();
     ret->coverage = (double)atomic_load(&l->coverage);
-    ret->at_s = (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
     long pages_all, pages;
     FILE *f = fopen("/proc/self/statm", "re");
     if (f) {
@@ -249,6 +317,56 @@ static void local_stats(struct engine *en, struct stats *ret)
 static void local_set_coverage(struct engine *en, float coverage)
 {
     atomic_store(&local_of(en)->coverage, coverage);
+}
+
+/* ---- the cache while it runs ---- */
+
+static void local_set_kv_budget(struct engine *en, uint64_t size_bytes)
+{
+    struct local *l = local_of(en);
+    atomic_store(&l->budget, size_bytes ? size_bytes : l->plan.kv_budget);
+    worker_fit(l);
+}
+
+static enum status local_set_kv(struct engine *en, const char *preset, struct err *e)
+{
+    struct local *l = local_of(en);
+    const struct preset *p = NULL;
+    if (!l->model)
+        return err_set(e, ERR_USAGE, "the model was opened for its vocabulary only");
+    const struct kv_shape shape = local_kv_shape(l);
+    TRY(find_preset(&shape, preset, &p, e));
+    return worker_set_preset(l, p, e);
+}
+
+static const char *local_kv_name(const struct engine *en, int i, const char **ret_what)
+{
+    (void)en;
+    const struct preset *p = presets_at(i);
+    *ret_what = p ? p->what : "";
+    return p ? p->name : NULL;
+}
+
+static void local_map_ask(struct engine *en, int64_t timeline)
+{
+    worker_map(local_of(en), timeline);
+}
+
+static bool local_map(struct engine *en, struct stats_map *ret)
+{
+    struct local *l = local_of(en);
+    pthread_mutex_lock(&l->lock);
+    bool newer = isfinite(l->map.at_s) && !(l->map.at_s <= ret->at_s);
+    if (newer) {
+        struct stats_page *page = ret->page;
+        size_t n = (size_t)l->map.n_layer * (size_t)l->map.n_head_kv * (size_t)l->map.n_block;
+        *ret = l->map;
+        ret->page = mem_realloc(page, (n + 1) * sizeof *page);
+        if (n)
+            memcpy(ret->page, l->map.page, n * sizeof *page);
+    }
+    pthread_mutex_unlock(&l->lock);
+    return newer;
 }
 
 static enum status local_tokenize(struct engine *en, const char *text, size_t len,
@@ -290,6 +408,11 @@ enum status local_open(const struct engine_params *p, struct engine **ret, struc
         .forget = local_forget,
         .stats = local_stats,
         .set_coverage = local_set_coverage,
+        .set_kv_budget = local_set_kv_budget,
+        .set_kv = local_set_kv,
+        .kv_name = local_kv_name,
+        .map_ask = local_map_ask,
+        .map = local_map,
         .tokenize = local_tokenize,
         .detokenize = local_detokenize,
         .logits = measure_logits,
@@ -305,6 +428,7 @@ enum status local_open(const struct engine_params *p, struct engine **ret, struc
     l->events = queue_new(p->wake, p->wake_ctx);
     atomic_init(&l->coverage, p->coverage > 0 ? p->coverage : POLICY_COVERAGE);
     stats_init(&l->stats);
+    stats_map_init(&l->map);
     l->stats.phase = STATS_IDLE;
     enum status s = open_parts(l, e);
     l->params.model_path = l->params.kv = l->params.backend = NULL; /* the caller's */

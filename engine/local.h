@@ -1,8 +1,8 @@
 /* The real engine: one loaded model with its thread. The parts and who may touch them:
  *   set at opening, then immutable: gguf, model, tokenizer, template, plan, info, params;
  *   whoever holds `compute` (the worker while it runs a command; a measuring call otherwise):
- *     kern, forward, pool, lines;
- *   `lock`: stats;   atomics: cancel, busy, closing, coverage. */
+ *     kern, forward, pool, lines, preset, keep;
+ *   `lock`: stats, map;   atomics: cancel, busy, closing, coverage. */
 #ifndef ENGINE_LOCAL_H
 #define ENGINE_LOCAL_H
 
@@ -32,10 +32,10 @@ struct local {
     struct tokenizer *tokenizer;
     struct template *template;
     struct plan plan;
-    const struct preset *preset; /* NULL with vocab_only */
     bool preset_asked;           /* by name; else it is the default */
 
     pthread_mutex_t compute;
+    const struct preset *preset; /* NULL with vocab_only */
     struct kern *kern;
     struct forward *forward;
     struct policy *policy;
@@ -44,6 +44,12 @@ struct local {
 
     pthread_mutex_t lock;
     struct stats stats;
+    struct stats_map map;        /* the newest picture of pages */
+    atomic_bool map_wanted;
+    _Atomic int64_t map_line;    /* of this timeline */
+    double walked_s, walk_s;     /* engine thread: when all pages were last looked at; how long */
+    atomic_uint_fast64_t budget; /* asked for */
+    uint64_t budget_seen;        /* engine thread: the last one brought into force */
 
     pthread_t thread;
     bool has_thread;
@@ -62,6 +68,11 @@ bool local_make_room(struct local *l, int64_t id, struct kv_line *line, int32_t 
 /* Room for n more tokens of the timeline `id`: drops other timelines from memory as needed. */
 enum status local_reserve(struct local *l, int64_t id, struct kv_line *line, int32_t n,
                           struct err *e);
+/* Tells what a walk over all pages of the line (NULL = none) tells: tiers, harm, room, and the map
+ * when it was asked for. Does nothing when it comes sooner than `often` allows. */
+void local_walk(struct local *l, int64_t id, const struct kv_line *line, bool often);
+/* Brings the pool to the budget asked for; true when that changed something. */
+bool local_fit_budget(struct local *l);
 /* ERR_USAGE for ids outside the vocabulary. */
 enum status local_check_ids(const struct local *l, const int32_t *ids, int32_t n, struct err *e);
 
@@ -71,6 +82,9 @@ void worker_stop(struct local *l); /* cancels and joins */
 enum status worker_submit(struct local *l, const struct engine_turn *t, uint64_t *ret_turn,
                           struct err *e);
 void worker_forget(struct local *l, int64_t timeline);
+void worker_map(struct local *l, int64_t timeline);
+void worker_fit(struct local *l); /* the budget asked for, when the engine is next idle */
+enum status worker_set_preset(struct local *l, const struct preset *p, struct err *e);
 
 /* measure.c */
 enum status measure_logits(struct engine *en, const int32_t *ids, int32_t n,

@@ -275,6 +275,36 @@ int32_t sampler_pick(struct sampler *s, const float *logits)
     return best; /* rounding left a little over */
 }
 
+/* ---- what is told ---- */
+
+void sampler_choice(const float *logits, int32_t n_vocab, int32_t id, struct stats_choice *ret)
+{
+    enum { N = STATS_ALTERNATIVES };
+    float best[N];
+    for (int i = 0; i < N; i++) {
+        best[i] = -INFINITY;
+        ret->id[i] = -1;
+    }
+    for (int32_t t = 0; t < n_vocab; t++) {
+        if (!(logits[t] > best[N - 1]))
+            continue;
+        int i = N - 1;
+        for (; i > 0 && logits[t] > best[i - 1]; i--) {
+            best[i] = best[i - 1];
+            ret->id[i] = ret->id[i - 1];
+        }
+        best[i] = logits[t];
+        ret->id[i] = t;
+    }
+    double sum = 0;
+    for (int32_t t = 0; t < n_vocab; t++)
+        if (logits[t] > best[0] - 25)
+            sum += (double)expf(logits[t] - best[0]);
+    for (int i = 0; i < N; i++)
+        ret->id_p[i] = ret->id[i] < 0 ? NAN : (float)((double)expf(best[i] - best[0]) / sum);
+    ret->p = (float)((double)expf(logits[id] - best[0]) / sum);
+}
+
 /* ---- state ---- */
 
 struct state {

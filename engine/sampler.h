@@ -27,6 +27,10 @@ uint64_t sampler_seed(const struct sampler *s);
 /* Picks from logits [n_vocab] (read only). -1 when no logit is finite. Does not accept. */
 int32_t sampler_pick(struct sampler *s, const float *logits);
 
+/* What the model itself says about id: no penalty, no temperature. Terms below e^-25 of the largest
+ * are left out of the sum. */
+void sampler_choice(const float *logits, int32_t n_vocab, int32_t id, struct stats_choice *ret);
+
 /* Tells what was fed, prompt and answer alike: the repeat penalty looks back over it. */
 void sampler_accept(struct sampler *s, int32_t id);
 

@@ -1,6 +1,7 @@
 #include "engine/stats.h"
 
 #include <math.h>
+#include <stdlib.h>
 
 const char *const stats_tier_name[STATS_TIERS] = {"f16", "8/8", "8/4", "6/4",
                                                   "4/4", "4/2", "2/2", "disk"};
@@ -40,6 +41,8 @@ void stats_init(struct stats *s)
         .kv_chat_bytes = -1,
         .kv_f16_bytes = -1,
         .kv_budget_bytes = -1,
+        .fit_tok = -1,
+        .fit_floor_tok = -1,
         .rss_bytes = -1,
         .vram_bytes = -1,
         .bytes_per_tok = NAN,
@@ -51,4 +54,15 @@ void stats_init(struct stats *s)
     };
     for (int i = 0; i < STATS_TIERS; i++)
         s->tier_bytes[i] = -1;
+}
+
+void stats_map_init(struct stats_map *m)
+{
+    *m = (struct stats_map){.at_s = NAN, .took_s = NAN};
+}
+
+void stats_map_free(struct stats_map *m)
+{
+    free(m->page);
+    stats_map_init(m);
 }

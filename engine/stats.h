@@ -14,6 +14,8 @@ struct stats {
     enum stats_phase phase;
     double at_s; /* CLOCK_MONOTONIC when the snapshot was taken */
 
+    int64_t timeline;   /* that the figures of a chat are about; 0 = none yet */
+
     /* context of the current timeline */
     int32_t n_ctx;      /* tokens that may be held */
     int32_t n_tok;      /* tokens held now */
@@ -40,9 +42,13 @@ struct stats {
     /* memory, bytes */
     int64_t weights_bytes, scratch_bytes;
     int64_t kv_bytes;                 /* all timelines in memory */
-    int64_t kv_chat_bytes;            /* this timeline */
-    int64_t kv_f16_bytes;             /* what this timeline would take in f16 */
+    int64_t kv_chat_bytes;            /* this timeline, in whole blocks of 64 tokens */
+    int64_t kv_f16_bytes;             /* what its blocks would take in f16 */
     int64_t kv_budget_bytes;
+    int32_t fit_tok, fit_floor_tok;   /* tokens that the budget holds in all: at the precision its
+                                         pages have now, and at the preset's floor */
+    char kv[24];                      /* preset in force; "" = unknown */
+    char kv_floor[8];                 /* its coarsest tier; "" = unknown */
     int64_t rss_bytes, vram_bytes;    /* of the process */
     int64_t tier_bytes[STATS_TIERS];  /* this timeline by tier; names in stats_tier_name */
     double bytes_per_tok;             /* effective, this timeline */
@@ -59,5 +65,35 @@ extern const char *const stats_tier_name[STATS_TIERS];
 
 /* All fields unknown. */
 void stats_init(struct stats *s);
+
+/* One (layer, KV head) of a block of 64 tokens. */
+struct stats_page {
+    uint8_t tier;           /* index of stats_tier_name */
+    uint8_t bits_k, bits_v; /* 16 = f16 rows */
+    float error_k, error_v; /* rms(x - page) / rms(x) at this depth, measured when it was sealed;
+                               0 for f16 rows, NAN = unknown */
+    float mass;             /* share of the attention of the answers' tokens that fell on it, recent
+                               turns weigh more; NAN = nothing was written since it was loaded */
+};
+
+/* A picture of a timeline's pages, taken on demand. page is owned: stats_map_free. */
+struct stats_map {
+    double at_s;       /* CLOCK_MONOTONIC; NAN = none was taken */
+    double took_s;
+    int64_t timeline;
+    int32_t n_layer, n_head_kv, n_block, n_tok;
+    struct stats_page *page; /* [n_layer][n_head_kv][n_block] */
+};
+void stats_map_init(struct stats_map *m);
+void stats_map_free(struct stats_map *m); /* leaves it empty */
+
+/* What the model said when it chose a token: from its own distribution, before penalties,
+ * temperature and cuts. */
+enum { STATS_ALTERNATIVES = 4 };
+struct stats_choice {
+    float p;                           /* of the token chosen */
+    int32_t id[STATS_ALTERNATIVES];    /* the most probable ones, best first; -1 = fewer */
+    float id_p[STATS_ALTERNATIVES];
+};
 
 #endif

@@ -75,6 +75,8 @@ struct run {
     struct detok detok;
     struct str text;         /* decoded, not yet sent */
     struct tok_list pending; /* generated, not yet sent */
+    struct stats_choice *choice; /* [pending.n] */
+    int32_t choice_cap;
     enum engine_stop stop;
 };
 
@@ -114,6 +116,7 @@ static void tell_stats(struct run *r, enum stats_phase phase)
     pthread_mutex_lock(&l->lock);
     struct stats *s = &l->stats;
     s->phase = phase;
+    s->timeline = r->t->timeline;
     s->n_tok = kv_n_tok(r->line);
     s->n_reused = r->n_reused;
     s->n_read = r->n_read;
@@ -129,14 +132,12 @@ static void tell_stats(struct run *r, enum stats_phase phase)
     s->ttft_s = r->first_s > 0 ? r->first_s - r->start_s : NAN;
     s->kv_bytes = (int64_t)kv_pool_bytes(l->pool);
     s->kv_chat_bytes = (int64_t)kv_line_bytes(r->line);
-    s->kv_f16_bytes = (int64_t)l->plan.kv_tok * kv_n_tok(r->line);
-    if (phase == STATS_IDLE) { /* a walk over all pages */
-        s->harm_predicted = kv_seals(r->line) ? ledger_harm(r->line) : NAN;
-        ledger_tiers(r->line, s->tier_bytes);
-    }
+    s->kv_f16_bytes = kv_f16_bytes(r->line);
     policy_report(l->policy, s);
     s->bytes_per_tok = s->n_tok > 0 ? (double)s->kv_chat_bytes / s->n_tok : NAN;
     pthread_mutex_unlock(&l->lock);
+    if (phase != STATS_PREFILL) /* its pages are being made */
+        local_walk(l, r->t->timeline, r->line, phase != STATS_IDLE);
 }
 
 static bool prefill_tick(void *ctx, double n_done, int32_t n_total)
@@ -221,17 +222,29 @@ static void send_text(struct run *r, size_t hold)
     ev->text = mem_strndup(str_c(&r->text), len);
     ev->len = len;
     event_ids(ev, r->pending.ids, n);
+    ev->choice = mem_alloc(((size_t)n + 1) * sizeof *ev->choice);
+    if (n > 0)
+        memcpy(ev->choice, r->choice, (size_t)n * sizeof *ev->choice);
     queue_push(r->l->events, ev);
     str_cut(&r->text, 0, len);
-    memmove(r->pending.ids, r->pending.ids + n, (size_t)(r->pending.n - n) * sizeof(int32_t));
+    size_t left = (size_t)(r->pending.n - n);
+    if (left > 0) {
+        memmove(r->pending.ids, r->pending.ids + n, left * sizeof(int32_t));
+        memmove(r->choice, r->choice + n, left * sizeof *r->choice);
+    }
     r->pending.n -= n;
 }
 
 /* Takes a generated token in; false when it ends the answer. */
-static bool take_token(struct run *r, int32_t id)
+static bool take_token(struct run *r, int32_t id, const float *logits)
 {
     tok_list_add(&r->ids, id);
     tok_list_add(&r->pending, id);
+    if (r->pending.n > r->choice_cap) {
+        r->choice_cap = 2 * r->pending.n;
+        r->choice = mem_realloc(r->choice, (size_t)r->choice_cap * sizeof *r->choice);
+    }
+    sampler_choice(logits, r->l->info.n_vocab, id, &r->choice[r->pending.n - 1]);
     detok_push(&r->detok, id, &r->text);
     int64_t cut;
     size_t hold = held_back(r, &cut);
@@ -268,7 +281,7 @@ static enum status write_answer(struct run *r, const float *logits, struct err *
         }
         sampler_accept(r->sampler, id);
         r->n_generated++;
-        if (!take_token(r, id))
+        if (!take_token(r, id, logits))
             break;
         double now = now_s();
         if (now - r->told_s >= EVENT_PERIOD_S) {
@@ -281,6 +294,8 @@ static enum status write_answer(struct run *r, const float *logits, struct err *
         }
         if (r->n_generated == r->t->n_predict)
             break;
+        if (local_fit_budget(l))
+            local_walk(l, r->t->timeline, r->line, false);
         TRY(local_reserve(l, r->t->timeline, r->line, 1, e));
         TRY(decode_step(l->forward, r->line, id, &logits, e));
         keep_blocks(&l->keep, r->t->timeline, r->line);
@@ -381,12 +396,13 @@ struct engine_event *turn_run(struct local *l, const struct turn *t)
         ev->density = l->stats.density; /* ours to write, so ours to read */
         ev->retained_mass = l->stats.retained_mass;
         ev->kv_bytes = (int64_t)kv_line_bytes(r.line);
-        ev->f16_bytes = (int64_t)l->plan.kv_tok * kv_n_tok(r.line);
+        ev->f16_bytes = kv_f16_bytes(r.line);
     }
     ev->seed = r.sampler ? sampler_seed(r.sampler) : t->sampling.seed;
     sampler_free(r.sampler);
     tok_list_fini(&r.ids);
     tok_list_fini(&r.pending);
+    free(r.choice);
     str_fini(&r.text);
     return ev;
 }

@@ -1,4 +1,5 @@
 /* The engine's thread: takes commands in order. */
+#include <math.h>
 #include <signal.h>
 #include <stdlib.h>
 #include <string.h>
@@ -9,12 +10,20 @@
 
 enum { IDLE_MS = 30000 }; /* after so long without a turn the state of timelines goes to disk */
 
-enum command_kind { COMMAND_TURN, COMMAND_FORGET, COMMAND_CLOSE };
+enum command_kind {
+    COMMAND_TURN,
+    COMMAND_FORGET,
+    COMMAND_MAP,
+    COMMAND_FIT,
+    COMMAND_PRESET,
+    COMMAND_CLOSE
+};
 
 struct command {
     enum command_kind kind;
     struct turn *turn;
     int64_t timeline;
+    const struct preset *preset;
 };
 
 static void command_free(void *item)
@@ -24,22 +33,64 @@ static void command_free(void *item)
     free(c);
 }
 
-static void push(struct local *l, enum command_kind kind, struct turn *turn, int64_t timeline)
+static void push(struct local *l, struct command command)
 {
     struct command *c = mem_calloc(1, sizeof *c);
-    *c = (struct command){kind, turn, timeline};
+    *c = command;
     queue_push(l->commands, c);
 }
 
-static void forget(struct local *l, int64_t timeline)
+/* Makes the chat's figures those of this timeline; what its last turn did is unknown when it was
+ * not the last one of all. */
+static void tell_line(struct local *l, int64_t timeline)
+{
+    struct kv_line *line = lines_find(l->lines, timeline);
+    pthread_mutex_lock(&l->lock);
+    if (l->stats.timeline != timeline) {
+        struct stats *s = &l->stats;
+        s->timeline = timeline;
+        s->n_reused = s->n_read = s->n_prefill_done = s->n_prefill_total = s->n_generated = -1;
+        s->prefill_tps = s->decode_tps = s->ttft_s = s->eta_s = NAN;
+        s->density = s->retained_mass = s->bytes_per_tok = NAN;
+    }
+    l->stats.n_tok = line ? kv_n_tok(line) : 0;
+    l->stats.kv_chat_bytes = line ? (int64_t)kv_line_bytes(line) : 0;
+    l->stats.kv_f16_bytes = line ? kv_f16_bytes(line) : 0;
+    l->stats.bytes_per_tok =
+        l->stats.n_tok > 0 ? (double)l->stats.kv_chat_bytes / l->stats.n_tok : NAN;
+    pthread_mutex_unlock(&l->lock);
+    local_walk(l, timeline, line, false);
+}
+
+static void set_preset(struct local *l, const struct preset *preset)
+{
+    const struct kv_shape shape = {l->model->p.n_layer, l->model->p.n_head_kv,
+                                   l->model->p.head_dim};
+    uint64_t budget = kv_pool_budget(l->pool);
+    lines_keep(l->lines, &l->keep, -1);
+    lines_free(l->lines);
+    kv_pool_free(l->pool);
+    l->preset = preset;
+    l->preset_asked = true;
+    l->pool = kv_pool_new(l->kern, &shape, preset, budget);
+    l->lines = lines_new(l->pool, l->plan.n_ctx);
+    l->keep.fingerprint = keep_fingerprint(l->info.fingerprint, preset);
+}
+
+static void act(struct local *l, const struct command *c)
 {
     pthread_mutex_lock(&l->compute);
-    lines_drop(l->lines, timeline);
-    uint64_t bytes = kv_pool_bytes(l->pool);
+    if (c->kind == COMMAND_FORGET)
+        lines_drop(l->lines, c->timeline);
+    else if (c->kind == COMMAND_PRESET)
+        set_preset(l, c->preset);
+    else if (c->kind == COMMAND_FIT && !local_fit_budget(l))
+        goto out;
+    else if (c->kind == COMMAND_MAP && !atomic_load(&l->map_wanted))
+        goto out;
+    tell_line(l, c->kind == COMMAND_MAP ? c->timeline : l->stats.timeline);
+out:
     pthread_mutex_unlock(&l->compute);
-    pthread_mutex_lock(&l->lock);
-    l->stats.kv_bytes = (int64_t)bytes;
-    pthread_mutex_unlock(&l->lock);
 }
 
 static void keep_all(struct local *l)
@@ -64,8 +115,8 @@ static void *run(void *ctx)
         if (c->kind == COMMAND_CLOSE) {
             keep_all(l);
             go = false;
-        } else if (c->kind == COMMAND_FORGET) {
-            forget(l, c->timeline);
+        } else if (c->kind != COMMAND_TURN) {
+            act(l, c);
         } else {
             pthread_mutex_lock(&l->compute);
             struct engine_event *last = turn_run(l, c->turn);
@@ -99,7 +150,7 @@ void worker_stop(struct local *l)
     if (l->has_thread) {
         atomic_store(&l->closing, true);
         atomic_store(&l->cancel, true);
-        push(l, COMMAND_CLOSE, NULL, 0);
+        push(l, (struct command){.kind = COMMAND_CLOSE});
         pthread_join(l->thread, NULL);
     }
     queue_free(l->commands, command_free);
@@ -115,7 +166,7 @@ enum status worker_submit(struct local *l, const struct engine_turn *t, uint64_t
         return err_set(e, ERR_BUSY, "an answer is still being written; stop it or wait");
     atomic_store(&l->cancel, false);
     uint64_t number = ++l->n_turn;
-    push(l, COMMAND_TURN, turn_copy(t, number), t->timeline);
+    push(l, (struct command){COMMAND_TURN, turn_copy(t, number), t->timeline, NULL});
     *ret_turn = number;
     return OK;
 }
@@ -123,5 +174,28 @@ enum status worker_submit(struct local *l, const struct engine_turn *t, uint64_t
 void worker_forget(struct local *l, int64_t timeline)
 {
     if (l->has_thread)
-        push(l, COMMAND_FORGET, NULL, timeline);
+        push(l, (struct command){.kind = COMMAND_FORGET, .timeline = timeline});
+}
+
+void worker_map(struct local *l, int64_t timeline)
+{
+    atomic_store(&l->map_line, timeline);
+    if (l->has_thread && !atomic_exchange(&l->map_wanted, true))
+        push(l, (struct command){.kind = COMMAND_MAP, .timeline = timeline});
+}
+
+void worker_fit(struct local *l)
+{
+    if (l->has_thread)
+        push(l, (struct command){.kind = COMMAND_FIT});
+}
+
+enum status worker_set_preset(struct local *l, const struct preset *p, struct err *e)
+{
+    if (!l->has_thread)
+        return err_set(e, ERR_USAGE, "the model was opened for its vocabulary only");
+    if (atomic_load(&l->busy))
+        return err_set(e, ERR_BUSY, "an answer is still being written; stop it or wait");
+    push(l, (struct command){.kind = COMMAND_PRESET, .preset = p});
+    return OK;
 }
