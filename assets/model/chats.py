@@ -81,13 +81,14 @@ class Chat:
     def padding(self, chance):
         return " ".join(talk.sentence(self.rng) for _ in range(self.rng.randint(1, 3))) if self.rng.random() < chance else ""
 
-    def question(self, text, chance=.3, position=None):
-        """The question at the begin, middle or end of a longer message."""
-        lead = self.rng.choice(ASK_LEADS)
-        s = Spans()
-        before, after = self.padding(chance), self.padding(chance)
+    def question(self, text, chance=.5, position=None):
+        """The question alone, or (by chance, or as asked for) at the begin, in the middle or at the end of a message."""
+        lead, low = self.rng.choice(ASK_LEADS), 3
+        s, before, after = Spans(), "", ""
+        if position is None and self.rng.random() < chance:
+            position, low = self.rng.choice(["begin", "middle", "end"]), 1
         if position is not None:
-            fill = [" ".join(talk.sentence(self.rng) for _ in range(self.rng.randint(3, 5))) for _ in range(2)]
+            fill = [" ".join(talk.sentence(self.rng) for _ in range(self.rng.randint(low, 5))) for _ in range(2)]
             before = fill[0] if position in ("middle", "end") else ""
             after = fill[1] if position in ("middle", "begin") else ""
         return s.add(before, W_USER).add(lead + text if not lead or lead.endswith(". ") else lead + text[0].lower() + text[1:]
@@ -161,7 +162,7 @@ class Chat:
         self.since_asked[f.id] = self.since_asked.get(f.id, 0) + 1
         return f
 
-    def ask(self, f=None, position=None, chance=.25):
+    def ask(self, f=None, position=None, chance=.5):
         f = f or self.pick_fact()
         self.say(self.question(f.ask(self.heldout), chance, position), self.answer(f))
 
@@ -174,7 +175,7 @@ class Chat:
     def ask_unknown(self, f=None, position=None):
         family = self.rng.choice(["relative", "code", "own", "event"])
         f = f or facts.draw(self.v, self.used, family)
-        self.say(self.question(f.ask(self.heldout), .2, position), Spans().add(f.unknown(), 1.5))
+        self.say(self.question(f.ask(self.heldout), .4, position), Spans().add(f.unknown(), 1.5))
 
     def ask_two_steps(self, position=None):
         """Where does my sister live? -> the sister's name, then the fact under that name."""
@@ -183,7 +184,7 @@ class Chat:
             return self.ask()
         first, second = self.rng.choice(links)
         template = self.rng.choice(facts.wordings(second.kind.ask, self.heldout))
-        self.say(self.question(template.replace("{k}", "my " + first.key), .2, position), self.answer(first, second))
+        self.say(self.question(template.replace("{k}", "my " + first.key), .4, position), self.answer(first, second))
 
     def about_me(self, position=None):
         """At most the first six facts about the user, in the order told."""
@@ -194,7 +195,7 @@ class Chat:
         for f in mine:
             text, at, end = f.state()
             s.add(text, 1.5, at, end, W_ECHO)
-        self.say(self.question(self.rng.choice(facts.wordings(ABOUT_ME, self.heldout)), 0, position), s)
+        self.say(self.question(self.rng.choice(facts.wordings(ABOUT_ME, self.heldout)), .3, position), s)
 
     # -- lists --------------------------------------------------------------------------------------------------
     def list_state(self, name):
@@ -247,7 +248,7 @@ class Chat:
         else:
             q = self.rng.choice(["How many things are on my %s?", "Count the things on my %s."]) % name
             a = Spans().add(*self.shift(self.list_state(name), W_ECHO)).add("That is %d things." % len(items), 1.5)
-        self.say(self.question(q, .2, position), a)
+        self.say(self.question(q, .4, position), a)
 
     # -- documents ----------------------------------------------------------------------------------------------
     def notes(self, n=None, form=None, asks=None, prose=None):
@@ -282,7 +283,7 @@ class Chat:
                 question, text, v = q.replace("{k}", k), a.replace("{k}", k), table[k][0]
                 at = text.index("{v}")
                 answer = Spans().add(text.replace("{v}", v), 1.0, at, at + len(v), W_VALUE)
-            self.say(self.question(question, .15), answer)
+            self.say(self.question(question, .4), answer)
         return table
 
     def trace(self, hops=None, noise=None):

@@ -156,8 +156,11 @@ class Net(nn.Module):
         h = self.hidden(ids[:, :-1]).reshape(-1, self.config["d"])
         w, target = weights[:, 1:].reshape(-1), ids[:, 1:].reshape(-1)
         at = w.nonzero().squeeze(1)
+        n, rows = len(at), -(-len(at) // 256) * 256             # few shapes: each one costs compiled kernels and memory
+        at = F.pad(at, (0, rows - n))
+        w = torch.cat((w[at[:n]], w.new_zeros(rows - n)))
         nll = F.cross_entropy(self.logits(h[at]).float(), target[at], reduction="none")
-        return (nll * w[at]).sum() / w[at].sum(), nll.detach(), w[at]
+        return (nll * w).sum() / w.sum(), nll.detach(), w
 
 
 # channels: dimensions that hold the token 1, 2, .. places back; matched: how many of them a matching head compares
