@@ -14,6 +14,7 @@
 
 const struct cli_command cli_commands[] = {
     {"chat", "", "the terminal screen (what `dogear` alone does)", cmd_chat},
+    {"desktop", "", "the same in a window", cmd_desktop},
     {"ask", "[PROMPT]", "one turn, the answer on stdout; standard input is added to the prompt", cmd_ask},
     {"list", "", "saved conversations, newest first", cmd_list},
     {"show", "ID", "the text of a conversation", cmd_show},
@@ -72,10 +73,22 @@ static bool show_progress(void *ctx, float done)
 enum status cli_engine(const struct options *o, bool vocab_only, const struct kv_io *kv_io,
                        struct loop_wake *wake, struct engine **ret, struct err *e)
 {
+    struct loading loading = {wake ? stdout : stderr, wake, -1};
+    bool shown = wake || (isatty(STDERR_FILENO) && !vocab_only);
+    enum status st = cli_engine_with(o, vocab_only, kv_io, wake, shown ? show_progress : NULL,
+                                     &loading, ret, e);
+    if (loading.percent >= 0 && loading.percent < 100)
+        fprintf(loading.out, "\r             \r");
+    return st;
+}
+
+enum status cli_engine_with(const struct options *o, bool vocab_only, const struct kv_io *kv_io,
+                            struct loop_wake *wake, bool (*progress)(void *ctx, float done),
+                            void *ctx, struct engine **ret, struct err *e)
+{
     char *path = NULL;
     if (!o->fake)
         TRY(models_find(o->model, &path, e));
-    struct loading loading = {wake ? stdout : stderr, wake, -1};
     struct engine_params p = {
         .model_path = path,
         .n_ctx = o->n_ctx,
@@ -90,14 +103,10 @@ enum status cli_engine(const struct options *o, bool vocab_only, const struct kv
         .kv_io = kv_io,
         .wake = wake ? loop_wake_fire : NULL,
         .wake_ctx = wake,
+        .progress = progress,
+        .progress_ctx = ctx,
     };
-    if (wake || (isatty(STDERR_FILENO) && !vocab_only)) {
-        p.progress = show_progress;
-        p.progress_ctx = &loading;
-    }
     enum status st = engine_open(&p, ret, e);
-    if (loading.percent >= 0 && loading.percent < 100)
-        fprintf(loading.out, "\r             \r");
     free(path);
     return st;
 }

@@ -24,6 +24,10 @@ int cli_fail(const struct err *e);
  * is a terminal. */
 enum status cli_engine(const struct options *o, bool vocab_only, const struct kv_io *kv_io,
                        struct loop_wake *wake, struct engine **ret, struct err *e);
+/* The same with progress told to `progress` (0..1; returns false to stop), which may be NULL. */
+enum status cli_engine_with(const struct options *o, bool vocab_only, const struct kv_io *kv_io,
+                            struct loop_wake *wake, bool (*progress)(void *ctx, float done),
+                            void *ctx, struct engine **ret, struct err *e);
 /* The store, or one in memory with --no-save. */
 enum status cli_store(const struct options *o, struct sessions **ret, struct err *e);
 /* words[i] as a conversation id. */
@@ -35,6 +39,7 @@ enum status cli_read(const char *path, char **ret, size_t *ret_len, struct err *
 void cli_print_safe(const char *s, size_t len);
 
 int cmd_chat(struct options *o);
+int cmd_desktop(struct options *o);
 int cmd_ask(struct options *o);
 int cmd_list(struct options *o);
 int cmd_show(struct options *o);

@@ -1,42 +1,57 @@
-/* `dogear` and `dogear chat`: the terminal. */
+/* `dogear` and `dogear chat`: the terminal. `dogear desktop`: the window. */
+#include <math.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <unistd.h>
 
 #include "app/chat.h"
 #include "app/cli.h"
 #include "app/loop.h"
+#include "app/window.h"
 #include "sessions/sessions.h"
+#include "ui/text.h"
 
-static int run(struct options *o, struct loop_wake *wake)
+static struct loop_options loop_options(const struct options *o, struct loop_wake *wake)
+{
+    return (struct loop_options){
+        .wake = wake,
+        .theme = o->theme,
+        .history_path = o->no_save ? "" : NULL, /* --no-save leaves nothing on disk */
+        .prompt = o->prompt,
+        .open_id = o->resume_id,
+        .pick = o->resume && o->resume_id == 0,
+        .frame_log = o->frame_log,
+    };
+}
+
+static int run(const struct options *o, struct engine *en, struct sessions *store,
+               struct loop_options *lo)
 {
     struct err e;
-    struct sessions *store = NULL;
-    struct engine *en = NULL;
-    int rc;
-    if (cli_store(o, &store, &e) != OK ||
-        cli_engine(o, false, sessions_kv_io(store), wake, &en, &e) != OK) {
-        rc = e.code == ERR_CANCELLED ? 130 : cli_fail(&e);
-        goto out;
-    }
     struct chat *c = chat_new(en, store);
     chat_set_sampling(c, &o->sampling, o->n_predict);
     chat_set_raw(c, o->raw);
     if (o->system)
         chat_set_system(c, o->system, &e);
-    const struct engine_info *info = engine_info(en);
-    struct loop_options lo = {
-        .wake = wake,
-        .engine = en,
-        .theme = o->theme,
-        .history_path = o->no_save ? "" : NULL, /* --no-save leaves nothing on disk */
-        .prompt = o->prompt,
-        .notice = info->notice,
-        .open_id = o->resume_id,
-        .pick = o->resume && o->resume_id == 0,
-    };
-    rc = loop_run(c, store, &lo);
+    lo->engine = en;
+    lo->notice = engine_info(en)->notice;
+    int rc = loop_run(c, store, lo);
     chat_free(c);
-out:
+    return rc;
+}
+
+static int run_terminal(const struct options *o, struct loop_wake *wake)
+{
+    struct err e;
+    struct sessions *store = NULL;
+    struct engine *en = NULL;
+    struct loop_options lo = loop_options(o, wake);
+    int rc;
+    if (cli_store(o, &store, &e) != OK ||
+        cli_engine(o, false, sessions_kv_io(store), wake, &en, &e) != OK)
+        rc = e.code == ERR_CANCELLED ? 130 : cli_fail(&e);
+    else
+        rc = run(o, en, store, &lo);
     engine_close(en);
     sessions_close(store);
     return rc;
@@ -52,7 +67,102 @@ int cmd_chat(struct options *o)
     struct loop_wake wake;
     if (loop_wake_open(&wake, &e) != OK)
         return cli_fail(&e);
-    int rc = run(o, &wake);
+    int rc = run_terminal(o, &wake);
+    loop_wake_close(&wake);
+    return rc;
+}
+
+/* ---- the window ---- */
+
+struct loading {
+    struct ui_front *front;
+    const struct loop_wake *wake;
+    int percent; /* shown last */
+    bool closed;
+    struct cells *cells; /* the front-end looks at them until the next frame */
+    struct shapes shapes;
+};
+
+/* The window is there before the model: large ones take a while. */
+static bool show_loading(void *ctx, float done)
+{
+    struct loading *l = ctx;
+    struct ui_event ev;
+    bool resized = false;
+    while (l->front->event(l->front->ctx, &ev)) {
+        l->closed |= ev.kind == UI_EV_CLOSED;
+        resized |= ev.kind == UI_EV_RESIZE;
+        free(ev.text);
+    }
+    int percent = (int)(done * 100), cols, rows;
+    if (percent != l->percent || resized) {
+        l->percent = percent;
+        l->front->size(l->front->ctx, &cols, &rows);
+        struct cells *before = l->cells, *c = l->cells = cells_new(cols, rows);
+        struct rect all = {0, 0, cols, rows};
+        int w = cols / 3, x = (cols - w) / 2, y = rows * 2 / 5;
+        cells_puts(c, all, x, y, "Opening the model", ROLE_TITLE, 0, 0);
+        shapes_clear(&l->shapes);
+        shapes_fill(&l->shapes, (float)x, (float)y + 1.6f, (float)w, 0.3f, ROLE_BORDER, 255, NULL);
+        shapes_fill(&l->shapes, (float)x, (float)y + 1.6f, (float)w * done, 0.3f, ROLE_ACCENT, 255,
+                    NULL);
+        l->front->present(l->front->ctx, c, &l->shapes);
+        cells_free(before);
+    }
+    return !l->closed && !loop_wake_interrupted(l->wake);
+}
+
+static int desktop_fail(const struct err *e)
+{
+    fprintf(stderr, "dogear desktop: %s\n", e->text);
+    return 1;
+}
+
+static int run_desktop(const struct options *o, struct loop_wake *wake)
+{
+    struct err e;
+    struct sessions *store = NULL;
+    struct engine *en = NULL;
+    struct ui_front front;
+    struct theme theme;
+    struct loop_options lo = loop_options(o, wake);
+    lo.front = &front;
+    lo.screenshot = o->screenshot;
+    int rc = 1;
+    if (cli_store(o, &store, &e) != OK || loop_theme(&lo, store, &theme, &e) != OK)
+        return cli_fail(&e);
+    char *zoom = NULL;
+    struct err none;
+    sessions_setting(store, "zoom", &zoom, &none);
+    struct window_options wo = {&theme, o->font, zoom ? atoi(zoom) : 0};
+    if (window_load(&wo, &front, &e) != OK) {
+        rc = desktop_fail(&e);
+    } else {
+        struct loading loading = {.front = &front, .wake = wake, .percent = -1};
+        enum status st = cli_engine_with(o, false, sessions_kv_io(store), wake, show_loading,
+                                         &loading, &en, &e);
+        if (st == OK) {
+            rc = run(o, en, store, &lo); /* closes the window */
+        } else {
+            front.close(front.ctx);
+            rc = loading.closed ? 0 : st == ERR_CANCELLED ? 130 : desktop_fail(&e);
+        }
+        cells_free(loading.cells);
+        shapes_fini(&loading.shapes);
+    }
+    free(zoom);
+    engine_close(en);
+    sessions_close(store);
+    return rc;
+}
+
+int cmd_desktop(struct options *o)
+{
+    struct err e;
+    struct loop_wake wake;
+    if (loop_wake_open(&wake, &e) != OK)
+        return cli_fail(&e);
+    int rc = run_desktop(o, &wake);
     loop_wake_close(&wake);
     return rc;
 }

@@ -480,6 +480,11 @@ static void cmd_theme(struct screen *sc, const char *args)
     str_fini(&s);
 }
 
+static void cmd_screenshot(struct screen *sc, const char *args)
+{
+    screen_screenshot(sc, args);
+}
+
 static void cmd_think(struct screen *sc, const char *args)
 {
     (void)args;
@@ -513,6 +518,7 @@ static const struct ui_command rows[] = {
     {"/export [FILE]", "write this conversation as Markdown"},
     {"/save [FILE]", "everything is saved anyway; with FILE as /export"},
     {"/theme NAME", "dark, light, mono or a file"},
+    {"/screenshot [FILE]", "save a picture of the window as PNG"},
     {"/quit", "leave; also /exit and /bye"},
 };
 
@@ -541,6 +547,7 @@ static const struct command commands[] = {
     {"/export", "", cmd_export},
     {"/save", "", cmd_save},
     {"/theme", "", cmd_theme},
+    {"/screenshot", "", cmd_screenshot},
     {"/quit", "/exit /bye /q", cmd_quit},
 };
 enum { COMMAND_COUNT = sizeof commands / sizeof *commands };

@@ -20,11 +20,20 @@
 #include "ui/tui.h"
 
 static const double FRAME_S = 0.016;
+enum { SETTLE_MS = 200 }; /* so long nothing happens before a picture is taken */
 
 static double now_s(void)
 {
     struct timespec t;
     clock_gettime(CLOCK_MONOTONIC, &t);
+    return (double)t.tv_sec + (double)t.tv_nsec * 1e-9;
+}
+
+/* Of this thread. */
+static double cpu_s(void)
+{
+    struct timespec t;
+    clock_gettime(CLOCK_THREAD_CPUTIME_ID, &t);
     return (double)t.tv_sec + (double)t.tv_nsec * 1e-9;
 }
 
@@ -102,8 +111,8 @@ static enum status load_keymap(const struct loop_options *o, struct keymap *km, 
 }
 
 /* A theme that was asked for must exist; one that was saved may have gone. */
-static enum status load_theme(const struct loop_options *o, struct sessions *store,
-                              struct theme *ret, struct err *e)
+enum status loop_theme(const struct loop_options *o, struct sessions *store, struct theme *ret,
+                       struct err *e)
 {
     if (o->theme)
         return theme_load(o->theme, ret, e);
@@ -137,20 +146,32 @@ static bool take_signals(int fd, struct ui_front *front, struct screen *sc)
     return go_on;
 }
 
-static void run(struct ui_front *front, struct screen *sc, const struct loop_wake *w)
+static void draw(struct screen *sc, FILE *log)
 {
+    double start_s = now_s(), start_cpu_s = cpu_s();
+    screen_draw(sc);
+    if (log)
+        fprintf(log, "%.3f %.3f\n", (now_s() - start_s) * 1000, (cpu_s() - start_cpu_s) * 1000);
+}
+
+static void run(struct ui_front *front, struct screen *sc, const struct loop_options *o, FILE *log)
+{
+    const struct loop_wake *w = o->wake;
     double frame_s = 0;
     while (!screen_done(sc)) {
         int timeout_ms = screen_tick(sc, now_s());
         if (screen_dirty(sc)) {
             double due_ms = (frame_s + FRAME_S - now_s()) * 1000;
             if (due_ms <= 0) {
-                screen_draw(sc);
+                draw(sc, log);
                 frame_s = now_s();
             } else if (timeout_ms < 0 || due_ms < timeout_ms) {
                 timeout_ms = (int)due_ms + 1;
             }
         }
+        bool settled = o->screenshot && !screen_dirty(sc) && !screen_busy(sc);
+        if (settled)
+            timeout_ms = SETTLE_MS;
         struct pollfd fds[2] = {{w->event_fd, POLLIN, 0}, {w->signal_fd, POLLIN, 0}};
         front->wait(front->ctx, fds, 2, timeout_ms);
         if ((fds[1].revents & POLLIN) && !take_signals(w->signal_fd, front, sc))
@@ -163,6 +184,10 @@ static void run(struct ui_front *front, struct screen *sc, const struct loop_wak
         struct ui_event ev;
         while (!screen_done(sc) && front->event(front->ctx, &ev))
             screen_event(sc, &ev);
+        if (settled && !screen_dirty(sc) && !screen_busy(sc)) {
+            screen_screenshot(sc, o->screenshot);
+            break;
+        }
     }
 }
 
@@ -172,12 +197,19 @@ int loop_run(struct chat *chat, struct sessions *store, const struct loop_option
     struct theme theme;
     struct ui_front front;
     struct keymap *km = keymap_new();
-    if (load_keymap(o, km, &e) != OK || load_theme(o, store, &theme, &e) != OK ||
-        tui_open(&theme, no_colour(), o->mouse, &front, &e) != OK) {
+    if (load_keymap(o, km, &e) != OK || loop_theme(o, store, &theme, &e) != OK ||
+        (!o->front && tui_open(&theme, no_colour(), o->mouse, &front, &e) != OK)) {
         fprintf(stderr, "dogear: %s\n", e.text);
         keymap_free(km);
+        if (o->front)
+            o->front->close(o->front->ctx);
         return 1;
     }
+    if (o->front)
+        front = *o->front;
+    FILE *log = o->frame_log ? fopen(o->frame_log, "ae") : NULL;
+    if (log)
+        setvbuf(log, NULL, _IOLBF, 0);
     char *history = o->history_path ? strdup(o->history_path) : paths_state("history");
     struct screen_options so = {
         .theme = &theme,
@@ -195,9 +227,11 @@ int loop_run(struct chat *chat, struct sessions *store, const struct loop_option
         screen_pick(sc);
     if (o->prompt && o->prompt[0])
         screen_send(sc, o->prompt, strlen(o->prompt));
-    run(&front, sc, o->wake);
+    run(&front, sc, o, log);
     screen_free(sc);
     front.close(front.ctx);
+    if (log)
+        fclose(log);
     free(history);
     return 0;
 }

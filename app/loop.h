@@ -15,6 +15,8 @@
 struct chat;
 struct engine;
 struct sessions;
+struct theme;
+struct ui_front;
 
 struct loop_wake {
     int event_fd, signal_fd;
@@ -39,9 +41,17 @@ struct loop_options {
     int64_t open_id;          /* conversation to open; 0 = a new one */
     bool pick;                /* start in the conversation list */
     bool mouse; /* report mouse events (the terminal's own selection then needs Shift) */
+    struct ui_front *front; /* opened already, closed by loop_run; NULL = the terminal */
+    const char *screenshot; /* save a picture when nothing is left to do, then leave; NULL = no */
+    const char *frame_log;  /* appended for every frame: its milliseconds by the clock and of
+                            * this thread; NULL = no */
 };
 
-/* Runs the terminal front-end until the user leaves, the terminal vanishes or SIGTERM comes; what
+/* The theme to start with. */
+enum status loop_theme(const struct loop_options *o, struct sessions *store, struct theme *ret,
+                       struct err *e);
+
+/* Runs the front-end until the user leaves, the terminal or window vanishes or SIGTERM comes; what
  * was typed is kept as a draft in the store. Returns the exit status of the program: 0, or 1 when
  * the terminal could not be set up (one line on stderr says why). `store` may be NULL. */
 int loop_run(struct chat *chat, struct sessions *store, const struct loop_options *o);

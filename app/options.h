@@ -28,6 +28,9 @@ struct options {
     char *theme;
     char *format;        /* export: md or json */
     char *fake;          /* hidden: script of the fake engine */
+    char *font;          /* desktop: family */
+    char *screenshot;    /* desktop: picture to save before leaving */
+    char *frame_log;     /* hidden: file for the milliseconds of each frame */
     int32_t n_ctx, n_thread, n_gpu_layer, n_predict, n_rep;
     bool n_predict_set;
     uint64_t kv_budget_bytes;

@@ -53,25 +53,45 @@ char *paths_home(const char *rel)
     return str_take(&s);
 }
 
-char *paths_asset(const char *rel)
+/* The first that exists of rel in places, which are relative to the program's folder. */
+static char *beside_program(const char *const *places, int n_place, const char *rel)
 {
     char exe[4096];
     ssize_t n = readlink("/proc/self/exe", exe, sizeof exe - 1);
-    if (n > 0) {
-        exe[n] = 0;
-        /* build/app/dogear -> the source tree; bin/dogear -> share/dogear */
-        static const char *const places[] = {"../../assets", "../assets", "../share/dogear"};
-        char *slash = strrchr(exe, '/');
-        if (slash)
-            *slash = 0;
-        for (size_t i = 0; i < sizeof places / sizeof *places; i++) {
-            struct str s = {0};
-            str_addf(&s, "%s/%s/%s", exe, places[i], rel);
-            if (access(str_c(&s), R_OK) == 0)
-                return str_take(&s);
-            str_fini(&s);
-        }
+    if (n <= 0)
+        return NULL;
+    exe[n] = 0;
+    char *slash = strrchr(exe, '/');
+    if (slash)
+        *slash = 0;
+    for (int i = 0; i < n_place; i++) {
+        struct str s = {0};
+        str_addf(&s, "%s/%s/%s", exe, places[i], rel);
+        if (access(str_c(&s), R_OK) == 0)
+            return str_take(&s);
+        str_fini(&s);
     }
+    return NULL;
+}
+
+char *paths_module(const char *name)
+{
+    /* build/app/dogear -> build/ui; bin/dogear -> lib/<machine>/dogear */
+    static const char *const places[] = {"../ui", "../" DOGEAR_LIBDIR "/dogear"};
+    struct str file = {0};
+    str_addf(&file, "dogear-%s.so", name);
+    char *path = beside_program(places, 2, str_c(&file));
+    str_fini(&file);
+    return path;
+}
+
+char *paths_asset(const char *rel)
+{
+    /* build/app/dogear -> the source tree; bin/dogear -> share/dogear */
+    static const char *const places[] = {"../../assets", "../assets", "../share/dogear"};
+    char *path = beside_program(places, 3, rel);
+    if (path)
+        return path;
     struct str s = {0};
     str_addf(&s, "%s/assets/%s", DOGEAR_SOURCE_DIR, rel);
     if (access(str_c(&s), R_OK) == 0)

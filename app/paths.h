@@ -8,5 +8,7 @@ char *paths_state(const char *name);  /* $XDG_STATE_HOME/dogear/name */
 char *paths_home(const char *rel);    /* ~/rel */
 /* A file of assets/: beside the binary's source tree, or installed; NULL when absent. */
 char *paths_asset(const char *rel);
+/* The shared module dogear-NAME.so of this program; NULL when it was not built. */
+char *paths_module(const char *name);
 
 #endif

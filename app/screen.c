@@ -94,6 +94,11 @@ bool screen_done(const struct screen *sc)
     return sc->done;
 }
 
+bool screen_busy(const struct screen *sc)
+{
+    return chat_running(sc->chat);
+}
+
 void screen_quit(struct screen *sc)
 {
     sc->done = true;
@@ -167,6 +172,8 @@ void screen_theme(struct screen *sc, const char *name)
 static void interrupt(struct screen *sc)
 {
     double now = screen_now_s();
+    if (selection_copy(sc))
+        return; /* Ctrl+C copies while something is selected */
     if (chat_running(sc->chat) && !sc->cancel_sent) {
         chat_cancel(sc->chat);
         sc->cancel_sent = true;
@@ -189,6 +196,8 @@ static void interrupt(struct screen *sc)
 
 static void cancel(struct screen *sc)
 {
+    if (view_chat_selection(sc->view, NULL))
+        view_chat_select_clear(sc->view);
     if (sc->focus == UI_FOCUS_LIST || sc->focus == UI_FOCUS_SELECT) {
         sc->focus = UI_FOCUS_EDITOR;
     } else if (chat_running(sc->chat)) {
@@ -206,6 +215,7 @@ static void cancel(struct screen *sc)
 static void start_new(struct screen *sc)
 {
     edit_cancel(sc);
+    view_chat_select_clear(sc->view);
     chat_start_new(sc->chat);
     view_chat_follow(sc->view);
     sc->focus = UI_FOCUS_EDITOR;
@@ -277,7 +287,7 @@ static bool scroll(struct screen *sc, enum keymap_action a)
     }
 }
 
-static void select_start(struct screen *sc)
+void select_start(struct screen *sc)
 {
     if (chat_count(sc->chat) == 0) {
         screen_notice(sc, "there are no messages to choose from yet");
@@ -469,6 +479,10 @@ static void key_event(struct screen *sc, struct ui_key key)
         a = keymap_find(km, KEYMAP_EDITOR, key);
     if (!a)
         a = g;
+    struct ui_key plain = {key.code, (uint8_t)(key.mods & ~UI_SHIFT)};
+    if ((key.mods & UI_SHIFT) && (!a || a == g) &&
+        editor_extend(sc->editor, keymap_find(km, KEYMAP_EDITOR, plain)))
+        return; /* Shift with a key that moves selects */
     if (a) {
         screen_act(sc, a);
     } else if (key.code < UI_KEY_ENTER && !(key.mods & (UI_CTRL | UI_ALT))) {
@@ -478,45 +492,11 @@ static void key_event(struct screen *sc, struct ui_key key)
     }
 }
 
-static bool inside(struct rect r, int x, int y)
-{
-    return x >= r.x && x < r.x + r.w && y >= r.y && y < r.y + r.h;
-}
-
-static void mouse_event(struct screen *sc, const struct ui_event *ev)
-{
-    struct layout l;
-    view_layout(&sc->model, sc->cells, &l);
-    if (ev->mouse == UI_MOUSE_WHEEL_UP || ev->mouse == UI_MOUSE_WHEEL_DOWN) {
-        int step = ev->mouse == UI_MOUSE_WHEEL_UP ? -3 : 3;
-        if (sc->popup)
-            sc->help_scroll += step;
-        else
-            view_chat_scroll(sc->view, step);
-        return;
-    }
-    if (ev->mouse != UI_MOUSE_PRESS || ev->button != 0 || sc->popup)
-        return;
-    if (inside(l.list, ev->x, ev->y)) {
-        int i = sc->list.scroll + ev->y - l.list.y - 2;
-        if (i >= 0 && i < sc->list.n)
-            screen_open(sc, sc->list.row[i].id);
-        sc->focus = UI_FOCUS_EDITOR;
-    } else if (inside(l.editor, ev->x, ev->y)) {
-        sc->focus = UI_FOCUS_EDITOR;
-        editor_place(sc->editor, editor_at(sc->editor, ev->x - l.editor.x, ev->y - l.editor.y));
-    } else if (inside(l.chat, ev->x, ev->y)) {
-        int32_t i = view_chat_at(sc->view, ev->y - l.chat.y);
-        if (i >= 0) {
-            select_start(sc);
-            sc->selected = i;
-        }
-    }
-}
-
 void screen_event(struct screen *sc, struct ui_event *ev)
 {
     sc->dirty = true;
+    if (ev->kind == UI_EV_KEY && sc->front->graphics && window_key(sc, ev))
+        return;
     switch (ev->kind) {
     case UI_EV_RESIZE: {
         int cols, rows;

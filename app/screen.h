@@ -36,6 +36,7 @@ int screen_tick(struct screen *sc, double now_s);
 bool screen_dirty(const struct screen *sc);
 void screen_draw(struct screen *sc);
 bool screen_done(const struct screen *sc); /* the user wants to leave, or the terminal is gone */
+bool screen_busy(const struct screen *sc); /* an answer is being written */
 
 /* ---- verbs for commands and start-up ---- */
 void screen_notice(struct screen *sc, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
@@ -53,6 +54,8 @@ void screen_edit_last(struct screen *sc);
 bool screen_copy(struct screen *sc, int number);         /* code block, 0 = the last answer */
 void screen_export(struct screen *sc, const char *path); /* Markdown; NULL or "" = name by title */
 void screen_theme(struct screen *sc, const char *name);
+/* A picture of the window; NULL or "" = a new name in the current folder. */
+void screen_screenshot(struct screen *sc, const char *path);
 void screen_refresh(struct screen *sc); /* the list and the model are to be read anew */
 void screen_quit(struct screen *sc);
 struct chat *screen_chat(struct screen *sc);

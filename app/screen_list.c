@@ -36,7 +36,7 @@ void rows_add(struct rows *r, int64_t id, const char *text, const char *detail, 
     r->row[r->n++] = (struct ui_row){id, s[0], s[1], s[2], open, pinned};
 }
 
-static void rows_move(struct rows *r, int to)
+void rows_move(struct rows *r, int to)
 {
     r->sel = to >= r->n ? r->n - 1 : to;
     if (r->sel < 0)
@@ -136,6 +136,7 @@ void screen_open(struct screen *sc, int64_t conversation)
         return;
     }
     edit_cancel(sc);
+    view_chat_select_clear(sc->view);
     view_chat_follow(sc->view);
     screen_refresh(sc);
     if (stopped)
@@ -370,7 +371,7 @@ void screen_search(struct screen *sc, const char *query)
     picker_open(sc, PICK_SEARCH, query);
 }
 
-static void picker_choose(struct screen *sc)
+void picker_choose(struct screen *sc)
 {
     if (sc->picks.n == 0)
         return;

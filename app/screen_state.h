@@ -12,6 +12,7 @@
 
 enum picker { PICK_PALETTE, PICK_SEARCH, PICK_HISTORY, PICK_LIST };
 enum question { ASK_DELETE };
+enum drag { DRAG_NONE, DRAG_CHAT, DRAG_EDITOR, DRAG_BAR };
 enum { LIST_MAX = 500, PICK_MAX = 60 };
 
 /* Rows with the strings they point to. */
@@ -66,6 +67,8 @@ struct screen {
     struct history history;
     bool show_thinking, list_wanted, dash_wanted;
     bool dirty, done, mouse;
+    enum drag drag; /* what the held mouse button moves */
+    int drag_chars; /* cells passed since it went down */
     char shown_title[256];
 };
 
@@ -84,6 +87,16 @@ void popup_close(struct screen *sc);
 void picker_open(struct screen *sc, enum picker p, const char *text);
 void picker_changed(struct screen *sc); /* the input line changed */
 bool popup_event(struct screen *sc, const struct ui_event *ev);
+void picker_choose(struct screen *sc); /* the selected row */
+void rows_move(struct rows *r, int to);
+void select_start(struct screen *sc); /* screen.c: choosing a message */
+
+/* screen_window.c */
+void mouse_event(struct screen *sc, const struct ui_event *ev);
+/* A key that only a window has; false = it means what it means everywhere. Turns the paste key into
+ * a paste event. */
+bool window_key(struct screen *sc, struct ui_event *ev);
+bool selection_copy(struct screen *sc); /* false = nothing is selected */
 
 /* screen_edit.c */
 void editor_enter(struct screen *sc);

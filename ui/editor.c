@@ -1,6 +1,7 @@
 /* The input line; see editor.h. */
 #include "ui/editor.h"
 
+#include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -10,6 +11,7 @@
 #include "ui/text.h"
 #include "ui/theme.h"
 
+static const size_t NONE = SIZE_MAX;
 enum { UNDO_MAX = 400, UNDO_BYTES_MAX = 32 * 1024 * 1024 };
 
 struct snapshot {
@@ -31,7 +33,7 @@ enum edit_kind { EDIT_OTHER, EDIT_TYPE, EDIT_ERASE, EDIT_KILL };
 
 struct editor {
     struct str text;
-    size_t cursor;
+    size_t cursor, anchor; /* anchor: the other end of the selection, NONE = nothing selected */
     unsigned version;
     enum edit_kind last; /* runs of typing are undone together; kills in a row add up */
     struct stack undo, redo;
@@ -50,10 +52,13 @@ struct editor *editor_new(void)
 {
     struct editor *ed = mem_calloc(1, sizeof *ed);
     ed->goal_col = -1;
+    ed->anchor = NONE;
     ed->width = 80;
     ed->rows_width = -1;
     return ed;
 }
+
+static bool move_row(struct editor *ed, int step);
 
 static void stack_clear(struct stack *s)
 {
@@ -122,6 +127,7 @@ static void will_change(struct editor *ed, enum edit_kind kind)
         stack_push(&ed->undo, ed);
     stack_clear(&ed->redo);
     ed->last = kind;
+    ed->anchor = NONE;
     ed->version++;
     ed->goal_col = -1;
 }
@@ -138,6 +144,7 @@ static bool step_back(struct editor *ed, struct stack *from, struct stack *to)
     ed->cursor = s.cursor;
     free(s.text);
     ed->last = EDIT_OTHER;
+    ed->anchor = NONE;
     ed->version++;
     ed->goal_col = -1;
     return true;
@@ -217,6 +224,7 @@ static bool move(struct editor *ed, size_t to)
 {
     bool moved = to != ed->cursor;
     ed->cursor = to;
+    ed->anchor = NONE;
     ed->last = EDIT_OTHER;
     ed->goal_col = -1;
     return moved;
@@ -239,11 +247,15 @@ static void cut(struct editor *ed, size_t from, size_t to)
 bool editor_insert(struct editor *ed, const char *text, size_t n)
 {
     struct str clean = {0};
+    size_t from = 0, to = 0;
+    bool replaces = editor_selection(ed, &from, &to);
     text_clean(&clean, text, n);
-    bool fits = ed->text.len + clean.len <= EDITOR_TEXT_MAX;
+    bool fits = ed->text.len - (to - from) + clean.len <= EDITOR_TEXT_MAX;
     if (fits && clean.len > 0) {
-        bool typed = clean.len <= 8 && clean.data[0] != '\n';
+        bool typed = clean.len <= 8 && clean.data[0] != '\n' && !replaces;
         will_change(ed, typed ? EDIT_TYPE : EDIT_OTHER);
+        if (replaces)
+            cut(ed, from, to);
         str_insert(&ed->text, ed->cursor, clean.data, clean.len);
         size_t end = ed->cursor + clean.len;
         size_t at = text_snap(ed->text.data, ed->text.len, end);
@@ -288,6 +300,72 @@ static bool kill(struct editor *ed, size_t from, size_t to)
     str_insert(&ed->kill, before ? 0 : ed->kill.len, ed->text.data + from, to - from);
     cut(ed, from, to);
     return true;
+}
+
+/* ---- selection ---- */
+
+bool editor_selection(const struct editor *ed, size_t *ret_from, size_t *ret_to)
+{
+    if (ed->anchor == NONE || ed->anchor == ed->cursor)
+        return false;
+    *ret_from = ed->anchor < ed->cursor ? ed->anchor : ed->cursor;
+    *ret_to = ed->anchor < ed->cursor ? ed->cursor : ed->anchor;
+    return true;
+}
+
+void editor_select(struct editor *ed, size_t from, size_t to)
+{
+    size_t anchor = text_snap(str_c(&ed->text), ed->text.len, from);
+    editor_place(ed, to);
+    ed->anchor = anchor;
+}
+
+void editor_select_word(struct editor *ed, size_t off)
+{
+    editor_place(ed, off);
+    if (ed->cursor < ed->text.len && is_word(ed, ed->cursor))
+        ed->cursor = next_of(ed, ed->cursor); /* inside the word, for word_left */
+    size_t from = word_left(ed);
+    ed->cursor = from;
+    editor_select(ed, from, word_right(ed));
+}
+
+bool editor_extend(struct editor *ed, enum keymap_action a)
+{
+    size_t anchor = ed->anchor == NONE ? ed->cursor : ed->anchor, before = ed->cursor;
+    switch (a) {
+    case ACT_UP: /* never into the history */
+        move_row(ed, -1);
+        break;
+    case ACT_DOWN:
+        move_row(ed, 1);
+        break;
+    case ACT_LEFT:
+    case ACT_RIGHT:
+        ed->anchor = NONE; /* or it would go to the end of what is selected */
+        /* fall through */
+    case ACT_WORD_LEFT:
+    case ACT_WORD_RIGHT:
+    case ACT_LINE_START:
+    case ACT_LINE_END:
+    case ACT_TEXT_START:
+    case ACT_TEXT_END:
+        editor_act(ed, a);
+        break;
+    default:
+        return false;
+    }
+    ed->anchor = anchor;
+    return ed->cursor != before;
+}
+
+void editor_erase_selection(struct editor *ed)
+{
+    size_t from, to;
+    if (editor_selection(ed, &from, &to)) {
+        will_change(ed, EDIT_OTHER);
+        cut(ed, from, to);
+    }
 }
 
 /* ---- history ---- */
@@ -427,13 +505,15 @@ size_t editor_at(struct editor *ed, int col, int row)
 
 bool editor_act(struct editor *ed, enum keymap_action a)
 {
+    size_t from, to;
+    bool selected = editor_selection(ed, &from, &to);
     switch (a) {
     case ACT_NEWLINE:
         return editor_insert(ed, "\n", 1);
     case ACT_LEFT:
-        return move(ed, prev_of(ed, ed->cursor));
+        return move(ed, selected ? from : prev_of(ed, ed->cursor));
     case ACT_RIGHT:
-        return move(ed, next_of(ed, ed->cursor));
+        return move(ed, selected ? to : next_of(ed, ed->cursor));
     case ACT_UP:
         return move_row(ed, -1) || history_step(ed, -1);
     case ACT_DOWN:
@@ -450,10 +530,17 @@ bool editor_act(struct editor *ed, enum keymap_action a)
         return move(ed, 0);
     case ACT_TEXT_END:
         return move(ed, ed->text.len);
+    case ACT_SELECT_ALL:
+        editor_select(ed, 0, ed->text.len);
+        return ed->text.len > 0;
     case ACT_BACKSPACE:
-        return erase(ed, prev_of(ed, ed->cursor), ed->cursor);
     case ACT_DELETE:
-        return erase(ed, ed->cursor, next_of(ed, ed->cursor));
+        if (selected) {
+            editor_erase_selection(ed);
+            return true;
+        }
+        return a == ACT_BACKSPACE ? erase(ed, prev_of(ed, ed->cursor), ed->cursor)
+                                  : erase(ed, ed->cursor, next_of(ed, ed->cursor));
     case ACT_KILL_END: {
         size_t end = line_end(ed);
         return kill(ed, ed->cursor, end == ed->cursor ? next_of(ed, end) : end);
@@ -490,6 +577,19 @@ int editor_rows(struct editor *ed, int width)
     return ed->n_row;
 }
 
+static void mark_selection(const struct editor *ed, struct cells *c, struct rect r, int row, int y)
+{
+    const struct row *line = &ed->rows[row];
+    size_t from, to, end = line->off + line->len;
+    if (!editor_selection(ed, &from, &to) || to <= line->off || from >= end + (line->len == 0))
+        return;
+    const char *s = str_c(&ed->text) + line->off;
+    int x0 = from > line->off ? text_width(s, from - line->off) : 0;
+    int x1 = text_width(s, (to < end ? to : end) - line->off);
+    x1 = x1 > x0 ? x1 : x0 + 1; /* a selected empty line can be seen, too */
+    cells_mark(c, rect_cross(r, (struct rect){r.x + x0, y, x1 - x0, 1}), ROLE_SELECTED, 0);
+}
+
 void editor_draw(struct editor *ed, struct cells *c, struct rect r, bool focus)
 {
     layout(ed, r.w);
@@ -506,6 +606,7 @@ void editor_draw(struct editor *ed, struct cells *c, struct rect r, bool focus)
         const struct row *line = &ed->rows[ed->scroll + y];
         cells_put(c, r, r.x, r.y + y, str_c(&ed->text) + line->off, line->len, ROLE_EDITOR,
                   ROLE_EDITOR, 0);
+        mark_selection(ed, c, r, ed->scroll + y, r.y + y);
     }
     if (focus && r.w > 0 && r.h > 0)
         cells_cursor_set(c, r.x + col_of(ed, row), r.y + row - ed->scroll);

@@ -33,6 +33,18 @@ void editor_set(struct editor *ed, const char *text, size_t n);
 bool editor_insert(struct editor *ed, const char *text, size_t n);
 /* Moves the cursor to the cluster boundary at or before off. */
 void editor_place(struct editor *ed, size_t off);
+/* ---- selection: typing replaces it, moving ends it ---- */
+/* The same as editor_act for actions that move the cursor, taking the selection along. False = the
+ * action is none of these, or the cursor is where it was. */
+bool editor_extend(struct editor *ed, enum keymap_action a);
+/* Selects from `from` (snapped) to `to`, where the cursor goes. */
+void editor_select(struct editor *ed, size_t from, size_t to);
+/* The word around off. */
+void editor_select_word(struct editor *ed, size_t off);
+/* False when nothing is selected. */
+bool editor_selection(const struct editor *ed, size_t *ret_from, size_t *ret_to);
+void editor_erase_selection(struct editor *ed);
+
 /* Runs one of the editing actions (ACT_NEWLINE ... ACT_HISTORY_NEXT); false = the action is none of
  * these, or it had nothing to do. */
 bool editor_act(struct editor *ed, enum keymap_action a);

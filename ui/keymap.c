@@ -91,6 +91,15 @@ static const struct {
     [ACT_SIBLING_NEXT] = {"sibling-next", "next branch"},
     [ACT_YES] = {"yes", "yes"},
     [ACT_NO] = {"no", "no"},
+    [ACT_PASTE] = {"paste", "paste"},
+    [ACT_CUT] = {"cut", "cut what is selected"},
+    [ACT_COPY_SELECTION] = {"copy-selection", "copy what is selected"},
+    [ACT_SELECT_ALL] = {"select-all", "select all that is typed"},
+    [ACT_ZOOM_IN] = {"zoom-in", "larger"},
+    [ACT_ZOOM_OUT] = {"zoom-out", "smaller"},
+    [ACT_ZOOM_RESET] = {"zoom-reset", "normal size"},
+    [ACT_FULLSCREEN] = {"fullscreen", "whole display, or back"},
+    [ACT_SCREENSHOT] = {"screenshot", "save a picture of the window"},
 };
 
 static const struct {
@@ -102,6 +111,7 @@ static const struct {
     [KEYMAP_LIST] = {"list", "Conversations"},
     [KEYMAP_SELECT] = {"select", "Choosing a message"},
     [KEYMAP_POPUP] = {"popup", "Help, dashboard, questions"},
+    [KEYMAP_WINDOW] = {"window", "In the desktop window"},
 };
 
 static const struct {

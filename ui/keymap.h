@@ -17,6 +17,7 @@ enum keymap_place {
     KEYMAP_LIST,
     KEYMAP_SELECT, /* choosing a message of the transcript */
     KEYMAP_POPUP,  /* help, dashboard, confirmation */
+    KEYMAP_WINDOW, /* in the desktop window; tried before all others */
     KEYMAP_COUNT
 };
 
@@ -89,6 +90,16 @@ enum keymap_action {
     ACT_SIBLING_NEXT,
     ACT_YES,
     ACT_NO,
+    /* window */
+    ACT_PASTE,
+    ACT_CUT,
+    ACT_COPY_SELECTION,
+    ACT_SELECT_ALL,
+    ACT_ZOOM_IN,
+    ACT_ZOOM_OUT,
+    ACT_ZOOM_RESET,
+    ACT_FULLSCREEN,
+    ACT_SCREENSHOT,
     ACT_COUNT
 };
 

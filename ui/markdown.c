@@ -168,10 +168,13 @@ static void flow_flush(struct builder *b)
     if (f->text.len == 0)
         return;
     int width = room(b);
-    size_t off = 0;
+    size_t off = 0, end = 0; /* end: of the line before */
     while (off < f->text.len) {
         size_t next, len = text_wrap(f->text.data + off, f->text.len - off, width, false, &next);
         begin_line(b, ROLE_TEXT);
+        if (off > 0)
+            rich_continue(b->out, f->text.data + end, off - end);
+        end = off + len;
         flow_emit(b->out, f, off, off + len);
         off += next;
         b->pos += (uint32_t)next;
@@ -234,6 +237,8 @@ static void code_line(struct builder *b, struct highlight *h, const char *s, siz
             len = text_next(flat.data + off, flat.len - off, &w);
         }
         begin_line(b, ROLE_CODE);
+        if (off > 0)
+            rich_continue(b->out, "", 0);
         rich_add(b->out, " ", 1, ROLE_CODE, 0);
         flow_emit(b->out, &f, off, off + len);
         off += len;

@@ -68,6 +68,30 @@ void rich_add(struct rich *r, const char *s, size_t n, uint8_t role, uint8_t att
     str_add(&r->text, s, n);
 }
 
+void rich_continue(struct rich *r, const char *gap, size_t n)
+{
+    if (r->n_line > 0 && !memchr(gap, '\n', n))
+        r->lines[r->n_line - 1].join = n > 0 ? RICH_SPACE : RICH_TIGHT;
+}
+
+void rich_text(const struct rich *r, uint32_t i, int col0, int col1, struct str *out)
+{
+    const struct rich_line *line = &r->lines[i];
+    int col = 0;
+    for (uint32_t k = 0; k < line->n_run; k++) {
+        const struct rich_run *run = &r->runs[line->run + k];
+        const char *s = r->text.data + run->off;
+        for (size_t off = 0; off < run->len;) {
+            int w;
+            size_t n = text_next(s + off, run->len - off, &w);
+            if (col >= col0 && col < col1 && run->role != ROLE_CODE_BORDER)
+                str_add(out, s + off, n);
+            col += w;
+            off += n;
+        }
+    }
+}
+
 void rich_code(struct rich *r, const char *s, size_t n)
 {
     r->codes = grow(r->codes, r->n_code, &r->cap_code, sizeof *r->codes);
@@ -80,10 +104,13 @@ void rich_plain(struct rich *r, const char *s, size_t n, int width, uint8_t role
 {
     struct str clean = {0};
     text_clean(&clean, s, n);
-    size_t off = 0;
+    size_t off = 0, end = 0; /* end: of the line before */
     do {
         size_t next, len = text_wrap(str_c(&clean) + off, clean.len - off, width, false, &next);
         rich_begin(r, back, 0, *pos + (uint32_t)off);
+        if (off > 0)
+            rich_continue(r, str_c(&clean) + end, off - end);
+        end = off + len;
         rich_add(r, str_c(&clean) + off, len, role, 0);
         off += next;
     } while (off < clean.len);

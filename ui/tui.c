@@ -472,6 +472,6 @@ enum status tui_open(const struct theme *theme, bool no_colour, bool mouse, stru
     refresh();
     modes_on(t);
     *ret = (struct ui_front){t,     size,      front_wait, event,  present, set_theme,  copy,
-                             title, set_mouse, suspend,    resume, resized, front_close, false};
+                             title, set_mouse, suspend,    resume, resized, front_close};
     return OK;
 }

@@ -85,7 +85,14 @@ struct ui_front {
     void (*resume)(void *ctx);
     void (*resized)(void *ctx); /* SIGWINCH or SIGCONT came */
     void (*close)(void *ctx);   /* restores the terminal and frees ctx */
-    bool graphics;              /* shapes can be shown */
+
+    /* Only a window has these; NULL otherwise. */
+    bool graphics;                         /* shapes can be shown */
+    char *(*paste)(void *ctx);             /* the clipboard's text, the caller's; NULL = empty */
+    void (*select)(void *ctx, const char *text, size_t len); /* what the middle button pastes */
+    int (*zoom)(void *ctx, int step);      /* 0 = the normal size; returns the steps from there */
+    void (*fullscreen)(void *ctx);         /* there or back */
+    enum status (*screenshot)(void *ctx, const char *path, struct err *e); /* PNG, a new file */
 };
 
 #endif

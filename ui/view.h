@@ -24,6 +24,18 @@ bool view_chat_following(const struct view_chat *v);
 int view_chat_below(const struct view_chat *v); /* lines hidden under the bottom */
 /* Message at a row of the drawn transcript, -1 = none; for the mouse. */
 int32_t view_chat_at(const struct view_chat *v, int row);
+/* ---- selecting text: columns and rows of the drawn text, outside it the nearest ---- */
+/* Starts a selection; n_click 1 = from here, 2 = the word, 3 = the line. */
+void view_chat_select(struct view_chat *v, int col, int row, int n_click);
+void view_chat_select_to(struct view_chat *v, int col, int row);
+void view_chat_select_clear(struct view_chat *v);
+/* Appends what is selected, wrapped lines joined; false = nothing is. out may be NULL. */
+bool view_chat_selection(const struct view_chat *v, struct str *out);
+/* The drawn row is the name over a message. */
+bool view_chat_is_name(const struct view_chat *v, int row);
+/* Scrolls to a part (0..1) of the conversation. */
+void view_chat_scroll_to(struct view_chat *v, double part);
+
 /* Code block by the number shown (from 1), as it was written; NULL = there is none. */
 const char *view_chat_code(const struct view_chat *v, int number, size_t *ret_len);
 int view_chat_code_count(const struct view_chat *v);
@@ -31,6 +43,8 @@ int view_chat_code_count(const struct view_chat *v);
 /* ---- panels ---- */
 void view_panels_list(const struct ui_model *m, struct cells *c, struct rect r, bool focus);
 void view_panels_popup(const struct ui_model *m, struct cells *c, struct rect screen);
+/* Row of the picker at a cell: -1 = none, -2 = outside the popup; for the mouse. */
+int view_panels_at(const struct ui_model *m, struct rect screen, int x, int y);
 
 /* ---- status line, prompt and rule ---- */
 void view_status_draw(const struct ui_model *m, struct cells *c, struct rect r);

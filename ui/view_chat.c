@@ -24,7 +24,14 @@ struct block {
     int n_line;
 };
 
+/* A place in the text: a line of a block, and a column right of the indent. */
+struct place {
+    int block, line, col;
+};
+
 struct view_chat {
+    struct place from, to; /* the selection; from is where it began */
+    bool selecting;
     struct block *blocks;
     int n, cap;
     int width, height, total;
@@ -166,6 +173,8 @@ static void block_set(struct block *b, const struct ui_model *m, const struct ui
 
 void view_chat_update(struct view_chat *v, const struct ui_model *m, int width)
 {
+    if (width != v->width || m->n_message < v->n)
+        v->selecting = false;
     for (int i = m->n_message; i < v->n; i++)
         block_fini(&v->blocks[i]);
     if (m->n_message > v->cap) {
@@ -302,6 +311,155 @@ int32_t view_chat_at(const struct view_chat *v, int row)
         line -= v->blocks[i].n_line;
     }
     return -1;
+}
+
+void view_chat_scroll_to(struct view_chat *v, double part)
+{
+    anchor_set(v, (int)(part * v->total) - v->height / 2);
+}
+
+/* ---- selection ---- */
+
+static struct place place_at(const struct view_chat *v, int col, int row)
+{
+    int line = v->drawn_top + row, block = 0;
+    if (line < 0)
+        return (struct place){0, 0, 0};
+    while (block < v->n && line >= v->blocks[block].n_line)
+        line -= v->blocks[block++].n_line;
+    if (block == v->n)
+        return (struct place){v->n, 0, 0};
+    return (struct place){block, line, col > INDENT ? col - INDENT : 0};
+}
+
+static bool place_before(struct place a, struct place b)
+{
+    if (a.block != b.block)
+        return a.block < b.block;
+    return a.line != b.line ? a.line < b.line : a.col < b.col;
+}
+
+/* Styled line behind a line of a block, NULL = a name, a remark or a blank line. */
+static const struct rich *line_rich(const struct block *b, int line, uint32_t *ret_i)
+{
+    uint32_t i = (uint32_t)line - 1;
+    if (line < 1)
+        return NULL;
+    *ret_i = i;
+    if (i < b->n_plain)
+        return i < b->plain.n_line ? &b->plain : NULL;
+    *ret_i = i - b->n_plain;
+    return *ret_i < b->n_body ? markdown_lines(b->body) : NULL;
+}
+
+/* Selected columns of a line; false = none. */
+static bool selected_cols(const struct view_chat *v, int block, int line, int *ret_x0, int *ret_x1)
+{
+    struct place a = v->from, b = v->to;
+    if (place_before(b, a)) {
+        a = v->to;
+        b = v->from;
+    }
+    struct place start = {block, line, 0}, next = {block, line + 1, 0};
+    if (!v->selecting || !place_before(a, next) || !place_before(start, b))
+        return false;
+    *ret_x0 = place_before(start, a) ? a.col : 0;
+    *ret_x1 = place_before(b, next) ? b.col : v->width;
+    return *ret_x1 > *ret_x0;
+}
+
+static void select_word(struct view_chat *v)
+{
+    struct str s = {0};
+    uint32_t i = 0;
+    const struct rich *r =
+        v->from.block < v->n ? line_rich(&v->blocks[v->from.block], v->from.line, &i) : NULL;
+    if (r)
+        rich_text(r, i, 0, v->width, &s);
+    int col = 0, start = 0, kind = -1;
+    for (size_t off = 0; off < s.len;) {
+        int w;
+        unsigned char c = (unsigned char)s.data[off];
+        int k = c >= 0x80 || c == '_' || (c >= '0' && c <= '9') || ((c | 32) >= 'a' && (c | 32) <= 'z')
+                    ? 1
+                : c == ' ' ? 0
+                           : 2;
+        off += text_next(s.data + off, s.len - off, &w);
+        if (k != kind) {
+            if (col > v->from.col)
+                break;
+            start = col;
+            kind = k;
+        }
+        col += w;
+    }
+    v->from.col = start;
+    v->to.col = col;
+    str_fini(&s);
+}
+
+void view_chat_select(struct view_chat *v, int col, int row, int n_click)
+{
+    v->from = v->to = place_at(v, col, row);
+    v->selecting = true;
+    if (n_click == 2)
+        select_word(v);
+    if (n_click == 3) {
+        v->from.col = 0;
+        v->to.col = v->width;
+    }
+}
+
+void view_chat_select_to(struct view_chat *v, int col, int row)
+{
+    v->to = place_at(v, col, row);
+}
+
+void view_chat_select_clear(struct view_chat *v)
+{
+    v->selecting = false;
+}
+
+bool view_chat_selection(const struct view_chat *v, struct str *out)
+{
+    bool any = false;
+    size_t start = out ? out->len : 0;
+    for (int block = 0; v->selecting && block < v->n; block++)
+        for (int line = 0; line < v->blocks[block].n_line; line++) {
+            int x0, x1;
+            uint32_t i = 0;
+            const struct rich *r = line_rich(&v->blocks[block], line, &i);
+            if (!selected_cols(v, block, line, &x0, &x1))
+                continue;
+            any |= r != NULL;
+            if (!out || (!r && line == 0))
+                continue; /* names are no text */
+            const struct rich_line *l = r ? &r->lines[i] : NULL;
+            if (l && l->n_run == 1 && r->runs[l->run].role == ROLE_CODE_BORDER)
+                continue;
+            if (out->len > start && (!l || l->join == RICH_NEW)) {
+                while (out->len > start && out->data[out->len - 1] == ' ')
+                    str_cut(out, out->len - 1, 1);
+                str_adds(out, "\n");
+            } else if (out->len > start && l->join == RICH_SPACE) {
+                str_adds(out, " ");
+            }
+            /* What frames a line that goes on, or a line of code, is not part of the text. */
+            int lead = l && l->back == ROLE_CODE ? l->fill_col + 1
+                       : l && l->join            ? l->fill_col
+                                                 : 0;
+            if (r)
+                rich_text(r, i, x0 > lead ? x0 : lead, x1, out);
+        }
+    while (out && out->len > start && strchr(" \n", out->data[out->len - 1]))
+        str_cut(out, out->len - 1, 1);
+    return any;
+}
+
+bool view_chat_is_name(const struct view_chat *v, int row)
+{
+    struct place p = place_at(v, 0, row);
+    return p.block < v->n && p.line == 0;
 }
 
 const char *view_chat_code(const struct view_chat *v, int number, size_t *ret_len)
@@ -450,9 +608,20 @@ void view_chat_draw(struct view_chat *v, const struct ui_model *m, struct cells 
     int block = 0, line = top;
     while (block < v->n && line >= v->blocks[block].n_line)
         line -= v->blocks[block++].n_line;
+    if (m->shapes && v->total > v->height) { /* a scroll bar at the right edge */
+        float x = (float)(chat.x + chat.w) - 0.6f, h = (float)chat.h;
+        float at = (float)top / (float)v->total * h, len = (float)v->height / (float)v->total * h;
+        shapes_fill(m->shapes, x, (float)chat.y + at, 0.4f, len < 1 ? 1 : len, ROLE_DIM, 120, NULL);
+    }
     /* A short conversation starts at the top, the newest line of a long one is at the bottom. */
     for (int y = 0; y < text.h && block < v->n; y++) {
         draw_line(v, m, block, line, c, text, text.y + y);
+        int x0, x1;
+        if (selected_cols(v, block, line, &x0, &x1) && line > 0 &&
+            line < v->blocks[block].n_line - 1)
+            cells_mark(c,
+                       rect_cross(text, (struct rect){text.x + INDENT + x0, text.y + y, x1 - x0, 1}),
+                       ROLE_SELECTED, 0);
         if (++line == v->blocks[block].n_line) {
             line = 0;
             block++;

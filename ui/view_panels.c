@@ -249,7 +249,7 @@ static void draw_help(const struct ui_model *m, struct cells *c, struct rect scr
     }
 }
 
-static void draw_picker(const struct ui_model *m, struct cells *c, struct rect screen)
+static struct rect picker_box(const struct ui_model *m, struct rect screen)
 {
     int want = 0;
     for (int i = 0; i < m->picker.n && want < screen.h; i++)
@@ -258,7 +258,28 @@ static void draw_picker(const struct ui_model *m, struct cells *c, struct rect s
     int h = want + 4 > 16 ? want + 4 : 16;
     if (h > screen.h * 3 / 4 && screen.h > 12)
         h = screen.h * 3 / 4;
-    struct rect in = draw_box(c, layout_popup(screen, 84, h), m->popup_title, m->popup_hint);
+    return layout_popup(screen, 84, h);
+}
+
+int view_panels_at(const struct ui_model *m, struct rect screen, int x, int y)
+{
+    if (m->popup != UI_POPUP_PICKER)
+        return -1;
+    struct rect box = picker_box(m, screen);
+    if (x < box.x || y < box.y || x >= box.x + box.w || y >= box.y + box.h)
+        return -2;
+    int row = box.y + 3; /* frame, input line, rule */
+    for (int i = *m->picker.scroll; i < m->picker.n && row < box.y + box.h - 1; i++) {
+        if (y >= row && y < row + row_height(&m->picker.row[i]))
+            return i;
+        row += row_height(&m->picker.row[i]);
+    }
+    return -1;
+}
+
+static void draw_picker(const struct ui_model *m, struct cells *c, struct rect screen)
+{
+    struct rect in = draw_box(c, picker_box(m, screen), m->popup_title, m->popup_hint);
     draw_input(m, c, (struct rect){in.x, in.y, in.w, 1});
     for (int x = in.x; x < in.x + in.w && in.h > 2; x++)
         cells_puts(c, in, x, in.y + 1, "─", ROLE_BORDER, ROLE_POPUP, 0);
