@@ -1,4 +1,5 @@
 #include <locale.h>
+#include <malloc.h>
 #include <signal.h>
 #include <stdio.h>
 #include <string.h>
@@ -11,6 +12,10 @@ int main(int argc, char **argv)
     setlocale(LC_CTYPE, "");
     setlocale(LC_NUMERIC, "C");
     signal(SIGPIPE, SIG_IGN);
+    /* One heap that grows by megabytes: those of threads grow by single pages, and a resumed chat is
+     * tens of thousands of small allocations. */
+    mallopt(M_ARENA_MAX, 1);
+    mallopt(M_TOP_PAD, 4 << 20);
 
     /* `dogear [options]` and `dogear chat [options]` are the same */
     const char *name = "chat";

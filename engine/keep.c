@@ -9,6 +9,8 @@
 enum {
     LADDER = 6,        /* planes 0..5 of sealed pages: 2/2, 4/2, 4/4, 6/4, 8/4, 8/8 */
     LOAD_MIN_TOK = 16, /* fewer are read from ids as quickly */
+    LOAD_BLOCKS = 32,  /* read at the same time, at most */
+    KEEP_VERSION = 1,  /* of the order of bytes in pieces */
 };
 
 static const struct {
@@ -36,6 +38,7 @@ static int32_t top_plane(const struct kern_page *page)
 uint64_t keep_fingerprint(uint64_t model, const struct preset *preset)
 {
     uint64_t format = preset->bits_k ? 2 * (uint64_t)PAGE_VERSION + 1 : 2;
+    format += KEEP_VERSION << 8;
     return (model ^ format) * UINT64_C(0x9e3779b97f4a7c15);
 }
 
@@ -123,6 +126,51 @@ static void add_bytes(struct pieces *p, const void *src, size_t n)
     p->used += n;
 }
 
+/* Moves n 16-bit numbers between src and dst, there with all low bytes before all high bytes: the
+ * high ones repeat and compress, the low ones do not. */
+static void split_bytes(char *dst, const char *src, size_t n)
+{
+    for (size_t i = 0; i < n; i++) {
+        dst[i] = src[2 * i];
+        dst[n + i] = src[2 * i + 1];
+    }
+}
+
+static void join_bytes(char *dst, const char *low, const char *high, size_t n)
+{
+    for (size_t i = 0; i < n; i++) {
+        dst[2 * i] = low[i];
+        dst[2 * i + 1] = high[i];
+    }
+}
+
+/* The lowest planes of all heads, keys then values, then what precedes them in each page (scales,
+ * mostly), low and high bytes apart. */
+static void add_lowest(struct kern_page *const *page, int32_t n_head, int32_t d, struct pieces *p)
+{
+    size_t base = page_base_size(d), plane = page_plane_size(d), half = (size_t)n_head * base / 2;
+    for (int32_t i = 0; i < 2; i++)
+        for (int32_t h = 0; h < n_head; h++)
+            add_bytes(p, (const char *)page[h] + base + (size_t)i * plane, plane);
+    for (int32_t h = 0; h < n_head; h++)
+        for (size_t i = 0; i < base / 2; i++) {
+            char *at = p->data + p->used + (size_t)h * (base / 2) + i;
+            at[0] = ((const char *)page[h])[2 * i];
+            at[half] = ((const char *)page[h])[2 * i + 1];
+        }
+    p->used += 2 * half;
+}
+
+/* The way back of one head, to the first bytes of its page. */
+static void take_lowest(char *page, const char *piece, int32_t h, int32_t n_head, int32_t d)
+{
+    size_t base = page_base_size(d), plane = page_plane_size(d), half = (size_t)n_head * base / 2;
+    const char *low = piece + 2 * (size_t)n_head * plane + (size_t)h * (base / 2);
+    join_bytes(page, low, low + half, base / 2);
+    for (int32_t i = 0; i < 2; i++)
+        memcpy(page + base + (size_t)i * plane, piece + (size_t)(i * n_head + h) * plane, plane);
+}
+
 /* One piece per layer and plane: the slices of all heads whose page goes that high. */
 static void add_pages(const struct kv_line *l, int32_t j, struct pieces *p)
 {
@@ -137,7 +185,9 @@ static void add_pages(const struct kv_line *l, int32_t j, struct pieces *p)
         struct kern_page *const *page = b->page + (size_t)y * (size_t)s->n_head_kv;
         for (int32_t plane = 0; plane < LADDER; plane++) {
             size_t begin = p->used, from = upto(s->head_dim, plane - 1);
-            for (int32_t h = 0; h < s->n_head_kv; h++)
+            if (plane == 0)
+                add_lowest(page, s->n_head_kv, s->head_dim, p);
+            for (int32_t h = 0; plane > 0 && h < s->n_head_kv; h++)
                 if (plane <= top_plane(page[h]))
                     add_bytes(p, (const char *)page[h] + from, upto(s->head_dim, plane) - from);
             if (plane == 0 && sinks) {
@@ -151,16 +201,24 @@ static void add_pages(const struct kv_line *l, int32_t j, struct pieces *p)
     free(sinks);
 }
 
-/* Token rows [t0, t1) of block j, one piece per layer; f16 blocks and windows alike. */
-static void add_rows(struct kv_line *l, int32_t j, int32_t t0, int32_t t1, int32_t layer,
-                     struct pieces *p)
+/* Rows of the tokens from block `first` to the n_tok'th, one layer: a piece. f16 blocks and windows
+ * alike. */
+static void add_rows(struct kv_line *l, int32_t first, int32_t n_tok, int32_t layer, int32_t block,
+                     int32_t plane, struct pieces *p)
 {
     const struct kv_shape *s = &l->pool->shape;
-    uint16_t *rows = (uint16_t *)(void *)l->block[j]->rows;
-    for (int32_t t = t0; t < t1; t++) {
-        move_token(s, rows, layer, t, (uint16_t *)(void *)(p->data + p->used), true);
-        p->used += tok_layer_bytes(s);
+    size_t one = tok_layer_bytes(s), begin = p->used;
+    int32_t n = n_tok - first * KERN_BLOCK_TOK;
+    char *packed = mem_alloc(one * (size_t)n);
+    for (int32_t i = 0; i < n; i++) {
+        uint16_t *rows = (uint16_t *)(void *)l->block[first + i / KERN_BLOCK_TOK]->rows;
+        move_token(s, rows, layer, i % KERN_BLOCK_TOK,
+                   (uint16_t *)(void *)(packed + (size_t)i * one), true);
     }
+    split_bytes(p->data + begin, packed, one / 2 * (size_t)n);
+    free(packed);
+    p->used += one * (size_t)n;
+    add_piece(p, layer, block, plane, begin);
 }
 
 static struct pieces *pieces_new(const struct kv_line *l, size_t size_bytes, int per_layer)
@@ -217,11 +275,8 @@ static void put_block(const struct keep *k, int64_t id, struct kv_line *l, int32
     if (l->pool->seals) {
         add_pages(l, j, p);
     } else {
-        for (int32_t y = 0; y < s->n_layer; y++) {
-            size_t begin = p->used;
-            add_rows(l, j, 0, KERN_BLOCK_TOK, y, p);
-            add_piece(p, y, j, KV_IO_PLANE_F16, begin);
-        }
+        for (int32_t y = 0; y < s->n_layer; y++)
+            add_rows(l, j, (j + 1) * KERN_BLOCK_TOK, y, j, KV_IO_PLANE_F16, p);
     }
     k->io.put(k->io.ctx, id, k->fingerprint, (j + 1) * KERN_BLOCK_TOK, hash_upto(l, j + 1),
               p->piece, p->n);
@@ -253,15 +308,8 @@ void keep_state(const struct keep *k, int64_t id, struct kv_line *l)
     struct pieces *p = pieces_new(l, (size_t)n_win * tok_layer_bytes(s) * (size_t)s->n_layer, 1);
     if (!p)
         return;
-    for (int32_t y = 0; y < s->n_layer; y++) {
-        size_t begin = p->used;
-        for (int32_t j = first; j < l->n_block; j++) {
-            int32_t left = l->n_tok - j * KERN_BLOCK_TOK;
-            if (left > 0)
-                add_rows(l, j, 0, left < KERN_BLOCK_TOK ? left : KERN_BLOCK_TOK, y, p);
-        }
-        add_piece(p, y, l->n_tok, KV_IO_WINDOW, begin);
-    }
+    for (int32_t y = 0; y < s->n_layer; y++)
+        add_rows(l, first, l->n_tok, y, l->n_tok, KV_IO_WINDOW, p);
     k->io.put(k->io.ctx, id, k->fingerprint, l->n_tok, hash, p->piece, p->n);
     l->kept_state = hash;
     pieces_free(p);
@@ -277,7 +325,7 @@ struct loading {
     size_t *have;         /* their lengths */
     int32_t n_layer_seen; /* rows or windows */
     int32_t first, n_win;
-    bool bad;
+    bool bad, whole;
 };
 
 /* Page bytes arrive plane by plane, in ascending order, for all heads of a layer at once. */
@@ -292,6 +340,10 @@ static bool visit_page(void *ctx, const struct kv_piece *piece)
         return true;
     from = upto(s->head_dim, piece->plane - 1);
     size = upto(s->head_dim, piece->plane) - from;
+    if (piece->plane == 0 && left < size * (size_t)s->n_head_kv) {
+        g->bad = true;
+        return false;
+    }
     for (int32_t h = 0; h < s->n_head_kv; h++) {
         size_t i = (size_t)piece->layer * (size_t)s->n_head_kv + (size_t)h;
         if (piece->plane > 0) {
@@ -315,7 +367,10 @@ static bool visit_page(void *ctx, const struct kv_piece *piece)
         }
         if (!g->bytes[i])
             g->bytes[i] = mem_alloc(upto(s->head_dim, LADDER - 1));
-        memcpy(g->bytes[i] + from, at, size);
+        if (piece->plane == 0)
+            take_lowest(g->bytes[i], piece->data, h, s->n_head_kv, s->head_dim);
+        else
+            memcpy(g->bytes[i] + from, at, size);
         g->have[i] = from + size;
         at += size;
         left -= size;
@@ -369,9 +424,10 @@ static struct kern_page *build_page(const struct kv_pool *p, const char *bytes, 
     return page;
 }
 
+/* Fills g->b; touches nothing that other blocks share. */
 static bool load_pages(const struct keep *k, int64_t id, struct loading *g, uint64_t hash)
 {
-    struct kv_pool *p = g->l->pool;
+    const struct kv_pool *p = g->l->pool;
     struct kv_block *b = g->b;
     size_t n = (size_t)p->shape.n_layer * (size_t)p->shape.n_head_kv;
     int32_t end = (g->j + 1) * KERN_BLOCK_TOK;
@@ -385,9 +441,8 @@ static bool load_pages(const struct keep *k, int64_t id, struct loading *g, uint
         b->page[i] = g->have[i] ? build_page(p, g->bytes[i], g->have[i], &b->page_bytes) : NULL;
         ok = b->page[i] != NULL;
     }
-    p->used_bytes += b->page_bytes;
     b->sealed = b->kept = ok;
-    return ok && p->used_bytes <= p->budget_bytes;
+    return ok;
 }
 
 /* Rows of a whole block (exact preset) or of the window, one piece per layer. */
@@ -403,15 +458,15 @@ static bool visit_rows(void *ctx, const struct kv_piece *piece)
         g->bad = true;
         return false;
     }
-    for (int32_t i = 0; i < g->n_win; i++) {
+    const char *low = piece->data, *high = low + piece->size_bytes / 2;
+    for (int32_t i = 0; i < g->n_win; i++, low += one / 2, high += one / 2) {
         uint16_t *rows = (uint16_t *)(void *)g->l->block[g->first + i / KERN_BLOCK_TOK]->rows;
-        const char *at = (const char *)piece->data + (size_t)i * one;
         uint16_t packed[2 * PAGE_HEAD_DIM_MAX * 64];
         if (one > sizeof packed) {
             g->bad = true;
             return false;
         }
-        memcpy(packed, at, one); /* the piece may lie at any address */
+        join_bytes((char *)packed, low, high, one / 2);
         move_token(s, rows, piece->layer, i % KERN_BLOCK_TOK, packed, false);
     }
     g->n_layer_seen++;
@@ -436,32 +491,103 @@ static bool load_rows(const struct keep *k, int64_t id, struct loading *g, const
     return true;
 }
 
+/* Blocks that are read side by side, a part each. */
+struct batch {
+    const struct keep *k;
+    int64_t id;
+    struct loading g[LOAD_BLOCKS];
+    uint64_t hash[LOAD_BLOCKS];
+};
+
+static void load_part(void *ctx, int part, int n_part)
+{
+    struct batch *t = ctx;
+    t->g[part].whole = load_pages(t->k, t->id, &t->g[part], t->hash[part]);
+}
+
+/* Appends up to n sealed blocks to the line; returns how many were whole and fitted. */
+static int32_t load_batch(struct batch *t, struct kv_line *l, const int32_t *ids, int32_t n,
+                          uint64_t *hash)
+{
+    struct kv_pool *p = l->pool;
+    int32_t n_got = 0, n_new = 0;
+    for (; n_new < n; n_new++) {
+        struct loading *g = &t->g[n_new];
+        g->l = l;
+        g->j = l->n_block + n_new;
+        g->b = kv_block_empty(p, g->j == 0);
+        if (!g->b)
+            break;
+        t->hash[n_new] = kv_io_hash(n_new ? t->hash[n_new - 1] : *hash,
+                                    ids + g->j * KERN_BLOCK_TOK, KERN_BLOCK_TOK);
+    }
+    kern_parallel(p->kern, n_new, load_part, t);
+    for (int32_t i = 0; i < n_new; i++) {
+        struct loading *g = &t->g[i];
+        p->used_bytes += g->b->page_bytes;
+        if (n_got == i && g->whole && p->used_bytes <= p->budget_bytes) {
+            kv_line_add(l, g->b, ids + g->j * KERN_BLOCK_TOK);
+            *hash = t->hash[i];
+            n_got++;
+        } else {
+            kv_block_unref(p, g->b);
+        }
+    }
+    return n_got;
+}
+
+static int32_t load_sealed(const struct keep *k, int64_t id, struct kv_line *l, const int32_t *ids,
+                           int32_t n_block, uint64_t *hash)
+{
+    const struct kv_shape *s = &l->pool->shape;
+    size_t n_page = (size_t)s->n_layer * (size_t)s->n_head_kv;
+    int32_t most = 2 * l->pool->kern->n_thread, n_got = 0;
+    most = most < 1 ? 1 : most > LOAD_BLOCKS ? LOAD_BLOCKS : most;
+    struct batch *t = mem_calloc(1, sizeof *t);
+    t->k = k;
+    t->id = id;
+    for (int32_t i = 0; i < most; i++) {
+        t->g[i].bytes = mem_calloc(n_page, sizeof *t->g[i].bytes);
+        t->g[i].have = mem_calloc(n_page, sizeof *t->g[i].have);
+    }
+    for (int32_t n, got = 0; n_got < n_block; n_got += got) {
+        n = n_block - n_got < most ? n_block - n_got : most;
+        got = load_batch(t, l, ids, n, hash);
+        if (got < n) {
+            n_got += got;
+            break;
+        }
+    }
+    for (int32_t i = 0; i < most; i++) {
+        for (size_t page = 0; page < n_page; page++)
+            free(t->g[i].bytes[page]);
+        free(t->g[i].bytes);
+        free(t->g[i].have);
+    }
+    free(t);
+    return n_got;
+}
+
 /* Fills an empty line with as many kept blocks as are intact, at most n_block. */
-static int32_t load_blocks(const struct keep *k, int64_t id, struct loading *g, const int32_t *ids,
+static int32_t load_blocks(const struct keep *k, int64_t id, struct kv_line *l, const int32_t *ids,
                            int32_t n_block, uint64_t *ret_hash)
 {
-    struct kv_line *l = g->l;
+    struct loading g = {.l = l};
     uint64_t hash = KV_IO_HASH_EMPTY;
-    for (g->j = 0; g->j < n_block; g->j++) {
-        uint64_t next = kv_io_hash(hash, ids + g->j * KERN_BLOCK_TOK, KERN_BLOCK_TOK);
-        if (l->pool->seals) {
-            g->b = kv_block_empty(l->pool, g->j == 0);
-            if (!g->b)
+    int32_t n_got = 0;
+    if (l->pool->seals) {
+        n_got = load_sealed(k, id, l, ids, n_block, &hash);
+    } else {
+        for (; n_got < n_block; n_got++) {
+            uint64_t next = kv_io_hash(hash, ids + n_got * KERN_BLOCK_TOK, KERN_BLOCK_TOK);
+            if (!load_rows(k, id, &g, ids, (n_got + 1) * KERN_BLOCK_TOK, next, false))
                 break;
-            if (!load_pages(k, id, g, next)) {
-                kv_block_unref(l->pool, g->b);
-                break;
-            }
-            kv_line_add(l, g->b, ids + g->j * KERN_BLOCK_TOK);
-        } else {
-            if (!load_rows(k, id, g, ids, (g->j + 1) * KERN_BLOCK_TOK, next, false))
-                break;
-            l->block[g->j]->kept = true;
+            l->block[n_got]->kept = true;
+            hash = next;
         }
-        hash = next;
     }
     *ret_hash = hash;
-    return g->j;
+    return n_got;
 }
 
 int32_t keep_load(const struct keep *k, int64_t id, struct kv_line *l, const int32_t *ids,
@@ -480,13 +606,10 @@ int32_t keep_load(const struct keep *k, int64_t id, struct kv_line *l, const int
     if ((state ? n_state : n_block * KERN_BLOCK_TOK) < had + LOAD_MIN_TOK)
         return 0;
 
-    size_t n_page = (size_t)l->pool->shape.n_layer * (size_t)l->pool->shape.n_head_kv;
     struct loading g = {.l = l};
     uint64_t hash;
-    g.bytes = mem_calloc(n_page, sizeof *g.bytes);
-    g.have = mem_calloc(n_page, sizeof *g.have);
     kv_truncate(l, 0);
-    int32_t got = load_blocks(k, id, &g, ids, want, &hash);
+    int32_t got = load_blocks(k, id, l, ids, want, &hash);
     if (got == want && state && n_state > l->n_tok) {
         int32_t at = l->n_tok;
         hash = kv_io_hash(hash, ids + at, n_state - at);
@@ -494,9 +617,5 @@ int32_t keep_load(const struct keep *k, int64_t id, struct kv_line *l, const int
     }
     if (got < want || !state)
         kv_truncate(l, l->n_tok); /* steps back to where reading can go on */
-    for (size_t i = 0; i < n_page; i++)
-        free(g.bytes[i]);
-    free(g.bytes);
-    free(g.have);
     return l->n_tok;
 }

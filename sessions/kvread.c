@@ -28,68 +28,88 @@ static bool stored_valid(const struct kvstore_stored *t)
            t->first >= 0 && t->first <= INT64_MAX / 2 && t->n_chunk >= 0 && t->n_chunk <= t->stored;
 }
 
-void *kvstore_read(struct db *d, int32_t plane, const struct kvstore_stored *t)
+/* Reads a piece whose place is valid into t->stored bytes. */
+static bool read_into(struct db *d, int32_t plane, const struct kvstore_stored *t, char *dst)
 {
     sqlite3_stmt *q;
     struct err ignored;
     bool row = true;
-    if (!stored_valid(t))
-        return NULL;
     int64_t at = 0;
     if (db_query(d, &ignored, &q, kvstore_sql[kvstore_table(plane)].select, "ii", t->first,
                  t->first + t->n_chunk) != OK)
-        return NULL;
-    char *packed = mem_try((size_t)t->stored);
-    while (packed && db_next(d, q, &row, &ignored) == OK && row) {
+        return false;
+    while (db_next(d, q, &row, &ignored) == OK && row) {
         const void *p = sqlite3_column_blob(q, 0);
         int64_t n = sqlite3_column_bytes(q, 0);
         if (!p || n > t->stored - at)
             break;
-        memcpy(packed + at, p, (size_t)n);
+        memcpy(dst + at, p, (size_t)n);
         at += n;
     }
     db_done(q);
-    if (at != t->stored) {
+    return at == t->stored;
+}
+
+void *kvstore_read(struct db *d, int32_t plane, const struct kvstore_stored *t)
+{
+    char *packed = stored_valid(t) ? mem_try((size_t)t->stored) : NULL;
+    if (packed && !read_into(d, plane, t, packed)) {
         free(packed);
-        return NULL;
+        packed = NULL;
     }
     return packed;
+}
+
+/* The raw bytes, in packed itself or in buf (t->raw bytes); NULL when they are not what was put. */
+static const void *decode(ZSTD_DCtx *z, const struct kvstore_piece_name *name,
+                          const struct kvstore_stored *t, const void *packed, void *buf)
+{
+    unsigned char sum[16];
+    const void *raw = packed;
+    if (t->codec) {
+        raw = buf;
+        if (ZSTD_decompressDCtx(z, buf, (size_t)t->raw, packed, (size_t)t->stored) !=
+            (size_t)t->raw)
+            return NULL;
+    }
+    kvstore_checksum(name, raw, (size_t)t->raw, sum);
+    return memcmp(sum, t->sum, sizeof sum) ? NULL : raw;
 }
 
 void *kvstore_decode(ZSTD_DCtx *z, const struct kvstore_piece_name *name,
                      const struct kvstore_stored *t, void *packed)
 {
-    unsigned char sum[16];
-    char *raw = packed;
-    bool good = packed && stored_valid(t);
-    if (good && t->codec) {
-        raw = mem_try((size_t)t->raw);
-        good = raw && ZSTD_decompressDCtx(z, raw, (size_t)t->raw, packed, (size_t)t->stored) ==
-                          (size_t)t->raw;
+    void *buf = NULL;
+    const void *raw = NULL;
+    if (z && packed && stored_valid(t) && (!t->codec || (buf = mem_try((size_t)t->raw))))
+        raw = decode(z, name, t, packed, buf);
+    if (!raw || raw != packed)
         free(packed);
-    }
-    if (good) {
-        kvstore_checksum(name, raw, (size_t)t->raw, sum);
-        good = !memcmp(sum, t->sum, sizeof sum);
-    }
-    if (good)
-        return raw;
-    free(raw);
-    return NULL;
+    if (!raw || raw != buf)
+        free(buf);
+    return (void *)raw;
 }
 
-/* The piece's bytes, or NULL when anything about it is wrong. */
-static void *unpack(struct kvstore *kv, struct db *d, const struct kvstore_piece_name *name,
-                    const struct kvstore_stored *t)
+/* Several threads may decode at a time; decoders are large and go from hand to hand. */
+static ZSTD_DCtx *decoder_take(struct kvstore *kv)
 {
-    return kvstore_decode(kv->decompressor, name, t, kvstore_read(d, name->plane, t));
+    ZSTD_DCtx *z = NULL;
+    pthread_mutex_lock(&kv->r_lock);
+    if (kv->n_decoder)
+        z = kv->decoder[--kv->n_decoder];
+    pthread_mutex_unlock(&kv->r_lock);
+    return z ? z : ZSTD_createDCtx();
 }
 
-static void note_damage(struct sessions *s, const struct kvstore_put *name,
-                        const struct kv_piece *p)
+static void decoder_give(struct kvstore *kv, ZSTD_DCtx *z)
 {
-    s->kv->n_damaged++;
-    kvstore_post_drop(s, name, p, true);
+    pthread_mutex_lock(&kv->r_lock);
+    if (z && kv->n_decoder < KVSTORE_DECODERS) {
+        kv->decoder[kv->n_decoder++] = z;
+        z = NULL;
+    }
+    pthread_mutex_unlock(&kv->r_lock);
+    ZSTD_freeDCtx(z);
 }
 
 static int32_t tok_end(const struct kv_piece *p)
@@ -101,54 +121,60 @@ static int32_t tok_end(const struct kv_piece *p)
                : -1;
 }
 
-static bool get(struct sessions *s, const struct kvstore_put *name, struct kv_piece *piece,
-                void **ret_owned)
+/* The stored bytes of one piece; NULL when it is not there. Sets *ret_known when a row names it. */
+static void *fetch_one(struct db *d, const struct kvstore_put *name, const struct kv_piece *piece,
+                       struct kvstore_stored *t, bool *ret_known)
 {
-    struct kvstore *kv = s->kv;
     struct err ignored;
     sqlite3_stmt *q = NULL;
     bool row = false;
     int64_t block;
-    struct kvstore_stored t;
-    if (!kv->r || kvstore_find(kv->r, name->fingerprint, name->hash, name->n_tok, piece->plane < 0,
-                               &block, &ignored) != OK)
-        return false;
-    if (db_query(kv->r, &ignored, &q,
+    *ret_known = false;
+    if (!d || kvstore_find(d, name->fingerprint, name->hash, name->n_tok, piece->plane < 0, &block,
+                           &ignored) != OK)
+        return NULL;
+    if (db_query(d, &ignored, &q,
                  "SELECT first, n_chunk, raw, stored, codec, sum FROM piece WHERE block = ?"
                  " AND layer = ? AND head_group = ? AND plane = ?",
                  "iiii", block, (int64_t)piece->layer, (int64_t)piece->head_group,
                  (int64_t)piece->plane) != OK)
-        return false;
-    if (db_next(kv->r, q, &row, &ignored) == OK && row)
-        read_stored(q, 0, &t);
+        return NULL;
+    if (db_next(d, q, &row, &ignored) == OK && row)
+        read_stored(q, 0, t);
     db_done(q);
-    if (!row)
-        return false;
-    struct kvstore_piece_name full = {name->fingerprint, name->hash,   t.raw,
-                                      name->n_tok,       piece->layer, piece->head_group,
-                                      piece->plane};
-    void *data = unpack(kv, kv->r, &full, &t);
-    if (!data) {
-        note_damage(s, name, piece);
-        return false;
-    }
-    piece->data = *ret_owned = data;
-    piece->size_bytes = (size_t)t.raw;
-    return true;
+    *ret_known = row;
+    return row ? kvstore_read(d, piece->plane, t) : NULL;
 }
 
 static bool io_get(void *ctx, int64_t timeline, uint64_t fingerprint, uint64_t tok_hash,
                    struct kv_piece *piece, void **ret_owned)
 {
     struct sessions *s = ctx;
+    struct kvstore *kv = s->kv;
     struct kvstore_put name = {timeline, fingerprint, tok_hash, tok_end(piece), 1, NULL};
+    struct kvstore_stored t;
+    bool known;
     if (timeline <= 0 || name.n_tok <= 0 || !kvstore_plane_valid(piece->plane))
         return false;
     writer_drain(s, WRITER_KV);
-    pthread_mutex_lock(&s->kv->r_lock);
-    bool found = get(s, &name, piece, ret_owned);
-    pthread_mutex_unlock(&s->kv->r_lock);
-    return found;
+    pthread_mutex_lock(&kv->r_lock);
+    void *packed = fetch_one(kv->r, &name, piece, &t, &known);
+    pthread_mutex_unlock(&kv->r_lock);
+    if (!known)
+        return false;
+    struct kvstore_piece_name full = {fingerprint,  tok_hash,     t.raw,
+                                      name.n_tok,   piece->layer, piece->head_group,
+                                      piece->plane};
+    ZSTD_DCtx *z = decoder_take(kv);
+    void *data = kvstore_decode(z, &full, &t, packed);
+    decoder_give(kv, z);
+    if (!data) {
+        kvstore_post_drop(s, &name, piece, true);
+        return false;
+    }
+    piece->data = *ret_owned = data;
+    piece->size_bytes = (size_t)t.raw;
+    return true;
 }
 
 int32_t kvstore_list(struct db *d, int64_t block, struct kvstore_listed **ret)
@@ -181,43 +207,79 @@ int32_t kvstore_list(struct db *d, int64_t block, struct kvstore_listed **ret)
     return n;
 }
 
-static int32_t load(struct sessions *s, const struct kvstore_put *name, bool state,
-                    bool (*visit)(void *visit_ctx, const struct kv_piece *piece), void *visit_ctx)
-{
-    struct kvstore *kv = s->kv;
-    struct err ignored;
+/* The pieces of a block with their stored bytes. */
+struct fetched {
     struct kvstore_listed *all;
+    char **packed; /* [n], into bytes; NULL = cannot be right */
+    char *bytes;
+    size_t raw_max;
+    int32_t n;
+};
+
+/* In one read transaction: each costs SQLite a lock and a look for a journal. */
+static void fetch(struct kvstore *kv, const struct kvstore_put *name, bool state,
+                  struct fetched *f)
+{
+    struct db *d = kv->r;
+    struct err ignored;
     int64_t block;
+    size_t size = 0, at = 0;
+    *f = (struct fetched){0};
+    if (!d || db_exec(d, "BEGIN", &ignored) != OK)
+        return;
+    if (kvstore_find(d, name->fingerprint, name->hash, name->n_tok, state, &block, &ignored) == OK)
+        f->n = kvstore_list(d, block, &f->all);
+    f->packed = mem_calloc((size_t)f->n + 1, sizeof *f->packed);
+    for (int32_t i = 0; i < f->n; i++)
+        if (stored_valid(&f->all[i].stored))
+            size += (size_t)f->all[i].stored.stored;
+    f->bytes = mem_try(size + 1);
+    if (!f->bytes)
+        f->n = 0; /* as if nothing were held: it is read from ids */
+    for (int32_t i = 0; i < f->n && f->bytes; i++) {
+        const struct kvstore_listed *l = &f->all[i];
+        if (!stored_valid(&l->stored) || !kvstore_plane_valid(l->plane) || (l->plane < 0) != state ||
+            !read_into(d, l->plane, &l->stored, f->bytes + at))
+            continue;
+        f->packed[i] = f->bytes + at;
+        at += (size_t)l->stored.stored;
+        if (f->raw_max < (size_t)l->stored.raw)
+            f->raw_max = (size_t)l->stored.raw;
+    }
+    db_exec(d, "COMMIT", &ignored);
+}
+
+/* Hands the pieces out; returns how many were damaged. */
+static int32_t visit_all(struct sessions *s, const struct kvstore_put *name, bool state,
+                         const struct fetched *f,
+                         bool (*visit)(void *visit_ctx, const struct kv_piece *piece),
+                         void *visit_ctx)
+{
+    ZSTD_DCtx *z = decoder_take(s->kv);
+    void *buf = mem_try(f->raw_max + 1);
     int32_t n_bad = 0;
-    if (!kv->r || kvstore_find(kv->r, name->fingerprint, name->hash, name->n_tok, state, &block,
-                               &ignored) != OK)
-        return -1;
-    int32_t n = kvstore_list(kv->r, block, &all);
-    for (int32_t i = 0; i < n; i++) {
-        struct kvstore_listed *l = &all[i];
+    bool more = z && buf;
+    for (int32_t i = 0; i < f->n && more; i++) {
+        const struct kvstore_listed *l = &f->all[i];
         struct kvstore_piece_name full = {name->fingerprint, name->hash, l->stored.raw,
                                           name->n_tok,       l->layer,   l->head_group,
                                           l->plane};
         struct kv_piece piece = {.layer = l->layer,
                                  .head_group = l->head_group,
                                  .plane = l->plane,
-                                 .block = state ? name->n_tok : name->n_tok / KV_IO_BLOCK_TOK - 1};
-        bool named = kvstore_plane_valid(l->plane) && (l->plane < 0) == state;
-        void *data = named ? unpack(kv, kv->r, &full, &l->stored) : NULL;
-        if (!data) {
+                                 .block = state ? name->n_tok : name->n_tok / KV_IO_BLOCK_TOK - 1,
+                                 .size_bytes = (size_t)l->stored.raw};
+        piece.data = f->packed[i] ? decode(z, &full, &l->stored, f->packed[i], buf) : NULL;
+        if (piece.data) {
+            more = visit(visit_ctx, &piece);
+        } else {
             n_bad++;
-            note_damage(s, name, &piece);
-            continue;
+            kvstore_post_drop(s, name, &piece, true);
         }
-        piece.data = data;
-        piece.size_bytes = (size_t)l->stored.raw;
-        bool more = visit(visit_ctx, &piece);
-        free(data);
-        if (!more)
-            break;
     }
-    free(all);
-    return n ? n_bad : -1;
+    decoder_give(s->kv, z);
+    free(buf);
+    return n_bad;
 }
 
 static int32_t io_load(void *ctx, int64_t timeline, uint64_t fingerprint, uint64_t tok_hash,
@@ -229,11 +291,16 @@ static int32_t io_load(void *ctx, int64_t timeline, uint64_t fingerprint, uint64
     struct kvstore_put name = {timeline, fingerprint, tok_hash, n_tok_end, 1, NULL};
     if (timeline <= 0 || n_tok_end <= 0)
         return -1;
+    struct fetched f;
     writer_drain(s, WRITER_KV);
     pthread_mutex_lock(&s->kv->r_lock);
-    int32_t n = load(s, &name, state, visit, visit_ctx);
+    fetch(s->kv, &name, state, &f);
     pthread_mutex_unlock(&s->kv->r_lock);
-    return n;
+    int32_t n_bad = f.n ? visit_all(s, &name, state, &f, visit, visit_ctx) : -1;
+    free(f.bytes);
+    free(f.packed);
+    free(f.all);
+    return n_bad;
 }
 
 /* ---- what is held ---- */
@@ -295,9 +362,12 @@ static void io_find(void *ctx, int64_t timeline, uint64_t fingerprint, const int
     if (timeline <= 0 || n_id <= 0)
         return;
     writer_drain(s, WRITER_KV);
+    struct err ignored;
     pthread_mutex_lock(&s->kv->r_lock);
-    if (s->kv->r)
+    if (s->kv->r && db_exec(s->kv->r, "BEGIN", &ignored) == OK) {
         find(s->kv, fingerprint, ids, n_id, &f);
+        db_exec(s->kv->r, "COMMIT", &ignored);
+    }
     pthread_mutex_unlock(&s->kv->r_lock);
     *ret_n_block = f.n_block;
     *ret_n_state = f.n_state;
@@ -357,7 +427,7 @@ static enum status all_blocks(struct db *d, struct block_row **ret, int32_t *ret
 }
 
 /* Reads the pieces of one block; drops the bad ones when asked to. Returns how many were bad. */
-static int32_t verify_block(struct kvstore *kv, struct db *d, const struct block_row *b, bool drop)
+static int32_t verify_block(ZSTD_DCtx *z, struct db *d, const struct block_row *b, bool drop)
 {
     struct kvstore_listed *all;
     struct err ignored;
@@ -368,10 +438,12 @@ static int32_t verify_block(struct kvstore *kv, struct db *d, const struct block
             b->name.fingerprint, b->name.hash, l->stored.raw, b->name.n_tok, l->layer,
             l->head_group,       l->plane};
         bool named = kvstore_plane_valid(l->plane) && (l->plane < 0) == b->state;
-        void *data = named ? unpack(kv, d, &full, &l->stored) : NULL;
+        void *data = NULL;
+        if (named)
+            data = kvstore_decode(z, &full, &l->stored, kvstore_read(d, l->plane, &l->stored));
         free(data);
         n_bad += !data;
-        if (!data && drop && kvstore_plane_valid(l->plane))
+        if (!data && drop)
             kvstore_drop_planes(d, b->id, l->layer, l->head_group, l->plane, l->plane, &ignored);
     }
     free(all);
@@ -384,10 +456,10 @@ void kvstore_verify(struct sessions *s, struct db *d, char *detail, size_t cap, 
     struct err e;
     int32_t n = 0, n_bad = 0;
     enum status st = all_blocks(d, &all, &n, &e);
-    pthread_mutex_lock(&s->kv->r_lock); /* for the decompressor */
+    ZSTD_DCtx *z = decoder_take(s->kv);
     for (int32_t i = 0; i < n; i++)
-        n_bad += verify_block(s->kv, d, &all[i], false);
-    pthread_mutex_unlock(&s->kv->r_lock);
+        n_bad += verify_block(z, d, &all[i], false);
+    decoder_give(s->kv, z);
     free(all);
     if (st == OK && n_bad == 0)
         return;
@@ -406,11 +478,11 @@ static enum status repair_rows(struct sessions *s, struct db *d, struct err *e)
     int32_t n;
     TRY(all_blocks(d, &all, &n, e));
     enum status st = OK;
-    pthread_mutex_lock(&s->kv->r_lock);
+    ZSTD_DCtx *z = decoder_take(s->kv);
     for (int32_t i = 0; i < n && st == OK; i++)
-        if (verify_block(s->kv, d, &all[i], true))
+        if (verify_block(z, d, &all[i], true))
             st = kvstore_cut(d, all[i].id, KV_IO_PLANES - 1, e);
-    pthread_mutex_unlock(&s->kv->r_lock);
+    decoder_give(s->kv, z);
     free(all);
     return st == OK ? kvstore_sweep(d, e) : st;
 }

@@ -182,7 +182,8 @@ static void kv_free(struct kvstore *kv)
 {
     close_both(kv);
     ZSTD_freeCCtx(kv->compressor);
-    ZSTD_freeDCtx(kv->decompressor);
+    while (kv->n_decoder)
+        ZSTD_freeDCtx(kv->decoder[--kv->n_decoder]);
     pthread_mutex_destroy(&kv->r_lock);
     free(kv->path);
     free(kv);
@@ -195,10 +196,8 @@ void kvstore_open(struct sessions *s)
     pthread_mutex_init(&kv->r_lock, NULL);
     kv->path = kv_path(s->path);
     kv->compressor = ZSTD_createCCtx();
-    kv->decompressor = ZSTD_createDCtx();
-    enum status st = kv->compressor && kv->decompressor
-                         ? open_both(kv, &e)
-                         : err_set(&e, ERR_MEMORY, "no memory to keep KV");
+    enum status st = kv->compressor ? open_both(kv, &e)
+                                    : err_set(&e, ERR_MEMORY, "no memory to keep KV");
     if (st != OK) {
         store_trouble(s, &e);
         kv_free(kv);

@@ -16,6 +16,8 @@ enum {
     KVSTORE_PAGE_BYTES = 8192, /* a commit writes some fifteen pages twice: larger costs too much */
     KVSTORE_TABLES = KV_IO_PLANES + 1,
     KVSTORE_STATE = KV_IO_PLANES, /* table of window and meta pieces */
+    KVSTORE_LAYERS = 64, /* told apart when looking what compresses; a power of two */
+    KVSTORE_DECODERS = 32, /* kept for the next time, at most */
     KVSTORE_RAW_MAX_BYTES = 256 << 20, /* of a piece; larger sizes in the file are damage */
 };
 
@@ -31,14 +33,14 @@ struct kvstore {
     _Atomic bool off; /* out of use until the store is opened again: puts are not taken */
     struct db *w; /* store's thread; NULL when out of use */
     ZSTD_CCtx *compressor;
-    int32_t misses[KVSTORE_TABLES]; /* compressions in a row that did not pay */
+    int32_t misses[KVSTORE_TABLES][KVSTORE_LAYERS]; /* compressions in a row that did not pay */
     int32_t room[KVSTORE_TABLES];   /* bytes left in the last database page of a table, about */
     int64_t n_free_seen; /* free pages when the last vacuum step was queued */
 
     pthread_mutex_t r_lock; /* protects what follows */
     struct db *r;           /* NULL when out of use */
-    ZSTD_DCtx *decompressor;
-    int64_t n_damaged;      /* pieces left out since the store was opened */
+    ZSTD_DCtx *decoder[KVSTORE_DECODERS]; /* not in use just now */
+    int32_t n_decoder;
 };
 
 void kvstore_open(struct sessions *s);    /* on failure s->kv stays NULL, trouble says why */

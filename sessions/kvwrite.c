@@ -11,9 +11,11 @@
 
 enum {
     KV_MISSES_MAX = 8,   /* after so many pieces that did not compress ... */
-    KV_MISS_SAMPLE = 16, /* ... only every 16th of that plane is tried */
+    KV_MISS_SAMPLE = 16, /* ... only every 16th of that plane and layer is tried */
     KV_STATES_KEPT = 2,  /* newest states per chat: the open branch and the one before */
     KV_ZSTD_LEVEL = 1,
+    KV_ZSTD_BLOCKS = 8, /* of a piece, at most ... */
+    KV_ZSTD_BLOCK_BYTES = 4096, /* ... unless they were shorter than this */
     KV_CELL_BYTES = 20,                     /* a row's own bytes in a database page, at most */
     KV_PAGE_ROOM = KVSTORE_PAGE_BYTES - 64, /* of an empty one; SQLite keeps 35 */
     KV_CHUNK_MIN_BYTES = 512,               /* less room than that is left empty */
@@ -62,8 +64,9 @@ static enum status drop_pieces(struct db *d, int64_t block, const struct doomed 
                                struct err *e)
 {
     for (int32_t i = 0; i < n; i++) {
-        TRY(db_do(d, e, kvstore_sql[kvstore_table(p[i].plane)].erase, "ii", p[i].first,
-                  p[i].first + p[i].n_chunk));
+        if (kvstore_plane_valid(p[i].plane)) /* damage makes up planes, too */
+            TRY(db_do(d, e, kvstore_sql[kvstore_table(p[i].plane)].erase, "ii", p[i].first,
+                      p[i].first + p[i].n_chunk));
         TRY(db_do(d, e,
                   "DELETE FROM piece WHERE block = ? AND layer = ? AND head_group = ?"
                   " AND plane = ?",
@@ -207,17 +210,37 @@ static enum status make_block(struct db *d, const struct kvstore_put *p, bool st
                  *ret);
 }
 
+/* One frame, in blocks: a block has its own table of codes, and pieces are made of parts that have
+ * little in common. 0 = it did not fit. */
+static size_t compress(ZSTD_CCtx *z, const struct kv_piece *p, void *buf, size_t cap)
+{
+    ZSTD_outBuffer out = {buf, cap, 0};
+    ZSTD_CCtx_reset(z, ZSTD_reset_session_only);
+    ZSTD_CCtx_setParameter(z, ZSTD_c_compressionLevel, KV_ZSTD_LEVEL);
+    size_t n = p->size_bytes / KV_ZSTD_BLOCKS + 1;
+    if (n < KV_ZSTD_BLOCK_BYTES)
+        n = KV_ZSTD_BLOCK_BYTES;
+    for (size_t at = 0; at < p->size_bytes;) {
+        bool last = n >= p->size_bytes - at;
+        ZSTD_inBuffer in = {(const char *)p->data + at, last ? p->size_bytes - at : n, 0};
+        if (ZSTD_compressStream2(z, &out, &in, last ? ZSTD_e_end : ZSTD_e_flush) != 0)
+            return 0;
+        at += in.size;
+    }
+    return out.pos;
+}
+
 /* Compresses when that pays; returns the bytes to store and sets *ret_codec. */
 static const void *pack(struct kvstore *kv, const struct kv_piece *p, void *buf, size_t cap,
                         size_t *ret_n, int64_t *ret_codec)
 {
-    int32_t *misses = &kv->misses[kvstore_table(p->plane)];
+    int32_t *misses = &kv->misses[kvstore_table(p->plane)][(p->layer + 1) & (KVSTORE_LAYERS - 1)];
     *ret_codec = 0;
     *ret_n = p->size_bytes;
     if (*misses >= KV_MISSES_MAX && (*misses)++ % KV_MISS_SAMPLE)
         return p->data;
-    size_t n = ZSTD_compressCCtx(kv->compressor, buf, cap, p->data, p->size_bytes, KV_ZSTD_LEVEL);
-    if (ZSTD_isError(n) || n >= p->size_bytes - p->size_bytes / 20) {
+    size_t n = compress(kv->compressor, p, buf, cap);
+    if (n == 0 || n >= p->size_bytes - p->size_bytes / 40) {
         ++*misses;
         return p->data;
     }

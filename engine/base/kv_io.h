@@ -51,8 +51,8 @@ static inline uint64_t kv_io_hash(uint64_t hash, const int32_t *ids, int32_t n)
     return hash;
 }
 
-/* All callbacks may be called from the engine's thread; put and dropped never block on disk, the
- * others read (and wait for puts still queued). `timeline` is the number the caller gave with the
+/* All callbacks may be called from the engine's thread, load from several at a time; put and dropped
+ * never block on disk, the others read (and wait for puts still queued). `timeline` is the number the caller gave with the
  * turn; it says who uses a piece, not which piece it is. Numbers <= 0 are not kept. */
 struct kv_io {
     void *ctx;
