@@ -442,6 +442,20 @@ enum status chat_rename(struct chat *c, const char *title, struct err *e)
     return OK;
 }
 
+enum status chat_verify(struct chat *c, struct err *e)
+{
+    TRY(refuse_busy(c, e));
+    int32_t n, first_new;
+    int32_t *ids = path_ids(c, &n, &first_new);
+    enum status st = engine_verify(c->engine, c->conversation, ids, n, &c->turn, e);
+    free(ids);
+    if (st == OK) {
+        c->running = true;
+        c->answering = false;
+    }
+    return st;
+}
+
 /* The answer's row is made with its first token, so that a crash during prefill leaves the
  * question last, ready to be answered again. */
 static enum status begin_answer(struct chat *c, struct err *e)
@@ -522,6 +536,15 @@ static bool translate(struct chat *c, struct engine_event *ev, struct chat_event
         finish_answer(c, "failed");
         ret->kind = CHAT_EV_FAILED;
         ret->err = ev->err;
+        return true;
+    case ENGINE_EV_VERIFY:
+    case ENGINE_EV_VERIFIED:
+        ret->kind = ev->kind == ENGINE_EV_VERIFY ? CHAT_EV_VERIFY : CHAT_EV_VERIFIED;
+        ret->done = *ev;
+        ret->done.text = NULL;
+        ret->done.ids = NULL;
+        if (ev->kind == ENGINE_EV_VERIFIED)
+            c->running = false;
         return true;
     }
     return false;

@@ -54,6 +54,9 @@ enum status chat_undo(struct chat *c, struct err *e);                     /* ste
 enum status chat_sibling(struct chat *c, int32_t i, int32_t step, struct err *e); /* other branch at message i */
 enum status chat_fork(struct chat *c, int32_t i, int64_t *ret_conversation, struct err *e);
 enum status chat_rename(struct chat *c, const char *title, struct err *e);
+/* Measures what compression costs this conversation (engine_verify); runs like a turn: chat_running,
+ * chat_cancel, then CHAT_EV_VERIFIED. */
+enum status chat_verify(struct chat *c, struct err *e);
 
 /* ---- events ---- */
 enum chat_event_kind {
@@ -61,6 +64,8 @@ enum chat_event_kind {
     CHAT_EV_NOTICE,   /* text: one line */
     CHAT_EV_DONE,     /* turn ended: figures as in engine_event */
     CHAT_EV_FAILED,   /* err */
+    CHAT_EV_VERIFY,   /* progress of chat_verify: done.n_tok_done of done.n_tok_total */
+    CHAT_EV_VERIFIED, /* chat_verify ended: done.fidelity */
 };
 struct chat_event {
     enum chat_event_kind kind;

@@ -32,6 +32,7 @@ const struct cli_command cli_commands[] = {
     {"detokenize", "[ID...]", "text of token ids", cmd_detokenize},
     {"logits", "--tokens FILE --out FILE", "teacher-forced logits, raw float32 [n_tok, n_vocab]", cmd_logits},
     {"perplexity", "FILE", "teacher-forced negative log-likelihood of a text", cmd_perplexity},
+    {"verify", "[ID]", "what compression costs a conversation (the latest without ID), measured exactly", cmd_verify},
     {"eval", "--kv P[,P...]", "each KV format against the exact one, on a text or a task suite", cmd_eval},
     {"bench", "", "tokens per second of prefill and decode", cmd_bench},
     {"doctor", "", "backends, folders, database check", cmd_doctor},

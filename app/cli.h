@@ -57,6 +57,7 @@ int cmd_tokenize(struct options *o);
 int cmd_detokenize(struct options *o);
 int cmd_logits(struct options *o);
 int cmd_perplexity(struct options *o);
+int cmd_verify(struct options *o);
 int cmd_eval(struct options *o);
 int cmd_bench(struct options *o);
 int cmd_doctor(struct options *o);

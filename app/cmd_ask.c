@@ -125,6 +125,8 @@ static int converse(struct chat *c, const struct options *o, struct engine *en,
             print_growth(c, &shown);
         switch (ev.kind) {
         case CHAT_EV_CHANGED:
+        case CHAT_EV_VERIFY:
+        case CHAT_EV_VERIFIED:
             break;
         case CHAT_EV_NOTICE:
             fprintf(stderr, "dogear: %s\n", ev.text);

@@ -15,6 +15,7 @@
 #include "app/json.h"
 #include "app/paths.h"
 #include "app/suite.h"
+#include "engine/base/compare.h"
 #include "engine/base/mem.h"
 #include "engine/base/str.h"
 
@@ -52,42 +53,16 @@ struct comparing {
     const float *exact; /* [n, n_vocab] */
     const int32_t *ids;
     int32_t n, n_vocab;
-    double *kl;         /* [n] */
-    double nll, nll_exact;
-    int32_t n_same;
+    struct compare sum;
 };
-
-/* log of the sum of exp(x), and the place of the largest. */
-static double log_sum(const float *x, int32_t n, int32_t *ret_best)
-{
-    int32_t best = 0;
-    for (int32_t i = 1; i < n; i++)
-        if (x[i] > x[best])
-            best = i;
-    double sum = 0;
-    for (int32_t i = 0; i < n; i++)
-        sum += exp((double)x[i] - x[best]);
-    *ret_best = best;
-    return log(sum) + x[best];
-}
 
 static bool compare_row(void *ctx, int32_t i, const float *logits)
 {
     struct comparing *c = ctx;
-    const float *p = c->exact + (size_t)i * (size_t)c->n_vocab;
-    int32_t best_p, best_q;
-    double zp = log_sum(p, c->n_vocab, &best_p), zq = log_sum(logits, c->n_vocab, &best_q);
-    double kl = 0;
-    for (int32_t v = 0; v < c->n_vocab; v++) {
-        double lp = p[v] - zp;
-        kl += exp(lp) * (lp - (logits[v] - zq));
-    }
-    c->kl[i] = kl > 0 ? kl : 0;
-    c->n_same += best_p == best_q;
-    if (i + 1 < c->n) {
-        c->nll += zq - logits[c->ids[i + 1]];
-        c->nll_exact += zp - p[c->ids[i + 1]];
-    }
+    struct compare_row row =
+        compare_logits(c->exact + (size_t)i * (size_t)c->n_vocab, logits, c->n_vocab,
+                       i + 1 < c->n ? c->ids[i + 1] : -1);
+    compare_add(&c->sum, &row);
     return true;
 }
 
@@ -97,12 +72,6 @@ static bool keep_row(void *ctx, int32_t i, const float *logits)
     (void)i;
     size_t n = *(const size_t *)c[1];
     return fwrite(logits, sizeof *logits, n, c[0]) == n;
-}
-
-static int by_value(const void *a, const void *b)
-{
-    double x = *(const double *)a, y = *(const double *)b;
-    return (x > y) - (x < y);
 }
 
 struct text_run {
@@ -168,27 +137,23 @@ static enum status text_measure(const struct options *o, const struct text_run *
 {
     struct engine *en;
     TRY(open_preset(o, preset, t->n + 64, &en, e));
-    struct comparing c = {.exact = t->exact, .ids = t->ids, .n = t->n, .n_vocab = t->n_vocab,
-                          .kl = mem_calloc((size_t)t->n, sizeof(double))};
+    struct comparing c = {
+        .exact = t->exact, .ids = t->ids, .n = t->n, .n_vocab = t->n_vocab};
     enum status st = engine_logits(en, t->ids, t->n, compare_row, &c, e);
     if (st == OK) {
         *ret = row_new(preset, "text");
         ret->lossy = engine_info(en)->kv_lossy;
         ret->n_tok = t->n;
-        double sum = 0;
-        for (int32_t i = 0; i < t->n; i++)
-            sum += c.kl[i];
-        qsort(c.kl, (size_t)t->n, sizeof *c.kl, by_value);
-        ret->kl_mean = sum / t->n;
-        ret->kl_p99 = c.kl[(size_t)((t->n - 1) * 0.99)];
-        ret->top1 = (double)c.n_same / t->n;
-        ret->nll = c.nll / (t->n - 1);
-        ret->nll_exact = c.nll_exact / (t->n - 1);
+        ret->kl_mean = compare_kl_mean(&c.sum);
+        ret->kl_p99 = compare_kl_p99(&c.sum);
+        ret->top1 = compare_top1(&c.sum);
+        ret->nll = compare_nll(&c.sum);
+        ret->nll_exact = compare_nll_exact(&c.sum);
         struct stats s;
         engine_stats(en, &s);
         ret->bytes_per_token = s.bytes_per_tok;
     }
-    free(c.kl);
+    compare_fini(&c.sum);
     engine_close(en);
     return st;
 }

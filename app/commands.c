@@ -360,6 +360,12 @@ static void stats_write(struct screen *sc, const struct stats *st, const char *p
         {"kl_measured", json_figure(st->kl_measured)},
         {"top1_measured", json_figure(st->top1_measured)},
         {"fidelity_n", json_whole(st->fidelity_n)},
+        {"kl_p99_measured", json_figure(st->kl_p99_measured)},
+        {"nll_difference", json_figure(st->nll_difference)},
+        {"first_divergence", json_whole(st->first_divergence)},
+        {"step_error", json_figure(st->step_error)},
+        {"harm_measured", json_figure(st->harm_measured)},
+        {"step_n", json_whole(st->step_n)},
     };
     json_t *j = json_object();
     for (size_t i = 0; i < sizeof fields / sizeof *fields; i++)
@@ -441,6 +447,29 @@ static void cmd_stats(struct screen *sc, const char *args)
     screen_text(sc, "Figures", str_take(&s));
 }
 
+static void cmd_verify(struct screen *sc, const char *args)
+{
+    struct err e;
+    (void)args;
+    if (chat_verify(screen_chat(sc), &e) != OK)
+        screen_error(sc, &e);
+    else
+        screen_notice(sc, "verifying: the conversation is read again exactly; Ctrl+C stops");
+}
+
+void commands_verified(struct screen *sc, const struct engine_fidelity *f)
+{
+    char kl[FORMAT_SIZE], top[FORMAT_SIZE], n[FORMAT_SIZE], at[FORMAT_SIZE];
+    if (f->n == 0) {
+        screen_notice(sc, "verifying stopped before anything was compared");
+        return;
+    }
+    screen_notice(sc, "verified over %s%s tokens: KL %s, same first choice %s, first differs at %s",
+                  format_count(n, f->n), f->n < f->n_tok ? " (stopped)" : "",
+                  format_small(kl, f->kl_mean), format_percent(top, f->top1),
+                  f->first_divergence < 0 ? "none" : format_count(at, f->first_divergence));
+}
+
 static void cmd_copy(struct screen *sc, const char *args)
 {
     char *end;
@@ -513,6 +542,7 @@ static const struct ui_command rows[] = {
     {"/context", "how full the context is"},
     {"/stats [FILE]", "speed and memory; with FILE as JSON"},
     {"/coverage [C]", "attention mass that sparse attention keeps; 1 = dense"},
+    {"/verify", "measure exactly what compression costs this conversation"},
     {"/think", "show or hide the model's thinking"},
     {"/copy [N]", "copy the last answer, or code block N"},
     {"/export [FILE]", "write this conversation as Markdown"},
@@ -542,6 +572,7 @@ static const struct command commands[] = {
     {"/context", "/tokens /ctx", cmd_context},
     {"/stats", "", cmd_stats},
     {"/coverage", "", cmd_coverage},
+    {"/verify", "", cmd_verify},
     {"/think", "/nothink /thinking", cmd_think},
     {"/copy", "", cmd_copy},
     {"/export", "", cmd_export},

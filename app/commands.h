@@ -6,6 +6,7 @@
 #include <stdbool.h>
 #include <stddef.h>
 
+#include "engine/engine.h"
 #include "ui/model.h"
 
 struct screen;
@@ -13,6 +14,8 @@ struct screen;
 /* Runs a line that starts with `/`. False when there is no such command (a notice has been shown):
  * the text should stay in the editor. */
 bool commands_run(struct screen *sc, const char *line);
+/* Tells what /verify found. */
+void commands_verified(struct screen *sc, const struct engine_fidelity *f);
 /* Rows for help and palette; *ret_n of them. Constant. */
 const struct ui_command *commands_list(int *ret_n);
 /* Completes the command name at the start of `text`: returns the only name with that beginning

@@ -561,6 +561,15 @@ void screen_engine(struct screen *sc)
             screen_error(sc, &ev.err);
             screen_refresh(sc);
             break;
+        case CHAT_EV_VERIFY:
+            screen_notice(sc, "verifying: %d of %d tokens read exactly; Ctrl+C stops",
+                          (int)ev.done.n_tok_done, (int)ev.done.n_tok_total);
+            break;
+        case CHAT_EV_VERIFIED:
+            sc->cancel_sent = false;
+            commands_verified(sc, &ev.done.fidelity);
+            screen_refresh(sc);
+            break;
         }
     }
     sc->poll_s = screen_now_s();

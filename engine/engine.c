@@ -63,6 +63,12 @@ enum status engine_submit(struct engine *en, const struct engine_turn *t, uint64
     return en->vt->submit(en, t, ret_turn, e);
 }
 
+enum status engine_verify(struct engine *en, int64_t timeline, const int32_t *ids, int32_t n,
+                          uint64_t *ret_turn, struct err *e)
+{
+    return en->vt->verify(en, timeline, ids, n, ret_turn, e);
+}
+
 void engine_cancel(struct engine *en)
 {
     en->vt->cancel(en);

@@ -100,6 +100,19 @@ enum engine_event_kind {
     ENGINE_EV_NOTICE,   /* text: one line for the user */
     ENGINE_EV_DONE,     /* the turn ended: figures below */
     ENGINE_EV_FAILED,   /* err; the timeline keeps what was computed */
+    ENGINE_EV_VERIFY,   /* engine_verify's progress in n_tok_done, n_tok_total */
+    ENGINE_EV_VERIFIED, /* engine_verify ended: fidelity */
+};
+
+/* What a timeline's cache, as it is now, costs against an uncompressed one: every position read
+ * twice, teacher-forced. NAN while nothing was compared. */
+struct engine_fidelity {
+    int32_t n_tok;            /* tokens of the timeline */
+    int32_t n;                /* positions compared; fewer than n_tok = cancelled */
+    int32_t first_divergence; /* first position whose likeliest next token differs; -1 = none */
+    double kl_mean, kl_p99;   /* KL(exact || compressed) of the next token, nats */
+    double top1;              /* share of positions whose likeliest next token is the same */
+    double nll, nll_exact;    /* of the text that stands there, nats per token */
 };
 
 enum engine_stop {
@@ -127,12 +140,20 @@ struct engine_event {
     int64_t kv_bytes, f16_bytes;             /* of this timeline; -1 = unknown */
     uint64_t seed;
     struct err err;            /* FAILED */
+    struct engine_fidelity fidelity; /* VERIFIED */
 };
 void engine_event_free(struct engine_event *ev);
 
 /* Queues a turn; returns ERR_BUSY while another runs (the typed text stays with the caller). */
 enum status engine_submit(struct engine *en, const struct engine_turn *t, uint64_t *ret_turn,
                           struct err *e);
+/* Measures the timeline's fidelity as a job of its own: reads ids[0..n), the whole path as fed, with
+ * an f16 cache and with the pages the timeline holds (in memory or kept; what it does not hold is
+ * sealed as the preset says), attention dense in both. Events VERIFY, then VERIFIED (also after
+ * engine_cancel) or FAILED, under the number returned; the stats snapshot shows both. Changes
+ * nothing. ERR_BUSY while a turn runs, and a turn is refused while this runs. */
+enum status engine_verify(struct engine *en, int64_t timeline, const int32_t *ids, int32_t n,
+                          uint64_t *ret_turn, struct err *e);
 void engine_cancel(struct engine *en);                 /* ends the running turn soon; never blocks */
 bool engine_busy(const struct engine *en);
 struct engine_event *engine_poll(struct engine *en);   /* NULL = none waiting; free it */

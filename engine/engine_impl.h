@@ -14,6 +14,8 @@ struct engine_vt {
     const struct engine_info *(*info)(const struct engine *en);
     enum status (*submit)(struct engine *en, const struct engine_turn *t, uint64_t *ret_turn,
                           struct err *e);
+    enum status (*verify)(struct engine *en, int64_t timeline, const int32_t *ids, int32_t n,
+                          uint64_t *ret_turn, struct err *e);
     void (*cancel)(struct engine *en);
     bool (*busy)(const struct engine *en);
     /* timeout_ms 0 = poll, -1 = for ever. */

@@ -14,6 +14,7 @@
  *   choice P         probability told of the tokens of `say` from now on; unknown before
  *   map L H B        a picture of L layers, H heads, B blocks in f16 whose mass is unknown
  *   page L H B K V MASS EK EV   one of its pages: bits, mass, errors; -1 for L, H or B = all
+ * Verifying takes 8 steps of `rate` times ten and finds what `stat` set.
  * Token ids are the bytes of the text plus 256 for the control tokens, so that detokenising what
  * was stored gives exactly what was shown. */
 #include "engine/fake.h"
@@ -46,6 +47,7 @@ struct job {
     int32_t n_prefix;
     struct str prompt;
     uint64_t seed;
+    int32_t n_verify; /* > 0: engine_verify of so many ids */
 };
 
 struct fake {
@@ -246,6 +248,13 @@ static const struct {
     {"kv_budget_bytes", offsetof(struct stats, kv_budget_bytes), 'l'},
     {"rss_bytes", offsetof(struct stats, rss_bytes), 'l'},
     {"weights_bytes", offsetof(struct stats, weights_bytes), 'l'},
+    {"kl_p99_measured", offsetof(struct stats, kl_p99_measured), 'd'},
+    {"nll_difference", offsetof(struct stats, nll_difference), 'd'},
+    {"first_divergence", offsetof(struct stats, first_divergence), 'i'},
+    {"step_error", offsetof(struct stats, step_error), 'd'},
+    {"harm_measured", offsetof(struct stats, harm_measured), 'd'},
+    {"step_n", offsetof(struct stats, step_n), 'i'},
+    {"step_at_s", offsetof(struct stats, step_at_s), 'd'},
     {"fidelity_n", offsetof(struct stats, fidelity_n), 'i'},
     {"fit_tok", offsetof(struct stats, fit_tok), 'i'},
     {"fit_floor_tok", offsetof(struct stats, fit_floor_tok), 'i'},
@@ -424,6 +433,45 @@ static void play(struct fake *f, struct job *j)
     queue_push(f->events, ev);
 }
 
+static void verify(struct fake *f, struct job *j)
+{
+    struct engine_event *ev;
+    int32_t done = 0;
+    for (int i = 1; i <= 8 && pause_ms(f, 10 * f->rate_ms); i++) {
+        done = (int32_t)((int64_t)j->n_verify * i / 8);
+        pthread_mutex_lock(&f->lock);
+        f->stats.phase = STATS_VERIFY;
+        f->stats.n_verify_done = done;
+        f->stats.n_verify_total = j->n_verify;
+        pthread_mutex_unlock(&f->lock);
+        ev = event(j, ENGINE_EV_VERIFY);
+        ev->n_tok_done = done;
+        ev->n_tok_total = j->n_verify;
+        queue_push(f->events, ev);
+    }
+    ev = event(j, ENGINE_EV_VERIFIED);
+    ev->stop = done == j->n_verify ? ENGINE_STOP_EOS : ENGINE_STOP_CANCEL;
+    pthread_mutex_lock(&f->lock);
+    struct stats *s = &f->stats;
+    s->phase = STATS_IDLE;
+    s->n_verify_done = s->n_verify_total = -1;
+    if (done > 0) {
+        s->fidelity_n = done;
+        s->fidelity_at_s = now_s();
+    }
+    ev->fidelity = (struct engine_fidelity){.n_tok = j->n_verify,
+                                            .n = done,
+                                            .first_divergence = s->first_divergence,
+                                            .kl_mean = s->kl_measured,
+                                            .kl_p99 = s->kl_p99_measured,
+                                            .top1 = s->top1_measured,
+                                            .nll = s->nll_difference,
+                                            .nll_exact = 0};
+    pthread_mutex_unlock(&f->lock);
+    atomic_store(&f->busy, false);
+    queue_push(f->events, ev);
+}
+
 static void job_free(void *p)
 {
     struct job *j = p;
@@ -438,7 +486,9 @@ static void *run(void *arg)
     for (;;) {
         struct job *j = queue_wait(f->commands, -1);
         bool last = j->turn == 0;
-        if (!last)
+        if (!last && j->n_verify)
+            verify(f, j);
+        else if (!last)
             play(f, j);
         job_free(j);
         if (last)
@@ -485,6 +535,26 @@ static enum status fake_submit(struct engine *en, const struct engine_turn *t, u
         str_clear(&j->last);
         str_add(&j->last, t->messages[i].text, t->messages[i].len);
     }
+    atomic_store(&f->cancel, false);
+    atomic_store(&f->busy, true);
+    *ret_turn = j->turn;
+    queue_push(f->commands, j);
+    return OK;
+}
+
+static enum status fake_verify(struct engine *en, int64_t timeline, const int32_t *ids, int32_t n,
+                               uint64_t *ret_turn, struct err *e)
+{
+    struct fake *f = (struct fake *)en;
+    (void)timeline;
+    (void)ids;
+    if (atomic_load(&f->busy))
+        return err_set(e, ERR_BUSY, "still answering; wait or cancel first");
+    if (n < 1)
+        return err_set(e, ERR_USAGE, "there is nothing to verify");
+    struct job *j = mem_calloc(1, sizeof *j);
+    j->turn = ++f->n_turn;
+    j->n_verify = n;
     atomic_store(&f->cancel, false);
     atomic_store(&f->busy, true);
     *ret_turn = j->turn;
@@ -687,6 +757,7 @@ enum status fake_open(const struct engine_params *p, struct engine **ret, struct
         .close = fake_close,
         .info = fake_info,
         .submit = fake_submit,
+        .verify = fake_verify,
         .cancel = fake_cancel,
         .busy = fake_busy,
         .wait = fake_wait,

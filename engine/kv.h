@@ -95,4 +95,9 @@ void kv_truncate(struct kv_line *l, int32_t n);
  * keys and values were written and before they are attended to. Allocates nothing. */
 void kv_seal(struct kv_line *l, int32_t layer, int32_t n_tok_end);
 
+/* For reading a timeline again over the pages it holds now: what to would seal before position
+ * n_tok_end is lent the pages of the same blocks of from, where from has them. Between reserve and
+ * the pass; neither from nor its pages may change while to lives. The ids must be the same. */
+void kv_lend(const struct kv_line *from, struct kv_line *to, int32_t n_tok_end);
+
 #endif

@@ -9,6 +9,7 @@ struct kv_block {
     int32_t n_ref;
     bool sealed;             /* pages stand for the rows */
     bool thawed;             /* the rows came back from pages: context only, no place to go on */
+    bool lent;               /* the pages are another line's */
     bool kept;               /* its present content is on disk */
     char *rows;              /* dev: [n_layer][k, v][n_head_kv][64 * head_dim] of f16; or NULL */
     char *sinks;             /* dev: block 0 only, [n_layer][k, v][n_head_kv][head_dim * 16] */

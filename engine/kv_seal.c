@@ -48,10 +48,12 @@ void kv_pages_free(struct kv_pool *p, struct kv_block *b)
 {
     if (!b->page)
         return;
-    for (int32_t i = 0; i < n_page(p); i++)
+    for (int32_t i = 0; i < n_page(p) && !b->lent; i++)
         free(b->page[i]);
-    free(b->page);
+    if (!b->lent)
+        free(b->page);
     b->page = NULL;
+    b->lent = false;
     p->used_bytes -= b->page_bytes;
     b->page_bytes = 0;
 }
@@ -92,6 +94,19 @@ void kv_seal(struct kv_line *l, int32_t layer, int32_t n_tok_end)
         return;
     struct seal_job job = {l, layer, first};
     kern_parallel(l->pool->kern, (end - first) * l->pool->shape.n_head_kv, seal_part, &job);
+}
+
+void kv_lend(const struct kv_line *from, struct kv_line *to, int32_t n_tok_end)
+{
+    int32_t end = to->pool->seals ? kv_sealed_end(n_tok_end) : 0;
+    for (int32_t j = to->first_rows; j < end && j < from->n_block; j++) {
+        struct kv_block *b = to->block[j];
+        if (b->sealed || !from->block[j]->sealed)
+            continue;
+        kv_pages_free(to->pool, b);
+        b->page = from->block[j]->page;
+        b->sealed = b->lent = true;
+    }
 }
 
 void kv_settle(struct kv_line *l)

@@ -14,7 +14,7 @@
 #define WALK_PERIOD_S 0.5    /* all pages are looked at no more often while an answer is written, */
 #define WALK_SHARE 0.01      /* and never for more than this share of the time */
 
-static double local_now_s(void)
+double local_now_s(void)
 {
     struct timespec t;
     clock_gettime(CLOCK_MONOTONIC, &t);
@@ -276,6 +276,12 @@ static enum status local_submit(struct engine *en, const struct engine_turn *t, 
     return worker_submit(local_of(en), t, ret_turn, e);
 }
 
+static enum status local_verify(struct engine *en, int64_t timeline, const int32_t *ids, int32_t n,
+                                uint64_t *ret_turn, struct err *e)
+{
+    return worker_verify(local_of(en), timeline, ids, n, ret_turn, e);
+}
+
 static void local_cancel(struct engine *en)
 {
     atomic_store(&local_of(en)->cancel, true);
@@ -402,6 +408,7 @@ enum status local_open(const struct engine_params *p, struct engine **ret, struc
         .close = local_close,
         .info = local_info,
         .submit = local_submit,
+        .verify = local_verify,
         .cancel = local_cancel,
         .busy = local_busy,
         .wait = local_wait,

@@ -76,11 +76,15 @@ bool local_fit_budget(struct local *l);
 /* ERR_USAGE for ids outside the vocabulary. */
 enum status local_check_ids(const struct local *l, const int32_t *ids, int32_t n, struct err *e);
 
+double local_now_s(void); /* CLOCK_MONOTONIC */
+
 /* worker.c */
 enum status worker_start(struct local *l, struct err *e);
 void worker_stop(struct local *l); /* cancels and joins */
 enum status worker_submit(struct local *l, const struct engine_turn *t, uint64_t *ret_turn,
                           struct err *e);
+enum status worker_verify(struct local *l, int64_t timeline, const int32_t *ids, int32_t n,
+                          uint64_t *ret_turn, struct err *e);
 void worker_forget(struct local *l, int64_t timeline);
 void worker_map(struct local *l, int64_t timeline);
 void worker_fit(struct local *l); /* the budget asked for, when the engine is next idle */

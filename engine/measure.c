@@ -50,6 +50,18 @@ static enum status each_row(struct local *l, struct kv_line *line, const int32_t
     return OK;
 }
 
+/* What was read, into the snapshot. */
+static void tell_line(struct local *l, const struct kv_line *line)
+{
+    pthread_mutex_lock(&l->lock);
+    l->stats.n_tok = kv_n_tok(line);
+    l->stats.kv_chat_bytes = (int64_t)kv_line_bytes(line);
+    l->stats.kv_f16_bytes = (int64_t)l->plan.kv_tok * kv_n_tok(line);
+    l->stats.bytes_per_tok =
+        kv_n_tok(line) > 0 ? (double)kv_line_bytes(line) / kv_n_tok(line) : NAN;
+    pthread_mutex_unlock(&l->lock);
+}
+
 enum status measure_logits(struct engine *en, const int32_t *ids, int32_t n,
                            bool (*row)(void *ctx, int32_t i, const float *logits), void *ctx,
                            struct err *e)
@@ -73,6 +85,7 @@ enum status measure_logits(struct engine *en, const int32_t *ids, int32_t n,
         struct kv_line *line = kv_line_new(own ? own : l->pool, l->plan.n_ctx);
         policy_begin(l->policy, atomic_load(&l->coverage), n);
         s = each_row(l, line, ids, n, row, ctx, e);
+        tell_line(l, line);
         kv_line_free(line);
         kv_pool_free(own);
     }

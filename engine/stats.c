@@ -6,6 +6,15 @@
 const char *const stats_tier_name[STATS_TIERS] = {"f16", "8/8", "8/4", "6/4",
                                                   "4/4", "4/2", "2/2", "disk"};
 
+void stats_forget_fidelity(struct stats *s)
+{
+    s->harm_predicted = s->step_error = s->harm_measured = s->step_at_s = NAN;
+    s->kl_measured = s->kl_p99_measured = s->top1_measured = s->nll_difference = NAN;
+    s->fidelity_at_s = NAN;
+    s->step_n = s->fidelity_n = s->first_divergence = -1;
+    s->n_verify_done = s->n_verify_total = -1;
+}
+
 void stats_init(struct stats *s)
 {
     *s = (struct stats){
@@ -46,12 +55,8 @@ void stats_init(struct stats *s)
         .rss_bytes = -1,
         .vram_bytes = -1,
         .bytes_per_tok = NAN,
-        .harm_predicted = NAN,
-        .kl_measured = NAN,
-        .top1_measured = NAN,
-        .fidelity_n = -1,
-        .fidelity_at_s = NAN,
     };
+    stats_forget_fidelity(s);
     for (int i = 0; i < STATS_TIERS; i++)
         s->tier_bytes[i] = -1;
 }

@@ -53,11 +53,23 @@ struct stats {
     int64_t tier_bytes[STATS_TIERS];  /* this timeline by tier; names in stats_tier_name */
     double bytes_per_tok;             /* effective, this timeline */
 
-    /* fidelity of compression for this timeline */
-    double harm_predicted;            /* sum of mass x error, from the ledger */
-    double kl_measured, top1_measured;/* against the exact path */
-    int32_t fidelity_n;               /* positions measured */
+    /* Fidelity of compression for this timeline, obtained in three ways.
+     * Predicted: the ledger's mass x error over all pages, after each turn. */
+    double harm_predicted;
+    /* Measured while decoding: now and then one layer also answers from exact rows that were kept
+     * of some pages. Ages are seconds of CLOCK_MONOTONIC, as at_s. */
+    double step_error;                /* relative error of the layer's answer from those pages */
+    double harm_measured;             /* harm_predicted, corrected by measured / predicted there */
+    int32_t step_n;                   /* answers compared */
+    double step_at_s;
+    /* Verified: the whole timeline read again exactly (engine_verify). */
+    double kl_measured, top1_measured;/* mean KL, nats; share of equal likeliest tokens */
+    double kl_p99_measured;
+    double nll_difference;            /* compressed less exact, nats per token */
+    int32_t first_divergence;         /* position; -1 = none or unknown (see fidelity_n) */
+    int32_t fidelity_n;               /* positions measured; -1 = never */
     double fidelity_at_s;             /* when */
+    int32_t n_verify_done, n_verify_total; /* while phase is STATS_VERIFY; else -1 */
 };
 
 /* Tier names, coarsest last: "f16", "8/8", "8/4", "6/4", "4/4", "4/2", "2/2", "disk". */
@@ -65,6 +77,8 @@ extern const char *const stats_tier_name[STATS_TIERS];
 
 /* All fields unknown. */
 void stats_init(struct stats *s);
+/* Those about fidelity unknown: the figures become another timeline's. */
+void stats_forget_fidelity(struct stats *s);
 
 /* One (layer, KV head) of a block of 64 tokens. */
 struct stats_page {

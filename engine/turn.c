@@ -116,6 +116,8 @@ static void tell_stats(struct run *r, enum stats_phase phase)
     pthread_mutex_lock(&l->lock);
     struct stats *s = &l->stats;
     s->phase = phase;
+    if (s->timeline != r->t->timeline)
+        stats_forget_fidelity(s);
     s->timeline = r->t->timeline;
     s->n_tok = kv_n_tok(r->line);
     s->n_reused = r->n_reused;

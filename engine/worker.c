@@ -7,11 +7,13 @@
 #include "engine/base/mem.h"
 #include "engine/local.h"
 #include "engine/turn.h"
+#include "engine/verify.h"
 
 enum { IDLE_MS = 30000 }; /* after so long without a turn the state of timelines goes to disk */
 
 enum command_kind {
     COMMAND_TURN,
+    COMMAND_VERIFY,
     COMMAND_FORGET,
     COMMAND_MAP,
     COMMAND_FIT,
@@ -21,7 +23,8 @@ enum command_kind {
 
 struct command {
     enum command_kind kind;
-    struct turn *turn;
+    struct turn *turn;     /* TURN */
+    struct verify *verify; /* VERIFY */
     int64_t timeline;
     const struct preset *preset;
 };
@@ -30,6 +33,7 @@ static void command_free(void *item)
 {
     struct command *c = item;
     turn_free(c->turn);
+    verify_free(c->verify);
     free(c);
 }
 
@@ -52,6 +56,7 @@ static void tell_line(struct local *l, int64_t timeline)
         s->n_reused = s->n_read = s->n_prefill_done = s->n_prefill_total = s->n_generated = -1;
         s->prefill_tps = s->decode_tps = s->ttft_s = s->eta_s = NAN;
         s->density = s->retained_mass = s->bytes_per_tok = NAN;
+        stats_forget_fidelity(s);
     }
     l->stats.n_tok = line ? kv_n_tok(line) : 0;
     l->stats.kv_chat_bytes = line ? (int64_t)kv_line_bytes(line) : 0;
@@ -75,6 +80,9 @@ static void set_preset(struct local *l, const struct preset *preset)
     l->pool = kv_pool_new(l->kern, &shape, preset, budget);
     l->lines = lines_new(l->pool, l->plan.n_ctx);
     l->keep.fingerprint = keep_fingerprint(l->info.fingerprint, preset);
+    pthread_mutex_lock(&l->lock);
+    stats_forget_fidelity(&l->stats);
+    pthread_mutex_unlock(&l->lock);
 }
 
 static void act(struct local *l, const struct command *c)
@@ -115,11 +123,12 @@ static void *run(void *ctx)
         if (c->kind == COMMAND_CLOSE) {
             keep_all(l);
             go = false;
-        } else if (c->kind != COMMAND_TURN) {
+        } else if (c->kind != COMMAND_TURN && c->kind != COMMAND_VERIFY) {
             act(l, c);
         } else {
             pthread_mutex_lock(&l->compute);
-            struct engine_event *last = turn_run(l, c->turn);
+            struct engine_event *last =
+                c->kind == COMMAND_TURN ? turn_run(l, c->turn) : verify_run(l, c->verify);
             pthread_mutex_unlock(&l->compute);
             fresh = true;
             atomic_store(&l->busy, false);
@@ -156,8 +165,8 @@ void worker_stop(struct local *l)
     queue_free(l->commands, command_free);
 }
 
-enum status worker_submit(struct local *l, const struct engine_turn *t, uint64_t *ret_turn,
-                          struct err *e)
+/* Marks the engine busy with a job and numbers it. */
+static enum status begin(struct local *l, uint64_t *ret_number, struct err *e)
 {
     if (!l->has_thread)
         return err_set(e, ERR_USAGE, "the model was opened for its vocabulary only");
@@ -165,9 +174,24 @@ enum status worker_submit(struct local *l, const struct engine_turn *t, uint64_t
     if (!atomic_compare_exchange_strong(&l->busy, &idle, true))
         return err_set(e, ERR_BUSY, "an answer is still being written; stop it or wait");
     atomic_store(&l->cancel, false);
-    uint64_t number = ++l->n_turn;
-    push(l, (struct command){COMMAND_TURN, turn_copy(t, number), t->timeline, NULL});
-    *ret_turn = number;
+    *ret_number = ++l->n_turn;
+    return OK;
+}
+
+enum status worker_submit(struct local *l, const struct engine_turn *t, uint64_t *ret_turn,
+                          struct err *e)
+{
+    TRY(begin(l, ret_turn, e));
+    push(l, (struct command){.kind = COMMAND_TURN, .turn = turn_copy(t, *ret_turn)});
+    return OK;
+}
+
+enum status worker_verify(struct local *l, int64_t timeline, const int32_t *ids, int32_t n,
+                          uint64_t *ret_turn, struct err *e)
+{
+    TRY(begin(l, ret_turn, e));
+    push(l, (struct command){.kind = COMMAND_VERIFY,
+                             .verify = verify_new(timeline, ids, n, *ret_turn)});
     return OK;
 }
 

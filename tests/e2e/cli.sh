@@ -69,6 +69,12 @@ dogear show "$story" && grep -q 'It stayed folded' "$work/out" && grep -q '^\[us
 ok show__text__has_both_sides
 dogear show "$story" --json && [ "$(json "$work/out" 'j["path"][1]["role"]')" = assistant ]
 ok show__json__path
+dogear verify --fake "$fake" "$story" --json &&
+    [ "$(json "$work/out" '[k for k in "conversation kv n_tok n kl_mean kl_p99 top1 first_divergence nll nll_exact".split() if k not in j]')" = "[]" ] &&
+    [ "$(json "$work/out" 'j["n"] == j["n_tok"] > 0 and j["kl_mean"] is None')" = True ]
+ok verify__json__has_every_field
+dogear verify --fake "$fake" 99999; [ $rc -eq 1 ] && one_line_error
+ok verify__unknown_id__one_line
 dogear show 99999; [ $rc -eq 1 ] && one_line_error
 ok show__unknown_id__one_line
 dogear show abc; [ $rc -eq 2 ] && one_line_error

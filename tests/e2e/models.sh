@@ -34,6 +34,18 @@ ok perplexity__plain_text__plausible
 dogear bench -m "$story" -p 32 -n 8 -r 1 --json && [ "$(json "$work/out" '[r["test"] for r in j]')" = "['pp32', 'tg8']" ] && [ "$(json "$work/out" '[k for k in "test depth kv tps_median tps_min tps_max gbps limit_fraction".split() if k not in j[0]]')" = "[]" ]
 ok bench__json__fields
 
+llama=$DOGEAR_DATA/reference/llama-F16.gguf
+for i in $(seq 100); do echo "line $i of a text that is long enough to be sealed"; done >"$work/long"
+dogear eval -m "$llama" --text "$work/long" -c 600 --kv exact,8/4,4/4 --json &&
+    [ "$(json "$work/out" '[r["preset"] for r in j]')" = "['exact', '8/4', '4/4']" ] &&
+    [ "$(json "$work/out" 'j[0]["kl_mean"] == 0 < j[1]["kl_mean"] < j[2]["kl_mean"]')" = True ] &&
+    [ "$(json "$work/out" 'j[0]["bytes_per_token"] > j[1]["bytes_per_token"] > j[2]["bytes_per_token"] > 0')" = True ]
+ok eval__text__prices_and_bytes
+dogear ask -m "$llama" --raw -f "$work/long" -c 4096 -n 3 --kv 4/4 --json &&
+    dogear verify -m "$llama" -c 4096 --kv 4/4 --json &&
+    [ "$(json "$work/out" 'j["n"] == j["n_tok"] > 1000 and j["kl_mean"] > 0 and 0 < j["top1"] <= 1')" = True ]
+ok verify__saved_chat__is_measured
+
 # damaged files: one line, no crash, nothing on stdout
 size=$(stat -c %s "$story")
 bad=0

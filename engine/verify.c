@@ -1,0 +1,232 @@
+#include "engine/verify.h"
+
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "engine/base/compare.h"
+#include "engine/base/mem.h"
+
+#define EVENT_PERIOD_S 0.1
+
+struct verify *verify_new(int64_t timeline, const int32_t *ids, int32_t n, uint64_t number)
+{
+    struct verify *v = mem_calloc(1, sizeof *v);
+    *v = (struct verify){number, timeline, mem_calloc((size_t)n + 1, sizeof *ids), n};
+    if (n > 0)
+        memcpy(v->ids, ids, (size_t)n * sizeof *ids);
+    return v;
+}
+
+void verify_free(struct verify *v)
+{
+    if (!v)
+        return;
+    free(v->ids);
+    free(v);
+}
+
+/* ---- a running one ---- */
+
+struct run {
+    struct local *l;
+    const struct verify *v;
+    struct kv_line *held; /* the timeline; its pages are lent to `packed` */
+    struct kv_line *exact, *packed;
+    struct forward *forward_exact; /* with its own scratch: both passes' rows are at hand at once */
+    struct compare compare;
+    int32_t at, now,
+        pass; /* the chunk being read: its place, its length, which of the two passes */
+    double start_s, told_s;
+};
+
+static struct engine_event *event_new(const struct run *r, enum engine_event_kind kind)
+{
+    struct engine_event *ev = mem_calloc(1, sizeof *ev);
+    ev->kind = kind;
+    ev->turn = r->v->number;
+    ev->ttft_ms = ev->prefill_tps = ev->decode_tps = ev->density = ev->retained_mass = NAN;
+    ev->kv_bytes = ev->f16_bytes = -1;
+    return ev;
+}
+
+static void tell(struct run *r, double n_done)
+{
+    double now = local_now_s();
+    if (now - r->told_s < EVENT_PERIOD_S)
+        return;
+    r->told_s = now;
+    struct stats *s = &r->l->stats;
+    pthread_mutex_lock(&r->l->lock);
+    s->phase = STATS_VERIFY;
+    s->n_verify_done = (int32_t)n_done;
+    s->n_verify_total = r->v->n;
+    s->eta_s = n_done > 0 ? (now - r->start_s) * (r->v->n - n_done) / n_done : NAN;
+    pthread_mutex_unlock(&r->l->lock);
+    struct engine_event *ev = event_new(r, ENGINE_EV_VERIFY);
+    ev->n_tok_done = (int32_t)n_done;
+    ev->n_tok_total = r->v->n;
+    queue_push(r->l->events, ev);
+}
+
+static bool go_on(void *ctx, int32_t layer)
+{
+    struct run *r = ctx;
+    double n_layer = r->l->model->p.n_layer;
+    tell(r, r->at + r->now * (r->pass * n_layer + layer) / (2 * n_layer));
+    return !atomic_load(&r->l->cancel);
+}
+
+struct rows {
+    const struct run *r;
+    const float *exact, *packed;
+    int32_t at; /* position of the first */
+    struct compare_row row[FORWARD_HEAD_ROWS];
+};
+
+static void compare_part(void *ctx, int part, int n_part)
+{
+    struct rows *w = ctx;
+    const struct verify *v = w->r->v;
+    size_t n_vocab = (size_t)w->r->l->info.n_vocab;
+    int32_t next = w->at + part + 1;
+    w->row[part] =
+        compare_logits(w->exact + (size_t)part * n_vocab, w->packed + (size_t)part * n_vocab,
+                       (int32_t)n_vocab, next < v->n ? v->ids[next] : -1);
+}
+
+static enum status read_chunk(struct run *r, struct err *e)
+{
+    const int32_t *ids = r->v->ids + r->at;
+    r->pass = 0;
+    TRY(kv_reserve(r->exact, r->now, e));
+    TRY(forward_run(r->forward_exact, r->exact, ids, r->now, FORWARD_ALL, go_on, r, e));
+    r->pass = 1;
+    TRY(kv_reserve(r->packed, r->now, e));
+    kv_lend(r->held, r->packed, r->at + r->now);
+    TRY(forward_run(r->l->forward, r->packed, ids, r->now, FORWARD_ALL, go_on, r, e));
+    for (int32_t i = 0; i < r->now; i += FORWARD_HEAD_ROWS) {
+        int32_t n_row = r->now - i < FORWARD_HEAD_ROWS ? r->now - i : FORWARD_HEAD_ROWS;
+        struct rows w = {.r = r, .at = r->at + i};
+        w.exact = forward_head(r->forward_exact, i, n_row);
+        w.packed = forward_head(r->l->forward, i, n_row);
+        kern_parallel(r->l->kern, n_row, compare_part, &w);
+        for (int32_t k = 0; k < n_row; k++)
+            compare_add(&r->compare, &w.row[k]);
+        if (atomic_load(&r->l->cancel))
+            return err_set(e, ERR_CANCELLED, "cancelled");
+    }
+    return OK;
+}
+
+static enum status read_all(struct run *r, struct kv_pool *exact, struct kv_pool *packed,
+                            struct err *e)
+{
+    struct local *l = r->l;
+    const struct verify *v = r->v;
+    r->held = lines_take(l->lines, v->timeline, v->ids, v->n);
+    keep_load(&l->keep, v->timeline, r->held, v->ids, v->n);
+    TRY(forward_new(l->model, PLAN_CHUNK, &r->forward_exact, e));
+    r->exact = kv_line_new(exact, l->plan.n_ctx);
+    r->packed = kv_line_new(packed, l->plan.n_ctx);
+    policy_begin(l->policy, 1, v->n); /* the next turn begins with its own */
+    enum status s = OK;
+    for (r->at = 0; r->at < v->n && s == OK; r->at += r->now) {
+        r->now = v->n - r->at < PLAN_CHUNK ? v->n - r->at : PLAN_CHUNK;
+        s = read_chunk(r, e);
+    }
+    kv_line_free(r->packed);
+    kv_line_free(r->exact);
+    forward_free(r->forward_exact);
+    return s;
+}
+
+static enum status check(const struct run *r, const struct kv_shape *shape, struct err *e)
+{
+    const struct local *l = r->l;
+    int32_t n = r->v->n;
+    TRY(local_check_ids(l, r->v->ids, n, e));
+    if (n < 2)
+        return err_set(e, ERR_USAGE, "there is nothing to verify: the conversation has %d tokens",
+                       n);
+    if (n > l->plan.n_ctx)
+        return err_set(e, ERR_USAGE,
+                       "the conversation has %d tokens, but the context holds %d; raise -c", n,
+                       l->plan.n_ctx);
+    uint64_t need = kv_most_bytes(shape, presets_find("exact"), n, PLAN_CHUNK) +
+                    forward_bytes(&l->model->p, PLAN_CHUNK);
+    uint64_t free_bytes = plan_available();
+    char a[32], b[32];
+    if (need > free_bytes)
+        return err_set(e, ERR_MEMORY,
+                       "verifying %d tokens needs %s for an exact cache, %s are free; close other "
+                       "programs",
+                       n, plan_size_text(need, a), plan_size_text(free_bytes, b));
+    return OK;
+}
+
+static struct engine_fidelity result(const struct run *r)
+{
+    const struct compare *c = &r->compare;
+    return (struct engine_fidelity){
+        .n_tok = r->v->n,
+        .n = c->n,
+        .first_divergence = c->first_differs - 1,
+        .kl_mean = compare_kl_mean(c),
+        .kl_p99 = compare_kl_p99(c),
+        .top1 = compare_top1(c),
+        .nll = compare_nll(c),
+        .nll_exact = compare_nll_exact(c),
+    };
+}
+
+/* Back to rest, with what was found. */
+static void tell_end(struct run *r, const struct engine_fidelity *f)
+{
+    struct stats *s = &r->l->stats;
+    pthread_mutex_lock(&r->l->lock);
+    s->phase = STATS_IDLE;
+    s->n_verify_done = s->n_verify_total = -1;
+    s->eta_s = NAN;
+    if (f->n > 0) {
+        if (s->timeline != r->v->timeline)
+            stats_forget_fidelity(s);
+        s->timeline = r->v->timeline;
+        s->kl_measured = f->kl_mean;
+        s->kl_p99_measured = f->kl_p99;
+        s->top1_measured = f->top1;
+        s->nll_difference = f->nll - f->nll_exact;
+        s->first_divergence = f->first_divergence;
+        s->fidelity_n = f->n;
+        s->fidelity_at_s = local_now_s();
+    }
+    pthread_mutex_unlock(&r->l->lock);
+}
+
+struct engine_event *verify_run(struct local *l, const struct verify *v)
+{
+    struct run r = {.l = l, .v = v, .start_s = local_now_s()};
+    const struct kv_shape shape = {l->model->p.n_layer, l->model->p.n_head_kv,
+                                   l->model->p.head_dim};
+    struct err err;
+    enum status s = check(&r, &shape, &err);
+    if (s == OK) {
+        /* What they take is bounded by the length, which was checked. */
+        struct kv_pool *exact = kv_pool_new(l->kern, &shape, NULL, UINT64_MAX);
+        struct kv_pool *packed = kv_pool_new(l->kern, &shape, l->preset, UINT64_MAX);
+        s = read_all(&r, exact, packed, &err);
+        kv_pool_free(exact);
+        kv_pool_free(packed);
+    }
+    bool ok = s == OK || s == ERR_CANCELLED;
+    struct engine_event *ev = event_new(&r, ok ? ENGINE_EV_VERIFIED : ENGINE_EV_FAILED);
+    ev->fidelity = result(&r);
+    ev->stop = s == OK ? ENGINE_STOP_EOS : ENGINE_STOP_CANCEL;
+    ev->n_tok_done = r.compare.n;
+    ev->n_tok_total = v->n;
+    if (!ok)
+        ev->err = err;
+    tell_end(&r, &ev->fidelity);
+    compare_fini(&r.compare);
+    return ev;
+}
