@@ -6,17 +6,18 @@
 #include <string.h>
 
 #include "engine/base/mem.h"
+#include "engine/blocks.h"
 #include "kernels/page.h"
 #include "kernels/score.h"
 
 enum {
     TOK = KERN_BLOCK_TOK,
     PROBES = 3,      /* recent queries that decide; x heads of a group they should stay few */
+    PROMPT_ROWS = 32,/* last rows of a prompt that choose (SnapKV, RocketKV) */
     LOCAL = 4,       /* newest blocks, always read */
     CANDIDATES = 2   /* pages that bounds let through, in shares */
 };
 
-#define N_MIN 4096
 #define SHARE 0.25f
 #define MISS 0.10 /* a retained mass further under the coverage than this counts as missed */
 
@@ -30,11 +31,8 @@ struct layer_list {
     int32_t next;    /* position the ring goes on with */
     int32_t n_missed;
     bool failed;
-};
-
-struct ranked {
-    float score;
-    int32_t block;
+    bool *let;       /* [n_head_kv][n_let] pages that the prompt's last rows let through; or NULL */
+    int32_t n_let;
 };
 
 struct select {
@@ -43,6 +41,9 @@ struct select {
     struct select_params p;
     struct layer_list *layer;
     int32_t answer0;
+    bool at_hand;    /* each query chooses for itself, else the last ones of every 16 for the next */
+    int32_t n_probe;
+    const int32_t *probe; /* [n_probe] rows of the ring */
 
     /* choosing: the layer at hand */
     const struct layer_list *at;
@@ -62,7 +63,7 @@ struct select {
     int32_t n_mass, n_choice, n_failed;
 };
 
-static const int32_t probe_rows[PROBES] = {5, 10, 15};
+static const int32_t recent_rows[PROBES] = {5, 10, 15}, this_row[1] = {0};
 
 struct select *select_new(struct kern *k, const struct sparse_shape *s,
                           const struct select_params *p)
@@ -71,8 +72,14 @@ struct select *select_new(struct kern *k, const struct sparse_shape *s,
     se->k = k;
     se->s = *s;
     se->p = *p;
+    enum decode_score score = p->method.score;
+    se->at_hand = score == DECODE_BOUNDS || score == DECODE_CHANNELS || score == DECODE_LAYERS;
+    se->n_probe = se->at_hand ? 1 : PROBES;
+    se->probe = se->at_hand ? this_row : recent_rows;
     if (se->p.n_min <= 0)
-        se->p.n_min = N_MIN;
+        se->p.n_min = SPARSE_N_MIN;
+    if (score != DECODE_OURS)
+        se->p.share = p->method.share;
     if (se->p.share <= 0)
         se->p.share = SHARE;
     se->layer = mem_calloc((size_t)s->n_layer, sizeof *se->layer);
@@ -93,6 +100,7 @@ void select_free(struct select *se)
         free(se->layer[i].ring);
         free(se->layer[i].index);
         free(se->layer[i].n);
+        free(se->layer[i].let);
     }
     void *parts[] = {se->layer, se->only,  se->mass,  se->lse,  se->rank,
                      se->bound, se->look, se->first, se->index};
@@ -103,12 +111,14 @@ void select_free(struct select *se)
 
 void select_begin(struct select *se, float coverage, int32_t answer0)
 {
-    se->p.coverage = coverage;
+    se->p.coverage = se->p.method.score == DECODE_OURS ? coverage : 0;
     se->answer0 = answer0;
     for (int32_t i = 0; i < se->s.n_layer; i++) {
         struct layer_list *l = &se->layer[i];
         l->end = l->n_row = l->next = l->n_missed = 0;
         l->failed = false;
+        free(l->let);
+        l->let = NULL;
     }
     se->n_read = se->n_all = se->mass_sum = 0;
     se->n_mass = se->n_choice = se->n_failed = 0;
@@ -116,28 +126,39 @@ void select_begin(struct select *se, float coverage, int32_t answer0)
 
 /* ---- choosing ---- */
 
-static int by_score(const void *a, const void *b)
-{
-    const struct ranked *x = a, *y = b;
-    if (x->score != y->score)
-        return x->score < y->score ? 1 : -1;
-    return x->block < y->block ? -1 : x->block > y->block;
-}
-
-static int by_block(const void *a, const void *b)
-{
-    return *(const int32_t *)a < *(const int32_t *)b ? -1 : 1;
-}
-
 static bool forced(const struct select *se, int32_t j)
 {
     return j == 0 || j >= se->older;
 }
 
+static int32_t part_of(float share, int32_t n)
+{
+    return share * (float)n >= 1 ? (int32_t)(share * (float)n) : 1;
+}
+
 static int32_t budget_of(const struct select *se)
 {
-    int32_t n = (int32_t)(se->p.share * (float)se->older);
-    return n > 0 ? n : 1;
+    return part_of(se->p.share, se->older);
+}
+
+/* The channels that bounds use: all, or those where the group's queries are large on average, as
+ * many as pages times channels come to what is read anyway (HSA: the root of the compression). */
+static void mark_channels(const struct select *se, int32_t head_kv, bool *use)
+{
+    const struct kern_attn *a = &se->rows;
+    int32_t d = se->s.head_dim, group = se->s.n_head / se->s.n_head_kv, n = d;
+    struct ranked rank[PAGE_HEAD_DIM_MAX];
+    if (se->p.method.score == DECODE_CHANNELS)
+        n = (int32_t)((float)d * sqrtf(se->p.share));
+    for (int32_t c = 0; c < d; c++) {
+        rank[c] = (struct ranked){0, c};
+        for (int32_t g = 0; g < group; g++)
+            rank[c].score += fabsf(a->q[(size_t)(head_kv * group + g) * d + c]);
+        use[c] = n == d;
+    }
+    blocks_rank(rank, d);
+    for (int32_t i = 0; i < n; i++)
+        use[rank[i].block] = true;
 }
 
 /* Softmax over pages of the largest score that any key of a page could have, per probe and head;
@@ -145,7 +166,9 @@ static int32_t budget_of(const struct select *se)
 static void rank_by_bounds(struct select *se, int32_t head_kv, struct ranked *rank)
 {
     const struct kern_attn *a = &se->rows;
-    int32_t d = se->s.head_dim, group = se->s.n_head / se->s.n_head_kv, m = PROBES * group;
+    int32_t d = se->s.head_dim, group = se->s.n_head / se->s.n_head_kv, m = se->n_probe * group;
+    bool use[PAGE_HEAD_DIM_MAX];
+    mark_channels(se, head_kv, use);
     float *bound = se->bound + (size_t)head_kv * m * se->n_block;
     const struct kern_kv_block *block = a->kv->block + (size_t)head_kv * a->kv->n_block_cap;
     float lo[PAGE_HEAD_DIM_MAX], hi[PAGE_HEAD_DIM_MAX], top[m];
@@ -153,8 +176,11 @@ static void rank_by_bounds(struct select *se, int32_t head_kv, struct ranked *ra
         top[i] = -INFINITY;
     for (int32_t j = 1; j < se->older; j++) {
         page_bounds(block[j].page, lo, hi);
+        for (int32_t c = 0; c < d; c++)
+            if (!use[c])
+                lo[c] = hi[c] = 0;
         for (int32_t i = 0; i < m; i++) {
-            const float *q = a->q + ((size_t)probe_rows[i / group] * a->n_head + head_kv * group +
+            const float *q = a->q + ((size_t)se->probe[i / group] * a->n_head + head_kv * group +
                                      i % group) * d;
             float sum[8] = {0};
             for (int32_t c = 0; c < d; c += 8) /* head_dim is a multiple of 16 where pages are */
@@ -177,18 +203,57 @@ static void rank_by_bounds(struct select *se, int32_t head_kv, struct ranked *ra
     }
 }
 
+static bool let_through(const struct layer_list *l, int32_t head_kv, int32_t j)
+{
+    return !l->let || j >= l->n_let || l->let[(size_t)head_kv * l->n_let + j];
+}
+
+/* Marks the pages that are looked at exactly; for methods by bounds alone: those that are read. */
 static void candidates_of_head(void *ctx, int part, int n_part)
 {
     struct select *se = ctx;
     bool *only = se->only + (size_t)part * se->n_block;
     struct ranked *rank = se->rank + (size_t)part * se->n_block;
-    int32_t n = CANDIDATES * budget_of(se), n_rank = se->older - 1;
+    int32_t n = se->at_hand ? budget_of(se) : CANDIDATES * budget_of(se), n_rank = se->older - 1;
+    bool all = se->p.method.score == DECODE_EXACT;
     for (int32_t j = 0; j < se->n_block; j++)
-        only[j] = forced(se, j);
+        only[j] = all || forced(se, j);
+    if (all)
+        return;
     rank_by_bounds(se, part, rank);
-    qsort(rank, (size_t)n_rank, sizeof *rank, by_score);
-    for (int32_t i = 0; i < n && i < n_rank; i++)
-        only[rank[i].block] = true;
+    blocks_rank(rank, n_rank);
+    for (int32_t i = 0; i < n_rank && n > 0; i++)
+        if (let_through(se->at, part, rank[i].block)) {
+            only[rank[i].block] = true;
+            n--;
+        }
+}
+
+/* The marked pages are the list. */
+static void list_marked(const struct select *se, struct layer_list *l)
+{
+    for (int32_t h = 0; h < se->s.n_head_kv; h++) {
+        int32_t n = 0;
+        for (int32_t j = 0; j < se->older; j++)
+            if (se->only[(size_t)h * se->n_block + j])
+                l->index[(size_t)h * l->cap + n++] = j;
+        l->n[h] = n;
+    }
+}
+
+/* The best pages of one KV head by any mass are marked. */
+static void mark_best(struct select *se, int32_t head_kv, const float *mass, int32_t n_most,
+                      bool *marked)
+{
+    struct ranked *rank = se->rank + (size_t)head_kv * se->n_block;
+    for (int32_t j = 0; j < se->n_block; j++) {
+        marked[j] = forced(se, j);
+        if (j > 0 && j < se->older)
+            rank[j - 1] = (struct ranked){mass[j], j};
+    }
+    blocks_rank(rank, se->older - 1);
+    for (int32_t i = 0; i < n_most && i < se->older - 1; i++)
+        marked[rank[i].block] = true;
 }
 
 /* Pages of one KV head in falling order of exact mass. */
@@ -198,7 +263,7 @@ static void choose_head(struct select *se, struct layer_list *l, int32_t head_kv
     const bool *only = se->only + (size_t)head_kv * n_block;
     struct ranked *rank = se->rank + (size_t)head_kv * n_block;
     int32_t *index = l->index + (size_t)head_kv * l->cap, budget = budget_of(se);
-    float *mass = se->bound + (size_t)head_kv * PROBES * group * n_block; /* done with bounds */
+    float *mass = se->bound + (size_t)head_kv * se->n_probe * group * n_block; /* done with bounds */
     float acc[group];
     for (int32_t g = 0; g < group; g++) {
         acc[g] = 0;
@@ -219,26 +284,18 @@ static void choose_head(struct select *se, struct layer_list *l, int32_t head_kv
             most = fmaxf(most, mass[(size_t)g * n_block + j]);
         rank[n_rank++] = (struct ranked){most, j};
     }
-    qsort(rank, (size_t)n_rank, sizeof *rank, by_score);
-    float least = 0, c = se->p.coverage;
+    blocks_rank(rank, n_rank);
+    float least, c = se->p.coverage;
     index[n++] = 0;
-    for (int32_t i = 0; i < n_rank && i < budget; i++) {
-        least = acc[0];
-        for (int32_t g = 1; g < group; g++)
-            least = fminf(least, acc[g]);
-        if (c > 0 && least >= c)
-            break;
-        for (int32_t g = 0; g < group; g++)
-            acc[g] += mass[(size_t)g * n_block + rank[i].block];
-        index[n++] = rank[i].block;
-    }
+    n += blocks_cover(rank, n_rank, mass, n_block, group, c > 0 ? c : INFINITY, budget, acc,
+                      index + n);
     least = acc[0];
     for (int32_t g = 1; g < group; g++)
         least = fminf(least, acc[g]);
     if (c > 0 && least < c)
         for (n = 0; n < se->older; n++)
             index[n] = n;
-    qsort(index, (size_t)n, sizeof *index, by_block);
+    blocks_order(index, n);
     l->n[head_kv] = n;
 }
 
@@ -268,35 +325,114 @@ static bool make_room(struct select *se, struct layer_list *l)
     return l->cap > 0;
 }
 
-/* Chooses from the ring, which is full; the layer stays without a list when it cannot. */
-static void choose(struct select *se, struct layer_list *l, const struct kern_attn *a)
+/* Sets the view of a choice at the position of a: which blocks there are and which may be left out;
+ * false when nothing can be chosen. */
+static bool look_from(struct select *se, struct layer_list *l, const struct kern_attn *a,
+                      int32_t n_row)
 {
     l->end = 0;
+    se->at = l;
     se->rows = *a;
-    se->rows.n_tok = SELECT_EVERY;
-    se->rows.pos0 = a->pos0 - SELECT_EVERY + 1;
-    se->rows.q = l->ring;
-    se->n_block = a->pos0 / TOK + 1;
+    se->rows.n_tok = n_row;
+    se->rows.pos0 = a->pos0 + a->n_tok - n_row;
+    se->n_block = (a->pos0 + a->n_tok - 1) / TOK + 1;
     /* what the first probe reads as rows, the newest blocks, the answer */
     int32_t older = se->n_block - LOCAL;
     if (older > se->answer0 / TOK)
         older = se->answer0 / TOK;
     se->older = older;
-    if (older < 2 || !make_room(se, l))
-        return;
+    return older >= 2 && make_room(se, l);
+}
+
+static bool has_bounds(const struct select *se, const struct kern_attn *a)
+{
     for (int32_t h = 0; h < se->s.n_head_kv; h++)
-        for (int32_t j = 1; j < older; j++)
+        for (int32_t j = 1; j < se->older; j++)
             if (!a->kv->block[(size_t)h * a->kv->n_block_cap + j].page)
-                return; /* an exact cache has no bounds */
+                return false; /* an exact cache has none */
+    return true;
+}
+
+/* Chooses from the ring, which is full; the layer stays without a list when it cannot. */
+static void choose(struct select *se, struct layer_list *l, const struct kern_attn *a)
+{
+    if (!look_from(se, l, a, se->at_hand ? 1 : SELECT_EVERY))
+        return;
+    se->rows.q = l->ring;
+    if (se->p.method.score != DECODE_EXACT && !has_bounds(se, a))
+        return;
     kern_parallel(se->k, se->s.n_head_kv, candidates_of_head, se);
-    struct kern_score score = {.a = &se->rows, .n_block = se->n_block, .n_row = PROBES,
-                               .row = probe_rows, .mass = se->mass, .lse = se->lse,
-                               .only = se->only};
-    if (!kern_score(se->k, &score))
+    if (se->at_hand) {
+        list_marked(se, l);
+    } else {
+        struct kern_score score = {.a = &se->rows, .n_block = se->n_block, .n_row = se->n_probe,
+                                   .row = se->probe, .mass = se->mass, .lse = se->lse,
+                                   .only = se->only};
+        if (!kern_score(se->k, &score))
+            return;
+        for (int32_t h = 0; h < se->s.n_head_kv; h++)
+            choose_head(se, l, h);
+    }
+    l->end = se->older;
+    se->n_choice++;
+}
+
+/* Takes the masses [n_head_kv][stride] of a dense answer as what the following layers go by. */
+static void choose_by_mass(struct select *se, struct layer_list *l, const struct kern_attn *a,
+                           const float *mass, int32_t stride)
+{
+    if (!look_from(se, l, a, 1))
         return;
     for (int32_t h = 0; h < se->s.n_head_kv; h++)
-        choose_head(se, l, h);
-    l->end = older;
+        mark_best(se, h, mass + (size_t)h * stride, budget_of(se),
+                  se->only + (size_t)h * se->n_block);
+    list_marked(se, l);
+    l->end = se->older;
+    se->n_choice++;
+}
+
+void select_observe(struct select *se, int32_t layer, const struct kern_attn *a)
+{
+    struct layer_list *l = &se->layer[layer];
+    const struct decode_method *m = &se->p.method;
+    float share = m->score == DECODE_PROMPT ? m->share : m->prompt_share;
+    if (share <= 0 || a->window > 0 || a->pos0 + a->n_tok < se->p.n_min)
+        return;
+    int32_t n = a->n_tok < PROMPT_ROWS ? a->n_tok : PROMPT_ROWS, n_kv = se->s.n_head_kv;
+    int32_t group = se->s.n_head / n_kv, row[PROMPT_ROWS];
+    free(l->let);
+    l->let = NULL;
+    if (!look_from(se, l, a, a->n_tok))
+        return;
+    for (int32_t i = 0; i < n; i++)
+        row[i] = a->n_tok - n + i;
+    int32_t n_block = se->n_block;
+    float *mass = mem_try(sizeof(float) * (size_t)se->s.n_head * (size_t)n * (size_t)(n_block + 1));
+    l->let = mem_try((size_t)n_kv * (size_t)n_block);
+    struct kern_score score = {.a = a, .n_block = n_block, .n_row = n, .row = row, .mass = mass};
+    if (mass)
+        score.lse = mass + (size_t)se->s.n_head * n * n_block;
+    if (!mass || !l->let || !kern_score(se->k, &score)) {
+        free(l->let);
+        l->let = NULL;
+        free(mass);
+        return;
+    }
+    l->n_let = n_block;
+    for (int32_t h = 0; h < n_kv; h++) {
+        float *sum = mass + (size_t)h * group * n * n_block; /* the first row takes the others in */
+        for (int32_t i = 1; i < group * n; i++)
+            for (int32_t j = 0; j < n_block; j++)
+                sum[j] += sum[(size_t)i * n_block + j];
+        mark_best(se, h, sum, part_of(share, se->older), l->let + (size_t)h * n_block);
+    }
+    free(mass);
+    if (m->score != DECODE_PROMPT)
+        return;
+    memcpy(se->only, l->let, (size_t)n_kv * (size_t)n_block);
+    list_marked(se, l);
+    l->end = se->older;
+    l->next = a->pos0 + a->n_tok;
     se->n_choice++;
 }
 
@@ -328,7 +464,8 @@ static const struct kern_block_list *list_at(struct select *se, const struct lay
     return ret;
 }
 
-/* Answers densely and tells how much of the mass the list would have kept. */
+/* Answers densely and tells how much of the mass the list would have kept; without one, chooses by
+ * that mass. */
 static void look(struct select *se, struct layer_list *l, const struct kern_attn *a,
                  const struct kern_block_list *list)
 {
@@ -347,13 +484,17 @@ static void look(struct select *se, struct layer_list *l, const struct kern_attn
     with.mass = se->look;
     se->k->ops->attend(se->k, &with);
     double kept = 0, all = 0;
+    for (int32_t h = 0; a->mass && h < n_kv; h++)
+        for (int32_t j = 0; j <= b; j++)
+            a->mass[(size_t)h * cap + j] += se->look[(size_t)h * cap + j];
+    if (!list) {
+        choose_by_mass(se, l, a, se->look, cap);
+        return;
+    }
     for (int32_t h = 0; h < n_kv; h++) {
         const float *mass = se->look + (size_t)h * cap;
-        for (int32_t j = 0; j <= b; j++) {
+        for (int32_t j = 0; j <= b; j++)
             all += (double)mass[j];
-            if (a->mass)
-                a->mass[(size_t)h * cap + j] += mass[j];
-        }
         for (int32_t i = list->first[2 * h]; i < list->first[2 * h + 1]; i++)
             kept += (double)mass[list->index[i]];
         kept += (double)mass[b] + (b > 0 ? (double)mass[b - 1] : 0);
@@ -367,40 +508,72 @@ static void look(struct select *se, struct layer_list *l, const struct kern_attn
     }
 }
 
+/* The layer whose list layer `layer` reads: its own, but with DECODE_LAYERS the last that chose. */
+static struct layer_list *chooser_of(struct select *se, int32_t layer)
+{
+    const int32_t *at = se->p.method.choose;
+    if (se->p.method.score != DECODE_LAYERS)
+        return &se->layer[layer];
+    if (layer <= at[0])
+        return layer == at[0] ? &se->layer[layer] : NULL;
+    return &se->layer[layer >= at[1] && at[1] > at[0] ? at[1] : at[0]];
+}
+
 void select_attend(struct select *se, int32_t layer, const struct kern_attn *a)
 {
     struct kern *k = se->k;
-    struct layer_list *l = &se->layer[layer];
+    struct layer_list *own = &se->layer[layer], *l = chooser_of(se, layer);
+    enum decode_score score = se->p.method.score;
     assert(a->n_tok == 1 && a->n_head == se->s.n_head);
-    if (se->p.coverage >= 1 || l->failed || a->window > 0 || a->pos0 + 1 < se->p.n_min) {
+    if (se->p.coverage >= 1 || own->failed || a->window > 0 || a->pos0 + 1 < se->p.n_min ||
+        a->pos0 < se->answer0) {
         k->ops->attend(k, a);
         return;
     }
-    if (a->pos0 != l->next) /* another text */
+    int32_t b = a->pos0 / TOK, n_kv = se->s.n_head_kv;
+    double read = (double)(b + 1) * n_kv;
+    se->n_all += read;
+    if (!l || layer < se->p.method.dense_layers) {
+        k->ops->attend(k, a);
+        se->n_read += read;
+        return;
+    }
+    if (score == DECODE_LAYERS && l == own) {
+        look(se, l, a, NULL);
+        se->n_read += read;
+        return;
+    }
+    if (score != DECODE_LAYERS && a->pos0 != l->next) /* another text */
         l->n_row = l->end = 0;
-    l->next = a->pos0 + 1;
+    own->next = a->pos0 + 1;
     size_t row = (size_t)a->n_head * (size_t)a->kv->head_dim;
-    k->ops->download(k, l->ring + (size_t)l->n_row++ * row, a->q, row * sizeof(float));
-
-    int32_t b = a->pos0 / TOK;
+    bool again = se->at_hand && score != DECODE_LAYERS;
+    if (score != DECODE_LAYERS && score != DECODE_PROMPT) {
+        k->ops->download(k, l->ring + (size_t)l->n_row++ * row, a->q, row * sizeof(float));
+        again = again || l->n_row == SELECT_EVERY;
+    }
+    if (again && se->at_hand) { /* for itself */
+        l->n_row = 0;
+        choose(se, l, a);
+    }
     struct kern_block_list at;
     const struct kern_block_list *list = l->end > 0 ? list_at(se, l, b, &at) : NULL;
-    bool again = l->n_row == SELECT_EVERY;
-    bool my_turn = again && a->pos0 / SELECT_EVERY % se->s.n_layer == layer;
-    if (list && !my_turn) {
+    bool my_turn = a->pos0 % SELECT_EVERY == SELECT_EVERY - 1 &&
+                   a->pos0 / SELECT_EVERY % se->s.n_layer == layer;
+    if (!se->at_hand && score != DECODE_PROMPT)
+        my_turn = again && a->pos0 / SELECT_EVERY % se->s.n_layer == layer;
+    if (list && my_turn) {
+        look(se, own, a, list);
+    } else if (list) {
         struct kern_attn with = *a;
         with.list = list;
         k->ops->attend(k, &with);
-        se->n_read += list->first[2 * se->s.n_head_kv - 1] + 2.0 * se->s.n_head_kv;
-    } else if (list) {
-        look(se, l, a, list);
-        se->n_read += (double)(b + 1) * se->s.n_head_kv;
+        read = list->first[2 * n_kv - 1] + 2.0 * n_kv;
     } else {
         k->ops->attend(k, a);
-        se->n_read += (double)(b + 1) * se->s.n_head_kv;
     }
-    se->n_all += (double)(b + 1) * se->s.n_head_kv;
-    if (again) {
+    se->n_read += read;
+    if (again && !se->at_hand) { /* for the next ones */
         l->n_row = 0;
         choose(se, l, a);
     }

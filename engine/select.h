@@ -9,8 +9,9 @@
  * Nothing is deleted.
  *
  * Once in 16 tokens one layer, in turn, answers densely too: the mass its list really keeps. A
- * layer that falls short twice stays dense for the rest of the answer. Dense as well: the first 16 tokens
- * of an answer, contexts shorter than n_min, sliding windows, backends without a scorer.
+ * layer that falls short twice stays dense for the rest of the answer. Dense as well: the first 16
+ * tokens of an answer, contexts shorter than n_min, sliding windows, backends without a scorer.
+ * Published methods take the same way with their own score, and no fallback: methods.h.
  *
  * Threads: the engine's. */
 #ifndef ENGINE_SELECT_H
@@ -25,7 +26,8 @@ struct select;
 struct select_params {
     float coverage; /* mass to keep; 0 = none asked for: take the share; 1 = dense */
     float share;    /* most pages of all, 0 = 0.25 */
-    int32_t n_min;  /* keys below which all are read; 0 = as measured to pay */
+    int32_t n_min;  /* keys below which all are read; 0 = SPARSE_N_MIN */
+    struct decode_method method; /* all 0 = our own */
 };
 
 /* Of one answer; NAN = nothing yet. */
@@ -44,7 +46,10 @@ void select_free(struct select *se); /* NULL is fine */
 /* An answer begins at position answer0: lists and statistics are forgotten. coverage: as above. */
 void select_begin(struct select *se, float coverage, int32_t answer0);
 
-/* Answers a, one row. a->list must be NULL; a->lse and a->mass are honoured. */
+/* The last rows of a prompt, for methods that choose by them; a is answered by others. */
+void select_observe(struct select *se, int32_t layer, const struct kern_attn *a);
+
+/* Answers a, one row; rows before the answer are answered densely. a->list must be NULL; a->lse and a->mass are honoured. */
 void select_attend(struct select *se, int32_t layer, const struct kern_attn *a);
 
 void select_report(const struct select *se, struct select_report *ret);

@@ -752,6 +752,62 @@ static void select_attend__topic_returns__its_page_is_read_again(void **state)
     select_bed_free(&b);
 }
 
+/* Three layers that see the same heads: what each published method reads of an answer. */
+static void select_attend__published_methods__read_their_share(void **state)
+{
+    static const struct {
+        const char *name;
+        struct decode_method m;
+        double least, most; /* density over the three layers */
+    } cases[] = {
+        {"quest", {.score = DECODE_BOUNDS, .share = 0.25f, .dense_layers = 1}, 0.5, 0.6},
+        {"hsa", {.score = DECODE_CHANNELS, .share = 0.25f}, 0.25, 0.4},
+        {"rocket", {.score = DECODE_CHANNELS, .share = 0.125f, .prompt_share = 0.25f}, 0.15, 0.3},
+        {"loopserve", {.score = DECODE_EXACT, .share = 0.25f}, 0.3, 0.5},
+        {"tidal", {.score = DECODE_LAYERS, .share = 0.25f, .dense_layers = 1, .choose = {1, 1}}, 0.7, 0.8},
+        {"window", {.score = DECODE_PROMPT, .share = 0.25f}, 0.25, 0.4},
+    };
+    struct kern *k = kern_open_cpu(NULL, 2);
+    int32_t n = 3072, answer0 = n - 100;
+    struct heads h = heads_make(HEADS_LOCAL, n, 4, 2, 64, 21);
+    heads_seal(&h, answer0, 8, 8);
+    float dense[4 * 64], out[4 * 64];
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        struct sparse_shape s = {3, 4, 2, 64};
+        struct select *se = select_new(k, &s, &(struct select_params){.n_min = 1, .method = cases[i].m});
+        select_begin(se, 0.95f, answer0);
+        for (int32_t layer = 0; layer < 3; layer++) {
+            struct kern_attn a = heads_attn(&h, answer0 - 64, 64, NULL);
+            select_observe(se, layer, &a);
+        }
+        double error = 0;
+        for (int32_t pos = answer0; pos < n; pos++)
+            for (int32_t layer = 0; layer < 3; layer++) {
+                struct kern_attn a = heads_attn(&h, pos, 1, dense);
+                k->ops->attend(k, &a);
+                a.out = out;
+                select_attend(se, layer, &a);
+                double off = 0, all = 0;
+                for (int c = 0; c < 4 * 64; c++) {
+                    off += pow((double)out[c] - (double)dense[c], 2);
+                    all += pow((double)dense[c], 2);
+                }
+                error += sqrt(off / all) / 300;
+            }
+        struct select_report r;
+        select_report(se, &r);
+        print_message("%s: density %.3f, mass %.3f of %d looks, error %.3f\n", cases[i].name,
+                      r.density, r.mass_mean, r.n_mass, error);
+        assert_true(r.n_choice > 0);
+        assert_true(error > 0 && error < 0.2);
+        assert_true(r.density > cases[i].least && r.density < cases[i].most);
+        assert_true(r.mass_mean > 0.8);
+        select_free(se);
+    }
+    heads_free(&h);
+    kern_close(k);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -775,6 +831,7 @@ int main(void)
         cmocka_unit_test(select_attend__share_alone__bounds_what_is_read),
         cmocka_unit_test(select_attend__short_context_or_coverage_one__is_dense),
         cmocka_unit_test(select_attend__topic_returns__its_page_is_read_again),
+        cmocka_unit_test(select_attend__published_methods__read_their_share),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
