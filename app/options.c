@@ -48,6 +48,7 @@ static const struct option table[] = {
     {NULL, "kv", TEXT, OFF(kv), "NAME", "KV cache format: exact, 8/8, 8/4, 4/4, adaptive, ...", 0, 0},
     {NULL, "kv-budget", SIZE, OFF(kv_budget_bytes), "SIZE", "memory for KV, e.g. 2G (0 = automatic)", 0, 0},
     {NULL, "coverage", FLOAT, OFF(coverage), "C", "attention mass that sparse attention keeps, 0.7 to 1 (1 = dense, the default)", ENGINE_COVERAGE_MIN, 1},
+    {NULL, "sparse-from", INT, OFF(sparse_from), "N", "measuring: sparse attention from N tokens on, even where it does not pay", 0, 1 << 30},
     {NULL, "db", TEXT, OFF(db), "FILE", "conversation store", 0, 0},
     {NULL, "no-save", FLAG, OFF(no_save), NULL, "leave nothing on disk", 0, 0},
     {"-r", "resume", RESUME, OFF(resume_id), "[ID]", "open a saved conversation (the latest without ID)", 0, 0},

@@ -35,6 +35,7 @@ struct options {
     bool n_predict_set;
     uint64_t kv_budget_bytes;
     float coverage;
+    int32_t sparse_from;
     struct engine_sampling sampling;
     bool json, no_save, ids, special, raw, resume, yes, help, version, repair, with_kv;
     int64_t resume_id;   /* 0 = the most recent */

@@ -31,6 +31,8 @@ struct engine_params {
     const char *kv;          /* preset name; NULL = the default */
     uint64_t kv_budget_bytes;/* 0 = automatic */
     float coverage;          /* 1 = dense; 0 = default */
+    int32_t sparse_from;     /* for measuring: sparse attention from so many tokens on, even where
+                                it does not pay; 0 = where it pays */
     bool vocab_only;         /* tokenizer only: no weights, no thread */
     const char *fake_script; /* not NULL: scripted engine for tests, see fake.c; model_path unused */
     const struct kv_io *kv_io; /* NULL = KV is not kept on disk; copied */

@@ -229,7 +229,9 @@ static enum status open_parts(struct local *l, struct err *e)
     gguf_read_ahead(l->gguf);
     TRY(model_load(l->model, l->kern, p->progress, p->progress_ctx, e));
     TRY(forward_new(l->model, PLAN_CHUNK, &l->forward, e));
-    l->policy = policy_new(l->kern, &l->model->p, l->forward);
+    l->policy = policy_new(l->kern, &l->model->p, l->forward, l->preset, p->sparse_from);
+    if (p->coverage <= 0 && l->preset->coverage > 0)
+        atomic_store(&l->coverage, l->preset->coverage);
     l->pool = kv_pool_new(l->kern, &shape, l->preset, l->plan.kv_budget);
     l->lines = lines_new(l->pool, l->plan.n_ctx);
     fill_info(l);

@@ -155,7 +155,7 @@ static enum status bench_once(struct local *l, struct kv_line *line, const struc
     TRY(fill(l, line, ids, b->depth, e));
     int32_t n = b->n_prompt > 0 ? b->n_prompt : b->n_gen;
     TRY(local_reserve(l, BENCH_LINE, line, n, e));
-    policy_begin(l->policy, atomic_load(&l->coverage), b->depth);
+    policy_begin(l->policy, atomic_load(&l->coverage), b->depth + (b->n_prompt > 0 ? b->n_prompt : 0));
     double start = now_s();
     if (b->n_prompt > 0) {
         TRY(prefill_run(l->forward, line, ids, n, NULL, NULL, &logits, e));

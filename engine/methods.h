@@ -47,7 +47,7 @@ enum decode_score {
 
 struct decode_method {
     enum decode_score score;
-    float share;          /* of the pages that are read; 0 = ours */
+    float share;          /* of the pages that are read; OURS: 0 = as the coverage asks */
     float prompt_share;   /* CHANNELS: pages that the prompt's last rows let through (RocketKV) */
     int32_t dense_layers; /* first layers that read all */
     int32_t choose[2];    /* LAYERS: those that choose */

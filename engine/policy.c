@@ -9,17 +9,24 @@ struct policy {
     struct kern *k;
     struct sparse_shape shape;
     struct forward *f;
+    struct sparse_params prefill;
+    struct select_params decode;
     struct sparse *sparse; /* made when first needed */
     struct select *select;
+    int32_t answer0;
     bool on; /* this turn */
 };
 
-struct policy *policy_new(struct kern *k, const struct model_params *p, struct forward *f)
+struct policy *policy_new(struct kern *k, const struct model_params *p, struct forward *f,
+                          const struct preset *preset, int32_t sparse_from)
 {
     struct policy *y = mem_calloc(1, sizeof *y);
     y->k = k;
     y->shape = (struct sparse_shape){p->n_layer, p->n_head, p->n_head_kv, p->head_dim};
     y->f = f;
+    y->prefill = (struct sparse_params){
+        .coverage = 1, .n_min = sparse_from, .always = sparse_from > 0, .method = preset->prefill};
+    y->decode = (struct select_params){.n_min = sparse_from, .method = preset->decode};
     return y;
 }
 
@@ -36,21 +43,26 @@ void policy_free(struct policy *p)
 static void answer(void *ctx, int32_t layer, const struct kern_attn *a, bool tail)
 {
     struct policy *p = ctx;
-    if (a->n_tok == 1)
+    int32_t end = a->pos0 + a->n_tok;
+    if (a->n_tok == 1 && end > p->answer0) {
         select_attend(p->select, layer, a);
-    else
-        sparse_attend(p->sparse, layer, a, tail);
+        return;
+    }
+    sparse_attend(p->sparse, layer, a, tail);
+    if (end == p->answer0)
+        select_observe(p->select, layer, a);
 }
 
 void policy_begin(struct policy *p, float coverage, int32_t answer0)
 {
-    p->on = coverage < 1;
+    p->on = coverage < 1 || p->prefill.method.score != PREFILL_CAP || p->decode.method.share > 0;
     forward_set_answer(p->f, p->on ? answer : NULL, p);
+    p->answer0 = answer0;
     if (!p->on)
         return;
     if (!p->sparse) {
-        p->sparse = sparse_new(p->k, &p->shape, &(struct sparse_params){.coverage = coverage});
-        p->select = select_new(p->k, &p->shape, &(struct select_params){.coverage = coverage});
+        p->sparse = sparse_new(p->k, &p->shape, &p->prefill);
+        p->select = select_new(p->k, &p->shape, &p->decode);
     }
     sparse_begin(p->sparse, coverage);
     select_begin(p->select, coverage, answer0);

@@ -7,17 +7,20 @@
 #define ENGINE_POLICY_H
 
 #include "engine/forward.h"
+#include "engine/presets.h"
 #include "engine/select.h"
 #include "engine/sparse.h"
 #include "engine/stats.h"
 
-/* The coverage in force when none is asked for. */
+/* The coverage in force when neither the user nor the preset asks for one. */
 #define POLICY_COVERAGE 1.0f
 
 struct policy;
 
-/* For the attention of f, which must outlive it, as the backend must. */
-struct policy *policy_new(struct kern *k, const struct model_params *p, struct forward *f);
+/* For the attention of f, which must outlive it, as the backend must. preset: its ways of reading
+ * less. sparse_from > 0: sparse from so many keys on, whether or not it pays: for measuring. */
+struct policy *policy_new(struct kern *k, const struct model_params *p, struct forward *f,
+                          const struct preset *preset, int32_t sparse_from);
 void policy_free(struct policy *p); /* NULL is fine */
 
 /* A turn begins whose answer will begin at position answer0. */

@@ -5,6 +5,7 @@
  *   pages    bits_k .. rotate_v     blocks become pages of kernels/page.h (stored as they are)
  *   format   k, v, at_write, tiers  a published number format, simulated: see below
  *   eviction evict                  tokens are dropped for good
+ *   reading  coverage, prefill, decode  older blocks that attention leaves out: methods.h
  *
  * Simulated formats: the numbers are quantised and restored just as the method does it, and kept as
  * f16 rows; the bytes that are told are those that the method's codes, scales and corrections would
@@ -17,6 +18,8 @@
 
 #include <stdbool.h>
 #include <stdint.h>
+
+#include "engine/methods.h"
 
 /* How the numbers of a group become codes; scales and offsets are f16. */
 enum preset_grid {
@@ -90,6 +93,10 @@ struct preset {
     bool tier_mean;    /* attention per row that could see the token; else its sum */
 
     struct preset_evict evict;
+
+    float coverage; /* of our own ways of reading less, where none is asked for; 0 = the engine's */
+    struct prefill_method prefill;
+    struct decode_method decode;
 };
 
 /* NULL = the default. NULL result: no such name. "f16" is another name of "exact". */

@@ -41,6 +41,7 @@ struct select {
     struct select_params p;
     struct layer_list *layer;
     int32_t answer0;
+    bool has_bounds; /* every page that may be left out is sealed */
     bool at_hand;    /* each query chooses for itself, else the last ones of every 16 for the next */
     int32_t n_probe;
     const int32_t *probe; /* [n_probe] rows of the ring */
@@ -78,7 +79,7 @@ struct select *select_new(struct kern *k, const struct sparse_shape *s,
     se->probe = se->at_hand ? this_row : recent_rows;
     if (se->p.n_min <= 0)
         se->p.n_min = SPARSE_N_MIN;
-    if (score != DECODE_OURS)
+    if (p->method.share > 0)
         se->p.share = p->method.share;
     if (se->p.share <= 0)
         se->p.share = SHARE;
@@ -111,7 +112,7 @@ void select_free(struct select *se)
 
 void select_begin(struct select *se, float coverage, int32_t answer0)
 {
-    se->p.coverage = se->p.method.score == DECODE_OURS ? coverage : 0;
+    se->p.coverage = se->p.method.share > 0 ? 0 : coverage;
     se->answer0 = answer0;
     for (int32_t i = 0; i < se->s.n_layer; i++) {
         struct layer_list *l = &se->layer[i];
@@ -215,7 +216,7 @@ static void candidates_of_head(void *ctx, int part, int n_part)
     bool *only = se->only + (size_t)part * se->n_block;
     struct ranked *rank = se->rank + (size_t)part * se->n_block;
     int32_t n = se->at_hand ? budget_of(se) : CANDIDATES * budget_of(se), n_rank = se->older - 1;
-    bool all = se->p.method.score == DECODE_EXACT;
+    bool all = se->p.method.score == DECODE_EXACT || !se->has_bounds;
     for (int32_t j = 0; j < se->n_block; j++)
         only[j] = all || forced(se, j);
     if (all)
@@ -349,7 +350,7 @@ static bool has_bounds(const struct select *se, const struct kern_attn *a)
     for (int32_t h = 0; h < se->s.n_head_kv; h++)
         for (int32_t j = 1; j < se->older; j++)
             if (!a->kv->block[(size_t)h * a->kv->n_block_cap + j].page)
-                return false; /* an exact cache has none */
+                return false; /* an exact cache has none: all are looked at exactly */
     return true;
 }
 
@@ -359,7 +360,8 @@ static void choose(struct select *se, struct layer_list *l, const struct kern_at
     if (!look_from(se, l, a, se->at_hand ? 1 : SELECT_EVERY))
         return;
     se->rows.q = l->ring;
-    if (se->p.method.score != DECODE_EXACT && !has_bounds(se, a))
+    se->has_bounds = has_bounds(se, a);
+    if (se->at_hand && !se->has_bounds)
         return;
     kern_parallel(se->k, se->s.n_head_kv, candidates_of_head, se);
     if (se->at_hand) {
