@@ -186,6 +186,7 @@ static void run(struct ui_front *front, struct screen *sc, const struct loop_opt
             screen_event(sc, &ev);
         if (settled && !screen_dirty(sc) && !screen_busy(sc)) {
             screen_screenshot(sc, o->screenshot);
+            screen_draw(sc);
             break;
         }
     }

@@ -78,6 +78,7 @@ void screen_free(struct screen *sc)
     str_fini(&sc->popup_hint);
     str_fini(&sc->notice);
     shapes_fini(&sc->shapes);
+    str_fini(&sc->shot);
     free(sc->popup_text);
     free(sc->messages);
     free(sc->stash);
@@ -689,6 +690,8 @@ void screen_draw(struct screen *sc)
     view_draw(&sc->model, sc->view, sc->cells);
     sc->front->present(sc->front->ctx, sc->cells, sc->model.shapes);
     sc->dirty = false;
+    if (sc->shot.len > 0)
+        screenshot_take(sc);
     char title[256];
     struct str clean = {0};
     text_clean_line(&clean, sc->model.title, strlen(sc->model.title));

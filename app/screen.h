@@ -54,7 +54,7 @@ void screen_edit_last(struct screen *sc);
 bool screen_copy(struct screen *sc, int number);         /* code block, 0 = the last answer */
 void screen_export(struct screen *sc, const char *path); /* Markdown; NULL or "" = name by title */
 void screen_theme(struct screen *sc, const char *name);
-/* A picture of the window; NULL or "" = a new name in the current folder. */
+/* A picture of the window after the next frame; NULL or "" = a new name in the current folder. */
 void screen_screenshot(struct screen *sc, const char *path);
 void screen_refresh(struct screen *sc); /* the list and the model are to be read anew */
 void screen_quit(struct screen *sc);

@@ -67,6 +67,7 @@ struct screen {
     struct history history;
     bool show_thinking, list_wanted, dash_wanted;
     bool dirty, done, mouse;
+    struct str shot; /* picture to save after the next frame, "" = none */
     enum drag drag; /* what the held mouse button moves */
     int drag_chars; /* cells passed since it went down */
     char shown_title[256];
@@ -96,6 +97,7 @@ void mouse_event(struct screen *sc, const struct ui_event *ev);
 /* A key that only a window has; false = it means what it means everywhere. Turns the paste key into
  * a paste event. */
 bool window_key(struct screen *sc, struct ui_event *ev);
+void screenshot_take(struct screen *sc);
 bool selection_copy(struct screen *sc); /* false = nothing is selected */
 
 /* screen_edit.c */

@@ -182,7 +182,6 @@ void mouse_event(struct screen *sc, const struct ui_event *ev)
 
 void screen_screenshot(struct screen *sc, const char *path)
 {
-    struct err e;
     char name[64];
     time_t now = time(NULL);
     struct tm tm;
@@ -190,14 +189,20 @@ void screen_screenshot(struct screen *sc, const char *path)
         screen_notice(sc, "only the window (`dogear desktop`) saves pictures of itself");
         return;
     }
-    if (!path || !path[0]) {
-        strftime(name, sizeof name, "dogear-%Y%m%d-%H%M%S.png", localtime_r(&now, &tm));
-        path = name;
-    }
-    if (sc->front->screenshot(sc->front->ctx, path, &e) != OK)
+    strftime(name, sizeof name, "dogear-%Y%m%d-%H%M%S.png", localtime_r(&now, &tm));
+    str_clear(&sc->shot);
+    str_adds(&sc->shot, path && path[0] ? path : name);
+    sc->dirty = true;
+}
+
+void screenshot_take(struct screen *sc)
+{
+    struct err e;
+    if (sc->front->screenshot(sc->front->ctx, str_c(&sc->shot), &e) != OK)
         screen_error(sc, &e);
     else
-        screen_notice(sc, "written to %s", path);
+        screen_notice(sc, "written to %s", str_c(&sc->shot));
+    str_clear(&sc->shot);
 }
 
 static void zoom(struct screen *sc, int step)

@@ -55,6 +55,7 @@ struct window {
     bool resized, closed, told_closed, ended;
 
     struct str preedit;
+    int key_mods; /* of the last key: text says nothing of Ctrl and Alt */
     int mouse_x, mouse_y; /* pixels; -1 = outside */
     int drag_col, drag_row, held;
     float wheel;
@@ -360,7 +361,7 @@ static bool is_plain(uint32_t c)
 
 static void key_down(struct window *w, const SDL_KeyboardEvent *ev)
 {
-    int mods = mods_of(ev->keysym.mod);
+    int mods = w->key_mods = mods_of(ev->keysym.mod);
     uint32_t code = special_key(ev->keysym.sym);
     if (w->preedit.len > 0)
         return; /* belongs to the input method */
@@ -376,7 +377,7 @@ static void key_down(struct window *w, const SDL_KeyboardEvent *ev)
 
 static void text_typed(struct window *w, const char *text)
 {
-    int mods = mods_of(SDL_GetModState());
+    int mods = w->key_mods;
     uint32_t cp;
     size_t n = strlen(text);
     str_clear(&w->preedit);
@@ -494,6 +495,9 @@ static void translate(struct window *w, const SDL_Event *ev)
     case SDL_KEYDOWN:
         key_down(w, &ev->key);
         break;
+    case SDL_KEYUP:
+        w->key_mods = mods_of(ev->key.keysym.mod);
+        break;
     case SDL_TEXTINPUT:
         text_typed(w, ev->text.text);
         break;
@@ -530,6 +534,8 @@ static bool event(void *ctx, struct ui_event *ret)
     memset(ret, 0, sizeof *ret);
     if (w->resized) { /* however many sizes went by */
         w->resized = false;
+        w->cells = NULL; /* they change their size; nothing is shown before the next frame */
+        w->shapes = NULL;
         ret->kind = UI_EV_RESIZE;
         return true;
     }

@@ -283,6 +283,68 @@ static void editor__insert__is_cleaned_and_bounded(void **state)
     editor_free(ed);
 }
 
+static void expect_selected(const struct editor *ed, const char *what)
+{
+    size_t from, to;
+    assert_true(editor_selection(ed, &from, &to));
+    assert_int_equal(to - from, strlen(what));
+    assert_memory_equal(editor_text(ed) + from, what, to - from);
+}
+
+static void editor__selection__moves_replaces_and_is_undone(void **state)
+{
+    (void)state;
+    size_t from, to;
+    struct editor *ed = editor_new();
+    editor_set(ed, "one two\nthree 日本", strlen("one two\nthree 日本"));
+    assert_false(editor_selection(ed, &from, &to));
+    assert_true(editor_extend(ed, ACT_LEFT));
+    assert_true(editor_extend(ed, ACT_WORD_LEFT));
+    expect_selected(ed, "日本");
+    assert_true(editor_extend(ed, ACT_UP));
+    expect_selected(ed, "o\nthree 日本"); /* the same column */
+    assert_false(editor_extend(ed, ACT_UP)); /* the first line: not into the history */
+    assert_false(editor_extend(ed, ACT_YANK));
+    editor_act(ed, ACT_RIGHT); /* to its end, and it is gone */
+    assert_false(editor_selection(ed, &from, &to));
+    assert_int_equal(editor_cursor(ed), editor_len(ed));
+
+    editor_select(ed, 4, 7);
+    expect_selected(ed, "two");
+    editor_insert(ed, "2", 1);
+    assert_string_equal(editor_text(ed), "one 2\nthree 日本");
+    assert_false(editor_selection(ed, &from, &to));
+    editor_act(ed, ACT_UNDO);
+    assert_string_equal(editor_text(ed), "one two\nthree 日本");
+
+    editor_select_word(ed, 9);
+    expect_selected(ed, "three");
+    editor_act(ed, ACT_BACKSPACE);
+    assert_string_equal(editor_text(ed), "one two\n 日本");
+    editor_act(ed, ACT_SELECT_ALL);
+    expect_selected(ed, "one two\n 日本");
+    editor_erase_selection(ed);
+    assert_int_equal(editor_len(ed), 0);
+    assert_false(editor_act(ed, ACT_SELECT_ALL));
+    editor_free(ed);
+}
+
+static void editor__selection__is_marked(void **state)
+{
+    (void)state;
+    struct editor *ed = editor_new();
+    struct cells *c = cells_new(20, 4);
+    editor_set(ed, "ab\n\ncd", 6);
+    editor_select(ed, 1, 5);
+    editor_draw(ed, c, (struct rect){2, 0, 10, 4}, true);
+    static const int want[3][3] = {{0, 1, 0}, {1, 0, 0}, {1, 0, 0}};
+    for (int y = 0; y < 3; y++)
+        for (int x = 0; x < 3; x++)
+            assert_int_equal(cells_at(c, 2 + x, y)->role == ROLE_SELECTED, want[y][x]);
+    cells_free(c);
+    editor_free(ed);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -293,6 +355,8 @@ int main(void)
         cmocka_unit_test(editor__history__keeps_what_was_being_written),
         cmocka_unit_test(editor__rows__up_and_down_keep_the_column),
         cmocka_unit_test(editor__insert__is_cleaned_and_bounded),
+        cmocka_unit_test(editor__selection__moves_replaces_and_is_undone),
+        cmocka_unit_test(editor__selection__is_marked),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
