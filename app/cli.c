@@ -113,9 +113,29 @@ enum status cli_engine_with(const struct options *o, bool vocab_only, const stru
     return st;
 }
 
+/* --store-budget: written only where it changes something, it may stand in the config file. */
+static enum status set_budget(const struct options *o, struct sessions *s, struct err *e)
+{
+    struct sessions_budget b;
+    if (o->no_save || o->store_budget_bytes == UINT64_MAX)
+        return OK;
+    int64_t want = (int64_t)o->store_budget_bytes;
+    TRY(sessions_budget_get(s, &b, e));
+    if (want ? !b.automatic && b.limit_bytes == want : b.automatic)
+        return OK;
+    return sessions_budget_set(s, want, e);
+}
+
 enum status cli_store(const struct options *o, struct sessions **ret, struct err *e)
 {
-    return sessions_open(o->no_save ? ":memory:" : o->db, ret, e);
+    struct sessions *s;
+    TRY(sessions_open(o->no_save ? ":memory:" : o->db, &s, e));
+    enum status st = set_budget(o, s, e);
+    if (st != OK)
+        sessions_close(s);
+    else
+        *ret = s;
+    return st;
 }
 
 enum status cli_id(const struct options *o, int i, int64_t *ret, struct err *e)

@@ -28,7 +28,7 @@ enum status cli_engine(const struct options *o, bool vocab_only, const struct kv
 enum status cli_engine_with(const struct options *o, bool vocab_only, const struct kv_io *kv_io,
                             struct loop_wake *wake, bool (*progress)(void *ctx, float done),
                             void *ctx, struct engine **ret, struct err *e);
-/* The store, or one in memory with --no-save. */
+/* The store with the budget asked for, or one in memory with --no-save. */
 enum status cli_store(const struct options *o, struct sessions **ret, struct err *e);
 /* words[i] as a conversation id. */
 enum status cli_id(const struct options *o, int i, int64_t *ret, struct err *e);

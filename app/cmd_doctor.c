@@ -74,6 +74,8 @@ int cmd_doctor(struct options *o)
             json_object_set_new(j, "db_bytes", json_count(h.db_bytes));
             json_object_set_new(j, "kv_db_bytes", json_count(h.kv_db_bytes));
             json_object_set_new(j, "kv_budget", json_count(budget.limit_bytes));
+            json_object_set_new(j, "kv_budget_automatic", json_boolean(budget.automatic));
+            json_object_set_new(j, "kv_used", json_count(budget.used_bytes));
             json_object_set_new(j, "free_disk", json_count(h.free_disk_bytes));
         }
         json_print(j);
@@ -90,8 +92,10 @@ int cmd_doctor(struct options *o)
             printf("             text %.1f MB, cache %.1f MB, %.1f GB free on the disk\n",
                    (double)h.db_bytes / 1e6, (double)h.kv_db_bytes / 1e6,
                    (double)h.free_disk_bytes / 1e9);
-            printf("             cache budget %.1f GB%s, %.1f MB used\n", (double)budget.limit_bytes / 1e9,
-                   budget.automatic ? " (automatic)" : "", (double)budget.used_bytes / 1e6);
+            printf("             cache budget %.1f MB%s, %.1f MB used\n",
+                   (double)budget.limit_bytes / 1e6,
+                   budget.automatic ? " (automatic; --store-budget sets another)" : "",
+                   (double)budget.used_bytes / 1e6);
             printf("check        text %s, cache %s\n", h.text_ok ? "ok" : "DAMAGED",
                    h.kv_ok ? "ok" : "DAMAGED (run dogear doctor --repair)");
             if (h.detail[0])

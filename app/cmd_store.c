@@ -1,6 +1,7 @@
 /* Commands on saved conversations: they need the store only, no model. */
 #include <errno.h>
 #include <inttypes.h>
+#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -76,6 +77,23 @@ static json_t *row_json(const struct sessions_row *r)
     return j;
 }
 
+/* "8/4 1.2M, f16 310K": what is held at each precision, finest last. */
+static void format_tiers(const int64_t tiers[SESSIONS_TIERS], struct str *out)
+{
+    for (int i = SESSIONS_TIERS - 1; i >= 0; i--) {
+        double n = (double)tiers[i];
+        if (tiers[i] <= 0)
+            continue;
+        str_addf(out, "%s%s ", out->len ? ", " : "", stats_tier_name[i]);
+        if (n < 1024 * 1024)
+            str_addf(out, "%.0fK", ceil(n / 1024));
+        else
+            str_addf(out, "%.1fM", n / (1024 * 1024));
+    }
+    if (out->len == 0)
+        str_addc(out, '-');
+}
+
 /* The match in bold on a terminal, plain elsewhere; always on one line. */
 static void print_snippet(const char *s)
 {
@@ -105,13 +123,17 @@ static void print_rows(const struct options *o, const struct sessions_row *rows,
         fprintf(stderr, "dogear: nothing found\n");
         return;
     }
-    printf("%5s  %-16s  %5s %8s %9s   %s\n", "id", "last used", "msgs", "tokens", "cache", "title");
+    printf("%5s  %-16s  %5s %8s %9s  %-22s   %s\n", "id", "last used", "msgs", "tokens", "cache",
+           "by precision", "title");
     for (int32_t i = 0; i < n; i++) {
         char when[20], size[16];
         format_time(rows[i].updated_ms, when);
         format_size(rows[i].kv_bytes, size);
-        printf("%5" PRId64 "  %s  %5d %8d %9s %s ", rows[i].id, when, rows[i].n_message,
-               rows[i].n_tok, size, rows[i].pinned ? "*" : " ");
+        struct str tiers = {0};
+        format_tiers(rows[i].tier_bytes, &tiers);
+        printf("%5" PRId64 "  %s  %5d %8d %9s  %-22s %s ", rows[i].id, when, rows[i].n_message,
+               rows[i].n_tok, size, str_c(&tiers), rows[i].pinned ? "*" : " ");
+        str_fini(&tiers);
         const char *title = rows[i].title[0] ? rows[i].title : "(untitled)";
         cli_print_safe(title, strcspn(title, "\n"));
         putchar('\n');

@@ -10,6 +10,7 @@
 #include <strings.h>
 
 #include "app/chat.h"
+#include "app/options.h"
 #include "app/screen.h"
 #include "engine/base/mem.h"
 #include "engine/base/str.h"
@@ -119,6 +120,29 @@ static void cmd_delete(struct screen *sc, const char *args)
 {
     (void)args;
     screen_delete(sc, chat_conversation(screen_chat(sc)));
+}
+
+static void cmd_store_budget(struct screen *sc, const char *args)
+{
+    struct sessions *s = screen_store(sc);
+    struct sessions_budget b;
+    struct err e;
+    uint64_t want = 0;
+    enum status st = *args ? options_size(args, &want, &e) : OK;
+    if (st == OK && *args)
+        st = sessions_budget_set(s, (int64_t)want, &e);
+    if (st == OK)
+        st = sessions_budget_get(s, &b, &e);
+    if (st != OK) {
+        screen_error(sc, &e);
+        return;
+    }
+    struct str text = {0};
+    char limit[FORMAT_SIZE], used[FORMAT_SIZE];
+    str_addf(&text, "caches on disk: %s of %s%s", format_bytes(used, b.used_bytes),
+             format_bytes(limit, b.limit_bytes), b.automatic ? " (automatic)" : "");
+    screen_notice(sc, str_c(&text));
+    str_fini(&text);
 }
 
 static void cmd_pin(struct screen *sc, const char *args)
@@ -531,6 +555,7 @@ static const struct ui_command rows[] = {
     {"/search WORDS", "search all conversations"},
     {"/rename TITLE", "give this conversation a title"},
     {"/pin", "pin or unpin this conversation"},
+    {"/store-budget [SIZE]", "disk for the caches of all conversations; 0 = automatic"},
     {"/delete", "delete this conversation (asks first)"},
     {"/regen", "answer again; the old answer stays beside it"},
     {"/edit", "edit your last message as a new branch"},
@@ -561,6 +586,7 @@ static const struct command commands[] = {
     {"/search", "/find", cmd_search},
     {"/rename", "/title", cmd_rename},
     {"/pin", "", cmd_pin},
+    {"/store-budget", "", cmd_store_budget},
     {"/delete", "/rm", cmd_delete},
     {"/regen", "/regenerate /retry", cmd_regen},
     {"/edit", "", cmd_edit},

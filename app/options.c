@@ -47,6 +47,7 @@ static const struct option table[] = {
     {"-sys", "system-prompt", TEXT, OFF(system), "TEXT", "system prompt of a new conversation", 0, 0},
     {NULL, "kv", TEXT, OFF(kv), "NAME", "KV cache format: exact, 8/8, 8/4, 4/4, adaptive, ...", 0, 0},
     {NULL, "kv-budget", SIZE, OFF(kv_budget_bytes), "SIZE", "memory for KV, e.g. 2G (0 = automatic)", 0, 0},
+    {NULL, "store-budget", SIZE, OFF(store_budget_bytes), "SIZE", "disk for the caches of all conversations, kept until changed (0 = automatic)", 0, 0},
     {NULL, "coverage", FLOAT, OFF(coverage), "C", "attention mass that sparse attention keeps, 0.7 to 1 (1 = dense, the default)", ENGINE_COVERAGE_MIN, 1},
     {NULL, "sparse-from", INT, OFF(sparse_from), "N", "measuring: sparse attention from N tokens on, even where it does not pay", 0, 1 << 30},
     {NULL, "db", TEXT, OFF(db), "FILE", "conversation store", 0, 0},
@@ -78,7 +79,8 @@ enum { N_OPTION = sizeof table / sizeof *table };
 
 void options_init(struct options *o)
 {
-    *o = (struct options){.n_gpu_layer = -1, .n_predict = -1, .n_rep = 3};
+    *o = (struct options){
+        .n_gpu_layer = -1, .n_predict = -1, .n_rep = 3, .store_budget_bytes = UINT64_MAX};
     engine_sampling_default(&o->sampling);
 }
 

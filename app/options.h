@@ -34,6 +34,7 @@ struct options {
     int32_t n_ctx, n_thread, n_gpu_layer, n_predict, n_rep;
     bool n_predict_set;
     uint64_t kv_budget_bytes;
+    uint64_t store_budget_bytes; /* UINT64_MAX = as it is */
     float coverage;
     int32_t sparse_from;
     struct engine_sampling sampling;

@@ -109,6 +109,12 @@ dogear export "$forked" --format dogear --out "$work/one.dogear"; [ $rc -eq 1 ] 
 ok export__existing_file__is_not_overwritten
 dogear thin "$forked" none && dogear show "$forked" && grep -q folded "$work/out"
 ok thin__none__keeps_the_text
+dogear list --store-budget 300M && dogear doctor --json && [ "$(json "$work/out" 'j["kv_budget"], j["kv_budget_automatic"]')" = "(314572800, False)" ]
+ok store_budget__size__is_kept_and_shown
+dogear doctor --store-budget 0 && grep -q 'cache budget .* (automatic' "$work/out"
+ok store_budget__0__is_automatic_again
+dogear list --store-budget lots; [ $rc -eq 2 ] && one_line_error && grep -q lots "$work/err"
+ok store_budget__no_size__exit_2
 dogear thin "$forked" 7/7; [ $rc -eq 2 ] && one_line_error
 ok thin__unknown_precision__exit_2
 before=$(find "$work/data" -type f -exec md5sum {} + | sort | md5sum)
