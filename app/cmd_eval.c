@@ -2,9 +2,11 @@
  *
  * --text FILE: teacher-forced. The exact engine's logits go to a temporary file, each preset's are
  * compared with them row by row. --suite NAME: free-running answers to questions with known
- * answers. One engine is open at a time, so that a large model is never in memory twice. */
+ * answers, in one chat or (--requests) each from the context alone. --attention: what presets keep of
+ * attention itself, layer by layer, without the model's answers. One engine is open at a time, so that a large model is never in memory twice. */
 #include <errno.h>
 #include <math.h>
+#include <stddef.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -19,6 +21,9 @@
 #include "engine/base/mem.h"
 #include "engine/base/str.h"
 
+#define ATTENTION_PRESETS                                                                          \
+    "cap-99,cap-95,cap-90,loopserve,minference,flexprefill,sampleattention,xattention,a-shape,delta," \
+    "progressive,quest,tidaldecode,hsa,rocketkv-mt,snapkv-turn"
 enum { MAX_PRESETS = 64, MAX_ANSWER_TOK = 64, MAX_LENGTHS = 8 };
 
 struct row {
@@ -225,8 +230,8 @@ struct sums {
     int64_t n_generated;
 };
 
-static enum status run_item(struct engine *en, const struct suite_item *item, struct sums *sums,
-                            struct breakdown *b, struct err *e)
+static enum status run_item(struct engine *en, const struct suite_item *item, bool requests,
+                            struct sums *sums, struct breakdown *b, struct err *e)
 {
     int n_message = item->n_context + 1;
     struct engine_message *messages = mem_calloc((size_t)n_message, sizeof *messages);
@@ -241,7 +246,9 @@ static enum status run_item(struct engine *en, const struct suite_item *item, st
         messages[n_message - 1] = question;
         struct str answer = {0};
         struct engine_event done;
-        st = k == 0 ? ask(en, messages, n_message, &ids, &n_id, &answer, &done, e)
+        if (requests) /* the timeline still holds the context */
+            n_id = 0;
+        st = k == 0 || requests ? ask(en, messages, n_message, &ids, &n_id, &answer, &done, e)
                     : ask(en, &question, 1, &ids, &n_id, &answer, &done, e);
         if (st == OK) {
             bool right = suite_right(turn, str_c(&answer), answer.len);
@@ -304,7 +311,7 @@ static enum status suite_measure(const struct options *o, const struct suite *s,
         if (k == n_length)
             lengths[n_length++].n_tok = s->items[i].n_tok;
         struct sums before = lengths[k];
-        st = run_item(en, &s->items[i], &lengths[k], &parts, e);
+        st = run_item(en, &s->items[i], o->requests, &lengths[k], &parts, e);
         all.n += lengths[k].n - before.n;
         all.right += lengths[k].right - before.right;
         all.bytes += lengths[k].bytes - before.bytes;
@@ -387,6 +394,67 @@ static void show_row(const struct options *o, json_t *rows, const struct row *r,
     fflush(stdout);
 }
 
+/* ---- attention itself ---- */
+
+static const struct {
+    const char *name;
+    size_t off;
+} attention_figures[] = {
+    {"prefill_density", offsetof(struct engine_attention, prefill_density)},
+    {"prefill_mass", offsetof(struct engine_attention, prefill_mass)},
+    {"prefill_mass_p5", offsetof(struct engine_attention, prefill_mass_p5)},
+    {"prefill_error", offsetof(struct engine_attention, prefill_error)},
+    {"decode_density", offsetof(struct engine_attention, decode_density)},
+    {"decode_mass", offsetof(struct engine_attention, decode_mass)},
+    {"decode_error", offsetof(struct engine_attention, decode_error)},
+};
+enum { N_ATTENTION = sizeof attention_figures / sizeof *attention_figures };
+
+static enum status attention_measure(const struct options *o, char **presets, int n_preset,
+                                     json_t *rows, struct err *e)
+{
+    struct engine *en = NULL;
+    char *text = NULL;
+    int32_t *ids = NULL, n = 0;
+    size_t len;
+    int32_t limit = o->n_ctx ? o->n_ctx : 4096;
+    struct engine_attention found[MAX_PRESETS];
+    TRY(cli_read(o->text, &text, &len, e));
+    enum status st = open_preset(o, "exact", limit, &en, e);
+    if (st == OK)
+        st = engine_tokenize(en, text, len, false, true, &ids, &n, e);
+    if (st == OK)
+        st = engine_attention(en, ids, n < limit ? n : limit, (const char *const *)presets, n_preset,
+                              found, e);
+    for (int i = 0; st == OK && i < n_preset; i++) {
+        json_t *j = json_pack("{s:s s:i}", "preset", presets[i], "n_tok", n < limit ? n : limit);
+        if (!o->json && i == 0)
+            printf("%-16s %35s | %26s\n%-16s %8s %8s %8s %8s | %8s %8s %8s\n", "", "reading a prompt",
+                   "answering", "preset", "density", "mass", "5th", "error", "density", "mass",
+                   "error");
+        if (!o->json)
+            printf("%-16s", presets[i]);
+        for (int f = 0; f < N_ATTENTION; f++) {
+            const char *at = (const char *)&found[i] + attention_figures[f].off;
+            double x = *(const double *)(const void *)at;
+            json_object_set_new(j, attention_figures[f].name, json_number(x));
+            if (!o->json && f == 4)
+                printf(" |");
+            if (!o->json && isnan(x))
+                printf("       --");
+            else if (!o->json)
+                printf(" %8.4f", x);
+        }
+        if (!o->json)
+            printf("\n");
+        json_array_append_new(rows, j);
+    }
+    free(ids);
+    free(text);
+    engine_close(en);
+    return st;
+}
+
 static enum status find_suite(const char *name, char **ret, struct err *e)
 {
     if (access(name, R_OK) == 0) {
@@ -409,12 +477,15 @@ int cmd_eval(struct options *o)
     char *presets[MAX_PRESETS];
     int n_preset = 0;
     enum status st = OK;
-    char *list = mem_strdup(o->kv ? o->kv : "exact,8/8,8/4,4/4,adaptive"), *save = NULL;
+    const char *usual = o->attention ? ATTENTION_PRESETS : "exact,8/8,8/4,4/4,adaptive";
+    char *list = mem_strdup(o->kv ? o->kv : usual), *save = NULL;
     for (char *p = strtok_r(list, ",", &save); p && n_preset < MAX_PRESETS; p = strtok_r(NULL, ",", &save))
         presets[n_preset++] = p;
-    if (!o->text && !o->suite)
+    if (o->attention && !o->text)
+        st = err_set(&e, ERR_USAGE, "eval --attention needs --text FILE");
+    else if (!o->text && !o->suite)
         st = err_set(&e, ERR_USAGE, "eval needs --text FILE or --suite NAME");
-    if (st == OK && o->text)
+    if (st == OK && o->text && !o->attention)
         st = text_open(o, &text, &e);
     if (st == OK && o->suite) {
         char *path;
@@ -425,9 +496,11 @@ int cmd_eval(struct options *o)
         }
     }
     json_t *rows = json_array();
-    for (int i = 0; st == OK && i < n_preset; i++) {
+    if (st == OK && o->attention)
+        st = attention_measure(o, presets, n_preset, rows, &e);
+    for (int i = 0; st == OK && i < n_preset && !(o->attention && !o->suite); i++) {
         struct row r;
-        if (o->text && (st = text_measure(o, &text, presets[i], &r, &e)) == OK)
+        if (o->text && !o->attention && (st = text_measure(o, &text, presets[i], &r, &e)) == OK)
             show_row(o, rows, &r, NULL);
         if (st == OK && o->suite)
             st = suite_measure(o, &suite, presets[i], rows, &e);

@@ -60,6 +60,8 @@ static const struct option table[] = {
     {NULL, "tokens", TEXT, OFF(tokens), "FILE", "logits: int32 token ids", 0, 0},
     {NULL, "out", TEXT, OFF(out), "FILE", "logits, export: where to write", 0, 0},
     {NULL, "text", TEXT, OFF(text), "FILE", "eval: text to measure on", 0, 0},
+    {NULL, "attention", FLAG, OFF(attention), NULL, "eval: what presets keep of attention itself, on --text", 0, 0},
+    {NULL, "requests", FLAG, OFF(requests), NULL, "eval: every question of a suite anew, not in one chat", 0, 0},
     {NULL, "suite", TEXT, OFF(suite), "NAME", "eval: a task suite, e.g. recall", 0, 0},
     {"-d", "depth", TEXT, OFF(depths), "LIST", "bench: context depths, e.g. 0,4096", 0, 0},
     {NULL, "reps", INT, OFF(n_rep), "N", "bench: repetitions (also -r N)", 1, 1000},

@@ -37,6 +37,7 @@ struct options {
     uint64_t store_budget_bytes; /* UINT64_MAX = as it is */
     float coverage;
     int32_t sparse_from;
+    bool attention, requests;
     struct engine_sampling sampling;
     bool json, no_save, ids, special, raw, resume, yes, help, version, repair, with_kv;
     int64_t resume_id;   /* 0 = the most recent */

@@ -153,3 +153,10 @@ enum status engine_bench(struct engine *en, const struct engine_bench *b,
 {
     return en->vt->bench(en, b, ret, e);
 }
+
+enum status engine_attention(struct engine *en, const int32_t *ids, int32_t n,
+                             const char *const *presets, int32_t n_preset,
+                             struct engine_attention *ret, struct err *e)
+{
+    return en->vt->attention(en, ids, n, presets, n_preset, ret, e);
+}

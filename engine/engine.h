@@ -211,6 +211,20 @@ struct engine_bench_result {
 enum status engine_bench(struct engine *en, const struct engine_bench *b,
                          struct engine_bench_result *ret, struct err *e);
 
+/* What the ways of reading less of a preset keep of attention itself, on the queries, keys and
+ * values of a text; over all full layers. NAN = the preset reads everything in that phase. */
+struct engine_attention {
+    double prefill_density, prefill_mass, prefill_mass_p5; /* blocks read; softmax mass kept */
+    double prefill_error; /* of the outputs of the last rows against dense, relative */
+    double decode_density, decode_mass, decode_error; /* the same, row by row after a prompt */
+};
+/* Reads ids densely and, beside it, by each preset in chunks of 512, the last of which tell the
+ * error; the last 128 tokens are judged as an answer.
+ * ret: [n_preset]. */
+enum status engine_attention(struct engine *en, const int32_t *ids, int32_t n,
+                             const char *const *presets, int32_t n_preset,
+                             struct engine_attention *ret, struct err *e);
+
 /* ---- looking at a file without loading it (blocking, no engine) ---- */
 /* Header, metadata, tensors and memory plan as one JSON text (malloc'ed); false JSON is impossible:
  * bytes that are not UTF-8 are replaced. n_ctx 0 = the model's own. */

@@ -37,6 +37,9 @@ struct engine_vt {
                           struct err *e);
     enum status (*bench)(struct engine *en, const struct engine_bench *b,
                          struct engine_bench_result *ret, struct err *e);
+    enum status (*attention)(struct engine *en, const int32_t *ids, int32_t n,
+                             const char *const *presets, int32_t n_preset,
+                             struct engine_attention *ret, struct err *e);
 };
 
 struct engine {

@@ -719,6 +719,19 @@ static enum status fake_bench(struct engine *en, const struct engine_bench *b,
     return err_set(e, ERR_UNSUPPORTED, "the scripted engine has no speed");
 }
 
+static enum status fake_attention(struct engine *en, const int32_t *ids, int32_t n,
+                                  const char *const *presets, int32_t n_preset,
+                                  struct engine_attention *ret, struct err *e)
+{
+    (void)en;
+    (void)ids;
+    (void)n;
+    (void)presets;
+    (void)n_preset;
+    (void)ret;
+    return err_set(e, ERR_UNSUPPORTED, "the scripted engine has no attention");
+}
+
 static enum status read_script(struct fake *f, const char *path, struct err *e)
 {
     FILE *in = *path ? fopen(path, "r") : NULL;
@@ -773,6 +786,7 @@ enum status fake_open(const struct engine_params *p, struct engine **ret, struct
         .detokenize = fake_detokenize,
         .logits = fake_logits,
         .bench = fake_bench,
+        .attention = fake_attention,
     };
     struct fake *f = mem_calloc(1, sizeof *f);
     f->base.vt = &vt;

@@ -426,6 +426,7 @@ enum status local_open(const struct engine_params *p, struct engine **ret, struc
         .detokenize = local_detokenize,
         .logits = measure_logits,
         .bench = measure_bench,
+        .attention = measure_attention,
     };
     struct local *l = mem_calloc(1, sizeof *l);
     l->base.vt = &vt;

@@ -96,5 +96,8 @@ enum status measure_logits(struct engine *en, const int32_t *ids, int32_t n,
                            struct err *e);
 enum status measure_bench(struct engine *en, const struct engine_bench *b,
                           struct engine_bench_result *ret, struct err *e);
+enum status measure_attention(struct engine *en, const int32_t *ids, int32_t n,
+                              const char *const *presets, int32_t n_preset,
+                              struct engine_attention *ret, struct err *e);
 
 #endif

@@ -235,3 +235,200 @@ enum status measure_bench(struct engine *en, const struct engine_bench *b,
     pthread_mutex_unlock(&l->compute);
     return s;
 }
+
+/* ---- attention itself ---- */
+
+enum { JUDGE_ROWS = PLAN_CHUNK, JUDGE_ANSWER = 128 };
+
+struct judged {
+    const struct preset *preset;
+    struct sparse *sparse; /* NULL = everything is read */
+    struct select *select;
+    double prefill_error, decode_error; /* sums over layers */
+};
+
+struct judging {
+    struct kern *k;
+    struct judged *at;
+    int32_t n_preset, n_tok, n_layer; /* n_layer: judged so far */
+    float *dense, *out;               /* dev [JUDGE_ROWS, n_head, head_dim] */
+    float *host[2];
+    size_t row; /* floats */
+};
+
+/* Relative error of rows [row0, row0 + n) of out against dense. */
+static double error_of(struct judging *j, int32_t row0, int32_t n)
+{
+    double off = 0, all = 0;
+    size_t size = (size_t)n * j->row * sizeof(float), at = (size_t)row0 * j->row;
+    j->k->ops->download(j->k, j->host[0], j->dense + at, size);
+    j->k->ops->download(j->k, j->host[1], j->out + at, size);
+    for (size_t i = 0; i < (size_t)n * j->row; i++) {
+        double d = (double)j->host[0][i], e = (double)j->host[1][i] - d;
+        off += e * e;
+        all += d * d;
+    }
+    return all > 0 ? sqrt(off / all) : 0;
+}
+
+static void judge_answer(struct judging *j, struct judged *p, int32_t layer,
+                         const struct kern_attn *a)
+{
+    int32_t n_before = a->n_tok - JUDGE_ANSWER;
+    struct kern_attn prompt = *a;
+    prompt.n_tok = n_before;
+    select_observe(p->select, layer, &prompt);
+    for (int32_t i = n_before; i < a->n_tok; i++) {
+        struct kern_attn one = *a;
+        one.n_tok = 1;
+        one.pos0 = a->pos0 + i;
+        one.q = a->q + (size_t)i * j->row;
+        one.out = j->out + (size_t)i * j->row;
+        select_attend(p->select, layer, &one);
+    }
+    p->decode_error += error_of(j, n_before, JUDGE_ANSWER);
+}
+
+static void judge(void *ctx, int32_t layer, const struct kern_attn *a, bool tail)
+{
+    struct judging *j = ctx;
+    (void)tail;
+    j->k->ops->attend(j->k, a);
+    bool last = a->pos0 + a->n_tok == j->n_tok;
+    if (a->window > 0 || a->n_tok < JUDGE_ROWS)
+        return;
+    struct kern_attn with = *a;
+    with.out = j->dense;
+    if (last)
+        j->k->ops->attend(j->k, &with);
+    with.out = j->out;
+    j->n_layer += last;
+    for (int32_t i = 0; i < j->n_preset; i++) {
+        struct judged *p = &j->at[i];
+        if (p->sparse) {
+            sparse_attend(p->sparse, layer, &with, false);
+            p->prefill_error += last ? error_of(j, 0, a->n_tok) : 0;
+        }
+        if (p->select && last)
+            judge_answer(j, p, layer, &with);
+    }
+}
+
+static enum status judge_text(struct local *l, struct judging *j, const int32_t *ids, int32_t n,
+                              struct err *e)
+{
+    const struct preset *pages = presets_find("8/8");
+    const struct kv_shape shape = {l->model->p.n_layer, l->model->p.n_head_kv,
+                                   l->model->p.head_dim};
+    if (!kv_can_seal(&shape))
+        pages = presets_find("exact");
+    struct kv_pool *pool = kv_pool_new(l->kern, &shape, pages,
+                                       kv_most_bytes(&shape, pages, l->plan.n_ctx, PLAN_CHUNK));
+    struct kv_line *line = kv_line_new(pool, l->plan.n_ctx);
+    enum status s = OK;
+    forward_set_answer(l->forward, judge, j);
+    for (int32_t at = 0; s == OK && at < n;) { /* the last chunk is whole */
+        int32_t now = at == 0 && n % JUDGE_ROWS ? n % JUDGE_ROWS : JUDGE_ROWS;
+        s = kv_reserve(line, now, e);
+        if (s == OK)
+            s = forward_run(l->forward, line, ids + at, now, FORWARD_ALL, NULL, NULL, e);
+        at += now;
+    }
+    forward_set_answer(l->forward, NULL, NULL);
+    kv_line_free(line);
+    kv_pool_free(pool);
+    return s;
+}
+
+static enum status judge_open(struct local *l, struct judging *j, const char *const *presets,
+                              int32_t n_preset, struct err *e)
+{
+    const struct model_params *p = &l->model->p;
+    const struct sparse_shape shape = {p->n_layer, p->n_head, p->n_head_kv, p->head_dim};
+    size_t size = JUDGE_ROWS * j->row * sizeof(float);
+    j->dense = j->k->ops->alloc(j->k, size);
+    j->out = j->k->ops->alloc(j->k, size);
+    j->host[0] = mem_try(size);
+    j->host[1] = mem_try(size);
+    if (!j->dense || !j->out || !j->host[0] || !j->host[1])
+        return err_set(e, ERR_MEMORY, "out of memory: no %zu bytes to judge attention in", 4 * size);
+    for (int32_t i = 0; i < n_preset; i++) {
+        struct judged *at = &j->at[i];
+        at->preset = presets_find(presets[i]);
+        if (!at->preset)
+            return err_set(e, ERR_USAGE, "KV preset '%s' is unknown; use one of %s", presets[i],
+                           presets_names());
+        float coverage = at->preset->coverage > 0 ? at->preset->coverage : 1;
+        if (coverage < 1 || at->preset->prefill.score != PREFILL_CAP)
+            at->sparse = sparse_new(l->kern, &shape,
+                                    &(struct sparse_params){.coverage = coverage, .n_min = 1,
+                                                            .always = true,
+                                                            .method = at->preset->prefill});
+        if (coverage < 1 || at->preset->decode.share > 0) {
+            at->select = select_new(l->kern, &shape,
+                                    &(struct select_params){.n_min = 1,
+                                                            .method = at->preset->decode});
+            select_begin(at->select, coverage, j->n_tok - JUDGE_ANSWER);
+        }
+    }
+    return OK;
+}
+
+static void judge_close(struct judging *j, struct engine_attention *ret)
+{
+    for (int32_t i = 0; i < j->n_preset; i++) {
+        struct judged *p = &j->at[i];
+        struct engine_attention *r = &ret[i];
+        *r = (struct engine_attention){NAN, NAN, NAN, NAN, NAN, NAN, NAN};
+        if (p->sparse && j->n_layer > 0) {
+            struct sparse_report t;
+            sparse_report(p->sparse, &t);
+            r->prefill_density = t.density;
+            r->prefill_mass = t.mass_mean;
+            r->prefill_mass_p5 = t.mass_p5;
+            r->prefill_error = p->prefill_error / j->n_layer;
+        }
+        if (p->select && j->n_layer > 0) {
+            struct select_report t;
+            select_report(p->select, &t);
+            r->decode_density = t.density;
+            r->decode_mass = t.mass_mean;
+            r->decode_error = p->decode_error / j->n_layer;
+        }
+        sparse_free(p->sparse);
+        select_free(p->select);
+    }
+    if (j->dense)
+        j->k->ops->free(j->k, j->dense);
+    if (j->out)
+        j->k->ops->free(j->k, j->out);
+    free(j->host[0]);
+    free(j->host[1]);
+    free(j->at);
+}
+
+enum status measure_attention(struct engine *en, const int32_t *ids, int32_t n,
+                              const char *const *presets, int32_t n_preset,
+                              struct engine_attention *ret, struct err *e)
+{
+    struct local *l = (struct local *)en;
+    TRY(local_check_ids(l, ids, n, e));
+    TRY(begin(l, e));
+    struct judging j = {.k = l->kern, .n_preset = n_preset, .n_tok = n,
+                        .row = (size_t)l->model->p.n_head * (size_t)l->model->p.head_dim};
+    j.at = mem_calloc((size_t)n_preset, sizeof *j.at);
+    enum status s = OK;
+    if (n < 2 * JUDGE_ROWS)
+        s = err_set(e, ERR_USAGE, "%d tokens are too few to judge attention on; %d are needed", n,
+                    2 * JUDGE_ROWS);
+    else if (n > l->plan.n_ctx)
+        s = err_set(e, ERR_USAGE, "%d tokens do not fit the context of %d; raise -c", n,
+                    l->plan.n_ctx);
+    if (s == OK)
+        s = judge_open(l, &j, presets, n_preset, e);
+    if (s == OK)
+        s = judge_text(l, &j, ids, n, e);
+    judge_close(&j, ret);
+    pthread_mutex_unlock(&l->compute);
+    return s;
+}

@@ -486,7 +486,8 @@ const struct kern_block_list *sparse_choose(struct sparse *sp, int32_t layer,
     int32_t end = a->pos0 + a->n_tok;
     const struct prefill_method *m = &sp->p.method;
     int32_t rows_min = m->score == PREFILL_DIAGONALS ? ROWS_FULL : ROWS_MIN;
-    *ret_reason = sp->p.coverage >= 1      ? SPARSE_OFF
+    bool off = m->score == PREFILL_CAP && sp->p.coverage >= 1;
+    *ret_reason = off                      ? SPARSE_OFF
                   : a->n_tok < rows_min    ? SPARSE_FEW_ROWS
                   : end < sp->p.n_min      ? SPARSE_SHORT
                   : a->window > 0          ? SPARSE_WINDOW
