@@ -73,6 +73,7 @@ struct kern_kv_block {
     uint16_t *k;            /* dev f16 [head_dim][64], channel-major so that scores need no shuffles; or NULL */
     uint16_t *v;            /* dev f16 [64][head_dim]; or NULL */
     struct kern_page *page; /* dev; or NULL */
+    uint64_t dropped;       /* bit t: token t is read by nobody (CPU backends; 0 elsewhere) */
 };
 
 /* Keys and values of one layer of one timeline. What a query at position p reads depends on p

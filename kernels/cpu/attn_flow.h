@@ -58,6 +58,7 @@ struct seg {
     const uint16_t *k, *v;  /* SEG_ROWS: k [head_dim][k_stride], v [..][head_dim] */
     int32_t k_stride;
     const struct kern_page *page;
+    uint64_t dropped;
     /* what the segment after it reads, to be fetched meanwhile: half with K, half with V */
     const char *next_k, *next_v;
     size_t next_bytes;
@@ -170,6 +171,7 @@ static struct seg tile_seg(const struct plan *p, const struct tile *t, int32_t i
     struct seg s = {.tok1 = PAGE_TOK, .k_stride = PAGE_TOK};
     if (t->sinks && i == 0) {
         s.kind = SEG_ROWS;
+        s.dropped = head[0].dropped;
         s.tok1 = KERN_SINK_TOK;
         s.k = head[0].k;
         s.v = head[0].v;
@@ -185,6 +187,7 @@ static struct seg tile_seg(const struct plan *p, const struct tile *t, int32_t i
     s.block = older ? (t->listed ? t->listed[i] : t->first_block + i)
                     : t->block - (t->block > t->first_block) + (i - t->n_older);
     const struct kern_kv_block *b = &head[s.block];
+    s.dropped = b->dropped;
     if (older && b->page) {
         s.kind = SEG_PAGE;
         s.page = b->page;
@@ -284,7 +287,7 @@ static void seg_values(const struct plan *p, struct work *w, const struct seg *s
 
 /* Turns the scores of one row into probabilities against its running maximum. */
 ATTN_INLINE void row_softmax(const struct kern_attn *a, struct work *w, int32_t i, int32_t n_key,
-                             int32_t lo, int32_t hi, float *ret_sum)
+                             int32_t lo, int32_t hi, uint64_t dropped, float *ret_sum)
 {
     float *s = w->s + i * PAGE_TOK;
     vf top = VF_SET1(w->top[i]);
@@ -294,6 +297,8 @@ ATTN_INLINE void row_softmax(const struct kern_attn *a, struct work *w, int32_t 
         for (int32_t j = 0; j < n_key; j += VL)
             VF_STORE(s + j, VF_MUL(cap, vf_tanh(VF_MUL(inv, VF_LOAD(s + j)))));
     }
+    for (uint64_t left = dropped; left; left &= left - 1)
+        s[__builtin_ctzll(left)] = -INFINITY;
     for (int32_t j = 0; j < n_key; j += VL) {
         vf x = VF_LOAD(s + j);
         if (!whole) {
@@ -377,7 +382,7 @@ static void tile_attend(const struct plan *p, struct work *w, const struct tile 
         for (int32_t j = 0; j < m; j++) {
             float sum;
             seen_of(a, &s, t->row0 + j / p->group, &lo, &hi);
-            row_softmax(a, w, j, n_key, lo, hi, &sum);
+            row_softmax(a, w, j, n_key, lo, hi, s.dropped, &sum);
             if (a->mass) {
                 w->block_top[j * n_sum + i - seg0] = w->top[j];
                 w->block_sum[j * n_sum + i - seg0] = sum;

@@ -111,9 +111,10 @@ static void attend_row(const struct kern_attn *a, int32_t head_kv, int32_t row)
                 if (!block_fetch(a, head_kv, b, j, &rows, &tok0, &tok1)) {
                     continue;
                 }
+                uint64_t dropped = kv->block[(size_t)head_kv * kv->n_block_cap + j].dropped;
                 for (int32_t t = tok0; t < tok1; t++) {
                     int32_t at = j * PAGE_TOK + t;
-                    if (at < first_pos || at > pos) {
+                    if (at < first_pos || at > pos || (dropped >> t & 1)) {
                         continue;
                     }
                     for (int32_t g = 0; g < n_g; g++) {

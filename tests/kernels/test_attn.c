@@ -67,6 +67,7 @@ struct shape {
     float softcap;
     int32_t bits_k, bits_v; /* 0: no pages; 1: every page another depth */
     bool rotated, listed, mass;
+    bool dropped; /* of the tokens before the rows, three in ten */
 };
 
 struct scene {
@@ -165,6 +166,12 @@ static struct scene scene_make(const struct shape *h)
         }
         s.list = (struct kern_block_list){s.first, s.index};
     }
+    for (int32_t at = 0; h->dropped && at < h->n_head_kv * h->pos0; at++)
+        if (rng_uniform() < 0.3f)
+            s.kv.block[at / h->pos0 * (n_block + 1) + at % h->pos0 / 64].dropped |=
+                UINT64_C(1) << at % h->pos0 % 64;
+    if (h->dropped && h->pos0 > 192)
+        s.kv.block[2].dropped = UINT64_MAX;
     s.a = (struct kern_attn){.n_tok = h->n_tok,
                              .pos0 = h->pos0,
                              .n_head = n_head,
@@ -242,9 +249,10 @@ static double max_diff(const float *x, const float *y, size_t n)
 
 static void shape_print(const struct shape *h, const char *name)
 {
-    print_error("%s: d %d heads %dx%d rows %d at %d window %d cap %g bits %d/%d%s%s\n", name,
+    print_error("%s: d %d heads %dx%d rows %d at %d window %d cap %g bits %d/%d%s%s%s\n", name,
                 h->head_dim, h->n_head_kv, h->group, h->n_tok, h->pos0, h->window, h->softcap,
-                h->bits_k, h->bits_v, h->rotated ? " rotated" : "", h->listed ? " listed" : "");
+                h->bits_k, h->bits_v, h->rotated ? " rotated" : "", h->listed ? " listed" : "",
+                h->dropped ? " dropped" : "");
 }
 
 /* Runs one case on every instruction set this machine has. code_error: rms that packing alone
@@ -305,7 +313,7 @@ static void attn__attend__oracle_is_softmax(void **state)
 {
     struct kern *k = open_kern();
     struct shape h = {.head_dim = 64, .n_head_kv = 2, .group = 2, .n_tok = 5, .pos0 = 130,
-                      .softcap = 20, .window = 100};
+                      .softcap = 20, .window = 100, .dropped = true};
     struct scene s = scene_make(&h);
     struct result r = scene_run(&s, k, attn_ref_attend, true);
     for (int32_t row = 0; row < h.n_tok; row++) {
@@ -318,7 +326,7 @@ static void attn__attend__oracle_is_softmax(void **state)
                 for (int32_t c = 0; c < 64; c++)
                     dot += (double)s.q[(row * 4 + head) * 64 + c] *
                            kern_f16_to_f32(b->k[c * 64 + at % 64]);
-                p[at] = exp(20 * tanh(dot / 8 / 20));
+                p[at] = b->dropped >> at % 64 & 1 ? 0 : exp(20 * tanh(dot / 8 / 20));
                 sum += p[at];
             }
             for (int32_t at = pos - h.window + 1; at <= pos; at++) {
@@ -387,6 +395,18 @@ static void attn__attend__block_lists(void **state)
             check_shape(k, &(struct shape){.head_dim = 64, .n_head_kv = 2, .group = 3,
                                            .n_tok = row_counts[i], .pos0 = 777, .listed = true,
                                            .bits_k = bits, .bits_v = bits, .mass = true});
+    kern_close(k);
+}
+
+static void attn__attend__dropped_tokens(void **state)
+{
+    struct kern *k = open_kern();
+    for (int i = 0; i < LENGTH(row_counts); i++)
+        for (int bits = 0; bits <= 1; bits++)
+            check_shape(k, &(struct shape){.head_dim = 64, .n_head_kv = 2, .group = 1 + i % 4,
+                                           .n_tok = row_counts[i], .pos0 = 300 + 64 * i,
+                                           .bits_k = bits, .bits_v = bits, .dropped = true,
+                                           .softcap = i % 3 ? 0 : 30, .mass = true});
     kern_close(k);
 }
 
@@ -494,6 +514,7 @@ int main(void)
         cmocka_unit_test(attn__attend__head_dims_and_groups),
         cmocka_unit_test(attn__attend__windows_and_softcap),
         cmocka_unit_test(attn__attend__block_lists),
+        cmocka_unit_test(attn__attend__dropped_tokens),
         cmocka_unit_test(attn__attend__few_heads_long_context),
         cmocka_unit_test(attn__attend__pages_of_every_depth),
         cmocka_unit_test(attn__attend__mixed_depths_and_shapes),
