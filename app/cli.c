@@ -27,6 +27,7 @@ const struct cli_command cli_commands[] = {
     {"export", "ID|all", "a conversation as Markdown, JSON or a file with its cache", cmd_export},
     {"import", "FILE", "what export wrote, or a ChatGPT conversations.json", cmd_import},
     {"models", "", "GGUF files found on this machine", cmd_models},
+    {"presets", "", "what --kv accepts; those that lose tokens for good are marked lossy", cmd_presets},
     {"info", "FILE", "header, tensors and memory plan of a model file", cmd_info},
     {"tokenize", "[FILE|-]", "token ids of a text", cmd_tokenize},
     {"detokenize", "[ID...]", "text of token ids", cmd_detokenize},

@@ -52,6 +52,7 @@ int cmd_thin(struct options *o);
 int cmd_export(struct options *o);
 int cmd_import(struct options *o);
 int cmd_models(struct options *o);
+int cmd_presets(struct options *o);
 int cmd_info(struct options *o);
 int cmd_tokenize(struct options *o);
 int cmd_detokenize(struct options *o);

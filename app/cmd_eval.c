@@ -30,7 +30,7 @@ struct row {
     char preset[32];
     const char *suite;
     int32_t n_tok, n_question;
-    bool lossy;
+    bool lossy, simulated;
     double kl_mean, kl_p99, top1, nll, nll_exact, recall, bytes_per_token, decode_tps;
 };
 
@@ -148,6 +148,7 @@ static enum status text_measure(const struct options *o, const struct text_run *
     if (st == OK) {
         *ret = row_new(preset, "text");
         ret->lossy = engine_info(en)->kv_lossy;
+        ret->simulated = engine_info(en)->kv_simulated;
         ret->n_tok = t->n;
         ret->kl_mean = compare_kl_mean(&c.sum);
         ret->kl_p99 = compare_kl_p99(&c.sum);
@@ -277,15 +278,19 @@ static enum status run_item(struct engine *en, const struct suite_item *item, bo
     return st;
 }
 
-static struct row suite_row(const char *preset, const char *name, bool lossy, const struct sums *s)
+static struct row suite_row(const char *preset, const char *name, const struct engine_info *info,
+                            const struct sums *s)
 {
     struct row r = row_new(preset, name);
-    r.lossy = lossy;
+    r.lossy = info->kv_lossy;
+    r.simulated = info->kv_simulated;
     r.n_tok = s->n_tok;
     r.n_question = s->n;
     r.recall = s->n ? (double)s->right / s->n : NAN;
     r.bytes_per_token = s->tok > 0 ? s->bytes / s->tok : NAN;
-    r.decode_tps = s->decode_s > 0 ? (double)s->n_generated / s->decode_s : NAN;
+    /* A simulated format is not read as it would be stored, and dropped tokens still cost. */
+    bool told = s->decode_s > 0 && !r.simulated && !r.lossy;
+    r.decode_tps = told ? (double)s->n_generated / s->decode_s : NAN;
     return r;
 }
 
@@ -300,7 +305,7 @@ static enum status suite_measure(const struct options *o, const struct suite *s,
     struct sums lengths[MAX_LENGTHS] = {{0}}, all = {.n_tok = -1};
     struct breakdown parts = {0};
     int n_length = 0;
-    bool lossy = engine_info(en)->kv_lossy;
+    struct engine_info info = *engine_info(en);
     enum status st = OK;
     for (int i = 0; st == OK && i < s->n_item; i++) {
         int k = 0;
@@ -322,10 +327,10 @@ static enum status suite_measure(const struct options *o, const struct suite *s,
     engine_close(en);
     TRY(st);
     for (int k = 0; k < n_length; k++) {
-        struct row r = suite_row(preset, o->suite, lossy, &lengths[k]);
+        struct row r = suite_row(preset, o->suite, &info, &lengths[k]);
         show_row(o, rows, &r, NULL);
     }
-    struct row r = suite_row(preset, o->suite, lossy, &all);
+    struct row r = suite_row(preset, o->suite, &info, &all);
     show_row(o, rows, &r, &parts);
     return OK;
 }
@@ -358,6 +363,7 @@ static void show_row(const struct options *o, json_t *rows, const struct row *r,
         json_object_set_new(j, "bytes_per_token", json_number(r->bytes_per_token));
         json_object_set_new(j, "decode_tps", json_number(r->decode_tps));
         json_object_set_new(j, "lossy", json_boolean(r->lossy));
+        json_object_set_new(j, "simulated", json_boolean(r->simulated));
         json_t *parts = json_object();
         for (int i = 0; b && i < b->n; i++)
             json_object_set_new(parts, b->at[i].name,
@@ -387,7 +393,7 @@ static void show_row(const struct options *o, json_t *rows, const struct row *r,
     cell(r->n_question < 0 ? NAN : r->n_question, " %9.0f");
     cell(r->bytes_per_token, " %9.0f");
     cell(r->decode_tps, " %9.1f");
-    printf("%s\n", r->lossy ? "  lossy" : "");
+    printf("%s\n", r->lossy ? "  lossy" : r->simulated ? "  simulated" : "");
     for (int i = 0; b && i < b->n; i++)
         printf("    %-30s %4d of %4d  %5.1f%%\n", b->at[i].name, b->at[i].right, b->at[i].n,
                100.0 * b->at[i].right / b->at[i].n);

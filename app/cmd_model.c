@@ -39,6 +39,30 @@ int cmd_models(struct options *o)
     return 0;
 }
 
+int cmd_presets(struct options *o)
+{
+    struct engine_preset p;
+    json_t *list = json_array();
+    for (int32_t i = 0; engine_preset(i, &p); i++) {
+        const char *kind = p.lossy ? "lossy" : p.simulated ? "simulated" : "";
+        if (o->json)
+            json_array_append_new(list, json_pack("{s:s, s:s, s:b, s:b}", "name", p.name, "what",
+                                                  p.what, "lossy", p.lossy, "simulated",
+                                                  p.simulated));
+        else
+            printf("%-14s %-10s %s\n", p.name, kind, p.what);
+    }
+    if (o->json) {
+        json_print(list);
+        return 0;
+    }
+    json_decref(list);
+    printf("\nlossy: tokens are dropped for good. simulated: values as the method stores them, bytes\n"
+           "by its formula; memory itself holds f16. Neither is kept on disk: opened again, such a\n"
+           "chat is read again.\n");
+    return 0;
+}
+
 static void print_info(const json_t *j)
 {
     const char *key;

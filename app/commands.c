@@ -298,7 +298,11 @@ static void cmd_model(struct screen *sc, const char *args)
              (int)in->n_head, (int)in->n_head_kv, (int)in->head_dim);
     str_addf(&s, "vocabulary    %s tokens\n", format_count(a, in->n_vocab));
     str_addf(&s, "chat format   %s\n", in->chat_format[0] ? in->chat_format : "none: plain text");
-    str_addf(&s, "cache         %s\nruns on       %s", in->kv[0] ? in->kv : "--", in->backend);
+    str_addf(&s, "cache         %s%s\nruns on       %s", in->kv[0] ? in->kv : "--",
+             in->kv_lossy       ? " (lossy: tokens are dropped for good)"
+             : in->kv_simulated ? " (simulated: memory holds f16)"
+                                : "",
+             in->backend);
     if (in->notice[0])
         str_addf(&s, "\n\n%s", in->notice);
     if (in->demo)

@@ -45,7 +45,7 @@ static const struct option table[] = {
     {"-p", "prompt", TEXT, OFF(prompt), "TEXT", "the prompt (bench: prompt lengths, e.g. 512,4096)", 0, 0},
     {"-f", "file", TEXT, OFF(file), "FILE", "read the prompt from a file", 0, 0},
     {"-sys", "system-prompt", TEXT, OFF(system), "TEXT", "system prompt of a new conversation", 0, 0},
-    {NULL, "kv", TEXT, OFF(kv), "NAME", "KV cache format: exact, 8/8, 8/4, 4/4, adaptive, ...", 0, 0},
+    {NULL, "kv", TEXT, OFF(kv), "NAME", "KV cache format: exact, 8/8, 8/4, 4/4, adaptive, ...; `dogear presets` lists all, lossy ones marked", 0, 0},
     {NULL, "kv-budget", SIZE, OFF(kv_budget_bytes), "SIZE", "memory for KV, e.g. 2G (0 = automatic)", 0, 0},
     {NULL, "store-budget", SIZE, OFF(store_budget_bytes), "SIZE", "disk for the caches of all conversations, kept until changed (0 = automatic)", 0, 0},
     {NULL, "coverage", FLOAT, OFF(coverage), "C", "attention mass that sparse attention keeps, 0.7 to 1 (1 = dense, the default)", ENGINE_COVERAGE_MIN, 1},

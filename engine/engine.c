@@ -23,6 +23,14 @@ const struct engine_info *engine_info(const struct engine *en)
     return en->vt->info(en);
 }
 
+bool engine_preset(int32_t i, struct engine_preset *ret)
+{
+    const struct preset *p = presets_at(i);
+    if (p)
+        *ret = (struct engine_preset){p->name, p->what, preset_lossy(p), preset_simulated(p)};
+    return p;
+}
+
 void engine_sampling_default(struct engine_sampling *s)
 {
     *s = (struct engine_sampling){

@@ -54,6 +54,7 @@ struct engine_info {
     char backend[32];       /* "cpu avx512, 2 threads" */
     char kv[32];            /* preset in force */
     bool kv_lossy;          /* the preset loses tokens for good */
+    bool kv_simulated;      /* kv_bytes are those of the method's formula, memory holds f16 */
     char notice[256];       /* e.g. context lowered to fit; "" = none */
     char chat_format[32];   /* "chatml", "llama3", ...; "" = no template: plain continuation */
     int64_t n_param;
@@ -63,6 +64,14 @@ struct engine_info {
     uint64_t fingerprint;   /* of everything that decides KV content */
 };
 const struct engine_info *engine_info(const struct engine *en); /* borrowed for its lifetime */
+
+/* ---- what may be asked for ---- */
+struct engine_preset {
+    const char *name, *what; /* static */
+    bool lossy, simulated;   /* as kv_lossy and kv_simulated above */
+};
+/* The i-th value of engine_params.kv; false behind the last. */
+bool engine_preset(int32_t i, struct engine_preset *ret);
 
 /* ---- turns ---- */
 struct engine_sampling { /* llama.cpp's names, meanings and defaults */

@@ -8,10 +8,11 @@
 struct forward {
     const struct model *m;
     struct kern *kern;
-    int32_t n_chunk;
+    int32_t n_chunk, n_chunk_room; /* in force; there are buffers for */
     float *x;         /* dev [n_chunk, n_embd]: the residual stream */
     float *h;         /* dev [n_chunk, n_embd]: its normed copy, and what a part gives back */
     float *q, *a;     /* dev [n_chunk, n_head * head_dim]: queries, attention's answer */
+    float *lse;       /* dev [n_chunk, n_head] */
     float *k, *v;     /* dev [n_chunk, n_head_kv * head_dim] */
     float *gate, *up; /* dev [n_chunk, n_ff] */
     float *logits;    /* dev [FORWARD_HEAD_ROWS, n_vocab] */
@@ -24,7 +25,7 @@ struct forward {
 /* Floats per token of the chunk, and floats of the head. */
 static uint64_t row_floats(const struct model_params *p)
 {
-    return 2 * (uint64_t)p->n_embd + 2 * (uint64_t)p->n_head * (uint64_t)p->head_dim +
+    return 2 * (uint64_t)p->n_embd + (uint64_t)p->n_head * (2 * (uint64_t)p->head_dim + 1) +
            2 * (uint64_t)p->n_head_kv * (uint64_t)p->head_dim + 2 * (uint64_t)p->n_ff;
 }
 
@@ -40,7 +41,7 @@ enum status forward_new(const struct model *m, int32_t n_chunk, struct forward *
     struct forward *f = mem_calloc(1, sizeof *f);
     f->m = m;
     f->kern = m->kern;
-    f->n_chunk = n_chunk;
+    f->n_chunk = f->n_chunk_room = n_chunk;
     uint64_t n = (uint64_t)n_chunk, n_q = (uint64_t)p->n_head * (uint64_t)p->head_dim,
              n_kv = (uint64_t)p->n_head_kv * (uint64_t)p->head_dim;
     struct {
@@ -51,6 +52,7 @@ enum status forward_new(const struct model *m, int32_t n_chunk, struct forward *
         {&f->h, n * (uint64_t)p->n_embd},
         {&f->q, n * n_q},
         {&f->a, n * n_q},
+        {&f->lse, n * (uint64_t)p->n_head},
         {&f->k, n * n_kv},
         {&f->v, n * n_kv},
         {&f->gate, n * (uint64_t)p->n_ff},
@@ -77,7 +79,7 @@ void forward_free(struct forward *f)
 {
     if (!f)
         return;
-    float *bufs[] = {f->x, f->h, f->q, f->a, f->k, f->v, f->gate, f->up, f->logits};
+    float *bufs[] = {f->x, f->h, f->q, f->a, f->lse, f->k, f->v, f->gate, f->up, f->logits};
     for (size_t i = 0; i < sizeof bufs / sizeof *bufs; i++)
         if (bufs[i])
             f->kern->ops->free(f->kern, bufs[i]);
@@ -89,6 +91,11 @@ void forward_set_answer(struct forward *f, forward_answer fn, void *ctx)
 {
     f->answer = fn;
     f->answer_ctx = ctx;
+}
+
+void forward_set_chunk(struct forward *f, int32_t n)
+{
+    f->n_chunk = n > 0 && n < f->n_chunk_room ? n : f->n_chunk_room;
 }
 
 int32_t forward_n_chunk(const struct forward *f)
@@ -158,6 +165,7 @@ static void attention(struct forward *f, int32_t layer, struct kv_line *line, in
         .n_head = p->n_head,
         .q = f->q,
         .out = f->a,
+        .lse = kv_watches(line) ? f->lse : NULL,
         .scale = p->attn_scale,
         .softcap = p->attn_softcap,
         .window = l->window,
@@ -169,6 +177,8 @@ static void attention(struct forward *f, int32_t layer, struct kv_line *line, in
         f->answer(f->answer_ctx, layer, &attn, f->tail);
     else
         k->ops->attend(k, &attn);
+    if (attn.lse)
+        kv_watch(line, layer, &attn);
     add_answer(f, &l->o, l->o_bias.dev, l->attn_post_norm.dev, f->a, n_q, x, n_ask);
 }
 
@@ -204,7 +214,7 @@ enum status forward_run(struct forward *f, struct kv_line *line, const int32_t *
             return err_set(e, ERR_CANCELLED, "cancelled");
         /* The last layer's answer is needed only where somebody will look at it. */
         int32_t first = 0;
-        if (i == m->p.n_layer - 1 && want != FORWARD_ALL)
+        if (i == m->p.n_layer - 1 && want != FORWARD_ALL && !kv_watches(line))
             first = want == FORWARD_LAST ? n_tok - 1 : n_tok;
         attention(f, i, line, n_tok, first);
         if (first < n_tok)
@@ -213,6 +223,7 @@ enum status forward_run(struct forward *f, struct kv_line *line, const int32_t *
     if (n_tok == 1)
         kv_count_query(line, m->p.n_head / m->p.n_head_kv);
     kv_commit(line, ids, n_tok);
+    kv_evict(line, n_tok > 1 && want != FORWARD_NONE);
     return OK;
 }
 

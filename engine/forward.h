@@ -26,6 +26,8 @@ void forward_free(struct forward *f); /* NULL is fine */
  * backend. tail: these rows end a prompt. */
 typedef void (*forward_answer)(void *ctx, int32_t layer, const struct kern_attn *a, bool tail);
 void forward_set_answer(struct forward *f, forward_answer fn, void *ctx);
+/* Most tokens computed at once: what it was made for, or n if that is less and not 0. */
+void forward_set_chunk(struct forward *f, int32_t n);
 int32_t forward_n_chunk(const struct forward *f);
 int32_t forward_n_layer(const struct forward *f);
 

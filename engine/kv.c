@@ -57,6 +57,7 @@ struct kv_pool *kv_pool_new(struct kern *k, const struct kv_shape *s, const stru
     p->shape = *s;
     p->preset = preset ? *preset : *presets_find("exact");
     p->seals = p->preset.bits_k > 0;
+    p->layer_window = mem_calloc((size_t)s->n_layer, sizeof *p->layer_window);
     p->rows_bytes = kv_block_bytes(s) / sizeof(uint16_t) * (uint64_t)k->kv_bytes;
     p->sink_bytes = kv_tok_bytes(s) * KERN_SINK_PAD;
     kv_pool_set_budget(p, budget_bytes);
@@ -84,6 +85,7 @@ void kv_pool_free(struct kv_pool *p)
     assert(p->used_bytes == 0);
     free(p->spare);
     free(p->bounce);
+    free(p->layer_window);
     free(p);
 }
 
@@ -238,8 +240,13 @@ static void table_grow(struct kv_line *l, int32_t cap)
                (size_t)l->n_block * sizeof *mass);
     free(l->mass);
     l->mass = mass;
+    struct kern_kv_block *table = mem_calloc(n_row * (size_t)cap, sizeof *table);
+    for (size_t i = 0; i < n_row && l->n_block > 0; i++)
+        memcpy(table + i * (size_t)cap, l->table + i * (size_t)l->block_cap,
+               (size_t)l->n_block * sizeof *table);
     free(l->table);
-    l->table = mem_calloc(n_row * (size_t)cap, sizeof *l->table);
+    l->table = table;
+    kv_watch_grow(l, l->block_cap, cap);
     l->block = mem_realloc(l->block, (size_t)cap * sizeof(struct kv_block *));
     l->block_cap = cap;
     for (int32_t i = 0; i < s->n_layer; i++) {
@@ -271,10 +278,24 @@ struct kv_line *kv_line_new(struct kv_pool *p, int32_t n_ctx)
     return l;
 }
 
+/* What a line of the same tokens knows beyond its rows. */
+static void remember(struct kv_line *l, const struct kv_line *src)
+{
+    size_t n_row = (size_t)l->pool->shape.n_layer * (size_t)l->pool->shape.n_head_kv;
+    for (size_t i = 0; i < n_row; i++)
+        for (int32_t j = 0; j < src->n_block; j++)
+            l->table[i * (size_t)l->block_cap + (size_t)j].dropped =
+                src->table[i * (size_t)src->block_cap + (size_t)j].dropped;
+    l->evict_base = src->evict_base;
+    kv_watch_copy(l, src);
+}
+
 struct kv_line *kv_line_fork(struct kv_line *src, int32_t n)
 {
     assert(n >= 0 && n <= src->n_tok);
     struct kv_line *l = kv_line_new(src->pool, src->n_ctx);
+    if (kv_remembers(l) && n < src->n_tok)
+        return l; /* what it knows is of the whole of src */
     int32_t n_block = kv_blocks_for(n);
     if (n_block > l->block_cap)
         table_grow(l, n_block);
@@ -286,6 +307,8 @@ struct kv_line *kv_line_fork(struct kv_line *src, int32_t n)
     }
     memcpy(l->ids, src->ids, (size_t)n * sizeof *l->ids);
     l->n_tok = n;
+    if (kv_remembers(l))
+        remember(l, src);
     kv_truncate(l, n);
     return l;
 }
@@ -302,6 +325,7 @@ void kv_line_free(struct kv_line *l)
         l->prev->next = l->next;
     else
         l->pool->lines = l->next;
+    kv_watch_free(l);
     free(l->block);
     free(l->layer);
     free(l->table);
@@ -331,6 +355,10 @@ int32_t kv_common(const struct kv_line *l, const int32_t *ids, int32_t n)
 uint64_t kv_line_bytes(const struct kv_line *l)
 {
     uint64_t sum = 0;
+    if (preset_simulated(&l->pool->preset))
+        return kv_format_bytes(l);
+    if (preset_lossy(&l->pool->preset))
+        return kv_evict_bytes(l);
     for (int32_t j = 0; j < l->n_block; j++)
         sum += l->block[j]->page_bytes + (l->block[j]->rows ? l->pool->rows_bytes : 0) +
                (l->block[j]->sinks ? l->pool->sink_bytes : 0);
@@ -342,8 +370,7 @@ int64_t kv_f16_bytes(const struct kv_line *l)
     return (int64_t)kv_block_bytes(&l->pool->shape) * kv_blocks_for(l->n_tok);
 }
 
-/* Gives the line a block j of its own with the same rows. */
-static enum status unshare(struct kv_line *l, int32_t j, struct err *e)
+enum status kv_unshare(struct kv_line *l, int32_t j, struct err *e)
 {
     struct kv_pool *p = l->pool;
     const struct kern_ops *ops = p->kern->ops;
@@ -391,7 +418,8 @@ enum status kv_reserve(struct kv_line *l, int32_t n_more, struct err *e)
     int32_t tail = l->n_tok / KERN_BLOCK_TOK; /* the block that is written next */
     int32_t need = kv_blocks_for(l->n_tok + n_more), had = l->n_block;
     if (tail < l->n_block && l->block[tail]->n_ref > 1)
-        TRY(unshare(l, tail, e));
+        TRY(kv_unshare(l, tail, e));
+    TRY(kv_code_reserve(l, l->n_tok + n_more, e));
     if (need > l->block_cap)
         table_grow(l, need > 2 * l->block_cap ? need : 2 * l->block_cap);
     enum status s = OK;
@@ -440,6 +468,11 @@ void kv_count_query(struct kv_line *l, int32_t n)
     l->n_query += n;
 }
 
+int32_t kv_chunk(const struct preset *preset)
+{
+    return preset_simulated(preset) && !preset->at_write ? KERN_BLOCK_TOK : 0;
+}
+
 int32_t kv_room(const struct kv_line *l)
 {
     int32_t tail = l->n_tok / KERN_BLOCK_TOK;
@@ -455,6 +488,7 @@ void kv_commit(struct kv_line *l, const int32_t *ids, int32_t n)
     memcpy(l->ids + l->n_tok, ids, (size_t)n * sizeof *ids);
     l->n_tok += n;
     kv_settle(l);
+    kv_code_blocks(l);
 }
 
 static void cut(struct kv_line *l, int32_t n)
@@ -485,9 +519,24 @@ static bool has_rows(const struct kv_block *b)
     return b->rows && !b->thawed;
 }
 
+/* Back to nothing: what was dropped or weighed by later tokens cannot be undone otherwise. */
+static void forget(struct kv_line *l)
+{
+    size_t n_row = (size_t)l->pool->shape.n_layer * (size_t)l->pool->shape.n_head_kv;
+    cut(l, 0);
+    for (size_t i = 0; i < n_row * (size_t)l->block_cap; i++)
+        l->table[i].dropped = 0;
+    l->evict_base = 0;
+    kv_watch_reset(l);
+}
+
 void kv_truncate(struct kv_line *l, int32_t n)
 {
     assert(n >= 0 && n <= l->n_tok);
+    if (kv_remembers(l) && n < l->n_tok) {
+        forget(l);
+        return;
+    }
     cut(l, n);
     /* Position n reads rows of its own block and of the one before. Where they are gone, the block
      * before is read again; its own queries get the rows before it back from their pages. */
@@ -524,4 +573,5 @@ void kv_repeat(struct kv_line *l, int32_t n)
         kv_seal(l, i, l->n_tok + n);
     l->n_tok += n;
     kv_settle(l);
+    kv_code_blocks(l);
 }

@@ -5,6 +5,9 @@
  * two blocks later is computed, and are given back once that position is committed: a position
  * reads rows of its own block and the one before, pages of all older ones, sinks in f16.
  *
+ * A simulated number format (presets.h) changes rows in place instead, by the same rule of
+ * positions; eviction marks tokens in the tables that attention reads. Both want a CPU backend.
+ *
  * A pool owns blocks; one block holds the f16 rows of 64 positions of all layers and heads in one
  * device allocation. A line (timeline) is the log of the ids exactly as fed plus a list of blocks.
  * Lines that share a beginning share blocks; a shared block is copied when one of them writes into
@@ -62,7 +65,8 @@ int32_t kv_n_tok(const struct kv_line *l);
 const int32_t *kv_ids(const struct kv_line *l); /* [kv_n_tok], valid until the next commit */
 /* Length of the longest common beginning of the log and ids[0..n). */
 int32_t kv_common(const struct kv_line *l, const int32_t *ids, int32_t n);
-/* Bytes of the blocks of this line; shared ones count whole. */
+/* Bytes of the blocks of this line; shared ones count whole. Of simulated formats and evicted
+ * caches: what the method would take, by its own formula. */
 uint64_t kv_line_bytes(const struct kv_line *l);
 /* What as many blocks take in f16 rows. */
 int64_t kv_f16_bytes(const struct kv_line *l);
@@ -85,13 +89,26 @@ void kv_repeat(struct kv_line *l, int32_t n);
 float *kv_mass(struct kv_line *l, int32_t layer);
 void kv_count_query(struct kv_line *l, int32_t n);
 
+/* The preset asks what attention falls on: then every row of every layer is to be answered with its
+ * log-sum-exp, and kv_watch called with it. */
+bool kv_watches(const struct kv_line *l);
+void kv_watch(struct kv_line *l, int32_t layer, const struct kern_attn *a);
+/* After a commit: drops what the preset drops. prompt_end: an answer begins here. */
+void kv_evict(struct kv_line *l, bool prompt_end);
+/* Whether this head of this layer still has the token. */
+bool kv_kept(const struct kv_line *l, int32_t layer, int32_t head, int32_t pos);
+/* Most tokens that may be computed at once, as a multiple of 64 from a multiple of 64 on; 0 = any
+ * number. */
+int32_t kv_chunk(const struct preset *preset);
+
 /* How many positions may be written without another reserve. */
 int32_t kv_room(const struct kv_line *l);
 /* Forgets everything from position n on, and what must be read again to go on from there: where
- * the rows around n were given back, up to 127 tokens before it (read kv_n_tok). */
+ * the rows around n were given back, up to 127 tokens before it, and where the preset drops or
+ * weighs tokens all of them (read kv_n_tok). */
 void kv_truncate(struct kv_line *l, int32_t n);
 
-/* Seals, in this layer, what the rows up to n_tok_end - 1 read as pages; to be called after their
+/* Seals or codes, in this layer, what the rows up to n_tok_end - 1 read as pages; to be called after their
  * keys and values were written and before they are attended to. Allocates nothing. */
 void kv_seal(struct kv_line *l, int32_t layer, int32_t n_tok_end);
 

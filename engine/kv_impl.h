@@ -8,13 +8,34 @@
 struct kv_block {
     int32_t n_ref;
     bool sealed;             /* pages stand for the rows */
-    bool thawed;             /* the rows came back from pages: context only, no place to go on */
+    bool thawed;             /* the rows came back from pages or went through a number format:
+                                context only, no place to go on */
     bool lent;               /* the pages are another line's */
     bool kept;               /* its present content is on disk */
     char *rows;              /* dev: [n_layer][k, v][n_head_kv][64 * head_dim] of f16; or NULL */
     char *sinks;             /* dev: block 0 only, [n_layer][k, v][n_head_kv][head_dim * 16] */
     struct kern_page **page; /* [n_layer][n_head_kv], NULL before room for pages was needed */
     uint64_t page_bytes;     /* of all its pages, as they are now */
+};
+
+/* Query rows with the log-sum-exp of their scores: enough to tell what fell on any token. */
+struct kv_rows {
+    const float *q;   /* [n][n_head, head_dim] */
+    const float *lse; /* [n][n_head] */
+    int32_t n, pos0, n_head;
+    int32_t period; /* row of position p lies at p modulo this; 0 = at p - pos0 */
+    float scale, softcap;
+    int32_t window; /* of the layer; 0 = none */
+};
+
+/* What attention told about tokens; all NULL where the preset does not ask. */
+struct kv_watch {
+    int32_t n_head;        /* 0 before the first row */
+    float *sum;            /* [n_layer][n_head_kv][block_cap * 64] */
+    float *ring;           /* [n_layer]: the last queries, then their log-sum-exp */
+    float *q_max;          /* [n_layer][n_head_kv][head_dim] largest |query| */
+    int32_t *layer_window; /* [n_layer] of the pool */
+    struct kv_rows how;    /* scale, softcap, n_head */
 };
 
 struct kv_pool {
@@ -29,6 +50,7 @@ struct kv_pool {
     char **spare; /* rows, used by no block */
     int32_t n_spare, spare_cap;
     void *bounce; /* host memory for copying rows; allocated when first needed */
+    int32_t *layer_window; /* [n_layer] sliding windows, as far as attention was watched */
 };
 
 struct kv_line {
@@ -48,6 +70,9 @@ struct kv_line {
     struct kern_kv_block *table; /* [n_layer][n_head_kv][block_cap] */
     float *mass;                 /* attention that fell on each block, laid out as table */
     double n_query;              /* queries that mass is summed over, decayed alike */
+    struct kv_watch watch;
+    int32_t evict_base; /* tokens at the end of the last prompt, what quotas are shares of; 0 = no
+                           prompt yet. EVICT_LAG: tokens decided on */
 };
 
 /* Rows from the free list or new; force: even beyond the budget. */
@@ -55,6 +80,8 @@ enum status kv_rows_new(struct kv_pool *p, bool force, char **ret, struct err *e
 void kv_rows_free(struct kv_pool *p, char *rows);
 void *kv_bounce(struct kv_pool *p); /* rows_bytes of host memory, or NULL */
 
+/* Gives the line a block j of its own with the same rows. */
+enum status kv_unshare(struct kv_line *l, int32_t j, struct err *e);
 /* A block without rows, pages or content (sinks when it is the first); NULL = out of memory. */
 struct kv_block *kv_block_empty(struct kv_pool *p, bool first);
 void kv_block_unref(struct kv_pool *p, struct kv_block *b);
@@ -73,6 +100,38 @@ void kv_pages_free(struct kv_pool *p, struct kv_block *b);
 void kv_settle(struct kv_line *l);
 /* Fills rows of block j again from its pages, as context for reading what follows it. */
 enum status kv_thaw(struct kv_line *l, int32_t j, struct err *e);
+
+/* kv_watch.c */
+void kv_watch_grow(struct kv_line *l, int32_t old_cap, int32_t cap); /* with the tables */
+void kv_watch_reset(struct kv_line *l);                              /* of an empty line */
+void kv_watch_copy(struct kv_line *l, const struct kv_line *from);   /* equally long */
+void kv_watch_free(struct kv_line *l);
+/* The last rows of a layer; what the preset calls the window. */
+struct kv_rows kv_watch_ring(const struct kv_line *l, int32_t layer);
+/* sum[pos] += the probability of each row and query head of the group, from first_block on; sum:
+ * whole blocks. */
+void kv_watch_rows(const struct kv_line *l, int32_t layer, int32_t head, const struct kv_rows *r,
+                   int32_t first_block, float *sum);
+
+/* kv_format.c */
+bool kv_codes_blocks(const struct kv_pool *p); /* whole blocks, two behind the newest */
+/* Before rows up to n_tok_end are written: blocks that will be coded belong to this line alone. */
+enum status kv_code_reserve(struct kv_line *l, int32_t n_tok_end, struct err *e);
+void kv_code_written(struct kv_line *l, int32_t layer, int32_t n_tok_end); /* the new rows */
+void kv_code_blocks(struct kv_line *l); /* after a commit: for the position that comes next */
+uint64_t kv_format_bytes(const struct kv_line *l);
+
+/* kv_evict.c */
+uint64_t kv_evict_bytes(const struct kv_line *l);
+/* Tokens that stay in a layer when a prompt of n_tok ends. */
+int32_t kv_evict_quota(const struct preset_evict *e, int32_t layer, int32_t n_layer, int32_t n_tok);
+
+/* The line knows more than its rows: going back to an earlier token means reading again. */
+static inline bool kv_remembers(const struct kv_line *l)
+{
+    const struct preset *p = &l->pool->preset;
+    return p->evict.score != EVICT_NONE || p->tier_share > 0 || p->k.balance == BALANCE_QUERY;
+}
 
 /* Blocks before this one are read from pages by the position n_tok - 1 and all after it. */
 static inline int32_t kv_sealed_end(int32_t n_tok)

@@ -87,6 +87,7 @@ static void seal_part(void *ctx, int part, int n_part)
 
 void kv_seal(struct kv_line *l, int32_t layer, int32_t n_tok_end)
 {
+    kv_code_written(l, layer, n_tok_end);
     if (!l->pool->seals)
         return;
     int32_t end = kv_sealed_end(n_tok_end), first = l->first_rows;

@@ -191,6 +191,7 @@ static void fill_info(struct local *l)
              l->kern->n_thread == 1 ? "" : "s");
     snprintf(i->kv, sizeof i->kv, "%s", l->preset->name);
     i->kv_lossy = preset_lossy(l->preset);
+    i->kv_simulated = preset_simulated(l->preset);
     i->n_ctx = l->plan.n_ctx;
     if (l->plan.lowered)
         snprintf(i->notice, sizeof i->notice, "context lowered from %d to %d tokens to fit memory",
@@ -200,6 +201,38 @@ static void fill_info(struct local *l)
                  "the model's chat template is not one we know; the "
                  "text is continued as it stands");
     i->fingerprint = model_fingerprint(l->model) ^ tokenizer_hash(l->tokenizer);
+}
+
+static void local_set_coverage(struct engine *en, float coverage)
+{
+    struct local *l = local_of(en);
+    /* Block scores do not know of dropped tokens: what is left of them is read densely. */
+    atomic_store(&l->coverage, l->preset && preset_lossy(l->preset) ? 1 : coverage);
+}
+
+/* Simulated formats and eviction work on rows in our own memory. */
+static enum status check_backend(const struct local *l, const struct preset *p, struct err *e)
+{
+    bool anywhere = !preset_simulated(p) && !preset_lossy(p);
+    return anywhere || strcmp(l->kern->name, "cuda") != 0
+               ? OK
+               : err_set(e, ERR_UNSUPPORTED,
+                         "KV preset '%s' runs on the CPU only; use --backend cpu", p->name);
+}
+
+void local_use_preset(struct local *l, const struct preset *p)
+{
+    /* What such a cache knows beyond its rows is not kept: it is read again. */
+    bool kept = !preset_simulated(p) && !preset_lossy(p);
+    l->preset = p;
+    l->keep.io = kept ? l->io : (struct kv_io){0};
+    l->keep.fingerprint = keep_fingerprint(l->info.fingerprint, p);
+    forward_set_chunk(l->forward, kv_chunk(p));
+    policy_free(l->policy);
+    l->policy = policy_new(l->kern, &l->model->p, l->forward, p, l->params.sparse_from);
+    if (l->params.coverage <= 0 && p->coverage > 0)
+        atomic_store(&l->coverage, p->coverage);
+    local_set_coverage(&l->base, atomic_load(&l->coverage));
 }
 
 static enum status open_parts(struct local *l, struct err *e)
@@ -223,19 +256,17 @@ static enum status open_parts(struct local *l, struct err *e)
     const struct kv_shape shape = local_kv_shape(l);
     TRY(choose_preset(l, &shape, e));
     TRY(open_backend(l, e));
+    TRY(check_backend(l, l->preset, e));
     TRY(plan_make(l->model, l->kern, l->preset, p->n_ctx, p->kv_budget_bytes, plan_available(),
                   &l->plan, e));
     model_set_ctx(l->model, l->plan.n_ctx);
     gguf_read_ahead(l->gguf);
     TRY(model_load(l->model, l->kern, p->progress, p->progress_ctx, e));
     TRY(forward_new(l->model, PLAN_CHUNK, &l->forward, e));
-    l->policy = policy_new(l->kern, &l->model->p, l->forward, l->preset, p->sparse_from);
-    if (p->coverage <= 0 && l->preset->coverage > 0)
-        atomic_store(&l->coverage, l->preset->coverage);
+    fill_info(l);
+    local_use_preset(l, l->preset);
     l->pool = kv_pool_new(l->kern, &shape, l->preset, l->plan.kv_budget);
     l->lines = lines_new(l->pool, l->plan.n_ctx);
-    fill_info(l);
-    l->keep.fingerprint = keep_fingerprint(l->info.fingerprint, l->preset);
     l->stats.n_ctx = l->plan.n_ctx;
     l->stats.weights_bytes = (int64_t)(l->plan.weights_private + l->plan.weights_mapped);
     l->stats.scratch_bytes = (int64_t)l->plan.scratch;
@@ -322,11 +353,6 @@ static void local_stats(struct engine *en, struct stats *ret)
     }
 }
 
-static void local_set_coverage(struct engine *en, float coverage)
-{
-    atomic_store(&local_of(en)->coverage, coverage);
-}
-
 /* ---- the cache while it runs ---- */
 
 static void local_set_kv_budget(struct engine *en, uint64_t size_bytes)
@@ -344,6 +370,7 @@ static enum status local_set_kv(struct engine *en, const char *preset, struct er
         return err_set(e, ERR_USAGE, "the model was opened for its vocabulary only");
     const struct kv_shape shape = local_kv_shape(l);
     TRY(find_preset(&shape, preset, &p, e));
+    TRY(check_backend(l, p, e));
     return worker_set_preset(l, p, e);
 }
 
@@ -432,7 +459,7 @@ enum status local_open(const struct engine_params *p, struct engine **ret, struc
     l->base.vt = &vt;
     l->params = *p;
     if (p->kv_io)
-        l->keep.io = *p->kv_io;
+        l->io = *p->kv_io;
     pthread_mutex_init(&l->compute, NULL);
     pthread_mutex_init(&l->lock, NULL);
     l->events = queue_new(p->wake, p->wake_ctx);

@@ -25,7 +25,8 @@
 struct local {
     struct engine base;
     struct engine_params params; /* strings inside are not kept */
-    struct keep keep;            /* io all NULL when KV is not kept on disk */
+    struct kv_io io;             /* all NULL when KV is not kept on disk */
+    struct keep keep;            /* io all NULL where the preset is not either */
     struct engine_info info;
     struct gguf *gguf;
     struct model *model;
@@ -73,6 +74,8 @@ enum status local_reserve(struct local *l, int64_t id, struct kv_line *line, int
 void local_walk(struct local *l, int64_t id, const struct kv_line *line, bool often);
 /* Brings the pool to the budget asked for; true when that changed something. */
 bool local_fit_budget(struct local *l);
+/* Makes what depends on the preset follow it, but for the pool and its lines. */
+void local_use_preset(struct local *l, const struct preset *p);
 /* ERR_USAGE for ids outside the vocabulary. */
 enum status local_check_ids(const struct local *l, const int32_t *ids, int32_t n, struct err *e);
 

@@ -222,6 +222,11 @@ enum status measure_bench(struct engine *en, const struct engine_bench *b,
     if (n <= 0 || b->depth < 0)
         return err_set(e, ERR_USAGE, "nothing to measure: -p %d -n %d -d %d", b->n_prompt, b->n_gen,
                        b->depth);
+    if (preset_simulated(l->preset) || preset_lossy(l->preset))
+        return err_set(e, ERR_UNSUPPORTED,
+                       "KV preset '%s' shows what its method reads, not how fast; measure exact, "
+                       "adaptive or pages like 8/4",
+                       l->preset->name);
     TRY(begin(l, e));
     enum status s = OK;
     if (n + b->depth > l->plan.n_ctx) {

@@ -23,7 +23,7 @@ enum status prefill_run(struct forward *f, struct kv_line *line, const int32_t *
     while (c.n_done < n) {
         /* Chunks end at block borders, so that blocks are complete as early as can be. */
         int32_t most = forward_n_chunk(f), over = kv_n_tok(line) % KERN_BLOCK_TOK;
-        if (most > KERN_BLOCK_TOK)
+        if (most >= KERN_BLOCK_TOK)
             most -= over;
         c.n_now = n - c.n_done < most ? n - c.n_done : most;
         bool last = c.n_done + c.n_now == n;

@@ -7,6 +7,15 @@
 /* Pages sealed at K/V bits that stay so. */
 #define PAGES(k, v) .bits_k = (k), .bits_v = (v), .floor_k = (k), .floor_v = (v)
 
+/* KIVI: groups of 32 tokens of a channel for keys, of 32 channels of a token for values. */
+#define KIVI(n)                                                                                    \
+    .k = {.grid = GRID_RANGE, .bits = (n), .per_channel = true, .group = 32},                      \
+    .v = {.grid = GRID_RANGE, .bits = (n), .group = 32}
+/* TurboQuant: one norm per token and head. */
+#define TURBO(n)                                                                                   \
+    .k = {.grid = GRID_NORM, .bits = (n), .rotate = 256, .signs = true},                           \
+    .v = {.grid = GRID_NORM, .bits = (n), .rotate = 256, .signs = true}, .at_write = true
+
 static const struct preset rows[] = {
     {.name = "exact", .what = "f16 rows, nothing compressed"},
     {.name = "8/8", PAGES(8, 8), .what = "8-bit keys, 8-bit values"},
@@ -90,6 +99,68 @@ static const struct preset rows[] = {
      PAGES(8, 8),
      .decode = {.score = DECODE_PROMPT, .share = 0.25f},
      .what = "SnapKV's window, chosen anew each turn: pages that the prompt's end looks at"},
+
+    /* Number formats. */
+    {.name = "q8_0",
+     .k = {.grid = GRID_ABSMAX, .bits = 8, .group = 32, .rotate = 256, .rotate_min = 64},
+     .v = {.grid = GRID_ABSMAX, .bits = 8, .group = 32, .rotate = 64, .rotate_min = 64},
+     .at_write = true,
+     .what = "llama.cpp -ctk q8_0 -ctv q8_0: 8 bits per token in groups of 32, rotated"},
+    {.name = "q4_0",
+     .k = {.grid = GRID_EXTREME, .bits = 4, .group = 32, .rotate = 256, .rotate_min = 64},
+     .v = {.grid = GRID_EXTREME, .bits = 4, .group = 32, .rotate = 64, .rotate_min = 64},
+     .at_write = true,
+     .what = "llama.cpp -ctk q4_0 -ctv q4_0: 4 bits per token in groups of 32, rotated"},
+    {.name = "kivi-4",
+     KIVI(4),
+     .what = "KIVI (Liu 2024): keys per channel, values per token, 4 bits in groups of 32"},
+    {.name = "kivi-2", KIVI(2), .what = "KIVI at 2 bits"},
+    {.name = "zipcache",
+     .k = {.grid = GRID_RANGE, .bits = 2, .per_channel = true},
+     .v = {.grid = GRID_RANGE, .bits = 2, .balance = BALANCE_ROOT_MAX},
+     .tier_share = 0.6f,
+     .tier_bits = 4,
+     .tier_mean = true,
+     .what = "ZipCache (He 2024): 4 bits for the salient 60 % of tokens, 2 for the rest"},
+    {.name = "mikv",
+     .k = {.grid = GRID_RANGE, .bits = 3, .group = 32, .balance = BALANCE_QUERY},
+     .v = {.grid = GRID_RANGE, .bits = 3, .group = 32},
+     .tier_share = 0.2f,
+     .tier_bits = 16,
+     .what = "MiKV (Yang 2024): f16 for the 20 % of tokens read most, 3 bits for the rest"},
+    {.name = "gear-l",
+     .k = {.grid = GRID_RANGE, .bits = 2, .per_channel = true, .rank = 2},
+     .v = {.grid = GRID_RANGE, .bits = 2, .group = 64, .rank = 2},
+     .what = "GEAR-L (Kang 2024): 2 bits in groups of 64 and a rank-2 image of the error"},
+    {.name = "kvquant",
+     .k = {.grid = GRID_NORMAL, .bits = 3, .per_channel = true, .outliers = 0.01f},
+     .v = {.grid = GRID_NORMAL, .bits = 3, .outliers = 0.01f},
+     .n_sink = 1,
+     .what = "after KVQuant (Hooper 2024): 3-bit levels, 1 % outliers kept; keys after RoPE"},
+    {.name = "turboquant-4",
+     TURBO(4),
+     .what = "after TurboQuant (Zandieh 2025): random rotation, 4-bit normal levels, one norm"},
+    {.name = "turboquant-3", TURBO(3), .what = "after TurboQuant at 3 bits"},
+
+    /* Eviction, all at a quarter of the tokens. */
+    {.name = "streamingllm",
+     .evict = {.score = EVICT_OLDEST, .keep = 0.25f, .n_sink = 4, .recent = 1, .each_step = true},
+     .what = "drops tokens; StreamingLLM (Xiao 2023): the first 4 and the newest tokens"},
+    {.name = "h2o",
+     .evict = {.score = EVICT_SUM, .keep = 0.25f, .recent = 0.5f, .each_step = true},
+     .what = "drops tokens; H2O (Zhang 2023): half the newest, half those attended to most"},
+    {.name = "snapkv",
+     .evict = {.score = EVICT_WINDOW, .keep = 0.25f, .window = 32, .pool = 5},
+     .what = "drops tokens; SnapKV (Li 2024): what the last 32 tokens of the prompt attend to"},
+    {.name = "pyramidkv",
+     .evict = {.score = EVICT_WINDOW, .keep = 0.25f, .window = 32, .pool = 5, .slope = 20},
+     .what = "drops tokens; PyramidKV (Cai 2024): SnapKV with more tokens in lower layers"},
+    {.name = "l2norm",
+     .evict = {.score = EVICT_KEY_NORM, .keep = 0.25f, .skip_layer = 2},
+     .what = "drops tokens; L2 norm (Devoto 2024): keys of small norm, from the third layer on"},
+    {.name = "lagkv",
+     .evict = {.score = EVICT_LAG, .keep = 0.25f, .n_sink = 16, .chunk = 128},
+     .what = "drops tokens; LagKV (Liang 2025): what stands out against the chunk after it"},
 };
 enum { N_ROW = sizeof rows / sizeof *rows };
 

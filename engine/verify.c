@@ -131,8 +131,9 @@ static enum status read_all(struct run *r, struct kv_pool *exact, struct kv_pool
     r->packed = kv_line_new(packed, l->plan.n_ctx);
     policy_begin(l->policy, 1, v->n); /* the next turn begins with its own */
     enum status s = OK;
+    int32_t most = forward_n_chunk(l->forward);
     for (r->at = 0; r->at < v->n && s == OK; r->at += r->now) {
-        r->now = v->n - r->at < PLAN_CHUNK ? v->n - r->at : PLAN_CHUNK;
+        r->now = v->n - r->at < most ? v->n - r->at : most;
         s = read_chunk(r, e);
     }
     kv_line_free(r->packed);

@@ -75,11 +75,10 @@ static void set_preset(struct local *l, const struct preset *preset)
     lines_keep(l->lines, &l->keep, -1);
     lines_free(l->lines);
     kv_pool_free(l->pool);
-    l->preset = preset;
+    local_use_preset(l, preset);
     l->preset_asked = true;
     l->pool = kv_pool_new(l->kern, &shape, preset, budget);
     l->lines = lines_new(l->pool, l->plan.n_ctx);
-    l->keep.fingerprint = keep_fingerprint(l->info.fingerprint, preset);
     pthread_mutex_lock(&l->lock);
     stats_forget_fidelity(&l->stats);
     pthread_mutex_unlock(&l->lock);

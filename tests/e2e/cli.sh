@@ -19,6 +19,11 @@ dogear --help && grep -q '^usage: dogear' "$work/out" && grep -q -- '--kv-budget
 ok cli__help__names_commands_and_options
 dogear help ask && grep -q '^usage: dogear ask' "$work/out"
 ok cli__help__one_command
+dogear presets && grep -q '^exact ' "$work/out" && grep -q '^snapkv  *lossy' "$work/out" &&
+    grep -q '^kivi-4  *simulated' "$work/out" && ! grep -q '^adaptive  *lossy' "$work/out"
+ok cli__presets__marks_lossy_ones
+dogear presets --json && [ "$(json "$work/out" '[p["lossy"] for p in j if p["name"] in ("exact", "h2o")]')" = "[False, True]" ]
+ok cli__presets__json
 dogear --version && grep -qx 'dogear [0-9.]*' "$work/out"
 ok cli__version__one_line
 dogear nosuch; [ $rc -eq 2 ] && one_line_error && grep -q nosuch "$work/err"

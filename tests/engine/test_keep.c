@@ -203,6 +203,32 @@ static void same_path(const struct path *a, const struct path *b)
     assert_memory_equal(a->ids, b->ids, (size_t)a->n * sizeof *a->ids);
 }
 
+/* What they know beyond rows is not kept, so nothing is: within a process a chat goes on, opened
+ * again it is read again. */
+static void keep__published_methods__are_read_again(void **state)
+{
+    static const char *const presets[] = {"snapkv", "h2o", "streamingllm", "zipcache", "q8_0"};
+    for (size_t i = 0; i < sizeof presets / sizeof *presets; i++) {
+        struct path path = {.n = 0};
+        struct engine *en = open_model(presets[i]);
+        assert_int_equal(engine_info(en)->kv_lossy, i < 3);
+        assert_int_equal(engine_info(en)->kv_simulated, i >= 3);
+        store_clear();
+        begin(en, &path, 700);
+        assert_int_equal(store.n, 0);
+        struct path stay = path;
+        turn(en, &stay, SECOND, 4);
+        assert_true(stay.n_reused > path.n - 80);
+        engine_close(en);
+        en = open_model(presets[i]);
+        int32_t had = path.n;
+        turn(en, &path, SECOND, 4);
+        assert_int_equal(path.n_reused, 0);
+        assert_true(path.n_read > had);
+        engine_close(en);
+    }
+}
+
 static void keep__resume__says_the_same_as_never_having_left(void **state)
 {
     static const char *const presets[] = {"exact", "8/8", "8/4", "4/4", "adaptive"};
@@ -342,6 +368,7 @@ static void keep__put__writes_each_block_once(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
+        cmocka_unit_test(keep__published_methods__are_read_again),
         cmocka_unit_test(keep__resume__says_the_same_as_never_having_left),
         cmocka_unit_test(keep__resume__reads_again_what_is_missing),
         cmocka_unit_test(keep__resume__survives_damage),
