@@ -21,6 +21,7 @@ static struct loop_options loop_options(const struct options *o, struct loop_wak
         .open_id = o->resume_id,
         .pick = o->resume && o->resume_id == 0,
         .frame_log = o->frame_log,
+        .frame_text = o->frame_text,
     };
 }
 

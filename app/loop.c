@@ -14,6 +14,7 @@
 #include "app/chat.h"
 #include "app/paths.h"
 #include "app/screen.h"
+#include "engine/base/str.h"
 #include "sessions/sessions.h"
 #include "ui/conf.h"
 #include "ui/keymap.h"
@@ -146,12 +147,30 @@ static bool take_signals(int fd, struct ui_front *front, struct screen *sc)
     return go_on;
 }
 
-static void draw(struct screen *sc, FILE *log)
+/* Renamed into place, so that a reader sees whole frames. */
+static void write_text(const struct screen *sc, const char *path)
+{
+    struct str text = {0}, tmp = {0};
+    str_addf(&tmp, "%s.new", path);
+    screen_text_of(sc, &text);
+    FILE *f = fopen(str_c(&tmp), "we");
+    if (f) {
+        fwrite(str_c(&text), 1, text.len, f);
+        fclose(f);
+        rename(str_c(&tmp), path);
+    }
+    str_fini(&text);
+    str_fini(&tmp);
+}
+
+static void draw(struct screen *sc, const struct loop_options *o, FILE *log)
 {
     double start_s = now_s(), start_cpu_s = cpu_s();
     screen_draw(sc);
     if (log)
         fprintf(log, "%.3f %.3f\n", (now_s() - start_s) * 1000, (cpu_s() - start_cpu_s) * 1000);
+    if (o->frame_text)
+        write_text(sc, o->frame_text);
 }
 
 static void run(struct ui_front *front, struct screen *sc, const struct loop_options *o, FILE *log)
@@ -163,7 +182,7 @@ static void run(struct ui_front *front, struct screen *sc, const struct loop_opt
         if (screen_dirty(sc)) {
             double due_ms = (frame_s + FRAME_S - now_s()) * 1000;
             if (due_ms <= 0) {
-                draw(sc, log);
+                draw(sc, o, log);
                 frame_s = now_s();
             } else if (timeout_ms < 0 || due_ms < timeout_ms) {
                 timeout_ms = (int)due_ms + 1;

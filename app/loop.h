@@ -44,7 +44,8 @@ struct loop_options {
     struct ui_front *front; /* opened already, closed by loop_run; NULL = the terminal */
     const char *screenshot; /* save a picture when nothing is left to do, then leave; NULL = no */
     const char *frame_log;  /* appended for every frame: its milliseconds by the clock and of
-                            * this thread; NULL = no */
+                             * this thread; NULL = no */
+    const char *frame_text; /* always holds columns, rows and text of the last frame; NULL = no */
 };
 
 /* The theme to start with. */

@@ -73,6 +73,7 @@ static const struct option table[] = {
     {NULL, "font", TEXT, OFF(font), "NAME", "desktop: font family (default: the desktop's monospace)", 0, 0},
     {NULL, "screenshot", TEXT, OFF(screenshot), "FILE", "desktop: save a PNG when all is drawn and answered, then leave", 0, 0},
     {NULL, "frame-log", TEXT, OFF(frame_log), "FILE", NULL, 0, 0},
+    {NULL, "frame-text", TEXT, OFF(frame_text), "FILE", NULL, 0, 0},
     {NULL, "fake", TEXT, OFF(fake), "FILE", NULL, 0, 0},
     {"-h", "help", FLAG, OFF(help), NULL, "this text", 0, 0},
     {NULL, "version", FLAG, OFF(version), NULL, "version", 0, 0},

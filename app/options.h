@@ -31,6 +31,7 @@ struct options {
     char *font;          /* desktop: family */
     char *screenshot;    /* desktop: picture to save before leaving */
     char *frame_log;     /* hidden: file for the milliseconds of each frame */
+    char *frame_text;    /* hidden: file that always holds the text of the last frame */
     int32_t n_ctx, n_thread, n_gpu_layer, n_predict, n_rep;
     bool n_predict_set;
     uint64_t kv_budget_bytes;

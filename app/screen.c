@@ -683,6 +683,15 @@ static void fill(struct screen *sc)
     m->commands = commands_list(&m->n_command);
 }
 
+void screen_text_of(const struct screen *sc, struct str *out)
+{
+    str_addf(out, "%d %d\n", cells_cols(sc->cells), cells_rows(sc->cells));
+    for (int y = 0; y < cells_rows(sc->cells); y++) {
+        cells_row(sc->cells, y, out);
+        str_addc(out, '\n');
+    }
+}
+
 void screen_draw(struct screen *sc)
 {
     fill(sc);

@@ -13,6 +13,7 @@
 struct chat;
 struct engine;
 struct screen;
+struct str;
 struct sessions;
 
 struct screen_options {
@@ -35,6 +36,8 @@ void screen_engine(struct screen *sc);                     /* the engine has som
 int screen_tick(struct screen *sc, double now_s);
 bool screen_dirty(const struct screen *sc);
 void screen_draw(struct screen *sc);
+/* Appends "COLUMNS ROWS" and the text of every row of the last frame, a line each. */
+void screen_text_of(const struct screen *sc, struct str *out);
 bool screen_done(const struct screen *sc); /* the user wants to leave, or the terminal is gone */
 bool screen_busy(const struct screen *sc); /* an answer is being written */
 

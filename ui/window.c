@@ -2,6 +2,8 @@
 #include "ui/window.h"
 
 #include <SDL.h>
+#include <SDL_syswm.h>
+#include <dlfcn.h>
 #include <errno.h>
 #include <math.h>
 #include <pthread.h>
@@ -225,8 +227,32 @@ static int font_px(const struct window *w)
     return px < 6 ? 6 : px;
 }
 
-/* Displays with small pixels: the desktop says so with window coordinates that are not pixels, or
- * with GDK_SCALE, or only by the display's own size. */
+/* The letters' density that desktops tell X programs, 0 = not said. SDL has loaded libX11. */
+static double xft_dpi(const struct window *w)
+{
+    double dpi = 0;
+#ifdef SDL_VIDEO_DRIVER_X11
+    SDL_SysWMinfo info;
+    SDL_VERSION(&info.version);
+    void *x11 = dlopen("libX11.so.6", RTLD_NOW | RTLD_NOLOAD);
+    char *(*resources)(Display *) = NULL;
+    if (x11)
+        *(void **)&resources = dlsym(x11, "XResourceManagerString");
+    if (resources && SDL_GetWindowWMInfo(w->window, &info) && info.subsystem == SDL_SYSWM_X11) {
+        const char *s = resources(info.info.x11.display);
+        s = s ? strstr(s, "Xft.dpi:") : NULL;
+        dpi = s ? strtod(s + strlen("Xft.dpi:"), NULL) : 0;
+    }
+    if (x11)
+        dlclose(x11);
+#else
+    (void)w;
+#endif
+    return dpi;
+}
+
+/* Displays with small pixels: the desktop says so with window coordinates that are not pixels, with
+ * GDK_SCALE or Xft.dpi, or only the display's own size tells. */
 static double display_scale(const struct window *w)
 {
     double d = density(w);
@@ -235,6 +261,9 @@ static double display_scale(const struct window *w)
         return d;
     if (gdk && atof(gdk) >= 1 && atof(gdk) <= 4)
         return atof(gdk);
+    double xft = xft_dpi(w);
+    if (xft >= 48 && xft <= 480)
+        return xft / 96;
     float dpi = 0;
     int display = SDL_GetWindowDisplayIndex(w->window);
     if (display < 0 || SDL_GetDisplayDPI(display, NULL, NULL, &dpi) != 0 || dpi < 135 || dpi > 400)
@@ -628,7 +657,7 @@ static void front_close(void *ctx)
 
 /* ---- opening ---- */
 
-/* The page with a folded corner of assets/dogear.svg, for window lists. */
+/* The page with a folded corner of assets/desktop/dogear.svg, for window lists. */
 static void set_icon(SDL_Window *window)
 {
     enum { N = 64 };
