@@ -97,6 +97,20 @@ static void move_sinks(const struct kv_shape *s, uint16_t *sinks, int32_t layer,
     }
 }
 
+/* Token t < KERN_SINK_TOK as move_token packs it, to where it is read once its block is sealed. */
+static void set_sink(const struct kv_shape *s, uint16_t *sinks, int32_t layer, int32_t t,
+                     const uint16_t *packed)
+{
+    size_t d = (size_t)s->head_dim;
+    for (int32_t h = 0; h < s->n_head_kv; h++, packed += 2 * d) {
+        uint16_t *k = sinks + sink_at(s, layer, h, false), *v = sinks + sink_at(s, layer, h, true);
+        for (size_t c = 0; c < d; c++) {
+            k[c * KERN_SINK_PAD + (size_t)t] = packed[c];
+            v[(size_t)t * d + c] = packed[d + c];
+        }
+    }
+}
+
 static size_t tok_layer_bytes(const struct kv_shape *s)
 {
     return (size_t)s->n_head_kv * 2 * (size_t)s->head_dim * sizeof(uint16_t);
@@ -468,6 +482,9 @@ static bool visit_rows(void *ctx, const struct kv_piece *piece)
         }
         join_bytes((char *)packed, low, high, one / 2);
         move_token(s, rows, piece->layer, i % KERN_BLOCK_TOK, packed, false);
+        char *sinks = g->l->block[0]->sinks;
+        if (g->first == 0 && i < KERN_SINK_TOK && sinks)
+            set_sink(s, (uint16_t *)(void *)sinks, piece->layer, i, packed);
     }
     g->n_layer_seen++;
     return true;
