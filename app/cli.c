@@ -8,6 +8,7 @@
 
 #include "app/loop.h"
 #include "app/models.h"
+#include "app/paths.h"
 #include "engine/base/mem.h"
 #include "engine/base/str.h"
 #include "sessions/sessions.h"
@@ -91,6 +92,7 @@ enum status cli_engine_with(const struct options *o, bool vocab_only, const stru
     char *path = NULL;
     if (!o->fake)
         TRY(models_find(o->model, &path, e));
+    char *floors = paths_cache("floors");
     struct engine_params p = {
         .model_path = path,
         .n_ctx = o->n_ctx,
@@ -104,12 +106,14 @@ enum status cli_engine_with(const struct options *o, bool vocab_only, const stru
         .vocab_only = vocab_only,
         .fake_script = o->fake,
         .kv_io = kv_io,
+        .cache_dir = o->no_save ? NULL : floors,
         .wake = wake ? loop_wake_fire : NULL,
         .wake_ctx = wake,
         .progress = progress,
         .progress_ctx = ctx,
     };
     enum status st = engine_open(&p, ret, e);
+    free(floors);
     free(path);
     return st;
 }

@@ -23,6 +23,7 @@ static void report(const struct options *o, const struct engine_info *info, json
         json_object_set_new(j, "tps_max", json_number(r->tps_max));
         json_object_set_new(j, "gbps", json_number(r->gbps));
         json_object_set_new(j, "gops", json_number(r->gops));
+        json_object_set_new(j, "seal_share", json_number(r->seal_share));
         json_object_set_new(j, "limit_fraction", json_number(r->limit_fraction));
         json_array_append_new(rows, j);
         return;
@@ -31,6 +32,7 @@ static void report(const struct options *o, const struct engine_info *info, json
            r->tps_max);
     printf(isnan(r->gbps) ? "       --" : " %8.1f", r->gbps);
     printf(isnan(r->gops) ? "       --" : " %8.0f", r->gops);
+    printf(isnan(r->seal_share) ? "      --" : " %6.1f%%", r->seal_share * 100);
     printf(isnan(r->limit_fraction) ? "      --\n" : " %6.0f%%\n", r->limit_fraction * 100);
     fflush(stdout);
 }
@@ -62,8 +64,8 @@ int cmd_bench(struct options *o)
     const struct engine_info *info = engine_info(en);
     json_t *rows = json_array();
     if (!o->json)
-        printf("%s, %s, %s\n%-8s %8s  %-10s %10s %10s %10s %8s %8s %7s\n", info->name, info->type,
-               info->backend, "test", "depth", "kv", "median t/s", "min", "max", "GB/s", "GOP/s", "limit");
+        printf("%s, %s, %s\n%-8s %8s  %-10s %10s %10s %10s %8s %8s %7s %7s\n", info->name, info->type,
+               info->backend, "test", "depth", "kv", "median t/s", "min", "max", "GB/s", "GOP/s", "sealing", "limit");
     for (int d = 0; st == OK && d < n_depth; d++) {
         for (int i = 0; st == OK && i <= n_prompt; i++) {
             struct engine_bench b = {.depth = depths[d], .n_rep = o->n_rep};

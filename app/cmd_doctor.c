@@ -1,5 +1,6 @@
 /* `dogear doctor`: what this machine offers and whether the store is sound. */
 #include <inttypes.h>
+#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -41,6 +42,25 @@ static void cpu_features(char *out, size_t size)
 #endif
 }
 
+/* Known from before, or measured now when asked for. */
+static enum status find_floor(const struct options *o, const char *model, struct engine_floor *ret,
+                              struct err *e)
+{
+    char *dir = paths_cache("floors");
+    enum status st = o->calibrate ? ERR_NOT_FOUND : engine_floor_known(model, dir, ret, e);
+    free(dir);
+    if (!o->calibrate)
+        return st;
+    struct options with = *o;
+    struct engine *en = NULL;
+    with.n_ctx = 512;
+    st = cli_engine(&with, false, NULL, NULL, &en, e);
+    if (st == OK)
+        st = engine_calibrate(en, ret, e);
+    engine_close(en);
+    return st;
+}
+
 int cmd_doctor(struct options *o)
 {
     struct err e;
@@ -50,6 +70,12 @@ int cmd_doctor(struct options *o)
     cpu_features(cpu, sizeof cpu);
     char *model = NULL;
     bool have_model = models_find(o->model, &model, &e) == OK;
+    struct engine_floor floor;
+    bool have_floor = have_model && find_floor(o, model, &floor, &e) == OK;
+    if (o->calibrate && !have_floor) {
+        free(model);
+        return cli_fail(&e);
+    }
     enum status st = cli_store(o, &store, &e);
     if (st == OK)
         st = sessions_check(store, o->repair, &h, &e);
@@ -64,6 +90,9 @@ int cmd_doctor(struct options *o)
         json_object_set_new(j, "cores", json_integer(sysconf(_SC_NPROCESSORS_ONLN)));
         json_object_set_new(j, "memory_available", json_count(mem_available_bytes()));
         json_object_set_new(j, "model", have_model ? json_cstr(model) : json_null());
+        json_object_set_new(j, "kv_floor", have_floor ? json_string(floor.format) : json_null());
+        json_object_set_new(j, "kv_floor_kl", json_number(have_floor ? floor.kl : NAN));
+        json_object_set_new(j, "kv_floor_n", json_count(have_floor ? floor.n : -1));
         json_object_set_new(j, "db", store ? json_cstr(sessions_path(store)) : json_null());
         json_object_set_new(j, "ok", json_boolean(sound));
         json_object_set_new(j, "problem", sound ? json_null() : json_cstr(st == OK ? h.detail : e.text));
@@ -84,6 +113,11 @@ int cmd_doctor(struct options *o)
         printf("cpu          %s, %ld cores\n", cpu, sysconf(_SC_NPROCESSORS_ONLN));
         printf("memory       %.1f GiB available\n", (double)mem_available_bytes() / (1 << 30));
         printf("model        %s\n", have_model ? model : "none found: see `dogear models`");
+        if (have_floor)
+            printf("cache floor  %s, measured on this model: KL %.4f over %d tokens, limit %.2f\n",
+                   floor.format, floor.kl, floor.n, floor.kl_limit);
+        else
+            printf("cache floor  -- (not measured yet: dogear doctor --calibrate)\n");
         if (store)
             printf("store        %s\n", sessions_path(store));
         if (st == OK) {

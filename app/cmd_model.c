@@ -9,6 +9,7 @@
 #include "app/cli.h"
 #include "app/json.h"
 #include "app/models.h"
+#include "app/paths.h"
 #include "engine/base/mem.h"
 #include "engine/base/str.h"
 
@@ -128,9 +129,18 @@ int cmd_info(struct options *o)
     else if (models_find(o->n_word ? o->words[0] : o->model, &path, &e) == OK &&
              engine_inspect(path, o->n_ctx, &text, &e) == OK) {
         json_t *j = json_loads(text, 0, NULL);
-        if (o->json || !j) {
+        struct engine_floor floor;
+        char *dir = paths_cache("floors");
+        bool known = engine_floor_known(path, dir, &floor, &e) == OK;
+        free(dir);
+        if (j && known)
+            json_object_set_new(j, "cache_floor",
+                                json_pack("{s:s, s:f, s:i}", "format", floor.format, "kl_mean",
+                                          floor.kl, "positions", (int)floor.n));
+        if (o->json && j) {
+            json_print(j);
+        } else if (!j) {
             puts(text);
-            json_decref(j);
         } else {
             print_info(j);
             json_decref(j);

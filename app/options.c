@@ -68,6 +68,7 @@ static const struct option table[] = {
     {NULL, "format", TEXT, OFF(format), "NAME", "export: md, json, or dogear (one file, exact)", 0, 0},
     {NULL, "with-kv", FLAG, OFF(with_kv), NULL, "export: put the cache into the file too", 0, 0},
     {NULL, "repair", FLAG, OFF(repair), NULL, "doctor: drop damaged cache, rebuild the search index", 0, 0},
+    {NULL, "calibrate", FLAG, OFF(calibrate), NULL, "doctor: measure how far the model's cache may be compressed", 0, 0},
     {"-y", "yes", FLAG, OFF(yes), NULL, "do not ask before deleting", 0, 0},
     {NULL, "theme", TEXT, OFF(theme), "NAME", "dark, light or mono", 0, 0},
     {NULL, "font", TEXT, OFF(font), "NAME", "desktop: font family (default: the desktop's monospace)", 0, 0},

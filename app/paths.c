@@ -46,6 +46,11 @@ char *paths_state(const char *name)
     return xdg("XDG_STATE_HOME", ".local/state", name);
 }
 
+char *paths_cache(const char *name)
+{
+    return xdg("XDG_CACHE_HOME", ".cache", name);
+}
+
 char *paths_home(const char *rel)
 {
     struct str s = {0};

@@ -168,3 +168,8 @@ enum status engine_attention(struct engine *en, const int32_t *ids, int32_t n,
 {
     return en->vt->attention(en, ids, n, presets, n_preset, ret, e);
 }
+
+enum status engine_calibrate(struct engine *en, struct engine_floor *ret, struct err *e)
+{
+    return en->vt->calibrate(en, ret, e);
+}

@@ -35,6 +35,7 @@ struct engine_params {
                                 it does not pay; 0 = where it pays */
     bool vocab_only;         /* tokenizer only: no weights, no thread */
     const char *fake_script; /* not NULL: scripted engine for tests, see fake.c; model_path unused */
+    const char *cache_dir;   /* for what can be measured again (floors); NULL = it is, each time */
     const struct kv_io *kv_io; /* NULL = KV is not kept on disk; copied */
     void (*wake)(void *ctx); /* called on the engine's thread when events wait; may be NULL */
     void *wake_ctx;
@@ -214,6 +215,7 @@ struct engine_bench {
 };
 struct engine_bench_result {
     double tps_median, tps_min, tps_max;
+    double seal_share;            /* of the time, spent making pages; NAN = nothing is sealed */
     double gbps, gops;            /* bytes and operations moved per second, counted; NAN = unknown */
     double limit_fraction;        /* of the memory or int8 limit measured beside it, the nearer one */
 };
@@ -233,6 +235,19 @@ struct engine_attention {
 enum status engine_attention(struct engine *en, const int32_t *ids, int32_t n,
                              const char *const *presets, int32_t n_preset,
                              struct engine_attention *ret, struct err *e);
+
+/* How far this model's cache may be compressed by `adaptive`: the coarsest format whose mean KL
+ * divergence on a short text stays within a limit. Measured now, or taken from cache_dir. */
+struct engine_floor {
+    char format[8]; /* "8/8" ... "2/2" */
+    double kl;      /* its mean, nats per token; above the limit when even 8/8 is */
+    double kl_limit;
+    int32_t n;      /* positions compared */
+};
+enum status engine_calibrate(struct engine *en, struct engine_floor *ret, struct err *e);
+/* What cache_dir holds for the model at path, without loading it; ERR_NOT_FOUND = not measured. */
+enum status engine_floor_known(const char *path, const char *cache_dir, struct engine_floor *ret,
+                               struct err *e);
 
 /* ---- looking at a file without loading it (blocking, no engine) ---- */
 /* Header, metadata, tensors and memory plan as one JSON text (malloc'ed); false JSON is impossible:

@@ -40,6 +40,7 @@ struct engine_vt {
     enum status (*attention)(struct engine *en, const int32_t *ids, int32_t n,
                              const char *const *presets, int32_t n_preset,
                              struct engine_attention *ret, struct err *e);
+    enum status (*calibrate)(struct engine *en, struct engine_floor *ret, struct err *e);
 };
 
 struct engine {

@@ -732,6 +732,13 @@ static enum status fake_attention(struct engine *en, const int32_t *ids, int32_t
     return err_set(e, ERR_UNSUPPORTED, "the scripted engine has no attention");
 }
 
+static enum status fake_calibrate(struct engine *en, struct engine_floor *ret, struct err *e)
+{
+    (void)en;
+    (void)ret;
+    return err_set(e, ERR_UNSUPPORTED, "the scripted engine compresses nothing");
+}
+
 static enum status read_script(struct fake *f, const char *path, struct err *e)
 {
     FILE *in = *path ? fopen(path, "r") : NULL;
@@ -787,6 +794,7 @@ enum status fake_open(const struct engine_params *p, struct engine **ret, struct
         .logits = fake_logits,
         .bench = fake_bench,
         .attention = fake_attention,
+        .calibrate = fake_calibrate,
     };
     struct fake *f = mem_calloc(1, sizeof *f);
     f->base.vt = &vt;

@@ -111,6 +111,7 @@ void kv_truncate(struct kv_line *l, int32_t n);
 /* Seals or codes, in this layer, what the rows up to n_tok_end - 1 read as pages; to be called after their
  * keys and values were written and before they are attended to. Allocates nothing. */
 void kv_seal(struct kv_line *l, int32_t layer, int32_t n_tok_end);
+double kv_seal_s(const struct kv_pool *p); /* seconds spent in it so far */
 
 /* For reading a timeline again over the pages it holds now: what to would seal before position
  * n_tok_end is lent the pages of the same blocks of from, where from has them. Between reserve and

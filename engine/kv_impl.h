@@ -47,6 +47,9 @@ struct kv_pool {
     uint64_t rows_bytes; /* of one block */
     uint64_t sink_bytes; /* of block 0 */
     uint64_t used_bytes, budget_bytes;
+    int32_t soft_k, soft_v; /* ledger_set_floor */
+    bool under_floor;
+    double seal_s; /* spent in kv_seal */
     char **spare; /* rows, used by no block */
     int32_t n_spare, spare_cap;
     void *bounce; /* host memory for copying rows; allocated when first needed */

@@ -3,6 +3,7 @@
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 
 #include "engine/base/mem.h"
 #include "engine/kv_impl.h"
@@ -60,6 +61,13 @@ void kv_pages_free(struct kv_pool *p, struct kv_block *b)
 
 /* ---- sealing ---- */
 
+static double now_s(void)
+{
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
+}
+
 struct seal_job {
     struct kv_line *l;
     int32_t layer, first;
@@ -94,7 +102,14 @@ void kv_seal(struct kv_line *l, int32_t layer, int32_t n_tok_end)
     if (first >= end)
         return;
     struct seal_job job = {l, layer, first};
+    double start = now_s();
     kern_parallel(l->pool->kern, (end - first) * l->pool->shape.n_head_kv, seal_part, &job);
+    l->pool->seal_s += now_s() - start;
+}
+
+double kv_seal_s(const struct kv_pool *p)
+{
+    return p->seal_s;
 }
 
 void kv_lend(const struct kv_line *from, struct kv_line *to, int32_t n_tok_end)

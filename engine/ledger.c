@@ -68,13 +68,17 @@ static int by_price(const void *a, const void *b)
     return (x->index > y->index) - (x->index < y->index);
 }
 
-static bool may_step(const struct preset *p, int32_t step)
+/* last: down to the preset's floor; else to the measured one where that is finer. */
+static bool may_step(const struct kv_pool *p, int32_t step, bool last)
 {
-    return step + 1 < N_STEP && steps[step + 1].bits_k >= p->floor_k &&
-           steps[step + 1].bits_v >= p->floor_v;
+    const struct preset *r = &p->preset;
+    int32_t floor_k = !last && p->soft_k > r->floor_k ? p->soft_k : r->floor_k;
+    int32_t floor_v = !last && p->soft_v > r->floor_v ? p->soft_v : r->floor_v;
+    return step + 1 < N_STEP && steps[step + 1].bits_k >= floor_k &&
+           steps[step + 1].bits_v >= floor_v;
 }
 
-static size_t collect(struct kv_pool *p, struct candidate **ret)
+static size_t collect(struct kv_pool *p, bool last, struct candidate **ret)
 {
     size_t n = 0, cap = 0;
     struct candidate *list = NULL;
@@ -83,7 +87,7 @@ static size_t collect(struct kv_pool *p, struct candidate **ret)
             struct kv_block *b = l->block[j];
             for (int32_t i = 0; b->sealed && i < p->shape.n_layer * p->shape.n_head_kv; i++) {
                 int32_t layer = i / p->shape.n_head_kv, s = step_of(b->page[i]);
-                if (s >= N_STEP || !may_step(&p->preset, s))
+                if (s >= N_STEP || !may_step(p, s, last))
                     continue;
                 if (n == cap) {
                     cap = cap ? 2 * cap : 1024;
@@ -107,11 +111,11 @@ static size_t collect(struct kv_pool *p, struct candidate **ret)
 
 /* One step down, into memory of the new size. False when memory is short or it was done already
  * (a block shared by two lines is listed twice). */
-static bool step_down(struct kv_pool *p, const struct candidate *c)
+static bool step_down(struct kv_pool *p, const struct candidate *c, bool last)
 {
     struct kern_page *page = c->block->page[c->index];
     int32_t s = step_of(page);
-    if (s >= N_STEP || !may_step(&p->preset, s))
+    if (s >= N_STEP || !may_step(p, s, last))
         return false;
     const struct page_shape next = {p->shape.head_dim, steps[s + 1].bits_k, steps[s + 1].bits_v};
     size_t old = page->size_bytes, size = page_size(&next);
@@ -133,24 +137,45 @@ static bool fits(const struct kv_pool *p, uint64_t need_bytes)
     return p->used_bytes + need_bytes <= p->budget_bytes;
 }
 
+/* Steps pages down, the cheapest first, until want_bytes fit; tells whether any was. */
+static bool step_until(struct kv_pool *p, uint64_t want_bytes, bool last)
+{
+    bool moved = false;
+    for (size_t done = 1; done > 0 && !fits(p, want_bytes); moved = moved || done > 0) {
+        struct candidate *list;
+        size_t n = collect(p, last, &list);
+        done = 0;
+        if (n > 0)
+            qsort(list, n, sizeof *list, by_price);
+        for (size_t i = 0; i < n && !fits(p, want_bytes); i++)
+            done += step_down(p, &list[i], last);
+        free(list);
+    }
+    return moved;
+}
+
+void ledger_set_floor(struct kv_pool *p, int32_t bits_k, int32_t bits_v)
+{
+    if (bits_k <= p->preset.floor_k && bits_v <= p->preset.floor_v) {
+        p->preset.floor_k = bits_k;
+        p->preset.floor_v = bits_v;
+    }
+    p->soft_k = bits_k;
+    p->soft_v = bits_v;
+}
+
+bool ledger_under_floor(const struct kv_pool *p)
+{
+    return p->under_floor;
+}
+
 bool ledger_fit(struct kv_pool *p, uint64_t need_bytes)
 {
     if (!p->preset.adaptive)
         return fits(p, need_bytes);
-    uint64_t want = need_bytes + p->budget_bytes / SLACK_DIVISOR;
-    bool moved = false;
-    while (!fits(p, want)) {
-        struct candidate *list;
-        size_t n = collect(p, &list), done = 0;
-        if (n > 0)
-            qsort(list, n, sizeof *list, by_price);
-        for (size_t i = 0; i < n && !fits(p, want); i++)
-            done += step_down(p, &list[i]);
-        free(list);
-        moved = moved || done > 0;
-        if (done == 0)
-            break;
-    }
+    bool moved = step_until(p, need_bytes + p->budget_bytes / SLACK_DIVISOR, false);
+    if (!fits(p, need_bytes) && step_until(p, need_bytes, true))
+        moved = p->under_floor = true;
     for (struct kv_line *l = p->lines; l && moved; l = l->next) {
         l->kept_seen = 0;
         for (int32_t j = 0; j < l->n_block; j++)

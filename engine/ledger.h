@@ -13,6 +13,10 @@
 /* Steps pages of all lines of the pool down until need_bytes more fit its budget. False when
  * everything is at the preset's floor (or the preset is fixed) and it still does not fit. */
 bool ledger_fit(struct kv_pool *p, uint64_t need_bytes);
+/* The floor measured for this model (floor.h). Where it is finer than the preset's, pages pass it
+ * only when nothing else is left, and that is told; where it is coarser, it becomes the preset's. */
+void ledger_set_floor(struct kv_pool *p, int32_t bits_k, int32_t bits_v);
+bool ledger_under_floor(const struct kv_pool *p); /* pages had to pass the measured floor */
 
 /* Recent turns weigh more: called once at the end of each turn. */
 void ledger_decay(struct kv_line *l);

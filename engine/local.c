@@ -41,11 +41,87 @@ static struct kv_shape local_kv_shape(const struct local *l)
     return (struct kv_shape){p->n_layer, p->n_head_kv, p->head_dim};
 }
 
+static void tell_notice(struct local *l, const char *text)
+{
+    struct engine_event *ev = mem_calloc(1, sizeof *ev);
+    ev->kind = ENGINE_EV_NOTICE;
+    ev->turn = atomic_load(&l->n_turn);
+    ev->text = mem_strdup(text);
+    ev->len = strlen(text);
+    queue_push(l->events, ev);
+}
+
+static bool not_cancelled(void *ctx, int32_t layer)
+{
+    struct local *l = ctx;
+    (void)layer;
+    return !atomic_load(&l->cancel);
+}
+
+/* Puts a known floor in force; the pool may not be there yet. */
+static void use_floor(struct local *l)
+{
+    if (l->floor.n == 0 || !l->preset->adaptive)
+        return;
+    const struct preset *rung = presets_find(floor_names[l->floor.rung]);
+    if (rung->bits_k <= l->preset->floor_k && rung->bits_v <= l->preset->floor_v) {
+        l->adapted = *l->preset;
+        l->adapted.floor_k = rung->bits_k;
+        l->adapted.floor_v = rung->bits_v;
+        l->preset = &l->adapted;
+    }
+    if (l->pool)
+        ledger_set_floor(l->pool, rung->bits_k, rung->bits_v);
+}
+
+struct engine_floor local_floor_info(const struct floor *f)
+{
+    struct engine_floor r = {.kl_limit = FLOOR_LIMIT, .n = f->n};
+    snprintf(r.format, sizeof r.format, "%s", floor_names[f->rung]);
+    r.kl = f->kl[f->rung];
+    return r;
+}
+
+void local_need_floor(struct local *l)
+{
+    struct err ignored; /* without a measured floor the preset's holds */
+    if (!l->preset->adaptive)
+        return;
+    if (l->floor.n == 0 && !l->floor_tried) {
+        l->floor_tried = true;
+        tell_notice(l, "measuring once how far this model's cache may be compressed");
+        if (floor_measure(l->model, l->tokenizer, FLOOR_LIMIT, not_cancelled, l, &l->floor,
+                          &ignored) == OK) {
+            if (l->cache_dir)
+                floor_store(l->cache_dir, l->floor_key, &l->floor);
+        } else if (atomic_load(&l->cancel)) {
+            l->floor_tried = false;
+        }
+    }
+    use_floor(l);
+}
+
+static bool fit(struct local *l, uint64_t need_bytes)
+{
+    local_need_floor(l);
+    bool fits = ledger_fit(l->pool, need_bytes);
+    if (ledger_under_floor(l->pool) && !l->floor_told) {
+        char text[200];
+        snprintf(text, sizeof text,
+                 "the KV budget is too small for this model's measured floor %s: the cache is "
+                 "compressed further, answers may differ; /verify tells how much",
+                 floor_names[l->floor.rung]);
+        tell_notice(l, text);
+        l->floor_told = true;
+    }
+    return fits;
+}
+
 bool local_make_room(struct local *l, int64_t id, struct kv_line *line, int32_t n)
 {
     uint64_t before = kv_pool_bytes(l->pool);
     return lines_drop_oldest(l->lines, id) ||
-           (ledger_fit(l->pool, kv_reserve_bytes(line, n)) && kv_pool_bytes(l->pool) < before);
+           (fit(l, kv_reserve_bytes(line, n)) && kv_pool_bytes(l->pool) < before);
 }
 
 enum status local_reserve(struct local *l, int64_t id, struct kv_line *line, int32_t n,
@@ -99,7 +175,7 @@ bool local_fit_budget(struct local *l)
     kv_pool_trim(l->pool);
     while (kv_pool_bytes(l->pool) > want && lines_drop_oldest(l->lines, l->stats.timeline))
         ;
-    ledger_fit(l->pool, 0);
+    fit(l, 0);
     return true;
 }
 
@@ -255,6 +331,9 @@ static enum status open_parts(struct local *l, struct err *e)
                        p->model_path, tokenizer_n_vocab(l->tokenizer), l->model->p.n_vocab);
     const struct kv_shape shape = local_kv_shape(l);
     TRY(choose_preset(l, &shape, e));
+    l->floor_key = model_fingerprint(l->model) ^ tokenizer_hash(l->tokenizer);
+    if (l->cache_dir && floor_load(l->cache_dir, l->floor_key, &l->floor))
+        use_floor(l);
     TRY(open_backend(l, e));
     TRY(check_backend(l, l->preset, e));
     TRY(plan_make(l->model, l->kern, l->preset, p->n_ctx, p->kv_budget_bytes, plan_available(),
@@ -267,6 +346,7 @@ static enum status open_parts(struct local *l, struct err *e)
     local_use_preset(l, l->preset);
     l->pool = kv_pool_new(l->kern, &shape, l->preset, l->plan.kv_budget);
     l->lines = lines_new(l->pool, l->plan.n_ctx);
+    use_floor(l);
     l->stats.n_ctx = l->plan.n_ctx;
     l->stats.weights_bytes = (int64_t)(l->plan.weights_private + l->plan.weights_mapped);
     l->stats.scratch_bytes = (int64_t)l->plan.scratch;
@@ -293,6 +373,7 @@ static void local_close(struct engine *en)
     stats_map_free(&l->map);
     pthread_mutex_destroy(&l->lock);
     pthread_mutex_destroy(&l->compute);
+    free(l->cache_dir);
     free(l);
 }
 
@@ -454,10 +535,12 @@ enum status local_open(const struct engine_params *p, struct engine **ret, struc
         .logits = measure_logits,
         .bench = measure_bench,
         .attention = measure_attention,
+        .calibrate = measure_floor,
     };
     struct local *l = mem_calloc(1, sizeof *l);
     l->base.vt = &vt;
     l->params = *p;
+    l->cache_dir = p->cache_dir ? mem_strdup(p->cache_dir) : NULL;
     if (p->kv_io)
         l->io = *p->kv_io;
     pthread_mutex_init(&l->compute, NULL);
@@ -468,7 +551,7 @@ enum status local_open(const struct engine_params *p, struct engine **ret, struc
     stats_map_init(&l->map);
     l->stats.phase = STATS_IDLE;
     enum status s = open_parts(l, e);
-    l->params.model_path = l->params.kv = l->params.backend = NULL; /* the caller's */
+    l->params.model_path = l->params.kv = l->params.backend = l->params.cache_dir = NULL; /* the caller's */
     l->params.kv_io = NULL;
     if (s != OK) {
         local_close(&l->base);

@@ -11,6 +11,7 @@
 
 #include "engine/base/queue.h"
 #include "engine/engine_impl.h"
+#include "engine/floor.h"
 #include "engine/forward.h"
 #include "engine/gguf.h"
 #include "engine/keep.h"
@@ -34,6 +35,11 @@ struct local {
     struct template *template;
     struct plan plan;
     bool preset_asked;           /* by name; else it is the default */
+    char *cache_dir;             /* or NULL */
+    uint64_t floor_key;          /* of its file */
+    struct floor floor;          /* of this model; n = 0: not known */
+    struct preset adapted;       /* the preset with this model's floor, where that is coarser */
+    bool floor_tried, floor_told; /* measured or found wanting; the user was told of going under */
 
     pthread_mutex_t compute;
     const struct preset *preset; /* NULL with vocab_only */
@@ -79,6 +85,10 @@ void local_use_preset(struct local *l, const struct preset *p);
 /* ERR_USAGE for ids outside the vocabulary. */
 enum status local_check_ids(const struct local *l, const int32_t *ids, int32_t n, struct err *e);
 
+/* Makes the model's floor known, by measuring once when it must be, and puts it in force. */
+void local_need_floor(struct local *l);
+/* Shows f to the caller. */
+struct engine_floor local_floor_info(const struct floor *f);
 double local_now_s(void); /* CLOCK_MONOTONIC */
 
 /* worker.c */
@@ -97,6 +107,7 @@ enum status worker_set_preset(struct local *l, const struct preset *p, struct er
 enum status measure_logits(struct engine *en, const int32_t *ids, int32_t n,
                            bool (*row)(void *ctx, int32_t i, const float *logits), void *ctx,
                            struct err *e);
+enum status measure_floor(struct engine *en, struct engine_floor *ret, struct err *e);
 enum status measure_bench(struct engine *en, const struct engine_bench *b,
                           struct engine_bench_result *ret, struct err *e);
 enum status measure_attention(struct engine *en, const int32_t *ids, int32_t n,

@@ -146,8 +146,9 @@ static void count(struct local *l, double kv_tok, int32_t n, int32_t depth, doub
     *ret_ops = body_ops * n + head.ops + 4.0 * p->n_layer * p->n_head * p->head_dim * seen * n;
 }
 
+/* ret_seal_s is added to. */
 static enum status bench_once(struct local *l, struct kv_line *line, const struct engine_bench *b,
-                              const int32_t *ids, double *ret_s, struct err *e)
+                              const int32_t *ids, double *ret_s, double *ret_seal_s, struct err *e)
 {
     const float *logits;
     if (kv_n_tok(line) > b->depth)
@@ -156,7 +157,7 @@ static enum status bench_once(struct local *l, struct kv_line *line, const struc
     int32_t n = b->n_prompt > 0 ? b->n_prompt : b->n_gen;
     TRY(local_reserve(l, BENCH_LINE, line, n, e));
     policy_begin(l->policy, atomic_load(&l->coverage), b->depth + (b->n_prompt > 0 ? b->n_prompt : 0));
-    double start = now_s();
+    double start = now_s(), sealed = kv_seal_s(l->pool);
     if (b->n_prompt > 0) {
         TRY(prefill_run(l->forward, line, ids, n, NULL, NULL, &logits, e));
     } else {
@@ -164,6 +165,7 @@ static enum status bench_once(struct local *l, struct kv_line *line, const struc
             TRY(decode_step(l->forward, line, ids[i], &logits, e));
     }
     *ret_s = now_s() - start;
+    *ret_seal_s += kv_seal_s(l->pool) - sealed;
     return OK;
 }
 
@@ -174,15 +176,18 @@ static enum status bench_line(struct local *l, struct kv_line *line, const struc
     int32_t n_rep = b->n_rep > 0 ? b->n_rep : 1;
     int32_t n_id = n > forward_n_chunk(l->forward) ? n : forward_n_chunk(l->forward);
     int32_t *ids = mem_calloc((size_t)n_id, sizeof *ids);
-    double *seconds = mem_calloc((size_t)n_rep, sizeof *seconds), warm;
+    double *seconds = mem_calloc((size_t)n_rep, sizeof *seconds), warm, seal = 0, all = 0;
     uint32_t x = 12345;
     for (int32_t i = 0; i < n_id; i++) {
         x = x * 1664525u + 1013904223u;
         ids[i] = (int32_t)((x >> 8) % (uint32_t)l->info.n_vocab);
     }
-    enum status s = bench_once(l, line, b, ids, &warm, e);
+    enum status s = bench_once(l, line, b, ids, &warm, &seal, e);
+    seal = 0;
     for (int32_t i = 0; i < n_rep && s == OK; i++)
-        s = bench_once(l, line, b, ids, &seconds[i], e);
+        s = bench_once(l, line, b, ids, &seconds[i], &seal, e);
+    for (int32_t i = 0; i < n_rep; i++)
+        all += seconds[i];
     if (s == OK) {
         qsort(seconds, (size_t)n_rep, sizeof *seconds, by_value);
         double median =
@@ -192,6 +197,7 @@ static enum status bench_line(struct local *l, struct kv_line *line, const struc
         *ret = (struct engine_bench_result){.tps_median = n / median,
                                             .tps_min = n / seconds[n_rep - 1],
                                             .tps_max = n / seconds[0],
+                                            .seal_share = kv_seals(line) ? seal / all : NAN,
                                             .gbps = NAN,
                                             .gops = NAN,
                                             .limit_fraction = NAN};
@@ -435,5 +441,49 @@ enum status measure_attention(struct engine *en, const int32_t *ids, int32_t n,
         s = judge_text(l, &j, ids, n, e);
     judge_close(&j, ret);
     pthread_mutex_unlock(&l->compute);
+    return s;
+}
+
+/* ---- the floor ---- */
+
+enum status measure_floor(struct engine *en, struct engine_floor *ret, struct err *e)
+{
+    struct local *l = (struct local *)en;
+    TRY(begin(l, e));
+    const struct kv_shape shape = {l->model->p.n_layer, l->model->p.n_head_kv,
+                                   l->model->p.head_dim};
+    enum status s = OK;
+    if (!kv_can_seal(&shape))
+        s = err_set(e, ERR_UNSUPPORTED, "heads of %d channels are not compressed", shape.head_dim);
+    else if (l->floor.n == 0)
+        s = floor_measure(l->model, l->tokenizer, FLOOR_LIMIT, NULL, NULL, &l->floor, e);
+    if (s == OK) {
+        if (l->cache_dir)
+            floor_store(l->cache_dir, l->floor_key, &l->floor);
+        *ret = local_floor_info(&l->floor);
+    }
+    pthread_mutex_unlock(&l->compute);
+    return s;
+}
+
+enum status engine_floor_known(const char *path, const char *cache_dir, struct engine_floor *ret,
+                               struct err *e)
+{
+    struct gguf *g = NULL;
+    struct tokenizer *t = NULL;
+    struct model *m = NULL;
+    struct floor f;
+    enum status s = gguf_open(path, &g, e);
+    if (s == OK)
+        s = tokenizer_open(g, &t, e);
+    if (s == OK)
+        s = model_read(g, &m, e);
+    if (s == OK && !floor_load(cache_dir, model_fingerprint(m) ^ tokenizer_hash(t), &f))
+        s = err_set(e, ERR_NOT_FOUND, "not measured yet");
+    if (s == OK)
+        *ret = local_floor_info(&f);
+    model_free(m);
+    tokenizer_free(t);
+    gguf_close(g);
     return s;
 }

@@ -506,6 +506,59 @@ static void attn__attend__same_result_every_time(void **state)
     kern_close(k);
 }
 
+/* Weights next to nothing (a page far below the largest score) once had an infinite inverse and made
+ * the answer NaN: every gap, through the range where floats fade out. */
+static void attn__attend__next_to_nothing_is_nothing(void **state)
+{
+    enum { D = 64, N_BLOCK = 4 };
+    static uint16_t k[N_BLOCK][D * 64], v[N_BLOCK][64 * D], sink_k[D * KERN_SINK_PAD],
+        sink_v[KERN_SINK_PAD * D];
+    static float q[D], out[D];
+    const struct page_shape shape = {D, 8, 8};
+    struct kern_page *page[2];
+    for (int j = 0; j < 2; j++)
+        page[j] = aligned_alloc(64, (page_size(&shape) + 63) & ~(size_t)63);
+    for (int32_t c = 0; c < D; c++)
+        q[c] = 1;
+    for (size_t i = 0; i < N_FAST; i++) {
+        if (isa_best() < fast[i].isa)
+            continue;
+        struct kern *kern = kern_open_cpu(fast[i].name, 1);
+        for (float gap = 40; gap < 130; gap += 0.5f) {
+            for (int32_t j = 0; j < N_BLOCK; j++)
+                for (int32_t t = 0; t < 64; t++)
+                    for (int32_t c = 0; c < D; c++) {
+                        float wave = 0.01f * (float)((t * 7 + c * 13) % 5 - 2);
+                        k[j][c * 64 + t] = kern_f32_to_f16(j < 2 ? wave - gap / 8 : wave);
+                        v[j][t * D + c] = kern_f32_to_f16(j < 2 ? wave : 1 + wave);
+                        if (j == 0 && t < KERN_SINK_TOK) {
+                            sink_k[c * KERN_SINK_PAD + t] = k[j][c * 64 + t];
+                            sink_v[t * D + c] = v[j][t * D + c];
+                        }
+                    }
+            struct kern_kv_block block[N_BLOCK];
+            for (int32_t j = 0; j < N_BLOCK; j++) {
+                block[j] = (struct kern_kv_block){k[j], v[j], j < 2 ? page[j] : NULL};
+                if (j < 2)
+                    page_seal(page[j], &shape, 0, j == 0 ? KERN_SINK_TOK : 0, k[j], v[j]);
+            }
+            const struct kern_kv kv = {1, D, N_BLOCK, block, sink_k, sink_v};
+            float mass[N_BLOCK] = {0};
+            const struct kern_attn a = {.n_tok = 1, .pos0 = 64 * N_BLOCK - 1, .n_head = 1, .q = q,
+                                        .out = out, .mass = mass, .scale = 0.125f, .kv = &kv};
+            fast[i].attend(kern, &a);
+            for (int32_t c = 0; c < D; c++)
+                if (!(fabsf(out[c] - 1) < 0.05f))
+                    fail_msg("%s, gap %g: channel %d is %g", fast[i].name, (double)gap, c,
+                             (double)out[c]);
+            assert_true(mass[0] >= 0 && mass[0] < 1e-6f && mass[1] >= 0 && mass[1] < 1e-6f);
+        }
+        kern_close(kern);
+    }
+    free(page[0]);
+    free(page[1]);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -520,6 +573,7 @@ int main(void)
         cmocka_unit_test(attn__attend__mixed_depths_and_shapes),
         cmocka_unit_test(attn__attend__chunking_does_not_matter),
         cmocka_unit_test(attn__attend__same_result_every_time),
+        cmocka_unit_test(attn__attend__next_to_nothing_is_nothing),
     };
     return cmocka_run_group_tests_name("attn", tests, NULL, NULL);
 }

@@ -1,0 +1,38 @@
+/* How far a model's cache may be compressed: measured on the model itself, once, and kept in a file
+ * named by its fingerprint. Small models, keys with large biases (Qwen2.5) and normed keys (Qwen3)
+ * feel the same bits quite differently; no table of architectures tells how much.
+ *
+ * A short text is read with an exact cache and with each format of the ladder, finest first, until
+ * the mean KL divergence of the next token passes the limit; the floor is the last one before. */
+#ifndef ENGINE_FLOOR_H
+#define ENGINE_FLOOR_H
+
+#include "engine/base/err.h"
+#include "engine/model.h"
+#include "engine/tokenizer.h"
+
+enum { FLOOR_RUNGS = 6 };
+
+/* Nats per token that the floor may cost on average. */
+#define FLOOR_LIMIT 0.03
+
+struct floor {
+    int32_t rung;           /* index into floor_names */
+    int32_t n;              /* positions compared for each */
+    double kl[FLOOR_RUNGS]; /* NAN = not measured: a finer one was too coarse already */
+};
+
+/* "8/8" ... "2/2": presets. */
+extern const char *const floor_names[FLOOR_RUNGS];
+
+/* Takes about 2,000 tokens of reading. go_on as in forward_run. The model must be loaded. */
+enum status floor_measure(struct model *m, const struct tokenizer *t, double limit,
+                          bool (*go_on)(void *ctx, int32_t layer), void *ctx, struct floor *ret,
+                          struct err *e);
+
+/* The file of this fingerprint in dir; false when there is none or it is damaged. */
+bool floor_load(const char *dir, uint64_t fingerprint, struct floor *ret);
+/* Creates the folders that are missing. A failure costs a measurement later. */
+void floor_store(const char *dir, uint64_t fingerprint, const struct floor *f);
+
+#endif
