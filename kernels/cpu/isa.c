@@ -1,25 +1,66 @@
 #include "kernels/cpu/isa.h"
 
 #include <sched.h>
+#include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
+#if defined(__x86_64__)
+#include <cpuid.h>
+
+enum { CPU_LEAF1_C, CPU_LEAF7_B, CPU_LEAF7_C, CPU_XCR0, CPU_WORDS };
+
+/* Feature bits by the word they stand in; XCR0 says which registers the system saves. */
+static const struct {
+    enum isa isa;
+    uint32_t bits[CPU_WORDS];
+} needs[] = {
+    /* FMA, OSXSAVE, AVX, F16C; AVX2; SSE and AVX state */
+    {ISA_AVX2, {[CPU_LEAF1_C] = 1u << 12 | 1u << 27 | 1u << 28 | 1u << 29,
+                [CPU_LEAF7_B] = 1u << 5,
+                [CPU_XCR0] = 0x6}},
+    /* AVX-512 F, DQ, BW, VL; VNNI; opmask and zmm state */
+    {ISA_AVX512, {[CPU_LEAF7_B] = 1u << 16 | 1u << 17 | 1u << 30 | 1u << 31,
+                  [CPU_LEAF7_C] = 1u << 11,
+                  [CPU_XCR0] = 0xe6}},
+};
+
+static enum isa detect(void)
+{
+    uint32_t have[CPU_WORDS] = {0}, a, b, c, d;
+    enum isa best = ISA_REF;
+    if (!__get_cpuid(1, &a, &b, &have[CPU_LEAF1_C], &d))
+        return best;
+    if (have[CPU_LEAF1_C] >> 27 & 1)
+        __asm__ volatile("xgetbv" : "=a"(have[CPU_XCR0]), "=d"(d) : "c"(0));
+    if (__get_cpuid_count(7, 0, &a, &b, &c, &d)) {
+        have[CPU_LEAF7_B] = b;
+        have[CPU_LEAF7_C] = c;
+    }
+    for (size_t i = 0; i < sizeof needs / sizeof *needs; i++) {
+        for (int w = 0; w < CPU_WORDS; w++)
+            if ((have[w] & needs[i].bits[w]) != needs[i].bits[w])
+                return best;
+        best = needs[i].isa;
+    }
+    return best;
+}
+#endif
+
 enum isa isa_best(void)
 {
+    static atomic_int known = -1;
+    int best = atomic_load_explicit(&known, memory_order_relaxed);
+    if (best < 0) {
 #if defined(__x86_64__)
-    __builtin_cpu_init();
-    bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") &&
-                __builtin_cpu_supports("f16c");
-    bool avx512 = __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
-                  __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl") &&
-                  __builtin_cpu_supports("avx512vnni");
-    if (avx2 && avx512)
-        return ISA_AVX512;
-    if (avx2)
-        return ISA_AVX2;
+        best = (int)detect();
+#else
+        best = ISA_REF;
 #endif
-    return ISA_REF;
+        atomic_store_explicit(&known, best, memory_order_relaxed);
+    }
+    return (enum isa)best;
 }
 
 static bool read_line(const char *path, char *line, int size)

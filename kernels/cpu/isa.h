@@ -11,6 +11,7 @@ enum isa {
     ISA_AVX512 /* AVX-512 F, BW, DQ, VL, VNNI */
 };
 
+/* The most that processor and system allow. */
 enum isa isa_best(void);
 
 /* Physical cores this process may use: the affinity mask with one logical processor per core, no
