@@ -9,7 +9,8 @@
 enum {
     ITEM_BYTES = 128 << 10, /* weight bytes of one item of work with one token */
     SERIAL_VALUES = 16384,  /* as many inputs are quantised faster than another thread wakes */
-    MAX_MATS = 4
+    MAX_MATS = 4,
+    ACT_WIDE_MAX = 2 * (int)sizeof(struct act8) /* the longest wide_bytes */
 };
 
 /* A thread's scratch. */
@@ -43,7 +44,7 @@ static size_t act_slots(int32_t n_col)
 bool matmul_reserve(struct kern *k, int32_t n_col)
 {
     struct kern_cpu *c = cpu_of(k);
-    size_t need = act_slots(n_col) * (sizeof(struct act8) + sizeof(struct act16));
+    size_t need = act_slots(n_col) * (sizeof(struct act8) + ACT_WIDE_MAX);
     if (need <= c->act_bytes)
         return true;
     void *bigger = aligned_alloc(64, (need + 63) / 64 * 64);
@@ -62,8 +63,9 @@ static void quantise_token(void *ctx, int tok, int n_tok, int thread)
     const float *x = a->x + (size_t)tok * a->x_stride;
     if (a->a8)
         run->isa->quantise8(x, a->n_col, a->a8 + tok, a->n_tok);
-    if (a->a16)
-        run->isa->quantise16(x, a->n_col, a->a16 + tok, a->n_tok);
+    if (a->wide)
+        run->isa->quantise_wide(x, a->n_col, (uint8_t *)a->wide + (size_t)tok * run->isa->wide_bytes,
+                                a->n_tok);
 }
 
 /* Adds c[tok][16] of one tile to what the caller wants. */
@@ -152,15 +154,15 @@ void matmul_run(struct kern *k, const struct matmul_isa *isa, int n_mat,
     struct run run = {.k = k, .isa = isa, .n_mat = n_mat, .mats = mats};
     int32_t n_col = mats[0].w->n_col;
     struct act8 *a8 = NULL;
-    struct act16 *a16 = NULL;
+    void *wide = NULL;
     assert(n_mat >= 1 && n_mat <= MAX_MATS);
     for (int i = 0; i < n_mat; i++) {
         const struct kern_weight *w = mats[i].w;
         assert(w->n_col == n_col);
         if (w->traits->bits == 0)
             continue;
-        if (isa->uses_act16 && isa->uses_act16(w->traits))
-            a16 = (struct act16 *)((struct act8 *)cpu->act + act_slots(n_col));
+        if (isa->is_wide(w->traits))
+            wide = (struct act8 *)cpu->act + act_slots(n_col);
         else
             a8 = cpu->act;
     }
@@ -172,10 +174,10 @@ void matmul_run(struct kern *k, const struct matmul_isa *isa, int n_mat,
                                .n_tok = n,
                                .n_col = n_col,
                                .a8 = a8,
-                               .a16 = a16};
-        if ((a8 || a16) && (int64_t)n * n_col > SERIAL_VALUES)
+                               .wide = wide};
+        if ((a8 || wide) && (int64_t)n * n_col > SERIAL_VALUES)
             pool_run(cpu->pool, n, quantise_token, &run);
-        else if (a8 || a16)
+        else if (a8 || wide)
             for (int32_t i = 0; i < n; i++)
                 quantise_token(&run, i, n, 0);
         pool_run(cpu->pool, plan_items(&run), run_item, &run);

@@ -2,8 +2,7 @@
  * matmul_avx512.c) agree on. Internal to kernels/.
  *
  * dst[t] = W x[t] is computed for up to MATMUL_TOK tokens at a time. The input is quantised to
- * 8 bits (16 where the instruction set multiplies 8-bit codes in 16 bits) with a scale per 32
- * columns, and laid out [group of 32 columns][token], so that a pass over the tokens with a
+ * 8 bits (16 for types whose own codes are as fine) with a scale per 32 columns, and laid out [group of 32 columns][token], so that a pass over the tokens with a
  * group's weights in registers reads one cache line after the other. Several tokens: a panel (256
  * columns of a tile) is unpacked once into the thread's scratch and used for all of them. One
  * token: the codes go from memory to the registers and are used once. */
@@ -29,7 +28,7 @@ struct act8 {
 };
 _Static_assert(sizeof(struct act8) == 64, "one cache line");
 
-/* The same in 16 bits. Of each 4 columns the order is 0, 2, 1, 3: pairs of even and of odd bytes
+/* The same in 16 bits, for AVX2. Of each 4 columns the order is 0, 2, 1, 3: pairs of even and of odd bytes
  * come out of a vector of codes by one mask and one shift. */
 struct act16 {
     int16_t q[32];
@@ -42,8 +41,8 @@ struct act16 {
 struct act {
     const float *x; /* row 0 of the pass */
     int32_t x_stride, n_tok, n_col;
-    struct act8 *a8;   /* [n_col / 32][n_tok] */
-    struct act16 *a16; /* [n_col / 32][n_tok] */
+    struct act8 *a8; /* [n_col / 32][n_tok] */
+    void *wide;      /* the same in 16 bits, in the instruction set's own form */
 };
 
 /* A panel of a tile, unpacked: one code per byte (or 16-bit pair), real scales. */
@@ -54,11 +53,11 @@ struct panel {
 };
 
 struct matmul_isa {
-    /* Types whose input is wanted in 16 bits; NULL: none. */
-    bool (*uses_act16)(const struct quant_type *t);
-    /* All columns of one token; the next group's place is ret + stride. */
+    bool (*is_wide)(const struct quant_type *t); /* the input is wanted in 16 bits */
+    size_t wide_bytes;                           /* of 32 columns of a token in that form */
+    /* All columns of one token; the next group's place is stride groups on. */
     void (*quantise8)(const float *x, int32_t n_col, struct act8 *ret, int32_t stride);
-    void (*quantise16)(const float *x, int32_t n_col, struct act16 *ret, int32_t stride);
+    void (*quantise_wide)(const float *x, int32_t n_col, void *ret, int32_t stride);
     void (*unpack)(const struct kern_weight *w, int32_t tile, int32_t panel, struct panel *ret);
     /* c[tile][tok][16] += n_tile panels times the inputs of that panel; n_col of it exist. */
     void (*gemm)(const struct kern_weight *w, const struct panel *p, int n_tile, int n_col,

@@ -24,7 +24,7 @@ INLINE int run_length(struct family f)
     return f.bits <= 4 ? 8 : f.bits == 5 ? 4 : 2;
 }
 
-static bool avx2_uses_act16(const struct quant_type *t)
+static bool uses_act16(const struct quant_type *t)
 {
     return t->bits == 8 || t->is_codebook;
 }
@@ -236,12 +236,17 @@ INLINE void gemm16_group(const uint8_t *code, const float *scale, const struct a
     }
 }
 
+INLINE const struct act16 *act16_at(const struct act *a, size_t i)
+{
+    return (const struct act16 *)a->wide + i;
+}
+
 INLINE void gemm_group(const struct panel *p, int g, const struct act *a, size_t at, int n_tok,
                        float *c, struct family f)
 {
     int sub = g * (32 / f.group);
     if (is_wide(f))
-        gemm16_group(p->code + g * 16 * TILE_VEC, p->scale[g], a->a16 + at, n_tok, c);
+        gemm16_group(p->code + g * 16 * TILE_VEC, p->scale[g], act16_at(a, at), n_tok, c);
     else
         gemm8_group(p->code + g * 8 * TILE_VEC, &p->scale[sub], &p->min[sub], a->a8 + at, n_tok, c,
                     f);
@@ -311,8 +316,8 @@ INLINE void gemv(const struct kern_weight *w, int32_t tile, const struct act *a,
         for (int g = 0; g < block_groups; g++, code += f.bits * TILE_VEC) {
             prefetch(code + PREFETCH_BYTES, f.bits);
             for (int half = 0; half < 2; half++)
-                acc[half] = is_wide(f) ? gemv16_group(code, scale, &a->a16[g0 + g], g, half, f,
-                                                      acc[half])
+                acc[half] = is_wide(f) ? gemv16_group(code, scale, act16_at(a, (size_t)(g0 + g)), g, half,
+                                                      f, acc[half])
                                        : gemv8_group(code, scale, &a->a8[g0 + g], g, half, f,
                                                      acc[half]);
         }
@@ -337,8 +342,9 @@ static void avx2_gemv(const struct kern_weight *w, int32_t tile, const struct ac
     EACH_FAMILY(w->type, gemv, w, tile, a, out)
 }
 
-static void avx2_quantise16(const float *x, int32_t n_col, struct act16 *ret, int32_t stride)
+static void quantise16(const float *x, int32_t n_col, void *dst, int32_t stride)
 {
+    struct act16 *ret = dst;
     const __m256i swap =
         _mm256_setr_epi8(0, 1, 4, 5, 2, 3, 6, 7, 8, 9, 12, 13, 10, 11, 14, 15, 0, 1, 4, 5, 2, 3, 6,
                          7, 8, 9, 12, 13, 10, 11, 14, 15);
@@ -373,9 +379,10 @@ INLINE __m256 flow_load_bf16(const uint8_t *p)
 #include "kernels/cpu/plain_flow.h"
 
 const struct matmul_isa matmul_avx2 = {
-    .uses_act16 = avx2_uses_act16,
+    .is_wide = uses_act16,
+    .wide_bytes = sizeof(struct act16),
     .quantise8 = quantise8,
-    .quantise16 = avx2_quantise16,
+    .quantise_wide = quantise16,
     .unpack = avx2_unpack,
     .gemm = avx2_gemm,
     .gemv = avx2_gemv,

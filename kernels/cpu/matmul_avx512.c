@@ -3,8 +3,10 @@
  * One dot instruction multiplies four unsigned codes of each of 16 rows with four signed 8-bit
  * inputs, broadcast, and adds up in 32 bits. Nothing can overflow, so codes of every width take
  * the same path; offsets are in the starting value of the sums, as minus offset times the sum of
- * the inputs. With several tokens two tiles share every broadcast, and the sums of 8 tokens stay
- * in registers. */
+ * the inputs. Types whose codes are finer than an input of 8 bits (8-bit codes, the codebook's
+ * values) take it in 16, as two 8-bit parts: two dot products, the sum of the first moved up by 8
+ * bits, still exact. With several tokens two tiles share every broadcast, and the sums of 8 tokens
+ * stay in registers. */
 #include "kernels/cpu/matmul_flow.h"
 
 INLINE __m512i load(const void *p)
@@ -113,6 +115,28 @@ INLINE void unpack(const struct kern_weight *w, int32_t tile, int32_t panel, str
     }
 }
 
+/* 8-bit parts of the input: two where an input of 8 bits would err more than the codes do. */
+INLINE int act_parts(struct family f)
+{
+    return f.bits == 8 || f.is_codebook ? 2 : 1;
+}
+
+static bool uses_two_parts(const struct quant_type *t)
+{
+    return t->bits == 8 || t->is_codebook;
+}
+
+static void quantise_pairs(const float *x, int32_t n_col, void *dst, int32_t stride)
+{
+    quantise_parts(x, n_col, dst, stride, 2);
+}
+
+INLINE const struct act8 *input_at(const struct act *a, size_t i, struct family f)
+{
+    const struct act8 *x = act_parts(f) == 2 ? a->wide : a->a8;
+    return x + i * (size_t)act_parts(f);
+}
+
 /* What the sum of a group of x starts with. */
 INLINE __m512i start(const struct act8 *x, int part, struct family f)
 {
@@ -127,21 +151,29 @@ INLINE void gemm_group(const struct panel *p, int g, const struct act8 *x, int n
                        float *c, size_t c_tile, struct family f)
 {
     enum { MAX_TOK = 8, MAX_TILE = 2 };
+    int parts = act_parts(f);
     for (int part = 0; part < 32 / f.group; part++) {
         int sub = g * (32 / f.group) + part, first = part * f.group / 4;
         __m512i sum[MAX_TILE][MAX_TOK];
         for (int t = 0; t < n_tok; t++)
             for (int i = 0; i < n_tile; i++)
-                sum[i][t] = start(&x[t], part, f);
-#pragma GCC unroll 8 /* rolled, the sums are moved about in every round */
-        for (int j = first; j < first + f.group / 4; j++) {
-            __m512i v[MAX_TILE];
-            for (int i = 0; i < n_tile; i++)
-                v[i] = load(p[i].code + (g * 8 + j) * TILE_VEC);
-            for (int t = 0; t < n_tok; t++) {
-                __m512i b = broadcast32(x[t].q + 4 * j);
+                sum[i][t] = parts == 2 ? _mm512_setzero_si512() : start(&x[t], part, f);
+#pragma GCC unroll 2
+        for (int q = 0; q < parts; q++) {
+            for (int t = 0; q == 1 && t < n_tok; t++)
                 for (int i = 0; i < n_tile; i++)
-                    sum[i][t] = _mm512_dpbusd_epi32(sum[i][t], v[i], b);
+                    sum[i][t] = _mm512_add_epi32(_mm512_slli_epi32(sum[i][t], 8),
+                                                 start(&x[2 * t], part, f));
+#pragma GCC unroll 8 /* rolled, the sums are moved about in every round */
+            for (int j = first; j < first + f.group / 4; j++) {
+                __m512i v[MAX_TILE];
+                for (int i = 0; i < n_tile; i++)
+                    v[i] = load(p[i].code + (g * 8 + j) * TILE_VEC);
+                for (int t = 0; t < n_tok; t++) {
+                    __m512i b = broadcast32(x[t * parts + q].q + 4 * j);
+                    for (int i = 0; i < n_tile; i++)
+                        sum[i][t] = _mm512_dpbusd_epi32(sum[i][t], v[i], b);
+                }
             }
         }
         for (int i = 0; i < n_tile; i++) {
@@ -152,10 +184,11 @@ INLINE void gemm_group(const struct panel *p, int g, const struct act8 *x, int n
                 float *out = c + i * c_tile + t * TILE_ROWS;
                 __m512 acc = _mm512_loadu_ps(out);
                 if (has_min(f)) {
-                    float xs = f.group == 16 ? x[t].sum16[part] : x[t].sum32;
+                    const struct act8 *xt = &x[t * parts];
+                    float xs = f.group == 16 ? xt->sum16[part] : xt->sum32;
                     acc = _mm512_fnmadd_ps(min, _mm512_set1_ps(xs), acc);
                 }
-                __m512 s = _mm512_mul_ps(_mm512_set1_ps(x[t].d), scale);
+                __m512 s = _mm512_mul_ps(_mm512_set1_ps(x[t * parts].d), scale);
                 _mm512_storeu_ps(out, _mm512_fmadd_ps(_mm512_cvtepi32_ps(sum[i][t]), s, acc));
             }
         }
@@ -167,14 +200,15 @@ INLINE void gemm_tiles(const struct panel *p, int n_tile, int n_col, const struc
 {
     size_t c_tile = (size_t)a->n_tok * TILE_ROWS;
     for (int g = 0; g < n_col / 32; g++) {
-        const struct act8 *x = a->a8 + (size_t)(panel * PANEL_GROUPS + g) * a->n_tok;
+        const struct act8 *x = input_at(a, (size_t)(panel * PANEL_GROUPS + g) * a->n_tok, f);
+        int parts = act_parts(f);
         int t = 0;
         for (; t + 8 <= a->n_tok; t += 8)
-            gemm_group(p, g, x + t, n_tile, 8, c + t * TILE_ROWS, c_tile, f);
+            gemm_group(p, g, x + t * parts, n_tile, 8, c + t * TILE_ROWS, c_tile, f);
         for (; t + 2 <= a->n_tok; t += 2)
-            gemm_group(p, g, x + t, n_tile, 2, c + t * TILE_ROWS, c_tile, f);
+            gemm_group(p, g, x + t * parts, n_tile, 2, c + t * TILE_ROWS, c_tile, f);
         if (t < a->n_tok)
-            gemm_group(p, g, x + t, n_tile, 1, c + t * TILE_ROWS, c_tile, f);
+            gemm_group(p, g, x + t * parts, n_tile, 1, c + t * TILE_ROWS, c_tile, f);
     }
 }
 
@@ -197,25 +231,34 @@ INLINE void gemv(const struct kern_weight *w, int32_t tile, const struct act *a,
     const uint8_t *code = w->tiles + (size_t)tile * w->tile_bytes;
     const uint8_t *scale = code + w->scale_offset;
     int32_t n_group = a->n_col / 32, block_groups = f.is_super ? PANEL_GROUPS : 1;
-    int n_vec = f.group / 4;
+    int n_vec = f.group / 4, parts = act_parts(f);
     __m512 acc = _mm512_setzero_ps();
     for (int32_t g0 = 0; g0 < n_group; g0 += block_groups, scale += scale_block_bytes(f))
         for (int g = 0; g < block_groups; g++, code += f.bits * TILE_VEC) {
-            const struct act8 *x = &a->a8[g0 + g];
+            const struct act8 *x = input_at(a, (size_t)(g0 + g), f);
             prefetch(code + PREFETCH_BYTES, f.bits);
             for (int part = 0; part < 32 / f.group; part++) {
                 int sub = g * (32 / f.group) + part;
-                /* Two sums: each waits for its last dot. */
+                /* Several sums: each waits for its last dot. */
                 __m512i sum[2] = {start(x, part, f), _mm512_setzero_si512()};
-                for (int j = part * n_vec; j < (part + 1) * n_vec; j++)
-                    sum[j % 2] = _mm512_dpbusd_epi32(sum[j % 2], load_codes(code, f, j),
-                                                     broadcast32(x->q + 4 * j));
+                __m512i high[2] = {_mm512_setzero_si512(), _mm512_setzero_si512()};
+                for (int j = part * n_vec; j < (part + 1) * n_vec; j++) {
+                    __m512i v = load_codes(code, f, j);
+                    sum[j % 2] = _mm512_dpbusd_epi32(sum[j % 2], v,
+                                                     broadcast32(x[parts - 1].q + 4 * j));
+                    if (parts == 2)
+                        high[j % 2] = _mm512_dpbusd_epi32(high[j % 2], v,
+                                                          broadcast32(x->q + 4 * j));
+                }
                 if (has_min(f)) {
                     float xs = f.group == 16 ? x->sum16[part] : x->sum32;
                     acc = _mm512_fnmadd_ps(group_min(scale, f, sub), _mm512_set1_ps(xs), acc);
                 }
                 __m512 s = _mm512_mul_ps(_mm512_set1_ps(x->d), group_scale(scale, f, sub));
                 __m512i dot = _mm512_add_epi32(sum[0], sum[1]);
+                if (parts == 2)
+                    dot = _mm512_add_epi32(
+                        dot, _mm512_slli_epi32(_mm512_add_epi32(high[0], high[1]), 8));
                 acc = _mm512_fmadd_ps(_mm512_cvtepi32_ps(dot), s, acc);
             }
         }
@@ -256,7 +299,10 @@ INLINE __m512 flow_load_bf16(const uint8_t *p)
 #include "kernels/cpu/plain_flow.h"
 
 const struct matmul_isa matmul_avx512 = {
+    .is_wide = uses_two_parts,
+    .wide_bytes = 2 * sizeof(struct act8),
     .quantise8 = quantise8,
+    .quantise_wide = quantise_pairs,
     .unpack = avx512_unpack,
     .gemm = avx512_gemm,
     .gemv = avx512_gemv,

@@ -115,17 +115,32 @@ INLINE float scale_group(const float *x, float top, __m256i ret[4])
     return amax / top;
 }
 
-static void quantise8(const float *x, int32_t n_col, struct act8 *ret, int32_t stride)
+INLINE void store_bytes(int8_t *dst, const __m256i v[4])
 {
-    for (int32_t i = 0; i < n_col; i += 32, ret += stride) {
-        __m256i v[4];
-        float d = scale_group(x + i, 127, v);
+    __m256i b = _mm256_packs_epi16(_mm256_packs_epi32(v[0], v[1]),
+                                   _mm256_packs_epi32(v[2], v[3]));
+    /* Packing works within 128-bit lanes; this puts the fours in order. */
+    b = _mm256_permutevar8x32_epi32(b, _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7));
+    _mm256_storeu_si256((__m256i *)dst, b);
+}
+
+/* In one part of 8 bits, or two: ret[0] then has the high part h of each 256 h + l, and all scales
+ * and sums, ret[1] the low part l. Both are signed. */
+INLINE void quantise_parts(const float *x, int32_t n_col, struct act8 *ret, int32_t stride,
+                           int parts)
+{
+    for (int32_t i = 0; i < n_col; i += 32, ret += stride * parts) {
+        __m256i v[4], high[4], low[4];
+        float d = scale_group(x + i, parts == 2 ? 127 * 256 : 127, v);
         int32_t s0 = sum8(_mm256_add_epi32(v[0], v[1])), s1 = sum8(_mm256_add_epi32(v[2], v[3]));
-        __m256i b = _mm256_packs_epi16(_mm256_packs_epi32(v[0], v[1]),
-                                       _mm256_packs_epi32(v[2], v[3]));
-        /* Packing works within 128-bit lanes; this puts the fours in order. */
-        b = _mm256_permutevar8x32_epi32(b, _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7));
-        _mm256_storeu_si256((__m256i *)ret->q, b);
+        if (parts == 2) {
+            for (int j = 0; j < 4; j++) {
+                high[j] = _mm256_srai_epi32(_mm256_add_epi32(v[j], _mm256_set1_epi32(128)), 8);
+                low[j] = _mm256_sub_epi32(v[j], _mm256_slli_epi32(high[j], 8));
+            }
+            store_bytes(ret[1].q, low);
+        }
+        store_bytes(ret->q, parts == 2 ? high : v);
         ret->d = d;
         ret->sum16[0] = d * (float)s0;
         ret->sum16[1] = d * (float)s1;
@@ -134,6 +149,11 @@ static void quantise8(const float *x, int32_t n_col, struct act8 *ret, int32_t s
         ret->count16[1] = -s1;
         ret->count32 = -(s0 + s1);
     }
+}
+
+static void quantise8(const float *x, int32_t n_col, struct act8 *ret, int32_t stride)
+{
+    quantise_parts(x, n_col, ret, stride, 1);
 }
 
 #endif

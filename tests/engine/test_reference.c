@@ -87,9 +87,10 @@ static const char *const exact_names[] = {
 
 static double fast_bound(const char *name)
 {
-    return strstr(name, "BF16")  ? KL_EXACT_FAST_BF16
-           : strstr(name, "F16") ? KL_EXACT_FAST_F16
-                                 : KL_EXACT_FAST_BLOCK;
+    return strstr(name, "BF16")   ? KL_EXACT_FAST_BF16
+           : strstr(name, "F16")  ? KL_EXACT_FAST_F16
+           : strstr(name, "Q8_0") ? KL_EXACT_FAST_F16 /* 16-bit inputs */
+                                  : KL_EXACT_FAST_BLOCK;
 }
 
 static void against_exact(const char *isa, double plain_bound)
