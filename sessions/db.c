@@ -310,6 +310,31 @@ enum status db_int(struct db *d, struct err *e, int64_t *ret, const char *sql, c
     return s;
 }
 
+enum status db_identify(struct db *d, struct db_identity *ret, struct err *e)
+{
+    TRY(db_int(d, e, &ret->app, "PRAGMA application_id", ""));
+    TRY(db_int(d, e, &ret->version, "PRAGMA user_version", ""));
+    return db_int(d, e, &ret->n_table, "SELECT count(*) FROM sqlite_schema", "");
+}
+
+enum status db_mark(struct db *d, int32_t app, int32_t version, struct err *e)
+{
+    char sql[96];
+    sqlite3_snprintf(sizeof sql, sql, "PRAGMA application_id = %d; PRAGMA user_version = %d;", app,
+                     version);
+    return db_exec(d, sql, e);
+}
+
+enum status db_end(struct db *d, enum status st, struct err *e)
+{
+    struct err ignored;
+    if (st == OK)
+        st = db_exec(d, "COMMIT", e);
+    if (st != OK && !sqlite3_get_autocommit(d->h))
+        db_exec(d, "ROLLBACK", &ignored);
+    return st;
+}
+
 char *db_text(sqlite3_stmt *st, int col, size_t *ret_len)
 {
     const void *p = sqlite3_column_blob(st, col);

@@ -45,6 +45,16 @@ enum status db_query(struct db *d, struct err *e, sqlite3_stmt **ret, const char
 enum status db_next(struct db *d, sqlite3_stmt *st, bool *ret_row, struct err *e);
 void db_done(sqlite3_stmt *st); /* NULL is fine */
 
+/* What the file says it is. */
+struct db_identity {
+    int64_t app, version; /* PRAGMA application_id, user_version */
+    int64_t n_table;      /* tables, indexes and the like; 0 = empty */
+};
+enum status db_identify(struct db *d, struct db_identity *ret, struct err *e);
+enum status db_mark(struct db *d, int32_t app, int32_t version, struct err *e);
+/* Ends a transaction: commits when st is OK, rolls back otherwise; returns what became of it. */
+enum status db_end(struct db *d, enum status st, struct err *e);
+
 /* Column as malloc'ed, NUL-terminated bytes; NULL column = "". ret_len may be NULL. */
 char *db_text(sqlite3_stmt *st, int col, size_t *ret_len);
 

@@ -45,22 +45,15 @@ static enum status create(struct db *d, struct err *e)
     sqlite3_snprintf(sizeof sql, sql, "PRAGMA page_size = %d; PRAGMA auto_vacuum = INCREMENTAL;",
                      KVSTORE_PAGE_BYTES);
     TRY(db_exec(d, sql, e));
-    sqlite3_snprintf(sizeof sql, sql, "PRAGMA application_id = %d; PRAGMA user_version = %d;",
-                     KVSTORE_APPLICATION_ID, KV_VERSION);
     TRY(db_exec(d, "BEGIN IMMEDIATE", e));
     int64_t n_table = 0;
     enum status st = db_int(d, e, &n_table, "SELECT count(*) FROM sqlite_schema", "");
     if (st == OK && n_table == 0) {
         st = db_exec(d, KV_SCHEMA_SQL, e);
         if (st == OK)
-            st = db_exec(d, sql, e);
+            st = db_mark(d, KVSTORE_APPLICATION_ID, KV_VERSION, e);
     }
-    struct err ignored;
-    if (st == OK)
-        st = db_exec(d, "COMMIT", e);
-    if (st != OK && !sqlite3_get_autocommit(db_handle(d)))
-        db_exec(d, "ROLLBACK", &ignored);
-    return st;
+    return db_end(d, st, e);
 }
 
 /* Empties the database in place, damaged or not: other processes that have it open stay in step. */
@@ -103,21 +96,17 @@ static void unlink_all(const char *path)
 static enum status open_checked(const char *path, struct db **ret, struct err *e)
 {
     struct db *d;
-    int64_t app = 0, version = 0, n_table = 0;
+    struct db_identity is = {0};
     TRY(db_open(path, DB_CREATE, &d, e));
-    enum status st = db_int(d, e, &app, "PRAGMA application_id", "");
-    if (st == OK)
-        st = db_int(d, e, &version, "PRAGMA user_version", "");
-    if (st == OK)
-        st = db_int(d, e, &n_table, "SELECT count(*) FROM sqlite_schema", "");
-    bool fresh = app == 0 && n_table == 0;
-    if (st == OK && !fresh && app != KVSTORE_APPLICATION_ID)
+    enum status st = db_identify(d, &is, e);
+    bool fresh = is.app == 0 && is.n_table == 0;
+    if (st == OK && !fresh && is.app != KVSTORE_APPLICATION_ID)
         st = err_set(e, ERR_UNSUPPORTED, "%s is no Dogear file, so KV is not kept: move it away",
                      path);
-    if (st == OK && version > KV_VERSION)
+    if (st == OK && is.version > KV_VERSION)
         st = err_set(e, ERR_UNSUPPORTED,
                      "%s was written by a newer Dogear: KV is not kept; update or delete it", path);
-    if (st == OK && !fresh && version < KV_VERSION)
+    if (st == OK && !fresh && is.version < KV_VERSION)
         st = err_set(e, ERR_FORMAT, "%s was written by an older Dogear", path);
     if (st == OK && fresh)
         st = create(d, e);

@@ -25,28 +25,23 @@ static enum status refuse_foreign(struct db *d, struct err *e)
 static enum status create(struct db *d, struct err *e)
 {
     TRY(db_exec(d, SCHEMA_SQL, e));
-    char sql[128];
-    sqlite3_snprintf(sizeof sql, sql, "PRAGMA application_id = %d; PRAGMA user_version = %d;",
-                     STORE_APPLICATION_ID, (int)MIGRATE_VERSION);
-    return db_exec(d, sql, e);
+    return db_mark(d, STORE_APPLICATION_ID, MIGRATE_VERSION, e);
 }
 
 /* Inside the write transaction, so that two processes that open an old file agree. */
 static enum status bring_forward(struct db *d, struct err *e)
 {
-    int64_t app, version, n_table;
-    TRY(db_int(d, e, &app, "PRAGMA application_id", ""));
-    TRY(db_int(d, e, &version, "PRAGMA user_version", ""));
-    TRY(db_int(d, e, &n_table, "SELECT count(*) FROM sqlite_schema", ""));
-    if (app == 0 && version == 0 && n_table == 0)
+    struct db_identity is;
+    TRY(db_identify(d, &is, e));
+    if (is.app == 0 && is.version == 0 && is.n_table == 0)
         return create(d, e);
-    if (app != STORE_APPLICATION_ID || version < 1)
+    if (is.app != STORE_APPLICATION_ID || is.version < 1)
         return refuse_foreign(d, e);
-    if (version > MIGRATE_VERSION)
+    if (is.version > MIGRATE_VERSION)
         return err_set(e, ERR_UNSUPPORTED,
                        "%s was written by a newer Dogear (schema %lld, this one knows %d): update",
-                       db_path(d), (long long)version, (int)MIGRATE_VERSION);
-    for (; version < MIGRATE_VERSION; version++) {
+                       db_path(d), (long long)is.version, (int)MIGRATE_VERSION);
+    for (int64_t version = is.version; version < MIGRATE_VERSION; version++) {
         char sql[64];
         sqlite3_snprintf(sizeof sql, sql, "PRAGMA user_version = %lld", (long long)version + 1);
         TRY(db_exec(d, steps[version - 1], e));
@@ -57,24 +52,16 @@ static enum status bring_forward(struct db *d, struct err *e)
 
 enum status migrate_store(struct db *d, bool writable, struct err *e)
 {
-    int64_t app, version, n_table;
-    TRY(db_int(d, e, &app, "PRAGMA application_id", ""));
-    TRY(db_int(d, e, &version, "PRAGMA user_version", ""));
-    TRY(db_int(d, e, &n_table, "SELECT count(*) FROM sqlite_schema", ""));
-    if (app == STORE_APPLICATION_ID && version == MIGRATE_VERSION)
+    struct db_identity is;
+    TRY(db_identify(d, &is, e));
+    if (is.app == STORE_APPLICATION_ID && is.version == MIGRATE_VERSION)
         return OK;
-    if (app != STORE_APPLICATION_ID && (app != 0 || n_table > 0 || version != 0))
+    if (is.app != STORE_APPLICATION_ID && (is.app != 0 || is.n_table > 0 || is.version != 0))
         return refuse_foreign(d, e);
-    if (!writable && version <= MIGRATE_VERSION)
+    if (!writable && is.version <= MIGRATE_VERSION)
         return err_set(e, ERR_IO,
                        "%s has an old schema (%lld) and cannot be written: copy it elsewhere",
-                       db_path(d), (long long)version);
+                       db_path(d), (long long)is.version);
     TRY(db_exec(d, "BEGIN IMMEDIATE", e));
-    enum status st = bring_forward(d, e);
-    struct err ignored;
-    if (st == OK)
-        st = db_exec(d, "COMMIT", e);
-    if (st != OK && !sqlite3_get_autocommit(db_handle(d)))
-        db_exec(d, "ROLLBACK", &ignored);
-    return st;
+    return db_end(d, bring_forward(d, e), e);
 }

@@ -70,7 +70,6 @@ static struct command *batch_take(struct lane *w)
 static enum status batch_apply(struct sessions *s, struct command *head, struct err *e)
 {
     struct db *d = head->lane == WRITER_KV ? kvstore_writer(s->kv) : s->w;
-    struct err ignored;
     if (!d)
         return err_set(e, ERR_FORMAT, "KV is not kept: its file is out of use");
     if (head->bare) {
@@ -97,11 +96,7 @@ static enum status batch_apply(struct sessions *s, struct command *head, struct 
             st = db_exec(d, "ROLLBACK TO command; RELEASE command", e);
         }
     }
-    if (st == OK)
-        st = db_exec(d, "COMMIT", e);
-    if (st != OK && !sqlite3_get_autocommit(db_handle(d)))
-        db_exec(d, "ROLLBACK", &ignored);
-    return st;
+    return db_end(d, st, e);
 }
 
 /* After a committed batch: waiting callers get their result, posted commands are freed. */

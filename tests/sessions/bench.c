@@ -163,6 +163,23 @@ static size_t read_chat(const struct kv_io *io, int64_t id, int32_t n_tok)
     return n;
 }
 
+/* A fork of the whole conversation, until both files know of it. */
+static double fork_ms(struct sessions *s, int64_t id)
+{
+    struct sessions_message *m;
+    struct err e;
+    int64_t copy, tiers[SESSIONS_TIERS];
+    int32_t n;
+    must(sessions_path_load(s, id, &m, &n, &e), &e);
+    double t = now_s();
+    if (n)
+        must(sessions_fork(s, id, m[n - 1].id, &copy, &e), &e);
+    must(sessions_kv_sizes(s, id, tiers, &e), &e);
+    t = now_s() - t;
+    sessions_messages_free(m, n);
+    return t * 1e3;
+}
+
 static double ask(struct sessions *s, const char *query, int32_t *ret_n)
 {
     struct sessions_row *rows;
@@ -234,6 +251,7 @@ int main(int argc, char **argv)
         printf("read   %.0f MB in %.1f ms: %.0f MB/s\n", (double)got / 1e6, t * 1e3,
                (double)got / 1e6 / t);
     }
+    printf("fork   %.1f ms\n", fork_ms(s, first));
     double ms = ask(s, NULL, &n);
     printf("list   %d rows in %.1f ms\n", n, ms);
     ms = ask(s, "needle7", &n);

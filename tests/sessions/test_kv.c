@@ -234,6 +234,39 @@ static void kvstore__fork__shares_pages_and_delete_frees_the_last(void **state)
     free(ids);
 }
 
+static int64_t file_bytes(const char *name)
+{
+    struct stat sb;
+    return stat(store_file(name), &sb) == 0 ? (int64_t)sb.st_size : 0;
+}
+
+/* A conversation of 16 K tokens is forked: only who uses what is written. */
+static void kvstore__fork__of_a_long_chat_takes_next_to_nothing(void **state)
+{
+    enum { BLOCKS = 256 };
+    struct sessions *s = store_new();
+    const struct kv_io *io = sessions_kv_io(s);
+    int32_t *ids = mem_calloc(BLOCKS * 64, sizeof *ids);
+    int64_t id, fork_id, t[SESSIONS_TIERS], shared[SESSIONS_TIERS];
+    CHECK_OK(sessions_create(s, "m", &id, &err_seen));
+    int64_t m = store_say(s, id, 0, "user", "a long one");
+    sessions_set_ids(s, m, ids, BLOCKS * 64);
+    for (int32_t b = 0; b < BLOCKS; b++)
+        put_block(io, id, ids, b, 3);
+    CHECK_OK(sessions_kv_sizes(s, id, t, &err_seen));
+    int64_t before = file_bytes("dogear.db") + file_bytes("dogear-kv.db") +
+                     file_bytes("dogear.db-wal");
+    CHECK_OK(sessions_fork(s, id, m, &fork_id, &err_seen));
+    CHECK_OK(sessions_kv_sizes(s, fork_id, shared, &err_seen));
+    int64_t grown = file_bytes("dogear.db") + file_bytes("dogear-kv.db") +
+                    file_bytes("dogear.db-wal") - before;
+    assert_memory_equal(t, shared, sizeof t);
+    print_message("# the files grew by %lld bytes\n", (long long)grown);
+    assert_true(grown < 100000);
+    free(ids);
+    sessions_close(s);
+}
+
 static void kvstore__thin__drops_planes_and_keeps_text(void **state)
 {
     int32_t *ids = log_new(128, 3);
@@ -465,6 +498,7 @@ int main(void)
         STORE_CASE(kvstore__get__returns_what_was_put_after_reopening),
         STORE_CASE(kvstore__load__visits_a_block_in_order),
         STORE_CASE(kvstore__fork__shares_pages_and_delete_frees_the_last),
+        STORE_CASE(kvstore__fork__of_a_long_chat_takes_next_to_nothing),
         STORE_CASE(kvstore__thin__drops_planes_and_keeps_text),
         STORE_CASE(kvstore__thin__shared_pages_stay_as_fine_as_the_least_thinned),
         STORE_CASE(kvstore__budget__thins_the_oldest_chats_but_not_pinned_ones),
