@@ -5,6 +5,7 @@
 #include <string.h>
 
 #include "engine/forward.h"
+#include "engine/policy.h"
 
 enum {
     MIN_CTX = 128, /* a context shorter than this is of no use */
@@ -46,13 +47,18 @@ const char *plan_size_text(uint64_t size_bytes, char buf[32])
     return buf;
 }
 
-/* The largest multiple of 64 tokens whose cache takes at most `room`. */
-static int32_t most_tok(const struct kv_shape *s, const struct preset *preset, uint64_t room)
+/* The largest multiple of 64 tokens whose cache takes at most `room`, and together with the block
+ * scores of sparse attention `left`. */
+static int32_t most_tok(const struct model_params *p, const struct preset *preset, uint64_t room,
+                        uint64_t left)
 {
+    const struct kv_shape s = {p->n_layer, p->n_head_kv, p->head_dim};
     int32_t lo = 0, hi = INT32_MAX / KERN_BLOCK_TOK; /* lo fits, hi does not */
     while (hi - lo > 1) {
         int32_t mid = lo + (hi - lo) / 2;
-        if (kv_most_bytes(s, preset, mid * KERN_BLOCK_TOK, PLAN_CHUNK) <= room)
+        uint64_t kv = kv_most_bytes(&s, preset, mid * KERN_BLOCK_TOK, PLAN_CHUNK);
+        uint64_t scores = policy_bytes(p, preset, mid * KERN_BLOCK_TOK, PLAN_CHUNK);
+        if (kv <= room && kv + scores <= left)
             lo = mid;
         else
             hi = mid;
@@ -77,7 +83,7 @@ enum status plan_make(const struct model *m, struct kern *k, const struct preset
     uint64_t left = available > fixed ? available - fixed : 0;
     /* Largest context that fits, by whole blocks; a budget the user gave bounds it too. */
     uint64_t room = kv_budget && kv_budget < left ? kv_budget : left;
-    p.n_ctx_max = most_tok(&s, preset, room);
+    p.n_ctx_max = most_tok(&m->p, preset, room, left);
 
     p.n_ctx = n_ctx > 0 ? n_ctx : m->p.n_ctx_train;
     if (p.n_ctx > p.n_ctx_max && n_ctx <= 0 && p.n_ctx_max >= MIN_CTX) {
@@ -85,6 +91,7 @@ enum status plan_make(const struct model *m, struct kern *k, const struct preset
         p.lowered = true;
     }
     p.kv = kv_most_bytes(&s, preset, p.n_ctx, PLAN_CHUNK);
+    p.scratch += policy_bytes(&m->p, preset, p.n_ctx, PLAN_CHUNK);
     p.total = p.weights_private + p.weights_mapped + p.scratch + p.kv;
     if (p.n_ctx > p.n_ctx_max) {
         if (p.n_ctx_max < MIN_CTX)

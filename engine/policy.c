@@ -17,12 +17,24 @@ struct policy {
     bool on; /* this turn */
 };
 
+static struct sparse_shape shape_of(const struct model_params *p)
+{
+    return (struct sparse_shape){p->n_layer, p->n_head, p->n_head_kv, p->head_dim};
+}
+
+uint64_t policy_bytes(const struct model_params *p, const struct preset *preset, int32_t n_tok,
+                      int32_t n_chunk)
+{
+    struct sparse_shape s = shape_of(p);
+    return sparse_bytes(&s, &preset->prefill, n_tok, n_chunk) + select_bytes(&s, n_tok);
+}
+
 struct policy *policy_new(struct kern *k, const struct model_params *p, struct forward *f,
                           const struct preset *preset, int32_t sparse_from)
 {
     struct policy *y = mem_calloc(1, sizeof *y);
     y->k = k;
-    y->shape = (struct sparse_shape){p->n_layer, p->n_head, p->n_head_kv, p->head_dim};
+    y->shape = shape_of(p);
     y->f = f;
     y->prefill = (struct sparse_params){
         .coverage = 1, .n_min = sparse_from, .always = sparse_from > 0, .method = preset->prefill};

@@ -17,6 +17,9 @@
 
 struct policy;
 
+/* Bytes of memory for contexts of n_tok tokens read in chunks of n_chunk. */
+uint64_t policy_bytes(const struct model_params *p, const struct preset *preset, int32_t n_tok,
+                      int32_t n_chunk);
 /* For the attention of f, which must outlive it, as the backend must. preset: its ways of reading
  * less. sparse_from > 0: sparse from so many keys on, whether or not it pays: for measuring. */
 struct policy *policy_new(struct kern *k, const struct model_params *p, struct forward *f,

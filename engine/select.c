@@ -354,6 +354,18 @@ static bool has_bounds(const struct select *se, const struct kern_attn *a)
     return true;
 }
 
+uint64_t select_bytes(const struct sparse_shape *s, int32_t n_tok)
+{
+    uint64_t n_layer = (uint64_t)s->n_layer, n_kv = (uint64_t)s->n_head_kv;
+    uint64_t n_head = (uint64_t)s->n_head, n_block = (uint64_t)n_tok / TOK + 65;
+    uint64_t per_layer = sizeof(float) * SELECT_EVERY * n_head * (uint64_t)s->head_dim +
+                         n_kv * n_block * (sizeof(int32_t) + sizeof(bool));
+    uint64_t per_block = n_kv * (sizeof(bool) + sizeof(struct ranked) + sizeof(float) +
+                                 sizeof(int32_t)) + 2 * PROBES * n_head * sizeof(float);
+    uint64_t observed = PROMPT_ROWS * n_head * (n_block + 1) * sizeof(float);
+    return n_layer * per_layer + per_block * n_block + observed;
+}
+
 /* Chooses from the ring, which is full; the layer stays without a list when it cannot. */
 static void choose(struct select *se, struct layer_list *l, const struct kern_attn *a)
 {

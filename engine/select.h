@@ -39,6 +39,8 @@ struct select_report {
     int32_t n_failed; /* layers that went back to dense */
 };
 
+/* Bytes of memory that an answer at n_tok keys takes at most. */
+uint64_t select_bytes(const struct sparse_shape *s, int32_t n_tok);
 struct select *select_new(struct kern *k, const struct sparse_shape *s,
                           const struct select_params *p);
 void select_free(struct select *se); /* NULL is fine */

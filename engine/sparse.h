@@ -69,6 +69,9 @@ struct sparse_report {
     enum sparse_reason reason;           /* SPARSE_ON when any call was, else the commonest */
 };
 
+/* Bytes of host and device memory that calls of n_chunk rows among n_tok keys take at most. */
+uint64_t sparse_bytes(const struct sparse_shape *s, const struct prefill_method *m, int32_t n_tok,
+                      int32_t n_chunk);
 struct sparse *sparse_new(struct kern *k, const struct sparse_shape *s,
                           const struct sparse_params *p);
 void sparse_free(struct sparse *sp); /* NULL is fine */

@@ -10,6 +10,7 @@
 #include <cmocka.h>
 
 #include "engine/plan.h"
+#include "engine/policy.h"
 #include "tests/engine/bed.h"
 
 /* A reference file with one of its u32 or f32 metadata values replaced. */
@@ -218,6 +219,13 @@ static void plan__make__lowers_or_refuses(void **state)
     assert_int_equal(plan_make(m, k, presets_find("exact"), 4096, 0, 64 * gib, &p, &e), OK);
     assert_int_equal(p.n_ctx, 4096);
     assert_true(p.kv_budget >= p.kv && p.kv_budget <= 4 * p.kv);
+    /* Block scores of sparse attention grow with the context and are counted. */
+    uint64_t scratch = p.scratch;
+    assert_int_equal(plan_make(m, k, presets_find("exact"), 65536, 0, 64 * gib, &p, &e), OK);
+    assert_int_equal(p.scratch - scratch,
+                     policy_bytes(&m->p, presets_find("exact"), 65536, PLAN_CHUNK) -
+                         policy_bytes(&m->p, presets_find("exact"), 4096, PLAN_CHUNK));
+    assert_true(p.scratch > scratch);
     assert_true(plan_available() > 0);
     model_free(m);
     gguf_close(g);
