@@ -19,6 +19,8 @@ struct forward {
     float *host_logits;
     forward_answer answer; /* NULL = the backend's attend */
     void *answer_ctx;
+    forward_watch watch; /* NULL = nobody */
+    void *watch_ctx;
     bool tail; /* the last rows of a prompt are being computed */
 };
 
@@ -96,6 +98,12 @@ void forward_set_answer(struct forward *f, forward_answer fn, void *ctx)
 void forward_set_chunk(struct forward *f, int32_t n)
 {
     f->n_chunk = n > 0 && n < f->n_chunk_room ? n : f->n_chunk_room;
+}
+
+void forward_set_watch(struct forward *f, forward_watch fn, void *ctx)
+{
+    f->watch = fn;
+    f->watch_ctx = ctx;
 }
 
 int32_t forward_n_chunk(const struct forward *f)
@@ -177,6 +185,8 @@ static void attention(struct forward *f, int32_t layer, struct kv_line *line, in
         f->answer(f->answer_ctx, layer, &attn, f->tail);
     else
         k->ops->attend(k, &attn);
+    if (f->watch && n_tok == 1 && kv_seals(line))
+        f->watch(f->watch_ctx, layer, &attn, line);
     if (attn.lse)
         kv_watch(line, layer, &attn);
     add_answer(f, &l->o, l->o_bias.dev, l->attn_post_norm.dev, f->a, n_q, x, n_ask);

@@ -28,6 +28,10 @@ typedef void (*forward_answer)(void *ctx, int32_t layer, const struct kern_attn 
 void forward_set_answer(struct forward *f, forward_answer fn, void *ctx);
 /* Most tokens computed at once: what it was made for, or n if that is less and not 0. */
 void forward_set_chunk(struct forward *f, int32_t n);
+/* Told of each layer's attention when a single token is computed and the line seals; NULL = none. */
+typedef void (*forward_watch)(void *ctx, int32_t layer, const struct kern_attn *a,
+                              struct kv_line *line);
+void forward_set_watch(struct forward *f, forward_watch fn, void *ctx);
 int32_t forward_n_chunk(const struct forward *f);
 int32_t forward_n_layer(const struct forward *f);
 

@@ -509,6 +509,7 @@ static void cut(struct kv_line *l, int32_t n)
     int32_t tail = n / KERN_BLOCK_TOK;
     if (tail < l->n_block && l->block[tail]->sealed && l->block[tail]->n_ref == 1) {
         l->block[tail]->sealed = false; /* will be written again */
+        kv_exact_free(l->pool, l->block[tail]);
         l->block[tail]->kept = false;
         kv_table_set(l, tail);
     }

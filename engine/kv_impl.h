@@ -11,6 +11,10 @@ struct kv_block {
     bool thawed;             /* the rows came back from pages or went through a number format:
                                 context only, no place to go on */
     bool lent;               /* the pages are another line's */
+    char *exact;             /* dev: rows of one layer as they were when sealed, laid out as in
+                                rows; or NULL. At most half a block's worth in all per timeline,
+                                outside the budget; witness.h */
+    int32_t exact_layer;
     bool kept;               /* its present content is on disk */
     char *rows;              /* dev: [n_layer][k, v][n_head_kv][64 * head_dim] of f16; or NULL */
     char *sinks;             /* dev: block 0 only, [n_layer][k, v][n_head_kv][head_dim * 16] */
@@ -98,7 +102,8 @@ void kv_table_set(struct kv_line *l, int32_t j);
 size_t kv_page_bytes(const struct kv_pool *p); /* of one page as sealed */
 /* Allocates the pages of block b. */
 enum status kv_pages_new(struct kv_pool *p, struct kv_block *b, struct err *e);
-void kv_pages_free(struct kv_pool *p, struct kv_block *b);
+void kv_pages_free(struct kv_pool *p, struct kv_block *b); /* and the exact rows */
+void kv_exact_free(struct kv_pool *p, struct kv_block *b);
 /* After a commit: pages stand for complete blocks outside the window, their rows go. */
 void kv_settle(struct kv_line *l);
 /* Fills rows of block j again from its pages, as context for reading what follows it. */

@@ -45,8 +45,16 @@ enum status kv_pages_new(struct kv_pool *p, struct kv_block *b, struct err *e)
     return OK;
 }
 
+void kv_exact_free(struct kv_pool *p, struct kv_block *b)
+{
+    if (b->exact)
+        p->kern->ops->free(p->kern, b->exact);
+    b->exact = NULL;
+}
+
 void kv_pages_free(struct kv_pool *p, struct kv_block *b)
 {
+    kv_exact_free(p, b);
     if (!b->page)
         return;
     for (int32_t i = 0; i < n_page(p) && !b->lent; i++)
@@ -125,6 +133,30 @@ void kv_lend(const struct kv_line *from, struct kv_line *to, int32_t n_tok_end)
     }
 }
 
+/* Keeps the rows of one layer of block j, which are about to go, when its turn has come: every
+ * stride-th block, the stride doubling as the line grows. */
+static void keep_exact(struct kv_line *l, int32_t j)
+{
+    struct kv_pool *p = l->pool;
+    struct kv_block *b = l->block[j];
+    int32_t most = p->shape.n_layer / 2 > 4 ? p->shape.n_layer / 2 : 4, stride = 1;
+    while (j / stride >= most)
+        stride *= 2;
+    if (j % stride != 0 || b->thawed || b->lent || b->exact)
+        return;
+    for (int32_t i = 0; i < j; i++)
+        if (i % stride != 0)
+            kv_exact_free(p, l->block[i]);
+    size_t one = p->rows_bytes / (size_t)p->shape.n_layer;
+    void *host = kv_bounce(p);
+    b->exact = host ? p->kern->ops->alloc(p->kern, one) : NULL;
+    if (!b->exact)
+        return;
+    b->exact_layer = (int32_t)((uint32_t)j * 2654435761u >> 16) % p->shape.n_layer;
+    p->kern->ops->download(p->kern, host, b->rows + (size_t)b->exact_layer * one, one);
+    p->kern->ops->upload(p->kern, b->exact, host, one);
+}
+
 void kv_settle(struct kv_line *l)
 {
     struct kv_pool *p = l->pool;
@@ -134,6 +166,7 @@ void kv_settle(struct kv_line *l)
         assert(b->page);
         /* Another line may end here and still read the rows. */
         if (b->rows && b->n_ref == 1) {
+            keep_exact(l, j);
             kv_rows_free(p, b->rows);
             b->rows = NULL;
             b->thawed = false;

@@ -195,6 +195,12 @@ void ledger_decay(struct kv_line *l)
     l->n_query *= DECAY;
 }
 
+double ledger_page_error(const struct kern_page *page)
+{
+    int32_t s = step_of(page);
+    return s < N_STEP ? error_at(page, s) : 0;
+}
+
 double ledger_harm(const struct kv_line *l)
 {
     int32_t n_page = l->pool->shape.n_layer * l->pool->shape.n_head_kv;

@@ -24,6 +24,8 @@ void ledger_decay(struct kv_line *l);
 /* Mean relative error of what attention reads on this line, weighted by mass: the predicted part of
  * the fidelity meter. 0 when nothing is compressed. */
 double ledger_harm(const struct kv_line *l);
+/* The relative error that the ledger counts for reading this page. */
+double ledger_page_error(const struct kern_page *page);
 /* Bytes of this line by tier, as in stats_tier_name. */
 void ledger_tiers(const struct kv_line *l, int64_t ret[STATS_TIERS]);
 /* Tokens that the pool's budget holds when one line has it all, read in chunks of n_chunk: with

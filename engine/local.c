@@ -142,6 +142,7 @@ void local_walk(struct local *l, int64_t id, const struct kv_line *line, bool of
     pthread_mutex_lock(&l->lock);
     struct stats *s = &l->stats;
     s->harm_predicted = line && kv_seals(line) ? ledger_harm(line) : NAN;
+    witness_report(l->witness, id, s);
     if (line)
         ledger_tiers(line, s->tier_bytes);
     else
@@ -347,6 +348,7 @@ static enum status open_parts(struct local *l, struct err *e)
     l->pool = kv_pool_new(l->kern, &shape, l->preset, l->plan.kv_budget);
     l->lines = lines_new(l->pool, l->plan.n_ctx);
     use_floor(l);
+    l->witness = witness_new(l->kern, l->model->p.n_head, &shape);
     l->stats.n_ctx = l->plan.n_ctx;
     l->stats.weights_bytes = (int64_t)(l->plan.weights_private + l->plan.weights_mapped);
     l->stats.scratch_bytes = (int64_t)l->plan.scratch;
@@ -363,6 +365,7 @@ static void local_close(struct engine *en)
     kv_pool_free(l->pool);
     policy_free(l->policy);
     forward_free(l->forward);
+    witness_free(l->witness);
     model_free(l->model);
     if (l->kern)
         kern_close(l->kern);

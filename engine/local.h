@@ -22,6 +22,7 @@
 #include "engine/policy.h"
 #include "engine/template.h"
 #include "engine/tokenizer.h"
+#include "engine/witness.h"
 
 struct local {
     struct engine base;
@@ -46,6 +47,7 @@ struct local {
     struct kern *kern;
     struct forward *forward;
     struct policy *policy;
+    struct witness *witness; /* or NULL */
     struct kv_pool *pool;
     struct lines *lines;
 

@@ -360,7 +360,10 @@ static enum status run_turn(struct run *r, struct err *e)
     bool chat = !t->raw && t->n_message > 0 && *template_name(l->template);
     detok_init(&r->detok, l->tokenizer, false, chat);
     r->told_s = 0;
+    witness_begin(l->witness, t->timeline);
+    forward_set_watch(l->forward, l->witness ? witness_look : NULL, l->witness);
     enum status s = write_answer(r, logits, e);
+    forward_set_watch(l->forward, NULL, NULL);
     r->decode_end_s = now_s();
     if (r->stop != ENGINE_STOP_EOS || r->pending.n || r->text.len) {
         detok_flush(&r->detok, &r->text);

@@ -210,6 +210,57 @@ static void verify__stepped_down__sees_the_pages_at_hand(void **state)
     assert_true(bytes[1] < bytes[0] && kl[1] > kl[0]);
 }
 
+/* While an answer is written: unknown without pages, measured with them, more for fewer bits, and
+ * the ledger's prediction for the same pages is of the same size. */
+static void witness__answer__measures_single_layers(void **state)
+{
+    static const char *const kv[] = {"exact", "8/8", "4/4", "2/2"};
+    double last = 0;
+    for (size_t i = 0; i < 4; i++) {
+        struct engine *en = open_kv(kv[i], 0);
+        struct engine_turn t = {
+            .timeline = 1, .prefix = ids, .n_prefix = N_TOK, .raw = true, .n_predict = 60};
+        struct err e;
+        struct stats s;
+        uint64_t number;
+        engine_sampling_default(&t.sampling);
+        t.sampling.seed = 1;
+        engine_stats(en, &s);
+        assert_true(isnan(s.step_error) && isnan(s.harm_measured) && s.step_n == -1);
+        bed_check(engine_submit(en, &t, &number, &e), &e);
+        for (bool go = true; go;) {
+            struct engine_event *ev = engine_wait(en, 60000);
+            go = ev->kind != ENGINE_EV_DONE;
+            engine_event_free(ev);
+        }
+        engine_stats(en, &s);
+        print_message("# %s: %d answers, error %.3g, harm predicted %.3g, measured %.3g\n", kv[i],
+                      s.step_n, s.step_error, s.harm_predicted, s.harm_measured);
+        if (i == 0) {
+            assert_true(isnan(s.step_error) && isnan(s.step_at_s) && s.step_n == -1);
+        } else {
+            assert_true(s.step_n >= 3 && s.step_n <= 5 && isfinite(s.step_at_s));
+            assert_true(s.step_error > last && s.step_error < 1);
+            assert_true(s.harm_measured > s.harm_predicted / 30 &&
+                        s.harm_measured < s.harm_predicted * 30);
+            last = s.step_error;
+        }
+        /* Another timeline has no such figures yet. */
+        t.timeline = 2;
+        t.n_prefix = 20;
+        t.n_predict = 2;
+        bed_check(engine_submit(en, &t, &number, &e), &e);
+        for (bool go = true; go;) {
+            struct engine_event *ev = engine_wait(en, 60000);
+            go = ev->kind != ENGINE_EV_DONE;
+            engine_event_free(ev);
+        }
+        engine_stats(en, &s);
+        assert_true(isnan(s.step_error) && s.step_n == -1);
+        engine_close(en);
+    }
+}
+
 static void verify__cancel__tells_what_it_has(void **state)
 {
     struct engine *en = open_kv("8/8", 0);
@@ -268,6 +319,7 @@ int main(void)
         cmocka_unit_test(verify__fixed_format__equals_a_comparison_by_hand),
         cmocka_unit_test(verify__exact__costs_nothing),
         cmocka_unit_test(verify__stepped_down__sees_the_pages_at_hand),
+        cmocka_unit_test(witness__answer__measures_single_layers),
         cmocka_unit_test(verify__cancel__tells_what_it_has),
         cmocka_unit_test(verify__bad_input__fails_with_one_line),
     };
