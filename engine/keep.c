@@ -535,8 +535,8 @@ static int32_t load_batch(struct batch *t, struct kv_line *l, const int32_t *ids
         g->b = kv_block_empty(p, g->j == 0);
         if (!g->b)
             break;
-        t->hash[n_new] = kv_io_hash(n_new ? t->hash[n_new - 1] : *hash,
-                                    ids + g->j * KERN_BLOCK_TOK, KERN_BLOCK_TOK);
+        t->hash[n_new] = kv_io_hash(n_new ? t->hash[n_new - 1] : *hash, ids + g->j * KERN_BLOCK_TOK,
+                                    KERN_BLOCK_TOK);
     }
     kern_parallel(p->kern, n_new, load_part, t);
     for (int32_t i = 0; i < n_new; i++) {

@@ -162,9 +162,8 @@ static bool io_get(void *ctx, int64_t timeline, uint64_t fingerprint, uint64_t t
     pthread_mutex_unlock(&kv->r_lock);
     if (!known)
         return false;
-    struct kvstore_piece_name full = {fingerprint,  tok_hash,     t.raw,
-                                      name.n_tok,   piece->layer, piece->head_group,
-                                      piece->plane};
+    struct kvstore_piece_name full = {fingerprint,  tok_hash,          t.raw,       name.n_tok,
+                                      piece->layer, piece->head_group, piece->plane};
     ZSTD_DCtx *z = decoder_take(kv);
     void *data = kvstore_decode(z, &full, &t, packed);
     decoder_give(kv, z);
@@ -217,8 +216,7 @@ struct fetched {
 };
 
 /* In one read transaction: each costs SQLite a lock and a look for a journal. */
-static void fetch(struct kvstore *kv, const struct kvstore_put *name, bool state,
-                  struct fetched *f)
+static void fetch(struct kvstore *kv, const struct kvstore_put *name, bool state, struct fetched *f)
 {
     struct db *d = kv->r;
     struct err ignored;
@@ -238,8 +236,8 @@ static void fetch(struct kvstore *kv, const struct kvstore_put *name, bool state
         f->n = 0; /* as if nothing were held: it is read from ids */
     for (int32_t i = 0; i < f->n && f->bytes; i++) {
         const struct kvstore_listed *l = &f->all[i];
-        if (!stored_valid(&l->stored) || !kvstore_plane_valid(l->plane) || (l->plane < 0) != state ||
-            !read_into(d, l->plane, &l->stored, f->bytes + at))
+        if (!stored_valid(&l->stored) || !kvstore_plane_valid(l->plane) ||
+            (l->plane < 0) != state || !read_into(d, l->plane, &l->stored, f->bytes + at))
             continue;
         f->packed[i] = f->bytes + at;
         at += (size_t)l->stored.stored;

@@ -185,8 +185,8 @@ void kvstore_open(struct sessions *s)
     pthread_mutex_init(&kv->r_lock, NULL);
     kv->path = kv_path(s->path);
     kv->compressor = ZSTD_createCCtx();
-    enum status st = kv->compressor ? open_both(kv, &e)
-                                    : err_set(&e, ERR_MEMORY, "no memory to keep KV");
+    enum status st =
+        kv->compressor ? open_both(kv, &e) : err_set(&e, ERR_MEMORY, "no memory to keep KV");
     if (st != OK) {
         store_trouble(s, &e);
         kv_free(kv);

@@ -14,8 +14,8 @@ enum {
     KV_MISS_SAMPLE = 16, /* ... only every 16th of that plane and layer is tried */
     KV_STATES_KEPT = 2,  /* newest states per chat: the open branch and the one before */
     KV_ZSTD_LEVEL = 1,
-    KV_ZSTD_BLOCKS = 8, /* of a piece, at most ... */
-    KV_ZSTD_BLOCK_BYTES = 4096, /* ... unless they were shorter than this */
+    KV_ZSTD_BLOCKS = 8,                     /* of a piece, at most ... */
+    KV_ZSTD_BLOCK_BYTES = 4096,             /* ... unless they were shorter than this */
     KV_CELL_BYTES = 20,                     /* a row's own bytes in a database page, at most */
     KV_PAGE_ROOM = KVSTORE_PAGE_BYTES - 64, /* of an empty one; SQLite keeps 35 */
     KV_CHUNK_MIN_BYTES = 512,               /* less room than that is left empty */
@@ -381,9 +381,12 @@ void kvstore_io_put(void *ctx, int64_t timeline, uint64_t fingerprint, int32_t n
         memcpy(at, pieces[i].data, pieces[i].size_bytes);
         at += pieces[i].size_bytes;
     }
-    struct command c = {
-        .lane = WRITER_KV, .run = run_put, .lazy = true, .more = p, .more_free = free,
-        .size_bytes = size_bytes};
+    struct command c = {.lane = WRITER_KV,
+                        .run = run_put,
+                        .lazy = true,
+                        .more = p,
+                        .more_free = free,
+                        .size_bytes = size_bytes};
     writer_post(s, &c);
 }
 

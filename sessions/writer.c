@@ -13,19 +13,19 @@ enum {
     WRITER_RETRY_MS = 1000, /* while the disk is full or the file is locked */
     WRITER_CLOSE_TRIES = 3, /* before close gives up on a disk that stays full */
     WRITER_BATCH_BYTES = 8 << 20,
-    WRITER_LAZY_MS = 1000,        /* pages sealed within so long share a transaction ... */
-    WRITER_LAZY_BYTES = 4 << 20,  /* ... unless there are so many bytes of them */
+    WRITER_LAZY_MS = 1000,       /* pages sealed within so long share a transaction ... */
+    WRITER_LAZY_BYTES = 4 << 20, /* ... unless there are so many bytes of them */
 };
 /* Queued KV beyond this is not taken: the disk cannot keep up. */
 static const size_t writer_kv_limit_bytes = (size_t)512 << 20;
 
 struct lane {
     struct command *first, *last;
-    size_t size_bytes; /* of the queued commands' more */
+    size_t size_bytes;         /* of the queued commands' more */
     uint64_t n_posted, n_done; /* commands; applied in order, so n_done tells which */
-    bool busy;         /* a batch is being applied */
-    bool stuck;        /* the last batch failed and waits to be tried again */
-    int64_t due_ms;    /* not before; CLOCK_MONOTONIC */
+    bool busy;                 /* a batch is being applied */
+    bool stuck;                /* the last batch failed and waits to be tried again */
+    int64_t due_ms;            /* not before; CLOCK_MONOTONIC */
 };
 
 struct writer {

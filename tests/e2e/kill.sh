@@ -78,6 +78,7 @@ one_kill() {
 dogear ask -m "$model" --temp 0 -n 8 "hello there" --db "$db"
 for ((i = 1; i <= kills; i++)); do
     one_kill $i || break
+    ((i % 100)) || echo "# $i runs, $n_killed killed before their end, $n_resumed times taken up"
 done
 [ $i -gt "$kills" ] && [ -s "$work/before" ]
 ok kill__any_moment__store_is_sound_and_complete

@@ -254,12 +254,12 @@ static void kvstore__fork__of_a_long_chat_takes_next_to_nothing(void **state)
     for (int32_t b = 0; b < BLOCKS; b++)
         put_block(io, id, ids, b, 3);
     CHECK_OK(sessions_kv_sizes(s, id, t, &err_seen));
-    int64_t before = file_bytes("dogear.db") + file_bytes("dogear-kv.db") +
-                     file_bytes("dogear.db-wal");
+    int64_t before =
+        file_bytes("dogear.db") + file_bytes("dogear-kv.db") + file_bytes("dogear.db-wal");
     CHECK_OK(sessions_fork(s, id, m, &fork_id, &err_seen));
     CHECK_OK(sessions_kv_sizes(s, fork_id, shared, &err_seen));
-    int64_t grown = file_bytes("dogear.db") + file_bytes("dogear-kv.db") +
-                    file_bytes("dogear.db-wal") - before;
+    int64_t grown =
+        file_bytes("dogear.db") + file_bytes("dogear-kv.db") + file_bytes("dogear.db-wal") - before;
     assert_memory_equal(t, shared, sizeof t);
     print_message("# the files grew by %lld bytes\n", (long long)grown);
     assert_true(grown < 100000);
@@ -439,12 +439,8 @@ static void kvstore__turn__writes_at_most_twice_its_pages(void **state)
             struct kv_piece p[PIECES];
             for (int i = 0; i < PIECES; i++) {
                 data[0]++; /* no two alike */
-                p[i] = (struct kv_piece){i / 3,
-                                         0,
-                                         b,
-                                         i % 3,
-                                         i % 3 ? data + BASE : data,
-                                         i % 3 ? PLANE : BASE};
+                p[i] = (struct kv_piece){
+                    i / 3, 0, b, i % 3, i % 3 ? data + BASE : data, i % 3 ? PLANE : BASE};
                 if (turn >= TURNS)
                     sealed += (int64_t)p[i].size_bytes;
             }

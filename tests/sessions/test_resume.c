@@ -1,7 +1,8 @@
 /* The real engine on a real store: random histories of turns, edits, forks, deletions, thinning and
- * budgets, lived twice. One life leaves and comes back wherever the dice say so (engine and store are
- * closed and opened again), the other never does but where thinning has to take effect; both must
- * give the same tokens in every turn. RESUME_HISTORIES sets how many (50); RESUME_SEED the first. */
+ * budgets, lived twice. One life leaves and comes back wherever the dice say so (engine and store
+ * are closed and opened again), the other never does but where thinning has to take effect; both
+ * must give the same tokens in every turn. RESUME_HISTORIES sets how many (50); RESUME_SEED the
+ * first. */
 #include "tests/sessions/store_test.h"
 
 #include <unistd.h>
@@ -100,7 +101,7 @@ static void turn(struct life *w, struct chat *c)
     c->message[c->n_turn] = store_say(w->s, c->id, parent, "user", text);
     CHECK_OK(engine_submit(w->en, &t, &number, &err_seen));
     for (bool go = true; go;) {
-        struct engine_event *ev = engine_wait(w->en, 60000);
+        struct engine_event *ev = engine_wait(w->en, 600000);
         assert_non_null(ev);
         if (ev->kind == ENGINE_EV_FAILED)
             fail_msg("%s", ev->err.text);
@@ -221,8 +222,8 @@ static void resume__any_history__says_the_same_as_never_having_left(void **state
         live(go, true, formats[(seed - 1) % 4], seed * 2654435761u);
         for (int k = 0; k < stay->n_out || k < go->n_out; k++)
             if (k >= stay->n_out || k >= go->n_out || stay->out[k] != go->out[k])
-                fail_msg("seed %u, %s: token %d of %d (%d) differs", seed, formats[(seed - 1) % 4], k,
-                         stay->n_out, go->n_out);
+                fail_msg("seed %u, %s: token %d of %d (%d) differs", seed, formats[(seed - 1) % 4],
+                         k, stay->n_out, go->n_out);
         n_left += go->n_left;
         n_tok += go->n_out;
         reused += go->n_reused;
