@@ -1,5 +1,4 @@
 /* `dogear` and `dogear chat`: the terminal. `dogear desktop`: the window. */
-#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <unistd.h>
@@ -8,8 +7,8 @@
 #include "app/cli.h"
 #include "app/loop.h"
 #include "app/window.h"
+#include "engine/base/mem.h"
 #include "sessions/sessions.h"
-#include "ui/text.h"
 
 static struct loop_options loop_options(const struct options *o, struct loop_wake *wake)
 {
@@ -82,6 +81,8 @@ struct loading {
     bool closed;
     struct cells *cells; /* the front-end looks at them until the next frame */
     struct shapes shapes;
+    struct ui_event *typed; /* meanwhile: for the chat */
+    int n_typed;
 };
 
 /* The window is there before the model: large ones take a while. */
@@ -93,7 +94,10 @@ static bool show_loading(void *ctx, float done)
     while (l->front->event(l->front->ctx, &ev)) {
         l->closed |= ev.kind == UI_EV_CLOSED;
         resized |= ev.kind == UI_EV_RESIZE;
-        free(ev.text);
+        if (ev.kind == UI_EV_KEY || ev.kind == UI_EV_PASTE) {
+            l->typed = mem_realloc(l->typed, ((size_t)l->n_typed + 1) * sizeof ev);
+            l->typed[l->n_typed++] = ev;
+        }
     }
     int percent = (int)(done * 100), cols, rows;
     if (percent != l->percent || resized) {
@@ -142,12 +146,17 @@ static int run_desktop(const struct options *o, struct loop_wake *wake)
         struct loading loading = {.front = &front, .wake = wake, .percent = -1};
         enum status st = cli_engine_with(o, false, sessions_kv_io(store), wake, show_loading,
                                          &loading, &en, &e);
+        lo.early = loading.typed;
+        lo.n_early = loading.n_typed;
         if (st == OK) {
             rc = run(o, en, store, &lo); /* closes the window */
         } else {
             front.close(front.ctx);
+            for (int i = 0; i < loading.n_typed; i++)
+                free(loading.typed[i].text);
             rc = loading.closed ? 0 : st == ERR_CANCELLED ? 130 : desktop_fail(&e);
         }
+        free(loading.typed);
         cells_free(loading.cells);
         shapes_fini(&loading.shapes);
     }

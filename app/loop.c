@@ -247,6 +247,8 @@ int loop_run(struct chat *chat, struct sessions *store, const struct loop_option
         screen_pick(sc);
     if (o->prompt && o->prompt[0])
         screen_send(sc, o->prompt, strlen(o->prompt));
+    for (int i = 0; i < o->n_early; i++)
+        screen_event(sc, &o->early[i]);
     run(&front, sc, o, log);
     screen_free(sc);
     front.close(front.ctx);

@@ -16,6 +16,7 @@ struct chat;
 struct engine;
 struct sessions;
 struct theme;
+struct ui_event;
 struct ui_front;
 
 struct loop_wake {
@@ -42,6 +43,8 @@ struct loop_options {
     bool pick;                /* start in the conversation list */
     bool mouse; /* report mouse events (the terminal's own selection then needs Shift) */
     struct ui_front *front; /* opened already, closed by loop_run; NULL = the terminal */
+    struct ui_event *early; /* what was typed into it before; texts are taken */
+    int n_early;
     const char *screenshot; /* save a picture when nothing is left to do, then leave; NULL = no */
     const char *frame_log;  /* appended for every frame: its milliseconds by the clock and of
                              * this thread; NULL = no */
