@@ -8,6 +8,9 @@
 static const char *const steps[] = {
     /* 2: a chat may go on with another model, whose tokens are others */
     "ALTER TABLE message ADD COLUMN vocab INTEGER NOT NULL DEFAULT 0",
+    /* 3: figures of turns */
+    "CREATE TABLE turn (message INTEGER PRIMARY KEY REFERENCES message (id) ON DELETE CASCADE,"
+    " at_ms INTEGER NOT NULL, figures TEXT NOT NULL, choices BLOB) STRICT",
 };
 enum { MIGRATE_VERSION = sizeof steps / sizeof *steps + 1 };
 

@@ -35,6 +35,14 @@ CREATE INDEX message_parent ON message (parent, home);
 CREATE INDEX message_home ON message (home);
 CREATE INDEX message_unindexed ON message (id) WHERE indexed = 0;
 
+-- What a turn measured.
+CREATE TABLE turn (
+    message INTEGER PRIMARY KEY REFERENCES message (id) ON DELETE CASCADE, -- the answer
+    at_ms   INTEGER NOT NULL, -- when it was measured
+    figures TEXT NOT NULL,    -- one JSON object, as /stats writes it
+    choices BLOB              -- what the model said of each token of the answer; NULL = unknown
+) STRICT;
+
 CREATE TABLE setting (
     key   TEXT PRIMARY KEY,
     value TEXT NOT NULL

@@ -111,6 +111,22 @@ enum status sessions_sibling_in(struct sessions *s, int64_t id, int64_t message,
 enum status sessions_sibling(struct sessions *s, int64_t message, int32_t step, int64_t *ret,
                              struct err *e);
 
+/* ---- what turns measured ---- */
+struct sessions_turn {
+    int64_t message, at_ms; /* the answer, and when */
+    char *figures;          /* as given */
+    void *choices;          /* of the leaf only; NULL = none */
+    size_t choices_bytes;
+};
+void sessions_turns_free(struct sessions_turn *t, int32_t n);
+/* Of the answers of the open branch that have any, first to last. */
+enum status sessions_turns(struct sessions *s, int64_t id, struct sessions_turn **ret,
+                           int32_t *ret_n, struct err *e);
+/* One text (JSON) and bytes that the store does not look into; put again, the text is replaced, and
+ * the bytes if there are any. */
+void sessions_turn_put(struct sessions *s, int64_t message, const char *figures,
+                       const void *choices, size_t choices_bytes); /* [w] */
+
 /* ---- settings (small strings) ---- */
 enum status sessions_setting(struct sessions *s, const char *key, char **ret, struct err *e); /* NULL = unset */
 void sessions_set_setting(struct sessions *s, const char *key, const char *value); /* [w] */

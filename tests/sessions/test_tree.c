@@ -373,6 +373,47 @@ static void sessions__rename__unknown_id_is_an_error(void **state)
     sessions_close(s);
 }
 
+/* Figures of turns stay with their answers: one row each, along the open branch, gone with it. */
+static void sessions__turns__stay_with_their_answers(void **state)
+{
+    struct sessions *s = store_new();
+    struct sessions_turn *t;
+    int32_t n;
+    int64_t id;
+    (void)state;
+    CHECK_OK(sessions_create(s, "m", &id, &err_seen));
+    int64_t q = store_say(s, id, 0, "user", "one");
+    int64_t a = store_answer(s, id, q, "first", 300, 3);
+    CHECK_OK(sessions_turns(s, id, &t, &n, &err_seen));
+    assert_int_equal(n, 0);
+    sessions_turns_free(t, n);
+    sessions_turn_put(s, a, "{\"n\": 1}", "abc", 3);
+    sessions_turn_put(s, a, "{\"n\": 2}", NULL, 0);
+    sessions_turn_put(s, 999, "{}", NULL, 0); /* no such answer */
+    int64_t b = store_answer(s, id, store_say(s, id, a, "user", "two"), "second", 310, 2);
+    sessions_turn_put(s, b, "{\"n\": 3}", "wxyz", 4);
+    CHECK_OK(sessions_turns(s, id, &t, &n, &err_seen));
+    assert_int_equal(n, 2);
+    assert_int_equal(t[0].message, a);
+    assert_string_equal(t[0].figures, "{\"n\": 2}");
+    assert_null(t[0].choices); /* only the last answer's */
+    assert_int_equal(t[1].choices_bytes, 4);
+    assert_memory_equal(t[1].choices, "wxyz", 4);
+    assert_true(t[1].at_ms > 0);
+    sessions_turns_free(t, n);
+    CHECK_OK(sessions_set_leaf(s, id, a, true, &err_seen));
+    CHECK_OK(sessions_turns(s, id, &t, &n, &err_seen));
+    assert_int_equal(n, 1);
+    assert_memory_equal(t[0].choices, "abc", 3);
+    sessions_turns_free(t, n);
+    CHECK_OK(sessions_delete(s, id, &err_seen));
+    assert_int_equal(sessions_turns(s, id, &t, &n, &err_seen), ERR_NOT_FOUND);
+    struct sessions_health h;
+    CHECK_OK(sessions_check(s, false, &h, &err_seen));
+    assert_string_equal(h.detail, "");
+    sessions_close(s);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -387,6 +428,7 @@ int main(void)
         STORE_CASE(sessions__search__finds_parts_of_unspaced_text),
         STORE_CASE(sessions__vocab__leaves_out_ids_of_another_model),
         STORE_CASE(sessions__rename__unknown_id_is_an_error),
+        STORE_CASE(sessions__turns__stay_with_their_answers),
     };
     return cmocka_run_group_tests_name("tree", tests, NULL, NULL);
 }
