@@ -6,6 +6,7 @@
 #include <string.h>
 #include <time.h>
 
+#include "app/figures.h"
 #include "engine/base/mem.h"
 #include "engine/base/str.h"
 #include "engine/base/utf8.h"
@@ -35,6 +36,10 @@ struct chat {
     char *title;
     struct message *messages; /* the open path */
     int32_t n_message;
+
+    struct stats_choice *choice; /* of the first ids of the answer `choice_of` */
+    int32_t n_choice;
+    int64_t choice_of; /* message; 0 = none */
 
     bool running;
     bool answering;           /* the last message is the answer being generated */
@@ -84,6 +89,26 @@ static struct message *path_add(struct chat *c, int64_t id, const char *role, co
     return m;
 }
 
+/* What the model said of the tokens of an answer from an earlier session. */
+static void load_choices(struct chat *c)
+{
+    struct sessions_turn *t;
+    struct err ignored;
+    int32_t n;
+    c->n_choice = 0;
+    c->choice_of = 0;
+    if (sessions_turns(c->store, c->conversation, &t, &n, &ignored) != OK)
+        return;
+    const struct sessions_turn *last = n ? &t[n - 1] : NULL;
+    if (last && last->choices && last->choices_bytes % sizeof *c->choice == 0) {
+        c->choice = mem_realloc(c->choice, last->choices_bytes);
+        memcpy(c->choice, last->choices, last->choices_bytes);
+        c->n_choice = (int32_t)(last->choices_bytes / sizeof *c->choice);
+        c->choice_of = last->message;
+    }
+    sessions_turns_free(t, n);
+}
+
 /* Reads the open branch from the store: after anything that may have changed the tree. */
 static enum status path_reload(struct chat *c, struct err *e)
 {
@@ -102,6 +127,8 @@ static enum status path_reload(struct chat *c, struct err *e)
         m->sibling = rows[i].sibling;
     }
     sessions_messages_free(rows, n);
+    if (c->n_message && c->messages[c->n_message - 1].id != c->choice_of)
+        load_choices(c);
     return OK;
 }
 
@@ -149,6 +176,7 @@ void chat_free(struct chat *c)
         return;
     abandon(c);
     path_clear(c);
+    free(c->choice);
     free(c->title);
     free(c->system);
     free(c);
@@ -204,6 +232,19 @@ void chat_get(const struct chat *c, int32_t i, struct chat_message *ret)
         .sibling = m->sibling,
         .n_tok = m->ids ? m->n_id : -1,
     };
+}
+
+const int32_t *chat_answer(const struct chat *c, int32_t *ret_n,
+                           const struct stats_choice **ret_choice, int32_t *ret_n_choice)
+{
+    const struct message *m = c->n_message ? &c->messages[c->n_message - 1] : NULL;
+    if (!m || strcmp(m->role, "assistant") != 0 || !m->ids)
+        return NULL;
+    bool known = m->id == c->choice_of;
+    *ret_n = m->n_id;
+    *ret_choice = c->choice;
+    *ret_n_choice = !known ? 0 : c->n_choice < m->n_id ? c->n_choice : m->n_id;
+    return m->ids;
 }
 
 int64_t chat_conversation(const struct chat *c)
@@ -275,6 +316,12 @@ static int32_t *path_ids(const struct chat *c, int32_t *ret_n, int32_t *ret_firs
     *ret_n = n;
     *ret_first_new = first_new;
     return ids;
+}
+
+int32_t *chat_ids(const struct chat *c, int32_t *ret_n)
+{
+    int32_t first_new;
+    return path_ids(c, ret_n, &first_new);
 }
 
 /* Starts a turn that answers the open path. */
@@ -464,6 +511,8 @@ static enum status begin_answer(struct chat *c, struct err *e)
     TRY(sessions_add(c->store, c->conversation, c->messages[c->n_message - 1].id, "assistant", "", 0,
                      &id, e));
     path_add(c, id, "assistant", "", 0);
+    c->n_choice = 0;
+    c->choice_of = id;
     c->answering = true;
     c->flushed_ms = now_ms();
     return OK;
@@ -475,6 +524,12 @@ static enum status take_tokens(struct chat *c, const struct engine_event *ev, st
         TRY(begin_answer(c, e));
     struct message *m = &c->messages[c->n_message - 1];
     str_add(&m->text, ev->text ? ev->text : "", ev->len);
+    if (ev->choice && c->n_choice == m->n_id) {
+        size_t n = (size_t)(c->n_choice + ev->n_id);
+        c->choice = mem_realloc(c->choice, (n + 1) * sizeof *c->choice);
+        memcpy(c->choice + c->n_choice, ev->choice, (size_t)ev->n_id * sizeof *c->choice);
+        c->n_choice = (int32_t)n;
+    }
     add_ids(m, ev->ids, ev->n_id);
     c->unflushed = true;
     if (now_ms() - c->flushed_ms >= FLUSH_MS)
@@ -482,11 +537,23 @@ static enum status take_tokens(struct chat *c, const struct engine_event *ev, st
     return OK;
 }
 
+/* The figures of the turn stay with its answer. */
+static void keep_figures(struct chat *c, int64_t message)
+{
+    struct stats s;
+    engine_stats(c->engine, &s);
+    char *text = figures_text(&s);
+    size_t n = message == c->choice_of ? (size_t)c->n_choice : 0;
+    sessions_turn_put(c->store, message, text, c->choice, n * sizeof *c->choice);
+    free(text);
+}
+
 static void finish_answer(struct chat *c, const char *stop)
 {
     if (c->answering) {
         struct message *m = &c->messages[c->n_message - 1];
         sessions_finish(c->store, m->id, str_c(&m->text), m->text.len, m->ids, m->n_id, stop);
+        keep_figures(c, m->id);
         m->cut = strcmp(stop, "eos") != 0;
         /* sibling counts may have changed */
         struct err ignored;
@@ -543,8 +610,11 @@ static bool translate(struct chat *c, struct engine_event *ev, struct chat_event
         ret->done = *ev;
         ret->done.text = NULL;
         ret->done.ids = NULL;
-        if (ev->kind == ENGINE_EV_VERIFIED)
+        if (ev->kind == ENGINE_EV_VERIFIED) {
             c->running = false;
+            if (!strcmp(c->messages[c->n_message - 1].role, "assistant"))
+                keep_figures(c, c->messages[c->n_message - 1].id);
+        }
         return true;
     }
     return false;

@@ -39,6 +39,12 @@ struct chat_message {
 };
 int32_t chat_count(const struct chat *c);
 void chat_get(const struct chat *c, int32_t i, struct chat_message *ret);
+/* The last message's ids and what the model said of each when it chose it ([*ret_n_choice], the
+ * first of the ids; 0 = unknown); ids NULL unless it is an answer. Borrowed until chat_poll. */
+const int32_t *chat_answer(const struct chat *c, int32_t *ret_n, const struct stats_choice **ret_choice,
+                           int32_t *ret_n_choice);
+/* Token ids of the open path as fed; malloc'ed. */
+int32_t *chat_ids(const struct chat *c, int32_t *ret_n);
 int64_t chat_conversation(const struct chat *c); /* 0 = new, nothing saved yet */
 const char *chat_title(const struct chat *c);    /* "" = new */
 bool chat_running(const struct chat *c);

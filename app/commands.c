@@ -2,7 +2,6 @@
 #include "app/commands.h"
 
 #include <errno.h>
-#include <jansson.h>
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -10,6 +9,7 @@
 #include <strings.h>
 
 #include "app/chat.h"
+#include "app/figures.h"
 #include "app/options.h"
 #include "app/screen.h"
 #include "engine/base/mem.h"
@@ -147,23 +147,40 @@ static void cmd_store_budget(struct screen *sc, const char *args)
 
 static void cmd_pin(struct screen *sc, const char *args)
 {
-    struct sessions_row row;
-    struct err e;
-    int64_t id = chat_conversation(screen_chat(sc));
     (void)args;
-    if (id == 0 || sessions_get(screen_store(sc), id, &row, &e) != OK) {
-        screen_notice(sc, "this conversation is not saved yet: send something first");
-        return;
-    }
-    if (sessions_pin(screen_store(sc), id, !row.pinned, &e) != OK)
+    screen_pin(sc);
+}
+
+static void cmd_thin(struct screen *sc, const char *args)
+{
+    (void)args;
+    screen_thin(sc);
+}
+
+static void cmd_budget(struct screen *sc, const char *args)
+{
+    uint64_t size_bytes;
+    struct err e;
+    if (!args[0])
+        screen_notice(sc, "write /budget and a size such as 512M; 0 is automatic");
+    else if (options_size(args, &size_bytes, &e) != OK)
         screen_error(sc, &e);
     else
-        screen_notice(sc, row.pinned ? "no longer pinned"
-                                     : "pinned: its cache is kept when others are thinned");
-    free(row.title);
-    free(row.model);
-    free(row.snippet);
-    screen_refresh(sc);
+        screen_budget(sc, size_bytes);
+}
+
+static void cmd_kv(struct screen *sc, const char *args)
+{
+    struct str s = {0};
+    const char *what, *name;
+    if (args[0]) {
+        screen_kv(sc, args);
+        return;
+    }
+    for (int i = 0; (name = engine_kv_name(screen_engine_of(sc), i, &what)); i++)
+        str_addf(&s, "%-14s %s\n", name, what);
+    str_adds(&s, "\n/kv NAME changes it; the chat is taken from disk or read again.");
+    screen_text(sc, "KV presets", str_take(&s));
 }
 
 static void cmd_system(struct screen *sc, const char *args)
@@ -331,84 +348,6 @@ static void cmd_context(struct screen *sc, const char *args)
     screen_text(sc, "Context", str_take(&s));
 }
 
-static json_t *json_figure(double v)
-{
-    return isfinite(v) ? json_real(v) : json_null(); /* unknown is null, never 0 */
-}
-
-static json_t *json_whole(int64_t v)
-{
-    return v >= 0 ? json_integer(v) : json_null();
-}
-
-/* Every figure of the dashboard as one JSON object; never overwrites a file. */
-static void stats_write(struct screen *sc, const struct stats *st, const char *path)
-{
-    json_t *tiers = json_object();
-    for (int i = 0; i < STATS_TIERS; i++)
-        json_object_set_new(tiers, stats_tier_name[i], json_whole(st->tier_bytes[i]));
-    const struct {
-        const char *name;
-        json_t *value;
-    } fields[] = {
-        {"conversation", json_integer(chat_conversation(screen_chat(sc)))},
-        {"n_ctx", json_whole(st->n_ctx)},
-        {"n_tok", json_whole(st->n_tok)},
-        {"tokens_reused", json_whole(st->n_reused)},
-        {"tokens_read", json_whole(st->n_read)},
-        {"tokens_generated", json_whole(st->n_generated)},
-        {"prefill_tps", json_figure(st->prefill_tps)},
-        {"decode_tps", json_figure(st->decode_tps)},
-        {"ttft_s", json_figure(st->ttft_s)},
-        {"density", json_figure(st->density)},
-        {"retained_mass", json_figure(st->retained_mass)},
-        {"coverage", json_figure(st->coverage)},
-        {"sparse_reason", st->sparse_reason ? json_string(st->sparse_reason) : json_null()},
-        {"mass_p5", json_figure(st->mass_p5)},
-        {"mass_worst", json_figure(st->mass_worst)},
-        {"worst_layer", json_whole(st->worst_layer)},
-        {"worst_head", json_whole(st->worst_head)},
-        {"output_error", json_figure(st->output_error)},
-        {"correction", json_figure(st->correction)},
-        {"gain_predicted", json_figure(st->gain_predicted)},
-        {"gain_measured", json_figure(st->gain_measured)},
-        {"decode_density", json_figure(st->decode_density)},
-        {"decode_mass", json_figure(st->decode_mass)},
-        {"weights_bytes", json_whole(st->weights_bytes)},
-        {"scratch_bytes", json_whole(st->scratch_bytes)},
-        {"kv_bytes", json_whole(st->kv_bytes)},
-        {"kv_chat_bytes", json_whole(st->kv_chat_bytes)},
-        {"kv_f16_bytes", json_whole(st->kv_f16_bytes)},
-        {"kv_budget_bytes", json_whole(st->kv_budget_bytes)},
-        {"rss_bytes", json_whole(st->rss_bytes)},
-        {"vram_bytes", json_whole(st->vram_bytes)},
-        {"tier_bytes", tiers},
-        {"bytes_per_token", json_figure(st->bytes_per_tok)},
-        {"harm_predicted", json_figure(st->harm_predicted)},
-        {"kl_measured", json_figure(st->kl_measured)},
-        {"top1_measured", json_figure(st->top1_measured)},
-        {"fidelity_n", json_whole(st->fidelity_n)},
-        {"kl_p99_measured", json_figure(st->kl_p99_measured)},
-        {"nll_difference", json_figure(st->nll_difference)},
-        {"first_divergence", json_whole(st->first_divergence)},
-        {"step_error", json_figure(st->step_error)},
-        {"harm_measured", json_figure(st->harm_measured)},
-        {"step_n", json_whole(st->step_n)},
-    };
-    json_t *j = json_object();
-    for (size_t i = 0; i < sizeof fields / sizeof *fields; i++)
-        json_object_set_new(j, fields[i].name, fields[i].value);
-    FILE *f = fopen(path, "wxe");
-    bool good = j && f && json_dumpf(j, f, JSON_INDENT(2)) == 0 && fputc('\n', f) != EOF;
-    if (f && fclose(f) != 0)
-        good = false;
-    json_decref(j);
-    if (good)
-        screen_notice(sc, "written to %s", path);
-    else
-        screen_notice(sc, "cannot write %s: %s", path, strerror(errno));
-}
-
 /* What sparse attention did in the last turn. */
 static void add_sparse(struct str *s, const struct stats *st)
 {
@@ -446,7 +385,7 @@ static void cmd_coverage(struct screen *sc, const char *args)
                       (double)ENGINE_COVERAGE_MIN, args);
         return;
     }
-    engine_set_coverage(en, (float)c);
+    screen_coverage(sc, c);
     screen_notice(sc, "coverage is %g%s from the next answer on", c, c >= 1 ? " (dense)" : "");
 }
 
@@ -457,7 +396,12 @@ static void cmd_stats(struct screen *sc, const char *args)
     struct str s = {0};
     engine_stats(screen_engine_of(sc), &st);
     if (args[0]) {
-        stats_write(sc, &st, args);
+        struct err e;
+        int64_t id = chat_conversation(screen_chat(sc));
+        if (figures_write(screen_store(sc), id, &st, args, &e) != OK)
+            screen_error(sc, &e);
+        else
+            screen_notice(sc, "written to %s", args);
         return;
     }
     str_addf(&s, "reading        %s tokens/s\nwriting        %s tokens/s\n",
@@ -477,12 +421,8 @@ static void cmd_stats(struct screen *sc, const char *args)
 
 static void cmd_verify(struct screen *sc, const char *args)
 {
-    struct err e;
     (void)args;
-    if (chat_verify(screen_chat(sc), &e) != OK)
-        screen_error(sc, &e);
-    else
-        screen_notice(sc, "verifying: the conversation is read again exactly; Ctrl+C stops");
+    screen_verify(sc);
 }
 
 void commands_verified(struct screen *sc, const struct engine_fidelity *f)
@@ -560,6 +500,9 @@ static const struct ui_command rows[] = {
     {"/rename TITLE", "give this conversation a title"},
     {"/pin", "pin or unpin this conversation"},
     {"/store-budget [SIZE]", "disk for the caches of all conversations; 0 = automatic"},
+    {"/thin", "make this conversation's cache on disk smaller (asks first)"},
+    {"/budget SIZE", "memory for the cache, e.g. 512M; 0 = automatic"},
+    {"/kv [NAME]", "show or change how the cache is kept"},
     {"/delete", "delete this conversation (asks first)"},
     {"/regen", "answer again; the old answer stays beside it"},
     {"/edit", "edit your last message as a new branch"},
@@ -569,7 +512,7 @@ static const struct ui_command rows[] = {
     {"/set [NAME VALUE]", "show or change sampling: temp, top-k, top-p, min-p, seed ..."},
     {"/model", "what is loaded"},
     {"/context", "how full the context is"},
-    {"/stats [FILE]", "speed and memory; with FILE as JSON"},
+    {"/stats [FILE]", "speed and memory; with FILE every turn as JSON, or CSV (.csv)"},
     {"/coverage [C]", "attention mass that sparse attention keeps; 1 = dense"},
     {"/verify", "measure exactly what compression costs this conversation"},
     {"/think", "show or hide the model's thinking"},
@@ -591,6 +534,9 @@ static const struct command commands[] = {
     {"/rename", "/title", cmd_rename},
     {"/pin", "", cmd_pin},
     {"/store-budget", "", cmd_store_budget},
+    {"/thin", "", cmd_thin},
+    {"/budget", "", cmd_budget},
+    {"/kv", "/preset", cmd_kv},
     {"/delete", "/rm", cmd_delete},
     {"/regen", "/regenerate /retry", cmd_regen},
     {"/edit", "", cmd_edit},

@@ -57,6 +57,7 @@ struct screen *screen_new(struct ui_front *front, struct chat *chat, struct sess
     sc->list_stale = true;
     sc->dirty = true;
     stats_init(&sc->model.stats);
+    dash_init(sc);
     history_load(sc);
     draft_load(sc);
     return sc;
@@ -67,6 +68,7 @@ void screen_free(struct screen *sc)
     if (!sc)
         return;
     draft_save(sc);
+    dash_fini(sc);
     rows_clear(&sc->list);
     rows_clear(&sc->picks);
     cells_free(sc->cells);
@@ -148,6 +150,7 @@ void screen_error(struct screen *sc, const struct err *e)
 
 void screen_refresh(struct screen *sc)
 {
+    dash_opened(sc);
     sc->list_stale = true;
     sc->stats_s = 0;
     sc->dirty = true;
@@ -199,15 +202,19 @@ static void cancel(struct screen *sc)
 {
     if (view_chat_selection(sc->view, NULL))
         view_chat_select_clear(sc->view);
+    bool hides = sc->dash_wanted && cells_cols(sc->cells) < LAYOUT_DASH_MIN_COLS;
     if (sc->focus == UI_FOCUS_LIST || sc->focus == UI_FOCUS_SELECT) {
         sc->focus = UI_FOCUS_EDITOR;
+    } else if (sc->focus == UI_FOCUS_DASH) {
+        sc->focus = UI_FOCUS_EDITOR;
+        sc->dash_wanted = !hides;
     } else if (chat_running(sc->chat)) {
         chat_cancel(sc->chat);
         sc->cancel_sent = true;
     } else if (sc->edit_message >= 0) {
         edit_cancel(sc);
-    } else if (sc->dash_wanted && cells_cols(sc->cells) < LAYOUT_DASH_MIN_COLS) {
-        sc->dash_wanted = false; /* it hides the chat */
+    } else if (hides) {
+        sc->dash_wanted = false;
     } else {
         sc->notice_until_s = 0;
     }
@@ -326,8 +333,7 @@ void screen_act(struct screen *sc, int action)
         select_start(sc);
         break;
     case ACT_DASHBOARD:
-        sc->dash_wanted = !sc->dash_wanted;
-        sc->stats_s = 0;
+        dash_toggle(sc);
         break;
     case ACT_PALETTE:
         picker_open(sc, PICK_PALETTE, "");
@@ -474,6 +480,17 @@ static void key_event(struct screen *sc, struct ui_key key)
         screen_act(sc, a ? a : g);
         return;
     }
+    if (sc->focus == UI_FOCUS_DASH) {
+        a = keymap_find(km, KEYMAP_DASH, key);
+        if (a && dash_act(sc, a))
+            return;
+        if (g) {
+            screen_act(sc, g);
+            return;
+        }
+        sc->focus = UI_FOCUS_EDITOR; /* what is typed goes where typing goes */
+        a = ACT_NONE;
+    }
     if (editor_len(sc->editor) == 0)
         a = keymap_find(km, KEYMAP_EMPTY, key);
     if (!a)
@@ -555,10 +572,12 @@ void screen_engine(struct screen *sc)
                 screen_notice(sc, "the context is full: the answer ends here (-c makes it larger)");
             else if (ev.done.stop == ENGINE_STOP_LENGTH)
                 screen_notice(sc, "the answer reached the limit of tokens (-n)");
+            dash_turn_ended(sc);
             screen_refresh(sc);
             break;
         case CHAT_EV_FAILED:
             sc->cancel_sent = false;
+            dash_turn_ended(sc);
             screen_error(sc, &ev.err);
             screen_refresh(sc);
             break;
@@ -616,6 +635,9 @@ int screen_tick(struct screen *sc, double now_s)
             sooner(&next_s, sc->poll_s + POLL_EVERY_S);
         }
     }
+    double dash_s = dash_tick(sc, now_s);
+    if (dash_s > 0)
+        sooner(&next_s, dash_s);
     struct err e;
     if (sessions_trouble(sc->store, &e))
         screen_error(sc, &e);
@@ -681,6 +703,7 @@ static void fill(struct screen *sc)
     m->history = &sc->history;
     m->shapes = sc->front->graphics ? &sc->shapes : NULL;
     m->commands = commands_list(&m->n_command);
+    dash_fill(sc);
 }
 
 void screen_text_of(const struct screen *sc, struct str *out)

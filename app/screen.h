@@ -59,6 +59,12 @@ void screen_export(struct screen *sc, const char *path); /* Markdown; NULL or ""
 void screen_theme(struct screen *sc, const char *name);
 /* A picture of the window after the next frame; NULL or "" = a new name in the current folder. */
 void screen_screenshot(struct screen *sc, const char *path);
+void screen_budget(struct screen *sc, uint64_t size_bytes); /* 0 = automatic */
+void screen_coverage(struct screen *sc, double coverage);
+void screen_kv(struct screen *sc, const char *preset);
+void screen_pin(struct screen *sc);  /* or unpins */
+void screen_thin(struct screen *sc); /* asks first */
+void screen_verify(struct screen *sc); /* or stops it */
 void screen_refresh(struct screen *sc); /* the list and the model are to be read anew */
 void screen_quit(struct screen *sc);
 struct chat *screen_chat(struct screen *sc);

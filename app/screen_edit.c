@@ -374,7 +374,10 @@ static void file_name(struct str *out, const char *title)
 
 void screen_export(struct screen *sc, const char *path)
 {
-    struct str name = {0}, text = {0};
+    struct str name = {0};
+    char *text;
+    size_t len;
+    struct err e;
     if (chat_count(sc->chat) == 0) {
         screen_notice(sc, "there is nothing to export yet");
         return;
@@ -383,21 +386,15 @@ void screen_export(struct screen *sc, const char *path)
         str_adds(&name, path);
     else
         file_name(&name, chat_title(sc->chat));
-    if (chat_title(sc->chat)[0])
-        str_addf(&text, "# %s\n", chat_title(sc->chat));
-    for (int32_t i = 0; i < chat_count(sc->chat); i++) {
-        struct chat_message msg;
-        chat_get(sc->chat, i, &msg);
-        str_addf(&text, "\n## %s\n\n",
-                 strcmp(msg.role, "user") == 0        ? "You"
-                 : strcmp(msg.role, "assistant") == 0 ? "Assistant"
-                                                      : "System");
-        str_add(&text, msg.text, msg.len);
-        str_addc(&text, '\n');
+    if (sessions_export(sc->store, chat_conversation(sc->chat), SESSIONS_MARKDOWN, &text, &len,
+                        &e) != OK) {
+        screen_error(sc, &e);
+        str_fini(&name);
+        return;
     }
     /* O_EXCL: an export never overwrites a file that is there. */
     int fd = open(str_c(&name), O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0600);
-    bool good = fd >= 0 && write_all(fd, text.data, text.len);
+    bool good = fd >= 0 && write_all(fd, text, len);
     if (fd >= 0 && close(fd) != 0)
         good = false;
     if (good)
@@ -405,5 +402,5 @@ void screen_export(struct screen *sc, const char *path)
     else
         screen_notice(sc, "cannot write %s: %s", str_c(&name), strerror(errno));
     str_fini(&name);
-    str_fini(&text);
+    free(text);
 }

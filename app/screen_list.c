@@ -478,7 +478,10 @@ bool popup_event(struct screen *sc, const struct ui_event *ev)
         if (a == ACT_YES) {
             int64_t id = sc->subject;
             popup_close(sc);
-            delete_now(sc, id);
+            if (sc->question == ASK_THIN)
+                dash_thin(sc, id);
+            else
+                delete_now(sc, id);
         } else if (a == ACT_NO || a == ACT_CANCEL || g == ACT_CANCEL || g == ACT_STOP) {
             popup_close(sc);
         }

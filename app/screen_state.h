@@ -6,12 +6,13 @@
 #include "app/screen.h"
 #include "engine/base/str.h"
 #include "sessions/sessions.h"
+#include "ui/dash.h"
 #include "ui/history.h"
 #include "ui/model.h"
 #include "ui/view.h"
 
 enum picker { PICK_PALETTE, PICK_SEARCH, PICK_HISTORY, PICK_LIST };
-enum question { ASK_DELETE };
+enum question { ASK_DELETE, ASK_THIN };
 enum drag { DRAG_NONE, DRAG_CHAT, DRAG_EDITOR, DRAG_BAR };
 enum { LIST_MAX = 500, PICK_MAX = 60 };
 
@@ -20,6 +21,36 @@ struct rows {
     struct ui_row *row;
     char **strings; /* three per row: text, detail, snippet */
     int n, sel, scroll;
+};
+
+enum { UNDO_MAX = 32 };
+struct dash_undo { /* how a setting was before it was changed */
+    enum dash_item item;
+    const char *name;
+    double at_s, coverage;
+    int64_t budget;
+    char preset[24];
+    bool pinned;
+};
+
+struct screen_dash {
+    struct dash view;
+    int64_t conversation; /* whose figures of turns these are */
+    struct stats_map map;
+    bool map_stale, map_waits, disk_stale, pinned;
+    double map_asked_s, disk_s;
+    char *page_text; /* of page page_of, as of the picture of page_at_s */
+    int page_of;
+    double page_at_s;
+    struct dash_token *token;
+    int token_cap;
+    int64_t answer;                   /* message whose tokens they are */
+    char *other[STATS_ALTERNATIVES];  /* of token other_of */
+    int other_of;
+    float *heat;
+    char preset[24]; /* chosen, not yet applied; "" = none */
+    struct dash_undo undo[UNDO_MAX];
+    int n_undo;
 };
 
 struct screen {
@@ -65,6 +96,7 @@ struct screen {
     bool cancel_sent;
     double stats_s, poll_s;
     struct history history;
+    struct screen_dash dash;
     bool show_thinking, list_wanted, dash_wanted;
     bool dirty, done, mouse;
     struct str shot; /* picture to save after the next frame, "" = none */
@@ -91,6 +123,18 @@ bool popup_event(struct screen *sc, const struct ui_event *ev);
 void picker_choose(struct screen *sc); /* the selected row */
 void rows_move(struct rows *r, int to);
 void select_start(struct screen *sc); /* screen.c: choosing a message */
+
+/* screen_dash.c */
+void dash_init(struct screen *sc);
+void dash_fini(struct screen *sc);
+void dash_opened(struct screen *sc);     /* another conversation or branch is on the screen */
+void dash_turn_ended(struct screen *sc);
+void dash_fill(struct screen *sc);
+double dash_tick(struct screen *sc, double now_s); /* when it is needed again; 0 = no matter */
+void dash_toggle(struct screen *sc);
+bool dash_act(struct screen *sc, enum keymap_action a);
+bool dash_press(struct screen *sc, int x, int y); /* false = nothing is there */
+void dash_thin(struct screen *sc, int64_t conversation); /* was agreed to */
 
 /* screen_window.c */
 void mouse_event(struct screen *sc, const struct ui_event *ev);

@@ -107,6 +107,8 @@ static void press(struct screen *sc, const struct ui_event *ev, const struct lay
     }
     if (ev->button == 0)
         view_chat_select_clear(sc->view);
+    if (ev->button == 0 && sc->dash_wanted && dash_press(sc, ev->x, ev->y))
+        return;
     if (inside(l->list, ev->x, ev->y)) {
         int i = sc->list.scroll + ev->y - l->list.y - 2;
         if (ev->button == 0 && i >= 0 && i < sc->list.n)

@@ -111,4 +111,12 @@ void policy_report(const struct policy *p, struct stats *s)
     s->gain_measured = r.gain_measured;
     s->decode_density = d.density;
     s->decode_mass = d.mass_mean;
+    s->n_layer = p->shape.n_layer < STATS_LAYERS ? p->shape.n_layer : STATS_LAYERS;
+    for (int32_t i = 0; i < s->n_layer; i++) {
+        double density = 1, mass = 1;
+        if (p->on)
+            sparse_report_layer(p->sparse, i, &density, &mass);
+        s->layer_density[i] = (float)density;
+        s->layer_mass[i] = (float)mass;
+    }
 }

@@ -116,6 +116,7 @@ void sparse_begin(struct sparse *sp, float coverage)
         l->n_key = l->n_dense = 0;
         l->n_wait = PROBE_AFTER;
         l->more_rows = false;
+        l->n_read = l->n_all = 0;
         for (int32_t h = 0; h < sp->s.n_head_kv; h++)
             l->head[h] = (struct head_state){.aim = (1 + sp->p.coverage) / 2}; /* until rows tell */
     }
@@ -524,6 +525,8 @@ void sparse_attend(struct sparse *sp, int32_t layer, const struct kern_attn *a, 
             return;
         sp->n_read += all;
         sp->n_all += all;
+        sp->layer[layer].n_read += all;
+        sp->layer[layer].n_all += all;
         if (a->n_tok >= ROWS_FULL && sp->k->n_thread > 0) { /* streams return before they are done */
             sp->dense_s += now_s() - t1;
             sp->dense_all += all;
@@ -547,6 +550,8 @@ void sparse_attend(struct sparse *sp, int32_t layer, const struct kern_attn *a, 
     sp->n_call[SPARSE_ON]++;
     sp->n_read += read;
     sp->n_all += all;
+    sp->layer[layer].n_read += read;
+    sp->layer[layer].n_all += all;
     sp->sparse_read += read;
     sp->sparse_all += all;
     sp->score_s += t1 - t0;
@@ -603,4 +608,19 @@ void sparse_report(const struct sparse *sp, struct sparse_report *ret)
     ret->score_share = sp->score_s / spent;
     if (sp->dense_all > 0)
         ret->gain_measured = sp->dense_s / sp->dense_all * sp->sparse_all / spent;
+}
+
+void sparse_report_layer(const struct sparse *sp, int32_t layer, double *ret_density,
+                         double *ret_mass)
+{
+    const struct layer_state *l = &sp->layer[layer];
+    double mass = 0;
+    int64_t n = 0;
+    for (int32_t i = layer * sp->s.n_head; i < (layer + 1) * sp->s.n_head; i++) {
+        mass += sp->head_mass[i];
+        n += sp->head_n[i];
+    }
+    *ret_density = l->n_all > 0 ? l->n_read / l->n_all : NAN;
+    /* Rows that were read densely kept everything; only sparse ones are measured. */
+    *ret_mass = n > 0 ? mass / (double)n : l->n_all > 0 && l->n_read >= l->n_all ? 1 : NAN;
 }

@@ -89,5 +89,8 @@ const struct kern_block_list *sparse_choose(struct sparse *sp, int32_t layer,
                                             enum sparse_reason *ret_reason);
 
 void sparse_report(const struct sparse *sp, struct sparse_report *ret);
+/* Density and mean mass of held-out rows of one layer; NAN = nothing. */
+void sparse_report_layer(const struct sparse *sp, int32_t layer, double *ret_density,
+                         double *ret_mass);
 
 #endif

@@ -20,6 +20,7 @@ struct layer_state {
     int32_t n_key;
     int32_t n_dense, n_wait; /* dense decisions since the layer was last looked at, and until */
     bool more_rows;          /* twice as many rows choose: too few saw too little */
+    double n_read, n_all;    /* blocks of this turn */
 };
 
 /* A row that is answered densely too. */

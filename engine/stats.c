@@ -32,6 +32,7 @@ void stats_init(struct stats *s)
         .ttft_s = NAN,
         .eta_s = NAN,
         .coverage = NAN,
+        .n_layer = -1,
         .density = NAN,
         .retained_mass = NAN,
         .mass_p5 = NAN,
@@ -59,6 +60,8 @@ void stats_init(struct stats *s)
     stats_forget_fidelity(s);
     for (int i = 0; i < STATS_TIERS; i++)
         s->tier_bytes[i] = -1;
+    for (int i = 0; i < STATS_LAYERS; i++)
+        s->layer_density[i] = s->layer_mass[i] = NAN;
 }
 
 void stats_map_init(struct stats_map *m)

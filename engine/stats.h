@@ -39,6 +39,10 @@ struct stats {
     double gain_predicted, gain_measured; /* time of attention, dense over sparse */
     double decode_density, decode_mass;   /* of the answer: blocks read, mass kept */
 
+    /* the same of the prompt by layer; NAN = nothing was measured there */
+    int32_t n_layer;
+    float layer_density[STATS_LAYERS], layer_mass[STATS_LAYERS];
+
     /* memory, bytes */
     int64_t weights_bytes, scratch_bytes;
     int64_t kv_bytes;                 /* all timelines in memory */

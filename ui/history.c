@@ -21,6 +21,26 @@ void history_add(struct history *h, const struct stats *s)
         ring_add(&h->decode_tps, s->decode_tps);
 }
 
+void history_add_turn(struct history *h, const struct stats *s)
+{
+    ring_add(&h->n_tok, s->n_tok);
+    ring_add(&h->kv_bytes, (double)s->kv_chat_bytes);
+    ring_add(&h->turn_tps, s->decode_tps);
+    ring_add(&h->ttft_s, s->ttft_s);
+    ring_add(&h->harm, s->harm_predicted);
+    h->n_turn++;
+}
+
+void history_clear_turns(struct history *h)
+{
+    h->n_tok.n = h->kv_bytes.n = h->turn_tps.n = h->ttft_s.n = h->harm.n = h->n_turn = 0;
+}
+
+double history_last(const struct history_ring *r)
+{
+    return r->n > 0 ? (double)history_get(r, 0) : (double)NAN;
+}
+
 float history_get(const struct history_ring *r, int i)
 {
     return r->value[(r->next - 1 - i + 2 * HISTORY_MAX) % HISTORY_MAX];

@@ -28,7 +28,7 @@ static const struct {
 } actions[ACT_COUNT] = {
     [ACT_NONE] = {"none", ""},
     [ACT_HELP] = {"help", "this help"},
-    [ACT_DASHBOARD] = {"dashboard", "memory, speed and fidelity"},
+    [ACT_DASHBOARD] = {"dashboard", "memory, speed and fidelity; again closes it"},
     [ACT_LIST_TOGGLE] = {"list", "show or hide the conversations"},
     [ACT_LIST_FOCUS] = {"focus-list", "go to the conversations"},
     [ACT_SELECT_FOCUS] = {"select-message", "choose a message: copy, edit, fork"},
@@ -91,6 +91,10 @@ static const struct {
     [ACT_SIBLING_NEXT] = {"sibling-next", "next branch"},
     [ACT_YES] = {"yes", "yes"},
     [ACT_NO] = {"no", "no"},
+    [ACT_LESS] = {"less", "less, or to the left"},
+    [ACT_MORE] = {"more", "more, or to the right"},
+    [ACT_TAB_NEXT] = {"tab-next", "next page of the dashboard"},
+    [ACT_TAB_PREV] = {"tab-prev", "previous page of the dashboard"},
     [ACT_PASTE] = {"paste", "paste"},
     [ACT_CUT] = {"cut", "cut what is selected"},
     [ACT_COPY_SELECTION] = {"copy-selection", "copy what is selected"},
@@ -110,7 +114,8 @@ static const struct {
     [KEYMAP_EMPTY] = {"empty", "While nothing is typed"},
     [KEYMAP_LIST] = {"list", "Conversations"},
     [KEYMAP_SELECT] = {"select", "Choosing a message"},
-    [KEYMAP_POPUP] = {"popup", "Help, dashboard, questions"},
+    [KEYMAP_POPUP] = {"popup", "Help, questions"},
+    [KEYMAP_DASH] = {"dash", "Dashboard"},
     [KEYMAP_WINDOW] = {"window", "In the desktop window"},
 };
 

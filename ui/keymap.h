@@ -16,7 +16,8 @@ enum keymap_place {
     KEYMAP_EMPTY, /* the editor while nothing is typed; tried before KEYMAP_EDITOR */
     KEYMAP_LIST,
     KEYMAP_SELECT, /* choosing a message of the transcript */
-    KEYMAP_POPUP,  /* help, dashboard, confirmation */
+    KEYMAP_POPUP,  /* help, confirmation */
+    KEYMAP_DASH,   /* the dashboard; keys it does not bind go to the editor */
     KEYMAP_WINDOW, /* in the desktop window; tried before all others */
     KEYMAP_COUNT
 };
@@ -90,6 +91,10 @@ enum keymap_action {
     ACT_SIBLING_NEXT,
     ACT_YES,
     ACT_NO,
+    ACT_LESS,
+    ACT_MORE,
+    ACT_TAB_NEXT,
+    ACT_TAB_PREV,
     /* window */
     ACT_PASTE,
     ACT_CUT,

@@ -12,6 +12,9 @@
 #include "ui/keymap.h"
 #include "ui/shapes.h"
 
+struct dash;
+struct history;
+
 struct ui_message {
     const char *role, *text;
     size_t len;
@@ -39,7 +42,7 @@ struct ui_command { /* for help and the palette */
     const char *usage, *help;
 };
 
-enum ui_focus { UI_FOCUS_EDITOR, UI_FOCUS_LIST, UI_FOCUS_SELECT, UI_FOCUS_POPUP };
+enum ui_focus { UI_FOCUS_EDITOR, UI_FOCUS_LIST, UI_FOCUS_SELECT, UI_FOCUS_DASH, UI_FOCUS_POPUP };
 enum ui_popup {
     UI_POPUP_NONE,
     UI_POPUP_HELP,
@@ -85,6 +88,7 @@ struct ui_model {
     const struct ui_command *commands;
     int n_command;
     const struct history *history; /* figures over time for the dashboard, may be NULL */
+    struct dash *dash;             /* what else it shows; NULL = stats alone */
     struct shapes *shapes; /* views add graphics here; NULL = the front-end has characters only */
 };
 

@@ -1,122 +1,76 @@
 /* The dashboard: what the chat costs in memory, how fast it runs and what compression does to it.
- * Every figure comes from struct stats; what is unknown is "--". See view.h. */
+ * Figures come from struct stats, struct dash and the history; what is unknown is "--", and every
+ * heading says how old its figures are. See view.h. */
 #include <math.h>
 #include <stdio.h>
 #include <string.h>
 
 #include "ui/format.h"
-#include "ui/history.h"
-#include "ui/plot.h"
-#include "ui/text.h"
-#include "ui/theme.h"
-#include "ui/view.h"
+#include "ui/view_dash.h"
 
-enum { LABEL_COLS = 10 };
+static const char *const tab_names[DASH_TABS] = {"Overview", "Map", "Speed", "Answer"};
 
-/* Where the next line goes. */
-struct pen {
-    struct cells *c;
-    struct rect r; /* what is left */
-    int x;         /* on the line being written */
-    struct shapes *shapes;
-};
-
-static struct plot plot_of(const struct pen *p)
+void view_dash_hit(const struct ui_model *m, struct dash_hit hit)
 {
-    return (struct plot){p->c, p->shapes, p->r};
+    struct dash *d = m->dash;
+    if (d && d->n_hit < DASH_HITS && !rect_empty(hit.r))
+        d->hit[d->n_hit++] = hit;
 }
 
-static void line_end(struct pen *p);
-
-static void line_start(struct pen *p, const char *label)
+const char *view_dash_age(char *buf, size_t size, double now_s, double at_s)
 {
-    p->x = p->r.x + 1;
-    if (p->r.h > 0)
-        cells_puts(p->c, p->r, p->x, p->r.y, label, ROLE_DIM, 0, 0);
-    p->x += LABEL_COLS;
+    double s = now_s - at_s;
+    if (!isfinite(s))
+        snprintf(buf, size, "--");
+    else if (s < 1)
+        snprintf(buf, size, "now");
+    else if (s < 100)
+        snprintf(buf, size, "%d s ago", (int)s);
+    else if (s < 6000)
+        snprintf(buf, size, "%d min ago", (int)(s / 60));
+    else
+        snprintf(buf, size, "%d h ago", (int)(s / 3600));
+    return buf;
 }
 
-static void line_end(struct pen *p)
+/* How old the figures of a turn are. */
+static const char *turn_note(const struct ui_model *m, char *buf, size_t size)
 {
-    p->r.y++;
-    p->r.h--;
+    char a[48];
+    const struct dash *d = m->dash;
+    if (m->running)
+        snprintf(buf, size, "live");
+    else if (d && isfinite(d->turn_at_s))
+        snprintf(buf, size, "last turn, %s", view_dash_age(a, sizeof a, m->now_s, d->turn_at_s));
+    else
+        snprintf(buf, size, "no turn yet");
+    return buf;
 }
 
-static void put(struct pen *p, const char *s, uint8_t role)
-{
-    if (p->r.h > 0)
-        p->x += cells_puts(p->c, p->r, p->x, p->r.y, s, role, 0, 0);
-}
-
-/* A figure with the words around it; words are dim so that figures stand out. */
-static void figure(struct pen *p, const char *before, const char *value, const char *after)
-{
-    int w = text_width(before, strlen(before)) + text_width(value, strlen(value)) +
-            text_width(after, strlen(after));
-    if (p->x + w > p->r.x + p->r.w && p->x > p->r.x + 1 + LABEL_COLS) { /* goes on below */
-        line_end(p);
-        line_start(p, "");
-        before += strspn(before, " ");
-    }
-    put(p, before, ROLE_DIM);
-    put(p, value, ROLE_TITLE);
-    put(p, after, ROLE_DIM);
-}
-
-static void heading(struct pen *p, const char *text)
-{
-    if (p->r.h > 0)
-        cells_puts(p->c, p->r, p->r.x + 1, p->r.y, text, ROLE_ACCENT, 0, CELL_BOLD);
-    line_end(p);
-}
-
-static int bar_cols(const struct pen *p, int other)
-{
-    int n = p->r.x + p->r.w - p->x - other - 1;
-    return n < 0 ? 0 : n > 40 ? 40 : n;
-}
-
-/* part of 1 as a bar; unknown is an empty one. */
-static void bar(struct pen *p, double part, int n_col, uint8_t role, const char *tip)
-{
-    struct plot plot = plot_of(p);
-    plot_bar(&plot, (struct rect){p->x, p->r.y, n_col, 1}, part, role, tip);
-    p->x += n_col;
-}
-
-/* A second row where there are pixels: the curve is easier to read. */
-static void spark(struct pen *p, const struct history_ring *r, int n_col)
-{
-    struct plot plot = plot_of(p);
-    int rows = p->shapes && p->r.h > 1 ? 2 : 1;
-    plot_spark(&plot, (struct rect){p->x, p->r.y, n_col, rows}, r, ROLE_TIER_0, "tok/s");
-    for (int i = 1; i < rows; i++)
-        line_end(p);
-}
-
-/* ---- sections ---- */
+/* ---- overview ---- */
 
 static void draw_context(const struct ui_model *m, struct pen *p)
 {
     const struct stats *s = &m->stats;
-    char a[FORMAT_SIZE], b[FORMAT_SIZE], of[96];
+    char a[FORMAT_SIZE], b[FORMAT_SIZE], of[96], note[64];
     double part = s->n_ctx > 0 && s->n_tok >= 0 ? (double)s->n_tok / s->n_ctx : NAN;
-    line_start(p, "context");
+    pen_heading(p, "Context", turn_note(m, note, sizeof note));
+    pen_line(p, "tokens");
     snprintf(of, sizeof of, " %s of %s", format_count(a, s->n_tok), format_count(b, s->n_ctx));
-    bar(p, part, bar_cols(p, (int)strlen(of) + 13), part > 0.9 ? ROLE_TIER_5 : ROLE_TIER_0,
-        format_percent(a, part));
-    figure(p, "", of, " tokens");
-    figure(p, " ", format_percent(a, part), "");
-    line_end(p);
-    line_start(p, "prompt");
-    figure(p, "reused ", format_count(a, s->n_reused), "");
-    figure(p, "   read ", format_count(a, s->n_read), "");
+    pen_bar(p, part, pen_cols(p, (int)strlen(of) + 6), part > 0.9 ? ROLE_TIER_5 : ROLE_TIER_0,
+            format_percent(a, part));
+    pen_put(p, of, ROLE_TITLE);
+    pen_figure(p, " ", format_percent(a, part), "");
+    pen_end(p);
+    pen_line(p, "prompt");
+    pen_figure(p, "reused ", format_count(a, s->n_reused), "");
+    pen_figure(p, "   read ", format_count(a, s->n_read), "");
     if (s->phase == STATS_PREFILL) {
-        figure(p, "   now ", format_count(a, s->n_prefill_done), "");
-        figure(p, "/", format_count(b, s->n_prefill_total), "");
-        figure(p, ", ", format_seconds(a, s->eta_s), " left");
+        pen_figure(p, "   now ", format_count(a, s->n_prefill_done), "");
+        pen_figure(p, "/", format_count(b, s->n_prefill_total), "");
+        pen_figure(p, ", ", format_seconds(a, s->eta_s), " left");
     }
-    line_end(p);
+    pen_end(p);
 }
 
 /* Tiers as one bar: each known tier that holds something gets at least one cell. */
@@ -127,13 +81,13 @@ static void draw_tiers(const struct ui_model *m, struct pen *p)
     int64_t total = 0;
     for (int i = 0; i < STATS_TIERS; i++)
         total += s->tier_bytes[i] > 0 ? s->tier_bytes[i] : 0;
-    line_start(p, "by tier");
+    pen_line(p, "by tier");
     if (total == 0) {
-        put(p, "--", ROLE_TITLE);
-        line_end(p);
+        pen_put(p, "--", ROLE_TITLE);
+        pen_end(p);
         return;
     }
-    struct plot plot = plot_of(p);
+    struct plot plot = pen_plot(p);
     struct plot_part parts[STATS_TIERS];
     char tips[STATS_TIERS][64];
     for (int i = 0; i < STATS_TIERS; i++) {
@@ -144,62 +98,270 @@ static void draw_tiers(const struct ui_model *m, struct pen *p)
         parts[i] =
             (struct plot_part){(double)s->tier_bytes[i], (uint8_t)(ROLE_TIER_0 + i), tips[i]};
     }
-    plot_stack(&plot, (struct rect){p->x, p->r.y, bar_cols(p, 0), 1}, parts, STATS_TIERS,
+    plot_stack(&plot, (struct rect){p->x, p->r.y, pen_cols(p, 0), 1}, parts, STATS_TIERS,
                (double)total, NULL);
-    line_end(p);
-    line_start(p, "");
+    pen_end(p);
+    pen_line(p, "");
     for (int i = 0; i < STATS_TIERS; i++) {
         if (s->tier_bytes[i] <= 0)
             continue;
         int w =
             4 + (int)strlen(stats_tier_name[i]) + (int)strlen(format_bytes(a, s->tier_bytes[i]));
         if (p->x + w > p->r.x + p->r.w) {
-            line_end(p);
-            line_start(p, "");
+            pen_end(p);
+            pen_line(p, "");
         }
-        put(p, "■ ", (uint8_t)(ROLE_TIER_0 + i));
-        figure(p, stats_tier_name[i], " ", "");
-        figure(p, "", format_bytes(a, s->tier_bytes[i]), "  ");
+        pen_put(p, "■ ", (uint8_t)(ROLE_TIER_0 + i));
+        pen_figure(p, stats_tier_name[i], " ", "");
+        pen_figure(p, "", format_bytes(a, s->tier_bytes[i]), "  ");
     }
-    line_end(p);
+    pen_end(p);
+}
+
+static void draw_room(const struct ui_model *m, struct pen *p)
+{
+    const struct stats *s = &m->stats;
+    char a[FORMAT_SIZE];
+    struct dash_room now = dash_room(s, s->fit_tok), floor = dash_room(s, s->fit_floor_tok);
+    pen_line(p, "fits");
+    pen_figure(p, "", format_count(a, now.n_tok), " more tokens as it is");
+    if (floor.n_tok != now.n_tok) {
+        char after[32];
+        snprintf(after, sizeof after, " at the floor%s%s", s->kv_floor[0] ? ", " : "", s->kv_floor);
+        pen_figure(p, "   ", format_count(a, floor.n_tok), after);
+    }
+    if (now.context)
+        pen_figure(p, "   the context ends first", "", "");
+    pen_end(p);
 }
 
 static void draw_cache(const struct ui_model *m, struct pen *p)
 {
     const struct stats *s = &m->stats;
-    char a[FORMAT_SIZE], b[FORMAT_SIZE], c[FORMAT_SIZE], of[96];
-    heading(p, "Cache");
-    line_start(p, "this chat");
-    figure(p, "", format_bytes(a, s->kv_chat_bytes), "");
+    char a[FORMAT_SIZE], b[FORMAT_SIZE], c[FORMAT_SIZE], of[96], note[48];
+    snprintf(note, sizeof note, "%s%s", s->kv[0] ? "preset " : "", s->kv);
+    pen_heading(p, "Cache in memory", note);
+    pen_line(p, "this chat");
     double part = s->kv_f16_bytes > 0 && s->kv_chat_bytes >= 0
                       ? (double)s->kv_chat_bytes / (double)s->kv_f16_bytes
                       : NAN;
-    figure(p, "   in f16 ", format_bytes(b, s->kv_f16_bytes), "");
-    figure(p, "   ", format_percent(c, part), "");
-    figure(p, "   ", format_bytes(a, isfinite(s->bytes_per_tok) ? (int64_t)s->bytes_per_tok : -1),
-           "/token");
-    line_end(p);
-    line_start(p, "budget");
+    pen_figure(p, "", format_bytes(a, s->kv_chat_bytes), "");
+    pen_figure(p, "   in f16 ", format_bytes(b, s->kv_f16_bytes), "");
+    pen_figure(p, "   ", format_percent(c, part), "");
+    pen_figure(p, "   ",
+               format_bytes(a, isfinite(s->bytes_per_tok) ? (int64_t)s->bytes_per_tok : -1),
+               "/token");
+    if (part > 1) /* the newest 128 tokens are f16 rows, and the first ones are kept beside them */
+        pen_figure(p, "   no page yet", "", "");
+    pen_end(p);
+    pen_line(p, "budget");
     snprintf(of, sizeof of, " %s of %s", format_bytes(a, s->kv_bytes),
              format_bytes(b, s->kv_budget_bytes));
     double full = s->kv_budget_bytes > 0 && s->kv_bytes >= 0
                       ? (double)s->kv_bytes / (double)s->kv_budget_bytes
                       : NAN;
-    bar(p, full, bar_cols(p, (int)strlen(of)), full > 0.9 ? ROLE_TIER_5 : ROLE_TIER_0,
-        format_percent(a, full));
-    put(p, of, ROLE_TITLE);
-    line_end(p);
+    pen_bar(p, full, pen_cols(p, (int)strlen(of)), full > 0.9 ? ROLE_TIER_5 : ROLE_TIER_0,
+            format_percent(a, full));
+    pen_put(p, of, ROLE_TITLE);
+    pen_end(p);
     draw_tiers(m, p);
-    line_start(p, "fits");
-    int64_t room = -1;
-    if (s->kv_budget_bytes > 0 && s->kv_bytes >= 0 && s->bytes_per_tok > 0) {
-        room = (int64_t)((double)(s->kv_budget_bytes - s->kv_bytes) / s->bytes_per_tok);
-        if (s->n_ctx > 0 && s->n_tok >= 0 && room > s->n_ctx - s->n_tok)
-            room = s->n_ctx - s->n_tok; /* the context ends before the budget does */
-        room = room < 0 ? 0 : room;
+    draw_room(m, p);
+}
+
+static void draw_memory(const struct ui_model *m, struct pen *p)
+{
+    const struct stats *s = &m->stats;
+    const struct dash *d = m->dash;
+    char a[FORMAT_SIZE], b[FORMAT_SIZE], note[48];
+    pen_heading(p, "Memory and disk", "live");
+    pen_line(p, "process");
+    pen_figure(p, "RAM ", format_bytes(a, s->rss_bytes), "");
+    pen_figure(p, "   VRAM ", format_bytes(a, s->vram_bytes), "");
+    pen_figure(p, "   weights ", format_bytes(a, s->weights_bytes), "");
+    pen_figure(p, "   scratch ", format_bytes(a, s->scratch_bytes), "");
+    pen_end(p);
+    if (!d)
+        return;
+    pen_line(p, "disk");
+    if (d->disk_shared) {
+        pen_figure(p, "nothing is kept (--no-save)", "", "");
+    } else {
+        pen_figure(p, "this chat ", format_bytes(a, d->disk_chat_bytes), "");
+        pen_figure(p, "   all chats ", format_bytes(a, d->disk_used_bytes), "");
+        pen_figure(p, " of ", format_bytes(b, d->disk_limit_bytes), "");
+        pen_figure(p, ", ", view_dash_age(note, sizeof note, m->now_s, d->disk_at_s), "");
     }
-    figure(p, "", format_count(a, room), " more tokens at this precision");
-    line_end(p);
+    pen_end(p);
+}
+
+static void draw_fidelity(const struct ui_model *m, struct pen *p)
+{
+    static const struct {
+        const char *text;
+        uint8_t role;
+    } lights[] = {
+        [DASH_LIGHT_UNKNOWN] = {"○ not measured", ROLE_DIM},
+        [DASH_LIGHT_EXACT] = {"● exact: nothing is compressed", ROLE_TIER_2},
+        [DASH_LIGHT_GOOD] = {"● good", ROLE_TIER_2},
+        [DASH_LIGHT_FAIR] = {"● fair", ROLE_TIER_4},
+        [DASH_LIGHT_POOR] = {"● poor", ROLE_TIER_6},
+    };
+    const struct stats *s = &m->stats;
+    char a[FORMAT_SIZE], b[FORMAT_SIZE], note[64];
+    enum dash_light light = dash_light(s);
+    pen_heading(p, "Fidelity", NULL);
+    pen_line(p, "state");
+    pen_put(p, lights[light].text, lights[light].role);
+    if (light >= DASH_LIGHT_GOOD)
+        pen_figure(p, "   " DASH_RULE, "", "");
+    pen_end(p);
+    pen_line(p, "predicted");
+    pen_figure(p, "harm ", format_small(a, s->harm_predicted), "");
+    pen_figure(p, "   sampled ", format_small(a, s->harm_measured), "");
+    if (s->step_n > 0) {
+        pen_figure(p, " over ", format_count(a, s->step_n), " answers of a layer");
+        pen_figure(p, ", ", view_dash_age(note, sizeof note, m->now_s, s->step_at_s), "");
+    }
+    pen_end(p);
+    pen_line(p, "verified");
+    if (s->phase == STATS_VERIFY) {
+        double part = s->n_verify_total > 0 ? (double)s->n_verify_done / s->n_verify_total : NAN;
+        pen_bar(p, part, pen_cols(p, 30), ROLE_TIER_0, NULL);
+        pen_figure(p, " ", format_count(a, s->n_verify_done), "");
+        pen_figure(p, " of ", format_count(b, s->n_verify_total), " tokens");
+        pen_end(p);
+        return;
+    }
+    pen_figure(p, "KL ", format_small(a, s->kl_measured), "");
+    pen_figure(p, "   top-1 ", format_percent(b, s->top1_measured), "");
+    if (light >= DASH_LIGHT_GOOD && s->fidelity_n >= 0) {
+        pen_figure(p, "   over ", format_count(a, s->fidelity_n), "");
+        pen_figure(p, " positions, ", view_dash_age(note, sizeof note, m->now_s, s->fidelity_at_s),
+                   "");
+        pen_figure(p, "   99% below ", format_small(a, s->kl_p99_measured), "");
+        if (s->first_divergence >= 0)
+            pen_figure(p, "   first differs at ", format_count(b, s->first_divergence), "");
+    }
+    pen_end(p);
+}
+
+static void draw_controls(const struct ui_model *m, struct pen *p)
+{
+    const struct dash *d = m->dash;
+    if (!d)
+        return;
+    char keys[64];
+    snprintf(keys, sizeof keys, d->focus ? "↑↓ choose  ←→ change  Enter" : "F2 or a click");
+    pen_heading(p, "Controls", keys);
+    pen_line(p, "");
+    p->x = p->r.x + 1;
+    for (int i = 0; i < DASH_ITEMS; i++) {
+        const struct dash_control *c = &d->control[i];
+        char text[96];
+        snprintf(text, sizeof text,
+                 c->turns      ? " %s ‹ %s › "
+                 : c->value[0] ? " %s: %s "
+                               : " %s ",
+                 c->label, c->value);
+        int w = text_width(text, strlen(text));
+        if (p->x + w > p->r.x + p->r.w && p->x > p->r.x + 1) {
+            pen_end(p);
+            p->x = p->r.x + 1;
+        }
+        bool here = d->focus && d->item == i;
+        struct rect at = rect_cross((struct rect){p->x, p->r.y, w, 1}, p->r);
+        if (c->turns && at.w == w) { /* the arrows are where the text ends, and before the value */
+            int value = text_width(c->value, strlen(c->value));
+            view_dash_hit(m, (struct dash_hit){.r = {p->x + w - 3, p->r.y, 3, at.h},
+                                               .part = DASH_HIT_CONTROL,
+                                               .a = i,
+                                               .b = 1});
+            view_dash_hit(m, (struct dash_hit){.r = {p->x + w - value - 6, p->r.y, 3, at.h},
+                                               .part = DASH_HIT_CONTROL,
+                                               .a = i,
+                                               .b = -1});
+        }
+        view_dash_hit(m, (struct dash_hit){.r = at, .part = DASH_HIT_CONTROL, .a = i});
+        if (p->r.h > 0)
+            p->x += cells_puts(p->c, p->r, p->x, p->r.y, text, here ? ROLE_SELECTED : ROLE_TEXT,
+                               here ? ROLE_SELECTED : 0, 0);
+        p->x += 1;
+    }
+    pen_end(p);
+    const char *hint = d->control[d->item].hint;
+    for (size_t at = 0, n = strlen(hint); at < n;) {
+        size_t next, len = text_wrap(hint + at, n - at, p->r.w - 3, false, &next);
+        if (p->r.h > 0)
+            cells_put(p->c, p->r, p->r.x + 2, p->r.y, hint + at, len, ROLE_DIM, 0, 0);
+        pen_end(p);
+        at += next;
+    }
+}
+
+static void draw_overview(const struct ui_model *m, struct pen *p)
+{
+    bool roomy = p->r.h >= 32;
+    void (*const parts[])(const struct ui_model *, struct pen *) = {
+        draw_context, draw_cache, draw_memory, draw_fidelity, draw_controls};
+    for (size_t i = 0; i < sizeof parts / sizeof *parts; i++) {
+        if (roomy && i > 0)
+            pen_end(p);
+        parts[i](m, p);
+    }
+}
+
+/* ---- speed ---- */
+
+static void draw_rate(struct pen *p, const char *label, const char *value, const char *unit,
+                      const struct history_ring *r)
+{
+    char text[64];
+    pen_line(p, label);
+    snprintf(text, sizeof text, "%9s", value);
+    pen_figure(p, "", text, unit);
+    while (p->x < p->r.x + 1 + PEN_LABEL_COLS + 17)
+        pen_put(p, " ", ROLE_DIM);
+    if (r)
+        pen_spark(p, r, pen_cols(p, 0), unit);
+    pen_end(p);
+}
+
+static struct plot_cell layer_cell(void *ctx, int col, int row, char *tip, size_t size)
+{
+    const struct stats *s = ctx;
+    float v = row == 0 ? s->layer_density[col] : s->layer_mass[col];
+    char a[FORMAT_SIZE];
+    snprintf(tip, size, "layer %d: %s %s", col, row == 0 ? "read" : "kept",
+             format_percent(a, (double)v));
+    return (struct plot_cell){ROLE_TIER_0, v};
+}
+
+static void draw_layers(const struct ui_model *m, struct pen *p)
+{
+    const struct stats *s = &m->stats;
+    int n = s->n_layer < 0 ? 0 : s->n_layer;
+    static const char *const labels[] = {"read", "kept"};
+    for (int row = 0; row < 2; row++) {
+        const float *v = row == 0 ? s->layer_density : s->layer_mass;
+        float lo = NAN, hi = NAN;
+        for (int i = 0; i < n; i++) {
+            lo = fminf(isfinite(v[i]) ? v[i] : lo, isnan(lo) ? v[i] : lo);
+            hi = fmaxf(isfinite(v[i]) ? v[i] : hi, isnan(hi) ? v[i] : hi);
+        }
+        char a[FORMAT_SIZE], b[FORMAT_SIZE];
+        pen_line(p, labels[row]);
+        struct plot plot = pen_plot(p);
+        int cols = n < pen_cols(p, 26) ? n : pen_cols(p, 26);
+        struct rect r = {p->x, p->r.y, cols, 1};
+        if (n > 0 && isfinite(lo)) {
+            struct plot one = plot;
+            plot_heat(&one, r, n, 1, row == 0 ? layer_cell : layer_cell, (void *)s);
+        }
+        p->x += cols;
+        pen_figure(p, n > 0 ? " by layer, " : "", format_percent(a, (double)lo), "");
+        pen_figure(p, " to ", format_percent(b, (double)hi), "");
+        pen_end(p);
+    }
 }
 
 static void draw_speed(const struct ui_model *m, struct pen *p)
@@ -207,101 +369,84 @@ static void draw_speed(const struct ui_model *m, struct pen *p)
     static const struct history none;
     const struct history *h = m->history ? m->history : &none;
     const struct stats *s = &m->stats;
-    char a[FORMAT_SIZE], rate[64];
-    heading(p, "Speed");
-    line_start(p, "reading");
-    snprintf(rate, sizeof rate, "%7s", format_rate(a, s->prefill_tps));
-    figure(p, "", rate, " tok/s  ");
-    spark(p, &h->prefill_tps, bar_cols(p, 0));
-    line_end(p);
-    line_start(p, "writing");
-    snprintf(rate, sizeof rate, "%7s", format_rate(a, s->decode_tps));
-    figure(p, "", rate, " tok/s  ");
-    spark(p, &h->decode_tps, bar_cols(p, 0));
-    line_end(p);
-    line_start(p, "first");
-    snprintf(rate, sizeof rate, "%7s", format_seconds(a, s->ttft_s));
-    figure(p, "", rate, "");
-    figure(p, "   written ", format_count(a, s->n_generated), "");
-    line_end(p);
-    line_start(p, "sparse");
-    figure(p, "computed ", format_percent(a, s->density), "");
-    figure(p, "   mass kept ", format_percent(a, s->retained_mass), "");
-    line_end(p);
+    char a[FORMAT_SIZE], b[FORMAT_SIZE], note[64];
+    pen_heading(p, "Speed", turn_note(m, note, sizeof note));
+    draw_rate(p, "reading", format_rate(a, s->prefill_tps), " tok/s", &h->prefill_tps);
+    draw_rate(p, "writing", format_rate(a, s->decode_tps), " tok/s", &h->decode_tps);
+    draw_rate(p, "first", format_seconds(a, s->ttft_s), "", NULL);
+    draw_rate(p, "written", format_count(a, s->n_generated), " tokens", NULL);
+    if (s->phase == STATS_PREFILL)
+        draw_rate(p, "left", format_seconds(a, s->eta_s), " to read", NULL);
+    snprintf(note, sizeof note, "coverage %s, last prompt", format_small(a, s->coverage));
+    pen_heading(p, "Sparse attention", note);
+    pen_line(p, "prompt");
+    pen_figure(p, "computed ", format_percent(a, s->density), "");
+    pen_figure(p, "   mass kept ", format_permille(b, s->retained_mass), "");
+    if (s->sparse_reason)
+        pen_figure(p, "   ", s->sparse_reason, "");
+    pen_end(p);
+    draw_layers(m, p);
+    pen_line(p, "answer");
+    pen_figure(p, "read ", format_percent(a, s->decode_density), " of the cache");
+    pen_figure(p, "   mass kept ", format_permille(b, s->decode_mass), "");
+    pen_end(p);
+    snprintf(note, sizeof note, "%s turns kept", format_count(a, h->n_turn));
+    pen_heading(p, "Over the conversation", note);
+    draw_rate(p, "context", format_count(a, (int64_t)history_last(&h->n_tok)), " tokens",
+              &h->n_tok);
+    draw_rate(p, "cache", format_bytes(a, (int64_t)history_last(&h->kv_bytes)), "", &h->kv_bytes);
+    draw_rate(p, "writing", format_rate(a, history_last(&h->turn_tps)), " tok/s", &h->turn_tps);
+    draw_rate(p, "first", format_seconds(a, history_last(&h->ttft_s)), "", &h->ttft_s);
+    draw_rate(p, "harm", format_small(a, history_last(&h->harm)), "", &h->harm);
 }
 
-static void draw_fidelity(const struct ui_model *m, struct pen *p)
+/* ---- the whole ---- */
+
+static void draw_tabs(const struct ui_model *m, struct pen *p)
 {
-    const struct stats *s = &m->stats;
-    char a[FORMAT_SIZE], b[FORMAT_SIZE];
-    bool measured = isfinite(s->kl_measured) && isfinite(s->top1_measured);
-    bool exact = s->tier_bytes[0] > 0; /* everything held is in f16 */
-    for (int i = 1; i < STATS_TIERS; i++)
-        exact &= s->tier_bytes[i] <= 0;
-    bool good = s->kl_measured < 0.01 && s->top1_measured >= 0.97;
-    bool fair = s->kl_measured < 0.05 && s->top1_measured >= 0.9;
-    heading(p, "Fidelity");
-    line_start(p, "state");
-    if (measured)
-        put(p,
-            good   ? "● good"
-            : fair ? "● fair"
-                   : "● poor",
-            good   ? ROLE_TIER_2
-            : fair ? ROLE_TIER_4
-                   : ROLE_TIER_6);
-    else
-        put(p, exact ? "● exact: nothing is compressed" : "○ not measured",
-            exact ? ROLE_TIER_2 : ROLE_DIM);
-    if (measured)
-        figure(p, "   good: KL < 0.01, top-1 >= 97%", "", "");
-    line_end(p);
-    line_start(p, "predicted");
-    figure(p, "harm ", format_small(a, s->harm_predicted), "");
-    line_end(p);
-    line_start(p, "measured");
-    figure(p, "KL ", format_small(a, s->kl_measured), "");
-    figure(p, "   top-1 ", format_percent(b, s->top1_measured), "");
-    if (measured && s->fidelity_n >= 0) {
-        double age = m->now_s - s->fidelity_at_s;
-        figure(p, "   over ", format_count(a, s->fidelity_n), "");
-        figure(p, " positions, ", format_seconds(b, age), " ago");
+    const struct dash *d = m->dash;
+    int x = p->r.x + 1;
+    for (int i = 0; i < DASH_TABS; i++) {
+        char text[24];
+        snprintf(text, sizeof text, " %s ", tab_names[i]);
+        bool open = d->tab == (enum dash_tab)i;
+        int w = cells_puts(p->c, p->r, x, p->r.y, text, open ? ROLE_TITLE : ROLE_DIM, 0,
+                           open ? CELL_BOLD | CELL_UNDERLINE : 0);
+        view_dash_hit(m, (struct dash_hit){.r = {x, p->r.y, w, 1}, .part = DASH_HIT_TAB, .a = i});
+        x += w + 1;
     }
-    line_end(p);
-}
-
-static void draw_memory(const struct ui_model *m, struct pen *p)
-{
-    const struct stats *s = &m->stats;
-    char a[FORMAT_SIZE];
-    heading(p, "Memory");
-    line_start(p, "model");
-    figure(p, "weights ", format_bytes(a, s->weights_bytes), "");
-    figure(p, "   scratch ", format_bytes(a, s->scratch_bytes), "");
-    line_end(p);
-    line_start(p, "process");
-    figure(p, "RAM ", format_bytes(a, s->rss_bytes), "");
-    figure(p, "   VRAM ", format_bytes(a, s->vram_bytes), "");
-    line_end(p);
+    const char *keys = d->focus ? "Tab next · F2 closes" : "F2 keys";
+    int w = text_width(keys, strlen(keys));
+    if (x + w + 1 <= p->r.x + p->r.w)
+        cells_puts(p->c, p->r, p->r.x + p->r.w - w - 1, p->r.y, keys, ROLE_HINT, 0, 0);
+    pen_end(p);
 }
 
 void view_dash_draw(const struct ui_model *m, struct cells *c, struct rect r)
 {
+    static void (*const tabs[DASH_TABS])(const struct ui_model *, struct pen *) = {
+        draw_overview, view_map_draw, draw_speed, view_answer_draw};
+    static const int rows_needed[DASH_TABS] = {0, 12, 17, 8}; /* to follow below another */
     if (rect_empty(r))
         return;
     struct pen p = {c, r, r.x, m->shapes};
-    bool roomy = r.h >= 26;
-    draw_context(m, &p);
-    if (roomy)
-        line_end(&p);
-    draw_cache(m, &p);
-    if (roomy)
-        line_end(&p);
-    draw_speed(m, &p);
-    if (roomy)
-        line_end(&p);
-    draw_fidelity(m, &p);
-    if (roomy)
-        line_end(&p);
-    draw_memory(m, &p);
+    if (!m->dash) {
+        draw_overview(m, &p);
+        return;
+    }
+    m->dash->n_hit = 0;
+    draw_tabs(m, &p);
+    for (int i = (int)m->dash->tab; i < DASH_TABS; i++) {
+        bool first = i == (int)m->dash->tab;
+        if (!first && p.r.h < rows_needed[i] + 1)
+            continue;
+        if (!first)
+            pen_end(&p);
+        struct pen part = p;
+        if (i == DASH_MAP && p.r.h > 26)
+            part.r.h = 26; /* leaves room for what follows */
+        tabs[i](m, &part);
+        p.r.h -= part.r.y - p.r.y;
+        p.r.y = part.r.y;
+    }
 }

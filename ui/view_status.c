@@ -231,8 +231,8 @@ void view_draw(const struct ui_model *m, struct view_chat *v, struct cells *c)
     view_layout(m, c, &l);
     cells_clear(c);
     if (m->dash_wanted && rect_empty(l.dash)) { /* no room beside the chat: instead of it */
-        cells_puts(c, l.title, l.text.x, l.title.y, "Dashboard", ROLE_TITLE, 0, 0);
-        view_dash_draw(m, c, l.chat);
+        struct rect all = {l.chat.x, l.chat.y - l.title.h, l.chat.w, l.chat.h + l.title.h};
+        view_dash_draw(m, c, all);
     } else {
         draw_title(m, c, l.title, l.text);
         view_chat_draw(v, m, c, l.chat, l.text);

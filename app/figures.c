@@ -1,0 +1,217 @@
+/* Figures as text; see figures.h. */
+#include "app/figures.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <jansson.h>
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "engine/base/mem.h"
+#include "engine/base/str.h"
+#include "sessions/sessions.h"
+
+static json_t *json_figure(double v)
+{
+    return isfinite(v) ? json_real(v) : json_null(); /* unknown is null, never 0 */
+}
+
+static json_t *json_whole(int64_t v)
+{
+    return v >= 0 ? json_integer(v) : json_null();
+}
+
+static json_t *layers(const float *v, int32_t n)
+{
+    json_t *a = json_array();
+    for (int32_t i = 0; i < n; i++)
+        json_array_append_new(a, json_figure((double)v[i]));
+    return a;
+}
+
+static json_t *figures_json(const struct stats *s)
+{
+    json_t *tiers = json_object();
+    for (int i = 0; i < STATS_TIERS; i++)
+        json_object_set_new(tiers, stats_tier_name[i], json_whole(s->tier_bytes[i]));
+    const struct {
+        const char *name;
+        json_t *value;
+    } fields[] = {
+        {"n_ctx", json_whole(s->n_ctx)},
+        {"n_tok", json_whole(s->n_tok)},
+        {"tokens_reused", json_whole(s->n_reused)},
+        {"tokens_read", json_whole(s->n_read)},
+        {"tokens_generated", json_whole(s->n_generated)},
+        {"prefill_tps", json_figure(s->prefill_tps)},
+        {"decode_tps", json_figure(s->decode_tps)},
+        {"ttft_s", json_figure(s->ttft_s)},
+        {"density", json_figure(s->density)},
+        {"retained_mass", json_figure(s->retained_mass)},
+        {"coverage", json_figure(s->coverage)},
+        {"sparse_reason", s->sparse_reason ? json_string(s->sparse_reason) : json_null()},
+        {"mass_p5", json_figure(s->mass_p5)},
+        {"mass_worst", json_figure(s->mass_worst)},
+        {"worst_layer", json_whole(s->worst_layer)},
+        {"worst_head", json_whole(s->worst_head)},
+        {"output_error", json_figure(s->output_error)},
+        {"correction", json_figure(s->correction)},
+        {"gain_predicted", json_figure(s->gain_predicted)},
+        {"gain_measured", json_figure(s->gain_measured)},
+        {"decode_density", json_figure(s->decode_density)},
+        {"decode_mass", json_figure(s->decode_mass)},
+        {"weights_bytes", json_whole(s->weights_bytes)},
+        {"scratch_bytes", json_whole(s->scratch_bytes)},
+        {"kv_bytes", json_whole(s->kv_bytes)},
+        {"kv_chat_bytes", json_whole(s->kv_chat_bytes)},
+        {"kv_f16_bytes", json_whole(s->kv_f16_bytes)},
+        {"kv_budget_bytes", json_whole(s->kv_budget_bytes)},
+        {"fit_tokens", json_whole(s->fit_tok)},
+        {"fit_tokens_floor", json_whole(s->fit_floor_tok)},
+        {"kv", s->kv[0] ? json_string(s->kv) : json_null()},
+        {"rss_bytes", json_whole(s->rss_bytes)},
+        {"vram_bytes", json_whole(s->vram_bytes)},
+        {"tier_bytes", tiers},
+        {"layer_density", layers(s->layer_density, s->n_layer)},
+        {"layer_mass", layers(s->layer_mass, s->n_layer)},
+        {"bytes_per_token", json_figure(s->bytes_per_tok)},
+        {"harm_predicted", json_figure(s->harm_predicted)},
+        {"kl_measured", json_figure(s->kl_measured)},
+        {"top1_measured", json_figure(s->top1_measured)},
+        {"fidelity_n", json_whole(s->fidelity_n)},
+        {"kl_p99_measured", json_figure(s->kl_p99_measured)},
+        {"nll_difference", json_figure(s->nll_difference)},
+        {"first_divergence", json_whole(s->first_divergence)},
+        {"step_error", json_figure(s->step_error)},
+        {"harm_measured", json_figure(s->harm_measured)},
+        {"step_n", json_whole(s->step_n)},
+    };
+    json_t *j = json_object();
+    for (size_t i = 0; i < sizeof fields / sizeof *fields; i++)
+        json_object_set_new(j, fields[i].name, fields[i].value);
+    return j;
+}
+
+char *figures_text(const struct stats *s)
+{
+    json_t *j = figures_json(s);
+    char *text = json_dumps(j, JSON_COMPACT);
+    json_decref(j);
+    return text ? text : mem_strdup("{}");
+}
+
+static double number(const json_t *j, const char *name)
+{
+    const json_t *v = json_object_get(j, name);
+    return json_is_number(v) ? json_number_value(v) : NAN;
+}
+
+static int64_t whole(const json_t *j, const char *name)
+{
+    const json_t *v = json_object_get(j, name);
+    return json_is_integer(v) ? json_integer_value(v) : -1;
+}
+
+bool figures_parse(const char *text, struct stats *ret)
+{
+    json_t *j = json_loads(text, 0, NULL);
+    stats_init(ret);
+    if (!json_is_object(j)) {
+        json_decref(j);
+        return false;
+    }
+    ret->n_tok = (int32_t)whole(j, "n_tok");
+    ret->kv_chat_bytes = whole(j, "kv_chat_bytes");
+    ret->decode_tps = number(j, "decode_tps");
+    ret->prefill_tps = number(j, "prefill_tps");
+    ret->ttft_s = number(j, "ttft_s");
+    ret->harm_predicted = number(j, "harm_predicted");
+    json_decref(j);
+    return true;
+}
+
+/* ---- files ---- */
+
+static void add_json(struct str *out, int64_t conversation, const struct stats *now,
+                     const struct sessions_turn *t, int32_t n)
+{
+    json_t *j = figures_json(now), *turns = json_array();
+    json_object_set_new(j, "conversation", json_integer(conversation));
+    for (int32_t i = 0; i < n; i++) {
+        json_t *one = json_loads(t[i].figures, 0, NULL);
+        if (!json_is_object(one)) {
+            json_decref(one);
+            continue;
+        }
+        json_object_set_new(one, "message", json_integer(t[i].message));
+        json_object_set_new(one, "at_ms", json_integer(t[i].at_ms));
+        json_array_append_new(turns, one);
+    }
+    json_object_set_new(j, "turns", turns);
+    char *text = json_dumps(j, JSON_INDENT(2));
+    str_adds(out, text ? text : "{}");
+    str_addc(out, '\n');
+    free(text);
+    json_decref(j);
+}
+
+/* Columns are the numbers and words of one turn, in the order of the JSON; an empty field is
+ * unknown. */
+static void add_csv(struct str *out, const struct sessions_turn *t, int32_t n)
+{
+    struct stats none;
+    stats_init(&none);
+    json_t *names = figures_json(&none);
+    const char *key;
+    json_t *value;
+    str_adds(out, "message,at_ms");
+    json_object_foreach(names, key, value) if (!json_is_object(value) && !json_is_array(value))
+        str_addf(out, ",%s", key);
+    str_addc(out, '\n');
+    for (int32_t i = 0; i < n; i++) {
+        json_t *one = json_loads(t[i].figures, 0, NULL);
+        str_addf(out, "%lld,%lld", (long long)t[i].message, (long long)t[i].at_ms);
+        json_object_foreach(names, key, value)
+        {
+            if (json_is_object(value) || json_is_array(value))
+                continue;
+            const json_t *v = json_object_get(one, key);
+            if (json_is_integer(v))
+                str_addf(out, ",%lld", (long long)json_integer_value(v));
+            else if (json_is_real(v))
+                str_addf(out, ",%.9g", json_real_value(v));
+            else if (json_is_string(v))
+                str_addf(out, ",\"%s\"", json_string_value(v));
+            else
+                str_addc(out, ',');
+        }
+        str_addc(out, '\n');
+        json_decref(one);
+    }
+    json_decref(names);
+}
+
+enum status figures_write(struct sessions *store, int64_t conversation, const struct stats *now,
+                          const char *path, struct err *e)
+{
+    struct sessions_turn *t = NULL;
+    struct str text = {0};
+    int32_t n = 0;
+    if (conversation)
+        TRY(sessions_turns(store, conversation, &t, &n, e));
+    size_t len = strlen(path);
+    if (len > 4 && strcmp(path + len - 4, ".csv") == 0)
+        add_csv(&text, t, n);
+    else
+        add_json(&text, conversation, now, t, n);
+    sessions_turns_free(t, n);
+    FILE *f = fopen(path, "wxe");
+    bool good = f && fwrite(text.data, 1, text.len, f) == text.len;
+    if (f && fclose(f) != 0)
+        good = false;
+    str_fini(&text);
+    return good ? OK : err_set(e, ERR_IO, "cannot write %s: %s", path, strerror(errno));
+}
