@@ -61,6 +61,8 @@ static bool not_cancelled(void *ctx, int32_t layer)
 /* Puts a known floor in force; the pool may not be there yet. */
 static void use_floor(struct local *l)
 {
+    if (l->floor.n == 0 && l->pool && l->floor_default)
+        ledger_set_floor(l->pool, l->floor_default->floor_k, l->floor_default->floor_v);
     if (l->floor.n == 0 || !l->preset->adaptive)
         return;
     const struct preset *rung = presets_find(floor_names[l->floor.rung]);
@@ -72,6 +74,21 @@ static void use_floor(struct local *l)
     }
     if (l->pool)
         ledger_set_floor(l->pool, rung->bits_k, rung->bits_v);
+}
+
+/* A context and a budget that were both asked for by number and do not fit at the preset's floor
+ * are leave to go below it; what is above the measured floor goes first all the same. */
+static bool ask_for_less(struct local *l)
+{
+    const struct engine_params *p = &l->params;
+    if (!l->preset->adaptive || p->n_ctx <= 0 || !p->kv_budget_bytes || l->preset->floor_v <= 2)
+        return false;
+    if (l->floor.n == 0) /* until it is measured the preset's own counts */
+        l->floor_default = l->preset;
+    l->adapted = *l->preset;
+    l->adapted.floor_v = 2;
+    l->preset = &l->adapted;
+    return true;
 }
 
 struct engine_floor local_floor_info(const struct floor *f)
@@ -108,9 +125,10 @@ static bool fit(struct local *l, uint64_t need_bytes)
     if (ledger_under_floor(l->pool) && !l->floor_told) {
         char text[200];
         snprintf(text, sizeof text,
-                 "the KV budget is too small for this model's measured floor %s: the cache is "
-                 "compressed further, answers may differ; /verify tells how much",
-                 floor_names[l->floor.rung]);
+                 "the KV budget is too small for this model's %s %s: the cache is compressed "
+                 "further, answers may differ; /verify tells how much",
+                 l->floor.n > 0 ? "measured floor" : "floor",
+                 l->floor.n > 0 ? floor_names[l->floor.rung] : "4/4");
         tell_notice(l, text);
         l->floor_told = true;
     }
@@ -337,8 +355,12 @@ static enum status open_parts(struct local *l, struct err *e)
         use_floor(l);
     TRY(open_backend(l, e));
     TRY(check_backend(l, l->preset, e));
-    TRY(plan_make(l->model, l->kern, l->preset, p->n_ctx, p->kv_budget_bytes, plan_available(),
-                  &l->plan, e));
+    enum status planned = plan_make(l->model, l->kern, l->preset, p->n_ctx, p->kv_budget_bytes,
+                                    plan_available(), &l->plan, e);
+    if (planned == ERR_MEMORY && ask_for_less(l))
+        planned = plan_make(l->model, l->kern, l->preset, p->n_ctx, p->kv_budget_bytes,
+                            plan_available(), &l->plan, e);
+    TRY(planned);
     model_set_ctx(l->model, l->plan.n_ctx);
     gguf_read_ahead(l->gguf);
     TRY(model_load(l->model, l->kern, p->progress, p->progress_ctx, e));

@@ -39,7 +39,8 @@ struct local {
     char *cache_dir;             /* or NULL */
     uint64_t floor_key;          /* of its file */
     struct floor floor;          /* of this model; n = 0: not known */
-    struct preset adapted;       /* the preset with this model's floor, where that is coarser */
+    struct preset adapted;       /* the preset with a coarser floor: this model's, or asked for */
+    const struct preset *floor_default; /* whose floor counts until one is measured; or NULL */
     bool floor_tried, floor_told; /* measured or found wanting; the user was told of going under */
 
     pthread_mutex_t compute;
