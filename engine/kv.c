@@ -470,6 +470,8 @@ void kv_count_query(struct kv_line *l, int32_t n)
 
 int32_t kv_chunk(const struct preset *preset)
 {
+    if (preset_lossy(preset)) /* a text that is measured drops after each, as after a prompt */
+        return 2 * KERN_BLOCK_TOK;
     return preset_simulated(preset) && !preset->at_write ? KERN_BLOCK_TOK : 0;
 }
 

@@ -7,7 +7,10 @@
 #include "engine/base/mem.h"
 #include "engine/kv_impl.h"
 
-enum { TOK = KERN_BLOCK_TOK };
+enum {
+    TOK = KERN_BLOCK_TOK,
+    EVICT_LEAST = 64 /* tokens that always fit: methods are made for caches of hundreds */
+};
 
 static struct kern_kv_block *blocks_of(const struct kv_line *l, int32_t layer, int32_t head)
 {
@@ -34,6 +37,7 @@ bool kv_kept(const struct kv_line *l, int32_t layer, int32_t head, int32_t pos)
 int32_t kv_evict_quota(const struct preset_evict *e, int32_t layer, int32_t n_layer, int32_t n_tok)
 {
     int32_t least = e->n_sink + e->window + 1;
+    least = least > EVICT_LEAST ? least : EVICT_LEAST;
     int32_t keep = (int32_t)ceilf(e->keep * (float)n_tok);
     keep = keep > least ? keep : least;
     if (layer < e->skip_layer || keep >= n_tok)

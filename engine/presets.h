@@ -61,10 +61,10 @@ enum evict_score {
 };
 
 /* Which tokens stay, per layer and KV head. Dropped at the end of each prompt, in reading order;
- * prompts that are read as text (dogear eval --text) end with every 512 tokens. */
+ * prompts that are read as text (dogear eval --text) end with every 128 tokens. */
 struct preset_evict {
     enum evict_score score;
-    float keep;         /* share of the tokens of the prompt that stays, the following included */
+    float keep;         /* share of the tokens of the prompt that stay, 64 at least, all included */
     int32_t n_sink;     /* first tokens, always kept */
     int32_t window;     /* newest tokens, always kept (and the rows of EVICT_WINDOW) */
     float recent;       /* the same as a share of what is kept; the larger counts */
