@@ -41,6 +41,14 @@ dogear eval -m "$llama" --text "$work/long" -c 600 --kv exact,8/4,4/4 --json &&
     [ "$(json "$work/out" 'j[0]["kl_mean"] == 0 < j[1]["kl_mean"] < j[2]["kl_mean"]')" = True ] &&
     [ "$(json "$work/out" 'j[0]["bytes_per_token"] > j[1]["bytes_per_token"] > j[2]["bytes_per_token"] > 0')" = True ]
 ok eval__text__prices_and_bytes
+dogear eval -m "$llama" --attention --text "$work/long" -c 1024 --kv exact,a-shape,snapkv-turn --json &&
+    [ "$(json "$work/out" '[r["preset"] for r in j]')" = "['exact', 'a-shape', 'snapkv-turn']" ] &&
+    [ "$(json "$work/out" 'j[0]["prefill_density"] is None and j[0]["decode_density"] is None')" = True ] &&
+    [ "$(json "$work/out" '0 < j[1]["prefill_density"] < 1 and 0 < j[1]["prefill_mass"] <= 1 and j[1]["prefill_error"] > 0')" = True ] &&
+    [ "$(json "$work/out" '0 < j[2]["decode_density"] < 1 and j[2]["prefill_density"] is None')" = True ]
+ok eval__attention__each_preset_beside_dense
+dogear eval -m "$llama" --attention; [ $rc -eq 2 ] && one_line_error
+ok eval__attention_without_text__one_line
 dogear ask -m "$llama" --raw -f "$work/long" -c 4096 -n 3 --kv 4/4 --json &&
     dogear verify -m "$llama" -c 4096 --kv 4/4 --json &&
     [ "$(json "$work/out" 'j["n"] == j["n_tok"] > 1000 and j["kl_mean"] > 0 and 0 < j["top1"] <= 1')" = True ]
