@@ -1,0 +1,139 @@
+# The dashboard of the real program with the bundled model, in tmux at three sizes: what stands on
+# the screen against counts of our own (the database, file sizes, /proc, the model's file, the shape
+# of the cache), before and after its controls are used.
+. "$(dirname "$0")/lib.sh"
+for tool in tmux sqlite3 python3; do
+    command -v $tool >/dev/null || { skip dash "$tool is missing"; exit 0; }
+done
+[ -x "$DOGEAR" ] || { echo "Bail out! no program at $DOGEAR"; exit 1; }
+model=$(cd "$(dirname "$0")/../.." && pwd)/assets/model/dogear-memo.gguf
+db=$XDG_DATA_HOME/dogear/dogear.db kv=$XDG_DATA_HOME/dogear/dogear-kv.db
+n_server=0
+tm() { tmux -L "dash$$-$n_server" -f /dev/null "$@"; }
+at_exit+=('tm kill-server 2>/dev/null')
+start() {
+    tm kill-server 2>/dev/null
+    n_server=$((n_server + 1))
+    rm -f "$work/rc"
+    tm new-session -d -x "$1" -y "$2" "cd '$work'; sh -c 'echo \$\$ >pid; exec \"$DOGEAR\" -m \"$model\" --temp 0 -n 40 ${3:-} 2>err'; echo \$? >rc; sleep 5"
+    wait_for 60 shows 'F1 help'
+}
+# The dashboard's own columns: beside the chat on wide screens, all there is on narrow ones.
+screen() { tm capture-pane -p 2>/dev/null | sed 's/.*│ //' >"$work/out"; }
+shows() { screen && grep -qF -- "$1" "$work/out"; }
+has() { wait_for 60 shows "$1"; }
+keys() { tm send-keys "$@"; }
+say() {
+    keys -l "$1"
+    keys Enter
+}
+turns() { [ "$(sqlite3 "$db" 'SELECT count(*) FROM turn')" = "$1" ]; }
+
+# figures: the numbers on the screen as one JSON object in $work/seen
+figures() {
+    screen
+    python3 - "$work/out" >"$work/seen" <<'P'
+import json, re, sys
+text = re.sub(r"\s+", " ", open(sys.argv[1]).read())
+unit = {"B": 1, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30, "TiB": 2**40}
+def find(pattern):
+    m = re.search(pattern, text)
+    return m.groups() if m else None
+def size(name, pattern):
+    m = find(pattern + r" ([0-9.]+) ([KMGT]?i?B)\b")
+    seen[name] = float(m[0]) * unit[m[1]] if m else None
+def count(name, pattern):
+    m = find(pattern + r" ([0-9,]+)")
+    seen[name] = int(m[0].replace(",", "")) if m else None
+seen = {}
+size("chat", "this chat"); size("f16", "in f16"); size("ram", "RAM"); size("weights", "weights")
+size("disk_all", "all chats"); size("used", "budget [█░]*"); size("tier_f16", "■ f16"); size("tier_8", "■ 8/8")
+m = find(r"disk this chat ([0-9.]+) ([KMGT]?i?B)"); seen["disk"] = float(m[0]) * unit[m[1]] if m else None
+m = find(r"of ([0-9.]+) ([KMGT]?i?B) by tier"); seen["budget"] = float(m[0]) * unit[m[1]] if m else None
+m = find(r"([0-9,]+) of ([0-9,]+) [0-9.]+% prompt"); seen["n_tok"], seen["n_ctx"] = [int(x.replace(",", "")) for x in m] if m else (None, None)
+count("reused", "reused"); count("read", "read"); count("fits", "fits")
+m = find(r"KL ([0-9][0-9.e-]*)"); seen["kl"] = float(m[0]) if m else None
+m = find(r"top-1 ([0-9.]+)%"); seen["top1"] = float(m[0]) / 100 if m else None
+m = find(r"over ([0-9,]+) positions"); seen["n"] = int(m[0].replace(",", "")) if m else None
+print(json.dumps(seen))
+P
+}
+# near NAME VALUE: the figure is what is shown of VALUE (three digits)
+near() {
+    python3 - "$work/seen" "$1" "$2" "${3:-0.006}" <<'P' || { echo "# $1: $(json "$work/seen" "j['$1']") on the screen, $2 counted"; return 1; }
+import json, sys
+seen, want = json.load(open(sys.argv[1]))[sys.argv[2]], float(sys.argv[3])
+sys.exit(0 if seen is not None and abs(seen - want) <= float(sys.argv[4]) * max(abs(want), 1) else 1)
+P
+}
+
+# Independent counts of this chat: 4 layers, 2 KV heads of 64 channels, blocks of 64 tokens.
+rows=$((4 * 2 * 2 * 64 * 64 * 2)) sinks=$((4 * 2 * 2 * 64 * 16 * 2)) page=$((64 + 4 * 64 + 4 * 64 + 16 * 64 * 8))
+count_chat() {
+    n=$(sqlite3 "$db" 'SELECT sum(n_id) FROM message')
+    blocks=$(((n + 63) / 64))
+    sealed=$(((n - 1) / 64 - 1))
+    [ $sealed -gt 0 ] || sealed=0
+    chat=$(((blocks - sealed) * rows + sinks + sealed * 8 * page))
+}
+check() {
+    figures
+    count_chat
+    near n_tok "$n" && near n_ctx 8192
+    ok "dash__tokens__are_those_in_the_store_$1"
+    near f16 $((blocks * rows)) && near chat $chat && near tier_f16 $(((blocks - sealed) * rows + sinks)) &&
+        near tier_8 $((sealed * 8 * page))
+    ok "dash__cache__is_what_its_shape_takes_$1"
+    near fits $((8192 - n)) # the context ends before the budget does
+    ok "dash__fits__up_to_the_context_$1"
+    near weights "$(json "$work/plan" 'j["plan"]["weights_bytes"]')" &&
+        near ram "$(awk '{print $2 * 4096}' "/proc/$(cat "$work/pid")/statm")" 0.1
+    ok "dash__memory__as_the_kernel_counts_$1"
+    near disk_all "$(sqlite3 "$kv" 'SELECT (SELECT * FROM pragma_page_count) * (SELECT * FROM pragma_page_size) - (SELECT * FROM pragma_freelist_count) * (SELECT * FROM pragma_page_size)')" 0.02
+    ok "dash__disk__as_the_file_says_$1"
+}
+
+dogear info "$model" --json && cp "$work/out" "$work/plan"
+start 80 24
+say 'Hello! How are you today?'
+wait_for 60 turns 1
+keys F2
+has 'in f16'
+figures
+count_chat
+near chat "$chat" && near f16 $((blocks * rows)) && [ "$(json "$work/seen" 'j["tier_8"]')" = None ] && shows 'no page yet'
+ok dash__short_chat__says_why_it_is_more_than_f16
+long='The weather was fine and we walked along the river for a while and talked about the garden.'
+say "My dog is called Rex. $long $long $long $long $long $long $long $long"
+wait_for 60 turns 2
+say 'What is my dog called?'
+wait_for 60 turns 3
+sleep 1
+check 80x24
+near n_tok $(($(json "$work/seen" 'j["reused"]') + $(json "$work/seen" 'j["read"]') + $(sqlite3 "$db" 'SELECT n_id FROM message ORDER BY id DESC LIMIT 1'))) 0.01
+ok dash__prompt__reused_and_read_and_written_make_all
+for size in '120 40' '200 60'; do
+    tm resize-window -x "${size% *}" -y "${size#* }"
+    has 'verified' && sleep 1
+    check "${size/ /x}"
+    shows 'Precision map' || [ "${size% *}" = 120 ]
+    ok "dash__beside_the_chat__${size/ /x}"
+done
+tm resize-window -x 80 -y 24
+has 'Overview'
+keys F2
+has 'Controls'
+# Verify: the screen says what the command line finds on the same store.
+say '/verify'
+wait_for 60 shows 'positions'
+figures
+keys F2
+sleep 0.3
+id=$(sqlite3 "$db" 'SELECT id FROM conversation')
+keys C-d
+wait_for 20 test -f "$work/rc"
+[ "$(cat "$work/rc")" = 0 ] && [ ! -s "$work/err" ]
+ok dash__end__clean_exit
+dogear verify "$id" -m "$model" --json && near kl "$(json "$work/out" 'j["kl_mean"]')" 0.02 &&
+    near top1 "$(json "$work/out" 'j["top1"]')" 0.01 && near n "$(json "$work/out" 'j["n"]')"
+ok dash__verify__as_the_command_line_measures
