@@ -1,6 +1,7 @@
 /* `dogear` and `dogear chat`: the terminal. `dogear desktop`: the window. */
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 #include <unistd.h>
 
 #include "app/chat.h"
@@ -9,6 +10,7 @@
 #include "app/window.h"
 #include "engine/base/mem.h"
 #include "sessions/sessions.h"
+#include "ui/text.h"
 
 static struct loop_options loop_options(const struct options *o, struct loop_wake *wake)
 {
@@ -123,6 +125,40 @@ static int desktop_fail(const struct err *e)
     return 1;
 }
 
+/* Who started the program from a menu sees no stderr: the window says why it goes, and waits for a
+ * key. */
+static void show_failure(struct loading *l, const char *text)
+{
+    bool closed = isatty(STDERR_FILENO), again = true;
+    while (!closed && !loop_wake_interrupted(l->wake)) {
+        int cols, rows;
+        struct ui_event ev;
+        l->front->size(l->front->ctx, &cols, &rows);
+        if (again) {
+            struct cells *before = l->cells, *c = l->cells = cells_new(cols, rows);
+            int y = rows / 3, w = cols > 16 ? cols - 8 : cols;
+            cells_puts(c, (struct rect){0, 0, cols, rows}, 4, y, "Dogear cannot start", ROLE_TITLE,
+                       0, 0);
+            for (size_t off = 0, n = strlen(text), next; off < n && (y += 1); off += next) {
+                size_t len = text_wrap(text + off, n - off, w, false, &next);
+                cells_put(c, (struct rect){0, 0, cols, rows}, 4, y + 1, text + off, len, ROLE_ERROR,
+                          0, 0);
+            }
+            cells_puts(c, (struct rect){0, 0, cols, rows}, 4, y + 3, "Any key leaves.", ROLE_DIM, 0,
+                       0);
+            l->front->present(l->front->ctx, c, NULL);
+            cells_free(before);
+        }
+        l->front->wait(l->front->ctx, NULL, 0, 200);
+        again = false;
+        while (l->front->event(l->front->ctx, &ev)) {
+            closed |= ev.kind == UI_EV_CLOSED || ev.kind == UI_EV_KEY;
+            again |= ev.kind == UI_EV_RESIZE;
+            free(ev.text);
+        }
+    }
+}
+
 static int run_desktop(const struct options *o, struct loop_wake *wake)
 {
     struct err e;
@@ -151,6 +187,8 @@ static int run_desktop(const struct options *o, struct loop_wake *wake)
         if (st == OK) {
             rc = run(o, en, store, &lo); /* closes the window */
         } else {
+            if (!loading.closed && st != ERR_CANCELLED && !o->screenshot)
+                show_failure(&loading, e.text);
             front.close(front.ctx);
             for (int i = 0; i < loading.n_typed; i++)
                 free(loading.typed[i].text);

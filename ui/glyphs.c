@@ -201,6 +201,7 @@ void glyphs_close(struct glyphs *g)
     }
     free(g->family);
     free(g);
+    FcFini();
     TTF_Quit();
 }
 

@@ -240,6 +240,15 @@ else
     skip window__bundled_model__answers "no bundled model"
 fi
 
+(cd "$work" && exec "$DOGEAR" desktop -m "$work/none.gguf" 2>"$work/err") &
+pid=$!
+wait_for 20 xdotool search --onlyvisible --class dogear && sleep 0.5 && [ -d /proc/$pid ]
+id=$(xdotool search --onlyvisible --class dogear 2>/dev/null | tail -1)
+xdotool windowfocus "$id" && keys Return
+wait "$pid"
+[ $? -eq 1 ] && [ "$(wc -l <"$work/err")" -eq 1 ] && grep -q 'none.gguf' "$work/err"
+ok window__no_model__says_so_and_waits
+
 GDK_SCALE=2 start --fake "$fake"
 has 'Type a message'
 read -r cols rows <"$frame"
