@@ -12,7 +12,9 @@
 #include "engine/sparse.h"
 #include "engine/stats.h"
 
-/* The coverage in force when neither the user nor the preset asks for one. */
+/* The coverage in force when neither the user nor the preset asks for one: dense, for less has not
+ * earned it. A model in training, 176 questions at 1,024 tokens (eval --suite recall -c 1024
+ * --sparse-from 64), answered 36.9 % right over 8/8 pages, 33.5 % at 0.99 and 33.0 % at 0.95. */
 #define POLICY_COVERAGE 1.0f
 
 struct policy;
