@@ -304,7 +304,7 @@ static enum status suite_measure(const struct options *o, const struct suite *s,
     int32_t longest = 0; /* a budget is planned for what will be asked, not for the model's most */
     for (int i = 0; i < s->n_item && o->kv_budget_bytes; i++)
         longest = s->items[i].n_tok > longest ? s->items[i].n_tok : longest;
-    TRY(open_preset(o, preset, longest + longest / 4, &en, e));
+    TRY(open_preset(o, preset, longest ? longest + 512 : 0, &en, e));
     struct sums lengths[MAX_LENGTHS] = {{0}}, all = {.n_tok = -1};
     struct breakdown parts = {0};
     int n_length = 0;
