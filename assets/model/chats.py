@@ -8,7 +8,7 @@ import facts
 import talk
 from words import CHORES, GROCERIES, NOUNS, PEOPLE
 
-W_USER, W_TEXT, W_REPLY, W_ECHO, W_VALUE = 0.0, 0.15, 0.6, 2.0, 4.0
+W_USER, W_TEXT, W_REPLY, W_ECHO, W_VALUE = 0.0, 0.04, 0.6, 2.0, 4.0
 
 ACKS = ["Got it.", "Okay.", "Noted.", "Thanks, noted.", "Understood.", "All right."]
 PLAIN_ACKS = ACKS + ["I will remember that.", "Good to know.", "Thank you for telling me."]
@@ -322,7 +322,7 @@ class Chat:
             pair = self.dialogue[self.dialogue_at:self.dialogue_at + 2]
             self.dialogue_at += 2
             if len(pair) == 2:
-                return self.plain(pair[0], pair[1], W_REPLY * .4, W_TEXT)
+                return self.plain(pair[0], pair[1], W_REPLY * .2, W_TEXT)
         if x < .92 or not self.texts.requests:
             p = r.choice(r.choice(self.texts.books))[:500]
             return self.plain("I am reading a book. " + p, r.choice(talk.ESSAY_REPLIES), W_REPLY, W_TEXT)

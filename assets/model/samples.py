@@ -5,7 +5,10 @@ from words import NOUNS, PLACES
 
 DENSITIES = [(4, 6, .4), (3, 5, 2), (2, 4, 4), (1, 2, 5)]      # tell : ask : other talk
 # shares of drill, chats of the four densities, books, dialogues; drills only while sequences are short
-MIXES = {"first": (30, 40, 25, 0, 0, 3, 2), "short": (6, 40, 28, 14, 4, 4, 4), "long": (2, 30, 30, 22, 8, 4, 4)}
+MIXES = {"first": (30, 40, 25, 0, 0, 3, 2), "short": (6, 40, 28, 14, 4, 4, 4), "long": (2, 31, 32, 24, 9, 1, 1)}
+
+
+FIRST = 2.5                                                     # weight of the first token of a value, relative to the rest
 
 
 def long_chat(values, texts, tok, length, density):
@@ -115,7 +118,12 @@ def sample(values, texts, tok, length, mix):
         ids, weights = dialogues(values, texts, tok, length)
     else:
         ids, weights = long_chat(values, texts, tok, length, DENSITIES[kind - 1])
-    return ids[:length], weights[:length]
+    return ids[:length], choosing(weights[:length])
+
+
+def choosing(weights):
+    """The first token of a value decides which fact is meant: it weighs more than the rest, which is copying."""
+    return [w * FIRST if w >= chats.W_ECHO and before < chats.W_ECHO else w for before, w in zip([0.0] + weights, weights)]
 
 
 def vocabulary_texts(texts, values):
