@@ -109,7 +109,7 @@ class Chat:
 
     def new_fact(self, family=None):
         f = None
-        if family is None and self.rng.random() < .12:          # a second step: something about a relative by name
+        if family is None and self.rng.random() < .2:          # a second step: something about a relative by name
             for known in self.facts:
                 if known.family == "relative" and known.key in PEOPLE and known.value not in self.linked:
                     f = facts.Fact(self.v, "person", known.value)

@@ -309,7 +309,7 @@ class Fact:
         return "You have not told me " + self.kind.unknown.replace("{k}", self.key) + "."
 
 
-FAMILIES = (["relative", "code", "own", "person", "event", "who said", "who lives"], [28, 28, 20, 18, 6, 3, 4])
+FAMILIES = (["relative", "code", "own", "person", "event", "who said", "who lives"], [24, 24, 18, 16, 6, 10, 6])
 
 
 def draw(values, used=(), family=None):

@@ -45,9 +45,9 @@ def long_chat(values, texts, tok, length, density):
                 c.ask_two()
             elif y < .37:
                 c.plain(*talk.skill(values), 1.5)
-            elif y < .43:
+            elif y < .48:
                 c.notes()
-            elif y < .45:
+            elif y < .51:
                 question, answer, _ = c.trace()
                 c.say(c.question(question), answer)
             elif c.facts:

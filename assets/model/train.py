@@ -28,6 +28,7 @@ SIZES = {"cpu": dict(d=256, layers=4, heads=4, kv=2, ff=640, base=1e9),
 STAGES = {"cpu": [(.03, 128, "first"), (.12, 256, "short"), (.25, 512, "short"), (.25, 1024, "long"), (.35, 2048, "long")],
           "gpu": [(.10, 256, "first"), (.25, 512, "short"), (.30, 2048, "long"), (.35, 8192, "long")],
           "rehearse": [(.25, 64, "first"), (.25, 128, "short"), (.25, 256, "long"), (.25, 512, "long")],
+          "more": [(.45, 512, "short"), (.40, 1024, "long"), (.15, 2048, "long")],
           "extend": [(.5, 2048, "long"), (.5, 4096, "long")]}
 # The matrices that hold the wired circuit; --hold keeps them fixed at first.
 WIRED = ["blocks.%d.%s.w" % (i, m) for i in (0, 1) for m in ("qkv", "out")]
