@@ -273,7 +273,7 @@ static void fill_heat(struct screen_dash *d)
     }
     d->view.heat = d->heat;
     d->view.n_heat = m->n_block;
-    d->view.heat_note = "the answers' tokens over the conversation, page by page";
+    d->view.heat_note = "of the answers' tokens, page by page";
 }
 
 void dash_fill(struct screen *sc)

@@ -78,9 +78,9 @@ struct dash {
     /* the last answer */
     const struct dash_token *token;
     int n_token, token_sel;
-    const float *heat; /* [n_heat] attention of the chosen token over the conversation */
+    const float *heat; /* [n_heat] attention of the answers over the pages of the conversation */
     int n_heat;
-    const char *heat_note; /* what is missing, or whose it is */
+    const char *heat_note; /* whose it is; NULL = unknown */
 
     struct dash_hit *hit; /* [DASH_HITS], written by the view */
     int n_hit;

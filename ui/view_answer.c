@@ -1,5 +1,5 @@
 /* The inspector: the tokens of the last answer coloured by the probability that the model gave
- * them, the choice it had at one of them, and what that token attends to. */
+ * them, the choice it had at one of them, and what the answers attend to. */
 #include <math.h>
 #include <stdio.h>
 #include <string.h>
@@ -114,7 +114,7 @@ static struct plot_cell heat_cell(void *ctx, int col, int row, char *tip, size_t
     (void)row;
     for (int i = 0; i < d->n_heat; i++)
         most = fmaxf(most, d->heat[i]);
-    snprintf(tip, size, "%s of its attention", format_permille(a, (double)d->heat[col]));
+    snprintf(tip, size, "%s of the attention", format_permille(a, (double)d->heat[col]));
     return (struct plot_cell){ROLE_TIER_5, most > 0 ? sqrtf(d->heat[col] / most) : 0};
 }
 
