@@ -41,7 +41,7 @@ struct kern *kern_open_cpu(const char *isa, int32_t n_thread)
     c->scratch = aligned_alloc(64, (size_t)n_thread * CPU_SCRATCH_BYTES);
     c->rope.factor = aligned_alloc(64, CPU_ROPE_FLOATS * sizeof(float));
     if (!c->pool || !c->scratch || !c->rope.factor) {
-        kern_close(&c->base);
+        cpu_op_close(&c->base);
         return NULL;
     }
     c->base.ops = backends[pick].ops;
@@ -56,16 +56,20 @@ struct kern *kern_open_cpu(const char *isa, int32_t n_thread)
     return &c->base;
 }
 
-void kern_close(struct kern *k)
+void cpu_op_close(struct kern *k)
 {
-    if (!k)
-        return;
     struct kern_cpu *c = cpu_of(k);
     pool_free(c->pool);
     free(c->scratch);
     free(c->act);
     free(c->rope.factor);
     free(c);
+}
+
+void kern_close(struct kern *k)
+{
+    if (k)
+        k->ops->close(k);
 }
 
 struct parallel_job {
@@ -83,5 +87,10 @@ void kern_parallel(struct kern *k, int n_part, void (*fn)(void *ctx, int part, i
                    void *ctx)
 {
     struct parallel_job job = {fn, ctx};
+    if (k->device) {
+        for (int part = 0; part < n_part; part++)
+            fn(ctx, part, n_part);
+        return;
+    }
     pool_run(cpu_of(k)->pool, n_part, run_part, &job);
 }

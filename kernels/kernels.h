@@ -41,6 +41,7 @@ enum kern_type {
 struct kern;        /* an open backend */
 struct kern_weight; /* a matrix in the backend's own tile order */
 struct kern_page;   /* a sealed page of keys and values: page.h */
+struct kern_score;  /* what to score: score.h */
 
 /* One product of a group that shares its input: dst[t][r] = (add ? dst : 0) + bias[r] + sum w*x. */
 struct kern_mat {
@@ -85,6 +86,7 @@ struct kern_kv {
     struct kern_kv_block *block; /* host [n_head_kv][n_block_cap] */
     uint16_t *sink_k;            /* dev f16 [n_head_kv][head_dim][KERN_SINK_PAD]; NULL when nothing is sealed */
     uint16_t *sink_v;            /* dev f16 [n_head_kv][KERN_SINK_PAD][head_dim] */
+    uint64_t stamp;              /* another whenever a table changes, nowhere used twice; 0 = unknown */
 };
 
 /* Which older blocks each (row block, KV head) reads; NULL in kern_attn means all. Blocks b-1, b
@@ -102,7 +104,7 @@ struct kern_attn {
     float *out;      /* dev [n_tok, n_head, head_dim] */
     float *lse;      /* dev [n_tok, n_head] log-sum-exp of the scaled scores, or NULL */
     float *mass;     /* host [n_head_kv, n_block_cap]: += softmax mass that fell on each block,
-                        summed over rows and group heads; or NULL */
+                        summed over rows and group heads, at the latest with the next sync; or NULL */
     float scale;     /* usually 1/sqrt(head_dim) */
     float softcap;   /* 0 = none; scores = cap * tanh(score / cap) */
     int32_t window;  /* 0 = none; else position p sees positions > p - window */
@@ -110,14 +112,30 @@ struct kern_attn {
     const struct kern_block_list *list; /* NULL = dense */
 };
 
+/* One head's 64 rows on their way into a page. The host keeps every page's bytes: they are what is
+ * saved, stepped down and brought back. A device attends to a copy of its own. */
+struct kern_seal {
+    const uint16_t *k, *v;  /* dev, as in struct kern_kv_block */
+    struct kern_page *page; /* host */
+    struct kern_page *dev;  /* dev copy; NULL on the CPU */
+    int32_t n_skip;
+};
+
 struct kern_ops {
+    void (*close)(struct kern *k);
     /* Memory. alloc returns 64-byte aligned memory or NULL. upload/download copy host <-> dev and
-     * wait until the host side may be reused. */
+     * wait until the host side may be reused; copy stays on the device. sync waits for everything,
+     * masses of attend included. */
     void *(*alloc)(struct kern *k, size_t size_bytes);
     void (*free)(struct kern *k, void *dev);
     void (*upload)(struct kern *k, void *dev, const void *host, size_t size_bytes);
     void (*download)(struct kern *k, void *host, const void *dev, size_t size_bytes);
+    void (*copy)(struct kern *k, void *dev, const void *from_dev, size_t size_bytes);
     void (*sync)(struct kern *k);
+    /* What went wrong on the device since it was opened, in words; NULL = nothing. */
+    const char *(*error)(struct kern *k);
+    /* Bytes of device memory that are free now; NULL = the host's memory is the device's. */
+    uint64_t (*memory_free)(struct kern *k);
 
     /* Weights. `host` is the file's bytes, [n_row] rows of n_col elements in blocks; it must stay
      * mapped while the weight lives (a backend may use it in place) unless weight_owns says true.
@@ -147,6 +165,11 @@ struct kern_ops {
     void (*kv_write)(struct kern *k, const struct kern_kv *kv, const float *key, const float *value,
                      int32_t stride, int32_t n_tok, int32_t pos0);
     void (*attend)(struct kern *k, const struct kern_attn *a);
+    /* Seals n heads' blocks into pages of this shape (page.h), on the host and on the device; waits. */
+    void (*seal)(struct kern *k, const struct kern_seal *jobs, int32_t n, int32_t head_dim,
+                 int32_t bits_k, int32_t bits_v, uint32_t flags);
+    /* score.h; NULL = no scorer. */
+    bool (*score)(struct kern *k, const struct kern_score *s);
     /* dst[t][i] = act(gate[t][i]) * up[t][i]; rows of n floats, stride apart in gate and up,
      * packed in dst (dst_stride). dst may be gate. */
     void (*glu)(struct kern *k, float *dst, int32_t dst_stride, const float *gate, const float *up,
@@ -160,6 +183,7 @@ struct kern {
     const char *name; /* "ref", "avx2", "avx512", "cuda" */
     int32_t n_thread; /* CPU threads; 0 on a GPU */
     int32_t kv_bytes; /* of an element of the rows in struct kern_kv_block: 2; 4 on "ref32" */
+    bool device;      /* dev memory is not the host's: a page has a copy there */
 };
 
 /* Opens the CPU backend with n_thread threads (0 = one per physical core available to us).
@@ -167,6 +191,12 @@ struct kern {
  * "avx512", or "ref32": as ref, with a cache of float32 rows (the oracle; seals nothing). Returns
  * NULL when the machine lacks that instruction set or the name is unknown. */
 struct kern *kern_open_cpu(const char *isa, int32_t n_thread);
+/* Opens a CUDA device through the module of that name (NULL = libdogear-cuda.so beside the program
+ * or where libraries are looked for; the environment's DOGEAR_CUDA goes first). NULL with one line
+ * in why: what is missing, the value seen, what to try. */
+struct kern *kern_open_cuda(const char *module, int32_t device, char *why, size_t why_bytes);
+/* One line about CUDA here, for people. True when there is a device that kern_open_cuda would open. */
+bool kern_cuda_state(char *line, size_t line_bytes);
 void kern_close(struct kern *k);
 
 /* Runs fn(ctx, part, n_part) for part 0..n_part-1 on the backend's threads and waits: for work

@@ -80,8 +80,33 @@ static double best_s(struct kern *k, void (*fn)(void *, int, int), struct work *
     return best;
 }
 
+/* A device copies its memory: bytes read and written count. */
+static bool measure_device(struct kern *k, struct limits *ret)
+{
+    enum { COPIES = 20 };
+    size_t size = (size_t)ARRAY_BYTES;
+    void *a = k->ops->alloc(k, size), *b = k->ops->alloc(k, size);
+    *ret = (struct limits){.int8_gops = NAN, .f32_gops = NAN};
+    double best = INFINITY;
+    for (int i = 0; a && b && i < REPEATS; i++) {
+        k->ops->sync(k);
+        double start = now_s();
+        for (int j = 0; j < COPIES; j++)
+            k->ops->copy(k, j % 2 ? a : b, j % 2 ? b : a, size);
+        k->ops->sync(k);
+        best = fmin(best, now_s() - start);
+    }
+    ret->read_gbps = 2.0 * COPIES * (double)size / best / 1e9;
+    bool ok = a && b;
+    k->ops->free(k, a);
+    k->ops->free(k, b);
+    return ok;
+}
+
 bool limits_measure(struct kern *k, struct limits *ret)
 {
+    if (k->device)
+        return measure_device(k, ret);
     struct work w = {0};
     uint64_t *array = aligned_alloc(64, ARRAY_BYTES);
     if (!array)

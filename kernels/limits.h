@@ -11,7 +11,7 @@ struct limits {
     double f32_gops;  /* the same in float32 */
 };
 
-/* k: a CPU backend. Returns false when memory for the array cannot be had. */
+/* int8 and f32 are NAN on a device. Returns false when memory for the array cannot be had. */
 bool limits_measure(struct kern *k, struct limits *ret);
 
 #endif

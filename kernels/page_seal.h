@@ -12,12 +12,16 @@
 
 #include "kernels/page.h"
 
+#ifndef SEAL_FN /* what the functions of a group are declared with: elsewhere for a device too */
+#define SEAL_FN static
 #define SEAL_INLINE static inline __attribute__((always_inline))
+#define SEAL_TABLE static const
+#endif
 
-enum { FIXED_MAX = 32767 };
+#define FIXED_MAX 32767
 
 /* Widths of the grid tried, as parts of the full range, for targets below 8 bits. */
-static const float clip_width[] = {1.0f, 0.88f, 0.76f, 0.64f, 0.52f};
+SEAL_TABLE float clip_width[] = {1.0f, 0.88f, 0.76f, 0.64f, 0.52f};
 enum { N_CLIP = sizeof clip_width / sizeof clip_width[0], N_REFINE = 2 };
 
 /* One group on its way: n values, the first n_skip of them coded but not counted. */
@@ -35,7 +39,7 @@ struct fit {
 };
 
 /* f16 to float by exponent arithmetic; infinities become the largest number, NaN becomes 0. */
-static void half_to_float(const uint16_t *h, float *x, int32_t n)
+SEAL_FN void half_to_float(const uint16_t *h, float *x, int32_t n)
 {
     for (int32_t i = 0; i < n; i++) {
         uint32_t mag = h[i] & 0x7fffu;
@@ -109,7 +113,7 @@ SEAL_INLINE void group_load_n(struct group *g, float *x, int32_t n, int32_t n_sk
 }
 
 /* x is overwritten where it is skipped. */
-static void group_load(struct group *g, float *x, int32_t n, int32_t n_skip)
+SEAL_FN void group_load(struct group *g, float *x, int32_t n, int32_t n_skip)
 {
     if (n == PAGE_GROUP) /* the constant lets the compiler unroll */
         group_load_n(g, x, PAGE_GROUP, n_skip);
@@ -129,7 +133,7 @@ SEAL_INLINE void group_code_n(const struct group *g, float at, float cell, int16
     }
 }
 
-static void group_code(const struct group *g, float at, float cell, int16_t *codes)
+SEAL_FN void group_code(const struct group *g, float at, float cell, int16_t *codes)
 {
     if (g->n == PAGE_GROUP)
         group_code_n(g, at, cell, codes, PAGE_GROUP);
@@ -165,14 +169,14 @@ SEAL_INLINE struct fit group_fit_n(const struct group *g, const int16_t *codes, 
     return f;
 }
 
-static struct fit group_fit(const struct group *g, const int16_t *codes, int32_t drop)
+SEAL_FN struct fit group_fit(const struct group *g, const int16_t *codes, int32_t drop)
 {
     return g->n == PAGE_GROUP ? group_fit_n(g, codes, drop, PAGE_GROUP)
                               : group_fit_n(g, codes, drop, g->n);
 }
 
 /* Chooses the codes for a target depth; leaves them in g->codes. */
-static struct fit group_search(struct group *g, int32_t bits)
+SEAL_FN struct fit group_search(struct group *g, int32_t bits)
 {
     int32_t drop = 8 - bits;
     int16_t codes[PAGE_GROUP];
@@ -209,7 +213,7 @@ static struct fit group_search(struct group *g, int32_t bits)
     return best;
 }
 
-static uint16_t half_finite(double x)
+SEAL_FN uint16_t half_finite(double x)
 {
     return kern_f32_to_f16((float)fmin(fmax(x, -65504.0), 65504.0));
 }
@@ -221,7 +225,7 @@ struct totals {
 };
 
 /* Codes one group into g->codes, writes its scale and lo, adds to the totals. */
-static void group_seal(struct group *g, int32_t bits, uint16_t *scale, uint16_t *lo,
+SEAL_FN void group_seal(struct group *g, int32_t bits, uint16_t *scale, uint16_t *lo,
                        struct totals *tot)
 {
     struct fit f = group_search(g, bits);
@@ -239,7 +243,7 @@ static void group_seal(struct group *g, int32_t bits, uint16_t *scale, uint16_t 
     tot->n += (int64_t)n;
 }
 
-static float totals_store(const struct totals *t, int32_t bits, uint16_t *err)
+SEAL_FN float totals_store(const struct totals *t, int32_t bits, uint16_t *err)
 {
     for (int32_t i = 0; i < PAGE_DEPTHS; i++) {
         double rel = t->x_sq > 0 ? sqrt(t->err[i] / t->x_sq) : 0;
@@ -247,6 +251,8 @@ static float totals_store(const struct totals *t, int32_t bits, uint16_t *err)
     }
     return (float)sqrt(fmax(0, t->x_sq) / (double)(t->n > 0 ? t->n : 1));
 }
+
+#ifndef SEAL_GROUPS_ONLY
 
 /* Packs 16 rows of 16 lanes of 8-bit codes into one line of each of the top n_plane planes. */
 static void pack_tile(const uint8_t *codes, size_t stride, int32_t n_plane, uint8_t *const *plane,
@@ -346,4 +352,5 @@ static void seal_page(struct kern_page *ret, const struct page_shape *shape, uin
     seal_v(ret, n_skip, v, plane_v);
 }
 
+#endif
 #endif

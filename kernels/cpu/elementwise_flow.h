@@ -350,10 +350,12 @@ static void flow_softcap(struct kern *k, float *x, size_t n, float cap)
 
 #define FLOW_OPS(matmul_op, attend_op)                                                             \
     {                                                                                              \
-        .alloc = mem_op_alloc, .free = mem_op_free, .upload = mem_op_upload,                       \
-        .download = mem_op_download, .sync = mem_op_sync, .weight_size = tile_weight_size,         \
+        .close = cpu_op_close, .alloc = mem_op_alloc, .free = mem_op_free,                         \
+        .upload = mem_op_upload, .download = mem_op_download, .copy = mem_op_copy,                 \
+        .sync = mem_op_sync, .error = mem_op_error, .weight_size = tile_weight_size,               \
         .weight_new = tile_weight_new, .weight_owns = tile_weight_owns,                            \
         .weight_free = tile_weight_free, .embed = tile_embed, .matmul = matmul_op,                 \
         .rmsnorm = flow_rmsnorm, .rope = flow_rope, .kv_write = flow_kv_write,                     \
-        .attend = attend_op, .glu = flow_glu, .add = flow_add, .softcap = flow_softcap,            \
+        .attend = attend_op, .seal = mem_op_seal, .glu = flow_glu, .add = flow_add,                \
+        .softcap = flow_softcap,                                                                   \
     }

@@ -1,5 +1,7 @@
-/* Device memory on the CPU is memory. */
+/* The ops that need no instruction set: device memory on the CPU is memory, and page_seal picks its
+ * own. */
 #include "kernels/cpu/ops.h"
+#include "kernels/page.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -27,6 +29,36 @@ void mem_op_download(struct kern *k, void *host, const void *dev, size_t size_by
     memcpy(host, dev, size_bytes);
 }
 
+void mem_op_copy(struct kern *k, void *dev, const void *from_dev, size_t size_bytes)
+{
+    memcpy(dev, from_dev, size_bytes);
+}
+
 void mem_op_sync(struct kern *k)
 {
+}
+
+const char *mem_op_error(struct kern *k)
+{
+    return NULL;
+}
+
+struct seal_all {
+    const struct kern_seal *jobs;
+    struct page_shape shape;
+    uint32_t flags;
+};
+
+static void seal_part(void *ctx, int part, int n_part)
+{
+    const struct seal_all *all = ctx;
+    const struct kern_seal *job = &all->jobs[part];
+    page_seal(job->page, &all->shape, all->flags, job->n_skip, job->k, job->v);
+}
+
+void mem_op_seal(struct kern *k, const struct kern_seal *jobs, int32_t n, int32_t head_dim,
+                 int32_t bits_k, int32_t bits_v, uint32_t flags)
+{
+    struct seal_all all = {jobs, {head_dim, bits_k, bits_v}, flags};
+    kern_parallel(k, n, seal_part, &all);
 }

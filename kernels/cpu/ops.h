@@ -13,12 +13,17 @@ extern const struct kern_ops ops_avx512;
 
 void ref32_ops(struct kern_ops *ret); /* ref32.c */
 
-/* Memory (mem.c): the device is the host. */
+/* Memory and sealing (mem.c): the device is the host. */
+void cpu_op_close(struct kern *k); /* kernels.c */
 void *mem_op_alloc(struct kern *k, size_t size_bytes);
 void mem_op_free(struct kern *k, void *dev);
 void mem_op_upload(struct kern *k, void *dev, const void *host, size_t size_bytes);
 void mem_op_download(struct kern *k, void *host, const void *dev, size_t size_bytes);
+void mem_op_copy(struct kern *k, void *dev, const void *from_dev, size_t size_bytes);
 void mem_op_sync(struct kern *k);
+const char *mem_op_error(struct kern *k);
+void mem_op_seal(struct kern *k, const struct kern_seal *jobs, int32_t n, int32_t head_dim,
+                 int32_t bits_k, int32_t bits_v, uint32_t flags);
 
 /* The plain ops of ref.c that a table without a faster version uses. */
 void ref_rmsnorm(struct kern *k, float *dst, const float *x, const float *gain, int32_t n_row,

@@ -185,11 +185,14 @@ void ref_softcap(struct kern *k, float *x, size_t n, float cap)
 }
 
 const struct kern_ops ops_ref = {
+    .close = cpu_op_close,
     .alloc = mem_op_alloc,
     .free = mem_op_free,
     .upload = mem_op_upload,
     .download = mem_op_download,
+    .copy = mem_op_copy,
     .sync = mem_op_sync,
+    .error = mem_op_error,
     .weight_size = ref_weight_size,
     .weight_new = ref_weight_new,
     .weight_owns = ref_weight_owns,
@@ -200,6 +203,7 @@ const struct kern_ops ops_ref = {
     .rope = ref_rope,
     .kv_write = ref_kv_write,
     .attend = attn_ref_attend,
+    .seal = mem_op_seal,
     .glu = ref_glu,
     .add = ref_add,
     .softcap = ref_softcap,

@@ -128,6 +128,8 @@ void score_ref(struct kern *k, const struct kern_score *s)
 bool kern_score(struct kern *k, const struct kern_score *s)
 {
     const struct kern_attn *a = s->a;
+    if (k->ops->score)
+        return k->ops->score(k, s);
     if (k->kv_bytes != 2 || a->window > 0)
         return false;
     assert(s->n_block == (a->pos0 + a->n_tok - 1) / PAGE_TOK + 1 &&
@@ -143,7 +145,7 @@ bool kern_score(struct kern *k, const struct kern_score *s)
         return true;
     }
 #endif
-    if (strcmp(k->name, "cuda") == 0 || a->kv->head_dim > PAGE_HEAD_DIM_MAX)
+    if (a->kv->head_dim > PAGE_HEAD_DIM_MAX)
         return false;
     score_ref(k, s);
     return true;

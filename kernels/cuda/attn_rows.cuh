@@ -1,0 +1,364 @@
+/* One warp's attention for up to 8 pairs of row and head, read straight from where it lies: f16 rows
+ * or packed pages of any depth, through registers into the matrix units, with no shared memory.
+ *
+ * A fragment has 16 rows and we have at most 8: each float of q and of p is handed over as two f16,
+ * the second holding what the first lost, in rows g and g + 8; their products are added. So nothing
+ * is lost against float32. Scales of a page are folded into q and p; codes are small integers,
+ * exact in f16. Powers of two keep q and p inside f16's range.
+ *
+ * Which channel or token stands in which row of a fragment is free as long as both sides agree:
+ * it is chosen so that a lane reads whole neighbouring words of a page (g = lane / 4, b = lane % 4):
+ *   scores:  channel of step (J, i), place s of lane b:  16 (4 J + b) + i + 4 s
+ *            token of column g of tile j:                16 (g / 2) + 8 (g % 2) + j
+ *   values:  token of step i, place s of lane b:         16 b + i + 4 s
+ *            channel of column g of tile (G, jj):        32 G + 4 g + jj */
+#ifndef KERNELS_CUDA_ATTN_ROWS_CUH
+#define KERNELS_CUDA_ATTN_ROWS_CUH
+
+#include "kernels/cuda/attn.cuh"
+
+/* Two codes below 1024, in the halves of c, as f16. */
+DEVICE uint32_t code_halves(uint32_t c)
+{
+#ifdef CUDA_SHIM
+    return half_pair((float)(c & 0xffff), (float)(c >> 16));
+#else
+    uint32_t with = c | 0x64006400, base = 0x64006400; /* 1024 + code, exactly */
+    __half2 h = __hsub2(*(__half2 *)&with, *(__half2 *)&base);
+    return *(uint32_t *)&h;
+#endif
+}
+
+/* Byte i of each plane's word: four codes, as two pairs of f16. P: planes. */
+template <int P>
+DEVICE void codes_of(const uint32_t *word, int stride, int i, uint32_t *b0, uint32_t *b1)
+{
+    uint32_t low = 0, high = 0;
+#pragma unroll
+    for (int p = 0; p < P; p++) {
+        uint32_t x = word[p * stride] >> 8 * i & 0xff, y = x | x << 14;
+        low = low << 2 | (y & 0x00030003);
+        high = high << 2 | (y >> 4 & 0x00030003);
+    }
+    *b0 = code_halves(low);
+    *b1 = code_halves(high);
+}
+
+/* Halves number i of two registers-full of f16, as a pair. */
+DEVICE uint32_t half_of_each(const uint32_t *x, const uint32_t *y, int i)
+{
+    return __byte_perm(x[i / 2], y[i / 2], i % 2 ? 0x7632 : 0x5410);
+}
+
+DEVICE void load_words(uint32_t w[4], const void *p)
+{
+    uint4 v = *(const uint4 *)p;
+    w[0] = v.x, w[1] = v.y, w[2] = v.z, w[3] = v.w;
+}
+
+/* Floats of one pair's q in shared memory: channel 16 (4 J + b) + i + 4 s at ((4 J + b) 4 + i) 4 + s,
+ * so that a lane reads four at once; zeros behind head_dim; 4 more against bank conflicts. */
+#define ROWS_Q(D64) (64 * (D64) + 4)
+
+template <int D64> struct row_state {
+    float out[2 * D64][4][2];
+    float top, sum;         /* of row g; sum: of this lane's tokens */
+};
+
+DEVICE int32_t q_channel(int32_t b, int J, int i, int s)
+{
+    return 16 * (4 * J + b) + i + 4 * s;
+}
+
+template <int D64> DEVICE void rows_begin(row_state<D64> *w)
+{
+    w->top = LOWEST;
+    w->sum = 0;
+    for (int G = 0; G < 2 * D64; G++)
+        for (int jj = 0; jj < 4; jj++)
+            w->out[G][jj][0] = w->out[G][jj][1] = 0;
+}
+
+/* One pair's q, times factor, to shared memory by the four lanes of its row; NULL = zeros. */
+template <int D64>
+DEVICE void rows_load(float *to, const float *q, int32_t d, float factor, int32_t b)
+{
+    for (int32_t at = b; at < 64 * D64; at += 4) {
+        int32_t c = at / 16 * 16 + at % 16 / 4 + 4 * (at % 4);
+        to[at] = q && c < d ? q[c] * factor : 0;
+    }
+}
+
+DEVICE float4 rows_q(const float *q, int J, int i, int32_t b)
+{
+    return *(const float4 *)(q + 16 * (4 * J + b) + 4 * i);
+}
+
+/* Splits four floats into the two row halves of a fragment. */
+DEVICE void split_rows(uint32_t a[4], float x0, float x1, float x2, float x3)
+{
+    a[0] = half_pair(x0, x1);
+    a[1] = half_pair_rest(x0, x1, a[0]);
+    a[2] = half_pair(x2, x3);
+    a[3] = half_pair_rest(x2, x3, a[2]);
+}
+
+/* A power of two that brings x to about 2^14. */
+DEVICE float lift(float x)
+{
+    return 16384 / power_under(x);
+}
+
+/* s[j][e]: score of token 16 b + 8 e + j for row g. */
+template <int D64, int P>
+DEVICE void page_scores_at(const float *q, const kern_page *p, int32_t g, int32_t b, float s[8][2])
+{
+    int32_t d = p->head_dim;
+    const uint16_t *scale = page_k_scale(p), *lo = scale + d;
+    float most = 0, beta = 0;
+#pragma unroll 1
+    for (int32_t c0 = 16 * b; c0 < d; c0 += 64)
+        for (int i = 0; i < 4; i++) {
+            float4 v = rows_q(q, c0 / 64, i, b);
+            float x[4] = {v.x, v.y, v.z, v.w};
+            for (int y = 0; y < 4; y++) {
+                int32_t c = c0 + i + 4 * y;
+                most = fmaxf(most, fabsf(x[y] * half_value(scale[c])));
+                beta += x[y] * half_value(lo[c]);
+            }
+        }
+    beta = quad_sum(beta);
+    float up = lift(quad_max(most)), down = 1 / up;
+    float acc[8][4];
+    for (int j = 0; j < 8; j++)
+        for (int x = 0; x < 4; x++)
+            acc[j][x] = 0;
+    const uint8_t *plane[P];
+    for (int x = 0; x < P; x++)
+        plane[x] = page_plane_of(p, false, x);
+#pragma unroll 1
+    for (int J = 0; J < (d + 63) / 64; J++) {
+        int32_t ct = 4 * J + b;
+        bool there = 16 * ct < d;
+        uint32_t word[P][8];
+#pragma unroll
+        for (int x = 0; x < P; x++) {
+            const uint8_t *at = plane[x] + (g / 2) * 4 * d + ct * 64 + (g % 2) * 32;
+            for (int y = 0; y < 8; y++)
+                word[x][y] = 0;
+            if (there) {
+                load_words(word[x], at);
+                load_words(word[x] + 4, at + 16);
+            }
+        }
+#pragma unroll 1
+        for (int i = 0; i < 4; i++) {
+            float4 v = rows_q(q, J, i, b);
+            float x[4] = {v.x, v.y, v.z, v.w};
+            for (int y = 0; y < 4; y++)
+                x[y] = there ? x[y] * half_value(scale[q_channel(b, J, i, y)]) * up : 0;
+            uint32_t a[4];
+            split_rows(a, x[0], x[1], x[2], x[3]);
+#pragma unroll
+            for (int j = 0; j < 8; j++) {
+                uint32_t b0, b1;
+                codes_of<P>(&word[0][j], 8, i, &b0, &b1);
+                mma_f16(acc[j], a, b0, b1);
+            }
+        }
+    }
+    for (int j = 0; j < 8; j++)
+        for (int e = 0; e < 2; e++)
+            s[j][e] = (acc[j][e] + acc[j][2 + e]) * down + beta;
+}
+
+template <int D64>
+DEVICE void page_scores(const float *q, const kern_page *p, int32_t g, int32_t b, float s[8][2])
+{
+    switch (p->bits_k) {
+    case 2: page_scores_at<D64, 1>(q, p, g, b, s); break;
+    case 4: page_scores_at<D64, 2>(q, p, g, b, s); break;
+    case 6: page_scores_at<D64, 3>(q, p, g, b, s); break;
+    default: page_scores_at<D64, 4>(q, p, g, b, s);
+    }
+}
+
+/* The same from f16 rows k [d][stride]; tokens from n_tok on may be anything. */
+template <int D64>
+DEVICE void f16_scores(const float *q, const uint16_t *k, int32_t stride, int32_t d, int32_t g,
+                       int32_t b, float s[8][2])
+{
+    int32_t tok = 8 * g;
+    float most = 0;
+    for (int32_t at = b; at < 64 * D64; at += 4)
+        most = fmaxf(most, fabsf(q[at]));
+    float up = lift(quad_max(most)), down = 1 / up;
+    float acc[8][4];
+    for (int j = 0; j < 8; j++)
+        for (int x = 0; x < 4; x++)
+            acc[j][x] = 0;
+    bool there = tok < stride;
+#pragma unroll 1
+    for (int J = 0; J < (d + 63) / 64; J++)
+#pragma unroll 1
+        for (int i = 0; i < 4; i++) {
+            uint32_t word[4][4], a[4];
+            for (int x = 0; x < 4; x++) {
+                int32_t c = q_channel(b, J, i, x);
+                for (int y = 0; y < 4; y++)
+                    word[x][y] = 0;
+                if (there && c < d)
+                    load_words(word[x], k + (size_t)c * stride + tok);
+            }
+            float4 v = rows_q(q, J, i, b);
+            split_rows(a, v.x * up, v.y * up, v.z * up, v.w * up);
+#pragma unroll
+            for (int j = 0; j < 8; j++)
+                mma_f16(acc[j], a, half_of_each(word[0], word[1], j),
+                        half_of_each(word[2], word[3], j));
+        }
+    for (int j = 0; j < 8; j++)
+        for (int e = 0; e < 2; e++)
+            s[j][e] = (acc[j][e] + acc[j][2 + e]) * down;
+}
+
+/* Caps and masks scores, makes them probabilities against the row's running maximum, and scales
+ * what was summed before. Returns this lane's sum. */
+template <int D64>
+DEVICE float rows_softmax(row_state<D64> *w, float s[8][2], int32_t b, int32_t lo, int32_t hi,
+                          float softcap)
+{
+    float top = LOWEST;
+    for (int j = 0; j < 8; j++)
+        for (int e = 0; e < 2; e++) {
+            int32_t t = 16 * b + 8 * e + j;
+            if (softcap > 0)
+                s[j][e] = softcap * tanhf(s[j][e] / softcap);
+            s[j][e] = t >= lo && t < hi ? s[j][e] : -INFINITY;
+            top = fmaxf(top, s[j][e]);
+        }
+    top = fmaxf(quad_max(top), w->top);
+    float keep = exp2f(w->top - top), sum = 0;
+    w->top = top;
+    for (int j = 0; j < 8; j++)
+        for (int e = 0; e < 2; e++) {
+            s[j][e] = exp2f(s[j][e] - top);
+            sum += s[j][e];
+        }
+    w->sum = w->sum * keep + sum;
+    if (keep != 1)
+        for (int G = 0; G < 2 * D64; G++)
+            for (int jj = 0; jj < 4; jj++)
+                for (int e = 0; e < 2; e++)
+                    w->out[G][jj][e] *= keep;
+    return sum;
+}
+
+template <int D64, int P>
+DEVICE void page_values_at(row_state<D64> *w, const kern_page *p, int32_t g, int32_t b,
+                           const float s[8][2])
+{
+    int32_t d = p->head_dim, n_group = (d + PAGE_GROUP - 1) / PAGE_GROUP;
+    const uint16_t *scale = page_v_scale(p), *lo = scale + PAGE_TOK * n_group;
+    const uint8_t *plane[P];
+    for (int x = 0; x < P; x++)
+        plane[x] = page_plane_of(p, true, x);
+#pragma unroll
+    for (int D = 0; D < D64; D++) { /* one scale per token for every 64 channels */
+        if (64 * D >= d)
+            break;
+        float pp[16], most = 0, all_lo = 0;
+        for (int t = 0; t < 16; t++) {
+            float prob = s[t % 8][t / 8];
+            pp[t] = prob * half_value(scale[64 * D + 16 * b + t]);
+            all_lo += prob * half_value(lo[64 * D + 16 * b + t]);
+            most = fmaxf(most, pp[t]);
+        }
+        all_lo = quad_sum(all_lo);
+        float up = lift(quad_max(most)), down = 1 / up;
+        uint32_t a[4][4];
+        for (int i = 0; i < 4; i++)
+            split_rows(a[i], pp[i] * up, pp[i + 4] * up, pp[i + 8] * up, pp[i + 12] * up);
+#pragma unroll
+        for (int h = 0; h < 2; h++) {
+            int G = 2 * D + h;
+            int32_t ct = 2 * G + g / 4;
+            uint32_t word[P][4];
+            float acc[4][4];
+#pragma unroll
+            for (int x = 0; x < P; x++) {
+                for (int y = 0; y < 4; y++)
+                    word[x][y] = 0;
+                if (16 * ct < d)
+                    load_words(word[x], plane[x] + b * 4 * d + ct * 64 + g % 4 * 16);
+            }
+#pragma unroll
+            for (int jj = 0; jj < 4; jj++) {
+                for (int x = 0; x < 4; x++)
+                    acc[jj][x] = 0;
+#pragma unroll
+                for (int i = 0; i < 4; i++) {
+                    uint32_t b0, b1;
+                    codes_of<P>(&word[0][jj], 4, i, &b0, &b1);
+                    mma_f16(acc[jj], a[i], b0, b1);
+                }
+                for (int e = 0; e < 2; e++)
+                    w->out[G][jj][e] += (acc[jj][e] + acc[jj][2 + e]) * down + all_lo;
+            }
+        }
+    }
+}
+
+template <int D64>
+DEVICE void page_values(row_state<D64> *w, const kern_page *p, int32_t g, int32_t b,
+                        const float s[8][2])
+{
+    switch (p->bits_v) {
+    case 2: page_values_at<D64, 1>(w, p, g, b, s); break;
+    case 4: page_values_at<D64, 2>(w, p, g, b, s); break;
+    case 6: page_values_at<D64, 3>(w, p, g, b, s); break;
+    default: page_values_at<D64, 4>(w, p, g, b, s);
+    }
+}
+
+/* From rows v [n_tok][d]; what lies behind n_tok is not read: it may be NaN. */
+template <int D64>
+DEVICE void f16_values(row_state<D64> *w, const uint16_t *v, int32_t n_tok, int32_t d, int32_t g,
+                       int32_t b, const float s[8][2])
+{
+    const float up = 32768, down = 1 / up;
+    uint32_t a[4][4];
+    for (int i = 0; i < 4; i++)
+        split_rows(a[i], s[i][0] * up, s[i + 4][0] * up, s[i][1] * up, s[i + 4][1] * up);
+#pragma unroll
+    for (int G = 0; G < 2 * D64; G++) {
+        int32_t c = 32 * G + 4 * g;
+        if (32 * G >= d)
+            break;
+        float acc[4][4];
+        for (int jj = 0; jj < 4; jj++)
+            for (int x = 0; x < 4; x++)
+                acc[jj][x] = 0;
+#pragma unroll
+        for (int i = 0; i < 4; i++) {
+            uint32_t word[4][2];
+            for (int x = 0; x < 4; x++) {
+                int32_t t = 16 * b + i + 4 * x;
+                uint2 two = {0, 0};
+                if (t < n_tok && c < d)
+                    two = *(const uint2 *)(v + (size_t)t * d + c);
+                word[x][0] = two.x;
+                word[x][1] = two.y;
+            }
+#pragma unroll
+            for (int jj = 0; jj < 4; jj++)
+                mma_f16(acc[jj], a[i], half_of_each(word[0], word[1], jj),
+                        half_of_each(word[2], word[3], jj));
+        }
+        for (int jj = 0; jj < 4; jj++)
+            for (int e = 0; e < 2; e++)
+                w->out[G][jj][e] += (acc[jj][e] + acc[jj][2 + e]) * down;
+    }
+}
+
+#endif

@@ -1,0 +1,353 @@
+/* Opening a device, its memory, and what is kept there between ops. */
+#include "kernels/cuda/backend.h"
+
+#include <stdarg.h>
+
+bool cuda_ok(struct kern_cuda *c, cudaError_t e)
+{
+    if (e != cudaSuccess && c->error == cudaSuccess)
+        c->error = e;
+    return e == cudaSuccess;
+}
+
+/* A copy from ordinary host memory returns when the source has been read. */
+void cuda_put(struct kern_cuda *c, void *dev, const void *host, size_t size_bytes)
+{
+    cuda_ok(c, cudaMemcpyAsync(dev, host, size_bytes, cudaMemcpyHostToDevice, c->stream));
+}
+
+void cuda_get(struct kern_cuda *c, void *host, const void *dev, size_t size_bytes)
+{
+    const char *from = (const char *)dev;
+    char *to = (char *)host;
+    for (size_t at = 0; at < size_bytes;) { /* through page-locked memory: faster, and no surprises */
+        size_t n = size_bytes - at < c->staging_bytes ? size_bytes - at : c->staging_bytes;
+        cuda_ok(c, cudaMemcpyAsync(c->staging, from + at, n, cudaMemcpyDeviceToHost, c->stream));
+        cuda_ok(c, cudaStreamSynchronize(c->stream));
+        memcpy(to + at, c->staging, n);
+        at += n;
+    }
+}
+
+/* ---- block tables ---- */
+
+const struct kern_kv_block *cuda_table_of(struct kern_cuda *c, const struct kern_kv *kv)
+{
+    size_t size = sizeof *kv->block * (size_t)kv->n_head_kv * (size_t)kv->n_block_cap;
+    struct cuda_table *t = NULL, *oldest = &c->table[0];
+    for (int i = 0; i < CUDA_TABLES && !t; i++) {
+        if (c->table[i].host == kv->block)
+            t = &c->table[i];
+        else if (c->table[i].used < oldest->used)
+            oldest = &c->table[i];
+    }
+    t = t ? t : oldest;
+    t->used = ++c->clock;
+    bool same = t->host == kv->block && kv->stamp != 0 && t->stamp == kv->stamp &&
+                t->size_bytes >= size;
+    if (same)
+        return t->dev;
+    if (t->size_bytes < size) {
+        arena_free(c, t->dev);
+        t->dev = (struct kern_kv_block *)arena_alloc(c, size);
+        t->size_bytes = t->dev ? size : 0;
+        if (!t->dev) {
+            t->host = NULL;
+            cuda_ok(c, (cudaError_t)cudaErrorMemoryAllocation);
+            return NULL;
+        }
+    }
+    t->host = kv->block;
+    t->stamp = kv->stamp;
+    cuda_put(c, t->dev, kv->block, size);
+    return t->dev;
+}
+
+/* ---- masses ---- */
+
+static void mass_flush(struct kern_cuda *c, struct cuda_mass *m)
+{
+    if (!m->dirty)
+        return;
+    m->dirty = false;
+    float *got = (float *)malloc(sizeof *got * m->n);
+    if (got) {
+        cuda_get(c, got, m->dev, sizeof *got * m->n);
+        for (size_t i = 0; i < m->n; i++)
+            m->host[i] += got[i];
+        free(got);
+    }
+    cuda_ok(c, cudaMemsetAsync(m->dev, 0, sizeof(float) * m->n, c->stream));
+}
+
+float *cuda_mass_of(struct kern_cuda *c, float *host, size_t n)
+{
+    struct cuda_mass *m = NULL;
+    for (int i = 0; i < CUDA_TABLES && !m; i++)
+        if (c->mass[i].host == host || !c->mass[i].host)
+            m = &c->mass[i];
+    if (!m) { /* all places are taken: one of them starts anew */
+        m = &c->mass[c->clock++ % CUDA_TABLES];
+        mass_flush(c, m);
+    }
+    if (m->n < n) {
+        mass_flush(c, m);
+        arena_free(c, m->dev);
+        m->dev = (float *)arena_alloc(c, sizeof(float) * n);
+        if (!m->dev) {
+            *m = {};
+            return NULL;
+        }
+        m->n = n;
+        cuda_ok(c, cudaMemsetAsync(m->dev, 0, sizeof(float) * n, c->stream));
+    }
+    m->host = host;
+    m->dirty = true;
+    return m->dev;
+}
+
+/* ---- memory ops ---- */
+
+static void *op_alloc(struct kern *k, size_t size_bytes)
+{
+    return arena_alloc(cuda_of(k), size_bytes);
+}
+
+static void op_free(struct kern *k, void *dev)
+{
+    arena_free(cuda_of(k), dev);
+}
+
+static void op_upload(struct kern *k, void *dev, const void *host, size_t size_bytes)
+{
+    cuda_put(cuda_of(k), dev, host, size_bytes);
+}
+
+static void op_download(struct kern *k, void *host, const void *dev, size_t size_bytes)
+{
+    cuda_get(cuda_of(k), host, dev, size_bytes);
+}
+
+static void op_copy(struct kern *k, void *dev, const void *from_dev, size_t size_bytes)
+{
+    struct kern_cuda *c = cuda_of(k);
+    cuda_ok(c, cudaMemcpyAsync(dev, from_dev, size_bytes, cudaMemcpyDeviceToDevice, c->stream));
+}
+
+/* After it nothing on the device speaks of host arrays any more: the caller may free them. */
+static void op_sync(struct kern *k)
+{
+    struct kern_cuda *c = cuda_of(k);
+    for (int i = 0; i < CUDA_TABLES; i++) {
+        mass_flush(c, &c->mass[i]);
+        c->mass[i].host = NULL;
+    }
+    cuda_ok(c, cudaStreamSynchronize(c->stream));
+    cuda_ok(c, cudaGetLastError());
+}
+
+static const char *op_error(struct kern *k)
+{
+    struct kern_cuda *c = cuda_of(k);
+    cuda_ok(c, cudaGetLastError());
+    cudaError_t e = c->error;
+    return e == cudaSuccess ? NULL : cudaGetErrorString(e);
+}
+
+static void op_close(struct kern *k)
+{
+    struct kern_cuda *c = cuda_of(k);
+    if (c->stream)
+        cudaStreamSynchronize(c->stream);
+    gemm_close(c->gemm);
+    arena_close(c);
+    if (c->staging)
+        cudaFreeHost(c->staging);
+#ifndef CUDA_SHIM
+    if (c->stream)
+        cudaStreamDestroy(c->stream);
+#endif
+    free(c);
+}
+
+static uint64_t op_memory_free(struct kern *k)
+{
+#ifdef CUDA_SHIM
+    return (uint64_t)4 << 30;
+#else
+    size_t left = 0, all = 0;
+    return cudaMemGetInfo(&left, &all) == cudaSuccess ? left : 0;
+#endif
+}
+
+static const struct kern_ops ops_cuda = {
+    .close = op_close,
+    .alloc = op_alloc,
+    .free = op_free,
+    .upload = op_upload,
+    .download = op_download,
+    .copy = op_copy,
+    .sync = op_sync,
+    .error = op_error,
+    .memory_free = op_memory_free,
+    .weight_size = cuda_weight_size,
+    .weight_new = cuda_weight_new,
+    .weight_owns = cuda_weight_owns,
+    .weight_free = cuda_weight_free,
+    .embed = cuda_embed,
+    .matmul = cuda_matmul,
+    .rmsnorm = cuda_rmsnorm,
+    .rope = cuda_rope,
+    .kv_write = cuda_kv_write,
+    .attend = cuda_attend,
+    .seal = cuda_seal,
+    .score = cuda_score,
+    .glu = cuda_glu,
+    .add = cuda_add,
+    .softcap = cuda_softcap,
+};
+
+/* ---- devices ---- */
+
+#ifdef CUDA_SHIM
+
+static int32_t module_n_device(char *why, size_t why_bytes)
+{
+    return 1;
+}
+
+static bool module_describe(int32_t device, struct cuda_device *ret)
+{
+    memset(ret, 0, sizeof *ret);
+    snprintf(ret->name, sizeof ret->name, "host shim");
+    ret->capability = 80;
+    ret->n_sm = 2;
+    ret->total_bytes = ret->free_bytes = (uint64_t)4 << 30;
+    return device == 0;
+}
+
+static bool device_begin(struct kern_cuda *c, int32_t device, char *why, size_t why_bytes)
+{
+    c->n_sm = 2;
+    c->sm = 80;
+    c->shared_most = 160 << 10;
+    c->scratch_bytes = 64 << 20;
+    return true;
+}
+
+#else
+
+enum { CAPABILITY_LEAST = 75 };
+
+static int32_t module_n_device(char *why, size_t why_bytes)
+{
+    int n = 0, driver = 0;
+    cudaDriverGetVersion(&driver);
+    cudaError_t e = cudaGetDeviceCount(&n);
+    if (e == cudaSuccess && n > 0)
+        return n;
+    cudaGetLastError();
+    if (e == cudaErrorInsufficientDriver && driver > 0)
+        snprintf(why, why_bytes,
+                 "the NVIDIA driver speaks CUDA %d.%d, this build needs %d.%d; update the driver or "
+                 "use --backend cpu",
+                 driver / 1000, driver % 1000 / 10, CUDART_VERSION / 1000,
+                 CUDART_VERSION % 1000 / 10);
+    else if (e == cudaErrorNoDevice || e == cudaErrorInsufficientDriver || n == 0)
+        snprintf(why, why_bytes, "no CUDA device; use --backend cpu");
+    else
+        snprintf(why, why_bytes, "no CUDA device: %s; use --backend cpu", cudaGetErrorString(e));
+    return 0;
+}
+
+static bool module_describe(int32_t device, struct cuda_device *ret)
+{
+    cudaDeviceProp p;
+    size_t left = 0, all = 0;
+    int driver = 0;
+    memset(ret, 0, sizeof *ret);
+    if (cudaGetDeviceProperties(&p, device) != cudaSuccess || cudaSetDevice(device) != cudaSuccess ||
+        cudaMemGetInfo(&left, &all) != cudaSuccess) {
+        cudaGetLastError();
+        return false;
+    }
+    cudaDriverGetVersion(&driver);
+    snprintf(ret->name, sizeof ret->name, "%.120s", p.name);
+    ret->capability = 10 * p.major + p.minor;
+    ret->n_sm = p.multiProcessorCount;
+    ret->total_bytes = all;
+    ret->free_bytes = left;
+    ret->driver = driver;
+    ret->runtime = CUDART_VERSION;
+    return true;
+}
+
+static bool device_begin(struct kern_cuda *c, int32_t device, char *why, size_t why_bytes)
+{
+    cudaDeviceProp p;
+    cudaError_t e = cudaSetDevice(device);
+    if (e == cudaSuccess)
+        e = cudaGetDeviceProperties(&p, device);
+    if (e == cudaSuccess && 10 * p.major + p.minor < CAPABILITY_LEAST) {
+        snprintf(why, why_bytes,
+                 "%.100s has compute capability %d.%d, at least %d.%d is needed; use --backend cpu",
+                 p.name, p.major, p.minor, CAPABILITY_LEAST / 10, CAPABILITY_LEAST % 10);
+        return false;
+    }
+    if (e == cudaSuccess)
+        e = cudaStreamCreateWithFlags(&c->stream, cudaStreamNonBlocking);
+    if (e != cudaSuccess) {
+        cudaGetLastError();
+        snprintf(why, why_bytes, "CUDA device %d cannot be used: %s; use --backend cpu", device,
+                 cudaGetErrorString(e));
+        return false;
+    }
+    c->n_sm = p.multiProcessorCount;
+    c->sm = 10 * p.major + p.minor;
+    c->shared_most = p.sharedMemPerBlockOptin;
+    c->scratch_bytes = CUDA_SCRATCH_BYTES;
+    return true;
+}
+#endif
+
+static struct kern *module_open(int32_t device, char *why, size_t why_bytes)
+{
+    if (module_n_device(why, why_bytes) <= device) {
+        if (device > 0)
+            snprintf(why, why_bytes, "no CUDA device number %d; use --backend cpu", device);
+        return NULL;
+    }
+    struct kern_cuda *c = (struct kern_cuda *)calloc(1, sizeof *c);
+    if (!c) {
+        snprintf(why, why_bytes, "out of memory");
+        return NULL;
+    }
+    if (!device_begin(c, device, why, why_bytes)) {
+        op_close(&c->base);
+        return NULL;
+    }
+    c->base.ops = &ops_cuda;
+    c->base.name = "cuda";
+    c->base.kv_bytes = 2;
+    c->base.device = true;
+    c->staging_bytes = CUDA_STAGING_BYTES;
+    c->scratch = (unsigned char *)arena_alloc(c, c->scratch_bytes);
+    bool ok = c->scratch != NULL;
+    for (int i = 0; ok && i < CUDA_ROPE_TABLES; i++)
+        ok = (c->rope[i].dev = (float *)arena_alloc(c, sizeof c->rope[i].freq)) != NULL;
+    ok = ok && cudaMallocHost(&c->staging, c->staging_bytes) == cudaSuccess;
+    if (!ok) {
+        snprintf(why, why_bytes,
+                 "out of GPU memory: no %zu MiB of scratch; close other programs that use the GPU "
+                 "or use --backend cpu",
+                 c->scratch_bytes >> 20);
+        cudaGetLastError();
+        op_close(&c->base);
+        return NULL;
+    }
+    c->gemm = gemm_open(c);
+    return &c->base;
+}
+
+extern "C" const struct cuda_module kern_cuda_module = {CUDA_MODULE_ABI, module_n_device,
+                                                        module_describe, module_open};

@@ -1,0 +1,170 @@
+/* Norms, positions, activations, and the way into the cache. */
+#include "kernels/cuda/backend.h"
+
+#include <assert.h>
+
+enum { THREADS = 256 };
+
+/* How many groups of `per` cover n. */
+static unsigned groups(size_t n, size_t per)
+{
+    return (unsigned)((n + per - 1) / per);
+}
+
+/* ---- rmsnorm: one block per row ---- */
+
+static __global__ void rmsnorm_rows(float *dst, const float *x, const float *gain, int32_t n_col,
+                                    int32_t stride, float eps)
+{
+    __shared__ float part[32];
+    const float *a = x + (size_t)blockIdx.x * stride;
+    float *d = dst + (size_t)blockIdx.x * stride;
+    float sum = 0;
+    for (int32_t i = (int32_t)threadIdx.x; i < n_col; i += (int32_t)blockDim.x)
+        sum += a[i] * a[i];
+    sum = warp_sum(sum);
+    if (threadIdx.x % 32 == 0)
+        part[threadIdx.x / 32] = sum;
+    __syncthreads();
+    sum = warp_sum(threadIdx.x % 32 < blockDim.x / 32 ? part[threadIdx.x % 32] : 0);
+    float scale = 1 / sqrtf(sum / (float)n_col + eps);
+    for (int32_t i = (int32_t)threadIdx.x; i < n_col; i += (int32_t)blockDim.x)
+        d[i] = a[i] * scale * gain[i];
+}
+
+void cuda_rmsnorm(struct kern *k, float *dst, const float *x, const float *gain, int32_t n_row,
+                  int32_t n_col, int32_t stride, float eps)
+{
+    unsigned threads = n_col <= 128 ? 32 : n_col <= 1024 ? 128 : 512;
+    launch(rmsnorm_rows, dim3((unsigned)n_row), threads, 0, cuda_of(k)->stream, dst, x, gain, n_col,
+           stride, eps);
+}
+
+/* ---- rope: one thread per token and pair of channels, all heads ---- */
+
+static __global__ void rope_pairs(float *x, int32_t n_tok, int32_t n_head, int32_t head_dim,
+                                  int32_t stride, int32_t pos0, const float *freq, int32_t half,
+                                  bool pairs, float mscale)
+{
+    int32_t at = (int32_t)(blockIdx.x * blockDim.x + threadIdx.x), t = at / half, i = at % half;
+    if (t >= n_tok)
+        return;
+    double angle = (double)(pos0 + t) * (double)freq[i];
+    float c = (float)cos(angle) * mscale, s = (float)sin(angle) * mscale;
+    for (int32_t h = 0; h < n_head; h++) {
+        float *v = x + (size_t)t * stride + (size_t)h * head_dim;
+        float *a = v + (pairs ? 2 * i : i), *b = v + (pairs ? 2 * i + 1 : i + half);
+        float va = *a, vb = *b;
+        *a = va * c - vb * s;
+        *b = va * s + vb * c;
+    }
+}
+
+/* The device's copy of the frequencies, which a model keeps unchanged for its life. */
+static const float *rope_freq(struct kern_cuda *c, const struct kern_rope *r)
+{
+    int32_t n = r->n_rot / 2;
+    assert(n > 0 && n <= CUDA_ROPE_MAX / 2);
+    for (int32_t i = 0; i < CUDA_ROPE_TABLES; i++)
+        if (c->rope[i].n == n && memcmp(c->rope[i].freq, r->freq, sizeof(float) * (size_t)n) == 0)
+            return c->rope[i].dev;
+    int32_t i = c->rope_next++ % CUDA_ROPE_TABLES;
+    memcpy(c->rope[i].freq, r->freq, sizeof(float) * (size_t)n);
+    c->rope[i].n = n;
+    cuda_put(c, c->rope[i].dev, r->freq, sizeof(float) * (size_t)n);
+    return c->rope[i].dev;
+}
+
+void cuda_rope(struct kern *k, float *x, int32_t n_tok, int32_t n_head, int32_t head_dim,
+               int32_t stride, int32_t pos0, const struct kern_rope *r)
+{
+    struct kern_cuda *c = cuda_of(k);
+    const float *freq = rope_freq(c, r);
+    int32_t half = r->n_rot / 2;
+    launch(rope_pairs, dim3(groups((size_t)n_tok * (size_t)half, 64)), 64, 0, c->stream, x, n_tok,
+           n_head, head_dim, stride, pos0, freq, half, r->mode == KERN_ROPE_PAIRS, r->mscale);
+}
+
+/* ---- keys and values into blocks ---- */
+
+struct write_args {
+    const struct kern_kv_block *block;
+    int32_t n_head_kv, head_dim, n_block_cap, stride, n_tok, pos0;
+    uint16_t *sink_k, *sink_v;
+};
+
+/* One block of threads per token and head. Keys are stored channel by channel. */
+static __global__ void write_rows(struct write_args w, const float *key, const float *value)
+{
+    int32_t t = (int32_t)blockIdx.x, h = (int32_t)blockIdx.y, pos = w.pos0 + t, d = w.head_dim;
+    int32_t slot = pos % KERN_BLOCK_TOK;
+    const struct kern_kv_block *b = &w.block[(size_t)h * w.n_block_cap + pos / KERN_BLOCK_TOK];
+    const float *ks = key + (size_t)t * w.stride + (size_t)h * d;
+    const float *vs = value + (size_t)t * w.stride + (size_t)h * d;
+    bool sink = pos < KERN_SINK_TOK && w.sink_k;
+    for (int32_t i = (int32_t)threadIdx.x; i < d; i += (int32_t)blockDim.x) {
+        uint16_t kh = half_of(ks[i]), vh = half_of(vs[i]);
+        b->k[(size_t)i * KERN_BLOCK_TOK + slot] = kh;
+        b->v[(size_t)slot * d + i] = vh;
+        if (sink) {
+            w.sink_k[((size_t)h * d + i) * KERN_SINK_PAD + pos] = kh;
+            w.sink_v[((size_t)h * KERN_SINK_PAD + pos) * d + i] = vh;
+        }
+    }
+}
+
+void cuda_kv_write(struct kern *k, const struct kern_kv *kv, const float *key, const float *value,
+                   int32_t stride, int32_t n_tok, int32_t pos0)
+{
+    struct kern_cuda *c = cuda_of(k);
+    struct write_args w = {cuda_table_of(c, kv), kv->n_head_kv, kv->head_dim, kv->n_block_cap,
+                           stride, n_tok, pos0, kv->sink_k, kv->sink_v};
+    assert(pos0 >= 0 && (pos0 + n_tok - 1) / KERN_BLOCK_TOK < kv->n_block_cap);
+    launch(write_rows, dim3((unsigned)n_tok, (unsigned)kv->n_head_kv), 64, 0, c->stream, w, key,
+           value);
+}
+
+/* ---- activations, sums ---- */
+
+static __global__ void glu_all(float *dst, int32_t dst_stride, const float *gate, const float *up,
+                               int32_t stride, int32_t n, bool silu)
+{
+    int32_t i = (int32_t)(blockIdx.x * blockDim.x + threadIdx.x), t = (int32_t)blockIdx.y;
+    if (i >= n)
+        return;
+    float g = gate[(size_t)t * stride + i], u = up[(size_t)t * stride + i];
+    float a = silu ? g / (1 + expf(-g))
+                   : 0.5f * g * (1 + tanhf(0.79788456080286536f * (g + 0.044715f * g * g * g)));
+    dst[(size_t)t * dst_stride + i] = a * u;
+}
+
+void cuda_glu(struct kern *k, float *dst, int32_t dst_stride, const float *gate, const float *up,
+              int32_t stride, int32_t n_tok, int32_t n, enum kern_act act)
+{
+    launch(glu_all, dim3(groups((size_t)n, THREADS), (unsigned)n_tok), THREADS, 0,
+           cuda_of(k)->stream, dst, dst_stride, gate, up, stride, n, act == KERN_ACT_SILU);
+}
+
+static __global__ void add_all(float *dst, const float *x, size_t n)
+{
+    size_t i = (size_t)blockIdx.x * blockDim.x + threadIdx.x;
+    if (i < n)
+        dst[i] += x[i];
+}
+
+void cuda_add(struct kern *k, float *dst, const float *x, size_t n)
+{
+    launch(add_all, dim3(groups(n, THREADS)), THREADS, 0, cuda_of(k)->stream, dst, x, n);
+}
+
+static __global__ void softcap_all(float *x, size_t n, float cap)
+{
+    size_t i = (size_t)blockIdx.x * blockDim.x + threadIdx.x;
+    if (i < n)
+        x[i] = cap * tanhf(x[i] / cap);
+}
+
+void cuda_softcap(struct kern *k, float *x, size_t n, float cap)
+{
+    launch(softcap_all, dim3(groups(n, THREADS)), THREADS, 0, cuda_of(k)->stream, x, n, cap);
+}

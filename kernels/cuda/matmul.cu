@@ -1,0 +1,625 @@
+/* Weights and products. Few tokens: every matrix is read once, in its own type, one warp per row,
+ * against inputs rounded to 8 bits per 32 values (F16 and wider types: against the floats
+ * themselves). Many tokens: tiles of the matrix become f16 in scratch and go through the matrix
+ * units (gemm.cu). */
+#include "kernels/cuda/backend.h"
+#include "kernels/cuda/quant.cuh"
+
+#include <assert.h>
+
+struct kern_weight {
+    enum kern_type type; /* as it lies on the device */
+    int32_t n_row, n_col;
+    uint8_t *body;  /* dev */
+    uint16_t *d;    /* dev: scales of blocks, where the type keeps them apart; else NULL */
+};
+
+enum { GEMV_WARPS = 4 };
+/* Of a matrix as f16: what the L2 of a large GPU still holds. */
+#define TILE_BYTES ((size_t)24 << 20)
+
+/* ---- layout ---- */
+
+/* How blocks of a type are cut: body_bytes of each, without the 2 bytes at d_at. */
+struct layout {
+    enum kern_type type; /* on the device */
+    int32_t block, body_bytes, d_at; /* d_at -1: nothing is taken out */
+};
+
+static struct layout layout_of(enum kern_type type)
+{
+    switch (type) {
+    case KERN_F32:
+    case KERN_F16:
+    case KERN_BF16:
+    case KERN_Q4_K:
+    case KERN_Q5_K:
+        return {type, kern_type_block(type), (int32_t)kern_type_bytes(type), -1};
+    case KERN_Q4_0:
+    case KERN_Q8_0:
+        return {type, 32, (int32_t)kern_type_bytes(type) - 2, 0};
+    case KERN_Q6_K:
+        return {type, 256, 208, 208};
+    default:
+        return {KERN_F16, 1, 2, -1};
+    }
+}
+
+static size_t body_bytes(const struct layout *l, int32_t n_row, int32_t n_col)
+{
+    return (size_t)n_row * (size_t)(n_col / l->block) * (size_t)l->body_bytes;
+}
+
+static size_t d_bytes(const struct layout *l, int32_t n_row, int32_t n_col)
+{
+    return l->d_at < 0 ? 0 : (size_t)n_row * (size_t)(n_col / l->block) * sizeof(uint16_t);
+}
+
+size_t cuda_weight_size(struct kern *k, enum kern_type type, int32_t n_row, int32_t n_col)
+{
+    struct layout l = layout_of(type);
+    return body_bytes(&l, n_row, n_col) + d_bytes(&l, n_row, n_col);
+}
+
+/* One thread per 2 bytes of the file's blocks. */
+static __global__ void split_blocks(const uint16_t *src, size_t n_half, int32_t block_halves,
+                                    int32_t d_at, uint16_t *body, uint16_t *d)
+{
+    size_t i = (size_t)blockIdx.x * blockDim.x + threadIdx.x;
+    if (i >= n_half)
+        return;
+    size_t b = i / (size_t)block_halves;
+    int32_t at = (int32_t)(i % (size_t)block_halves);
+    if (at == d_at)
+        d[b] = src[i];
+    else
+        body[b * (size_t)(block_halves - 1) + (size_t)(at > d_at ? at - 1 : at)] = src[i];
+}
+
+static void upload_split(struct kern_cuda *c, struct kern_weight *w, const struct layout *l,
+                         size_t whole, const uint8_t *src, size_t n_block)
+{
+    size_t at_once = c->scratch_bytes / whole;
+    for (size_t b = 0; b < n_block; b += at_once) {
+        size_t n = n_block - b < at_once ? n_block - b : at_once, n_half = n * whole / 2;
+        cuda_put(c, c->scratch, src + b * whole, n * whole);
+        launch(split_blocks, dim3((unsigned)((n_half + 255) / 256)), 256, 0, c->stream,
+               (const uint16_t *)c->scratch, n_half, (int32_t)(whole / 2), l->d_at / 2,
+               (uint16_t *)(w->body + b * (size_t)l->body_bytes), w->d + b);
+    }
+}
+
+/* Turned into f16 on the way, some rows at a time. */
+static bool upload_f16(struct kern_cuda *c, struct kern_weight *w, enum kern_type type,
+                       const uint8_t *src)
+{
+    size_t row_bytes = (size_t)(w->n_col / kern_type_block(type)) * kern_type_bytes(type);
+    size_t n = (size_t)w->n_col;
+    float *x = (float *)malloc(n * sizeof *x);
+    uint16_t *h = (uint16_t *)malloc(n * sizeof *h);
+    for (int32_t r = 0; x && h && r < w->n_row; r++) {
+        kern_dequantise(type, src + (size_t)r * row_bytes, x, w->n_col);
+        for (size_t i = 0; i < n; i++)
+            h[i] = kern_f32_to_f16(x[i]);
+        cuda_put(c, (uint16_t *)(void *)w->body + (size_t)r * n, h, n * sizeof *h);
+    }
+    bool done = x && h;
+    free(x);
+    free(h);
+    return done;
+}
+
+struct kern_weight *cuda_weight_new(struct kern *k, enum kern_type type, int32_t n_row,
+                                    int32_t n_col, const void *host)
+{
+    assert(kern_type_known(type) && n_row > 0 && n_col > 0 && n_col % kern_type_block(type) == 0);
+    struct kern_cuda *c = cuda_of(k);
+    struct layout l = layout_of(type);
+    struct kern_weight *w = (struct kern_weight *)calloc(1, sizeof *w);
+    if (!w)
+        return NULL;
+    w->type = l.type;
+    w->n_row = n_row;
+    w->n_col = n_col;
+    w->body = (uint8_t *)arena_alloc(c, body_bytes(&l, n_row, n_col));
+    if (l.d_at >= 0)
+        w->d = (uint16_t *)arena_alloc(c, d_bytes(&l, n_row, n_col));
+    bool ok = w->body && (l.d_at < 0 || w->d);
+    size_t n_block = (size_t)n_row * (size_t)(n_col / kern_type_block(type));
+    if (ok && l.type != type)
+        ok = upload_f16(c, w, type, (const uint8_t *)host);
+    else if (ok && l.d_at >= 0)
+        upload_split(c, w, &l, kern_type_bytes(type), (const uint8_t *)host, n_block);
+    else if (ok)
+        cuda_put(c, w->body, host, body_bytes(&l, n_row, n_col));
+    if (ok)
+        return w;
+    cuda_weight_free(k, w);
+    return NULL;
+}
+
+bool cuda_weight_owns(const struct kern_weight *w)
+{
+    return true;
+}
+
+void cuda_weight_free(struct kern *k, struct kern_weight *w)
+{
+    if (!w)
+        return;
+    if (w->body)
+        arena_free(cuda_of(k), w->body);
+    if (w->d)
+        arena_free(cuda_of(k), w->d);
+    free(w);
+}
+
+/* Of the device's view. */
+struct matrix {
+    const uint8_t *body;
+    const uint16_t *d;
+    int32_t n_row, n_col;
+};
+
+static struct matrix matrix_of(const struct kern_weight *w)
+{
+    return {w->body, w->d, w->n_row, w->n_col};
+}
+
+template <int type> DEVICE row_at row_of(const matrix &m, int32_t r)
+{
+    size_t block = (size_t)r * (size_t)(m.n_col / quant<type>::block);
+    return {m.body + block * quant<type>::body, quant<type>::has_d ? m.d + block : NULL};
+}
+
+/* Element i of a row of a plain type. */
+template <int type> DEVICE float plain_value(const uint8_t *row, int32_t i)
+{
+    if (type == KERN_F32)
+        return ((const float *)row)[i];
+    uint16_t h = ((const uint16_t *)row)[i];
+    return type == KERN_F16 ? half_value(h) : bf16_value(h);
+}
+
+template <int type> DEVICE const uint8_t *plain_row(const matrix &m, int32_t r)
+{
+    return m.body + (size_t)r * (size_t)m.n_col * (type == KERN_F32 ? 4 : 2);
+}
+
+static bool is_plain(enum kern_type type)
+{
+    return type == KERN_F32 || type == KERN_F16 || type == KERN_BF16;
+}
+
+/* ---- few tokens ---- */
+
+/* Inputs rounded to 8 bits: codes [n_tok][n_col], scale [n_tok][n_col / 32]. */
+struct input8 {
+    const int8_t *code;
+    const float *scale;
+};
+
+/* One warp per 32 values. */
+static __global__ void round_input(const float *x, int32_t x_stride, int32_t n_col, int8_t *code,
+                                   float *scale)
+{
+    int32_t g = (int32_t)(blockIdx.x * (blockDim.x / 32) + threadIdx.x / 32);
+    int32_t lane = (int32_t)threadIdx.x % 32, t = (int32_t)blockIdx.y, n_group = n_col / 32;
+    if (g >= n_group)
+        return;
+    float v = x[(size_t)t * x_stride + 32 * g + lane], top = fabsf(v);
+    for (int i = 16; i > 0; i /= 2)
+        top = fmaxf(top, __shfl_xor_sync(FULL_WARP, top, i));
+    float inv = top > 1e-30f ? 127 / top : 0; /* a subnormal's inverse is infinite */
+    code[(size_t)t * n_col + 32 * g + lane] = (int8_t)rintf(v * inv);
+    if (lane == 0)
+        scale[(size_t)t * n_group + g] = inv > 0 ? top / 127 : 0;
+}
+
+struct product {
+    struct matrix m;
+    const float *bias;
+    float *dst;
+    int32_t dst_stride;
+    bool add;
+};
+
+DEVICE void product_store(const product &p, int32_t r, int32_t t, float sum)
+{
+    float *dst = p.dst + (size_t)t * p.dst_stride + r;
+    *dst = sum + (p.bias ? p.bias[r] : 0) + (p.add ? *dst : 0);
+}
+
+template <int type, int n_tok>
+static __global__ void __launch_bounds__(32 * GEMV_WARPS)
+    gemv_quant(struct product p, struct input8 x)
+{
+    int32_t r = (int32_t)(blockIdx.x * GEMV_WARPS + threadIdx.x / 32);
+    int32_t lane = (int32_t)threadIdx.x % 32, n_unit = p.m.n_col / 32;
+    if (r >= p.m.n_row)
+        return;
+    row_at row = row_of<type>(p.m, r);
+    float sum[n_tok];
+    for (int t = 0; t < n_tok; t++)
+        sum[t] = 0;
+#pragma unroll 2
+    for (int32_t u = lane; u < n_unit; u += 32) {
+        unit w;
+        quant<type>::read(row, u, &w);
+        for (int t = 0; t < n_tok; t++)
+            for (int i = 0; i < 2; i++) {
+                uint4 v = *(const uint4 *)(x.code + (size_t)t * p.m.n_col + w.at[i]);
+                float s = x.scale[(size_t)t * n_unit + w.at[i] / 32];
+                int dot = __dp4a((int)w.q[i][0], (int)v.x, 0);
+                dot = __dp4a((int)w.q[i][1], (int)v.y, dot);
+                dot = __dp4a((int)w.q[i][2], (int)v.z, dot);
+                dot = __dp4a((int)w.q[i][3], (int)v.w, dot);
+                float part = w.scale[i] * (float)dot;
+                if (quant<type>::has_min) {
+                    int all = __dp4a(0x01010101, (int)v.x, 0);
+                    all = __dp4a(0x01010101, (int)v.y, all);
+                    all = __dp4a(0x01010101, (int)v.z, all);
+                    all = __dp4a(0x01010101, (int)v.w, all);
+                    part -= w.min[i] * (float)all;
+                }
+                sum[t] += s * part;
+            }
+    }
+    for (int t = 0; t < n_tok; t++) {
+        sum[t] = warp_sum(sum[t]);
+        if (lane == 0)
+            product_store(p, r, t, sum[t]);
+    }
+}
+
+/* Eight neighbours at once where rows are 16-byte aligned. */
+template <int type> DEVICE void plain_8(const uint8_t *row, int32_t i, float w[8])
+{
+    if (type == KERN_F32) {
+        float4 a = *(const float4 *)(row + 4 * (size_t)i);
+        float4 b = *(const float4 *)(row + 4 * (size_t)i + 16);
+        w[0] = a.x, w[1] = a.y, w[2] = a.z, w[3] = a.w;
+        w[4] = b.x, w[5] = b.y, w[6] = b.z, w[7] = b.w;
+        return;
+    }
+    uint4 v = load16(row + 2 * (size_t)i);
+    uint32_t u[4] = {v.x, v.y, v.z, v.w};
+    for (int j = 0; j < 8; j++) {
+        uint16_t h = (uint16_t)(u[j / 2] >> 16 * (j % 2));
+        w[j] = type == KERN_F16 ? half_value(h) : bf16_value(h);
+    }
+}
+
+template <int type, int n_tok>
+static __global__ void __launch_bounds__(32 * GEMV_WARPS)
+    gemv_plain(struct product p, const float *x, int32_t x_stride)
+{
+    int32_t r = (int32_t)(blockIdx.x * GEMV_WARPS + threadIdx.x / 32), n = p.m.n_col;
+    int32_t lane = (int32_t)threadIdx.x % 32;
+    if (r >= p.m.n_row)
+        return;
+    const uint8_t *row = plain_row<type>(p.m, r);
+    float sum[n_tok];
+    for (int t = 0; t < n_tok; t++)
+        sum[t] = 0;
+    if (n % 8 == 0 && x_stride % 4 == 0) {
+#pragma unroll 2
+        for (int32_t i = 8 * lane; i < n; i += 256) {
+            float w[8];
+            plain_8<type>(row, i, w);
+            for (int t = 0; t < n_tok; t++) {
+                const float4 *v = (const float4 *)(x + (size_t)t * x_stride + i);
+                float4 a = v[0], b = v[1];
+                sum[t] += w[0] * a.x + w[1] * a.y + w[2] * a.z + w[3] * a.w + w[4] * b.x +
+                          w[5] * b.y + w[6] * b.z + w[7] * b.w;
+            }
+        }
+    } else {
+        for (int32_t i = lane; i < n; i += 32)
+            for (int t = 0; t < n_tok; t++)
+                sum[t] += plain_value<type>(row, i) * x[(size_t)t * x_stride + i];
+    }
+    for (int t = 0; t < n_tok; t++) {
+        sum[t] = warp_sum(sum[t]);
+        if (lane == 0)
+            product_store(p, r, t, sum[t]);
+    }
+}
+
+template <int type, int n_tok>
+static void gemv_launch(struct kern_cuda *c, const struct product &p, const struct input8 &x8,
+                        const float *x, int32_t x_stride)
+{
+    dim3 grid((unsigned)((p.m.n_row + GEMV_WARPS - 1) / GEMV_WARPS));
+    if constexpr (type == KERN_F32 || type == KERN_F16 || type == KERN_BF16)
+        launch(gemv_plain<type, n_tok>, grid, 32 * GEMV_WARPS, 0, c->stream, p, x, x_stride);
+    else
+        launch(gemv_quant<type, n_tok>, grid, 32 * GEMV_WARPS, 0, c->stream, p, x8);
+}
+
+template <int type>
+static void gemv_tokens(struct kern_cuda *c, struct product p, struct input8 x8, const float *x,
+                        int32_t x_stride, int32_t n_tok)
+{
+    while (n_tok > 0) { /* 1, 2, 4 or 8 at once: few kernels, and one reading for up to 8 */
+        int32_t n = n_tok >= 8 ? 8 : n_tok >= 4 ? 4 : n_tok >= 2 ? 2 : 1;
+        switch (n) {
+        case 8: gemv_launch<type, 8>(c, p, x8, x, x_stride); break;
+        case 4: gemv_launch<type, 4>(c, p, x8, x, x_stride); break;
+        case 2: gemv_launch<type, 2>(c, p, x8, x, x_stride); break;
+        default: gemv_launch<type, 1>(c, p, x8, x, x_stride);
+        }
+        n_tok -= n;
+        x += (size_t)n * x_stride;
+        x8.code += (size_t)n * p.m.n_col;
+        x8.scale += (size_t)n * (p.m.n_col / 32);
+        p.dst += (size_t)n * p.dst_stride;
+    }
+}
+
+static void gemv(struct kern_cuda *c, const struct kern_mat *mat, const struct input8 &x8,
+                 const float *x, int32_t x_stride, int32_t n_tok)
+{
+    struct product p = {matrix_of(mat->w), mat->bias, mat->dst, mat->dst_stride, mat->add};
+    switch (mat->w->type) {
+    case KERN_F32: gemv_tokens<KERN_F32>(c, p, x8, x, x_stride, n_tok); break;
+    case KERN_F16: gemv_tokens<KERN_F16>(c, p, x8, x, x_stride, n_tok); break;
+    case KERN_BF16: gemv_tokens<KERN_BF16>(c, p, x8, x, x_stride, n_tok); break;
+    case KERN_Q4_0: gemv_tokens<KERN_Q4_0>(c, p, x8, x, x_stride, n_tok); break;
+    case KERN_Q8_0: gemv_tokens<KERN_Q8_0>(c, p, x8, x, x_stride, n_tok); break;
+    case KERN_Q4_K: gemv_tokens<KERN_Q4_K>(c, p, x8, x, x_stride, n_tok); break;
+    case KERN_Q5_K: gemv_tokens<KERN_Q5_K>(c, p, x8, x, x_stride, n_tok); break;
+    case KERN_Q6_K: gemv_tokens<KERN_Q6_K>(c, p, x8, x, x_stride, n_tok); break;
+    default: assert(!"a type the device does not keep");
+    }
+}
+
+/* ---- many tokens ---- */
+
+/* Rows [row0, row0 + gridDim.y) as f16: one thread per unit, or per 8 elements of plain types. */
+template <int type>
+static __global__ void tile_quant(struct matrix m, int32_t row0, uint16_t *dst)
+{
+    int32_t u = (int32_t)(blockIdx.x * blockDim.x + threadIdx.x), r = (int32_t)blockIdx.y;
+    if (u >= m.n_col / 32)
+        return;
+    unit w;
+    quant<type>::read(row_of<type>(m, row0 + r), u, &w);
+    uint16_t *to = dst + (size_t)r * m.n_col;
+    for (int i = 0; i < 2; i++) {
+        uint32_t pair[8];
+        for (int j = 0; j < 8; j++)
+            pair[j] = half_pair(w.scale[i] * (float)unit_code(&w, i, 2 * j) - w.min[i],
+                                w.scale[i] * (float)unit_code(&w, i, 2 * j + 1) - w.min[i]);
+        uint4 a = {pair[0], pair[1], pair[2], pair[3]}, b = {pair[4], pair[5], pair[6], pair[7]};
+        uint4 *at = (uint4 *)(to + w.at[i]);
+        at[0] = a;
+        at[1] = b;
+    }
+}
+
+template <int type>
+static __global__ void tile_plain(struct matrix m, int32_t row0, uint16_t *dst)
+{
+    int32_t i = (int32_t)(blockIdx.x * blockDim.x + threadIdx.x), r = (int32_t)blockIdx.y;
+    if (i >= m.n_col)
+        return;
+    float v = plain_value<type>(plain_row<type>(m, row0 + r), i);
+    dst[(size_t)r * m.n_col + i] = half_of(fminf(fmaxf(v, -65504.0f), 65504.0f));
+}
+
+template <int type>
+static void tile_launch(struct kern_cuda *c, const struct matrix &m, int32_t row0, int32_t n_row,
+                        uint16_t *dst)
+{
+    if constexpr (type == KERN_F32 || type == KERN_F16 || type == KERN_BF16)
+        launch(tile_plain<type>, dim3((unsigned)((m.n_col + 127) / 128), (unsigned)n_row), 128, 0,
+               c->stream, m, row0, dst);
+    else
+        launch(tile_quant<type>, dim3((unsigned)((m.n_col / 32 + 63) / 64), (unsigned)n_row), 64, 0,
+               c->stream, m, row0, dst);
+}
+
+static void tile_f16(struct kern_cuda *c, const struct kern_weight *w, int32_t row0, int32_t n_row,
+                     uint16_t *dst)
+{
+    struct matrix m = matrix_of(w);
+    switch (w->type) {
+    case KERN_F32: tile_launch<KERN_F32>(c, m, row0, n_row, dst); break;
+    case KERN_BF16: tile_launch<KERN_BF16>(c, m, row0, n_row, dst); break;
+    case KERN_Q4_0: tile_launch<KERN_Q4_0>(c, m, row0, n_row, dst); break;
+    case KERN_Q8_0: tile_launch<KERN_Q8_0>(c, m, row0, n_row, dst); break;
+    case KERN_Q4_K: tile_launch<KERN_Q4_K>(c, m, row0, n_row, dst); break;
+    case KERN_Q5_K: tile_launch<KERN_Q5_K>(c, m, row0, n_row, dst); break;
+    case KERN_Q6_K: tile_launch<KERN_Q6_K>(c, m, row0, n_row, dst); break;
+    default: assert(!"f16 is used as it lies");
+    }
+}
+
+/* The largest input, as the bits of a float (which order like the numbers). */
+static __global__ void input_top(const float *x, int32_t x_stride, int32_t n_col, uint32_t *top)
+{
+    __shared__ float part[8];
+    const float *row = x + (size_t)blockIdx.x * x_stride;
+    float most = 0;
+    for (int32_t i = (int32_t)threadIdx.x; i < n_col; i += (int32_t)blockDim.x)
+        most = fmaxf(most, fabsf(row[i]));
+    for (int i = 16; i > 0; i /= 2)
+        most = fmaxf(most, __shfl_xor_sync(FULL_WARP, most, i));
+    if (threadIdx.x % 32 == 0)
+        part[threadIdx.x / 32] = most;
+    __syncthreads();
+    if (threadIdx.x > 0)
+        return;
+    for (unsigned i = 1; i < blockDim.x / 32; i++)
+        most = fmaxf(most, part[i]);
+    uint32_t bits;
+    memcpy(&bits, &most, 4);
+    atomicMax(top, bits);
+}
+
+/* Inputs as f16; where the largest would not fit, all are made smaller by a power of two, which
+ * the product is multiplied by again (alpha). */
+static __global__ void input_f16(const float *x, int32_t x_stride, int32_t n_col,
+                                 const uint32_t *top, uint16_t *dst, float *alpha)
+{
+    int32_t i = (int32_t)(blockIdx.x * blockDim.x + threadIdx.x), t = (int32_t)blockIdx.y;
+    float most;
+    memcpy(&most, top, 4);
+    float up = most > 32768 ? power_under(most) / 16384 : 1;
+    if (i == 0 && t == 0)
+        *alpha = up;
+    if (i < n_col)
+        dst[(size_t)t * n_col + i] = half_of(x[(size_t)t * x_stride + i] / up);
+}
+
+static __global__ void add_bias(float *dst, int32_t dst_stride, const float *bias, int32_t n_row)
+{
+    int32_t r = (int32_t)(blockIdx.x * blockDim.x + threadIdx.x);
+    if (r < n_row)
+        dst[(size_t)blockIdx.y * dst_stride + r] += bias[r];
+}
+
+/* Room for inputs of `n_tok` tokens and a tile; 0 rows when scratch is too small. */
+struct gemm_room {
+    uint16_t *x, *tile;
+    float *alpha;
+    uint32_t *top;
+    int32_t tile_rows;
+};
+
+static struct gemm_room gemm_room(struct kern_cuda *c, int32_t n_col, int32_t n_tok)
+{
+    struct cuda_cut cut = cuda_cut_begin(c);
+    struct gemm_room g = {};
+    g.alpha = (float *)cuda_cut_take(&cut, sizeof(float));
+    g.top = (uint32_t *)cuda_cut_take(&cut, sizeof(uint32_t));
+    g.x = (uint16_t *)cuda_cut_take(&cut, sizeof(uint16_t) * (size_t)n_tok * (size_t)n_col);
+    size_t left = cuda_cut_left(&cut), row = sizeof(uint16_t) * (size_t)n_col;
+    g.tile = (uint16_t *)cut.at;
+    g.tile_rows = g.x ? (int32_t)((left < TILE_BYTES ? left : TILE_BYTES) / row) : 0;
+    if (g.tile_rows > 128)
+        g.tile_rows -= g.tile_rows % 128;
+    return g;
+}
+
+static void gemm(struct kern_cuda *c, int n_mat, const struct kern_mat *mats, const float *x,
+                 int32_t x_stride, int32_t n_tok)
+{
+    int32_t n_col = mats[0].w->n_col, most = n_tok;
+    struct gemm_room g = gemm_room(c, n_col, most);
+    while (g.tile_rows < 64 && most > 64) /* long inputs: some tokens at a time */
+        g = gemm_room(c, n_col, most = (most + 1) / 2);
+    assert(g.tile_rows > 0);
+    for (int32_t t0 = 0; t0 < n_tok; t0 += most) {
+        int32_t n = n_tok - t0 < most ? n_tok - t0 : most;
+        const float *from = x + (size_t)t0 * x_stride;
+        cuda_ok(c, cudaMemsetAsync(g.top, 0, sizeof *g.top, c->stream));
+        launch(input_top, dim3((unsigned)n), 256, 0, c->stream, from, x_stride, n_col, g.top);
+        launch(input_f16, dim3((unsigned)((n_col + 255) / 256), (unsigned)n), 256, 0, c->stream,
+               from, x_stride, n_col, g.top, g.x, g.alpha);
+        for (int i = 0; i < n_mat; i++) {
+            const struct kern_mat *m = &mats[i];
+            float *dst = m->dst + (size_t)t0 * m->dst_stride;
+            bool lies = m->w->type == KERN_F16;
+            int32_t step = lies ? m->w->n_row : g.tile_rows;
+            for (int32_t r = 0; r < m->w->n_row; r += step) {
+                int32_t n_row = m->w->n_row - r < step ? m->w->n_row - r : step;
+                const uint16_t *w = (const uint16_t *)(const void *)m->w->body;
+                if (!lies) {
+                    tile_f16(c, m->w, r, n_row, g.tile);
+                    w = g.tile;
+                }
+                gemm_run(c, w, g.x, dst + r, n_row, n_col, n, m->dst_stride, m->add, g.alpha);
+            }
+            if (m->bias)
+                launch(add_bias, dim3((unsigned)((m->w->n_row + 127) / 128), (unsigned)n), 128, 0,
+                       c->stream, dst, m->dst_stride, m->bias, m->w->n_row);
+        }
+    }
+}
+
+void cuda_matmul(struct kern *k, int n_mat, const struct kern_mat *mats, const float *x,
+                 int32_t x_stride, int32_t n_tok)
+{
+    struct kern_cuda *c = cuda_of(k);
+    int32_t n_col = mats[0].w->n_col;
+    if (n_tok > CUDA_GEMV_TOK && c->gemm) {
+        gemm(c, n_mat, mats, x, x_stride, n_tok);
+        return;
+    }
+    bool rounded = false;
+    for (int i = 0; i < n_mat; i++)
+        rounded = rounded || !is_plain(mats[i].w->type);
+    struct cuda_cut cut = cuda_cut_begin(c);
+    struct input8 x8 = {NULL, NULL};
+    if (rounded) {
+        int8_t *code = (int8_t *)cuda_cut_take(&cut, (size_t)n_tok * (size_t)n_col);
+        float *scale = (float *)cuda_cut_take(&cut, sizeof(float) * (size_t)n_tok * (n_col / 32));
+        assert(code && scale);
+        launch(round_input, dim3((unsigned)((n_col / 32 + 3) / 4), (unsigned)n_tok), 128, 0,
+               c->stream, x, x_stride, n_col, code, scale);
+        x8 = {code, scale};
+    }
+    for (int i = 0; i < n_mat; i++)
+        gemv(c, &mats[i], x8, x, x_stride, n_tok);
+}
+
+/* ---- rows of embeddings ---- */
+
+template <int type>
+static __global__ void embed_quant(struct matrix m, const int32_t *ids, float scale, float *dst)
+{
+    int32_t u = (int32_t)(blockIdx.x * blockDim.x + threadIdx.x), t = (int32_t)blockIdx.y;
+    if (u >= m.n_col / 32)
+        return;
+    unit w;
+    quant<type>::read(row_of<type>(m, ids[t]), u, &w);
+    for (int i = 0; i < 2; i++)
+        for (int j = 0; j < 16; j++)
+            dst[(size_t)t * m.n_col + w.at[i] + j] =
+                scale * (w.scale[i] * (float)unit_code(&w, i, j) - w.min[i]);
+}
+
+template <int type>
+static __global__ void embed_plain(struct matrix m, const int32_t *ids, float scale, float *dst)
+{
+    int32_t i = (int32_t)(blockIdx.x * blockDim.x + threadIdx.x), t = (int32_t)blockIdx.y;
+    if (i < m.n_col)
+        dst[(size_t)t * m.n_col + i] = scale * plain_value<type>(plain_row<type>(m, ids[t]), i);
+}
+
+template <int type>
+static void embed_launch(struct kern_cuda *c, const struct matrix &m, const int32_t *ids,
+                         int32_t n_tok, float scale, float *dst)
+{
+    if constexpr (type == KERN_F32 || type == KERN_F16 || type == KERN_BF16)
+        launch(embed_plain<type>, dim3((unsigned)((m.n_col + 127) / 128), (unsigned)n_tok), 128, 0,
+               c->stream, m, ids, scale, dst);
+    else
+        launch(embed_quant<type>, dim3((unsigned)((m.n_col / 32 + 31) / 32), (unsigned)n_tok), 32,
+               0, c->stream, m, ids, scale, dst);
+}
+
+void cuda_embed(struct kern *k, const struct kern_weight *w, const int32_t *ids, int32_t n_tok,
+                float scale, float *dst)
+{
+    struct kern_cuda *c = cuda_of(k);
+    struct cuda_cut cut = cuda_cut_begin(c);
+    int32_t *at = (int32_t *)cuda_cut_take(&cut, sizeof(int32_t) * (size_t)n_tok);
+    struct matrix m = matrix_of(w);
+    for (int32_t t = 0; t < n_tok; t++)
+        assert(ids[t] >= 0 && ids[t] < w->n_row);
+    cuda_put(c, at, ids, sizeof(int32_t) * (size_t)n_tok);
+    switch (w->type) {
+    case KERN_F32: embed_launch<KERN_F32>(c, m, at, n_tok, scale, dst); break;
+    case KERN_F16: embed_launch<KERN_F16>(c, m, at, n_tok, scale, dst); break;
+    case KERN_BF16: embed_launch<KERN_BF16>(c, m, at, n_tok, scale, dst); break;
+    case KERN_Q4_0: embed_launch<KERN_Q4_0>(c, m, at, n_tok, scale, dst); break;
+    case KERN_Q8_0: embed_launch<KERN_Q8_0>(c, m, at, n_tok, scale, dst); break;
+    case KERN_Q4_K: embed_launch<KERN_Q4_K>(c, m, at, n_tok, scale, dst); break;
+    case KERN_Q5_K: embed_launch<KERN_Q5_K>(c, m, at, n_tok, scale, dst); break;
+    case KERN_Q6_K: embed_launch<KERN_Q6_K>(c, m, at, n_tok, scale, dst); break;
+    default: assert(!"a type the device does not keep");
+    }
+}

@@ -1,0 +1,224 @@
+/* Sealing on the device: one block of threads per head's 64 tokens, one thread per group. The
+ * arithmetic is that of page_seal.h, line by line, so that the bytes are the CPU's; this file is
+ * compiled without fused multiply-adds for that. */
+#include "kernels/cuda/backend.h"
+
+#include "kernels/page.h"
+
+#define SEAL_FN static __device__
+#define SEAL_INLINE static __device__ __forceinline__
+#ifdef CUDA_SHIM
+#define SEAL_TABLE static const
+#else
+#define SEAL_TABLE static __device__ const
+#endif
+#define SEAL_GROUPS_ONLY
+#define kern_f16_to_f32 half_value
+#define kern_f32_to_f16 half_of
+#include "kernels/page_seal.h"
+#undef kern_f16_to_f32
+#undef kern_f32_to_f16
+
+#include <assert.h>
+
+enum { SEAL_THREADS = 128, GROUPS_MAX = 256 };
+
+struct seal_shape {
+    int32_t head_dim, n_group, bits_k, bits_v;
+    uint32_t flags, size_bytes;
+    uint16_t plane_k[PAGE_PLANES], plane_v[PAGE_PLANES]; /* offsets of planes, in 64 bytes */
+};
+
+struct seal_job {
+    const uint16_t *k, *v;
+    uint8_t *to;
+    int32_t n_skip;
+};
+
+/* Sums of one group: page_seal.h adds them up group by group, and so do we, in the same order. */
+struct group_sums {
+    double err[PAGE_DEPTHS], x_sq;
+    int64_t n;
+};
+
+SEAL_FN void rotate_row(float *x, int32_t d)
+{
+    int32_t n = d & -d;
+    float norm = 1.0f / sqrtf((float)n);
+    for (int32_t at = 0; at < d; at += n) {
+        float *y = x + at;
+        for (int32_t half = 1; half < n; half *= 2)
+            for (int32_t i = 0; i < n; i += 2 * half)
+                for (int32_t j = i; j < i + half; j++) {
+                    float a = y[j], b = y[j + half];
+                    y[j] = a + b;
+                    y[j + half] = a - b;
+                }
+        for (int32_t i = 0; i < n; i++)
+            y[i] *= norm;
+    }
+}
+
+/* Planes of one tensor from its codes [row][lane] (keys: channel, token; values: token, channel):
+ * the word of 16 rows for one lane. Line of (token tile, channel tile): page.h. */
+SEAL_FN void pack_words(const uint8_t *codes, int32_t n_row, int32_t n_lane, bool value,
+                        int32_t d, int32_t n_plane, const uint16_t *plane, uint8_t *page)
+{
+    for (int32_t i = (int32_t)threadIdx.x; i < n_row / 16 * n_lane; i += (int32_t)blockDim.x) {
+        int32_t tile = i / n_lane, lane = i % n_lane;
+        int32_t tt = value ? tile : lane / 16, ct = value ? lane / 16 : tile;
+        uint32_t word[PAGE_PLANES] = {0, 0, 0, 0};
+        for (int32_t r = 0; r < 16; r++) {
+            uint32_t c = codes[(tile * 16 + r) * n_lane + lane];
+            int32_t up = 2 * (r / 4) + 8 * (r % 4);
+            word[0] |= (c >> 6) << up;
+            word[1] |= (c >> 4 & 3) << up;
+            word[2] |= (c >> 2 & 3) << up;
+            word[3] |= (c & 3) << up;
+        }
+        int32_t at = tt * 4 * d + ct * 64 + lane % 16 * 4;
+        for (int32_t p = 0; p < n_plane; p++)
+            *(uint32_t *)(page + (size_t)plane[p] * 64 + at) = word[p];
+    }
+}
+
+SEAL_FN void sums_add(struct totals *to, const struct group_sums *g, int32_t bits)
+{
+    for (int32_t i = 0; i < bits / 2; i++)
+        to->err[i] += g->err[i];
+    to->x_sq += g->x_sq;
+    to->n += g->n;
+}
+
+SEAL_FN void group_seal_alone(struct group *g, int32_t bits, uint16_t *scale, uint16_t *lo,
+                              struct group_sums *sums)
+{
+    struct totals t = {{0, 0, 0, 0}, 0, 0};
+    group_seal(g, bits, scale, lo, &t);
+    for (int32_t i = 0; i < PAGE_DEPTHS; i++)
+        sums->err[i] = t.err[i];
+    sums->x_sq = t.x_sq;
+    sums->n = t.n;
+}
+
+static __global__ void __launch_bounds__(SEAL_THREADS)
+    seal_pages(const struct seal_job *jobs, struct seal_shape s)
+{
+    DYNAMIC_SHARED(memory);
+    struct group_sums *sums = (struct group_sums *)memory;
+    uint8_t *codes = (uint8_t *)(sums + GROUPS_MAX); /* [head_dim or 64][...] */
+    const struct seal_job job = jobs[blockIdx.x];
+    int32_t d = s.head_dim, n_group = s.n_group, tid = (int32_t)threadIdx.x;
+    struct kern_page *p = (struct kern_page *)job.to;
+    uint16_t *scale = (uint16_t *)(job.to + sizeof *p);
+    for (int32_t i = tid; i < (int32_t)sizeof *p; i += SEAL_THREADS)
+        job.to[i] = 0;
+    __syncthreads();
+    for (int32_t c = tid; c < d; c += SEAL_THREADS) {
+        float x[PAGE_TOK];
+        struct group g;
+        half_to_float(job.k + (size_t)c * PAGE_TOK, x, PAGE_TOK);
+        group_load(&g, x, PAGE_TOK, job.n_skip);
+        group_seal_alone(&g, s.bits_k, &scale[c], &scale[d + c], &sums[c]);
+        for (int32_t t = 0; t < PAGE_TOK; t++)
+            codes[c * PAGE_TOK + t] = (uint8_t)g.codes[t];
+    }
+    __syncthreads();
+    pack_words(codes, d, PAGE_TOK, false, d, s.bits_k / 2, s.plane_k, job.to);
+    if (tid == 0) {
+        struct totals tot = {{0, 0, 0, 0}, 0, 0};
+        for (int32_t c = 0; c < d; c++)
+            sums_add(&tot, &sums[c], s.bits_k);
+        p->rms_k = totals_store(&tot, s.bits_k, p->err_k);
+    }
+    __syncthreads();
+    uint16_t *scale_v = scale + 2 * d, *lo_v = scale_v + PAGE_TOK * n_group;
+    for (int32_t t = tid; t < PAGE_TOK; t += SEAL_THREADS) {
+        float x[PAGE_HEAD_DIM_MAX];
+        half_to_float(job.v + (size_t)t * d, x, d);
+        if (s.flags & PAGE_V_ROTATED)
+            rotate_row(x, d);
+        for (int32_t i = 0; i < n_group; i++) {
+            int32_t c0 = i * PAGE_GROUP, n = d - c0 < PAGE_GROUP ? d - c0 : PAGE_GROUP;
+            struct group g;
+            group_load(&g, x + c0, n, 0);
+            group_seal_alone(&g, s.bits_v, &scale_v[i * PAGE_TOK + t], &lo_v[i * PAGE_TOK + t],
+                             &sums[t * n_group + i]);
+            for (int32_t c = 0; c < n; c++)
+                codes[t * d + c0 + c] = (uint8_t)g.codes[c];
+        }
+    }
+    __syncthreads();
+    pack_words(codes, PAGE_TOK, d, true, d, s.bits_v / 2, s.plane_v, job.to);
+    if (tid == 0) {
+        struct totals tot = {{0, 0, 0, 0}, 0, 0};
+        for (int32_t i = job.n_skip * n_group; i < PAGE_TOK * n_group; i++)
+            sums_add(&tot, &sums[i], s.bits_v);
+        p->rms_v = totals_store(&tot, s.bits_v, p->err_v);
+        p->magic = PAGE_MAGIC;
+        p->version = PAGE_VERSION;
+        p->flags = (uint16_t)s.flags;
+        p->size_bytes = s.size_bytes;
+        p->head_dim = (uint16_t)d;
+        p->bits_k = (uint8_t)s.bits_k;
+        p->bits_v = (uint8_t)s.bits_v;
+        p->n_skip = (uint8_t)job.n_skip;
+    }
+}
+
+/* Sealed pages lie one behind the other; each goes to its place. */
+static __global__ void scatter_pages(const uint8_t *from, size_t size, uint8_t *const *to)
+{
+    const uint4 *src = (const uint4 *)(from + blockIdx.x * size);
+    uint4 *dst = (uint4 *)to[blockIdx.x];
+    for (size_t i = threadIdx.x; i < size / 16; i += blockDim.x)
+        dst[i] = src[i];
+}
+
+void cuda_seal(struct kern *k, const struct kern_seal *jobs, int32_t n, int32_t head_dim,
+               int32_t bits_k, int32_t bits_v, uint32_t flags)
+{
+    struct kern_cuda *c = cuda_of(k);
+    struct page_shape shape = {head_dim, bits_k, bits_v};
+    size_t size = page_size(&shape);
+    struct seal_shape s = {};
+    assert(size > 0 && size % 16 == 0 && size <= c->staging_bytes);
+    s.head_dim = head_dim;
+    s.n_group = page_n_group(head_dim);
+    s.bits_k = bits_k;
+    s.bits_v = bits_v;
+    s.flags = flags;
+    s.size_bytes = (uint32_t)size;
+    for (int32_t i = 0; i < PAGE_PLANES; i++) {
+        s.plane_k[i] = (uint16_t)(page_plane_at(&shape, PAGE_K, i) / 64);
+        s.plane_v[i] = (uint16_t)(page_plane_at(&shape, PAGE_V, i) / 64);
+    }
+    size_t shared = sizeof(struct group_sums) * GROUPS_MAX + (size_t)head_dim * PAGE_TOK;
+    enum { AT_ONCE = 512 };
+    struct seal_job job[AT_ONCE];
+    uint8_t *to[AT_ONCE];
+    int32_t most = (int32_t)(c->staging_bytes / size);
+    most = most < AT_ONCE ? most : AT_ONCE;
+    for (int32_t at = 0; at < n; at += most) {
+        int32_t now = n - at < most ? n - at : most;
+        struct cuda_cut cut = cuda_cut_begin(c);
+        uint8_t *pages = (uint8_t *)cuda_cut_take(&cut, size * (size_t)now);
+        void *dev_job = cuda_cut_take(&cut, sizeof job), *dev_to = cuda_cut_take(&cut, sizeof to);
+        assert(pages && dev_job && dev_to);
+        for (int32_t i = 0; i < now; i++) {
+            job[i] = {jobs[at + i].k, jobs[at + i].v, pages + size * (size_t)i, jobs[at + i].n_skip};
+            to[i] = (uint8_t *)jobs[at + i].dev;
+        }
+        cuda_put(c, dev_job, job, sizeof *job * (size_t)now);
+        cuda_put(c, dev_to, to, sizeof *to * (size_t)now);
+        launch(seal_pages, dim3((unsigned)now), SEAL_THREADS, shared, c->stream,
+               (const struct seal_job *)dev_job, s);
+        launch(scatter_pages, dim3((unsigned)now), 128, 0, c->stream, (const uint8_t *)pages, size,
+               (uint8_t *const *)dev_to);
+        cuda_ok(c, cudaMemcpyAsync(c->staging, pages, size * (size_t)now, cudaMemcpyDeviceToHost,
+                                   c->stream));
+        cuda_ok(c, cudaStreamSynchronize(c->stream));
+        for (int32_t i = 0; i < now; i++)
+            memcpy(jobs[at + i].page, (uint8_t *)c->staging + size * (size_t)i, size);
+    }
+}

@@ -1,0 +1,718 @@
+/* The CUDA backend against the plain one, over tiny odd shapes: on a device where there is one
+ * (CUDA_MODULE=.../libdogear-cuda.so), else on the CPU through the shim, in both orders of threads.
+ * Every pointer the backend gets is its own memory: results come back by download. */
+#include <math.h>
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include <cmocka.h>
+
+#include "kernels/kernels.h"
+#include "kernels/page.h"
+#include "kernels/score.h"
+
+/* Largest error of a product relative to the norm of its terms: inputs rounded to 8 bits per 32
+ * values, as on the CPU (test_ops.c); floats against floats; f16 against floats, 2^-11 each side,
+ * the largest of thousands. */
+#define TOLERANCE_BLOCK 0.03
+#define TOLERANCE_PLAIN 2e-5
+#define TOLERANCE_HALF 3e-3
+/* A device's expf and tanhf are good to a few units in the last place. */
+#define TOLERANCE_ELEMENT 4e-6
+/* Attention in float32 or in f16 pairs; with probabilities in f16 (many rows): 2^-11 of a sum of
+ * random signs. Parts of the output's rms. */
+#define TOLERANCE_ROWS 3e-4
+#define TOLERANCE_TILE 4e-3
+/* Rotated values of pages are rounded once more. */
+#define TOLERANCE_ROTATED 8e-3
+#define TOLERANCE_LSE 1e-3
+/* Keys of pages are rounded to f16 in the tiled kernel. */
+#define TOLERANCE_LSE_PAGE 1e-2
+#define TOLERANCE_MASS 1e-3
+
+static struct kern *cuda, *ref;
+
+static uint64_t rng_state = 1;
+
+static float uniform(void)
+{
+    rng_state = rng_state * 6364136223846793005u + 1442695040888963407u;
+    return (float)(rng_state >> 40) / (float)(1 << 24);
+}
+
+static float normal(void)
+{
+    float sum = 0;
+    for (int i = 0; i < 6; i++)
+        sum += uniform();
+    return (sum - 3) * 1.41421356f;
+}
+
+static float *floats(size_t n, float size)
+{
+    float *x = malloc(n * sizeof *x);
+    assert_non_null(x);
+    for (size_t i = 0; i < n; i++)
+        x[i] = size * normal();
+    return x;
+}
+
+/* ---- device memory ---- */
+
+static void *dev_new(const void *host, size_t size)
+{
+    void *dev = cuda->ops->alloc(cuda, size);
+    assert_non_null(dev);
+    if (host)
+        cuda->ops->upload(cuda, dev, host, size);
+    return dev;
+}
+
+/* Copies back and frees. */
+static void dev_take(void *host, void *dev, size_t size)
+{
+    cuda->ops->download(cuda, host, dev, size);
+    cuda->ops->free(cuda, dev);
+    const char *error = cuda->ops->error(cuda);
+    if (error)
+        fail_msg("device: %s", error);
+}
+
+static void assert_near(const float *got, const float *want, size_t n, double tolerance,
+                        double floor, const char *what)
+{
+    for (size_t i = 0; i < n; i++) {
+        double e = fabs((double)got[i] - (double)want[i]);
+        if (!(e <= tolerance * (fabs((double)want[i]) + floor)))
+            fail_msg("%s: element %zu is %.9g, not %.9g", what, i, (double)got[i], (double)want[i]);
+    }
+}
+
+/* ---- products ---- */
+
+static const enum kern_type types[] = {
+    KERN_F32,  KERN_F16,  KERN_BF16, KERN_Q8_0, KERN_Q4_0,   KERN_Q4_1,   KERN_Q5_0, KERN_Q5_1,
+    KERN_Q2_K, KERN_Q3_K, KERN_Q4_K, KERN_Q5_K, KERN_Q6_K,   KERN_IQ4_NL, KERN_IQ4_XS};
+enum { N_TYPE = sizeof types / sizeof *types };
+
+static uint8_t *weight_bytes(enum kern_type type, int32_t n_row, int32_t n_col)
+{
+    size_t n = (size_t)n_row * (size_t)n_col;
+    float *x = floats(n, 0.02f);
+    uint8_t *w = malloc(n / (size_t)kern_type_block(type) * kern_type_bytes(type));
+    assert_non_null(w);
+    assert_true(kern_quantise(type, x, w, (int64_t)n));
+    free(x);
+    return w;
+}
+
+static double product_tolerance(enum kern_type type, int32_t n_tok)
+{
+    if (n_tok > 8)
+        return TOLERANCE_HALF;
+    return type == KERN_F32 || type == KERN_F16 || type == KERN_BF16 ? TOLERANCE_PLAIN
+                                                                     : TOLERANCE_BLOCK;
+}
+
+static void check_product(enum kern_type type, int32_t n_row, int32_t n_col, int32_t n_tok,
+                          float size)
+{
+    enum { PAD = 3 };
+    size_t stride = (size_t)n_row + PAD, n_dst = (size_t)n_tok * stride;
+    size_t x_stride = (size_t)n_col + 8, n_x = (size_t)n_tok * x_stride;
+    uint8_t *data = weight_bytes(type, n_row, n_col);
+    float *x = floats(n_x, size), *bias = floats((size_t)n_row, 1), *start = floats(n_dst, 1);
+    float *want = malloc(n_dst * 4), *got = malloc(n_dst * 4), *row = malloc((size_t)n_col * 4);
+    struct kern_weight *wr = ref->ops->weight_new(ref, type, n_row, n_col, data);
+    struct kern_weight *wc = cuda->ops->weight_new(cuda, type, n_row, n_col, data);
+    float *x_dev = dev_new(x, n_x * 4), *bias_dev = dev_new(bias, (size_t)n_row * 4);
+    assert_non_null(wc);
+    size_t row_bytes = (size_t)n_col / (size_t)kern_type_block(type) * kern_type_bytes(type);
+    for (int kind = 0; kind < 3; kind++) { /* plain, with bias, added to what is there */
+        memcpy(want, start, n_dst * 4);
+        struct kern_mat mr = {wr, kind == 1 ? bias : NULL, want, (int32_t)stride, kind == 2};
+        struct kern_mat mc = {wc, kind == 1 ? bias_dev : NULL, dev_new(start, n_dst * 4),
+                              (int32_t)stride, kind == 2};
+        ref->ops->matmul(ref, 1, &mr, x, (int32_t)x_stride, n_tok);
+        cuda->ops->matmul(cuda, 1, &mc, x_dev, (int32_t)x_stride, n_tok);
+        dev_take(got, mc.dst, n_dst * 4);
+        for (int32_t r = 0; r < n_row; r++) {
+            kern_dequantise(type, data + (size_t)r * row_bytes, row, n_col);
+            for (int32_t t = 0; t < n_tok; t++) {
+                double norm = 1e-3 * (double)size;
+                for (int32_t i = 0; i < n_col; i++)
+                    norm += pow((double)row[i] * (double)x[(size_t)t * x_stride + (size_t)i], 2);
+                size_t at = (size_t)t * stride + (size_t)r;
+                double e = fabs((double)got[at] - (double)want[at]) / sqrt(norm);
+                if (!(e <= product_tolerance(type, n_tok)))
+                    fail_msg("%s [%d, %d] x %d, kind %d: row %d token %d is %g, not %g (error %g)",
+                             kern_type_name(type), n_row, n_col, n_tok, kind, r, t,
+                             (double)got[at], (double)want[at], e);
+            }
+        }
+        for (int32_t t = 0; t < n_tok; t++) /* what lies between the rows stays */
+            assert_memory_equal(got + (size_t)t * stride + n_row, start + (size_t)t * stride + n_row,
+                                PAD * 4);
+    }
+    cuda->ops->free(cuda, x_dev);
+    cuda->ops->free(cuda, bias_dev);
+    ref->ops->weight_free(ref, wr);
+    cuda->ops->weight_free(cuda, wc);
+    free(data);
+    free(x);
+    free(bias);
+    free(start);
+    free(want);
+    free(got);
+    free(row);
+}
+
+static void cuda__matmul__agrees_with_ref(void **state)
+{
+    static const struct {
+        int32_t n_row, n_col, n_tok;
+    } shapes[] = {{1, 256, 1}, {5, 512, 3}, {9, 768, 7}, {6, 1280, 12}, {3, 32, 1}, {4, 96, 9},
+                  {5, 288, 2}};
+    for (int i = 0; i < N_TYPE; i++)
+        for (size_t j = 0; j < sizeof shapes / sizeof *shapes; j++)
+            if (shapes[j].n_col % kern_type_block(types[i]) == 0)
+                check_product(types[i], shapes[j].n_row, shapes[j].n_col, shapes[j].n_tok, 1);
+    check_product(KERN_F16, 7, 31, 2, 1); /* rows that are not 16-byte aligned */
+    check_product(KERN_F16, 7, 31, 11, 1);
+    check_product(KERN_Q4_0, 40, 64, 11, 1e5f); /* beyond what f16 holds */
+}
+
+static void cuda__matmul__tiny_inputs_give_zero(void **state)
+{
+    uint8_t *data = weight_bytes(KERN_Q8_0, 8, 64);
+    float x[64], y[8];
+    for (int i = 0; i < 64; i++)
+        x[i] = 1e-39f;
+    struct kern_weight *w = cuda->ops->weight_new(cuda, KERN_Q8_0, 8, 64, data);
+    float *x_dev = dev_new(x, sizeof x);
+    struct kern_mat m = {w, NULL, dev_new(NULL, sizeof y), 8, false};
+    cuda->ops->matmul(cuda, 1, &m, x_dev, 64, 1);
+    dev_take(y, m.dst, sizeof y);
+    for (int i = 0; i < 8; i++)
+        assert_true(fabsf(y[i]) < 1e-35f);
+    cuda->ops->free(cuda, x_dev);
+    cuda->ops->weight_free(cuda, w);
+    free(data);
+}
+
+static void cuda__embed__agrees_with_ref(void **state)
+{
+    enum { ROWS = 37, COLS = 512 };
+    static const int32_t ids[] = {36, 0, 17, 16, 15};
+    for (int i = 0; i < N_TYPE; i++) {
+        uint8_t *data = weight_bytes(types[i], ROWS, COLS);
+        float got[5 * COLS], want[5 * COLS];
+        struct kern_weight *wr = ref->ops->weight_new(ref, types[i], ROWS, COLS, data);
+        struct kern_weight *wc = cuda->ops->weight_new(cuda, types[i], ROWS, COLS, data);
+        float *dev = dev_new(NULL, sizeof got);
+        ref->ops->embed(ref, wr, ids, 5, 2, want);
+        cuda->ops->embed(cuda, wc, ids, 5, 2, dev);
+        dev_take(got, dev, sizeof got);
+        assert_near(got, want, 5 * COLS, 1e-3, 1e-3, kern_type_name(types[i])); /* f16 of others */
+        ref->ops->weight_free(ref, wr);
+        cuda->ops->weight_free(cuda, wc);
+        free(data);
+    }
+}
+
+/* ---- elementwise ---- */
+
+static void cuda__rmsnorm__agrees_with_ref(void **state)
+{
+    static const int32_t cols[] = {1, 7, 64, 100, 576, 2048};
+    for (size_t j = 0; j < sizeof cols / sizeof *cols; j++) {
+        int32_t n = cols[j], stride = n + 5, rows = 3;
+        size_t size = (size_t)(rows * stride) * 4;
+        float *x = floats((size_t)(rows * stride), 3), *gain = floats((size_t)n, 1);
+        float *got = malloc(size), *want = malloc(size), *x_dev = dev_new(x, size);
+        float *gain_dev = dev_new(gain, (size_t)n * 4);
+        memcpy(want, x, size);
+        ref->ops->rmsnorm(ref, want, x, gain, rows, n, stride, 1e-5f);
+        cuda->ops->rmsnorm(cuda, x_dev, x_dev, gain_dev, rows, n, stride, 1e-5f);
+        dev_take(got, x_dev, size);
+        assert_near(got, want, (size_t)(rows * stride), TOLERANCE_ELEMENT, 1e-6, "rmsnorm");
+        cuda->ops->free(cuda, gain_dev);
+        free(x);
+        free(gain);
+        free(got);
+        free(want);
+    }
+}
+
+static void cuda__rope__agrees_with_ref(void **state)
+{
+    float freq[64];
+    for (int i = 0; i < 64; i++)
+        freq[i] = powf(10000, -(float)i / 64);
+    static const struct {
+        int32_t head_dim, n_rot, n_head, n_tok, pos0;
+    } cases[] = {{64, 64, 3, 5, 7}, {128, 128, 2, 3, 100000}, {80, 32, 4, 2, 130000},
+                 {64, 20, 2, 7, 4096}};
+    for (size_t j = 0; j < sizeof cases / sizeof *cases; j++)
+        for (int mode = 0; mode < 2; mode++) {
+            struct kern_rope r = {(enum kern_rope_mode)mode, cases[j].n_rot, freq, 1.2f};
+            int32_t stride = cases[j].n_head * cases[j].head_dim + 11;
+            size_t n = (size_t)(cases[j].n_tok * stride);
+            float *want = floats(n, 1), *got = malloc(n * 4), *dev = dev_new(want, n * 4);
+            freq[3] *= 0.99f; /* other frequencies at the same address */
+            ref->ops->rope(ref, want, cases[j].n_tok, cases[j].n_head, cases[j].head_dim, stride,
+                           cases[j].pos0, &r);
+            cuda->ops->rope(cuda, dev, cases[j].n_tok, cases[j].n_head, cases[j].head_dim, stride,
+                            cases[j].pos0, &r);
+            dev_take(got, dev, n * 4);
+            assert_near(got, want, n, TOLERANCE_ELEMENT, 0.3, "rope");
+            free(want);
+            free(got);
+        }
+}
+
+static void cuda__glu_add_softcap__agree_with_ref(void **state)
+{
+    for (int act = 0; act < 2; act++)
+        for (int32_t n = 1; n < 600; n = n * 5 + 1) {
+            enum { TOKS = 3 };
+            int32_t stride = 2 * n + 3;
+            size_t size = (size_t)(TOKS * stride) * 4;
+            float *gate = floats((size_t)(TOKS * stride), 8), *got = malloc(size), *dev;
+            gate[0] = 100;
+            gate[stride] = -100;
+            dev = dev_new(gate, size);
+            cuda->ops->glu(cuda, dev, stride, dev, dev + n, stride, TOKS, n, (enum kern_act)act);
+            cuda->ops->add(cuda, dev, dev, (size_t)n);
+            cuda->ops->softcap(cuda, dev, (size_t)n, 30);
+            ref->ops->glu(ref, gate, stride, gate, gate + n, stride, TOKS, n, (enum kern_act)act);
+            ref->ops->add(ref, gate, gate, (size_t)n);
+            ref->ops->softcap(ref, gate, (size_t)n, 30);
+            dev_take(got, dev, size);
+            assert_near(got, gate, (size_t)(TOKS * stride), TOLERANCE_ELEMENT, 3, "glu");
+            free(gate);
+            free(got);
+        }
+}
+
+static void cuda__kv_write__same_bytes_as_ref(void **state)
+{
+    enum { HEADS = 2, DIM = 80, BLOCKS = 3, TOKS = 70, STRIDE = HEADS * DIM + 7 };
+    size_t one = DIM * KERN_BLOCK_TOK, sink = DIM * KERN_SINK_PAD;
+    size_t n = HEADS * (BLOCKS * 2 * one + 2 * sink);
+    float *key = floats(TOKS * STRIDE, 2), *value = floats(TOKS * STRIDE, 2);
+    float *key_dev = dev_new(key, TOKS * STRIDE * 4), *value_dev = dev_new(value, TOKS * STRIDE * 4);
+    static const int32_t cases[][2] = {{1, 0}, {1, 65}, {70, 61}, {3, 2}, {64, 64}};
+    for (size_t j = 0; j < sizeof cases / sizeof *cases; j++) {
+        uint16_t *memory[2] = {malloc(n * 2), malloc(n * 2)};
+        memset(memory[0], 0x5a, n * 2);
+        uint16_t *dev = dev_new(memory[0], n * 2);
+        for (int b = 0; b < 2; b++) {
+            uint16_t *m = b ? dev : memory[0];
+            struct kern_kv_block block[HEADS * BLOCKS];
+            for (int h = 0; h < HEADS * BLOCKS; h++, m += 2 * one)
+                block[h] = (struct kern_kv_block){m, m + one, NULL};
+            struct kern_kv kv = {.n_head_kv = HEADS, .head_dim = DIM, .n_block_cap = BLOCKS,
+                                 .block = block, .sink_k = m, .sink_v = m + HEADS * sink};
+            struct kern *k = b ? cuda : ref;
+            k->ops->kv_write(k, &kv, b ? key_dev : key, b ? value_dev : value, STRIDE, cases[j][0],
+                             cases[j][1]);
+        }
+        dev_take(memory[1], dev, n * 2);
+        assert_memory_equal(memory[0], memory[1], n * 2);
+        free(memory[0]);
+        free(memory[1]);
+    }
+    cuda->ops->free(cuda, key_dev);
+    cuda->ops->free(cuda, value_dev);
+    free(key);
+    free(value);
+}
+
+/* ---- attention ---- */
+
+struct shape {
+    int32_t head_dim, n_head_kv, group, n_tok, pos0;
+    int32_t window;
+    float softcap;
+    int32_t bits_k, bits_v; /* 0: no pages; 1: every page another depth */
+    bool rotated, listed, mass;
+};
+
+/* One cache twice: on the host for ref, and copied to the device. */
+struct scene {
+    struct kern_kv kv[2];
+    struct kern_attn a[2]; /* 0: host, 1: device */
+    struct kern_block_list list;
+    void *host[4096], *dev[4096];
+    int n_host, n_dev;
+};
+
+static void *own(struct scene *s, size_t size)
+{
+    void *p = aligned_alloc(64, (size + 63) & ~(size_t)63);
+    assert_true(p && s->n_host < 4096);
+    return s->host[s->n_host++] = p;
+}
+
+static void *own_dev(struct scene *s, const void *host, size_t size)
+{
+    assert_true(s->n_dev < 4096);
+    return s->dev[s->n_dev++] = dev_new(host, size);
+}
+
+static void scene_make(struct scene *s, const struct shape *h)
+{
+    static const int32_t depth[4] = {8, 6, 4, 2};
+    int32_t d = h->head_dim, end = h->pos0 + h->n_tok, n_block = (end + 63) / 64, cap = n_block + 1;
+    int32_t b_first = h->pos0 / 64, b_last = (end - 1) / 64, n_head = h->n_head_kv * h->group;
+    size_t rows = sizeof(uint16_t) * (size_t)d * 64;
+    memset(s, 0, sizeof *s);
+    rng_state = 1 + (uint64_t)d * 7919 + (uint64_t)end * 104729 + (uint64_t)h->group;
+    struct kern_kv_block *block[2];
+    for (int i = 0; i < 2; i++) {
+        size_t size = sizeof(struct kern_kv_block) * (size_t)(h->n_head_kv * cap);
+        block[i] = own(s, size);
+        memset(block[i], 0, size);
+        s->kv[i] = (struct kern_kv){.n_head_kv = h->n_head_kv, .head_dim = d, .n_block_cap = cap,
+                                    .block = block[i]};
+    }
+    bool packed = h->bits_k != 0 && b_last >= 2;
+    size_t sink = sizeof(uint16_t) * (size_t)(h->n_head_kv * d) * KERN_SINK_PAD;
+    uint16_t *sink_k = own(s, sink), *sink_v = own(s, sink);
+    memset(sink_k, 0x7e, sink); /* NaN where nothing is written */
+    memset(sink_v, 0x7e, sink);
+    for (int32_t head = 0; head < h->n_head_kv; head++)
+        for (int32_t j = 0; j < n_block; j++) {
+            struct kern_kv_block *b = &block[0][head * cap + j], *to = &block[1][head * cap + j];
+            b->k = own(s, rows);
+            b->v = own(s, rows);
+            memset(b->k, 0x7e, rows);
+            memset(b->v, 0x7e, rows);
+            for (int32_t c = 0; c < d; c++) {
+                /* channels of K differ in spread and offset, as real ones do */
+                float spread = 0.3f + 2 * uniform(), at = normal();
+                for (int32_t t = 0; t < 64 && j * 64 + t < end; t++) {
+                    b->k[c * 64 + t] = kern_f32_to_f16(at + spread * normal());
+                    b->v[t * d + c] = kern_f32_to_f16(normal());
+                }
+                for (int32_t t = 0; t < KERN_SINK_TOK && j == 0; t++) {
+                    sink_k[(head * d + c) * KERN_SINK_PAD + t] = b->k[c * 64 + t];
+                    sink_v[(head * KERN_SINK_PAD + t) * d + c] = b->v[t * d + c];
+                }
+            }
+            if (packed && j + 1 < b_last) {
+                struct page_shape shape = {d, h->bits_k, h->bits_v};
+                if (h->bits_k == 1) {
+                    shape.bits_k = depth[(j + head) % 4];
+                    shape.bits_v = depth[(j / 4 + j) % 4];
+                }
+                b->page = own(s, page_size(&shape));
+                page_seal(b->page, &shape,
+                          h->rotated && (h->bits_k != 1 || j % 3) ? PAGE_V_ROTATED : 0,
+                          j == 0 ? KERN_SINK_TOK : 0, b->k, b->v);
+                to->page = own_dev(s, b->page, page_size(&shape));
+                if (j + 1 < b_first) { /* no row of this call needs its f16 rows */
+                    b->k = b->v = NULL;
+                    continue;
+                }
+            }
+            to->k = own_dev(s, b->k, rows);
+            to->v = own_dev(s, b->v, rows);
+        }
+    if (packed) {
+        s->kv[0].sink_k = sink_k;
+        s->kv[0].sink_v = sink_v;
+        s->kv[1].sink_k = own_dev(s, sink_k, sink);
+        s->kv[1].sink_v = own_dev(s, sink_v, sink);
+    }
+    size_t n_q = (size_t)(h->n_tok * n_head * d);
+    float *q = own(s, n_q * 4);
+    for (size_t i = 0; i < n_q; i++)
+        q[i] = normal();
+    if (h->listed) {
+        int32_t n_row_block = b_last - b_first + 1, n = 0;
+        int32_t *first = own(s, sizeof(int32_t) * (size_t)(h->n_head_kv * (n_row_block + 1)));
+        int32_t *index =
+            own(s, sizeof(int32_t) * (size_t)(h->n_head_kv * n_row_block * (n_block + 1)) + 64);
+        for (int32_t head = 0; head < h->n_head_kv; head++) {
+            for (int32_t r = 0; r < n_row_block; r++) {
+                first[head * (n_row_block + 1) + r] = n;
+                for (int32_t j = 0; j < b_first + r; j++)
+                    if (uniform() < 0.4f)
+                        index[n++] = j;
+            }
+            first[head * (n_row_block + 1) + n_row_block] = n;
+        }
+        s->list = (struct kern_block_list){first, index};
+    }
+    for (int i = 0; i < 2; i++)
+        s->a[i] = (struct kern_attn){.n_tok = h->n_tok, .pos0 = h->pos0, .n_head = n_head,
+                                     .q = i ? own_dev(s, q, n_q * 4) : q,
+                                     .scale = 1 / sqrtf((float)d), .softcap = h->softcap,
+                                     .window = h->window, .kv = &s->kv[i],
+                                     .list = h->listed ? &s->list : NULL};
+}
+
+static void scene_free(struct scene *s)
+{
+    for (int i = 0; i < s->n_host; i++)
+        free(s->host[i]);
+    for (int i = 0; i < s->n_dev; i++)
+        cuda->ops->free(cuda, s->dev[i]);
+}
+
+static void check_attention(const struct shape *h)
+{
+    static struct scene s;
+    scene_make(&s, h);
+    size_t n_lse = (size_t)(h->n_tok * h->n_head_kv * h->group), n = n_lse * (size_t)h->head_dim;
+    size_t n_mass = (size_t)(h->n_head_kv * s.kv[0].n_block_cap);
+    float *out[2] = {malloc(n * 4), malloc(n * 4)}, *lse[2] = {malloc(n_lse * 4), malloc(n_lse * 4)};
+    float *mass[2] = {calloc(n_mass, 4), calloc(n_mass, 4)};
+    s.a[0].out = out[0];
+    s.a[0].lse = lse[0];
+    s.a[1].out = dev_new(NULL, n * 4);
+    s.a[1].lse = dev_new(NULL, n_lse * 4);
+    for (int i = 0; i < 2 && h->mass; i++)
+        s.a[i].mass = mass[i];
+    ref->ops->attend(ref, &s.a[0]);
+    cuda->ops->attend(cuda, &s.a[1]);
+    cuda->ops->sync(cuda);
+    dev_take(out[1], s.a[1].out, n * 4);
+    dev_take(lse[1], s.a[1].lse, n_lse * 4);
+    double size = 0, worst = 0, worst_lse = 0, worst_mass = 0;
+    for (size_t i = 0; i < n; i++)
+        size += (double)out[0][i] * (double)out[0][i] / (double)n;
+    size = fmax(sqrt(size), 0.1);
+    for (size_t i = 0; i < n; i++) {
+        double e = fabs((double)out[0][i] - (double)out[1][i]) / size;
+        worst = e > worst || isnan(e) ? e : worst;
+    }
+    for (size_t i = 0; i < n_lse; i++) {
+        double e = fabs((double)lse[0][i] - (double)lse[1][i]);
+        worst_lse = e > worst_lse || isnan(e) ? e : worst_lse;
+    }
+    for (size_t i = 0; i < n_mass; i++) {
+        double e = fabs((double)mass[0][i] - (double)mass[1][i]) / (h->n_tok * h->group);
+        worst_mass = e > worst_mass || isnan(e) ? e : worst_mass;
+    }
+    bool tile = h->n_tok >= 32 && !h->mass;
+    if (!(worst <= (!tile        ? TOLERANCE_ROWS
+                    : h->rotated ? TOLERANCE_ROTATED
+                                 : TOLERANCE_TILE) &&
+          worst_lse <= (tile && h->bits_k ? TOLERANCE_LSE_PAGE : TOLERANCE_LSE) &&
+          worst_mass <= TOLERANCE_MASS))
+        fail_msg("d %d heads %dx%d rows %d at %d window %d cap %g bits %d/%d%s%s%s: out %g lse %g "
+                 "mass %g",
+                 h->head_dim, h->n_head_kv, h->group, h->n_tok, h->pos0, h->window,
+                 (double)h->softcap, h->bits_k, h->bits_v, h->rotated ? " rotated" : "",
+                 h->listed ? " listed" : "", h->mass ? " mass" : "", worst, worst_lse, worst_mass);
+    for (int i = 0; i < 2; i++) {
+        free(out[i]);
+        free(lse[i]);
+        free(mass[i]);
+    }
+    scene_free(&s);
+}
+
+static void cuda__attend__few_rows_of_f16(void **state)
+{
+    static const int32_t dims[] = {16, 64, 80, 128, 256}, groups[] = {1, 3, 4, 7, 12};
+    for (int i = 0; i < 5; i++)
+        check_attention(&(struct shape){.head_dim = dims[i], .n_head_kv = 1 + i % 2,
+                                        .group = groups[i], .n_tok = 1 + 2 * i, .pos0 = 60 * i,
+                                        .mass = i % 2});
+    check_attention(&(struct shape){.head_dim = 64, .n_head_kv = 1, .group = 2, .n_tok = 3,
+                                    .pos0 = 300, .window = 100, .softcap = 30, .mass = true});
+}
+
+static void cuda__attend__few_rows_of_pages(void **state)
+{
+    static const int32_t dims[] = {64, 80, 128, 256};
+    for (int32_t bits = 2; bits <= 8; bits += 2)
+        check_attention(&(struct shape){.head_dim = dims[bits / 2 - 1], .n_head_kv = 1, .group = 4,
+                                        .n_tok = 1 + bits, .pos0 = 330, .bits_k = bits,
+                                        .bits_v = 10 - bits, .rotated = bits % 4, .mass = true});
+    for (int i = 0; i < 4; i++)
+        check_attention(&(struct shape){.head_dim = dims[i], .n_head_kv = 2, .group = 3, .n_tok = 2,
+                                        .pos0 = 700 + i, .bits_k = 1, .bits_v = 1,
+                                        .rotated = i % 2, .listed = i % 3 == 0, .mass = i < 2,
+                                        .window = i == 2 ? 300 : 0});
+}
+
+static void cuda__attend__many_rows(void **state)
+{
+    static const int32_t dims[] = {16, 64, 80, 128, 256}, groups[] = {1, 4, 3, 7, 2};
+    for (int i = 0; i < 5; i++)
+        check_attention(&(struct shape){.head_dim = dims[i], .n_head_kv = 1, .group = groups[i],
+                                        .n_tok = 33 + 7 * i, .pos0 = 61 * i,
+                                        .softcap = i == 1 ? 30 : 0, .window = i == 3 ? 70 : 0});
+}
+
+static void cuda__attend__many_rows_of_pages_and_lists(void **state)
+{
+    static const int32_t dims[] = {64, 80, 128, 256};
+    for (int i = 0; i < 4; i++)
+        check_attention(&(struct shape){.head_dim = dims[i], .n_head_kv = 1 + i % 2, .group = 1 + i,
+                                        .n_tok = 66, .pos0 = 380 + i, .bits_k = 1, .bits_v = 1,
+                                        .rotated = i % 2, .listed = i < 2});
+    check_attention(&(struct shape){.head_dim = 64, .n_head_kv = 2, .group = 2, .n_tok = 70,
+                                    .pos0 = 333, .listed = true});
+}
+
+/* ---- scores ---- */
+
+static void check_scores(const struct shape *h, bool only)
+{
+    static struct scene s;
+    scene_make(&s, h);
+    int32_t n_block = (h->pos0 + h->n_tok - 1) / 64 + 1, n_head = h->n_head_kv * h->group;
+    int32_t row[4] = {0, h->n_tok / 3, h->n_tok / 2, h->n_tok - 1}, group[64], n_group = 0;
+    int32_t first = (16 - h->pos0 % 16) % 16;
+    for (int32_t g = first; g + 16 <= h->n_tok && n_group < 64; g += 16)
+        group[n_group++] = g;
+    bool *chosen = calloc((size_t)(h->n_head_kv * n_block), sizeof *chosen);
+    for (int32_t i = 0; i < h->n_head_kv * n_block; i++)
+        chosen[i] = i % n_block == 0 || i % n_block >= h->pos0 / 64 || i % 3 == 0;
+    float *mass[2], *lse[2], *anti[2];
+    for (int i = 0; i < 2; i++) {
+        mass[i] = calloc((size_t)(n_head * 4 * n_block), 4);
+        lse[i] = calloc((size_t)(n_head * 4), 4);
+        anti[i] = calloc((size_t)(n_head * (n_group + 1) * n_block), 4);
+        struct kern_score score = {.a = &s.a[i], .n_block = n_block, .n_row = 4, .row = row,
+                                   .mass = mass[i], .lse = lse[i], .only = only ? chosen : NULL,
+                                   .n_group = n_group, .group = group, .anti = anti[i]};
+        assert_true(kern_score(i ? cuda : ref, &score));
+    }
+    assert_near(mass[1], mass[0], (size_t)(n_head * 4 * n_block), 1e-3, 1e-2, "exact mass");
+    assert_near(lse[1], lse[0], (size_t)(n_head * 4), 1e-4, 1, "log-sum-exp");
+    assert_near(anti[1], anti[0], (size_t)(n_head * n_group * n_block), 1e-3, 1e-2, "antidiagonals");
+    for (int i = 0; i < 2; i++) {
+        free(mass[i]);
+        free(lse[i]);
+        free(anti[i]);
+    }
+    free(chosen);
+    scene_free(&s);
+}
+
+static void cuda__score__agrees_with_ref(void **state)
+{
+    check_scores(&(struct shape){.head_dim = 64, .n_head_kv = 2, .group = 3, .n_tok = 70,
+                                 .pos0 = 300, .bits_k = 1, .bits_v = 1}, false);
+    check_scores(&(struct shape){.head_dim = 80, .n_head_kv = 1, .group = 9, .n_tok = 40,
+                                 .pos0 = 64, .softcap = 20}, true);
+}
+
+/* ---- sealing ---- */
+
+static void cuda__seal__same_bytes_as_the_codec(void **state)
+{
+    static const struct page_shape shapes[] = {{64, 8, 8}, {80, 6, 4}, {128, 4, 2}, {256, 2, 6}};
+    for (size_t j = 0; j < sizeof shapes / sizeof *shapes; j++) {
+        enum { PAGES = 3 };
+        int32_t d = shapes[j].head_dim;
+        size_t rows = sizeof(uint16_t) * (size_t)d * 64, size = page_size(&shapes[j]);
+        uint16_t *k = malloc(PAGES * rows), *v = malloc(PAGES * rows);
+        for (size_t i = 0; i < PAGES * rows / 2; i++) {
+            k[i] = kern_f32_to_f16(1 + 2 * normal());
+            v[i] = kern_f32_to_f16(normal());
+        }
+        k[5] = 0x7c00; /* infinite */
+        v[7] = 0x7e00; /* not a number */
+        uint16_t *k_dev = dev_new(k, PAGES * rows), *v_dev = dev_new(v, PAGES * rows);
+        struct kern_seal jobs[PAGES];
+        struct kern_page *want = malloc(size), *back = malloc(size);
+        uint32_t flags = j % 2 ? PAGE_V_ROTATED : 0;
+        for (size_t i = 0; i < PAGES; i++)
+            jobs[i] = (struct kern_seal){k_dev + i * rows / 2, v_dev + i * rows / 2, malloc(size),
+                                         dev_new(NULL, size), i == 0 ? KERN_SINK_TOK : 0};
+        cuda->ops->seal(cuda, jobs, PAGES, d, shapes[j].bits_k, shapes[j].bits_v, flags);
+        for (size_t i = 0; i < PAGES; i++) {
+            page_seal(want, &shapes[j], flags, jobs[i].n_skip, k + i * rows / 2, v + i * rows / 2);
+            dev_take(back, jobs[i].dev, size);
+            assert_memory_equal(jobs[i].page, want, size);
+            assert_memory_equal(back, want, size);
+            free(jobs[i].page);
+        }
+        cuda->ops->free(cuda, k_dev);
+        cuda->ops->free(cuda, v_dev);
+        free(k);
+        free(v);
+        free(want);
+        free(back);
+    }
+}
+
+/* ---- the backend ---- */
+
+static void cuda__open__says_what_is_missing(void **state)
+{
+    char why[256] = "";
+    assert_null(kern_open_cuda("/nonexistent/libdogear-cuda.so", 0, why, sizeof why));
+    assert_non_null(strstr(why, "/nonexistent/libdogear-cuda.so"));
+    assert_null(strchr(why, '\n'));
+}
+
+static void cuda__alloc__too_much_gives_null(void **state)
+{
+    assert_null(cuda->ops->alloc(cuda, (size_t)1 << 50));
+    assert_null(cuda->ops->error(cuda)); /* the caller was told */
+    void *p[40];
+    for (size_t i = 0; i < 40; i++)
+        p[i] = dev_new(&i, sizeof i);
+    for (size_t i = 0; i < 40; i += 2)
+        cuda->ops->free(cuda, p[i]);
+    for (size_t i = 1; i < 40; i += 2) {
+        size_t got;
+        dev_take(&got, p[i], sizeof got);
+        assert_int_equal(got, i);
+    }
+}
+
+static int open_both(void **state)
+{
+    char why[256];
+    const char *module = getenv("CUDA_MODULE");
+    if (!module || !*module)
+        return -1;
+    ref = kern_open_cpu("ref", 2);
+    cuda = kern_open_cuda(module, 0, why, sizeof why);
+    if (!cuda)
+        print_error("%s\n", why);
+    return ref && cuda ? 0 : -1;
+}
+
+static int close_both(void **state)
+{
+    kern_close(cuda);
+    kern_close(ref);
+    return 0;
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(cuda__open__says_what_is_missing),
+        cmocka_unit_test(cuda__alloc__too_much_gives_null),
+        cmocka_unit_test(cuda__rmsnorm__agrees_with_ref),
+        cmocka_unit_test(cuda__rope__agrees_with_ref),
+        cmocka_unit_test(cuda__glu_add_softcap__agree_with_ref),
+        cmocka_unit_test(cuda__kv_write__same_bytes_as_ref),
+        cmocka_unit_test(cuda__embed__agrees_with_ref),
+        cmocka_unit_test(cuda__matmul__agrees_with_ref),
+        cmocka_unit_test(cuda__matmul__tiny_inputs_give_zero),
+        cmocka_unit_test(cuda__attend__few_rows_of_f16),
+        cmocka_unit_test(cuda__attend__few_rows_of_pages),
+        cmocka_unit_test(cuda__attend__many_rows),
+        cmocka_unit_test(cuda__attend__many_rows_of_pages_and_lists),
+        cmocka_unit_test(cuda__score__agrees_with_ref),
+        cmocka_unit_test(cuda__seal__same_bytes_as_the_codec),
+    };
+    return cmocka_run_group_tests_name("cuda", tests, open_both, close_both);
+}
