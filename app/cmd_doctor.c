@@ -10,6 +10,7 @@
 #include "app/json.h"
 #include "app/models.h"
 #include "app/paths.h"
+#include "engine/engine.h"
 #include "sessions/sessions.h"
 
 static int64_t mem_available_bytes(void)
@@ -68,6 +69,8 @@ int cmd_doctor(struct options *o)
     struct sessions_health h = {0};
     char cpu[96];
     cpu_features(cpu, sizeof cpu);
+    char gpu[192];
+    bool have_gpu = engine_gpu_state(gpu, sizeof gpu);
     char *model = NULL;
     bool have_model = models_find(o->model, &model, &e) == OK;
     struct engine_floor floor;
@@ -87,6 +90,8 @@ int cmd_doctor(struct options *o)
         json_t *j = json_object();
         json_object_set_new(j, "version", json_string(DOGEAR_VERSION));
         json_object_set_new(j, "cpu", json_string(cpu));
+        json_object_set_new(j, "gpu", have_gpu ? json_cstr(gpu) : json_null());
+        json_object_set_new(j, "gpu_problem", have_gpu ? json_null() : json_cstr(gpu));
         json_object_set_new(j, "cores", json_integer(sysconf(_SC_NPROCESSORS_ONLN)));
         json_object_set_new(j, "memory_available", json_count(mem_available_bytes()));
         json_object_set_new(j, "model", have_model ? json_cstr(model) : json_null());
@@ -111,6 +116,7 @@ int cmd_doctor(struct options *o)
     } else {
         printf("dogear       %s\n", DOGEAR_VERSION);
         printf("cpu          %s, %ld cores\n", cpu, sysconf(_SC_NPROCESSORS_ONLN));
+        printf("gpu          %s\n", gpu);
         printf("memory       %.1f GiB available\n", (double)mem_available_bytes() / (1 << 30));
         printf("model        %s\n", have_model ? model : "none found: see `dogear models`");
         if (have_floor)

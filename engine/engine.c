@@ -6,6 +6,7 @@
 #include "engine/engine_impl.h"
 #include "engine/fake.h"
 #include "engine/local.h"
+#include "kernels/kernels.h"
 
 enum status engine_open(const struct engine_params *p, struct engine **ret, struct err *e)
 {
@@ -172,4 +173,9 @@ enum status engine_attention(struct engine *en, const int32_t *ids, int32_t n,
 enum status engine_calibrate(struct engine *en, struct engine_floor *ret, struct err *e)
 {
     return en->vt->calibrate(en, ret, e);
+}
+
+bool engine_gpu_state(char *line, size_t line_bytes)
+{
+    return kern_cuda_state(line, line_bytes);
 }

@@ -230,6 +230,10 @@ enum status forward_run(struct forward *f, struct kv_line *line, const int32_t *
         if (first < n_tok)
             feed_forward(f, &m->layer[i], n_tok, first);
     }
+    const char *wrong = f->kern->ops->error(f->kern);
+    if (wrong)
+        return err_set(e, ERR_MEMORY, "the GPU failed: %s; use a smaller context or --backend cpu",
+                       wrong);
     if (n_tok == 1)
         kv_count_query(line, m->p.n_head / m->p.n_head_kv);
     kv_commit(line, ids, n_tok);

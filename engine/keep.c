@@ -42,11 +42,11 @@ uint64_t keep_fingerprint(uint64_t model, const struct preset *preset)
     return (model ^ format) * UINT64_C(0x9e3779b97f4a7c15);
 }
 
-/* Where keys and values of (layer, head) lie in the rows of a block; elements. */
-static size_t row_at(const struct kv_shape *s, int32_t layer, int32_t head, bool value)
+/* Where keys and values of a head lie in a layer's rows of a block; elements. */
+static size_t row_at(const struct kv_shape *s, int32_t head, bool value)
 {
     size_t one = (size_t)KERN_BLOCK_TOK * (size_t)s->head_dim;
-    return ((size_t)(2 * layer + value) * (size_t)s->n_head_kv + (size_t)head) * one;
+    return ((size_t)value * (size_t)s->n_head_kv + (size_t)head) * one;
 }
 
 static size_t sink_at(const struct kv_shape *s, int32_t layer, int32_t head, bool value)
@@ -57,13 +57,13 @@ static size_t sink_at(const struct kv_shape *s, int32_t layer, int32_t head, boo
 
 /* ---- token rows, packed: [head][K then V][head_dim] per token ---- */
 
-/* Copies token t of one layer between the rows of a block and packed bytes. */
-static void move_token(const struct kv_shape *s, uint16_t *rows, int32_t layer, int32_t t,
-                       uint16_t *packed, bool out)
+/* Copies token t between a layer's rows of a block (kv_layer_get) and packed bytes. */
+static void move_token(const struct kv_shape *s, uint16_t *rows, int32_t t, uint16_t *packed,
+                       bool out)
 {
     size_t d = (size_t)s->head_dim;
     for (int32_t h = 0; h < s->n_head_kv; h++, packed += 2 * d) {
-        uint16_t *k = rows + row_at(s, layer, h, false), *v = rows + row_at(s, layer, h, true);
+        uint16_t *k = rows + row_at(s, h, false), *v = rows + row_at(s, h, true);
         for (size_t c = 0; c < d; c++) {
             uint16_t *key = &k[c * KERN_BLOCK_TOK + (size_t)t], *value = &v[(size_t)t * d + c];
             if (out) {
@@ -224,10 +224,12 @@ static void add_rows(struct kv_line *l, int32_t first, int32_t n_tok, int32_t la
     size_t one = tok_layer_bytes(s), begin = p->used;
     int32_t n = n_tok - first * KERN_BLOCK_TOK;
     char *packed = mem_alloc(one * (size_t)n);
+    uint16_t *rows = NULL;
     for (int32_t i = 0; i < n; i++) {
-        uint16_t *rows = (uint16_t *)(void *)l->block[first + i / KERN_BLOCK_TOK]->rows;
-        move_token(s, rows, layer, i % KERN_BLOCK_TOK,
-                   (uint16_t *)(void *)(packed + (size_t)i * one), true);
+        if (i % KERN_BLOCK_TOK == 0)
+            rows = kv_layer_get(l->pool, l->block[first + i / KERN_BLOCK_TOK], layer);
+        move_token(s, rows, i % KERN_BLOCK_TOK, (uint16_t *)(void *)(packed + (size_t)i * one),
+                   true);
     }
     split_bytes(p->data + begin, packed, one / 2 * (size_t)n);
     free(packed);
@@ -342,6 +344,27 @@ struct loading {
     bool bad, whole;
 };
 
+static void put_sinks(struct kv_pool *p, struct kv_block *b, int32_t layer, uint16_t *packed)
+{
+    const struct kern_ops *ops = p->kern->ops;
+    uint16_t *sinks = mem_alloc(p->sink_bytes); /* block 0 alone, on one thread */
+    ops->download(p->kern, sinks, b->sinks, p->sink_bytes);
+    move_sinks(&p->shape, sinks, layer, packed, false);
+    ops->upload(p->kern, b->sinks, sinks, p->sink_bytes);
+    free(sinks);
+}
+
+static void put_sink(struct kv_pool *p, struct kv_block *b, int32_t layer, int32_t t,
+                     const uint16_t *packed)
+{
+    const struct kern_ops *ops = p->kern->ops;
+    uint16_t *sinks = mem_alloc(p->sink_bytes);
+    ops->download(p->kern, sinks, b->sinks, p->sink_bytes);
+    set_sink(&p->shape, sinks, layer, t, packed);
+    ops->upload(p->kern, b->sinks, sinks, p->sink_bytes);
+    free(sinks);
+}
+
 /* Page bytes arrive plane by plane, in ascending order, for all heads of a layer at once. */
 static bool visit_page(void *ctx, const struct kv_piece *piece)
 {
@@ -394,7 +417,7 @@ static bool visit_page(void *ctx, const struct kv_piece *piece)
             g->bad = true;
             return false;
         }
-        move_sinks(s, (uint16_t *)(void *)g->b->sinks, piece->layer, (uint16_t *)(void *)at, false);
+        put_sinks(g->l->pool, g->b, piece->layer, (uint16_t *)(void *)at);
     }
     return true;
 }
@@ -473,18 +496,22 @@ static bool visit_rows(void *ctx, const struct kv_piece *piece)
         return false;
     }
     const char *low = piece->data, *high = low + piece->size_bytes / 2;
+    uint16_t *rows = NULL;
     for (int32_t i = 0; i < g->n_win; i++, low += one / 2, high += one / 2) {
-        uint16_t *rows = (uint16_t *)(void *)g->l->block[g->first + i / KERN_BLOCK_TOK]->rows;
+        struct kv_block *b = g->l->block[g->first + i / KERN_BLOCK_TOK];
+        if (i % KERN_BLOCK_TOK == 0)
+            rows = kv_layer_get(g->l->pool, b, piece->layer);
         uint16_t packed[2 * PAGE_HEAD_DIM_MAX * 64];
         if (one > sizeof packed) {
             g->bad = true;
             return false;
         }
         join_bytes((char *)packed, low, high, one / 2);
-        move_token(s, rows, piece->layer, i % KERN_BLOCK_TOK, packed, false);
-        char *sinks = g->l->block[0]->sinks;
-        if (g->first == 0 && i < KERN_SINK_TOK && sinks)
-            set_sink(s, (uint16_t *)(void *)sinks, piece->layer, i, packed);
+        move_token(s, rows, i % KERN_BLOCK_TOK, packed, false);
+        if (g->first == 0 && i < KERN_SINK_TOK && g->l->block[0]->sinks)
+            put_sink(g->l->pool, g->l->block[0], piece->layer, i, packed);
+        if (i % KERN_BLOCK_TOK == KERN_BLOCK_TOK - 1 || i == g->n_win - 1)
+            kv_layer_put(g->l->pool, b, piece->layer, rows);
     }
     g->n_layer_seen++;
     return true;
@@ -542,7 +569,9 @@ static int32_t load_batch(struct batch *t, struct kv_line *l, const int32_t *ids
     for (int32_t i = 0; i < n_new; i++) {
         struct loading *g = &t->g[i];
         p->used_bytes += g->b->page_bytes;
-        if (n_got == i && g->whole && p->used_bytes <= p->budget_bytes) {
+        struct err e;
+        if (n_got == i && g->whole && p->used_bytes <= p->budget_bytes &&
+            kv_pages_copy(p, g->b, &e) == OK) {
             kv_line_add(l, g->b, ids + g->j * KERN_BLOCK_TOK);
             *hash = t->hash[i];
             n_got++;

@@ -1,6 +1,7 @@
 #include "engine/kv.h"
 
 #include <assert.h>
+#include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -97,6 +98,33 @@ uint64_t kv_pool_bytes(const struct kv_pool *p)
 uint64_t kv_pool_budget(const struct kv_pool *p)
 {
     return p->budget_bytes;
+}
+
+uint64_t kv_stamp(void)
+{
+    static _Atomic uint64_t last;
+    return ++last;
+}
+
+static uint64_t layer_bytes(const struct kv_pool *p)
+{
+    return p->rows_bytes / (uint64_t)p->shape.n_layer;
+}
+
+uint16_t *kv_layer_get(struct kv_pool *p, const struct kv_block *b, int32_t layer)
+{
+    char *rows = b->rows + (uint64_t)layer * layer_bytes(p);
+    if (!p->kern->device)
+        return (uint16_t *)(void *)rows;
+    p->kern->ops->download(p->kern, p->bounce, rows, layer_bytes(p)); /* rows came through it */
+    return p->bounce;
+}
+
+void kv_layer_put(struct kv_pool *p, struct kv_block *b, int32_t layer, const uint16_t *rows)
+{
+    if (p->kern->device)
+        p->kern->ops->upload(p->kern, b->rows + (uint64_t)layer * layer_bytes(p), rows,
+                             layer_bytes(p));
 }
 
 void *kv_bounce(struct kv_pool *p)
@@ -220,8 +248,10 @@ void kv_table_set(struct kv_line *l, int32_t j)
             char *v = b->rows ? k + (size_t)s->n_head_kv * head : NULL;
             entry->k = (uint16_t *)(void *)k;
             entry->v = (uint16_t *)(void *)v;
-            entry->page = b->sealed ? b->page[i * s->n_head_kv + h] : NULL;
+            struct kern_page *const *page = b->copy ? b->copy : b->page;
+            entry->page = b->sealed ? page[i * s->n_head_kv + h] : NULL;
         }
+        l->layer[i].stamp = kv_stamp();
         if (j == 0 && b->sinks) {
             char *k = b->sinks + at * sink;
             l->layer[i].sink_k = (uint16_t *)(void *)k;
@@ -235,6 +265,7 @@ static void table_grow(struct kv_line *l, int32_t cap)
     const struct kv_shape *s = &l->pool->shape;
     size_t n_row = (size_t)s->n_layer * (size_t)s->n_head_kv;
     float *mass = mem_calloc(n_row * (size_t)cap, sizeof *mass);
+    l->pool->kern->ops->sync(l->pool->kern); /* masses on their way to the old array */
     for (size_t i = 0; i < n_row && l->n_block > 0; i++)
         memcpy(mass + i * (size_t)cap, l->mass + i * (size_t)l->block_cap,
                (size_t)l->n_block * sizeof *mass);
@@ -254,6 +285,7 @@ static void table_grow(struct kv_line *l, int32_t cap)
             .n_head_kv = s->n_head_kv,
             .head_dim = s->head_dim,
             .n_block_cap = cap,
+            .stamp = kv_stamp(),
             .block = l->table + (size_t)i * (size_t)s->n_head_kv * (size_t)cap,
         };
     }
@@ -326,6 +358,7 @@ void kv_line_free(struct kv_line *l)
     else
         l->pool->lines = l->next;
     kv_watch_free(l);
+    l->pool->kern->ops->sync(l->pool->kern); /* masses on their way */
     free(l->block);
     free(l->layer);
     free(l->table);
@@ -495,6 +528,7 @@ void kv_commit(struct kv_line *l, const int32_t *ids, int32_t n)
 
 static void cut(struct kv_line *l, int32_t n)
 {
+    l->pool->kern->ops->sync(l->pool->kern); /* masses of what goes */
     l->n_tok = n;
     while (l->n_block > kv_blocks_for(n))
         kv_block_unref(l->pool, l->block[--l->n_block]);

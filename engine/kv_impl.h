@@ -19,6 +19,7 @@ struct kv_block {
     char *rows;              /* dev: [n_layer][k, v][n_head_kv][64 * head_dim] of f16; or NULL */
     char *sinks;             /* dev: block 0 only, [n_layer][k, v][n_head_kv][head_dim * 16] */
     struct kern_page **page; /* [n_layer][n_head_kv], NULL before room for pages was needed */
+    struct kern_page **copy; /* dev: what a device attends to, alike; NULL on the CPU */
     uint64_t page_bytes;     /* of all its pages, as they are now */
 };
 
@@ -86,6 +87,7 @@ struct kv_line {
 enum status kv_rows_new(struct kv_pool *p, bool force, char **ret, struct err *e);
 void kv_rows_free(struct kv_pool *p, char *rows);
 void *kv_bounce(struct kv_pool *p); /* rows_bytes of host memory, or NULL */
+uint64_t kv_stamp(void); /* for a table that changed: no number comes twice */
 
 /* Gives the line a block j of its own with the same rows. */
 enum status kv_unshare(struct kv_line *l, int32_t j, struct err *e);
@@ -104,6 +106,14 @@ size_t kv_page_bytes(const struct kv_pool *p); /* of one page as sealed */
 enum status kv_pages_new(struct kv_pool *p, struct kv_block *b, struct err *e);
 void kv_pages_free(struct kv_pool *p, struct kv_block *b); /* and the exact rows */
 void kv_exact_free(struct kv_pool *p, struct kv_block *b);
+/* Brings the device's copy of a page that changed up to date. No allocation that could fail it. */
+void kv_page_changed(struct kv_pool *p, struct kv_block *b, int32_t i);
+/* Makes copies of all pages of a block that was put together on the host. */
+enum status kv_pages_copy(struct kv_pool *p, struct kv_block *b, struct err *e);
+/* One layer of a block's rows, [k, v][n_head_kv][64 * head_dim], where the host reaches it: valid
+ * until the next call. kv_layer_put brings back what was written into it. */
+uint16_t *kv_layer_get(struct kv_pool *p, const struct kv_block *b, int32_t layer);
+void kv_layer_put(struct kv_pool *p, struct kv_block *b, int32_t layer, const uint16_t *rows);
 /* After a commit: pages stand for complete blocks outside the window, their rows go. */
 void kv_settle(struct kv_line *l);
 /* Fills rows of block j again from its pages, as context for reading what follows it. */

@@ -42,6 +42,26 @@ enum status kv_pages_new(struct kv_pool *p, struct kv_block *b, struct err *e)
     }
     b->page_bytes = all;
     p->used_bytes += all;
+    enum status s = kv_pages_copy(p, b, e);
+    if (s != OK)
+        kv_pages_free(p, b);
+    return s;
+}
+
+enum status kv_pages_copy(struct kv_pool *p, struct kv_block *b, struct err *e)
+{
+    if (!p->kern->device || b->copy)
+        return OK;
+    b->copy = mem_calloc((size_t)n_page(p), sizeof(struct kern_page *));
+    for (int32_t i = 0; i < n_page(p); i++) {
+        size_t size = b->sealed ? b->page[i]->size_bytes : kv_page_bytes(p);
+        b->copy[i] = p->kern->ops->alloc(p->kern, size);
+        if (!b->copy[i])
+            return err_set(e, ERR_MEMORY, "out of GPU memory: no %zu bytes for 64 tokens' pages",
+                           size * (size_t)n_page(p));
+        if (b->sealed)
+            p->kern->ops->upload(p->kern, b->copy[i], b->page[i], size);
+    }
     return OK;
 }
 
@@ -52,16 +72,35 @@ void kv_exact_free(struct kv_pool *p, struct kv_block *b)
     b->exact = NULL;
 }
 
+void kv_page_changed(struct kv_pool *p, struct kv_block *b, int32_t i)
+{
+    if (!b->copy)
+        return;
+    const struct kern_ops *ops = p->kern->ops;
+    size_t size = b->page[i]->size_bytes;
+    struct kern_page *less = ops->alloc(p->kern, size);
+    if (less) { /* else the old place, which is larger, serves on */
+        ops->free(p->kern, b->copy[i]);
+        b->copy[i] = less;
+    }
+    ops->upload(p->kern, b->copy[i], b->page[i], size);
+}
+
 void kv_pages_free(struct kv_pool *p, struct kv_block *b)
 {
     kv_exact_free(p, b);
     if (!b->page)
         return;
-    for (int32_t i = 0; i < n_page(p) && !b->lent; i++)
+    for (int32_t i = 0; i < n_page(p) && !b->lent; i++) {
         free(b->page[i]);
-    if (!b->lent)
+        if (b->copy && b->copy[i])
+            p->kern->ops->free(p->kern, b->copy[i]);
+    }
+    if (!b->lent) {
         free(b->page);
-    b->page = NULL;
+        free(b->copy);
+    }
+    b->page = b->copy = NULL;
     b->lent = false;
     p->used_bytes -= b->page_bytes;
     b->page_bytes = 0;
@@ -76,43 +115,35 @@ static double now_s(void)
     return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
 }
 
-struct seal_job {
-    struct kv_line *l;
-    int32_t layer, first;
-};
-
-/* One part is one (block, head). */
-static void seal_part(void *ctx, int part, int n_part)
-{
-    const struct seal_job *job = ctx;
-    const struct kv_pool *p = job->l->pool;
-    int32_t n_head = p->shape.n_head_kv, j = job->first + part / n_head, h = part % n_head;
-    const struct kv_block *b = job->l->block[j];
-    const struct page_shape shape = {p->shape.head_dim, p->preset.bits_k, p->preset.bits_v};
-    struct kern_kv_block *entry =
-        &job->l->layer[job->layer].block[(size_t)h * (size_t)job->l->block_cap + (size_t)j];
-    struct kern_page *page = b->page[job->layer * n_head + h];
-    if (b->sealed) { /* by another line that shares it */
-        entry->page = page;
-        return;
-    }
-    page_seal(page, &shape, p->preset.rotate_v ? PAGE_V_ROTATED : 0, j == 0 ? KERN_SINK_TOK : 0,
-              entry->k, entry->v);
-    entry->page = page;
-}
-
 void kv_seal(struct kv_line *l, int32_t layer, int32_t n_tok_end)
 {
+    struct kv_pool *p = l->pool;
     kv_code_written(l, layer, n_tok_end);
-    if (!l->pool->seals)
+    if (!p->seals)
         return;
-    int32_t end = kv_sealed_end(n_tok_end), first = l->first_rows;
+    int32_t end = kv_sealed_end(n_tok_end), first = l->first_rows, n_head = p->shape.n_head_kv;
     if (first >= end)
         return;
-    struct seal_job job = {l, layer, first};
+    struct kern_seal *jobs = mem_calloc((size_t)((end - first) * n_head), sizeof *jobs);
+    int32_t n = 0;
+    for (int32_t j = first; j < end; j++)
+        for (int32_t h = 0; h < n_head; h++) {
+            const struct kv_block *b = l->block[j];
+            int32_t i = layer * n_head + h;
+            struct kern_kv_block *entry =
+                &l->layer[layer].block[(size_t)h * (size_t)l->block_cap + (size_t)j];
+            if (!b->sealed) /* else by another line that shares it */
+                jobs[n++] = (struct kern_seal){entry->k, entry->v, b->page[i],
+                                               b->copy ? b->copy[i] : NULL,
+                                               j == 0 ? KERN_SINK_TOK : 0};
+            entry->page = b->copy ? b->copy[i] : b->page[i];
+        }
+    l->layer[layer].stamp = kv_stamp();
     double start = now_s();
-    kern_parallel(l->pool->kern, (end - first) * l->pool->shape.n_head_kv, seal_part, &job);
-    l->pool->seal_s += now_s() - start;
+    p->kern->ops->seal(p->kern, jobs, n, p->shape.head_dim, p->preset.bits_k, p->preset.bits_v,
+                       p->preset.rotate_v ? PAGE_V_ROTATED : 0);
+    p->seal_s += now_s() - start;
+    free(jobs);
 }
 
 double kv_seal_s(const struct kv_pool *p)
@@ -129,6 +160,7 @@ void kv_lend(const struct kv_line *from, struct kv_line *to, int32_t n_tok_end)
             continue;
         kv_pages_free(to->pool, b);
         b->page = from->block[j]->page;
+        b->copy = from->block[j]->copy;
         b->sealed = b->lent = true;
     }
 }
@@ -183,8 +215,10 @@ void kv_settle(struct kv_line *l)
 /* ---- back again ---- */
 
 struct thaw_job {
-    struct kv_line *l;
-    int32_t j;
+    const struct kv_pool *p;
+    const struct kv_block *b;
+    uint16_t *rows;        /* host: of all layers */
+    const uint16_t *sinks; /* host; NULL unless the block has some */
 };
 
 static void to_f16(uint16_t *dst, const float *src, size_t n)
@@ -197,23 +231,21 @@ static void to_f16(uint16_t *dst, const float *src, size_t n)
 static void thaw_part(void *ctx, int part, int n_part)
 {
     const struct thaw_job *job = ctx;
-    const struct kv_shape *s = &job->l->pool->shape;
-    const struct kv_block *b = job->l->block[job->j];
+    const struct kv_shape *s = &job->p->shape;
+    const struct kv_block *b = job->b;
     int32_t layer = part / s->n_head_kv, h = part % s->n_head_kv, d = s->head_dim;
     size_t head = (size_t)KERN_BLOCK_TOK * (size_t)d;
-    uint16_t *rows = (uint16_t *)(void *)b->rows;
-    uint16_t *k = rows + ((size_t)(2 * layer) * (size_t)s->n_head_kv + (size_t)h) * head;
+    uint16_t *k = job->rows + ((size_t)(2 * layer) * (size_t)s->n_head_kv + (size_t)h) * head;
     uint16_t *v = k + (size_t)s->n_head_kv * head;
     float x[PAGE_HEAD_DIM_MAX * PAGE_TOK];
     page_unpack_k(b->page[part], x);
     to_f16(k, x, head);
     page_unpack_v(b->page[part], x);
     to_f16(v, x, head);
-    if (!b->sinks)
+    if (!job->sinks)
         return;
     size_t sink = (size_t)d * KERN_SINK_PAD;
-    const uint16_t *sinks = (const uint16_t *)(const void *)b->sinks;
-    const uint16_t *sk = sinks + ((size_t)(2 * layer) * (size_t)s->n_head_kv + (size_t)h) * sink;
+    const uint16_t *sk = job->sinks + ((size_t)(2 * layer) * (size_t)s->n_head_kv + (size_t)h) * sink;
     const uint16_t *sv = sk + (size_t)s->n_head_kv * sink;
     for (int32_t c = 0; c < d; c++)
         for (int32_t t = 0; t < KERN_SINK_TOK; t++) {
@@ -225,11 +257,23 @@ static void thaw_part(void *ctx, int part, int n_part)
 enum status kv_thaw(struct kv_line *l, int32_t j, struct err *e)
 {
     struct kv_block *b = l->block[j];
-    struct thaw_job job = {l, j};
+    struct kv_pool *p = l->pool;
     if (b->rows)
         return OK;
-    TRY(kv_rows_new(l->pool, true, &b->rows, e));
-    kern_parallel(l->pool->kern, n_page(l->pool), thaw_part, &job);
+    TRY(kv_rows_new(p, true, &b->rows, e));
+    bool away = p->kern->device;
+    uint16_t *sinks = NULL;
+    if (b->sinks && away) {
+        sinks = mem_alloc(p->sink_bytes);
+        p->kern->ops->download(p->kern, sinks, b->sinks, p->sink_bytes);
+    }
+    const char *near_sinks = away ? (char *)sinks : b->sinks;
+    struct thaw_job job = {p, b, (uint16_t *)(away ? kv_bounce(p) : (void *)b->rows),
+                           (const uint16_t *)(const void *)near_sinks};
+    kern_parallel(p->kern, n_page(p), thaw_part, &job);
+    if (away)
+        p->kern->ops->upload(p->kern, b->rows, job.rows, p->rows_bytes);
+    free(sinks);
     b->thawed = true;
     kv_table_set(l, j);
     if (l->first_rows > j)

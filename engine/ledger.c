@@ -126,6 +126,7 @@ static bool step_down(struct kv_pool *p, const struct candidate *c, bool last)
     memcpy(less, page, size);
     free(page);
     c->block->page[c->index] = less;
+    kv_page_changed(p, c->block, c->index);
     c->block->page_bytes -= old - size;
     c->block->kept = false; /* its scales moved: put again */
     p->used_bytes -= old - size;
@@ -173,6 +174,7 @@ bool ledger_fit(struct kv_pool *p, uint64_t need_bytes)
 {
     if (!p->preset.adaptive)
         return fits(p, need_bytes);
+    p->kern->ops->sync(p->kern); /* masses */
     bool moved = step_until(p, need_bytes + p->budget_bytes / SLACK_DIVISOR, false);
     if (!fits(p, need_bytes) && step_until(p, need_bytes, true))
         moved = p->under_floor = true;
@@ -188,6 +190,7 @@ bool ledger_fit(struct kv_pool *p, uint64_t need_bytes)
 
 void ledger_decay(struct kv_line *l)
 {
+    l->pool->kern->ops->sync(l->pool->kern); /* masses */
     size_t n =
         (size_t)l->pool->shape.n_layer * (size_t)l->pool->shape.n_head_kv * (size_t)l->block_cap;
     for (size_t i = 0; i < n; i++)
@@ -203,6 +206,7 @@ double ledger_page_error(const struct kern_page *page)
 
 double ledger_harm(const struct kv_line *l)
 {
+    l->pool->kern->ops->sync(l->pool->kern); /* masses */
     int32_t n_page = l->pool->shape.n_layer * l->pool->shape.n_head_kv;
     double sum = 0;
     for (int32_t j = 0; j < l->n_block; j++)
@@ -297,6 +301,7 @@ static struct stats_page page_picture(const struct kv_line *l, const struct kv_b
 
 void ledger_map(const struct kv_line *l, struct stats_map *ret)
 {
+    l->pool->kern->ops->sync(l->pool->kern); /* masses */
     const struct kv_shape *s = &l->pool->shape;
     size_t n = (size_t)s->n_layer * (size_t)s->n_head_kv * (size_t)l->n_block;
     ret->page = mem_realloc(ret->page, (n + 1) * sizeof *ret->page);

@@ -200,16 +200,20 @@ bool local_fit_budget(struct local *l)
 
 /* ---- opening ---- */
 
-static enum status open_backend(struct local *l, struct err *e)
+/* The memory plan on the backend at hand; with a lower floor where that helps. */
+static enum status make_plan(struct local *l, struct err *e)
 {
-    const char *want = l->params.backend;
-    if (want && strcmp(want, "auto") != 0 && strcmp(want, "cpu") != 0) {
-        bool cuda = strcmp(want, "cuda") == 0;
-        return err_set(e, cuda ? ERR_UNSUPPORTED : ERR_USAGE,
-                       cuda ? "backend '%s' is not available in this build; use --backend cpu"
-                            : "backend '%s' is unknown; use auto or cpu",
-                       want);
-    }
+    struct kern *k = l->kern;
+    const struct engine_params *p = &l->params;
+    uint64_t left = k->ops->memory_free ? k->ops->memory_free(k) : plan_available();
+    enum status s = plan_make(l->model, k, l->preset, p->n_ctx, p->kv_budget_bytes, left, &l->plan, e);
+    if (s == ERR_MEMORY && ask_for_less(l))
+        s = plan_make(l->model, k, l->preset, p->n_ctx, p->kv_budget_bytes, left, &l->plan, e);
+    return s;
+}
+
+static enum status open_cpu(struct local *l, struct err *e)
+{
     /* The plain kernels serve as the oracle: nothing is rounded then, keys and values included. */
     const char *name = getenv("KERNELS");
     bool oracle = name && strcmp(name, "ref") == 0 && preset_exact(l->preset);
@@ -220,7 +224,47 @@ static enum status open_backend(struct local *l, struct err *e)
                        "or use ref, avx2 or avx512",
                        name ? name : "");
     }
-    return OK;
+    return make_plan(l, e);
+}
+
+static enum status open_cuda(struct local *l, struct err *e)
+{
+    const struct model_params *p = &l->model->p;
+    int32_t n = l->params.n_gpu_layer;
+    char why[256];
+    if (p->head_dim % 16 || p->head_dim > 256)
+        return err_set(e, ERR_UNSUPPORTED,
+                       "the GPU kernels need heads of a multiple of 16 channels, at most 256; this "
+                       "model has %d; use --backend cpu",
+                       p->head_dim);
+    if (n > 0 && n < p->n_layer)
+        return err_set(e, ERR_UNSUPPORTED,
+                       "-ngl %d of %d layers: a model runs on the GPU whole or not at all so far; "
+                       "use -ngl %d or --backend cpu",
+                       n, p->n_layer, p->n_layer);
+    l->kern = kern_open_cuda(NULL, 0, why, sizeof why);
+    if (!l->kern)
+        return err_set(e, ERR_UNSUPPORTED, "%s", why);
+    return make_plan(l, e);
+}
+
+/* Opens where the model runs and plans its memory there. "auto" is the CPU unless layers are asked
+ * for on the GPU, and falls back to it. */
+static enum status open_backend(struct local *l, struct err *e)
+{
+    const char *want = l->params.backend;
+    bool automatic = !want || strcmp(want, "auto") == 0;
+    bool cuda = !automatic && strcmp(want, "cuda") == 0;
+    if (!automatic && !cuda && strcmp(want, "cpu") != 0)
+        return err_set(e, ERR_USAGE, "backend '%s' is unknown; use auto, cpu or cuda", want);
+    if (cuda && l->params.n_gpu_layer != 0)
+        return open_cuda(l, e);
+    if (automatic && l->params.n_gpu_layer > 0 && open_cuda(l, e) == OK)
+        return OK;
+    if (l->kern)
+        kern_close(l->kern);
+    l->kern = NULL;
+    return open_cpu(l, e);
 }
 
 /* Checks a preset by name for this model. */
@@ -282,8 +326,11 @@ static void fill_info(struct local *l)
     i->head_dim = p->head_dim;
     if (!l->kern)
         return;
-    snprintf(i->backend, sizeof i->backend, "cpu %s, %d thread%s", l->kern->name, l->kern->n_thread,
-             l->kern->n_thread == 1 ? "" : "s");
+    if (l->kern->device)
+        snprintf(i->backend, sizeof i->backend, "%s", l->kern->name);
+    else
+        snprintf(i->backend, sizeof i->backend, "cpu %s, %d thread%s", l->kern->name,
+                 l->kern->n_thread, l->kern->n_thread == 1 ? "" : "s");
     snprintf(i->kv, sizeof i->kv, "%s", l->preset->name);
     i->kv_lossy = preset_lossy(l->preset);
     i->kv_simulated = preset_simulated(l->preset);
@@ -309,7 +356,7 @@ static void local_set_coverage(struct engine *en, float coverage)
 static enum status check_backend(const struct local *l, const struct preset *p, struct err *e)
 {
     bool anywhere = !preset_simulated(p) && !preset_lossy(p);
-    return anywhere || strcmp(l->kern->name, "cuda") != 0
+    return anywhere || !l->kern->device
                ? OK
                : err_set(e, ERR_UNSUPPORTED,
                          "KV preset '%s' runs on the CPU only; use --backend cpu", p->name);
@@ -355,12 +402,6 @@ static enum status open_parts(struct local *l, struct err *e)
         use_floor(l);
     TRY(open_backend(l, e));
     TRY(check_backend(l, l->preset, e));
-    enum status planned = plan_make(l->model, l->kern, l->preset, p->n_ctx, p->kv_budget_bytes,
-                                    plan_available(), &l->plan, e);
-    if (planned == ERR_MEMORY && ask_for_less(l))
-        planned = plan_make(l->model, l->kern, l->preset, p->n_ctx, p->kv_budget_bytes,
-                            plan_available(), &l->plan, e);
-    TRY(planned);
     model_set_ctx(l->model, l->plan.n_ctx);
     gguf_read_ahead(l->gguf);
     TRY(model_load(l->model, l->kern, p->progress, p->progress_ctx, e));

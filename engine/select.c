@@ -22,7 +22,7 @@ enum {
 #define MISS 0.10 /* a retained mass further under the coverage than this counts as missed */
 
 struct layer_list {
-    float *ring;     /* host [SELECT_EVERY][n_head, head_dim] */
+    float *ring;     /* dev [SELECT_EVERY][n_head, head_dim]; NULL before the first */
     int32_t *index;  /* [n_head_kv][cap] ascending; the newest blocks are put behind as they age */
     int32_t *n;      /* [n_head_kv] */
     int32_t cap;
@@ -84,9 +84,7 @@ struct select *select_new(struct kern *k, const struct sparse_shape *s,
     if (se->p.share <= 0)
         se->p.share = SHARE;
     se->layer = mem_calloc((size_t)s->n_layer, sizeof *se->layer);
-    size_t row = (size_t)s->n_head * (size_t)s->head_dim;
     for (int32_t i = 0; i < s->n_layer; i++) {
-        se->layer[i].ring = mem_calloc(SELECT_EVERY * row, sizeof(float));
         se->layer[i].n = mem_calloc((size_t)s->n_head_kv, sizeof(int32_t));
     }
     se->first = mem_calloc(2 * (size_t)s->n_head_kv, sizeof(int32_t));
@@ -98,7 +96,8 @@ void select_free(struct select *se)
     if (!se)
         return;
     for (int32_t i = 0; i < se->s.n_layer; i++) {
-        free(se->layer[i].ring);
+        if (se->layer[i].ring)
+            se->k->ops->free(se->k, se->layer[i].ring);
         free(se->layer[i].index);
         free(se->layer[i].n);
         free(se->layer[i].let);
@@ -347,6 +346,8 @@ static bool look_from(struct select *se, struct layer_list *l, const struct kern
 
 static bool has_bounds(const struct select *se, const struct kern_attn *a)
 {
+    if (se->k->device) /* pages are not the host's; all are scored exactly in less time */
+        return false;
     for (int32_t h = 0; h < se->s.n_head_kv; h++)
         for (int32_t j = 1; j < se->older; j++)
             if (!a->kv->block[(size_t)h * a->kv->n_block_cap + j].page)
@@ -497,6 +498,7 @@ static void look(struct select *se, struct layer_list *l, const struct kern_attn
     struct kern_attn with = *a;
     with.mass = se->look;
     se->k->ops->attend(se->k, &with);
+    se->k->ops->sync(se->k);
     double kept = 0, all = 0;
     for (int32_t h = 0; a->mass && h < n_kv; h++)
         for (int32_t j = 0; j <= b; j++)
@@ -563,7 +565,14 @@ void select_attend(struct select *se, int32_t layer, const struct kern_attn *a)
     size_t row = (size_t)a->n_head * (size_t)a->kv->head_dim;
     bool again = se->at_hand && score != DECODE_LAYERS;
     if (score != DECODE_LAYERS && score != DECODE_PROMPT) {
-        k->ops->download(k, l->ring + (size_t)l->n_row++ * row, a->q, row * sizeof(float));
+        if (!l->ring)
+            l->ring = k->ops->alloc(k, SELECT_EVERY * row * sizeof(float));
+        if (!l->ring) {
+            k->ops->attend(k, a);
+            se->n_read += read;
+            return;
+        }
+        k->ops->copy(k, l->ring + (size_t)l->n_row++ * row, a->q, row * sizeof(float));
         again = again || l->n_row == SELECT_EVERY;
     }
     if (again && se->at_hand) { /* for itself */
