@@ -248,8 +248,8 @@ static enum status open_cuda(struct local *l, struct err *e)
     return make_plan(l, e);
 }
 
-/* Opens where the model runs and plans its memory there. "auto" is the CPU unless layers are asked
- * for on the GPU, and falls back to it. */
+/* Opens where the model runs and plans its memory there. "auto" is the CPU until the device has
+ * shown the same results. */
 static enum status open_backend(struct local *l, struct err *e)
 {
     const char *want = l->params.backend;
@@ -259,11 +259,6 @@ static enum status open_backend(struct local *l, struct err *e)
         return err_set(e, ERR_USAGE, "backend '%s' is unknown; use auto, cpu or cuda", want);
     if (cuda && l->params.n_gpu_layer != 0)
         return open_cuda(l, e);
-    if (automatic && l->params.n_gpu_layer > 0 && open_cuda(l, e) == OK)
-        return OK;
-    if (l->kern)
-        kern_close(l->kern);
-    l->kern = NULL;
     return open_cpu(l, e);
 }
 
