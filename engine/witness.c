@@ -106,6 +106,7 @@ static struct kern_kv exact_view(struct witness *w, const struct kv_line *l, int
                 (struct kern_kv_block){.k = rows, .v = rows + (size_t)kv.n_head_kv * head};
         }
     kv.block = w->table;
+    kv.stamp = 0; /* a table of its own, another each time */
     return kv;
 }
 
@@ -143,6 +144,7 @@ void witness_look(void *ctx, int32_t layer, const struct kern_attn *a, struct kv
         w->k->ops->attend(w->k, &again);
         w->k->ops->download(w->k, w->host[i], w->out, w->n_out * sizeof(float));
     }
+    w->k->ops->sync(w->k); /* masses */
     double off = 0, all = 0;
     for (size_t i = 0; i < w->n_out; i++) {
         double d = (double)w->host[0][i] - w->host[1][i];

@@ -34,7 +34,7 @@ sys.exit(not (kl < limit and agree >= asked * 0.99))
 P
 }
 
-n_tok=${N_TOK:-150}
+n_tok=${N_TOK:-40}
 python3 -c "
 import array
 array.array('i', [(i * 7919 + i * i) % 400 + 5 for i in range($n_tok)]).tofile(open('$work/ids', 'wb'))"
@@ -45,7 +45,7 @@ ok cuda__logits__device_side_runs
 compare "$n_tok" 1e-3
 ok cuda__logits__agree_with_the_cpu
 
-ask() { dogear ask -m "$model" -c 1024 --temp 0 -n 24 --json "$@"; }
+ask() { dogear ask -m "$model" -c 1024 --temp 0 -n 12 --json "$@"; }
 ask --no-save --backend cpu "My dog is called Rex. What is my dog called?"
 json "$work/out" 'j["answer"]' >"$work/want"
 ask --no-save --backend cuda "My dog is called Rex. What is my dog called?" &&
