@@ -45,12 +45,12 @@ export DISPLAY
 frame=$work/frame
 # has TEXT: waits until the window shows it; what it shows instead is told
 has() {
-    wait_for 20 grep -qF -- "$1" "$frame" && return
+    wait_for 60 grep -qF -- "$1" "$frame" && return
     { echo "no \"$1\" in:"; cat "$frame"; } >"$work/out"
     return 1
 }
 none_of() { ! grep -qF -- "$1" "$frame"; }
-gone() { wait_for 20 none_of "$1"; }
+gone() { wait_for 60 none_of "$1"; }
 keys() { xdotool key --delay 30 "$@"; }
 type_() { xdotool type --delay 15 "$1"; }
 
@@ -177,6 +177,13 @@ at $((x + 20)) $((y - 1)) && sleep 0.5 && keys F12 && has 'written to dogear-2'
 at 60 30
 [ "$("$PICTURE" "$work"/dogear-2*.png "$work/dash.png")" -gt 1000 ]
 ok window__hover__shows_the_value
+keys F2 # the keys go to the dashboard
+has '‹ 256 MiB ›' && keys Right && has '‹ 384 MiB ›' && has 'MiB of 384 MiB'
+ok window__budget__by_key
+read -r x y <<<"$(place '‹ 384 MiB ›')"
+at "$x" "$y" && xdotool click 1
+has '‹ 256 MiB ›'
+ok window__budget__by_mouse
 keys F2
 gone 'Cache'
 
@@ -234,19 +241,25 @@ if [ -f "$model" ]; then
     keys Return
     wait_for 60 grep -q 'tok/s.*read [0-9]' "$frame" && has 'Hello! How are y'
     ok window__bundled_model__answers
+    keys F2
+    has 'Fidelity' && type_ '/verify'
+    keys Return
+    has ' positions'
+    ok window__verify__measured
     keys ctrl+d
     wait "$pid"
 else
     skip window__bundled_model__answers "no bundled model"
 fi
 
-(cd "$work" && exec "$DOGEAR" desktop -m "$work/none.gguf" 2>"$work/err") &
-pid=$!
-wait_for 20 xdotool search --onlyvisible --class dogear && sleep 0.5 && [ -d /proc/$pid ]
-id=$(xdotool search --onlyvisible --class dogear 2>/dev/null | tail -1)
-xdotool windowfocus "$id" && keys Return
-wait "$pid"
-[ $? -eq 1 ] && [ "$(wc -l <"$work/err")" -eq 1 ] && grep -q 'none.gguf' "$work/err"
+(cd "$work" && "$DOGEAR" desktop -m "$work/none.gguf" 2>"$work/err"; echo $? >"$work/rc") &
+press_a_key() {
+    id=$(xdotool search --onlyvisible --class dogear 2>/dev/null | tail -1)
+    [ -n "$id" ] && xdotool windowfocus "$id" key Return
+    test -f "$work/rc"
+}
+wait_for 20 xdotool search --onlyvisible --class dogear && [ ! -f "$work/rc" ] && wait_for 60 press_a_key
+[ "$(cat "$work/rc")" = 1 ] && [ "$(wc -l <"$work/err")" -eq 1 ] && grep -q 'none.gguf' "$work/err"
 ok window__no_model__says_so_and_waits
 
 GDK_SCALE=2 start --fake "$fake"
