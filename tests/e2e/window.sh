@@ -54,14 +54,19 @@ gone() { wait_for 60 none_of "$1"; }
 keys() { xdotool key --delay 30 "$@"; }
 type_() { xdotool type --delay 15 "$1"; }
 
+find_window() {
+    id=$(xdotool search --onlyvisible --class dogear 2>/dev/null | tail -1)
+    [ -n "$id" ]
+}
+
 # start ARGUMENTS: opens the window; its id in $id, its process in $pid
 start() {
     rm -f "$frame" "$work/rc"
     (cd "$work" && exec "$DOGEAR" desktop --frame-text "$frame" --frame-log "$work/frames.log" "$@" 2>"$work/err") &
     pid=$!
     at_exit+=("kill $pid 2>/dev/null")
-    wait_for 20 test -s "$frame"
-    id=$(xdotool search --onlyvisible --class dogear 2>/dev/null | tail -1)
+    wait_for 60 test -s "$frame"
+    wait_for 60 find_window
     xdotool windowfocus "$id" mousemove --window "$id" 600 500
 }
 
@@ -254,11 +259,10 @@ fi
 
 (cd "$work" && "$DOGEAR" desktop -m "$work/none.gguf" 2>"$work/err"; echo $? >"$work/rc") &
 press_a_key() {
-    id=$(xdotool search --onlyvisible --class dogear 2>/dev/null | tail -1)
-    [ -n "$id" ] && xdotool windowfocus "$id" key Return
+    find_window && xdotool windowfocus "$id" key Return
     test -f "$work/rc"
 }
-wait_for 20 xdotool search --onlyvisible --class dogear && [ ! -f "$work/rc" ] && wait_for 60 press_a_key
+wait_for 60 find_window && [ ! -f "$work/rc" ] && wait_for 60 press_a_key
 [ "$(cat "$work/rc")" = 1 ] && [ "$(wc -l <"$work/err")" -eq 1 ] && grep -q 'none.gguf' "$work/err"
 ok window__no_model__says_so_and_waits
 
