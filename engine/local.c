@@ -337,7 +337,8 @@ static void fill_info(struct local *l)
         snprintf(i->notice, sizeof i->notice,
                  "the model's chat template is not one we know; the "
                  "text is continued as it stands");
-    i->fingerprint = model_fingerprint(l->model) ^ tokenizer_hash(l->tokenizer);
+    /* Not computed again: reading the file would bring back pages that loading has released. */
+    i->fingerprint = l->floor_key;
 }
 
 static void local_set_coverage(struct engine *en, float coverage)
