@@ -90,7 +90,7 @@ float *cuda_mass_of(struct kern_cuda *c, float *host, size_t n)
         m = &c->mass[c->clock++ % CUDA_TABLES];
         mass_flush(c, m);
     }
-    if (m->n < n) {
+    if (m->cap < n) {
         mass_flush(c, m);
         arena_free(c, m->dev);
         m->dev = (float *)arena_alloc(c, sizeof(float) * n);
@@ -98,9 +98,10 @@ float *cuda_mass_of(struct kern_cuda *c, float *host, size_t n)
             *m = {};
             return NULL;
         }
-        m->n = n;
+        m->cap = n;
         cuda_ok(c, cudaMemsetAsync(m->dev, 0, sizeof(float) * n, c->stream));
     }
+    m->n = n;
     m->host = host;
     m->dirty = true;
     return m->dev;

@@ -32,7 +32,7 @@ struct cuda_table {
 /* Block masses of a layer that are summed on the device until the next sync. */
 struct cuda_mass {
     float *host, *dev;
-    size_t n;
+    size_t n, cap; /* floats of the host's array, of the device's */
     bool dirty;
 };
 
