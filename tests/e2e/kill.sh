@@ -14,11 +14,21 @@ for _ in 1 2 3 4 5; do text+=$text; done
 formats=(exact 8/4 4/4 adaptive)
 latest=0 n_killed=0 n_resumed=0
 
-# run ARGUMENTS...: in the background, killed after up to some 400 ms unless it was quicker
+# span ARGUMENTS...: milliseconds that a run takes here, so that kills fall into it on any machine
+span() {
+    local start=${EPOCHREALTIME/./}
+    dogear "$@" --db "$db"
+    echo $(((${EPOCHREALTIME/./} - start) / 1000 + 4))
+}
+
+# run ARGUMENTS...: in the background, killed at some moment of the time that its kind of run takes
 run_and_kill() {
+    local most=$span_list
+    [ "$1" = ask ] && most=$span_ask
     "$DOGEAR" "$@" --db "$db" >"$work/out" 2>"$work/err" </dev/null &
     local pid=$!
-    sleep "0.$(printf '%03d' $((RANDOM % 400)))"
+    local wait=$((RANDOM % most))
+    sleep "$((wait / 1000)).$(printf '%03d' $((wait % 1000)))"
     kill -9 $pid 2>/dev/null && n_killed=$((n_killed + 1))
     wait $pid 2>/dev/null
 }
@@ -75,7 +85,8 @@ one_kill() {
 }
 
 : >"$work/before"
-dogear ask -m "$model" --temp 0 -n 8 "hello there" --db "$db"
+span_ask=$(span ask -m "$model" --temp 0 -n 200 "hello there. $text")
+span_list=$(span list)
 for ((i = 1; i <= kills; i++)); do
     one_kill $i || break
     ((i % 100)) || echo "# $i runs, $n_killed killed before their end, $n_resumed times taken up"

@@ -93,8 +93,8 @@ static void input__decode__table(void **state)
         {"\x1B[99;5u", "c+c"},
         {"\x1B[27u", "<2>"},
         {"\x1B[200~a\x1B[31m\nb\x1B[201~c", "paste(a\x1B[31m\nb) c"},
-        {"\x1B[<64;5;7Mx", "mouse2,0,4,6 x"},
-        {"\x1B[<0;1;1M\x1B[<0;1;1m", "mouse0,0,0,0 mouse1,0,0,0"},
+        {"\x1B[<64;5;7Mx", "mouse3,0,4,6 x"},
+        {"\x1B[<0;1;1M\x1B[<0;1;1m", "mouse0,0,0,0 mouse2,0,0,0"},
         {"\x1B[?62;4cx", "x"}, /* a reply nobody asked for */
         {"\x1B]11;rgb:00/00/00\x07x", "x"},
         {"\x1BP1$r0m\x1B\\x", "x"},
