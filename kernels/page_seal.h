@@ -164,7 +164,7 @@ SEAL_INLINE struct fit group_fit_n(const struct group *g, const int16_t *codes, 
     if (var > 0 && cov > 0) {
         f.slope = cov / var;
         f.intercept = (g->sum - f.slope * c) / m;
-        f.err = fmax(0, var_x - f.slope * cov) / m;
+        f.err = fmax(0.0, var_x - f.slope * cov) / m;
     }
     return f;
 }
@@ -249,7 +249,7 @@ SEAL_FN float totals_store(const struct totals *t, int32_t bits, uint16_t *err)
         double rel = t->x_sq > 0 ? sqrt(t->err[i] / t->x_sq) : 0;
         err[i] = i < bits / 2 ? half_finite(rel) : 0x7e00;
     }
-    return (float)sqrt(fmax(0, t->x_sq) / (double)(t->n > 0 ? t->n : 1));
+    return (float)sqrt(fmax(0.0, t->x_sq) / (double)(t->n > 0 ? t->n : 1));
 }
 
 #ifndef SEAL_GROUPS_ONLY

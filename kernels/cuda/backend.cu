@@ -2,6 +2,7 @@
 #include "kernels/cuda/backend.h"
 
 #include <stdarg.h>
+#include <stdio.h>
 
 bool cuda_ok(struct kern_cuda *c, cudaError_t e)
 {

@@ -14,7 +14,7 @@ enum { PATH_BYTES = 4096 };
 /* Loads MODULE_NAME from where the program lies, or as the build tree and an installation have it. */
 static void *load_beside(void)
 {
-    static const char *const places[] = {"%s/" MODULE_NAME, "%s/../kernels/" MODULE_NAME,
+    static const char *const places[] = {"%s/" MODULE_NAME, "%s/../kernels/cuda/" MODULE_NAME,
                                          "%s/../lib/dogear/" MODULE_NAME};
     char dir[PATH_BYTES], path[PATH_BYTES + 64];
     ssize_t n = readlink("/proc/self/exe", dir, sizeof dir - 1);

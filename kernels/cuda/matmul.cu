@@ -376,48 +376,50 @@ static void gemv(struct kern_cuda *c, const struct kern_mat *mat, const struct i
 
 /* ---- many tokens ---- */
 
-/* Rows [row0, row0 + gridDim.y) as f16: one thread per unit, or per 8 elements of plain types. */
+/* A tile is whole rows, and rows lie one behind the other: its units are counted through, one thread
+ * each, so that neither narrow nor tall matrices meet a limit of the grid. */
 template <int type>
-static __global__ void tile_quant(struct matrix m, int32_t row0, uint16_t *dst)
+static __global__ void tile_quant(struct matrix m, int32_t row0, int32_t n_unit, uint16_t *dst)
 {
-    int32_t u = (int32_t)(blockIdx.x * blockDim.x + threadIdx.x), r = (int32_t)blockIdx.y;
-    if (u >= m.n_col / 32)
+    int32_t u = (int32_t)(blockIdx.x * blockDim.x + threadIdx.x);
+    if (u >= n_unit)
         return;
     unit w;
-    quant<type>::read(row_of<type>(m, row0 + r), u, &w);
-    uint16_t *to = dst + (size_t)r * m.n_col;
+    quant<type>::read(row_of<type>(m, row0), u, &w);
     for (int i = 0; i < 2; i++) {
         uint32_t pair[8];
         for (int j = 0; j < 8; j++)
             pair[j] = half_pair(w.scale[i] * (float)unit_code(&w, i, 2 * j) - w.min[i],
                                 w.scale[i] * (float)unit_code(&w, i, 2 * j + 1) - w.min[i]);
         uint4 a = {pair[0], pair[1], pair[2], pair[3]}, b = {pair[4], pair[5], pair[6], pair[7]};
-        uint4 *at = (uint4 *)(to + w.at[i]);
+        uint4 *at = (uint4 *)(dst + w.at[i]);
         at[0] = a;
         at[1] = b;
     }
 }
 
+/* One thread per element. */
 template <int type>
-static __global__ void tile_plain(struct matrix m, int32_t row0, uint16_t *dst)
+static __global__ void tile_plain(struct matrix m, int32_t row0, int32_t n, uint16_t *dst)
 {
-    int32_t i = (int32_t)(blockIdx.x * blockDim.x + threadIdx.x), r = (int32_t)blockIdx.y;
-    if (i >= m.n_col)
+    int32_t i = (int32_t)(blockIdx.x * blockDim.x + threadIdx.x);
+    if (i >= n)
         return;
-    float v = plain_value<type>(plain_row<type>(m, row0 + r), i);
-    dst[(size_t)r * m.n_col + i] = half_of(fminf(fmaxf(v, -65504.0f), 65504.0f));
+    float v = plain_value<type>(plain_row<type>(m, row0), i);
+    dst[i] = half_of(fminf(fmaxf(v, -65504.0f), 65504.0f));
 }
 
 template <int type>
 static void tile_launch(struct kern_cuda *c, const struct matrix &m, int32_t row0, int32_t n_row,
                         uint16_t *dst)
 {
+    int32_t n = n_row * m.n_col; /* at most TILE_BYTES / 2 */
     if constexpr (type == KERN_F32 || type == KERN_F16 || type == KERN_BF16)
-        launch(tile_plain<type>, dim3((unsigned)((m.n_col + 127) / 128), (unsigned)n_row), 128, 0,
-               c->stream, m, row0, dst);
+        launch(tile_plain<type>, dim3((unsigned)((n + 127) / 128)), 128, 0, c->stream, m, row0, n,
+               dst);
     else
-        launch(tile_quant<type>, dim3((unsigned)((m.n_col / 32 + 63) / 64), (unsigned)n_row), 64, 0,
-               c->stream, m, row0, dst);
+        launch(tile_quant<type>, dim3((unsigned)((n / 32 + 63) / 64)), 64, 0, c->stream, m, row0,
+               n / 32, dst);
 }
 
 static void tile_f16(struct kern_cuda *c, const struct kern_weight *w, int32_t row0, int32_t n_row,

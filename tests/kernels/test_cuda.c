@@ -186,6 +186,12 @@ static void cuda__matmul__agrees_with_ref(void **state)
     check_product(KERN_Q4_0, 40, 64, 11, 1e5f); /* beyond what f16 holds */
 }
 
+/* A grid has 65535 blocks in its second dimension. */
+static void cuda__matmul__more_rows_than_a_grid_has(void **state)
+{
+    check_product(KERN_Q8_0, 65600, 32, 9, 1);
+}
+
 static void cuda__matmul__tiny_inputs_give_zero(void **state)
 {
     uint8_t *data = weight_bytes(KERN_Q8_0, 8, 64);
@@ -706,6 +712,7 @@ int main(void)
         cmocka_unit_test(cuda__kv_write__same_bytes_as_ref),
         cmocka_unit_test(cuda__embed__agrees_with_ref),
         cmocka_unit_test(cuda__matmul__agrees_with_ref),
+        cmocka_unit_test(cuda__matmul__more_rows_than_a_grid_has),
         cmocka_unit_test(cuda__matmul__tiny_inputs_give_zero),
         cmocka_unit_test(cuda__attend__few_rows_of_f16),
         cmocka_unit_test(cuda__attend__few_rows_of_pages),
