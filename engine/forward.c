@@ -21,7 +21,6 @@ struct forward {
     void *answer_ctx;
     forward_watch watch; /* NULL = nobody */
     void *watch_ctx;
-    bool tail; /* the last rows of a prompt are being computed */
 };
 
 /* Floats per token of the chunk, and floats of the head. */
@@ -182,7 +181,7 @@ static void attention(struct forward *f, int32_t layer, struct kv_line *line, in
         .mass = n_tok == 1 && kv_seals(line) ? kv_mass(line, layer) : NULL,
     };
     if (f->answer)
-        f->answer(f->answer_ctx, layer, &attn, f->tail);
+        f->answer(f->answer_ctx, layer, &attn);
     else
         k->ops->attend(k, &attn);
     if (f->watch && n_tok == 1 && kv_seals(line))
@@ -217,7 +216,6 @@ enum status forward_run(struct forward *f, struct kv_line *line, const int32_t *
     const struct model *m = f->m;
     assert(n_tok > 0 && n_tok <= f->n_chunk && n_tok <= kv_room(line));
 
-    f->tail = want == FORWARD_LAST;
     f->kern->ops->embed(f->kern, m->embed.w, ids, n_tok, m->p.embed_scale, f->x);
     for (int32_t i = 0; i < m->p.n_layer; i++) {
         if (go_on && !go_on(ctx, i))

@@ -23,8 +23,8 @@ enum status forward_new(const struct model *m, int32_t n_chunk, struct forward *
                         struct err *e);
 void forward_free(struct forward *f); /* NULL is fine */
 /* Who answers attention in place of the backend's attend (engine/sparse.h, recorders); NULL = the
- * backend. tail: these rows end a prompt. */
-typedef void (*forward_answer)(void *ctx, int32_t layer, const struct kern_attn *a, bool tail);
+ * backend. */
+typedef void (*forward_answer)(void *ctx, int32_t layer, const struct kern_attn *a);
 void forward_set_answer(struct forward *f, forward_answer fn, void *ctx);
 /* Most tokens computed at once: what it was made for, or n if that is less and not 0. */
 void forward_set_chunk(struct forward *f, int32_t n);

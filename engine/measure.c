@@ -300,10 +300,9 @@ static void judge_answer(struct judging *j, struct judged *p, int32_t layer,
     p->decode_error += error_of(j, n_before, JUDGE_ANSWER);
 }
 
-static void judge(void *ctx, int32_t layer, const struct kern_attn *a, bool tail)
+static void judge(void *ctx, int32_t layer, const struct kern_attn *a)
 {
     struct judging *j = ctx;
-    (void)tail;
     j->k->ops->attend(j->k, a);
     bool last = a->pos0 + a->n_tok == j->n_tok;
     if (a->window > 0 || a->n_tok < JUDGE_ROWS)
@@ -317,7 +316,7 @@ static void judge(void *ctx, int32_t layer, const struct kern_attn *a, bool tail
     for (int32_t i = 0; i < j->n_preset; i++) {
         struct judged *p = &j->at[i];
         if (p->sparse) {
-            sparse_attend(p->sparse, layer, &with, false);
+            sparse_attend(p->sparse, layer, &with, INT32_MAX);
             p->prefill_error += last ? error_of(j, 0, a->n_tok) : 0;
         }
         if (p->select && last)

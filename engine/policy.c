@@ -52,7 +52,7 @@ void policy_free(struct policy *p)
     free(p);
 }
 
-static void answer(void *ctx, int32_t layer, const struct kern_attn *a, bool tail)
+static void answer(void *ctx, int32_t layer, const struct kern_attn *a)
 {
     struct policy *p = ctx;
     int32_t end = a->pos0 + a->n_tok;
@@ -60,7 +60,7 @@ static void answer(void *ctx, int32_t layer, const struct kern_attn *a, bool tai
         select_attend(p->select, layer, a);
         return;
     }
-    sparse_attend(p->sparse, layer, a, tail);
+    sparse_attend(p->sparse, layer, a, p->answer0);
     if (end == p->answer0)
         select_observe(p->select, layer, a);
 }

@@ -177,12 +177,12 @@ static int32_t draw_row(struct sparse *sp, int32_t step)
 }
 
 /* Whole row blocks before the question choose for themselves. One row in each is held out. */
-static void rows_by_block(struct sparse *sp, int32_t n_sel, bool tail)
+static void rows_by_block(struct sparse *sp, int32_t n_sel, int32_t turn_end)
 {
     const struct prefill_method *m = &sp->p.method;
     const struct kern_attn *a = sp->a;
     int32_t step = n_sel > 0 ? TOK / n_sel : 1;
-    int32_t end = a->pos0 + a->n_tok - (tail ? m->tail : 0), voting = a->n_tok - m->n_last;
+    int32_t end = min_i(a->pos0 + a->n_tok, turn_end - m->tail), voting = a->n_tok - m->n_last;
     for (int32_t r = 0; r < sp->n_row_block; r++) {
         int32_t at = (sp->block0 + r) * TOK, row = at - a->pos0;
         sp->chosen[r] = row >= 0 && at + TOK <= end;
@@ -203,10 +203,17 @@ static void rows_by_block(struct sparse *sp, int32_t n_sel, bool tail)
     }
 }
 
-/* A short turn: a few rows up to the last one choose for all. */
-static void rows_ragged(struct sparse *sp)
+/* How many of the first rows of a short call may read lists: row blocks before the question. */
+static int32_t rows_listed(const struct sparse *sp, const struct kern_attn *a, int32_t turn_end)
 {
-    int32_t n = sp->a->n_tok, n_sel = min_i(SEL_RAGGED, n / 4), step = n / n_sel;
+    int32_t end = a->pos0 + a->n_tok, most = turn_end - sp->p.method.tail;
+    return end <= most ? a->n_tok : max_i(0, most / TOK * TOK - a->pos0);
+}
+
+/* A short call: a few of the first n rows choose for all of them, the others read everything. */
+static void rows_ragged(struct sparse *sp, int32_t n)
+{
+    int32_t n_sel = min_i(SEL_RAGGED, n / 4), step = n / n_sel;
     int32_t every = max_i(1, n_sel / max_i(1, n / TOK)); /* one held-out row per 64 */
     for (int32_t i = 0; i < n_sel; i++) {
         int32_t row = n - 1 - (n_sel - 1 - i) * step;
@@ -215,7 +222,7 @@ static void rows_ragged(struct sparse *sp)
         sp->row[sp->n_row++] = row;
     }
     for (int32_t r = 0; r < sp->n_row_block; r++)
-        sp->chosen[r] = true;
+        sp->chosen[r] = (sp->block0 + r) * TOK < sp->a->pos0 + n;
 }
 
 /* The arrays of a call, in elements. */
@@ -414,7 +421,7 @@ static bool may_pay(const struct sparse *sp, const struct layer_state *l)
 }
 
 const struct kern_block_list *sparse_choose(struct sparse *sp, int32_t layer,
-                                            const struct kern_attn *a, bool tail,
+                                            const struct kern_attn *a, int32_t turn_end,
                                             enum sparse_reason *ret_reason)
 {
     struct layer_state *l = &sp->layer[layer];
@@ -422,9 +429,10 @@ const struct kern_block_list *sparse_choose(struct sparse *sp, int32_t layer,
     int32_t end = a->pos0 + a->n_tok;
     const struct prefill_method *m = &sp->p.method;
     int32_t rows_min = m->score == PREFILL_DIAGONALS ? ROWS_FULL : ROWS_MIN;
+    int32_t n_listed_row = a->n_tok < ROWS_FULL ? rows_listed(sp, a, turn_end) : a->n_tok;
     bool off = m->score == PREFILL_CAP && sp->p.coverage >= 1;
     *ret_reason = off                      ? SPARSE_OFF
-                  : a->n_tok < rows_min    ? SPARSE_FEW_ROWS
+                  : n_listed_row < rows_min ? SPARSE_FEW_ROWS
                   : end < sp->p.n_min      ? SPARSE_SHORT
                   : a->window > 0          ? SPARSE_WINDOW
                                            : SPARSE_ON;
@@ -445,13 +453,13 @@ const struct kern_block_list *sparse_choose(struct sparse *sp, int32_t layer,
     sp->n_row = sp->n_group = sp->n_held = 0;
     sp->ragged = a->n_tok < ROWS_FULL;
     if (sp->ragged)
-        rows_ragged(sp);
+        rows_ragged(sp, n_listed_row);
     else
         rows_by_block(sp,
                       m->score != PREFILL_CAP ? m->n_spread
                       : l->more_rows          ? 2 * SEL_PER_BLOCK
                                               : SEL_PER_BLOCK,
-                      tail);
+                      turn_end);
     struct kern_score score = {.a = a, .n_block = sp->n_block, .n_row = sp->n_row, .row = sp->row,
                                .mass = sp->mass, .lse = sp->lse, .n_group = sp->n_group,
                                .group = sp->group, .anti = sp->anti};
@@ -505,12 +513,12 @@ static double causal_blocks(const struct kern_attn *a)
     return n;
 }
 
-void sparse_attend(struct sparse *sp, int32_t layer, const struct kern_attn *a, bool tail)
+void sparse_attend(struct sparse *sp, int32_t layer, const struct kern_attn *a, int32_t turn_end)
 {
     struct kern *k = sp->k;
     enum sparse_reason why;
     double t0 = now_s();
-    const struct kern_block_list *list = sparse_choose(sp, layer, a, tail, &why);
+    const struct kern_block_list *list = sparse_choose(sp, layer, a, turn_end, &why);
     if (list && !lse_room(sp, a->n_tok)) {
         list = NULL;
         why = SPARSE_NO_SCORER;

@@ -3,8 +3,8 @@
  * `cap`, coverage-adaptive: per layer, KV head and 64-row block, blocks are taken in falling order
  * of their estimated softmax mass until a coverage is reached (LoopServe's problem; the estimate is
  * the mean of exact masses of sampled rows and of XAttention's strided antidiagonals). The first
- * two blocks, the newest 256 positions and the last 128 rows of a turn are always read whole;
- * nothing is ever deleted. One row per row block that took no part in choosing tells the mass that
+ * two blocks and the newest 256 positions are always read, and the last 128 rows of a turn, however
+ * it falls into calls, read everything; nothing is ever deleted. One row per row block that took no part in choosing tells the mass that
  * was really kept, w = exp(lse_sparse - lse_dense): it steers the coverage aimed at, sends a head
  * back to dense attention when it fails, and is what is shown. w also bounds the error: the answer
  * of a row lies within 2 (1 - w) max|v| of the dense one.
@@ -79,13 +79,13 @@ void sparse_free(struct sparse *sp); /* NULL is fine */
 /* A turn begins: statistics and what was learnt of heads are forgotten. coverage: as above. */
 void sparse_begin(struct sparse *sp, float coverage);
 
-/* Answers a: sparse where it pays, else as the backend does. tail: these are the last rows of the
- * turn. Uses a->lse, a->list and a->mass of a copy; those of a must be NULL. */
-void sparse_attend(struct sparse *sp, int32_t layer, const struct kern_attn *a, bool tail);
+/* Answers a: sparse where it pays, else as the backend does. turn_end: position behind the last row
+ * of the turn; INT32_MAX = further than this call tells. Uses a->lse, a->list and a->mass of a copy; those of a must be NULL. */
+void sparse_attend(struct sparse *sp, int32_t layer, const struct kern_attn *a, int32_t turn_end);
 
 /* The choice alone: the lists for a, valid until the next call, or NULL = dense. */
 const struct kern_block_list *sparse_choose(struct sparse *sp, int32_t layer,
-                                            const struct kern_attn *a, bool tail,
+                                            const struct kern_attn *a, int32_t turn_end,
                                             enum sparse_reason *ret_reason);
 
 void sparse_report(const struct sparse *sp, struct sparse_report *ret);

@@ -312,8 +312,8 @@ static void compare(struct kern *k, const struct kern_attn *a)
         struct kern_attn warm = *a;
         warm.out = sink;
         for (int i = 0; i < 3; i++) /* the feedback of the chunks before */
-            sparse_attend(sp, 0, &warm, false);
-        const struct kern_block_list *list = sparse_choose(sp, 0, a, false, &why);
+            sparse_attend(sp, 0, &warm, INT32_MAX);
+        const struct kern_block_list *list = sparse_choose(sp, 0, a, INT32_MAX, &why);
         for (int32_t hk = 0; hk < v.n_kv; hk++)
             for (int32_t r = 0; r < v.n_rb; r++) {
                 const int32_t *first = list ? list->first + hk * (v.n_rb + 1) : NULL;
@@ -375,7 +375,7 @@ struct recorder {
     int32_t n;
 };
 
-static void record(void *ctx, int32_t layer, const struct kern_attn *a, bool tail)
+static void record(void *ctx, int32_t layer, const struct kern_attn *a)
 {
     struct recorder *r = ctx;
     if (a->pos0 + a->n_tok == r->n && a->n_tok == ROWS && a->window == 0)
@@ -463,7 +463,7 @@ static void run_time(struct kern *k, enum heads_kind kind, int32_t n, bool seale
         double t0 = now_s();
         k->ops->attend(k, &a);
         double t1 = now_s();
-        const struct kern_block_list *list = sparse_choose(sp, 0, &a, false, &why);
+        const struct kern_block_list *list = sparse_choose(sp, 0, &a, INT32_MAX, &why);
         double t2 = now_s();
         struct kern_attn with = a;
         with.list = list;
@@ -474,7 +474,7 @@ static void run_time(struct kern *k, enum heads_kind kind, int32_t n, bool seale
             for (int32_t r = 0; r < 8; r++)
                 read += list->first[hk * 9 + r + 1] - list->first[hk * 9 + r] + 2;
         double t4 = now_s();
-        sparse_attend(sp, 0, &a, false);
+        sparse_attend(sp, 0, &a, INT32_MAX);
         whole = fmin(whole, now_s() - t4);
         dense = fmin(dense, t1 - t0);
         scoring = fmin(scoring, t2 - t1);
@@ -510,7 +510,7 @@ static void run_fallback(struct kern *k, int32_t n)
             double t0 = now_s();
             k->ops->attend(k, &a);
             double t1 = now_s();
-            sparse_attend(sp, 0, &a, false);
+            sparse_attend(sp, 0, &a, INT32_MAX);
             sum[0] += t1 - t0;
             sum[1] += now_s() - t1;
         }

@@ -29,7 +29,7 @@ static struct {
     float scale;
 } seen;
 
-static void record(void *ctx, int32_t layer, const struct kern_attn *a, bool tail)
+static void record(void *ctx, int32_t layer, const struct kern_attn *a)
 {
     size_t row = (size_t)a->n_head * (size_t)a->kv->head_dim;
     if (!seen.q[layer])

@@ -185,7 +185,7 @@ static void bed_run(struct sparse_bed *b, int32_t pos0, int32_t n, int32_t chunk
         b->k->ops->attend(b->k, &a);
         a.lse = NULL;
         a.out = b->out + at * row;
-        sparse_attend(b->sp, 0, &a, at + now == n);
+        sparse_attend(b->sp, 0, &a, n);
         at += now;
     }
 }
@@ -236,7 +236,7 @@ static void sparse_attend__what_does_not_pay__is_dense_bit_for_bit(void **state)
         a.window = cases[i].window;
         b.k->ops->attend(b.k, &a);
         a.out = b.out;
-        sparse_attend(b.sp, 0, &a, true);
+        sparse_attend(b.sp, 0, &a, a.pos0 + a.n_tok);
         assert_memory_equal(b.out, b.dense, (size_t)n_tok * 4 * 64 * sizeof(float));
         struct sparse_report r;
         sparse_report(b.sp, &r);
@@ -285,7 +285,7 @@ static void sparse_attend__any_shape__lists_whole_and_errors_bounded(void **stat
         a.lse = b.lse;
         b.k->ops->attend(b.k, &a);
         enum sparse_reason why;
-        const struct kern_block_list *list = sparse_choose(b.sp, 0, &a, true, &why);
+        const struct kern_block_list *list = sparse_choose(b.sp, 0, &a, a.pos0 + a.n_tok, &why);
         if (n_tok < 32) {
             assert_null(list);
             assert_int_equal(why, SPARSE_FEW_ROWS);
@@ -383,7 +383,7 @@ static void sparse_report__held_out_rows__speak_for_all(void **state)
     enum sparse_reason why;
     a.lse = lse;
     a.out = b.out;
-    a.list = sparse_choose(b.sp, 0, &a, false, &why);
+    a.list = sparse_choose(b.sp, 0, &a, INT32_MAX, &why);
     assert_non_null(a.list);
     b.k->ops->attend(b.k, &a);
     double sum = 0;
@@ -392,7 +392,7 @@ static void sparse_report__held_out_rows__speak_for_all(void **state)
     double truth = sum / (n_tok * n_head);
     a.list = NULL;
     a.lse = NULL;
-    sparse_attend(b.sp, 0, &a, false);
+    sparse_attend(b.sp, 0, &a, INT32_MAX);
     struct sparse_report r;
     sparse_report(b.sp, &r);
     /* Hoeffding's half-width at 95 % for values in 0..1 */
@@ -401,6 +401,45 @@ static void sparse_report__held_out_rows__speak_for_all(void **state)
     assert_true(truth < 0.999);
     assert_true(fabs(r.mass_mean - truth) < half);
     free(lse);
+    bed_free(&b);
+}
+
+/* The question reads everything, however the turn falls into calls. */
+static void sparse_choose__end_of_a_turn__reads_everything(void **state)
+{
+    static const struct {
+        int32_t pos0, n_tok, turn_end;
+        int32_t lists_to; /* position of the first row block that reads everything; 0 = the call */
+    } cases[] = {
+        {1024, 512, 1536, 1408},      /* one call */
+        {1024, 512, 1636, 1472},      /* the question begins in this call and ends in the next, */
+        {1536, 100, 1636, 0},         /* which is dense */
+        {1536, 130, 1666, 0},         /* what is left before the question is too little */
+        {1536, 200, 1736, 1600},      /* a short turn */
+        {1500, 200, 1700, 1536},      /* which begins in the middle of a row block */
+        {1536, 200, INT32_MAX, 1736}, /* not the end */
+    };
+    struct sparse_bed b = bed_make(HEADS_RECALL, 2048, 4, 2, 64,
+                                   &(struct sparse_params){.coverage = 0.9f, .n_min = 1, .always = true});
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        enum sparse_reason why;
+        struct kern_attn a = heads_attn(&b.h, cases[i].pos0, cases[i].n_tok, b.out);
+        const struct kern_block_list *list = sparse_choose(b.sp, 0, &a, cases[i].turn_end, &why);
+        assert_int_equal(why, cases[i].lists_to ? SPARSE_ON : SPARSE_FEW_ROWS);
+        if (!list)
+            continue;
+        int32_t b0 = cases[i].pos0 / 64, n = (cases[i].pos0 + cases[i].n_tok - 1) / 64 - b0 + 1;
+        int32_t n_less = 0;
+        for (int32_t h = 0; h < 2; h++)
+            for (int32_t r = 0; r < n; r++) {
+                const int32_t *first = list->first + h * (n + 1) + r;
+                bool all = first[1] - first[0] == b0 + r - 1;
+                n_less += !all;
+                if ((b0 + r) * 64 >= cases[i].lists_to)
+                    assert_true(all);
+            }
+        assert_true(n_less > 0);
+    }
     bed_free(&b);
 }
 
@@ -418,12 +457,12 @@ static void sparse_attend__number_of_threads__changes_no_list(void **state)
         struct sparse *sp = sparse_new(
             k, &s, &(struct sparse_params){.coverage = 0.9f, .n_min = 1, .always = true});
         struct kern_attn a = heads_attn(&h, 1024, 1024, out[i]);
-        sparse_attend(sp, 0, &a, true);
+        sparse_attend(sp, 0, &a, a.pos0 + a.n_tok);
         struct sparse_report r;
         sparse_report(sp, &r);
         assert_int_equal(r.reason, SPARSE_ON);
         enum sparse_reason why;
-        const struct kern_block_list *list = sparse_choose(sp, 0, &a, true, &why);
+        const struct kern_block_list *list = sparse_choose(sp, 0, &a, a.pos0 + a.n_tok, &why);
         memcpy(first[i], list->first, sizeof first[i]);
         for (int32_t part = 0; part < 4; part++)
             memcpy(index[i] + list->first[part * 17], list->index + list->first[part * 17],
@@ -466,7 +505,7 @@ static struct fix_case fix_run(struct sparse_bed *b, float coverage, const struc
             if (!with)
                 b->k->ops->attend(b->k, &a);
             a.out = b->out + at * row;
-            sparse_attend(b->sp, 0, &a, false);
+            sparse_attend(b->sp, 0, &a, INT32_MAX);
         }
         *(with ? &r.error : &r.before) = relative_error(b, pos0, n);
         struct sparse_report t;
@@ -519,7 +558,7 @@ static void sparse_attend__held_out_rows__are_exact(void **state)
     struct kern_attn a = heads_attn(&b.h, 1536, 512, b.dense);
     b.k->ops->attend(b.k, &a);
     a.out = b.out;
-    sparse_attend(b.sp, 0, &a, false);
+    sparse_attend(b.sp, 0, &a, INT32_MAX);
     for (int32_t r = 0; r < 8; r++)
         for (int32_t c = 0; c < 2 * 64; c++)
             assert_float_equal(b.out[r * 64 * 128 + c], b.dense[r * 64 * 128 + c], 1e-4);
@@ -549,7 +588,7 @@ static void sparse_choose__published_methods__read_what_they_say(void **state)
         b.sp = sparse_new(b.k, &(struct sparse_shape){1, 2, 1, 64},
                           &(struct sparse_params){.coverage = 0.9f, .n_min = 1, .method = cases[i].m});
         struct kern_attn a = heads_attn(&b.h, 3584, 512, b.out);
-        sparse_attend(b.sp, 0, &a, false);
+        sparse_attend(b.sp, 0, &a, INT32_MAX);
         struct sparse_report r;
         sparse_report(b.sp, &r);
         print_message("method %d: density %.3f, mass %.3f\n", (int)i, r.density, r.mass_mean);
@@ -827,6 +866,7 @@ int main(void)
         cmocka_unit_test(sparse_attend__any_shape__lists_whole_and_errors_bounded),
         cmocka_unit_test(sparse_attend__structured_heads__keep_their_coverage),
         cmocka_unit_test(sparse_report__held_out_rows__speak_for_all),
+        cmocka_unit_test(sparse_choose__end_of_a_turn__reads_everything),
         cmocka_unit_test(sparse_attend__number_of_threads__changes_no_list),
         cmocka_unit_test(sparse_attend__fitted_correction__never_hurts),
         cmocka_unit_test(sparse_attend__held_out_rows__are_exact),
