@@ -4,20 +4,27 @@
 #   tests/gpu.sh pack DIR             where the program's libraries are: builds it, gathers into DIR
 #                                     the programs and the libraries they load (some 20 MB)
 #   tests/gpu.sh run DIR OUT STAGE... on the machine with the GPU and nvcc, in this repository
+#   tests/gpu.sh limit STAGE...       the most seconds that these stages take
 #
-# Stages, each with its own time limit, in this order when none is named; a failing one does not
-# stop the next. Results: OUT/STAGE.log, one line each in OUT/summary.
+# Stages, each with its own time limit, in this order when none is named (then for more than ten
+# minutes); a failing one does not stop the next. Results: OUT/STAGE.log, one line each in OUT/summary.
 #   info      the device, copy bandwidth and matrix rate
 #   build     the module from kernels/cuda for this device (nvcc), -lineinfo
 #   kernels   every op against the plain one (test_cuda)
 #   engine    logits, greedy text, resume CPU -> GPU -> CPU (tests/e2e/cuda.sh)
 #   memcheck racecheck   compute-sanitizer on test_cuda
-#   bench1b   Llama-3.2-1B's shape: Q4_K_M, Q8_0, F16; depths 0, 8 K, 32 K, 128 K; f16 and 4/4 caches
-#   bench8b   the same of Llama-3.1-8B
+#   bench1b-TYPE   Llama-3.2-1B's shape of TYPE q4, q8 or f16 (Q4_K_M, Q8_0, F16); depths 0, 8 K, 32 K,
+#                  128 K; f16 and 4/4 caches
+#   bench8b-TYPE   the same of Llama-3.1-8B
 #   sparse    prefill at coverage 0.9 against dense, 32 K and 128 K
 #   profile   nsys or ncu of a few decode steps, where they are installed
-# Two calls of ten minutes: `run DIR OUT info build kernels engine memcheck racecheck bench1b`, then
-# `run DIR OUT build bench8b sparse profile`.
+# Calls whose limits sum to less than ten minutes each (`tests/gpu.sh limit STAGE...` adds them up);
+# DIR keeps the module, so `build` is needed once unless DIR was left behind:
+#   run DIR OUT info build kernels
+#   run DIR OUT engine memcheck racecheck
+#   run DIR OUT bench1b-q4 bench1b-q8 bench1b-f16 sparse
+#   run DIR OUT bench8b-q4 bench8b-q8
+#   run DIR OUT bench8b-f16 profile
 set -uo pipefail
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 usage() {
@@ -108,27 +115,27 @@ model() { # model SHAPE TYPE: its path, made when it is not there
     echo "$at"
 }
 
-bench() { # bench SHAPE
-    local type m kv
-    for type in Q4_K_M Q8_0 F16; do
-        m=$(model "$1" $type) || return 1
-        for kv in exact 4/4; do
-            echo "== $1 $type, cache $kv"
-            "$dir/dogear" bench -m "$m" --backend cuda --kv $kv --coverage 1 -c 140000 \
-                -p 512,8192 -n 64 -d 0,8192,32768,131072 -r 3
-        done
-        rm -f "$m" # the disk is small
+bench() { # bench SHAPE TYPE
+    local m kv rc=0
+    m=$(model "$1" "$2") || return 1
+    for kv in exact 4/4; do
+        echo "== $1 $2, cache $kv"
+        "$dir/dogear" bench -m "$m" --backend cuda --kv $kv --coverage 1 -c 140000 \
+            -p 512,8192 -n 64 -d 0,8192,32768,131072 -r 3 || rc=1
     done
+    rm -f "$m" # the disk is small
+    return $rc
 }
 
 sparse() {
-    local m c
+    local m c rc=0
     m=$(model llama-3.2-1b Q8_0) || return 1
     for c in 1 0.9; do
         echo "== coverage $c (random weights: dense attention, the least that sparsity can gain)"
         "$dir/dogear" bench -m "$m" --backend cuda --kv 8/8 --coverage $c -c 140000 -p 2048 -n 0 \
-            -d 32768,131072 -r 2
+            -d 32768,131072 -r 2 || rc=1
     done
+    return $rc
 }
 
 profile() {
@@ -145,6 +152,44 @@ profile() {
     fi
 }
 
+stages=(info build kernels engine memcheck racecheck bench1b-q4 bench1b-q8 bench1b-f16
+    bench8b-q4 bench8b-q8 bench8b-f16 sparse profile)
+
+# plan STAGE: its limit in seconds and its command, in `plan_limit` and `plan_command`
+plan() {
+    local type
+    case $1 in
+    *-q4) type=Q4_K_M ;;
+    *-q8) type=Q8_0 ;;
+    *) type=F16 ;;
+    esac
+    case $1 in
+    info) plan_limit=60 plan_command=info ;;
+    build) plan_limit=360 plan_command=build ;;
+    kernels) plan_limit=120 plan_command=kernels ;;
+    engine) plan_limit=180 plan_command=engine ;;
+    memcheck | racecheck) plan_limit=180 plan_command="sanitize $1" ;;
+    bench1b-q4 | bench1b-q8 | bench1b-f16) plan_limit=130 plan_command="bench llama-3.2-1b $type" ;;
+    bench8b-q4 | bench8b-q8) plan_limit=270 plan_command="bench llama-3.1-8b $type" ;;
+    bench8b-f16) plan_limit=420 plan_command="bench llama-3.1-8b $type" ;;
+    sparse) plan_limit=150 plan_command=sparse ;;
+    profile) plan_limit=90 plan_command=profile ;;
+    *)
+        echo "gpu.sh: no stage is called $1; there are: ${stages[*]}" >&2
+        exit 2
+        ;;
+    esac
+}
+
+limit() {
+    local s sum=0
+    for s in "$@"; do
+        plan "$s"
+        sum=$((sum + plan_limit + 5)) # and five to be killed in
+    done
+    echo "$sum"
+}
+
 run() {
     dir=$(cd "$1" && pwd) && mkdir -p "$2" && out=$(cd "$2" && pwd) || exit 1
     shift 2
@@ -157,22 +202,12 @@ run() {
     export DOGEAR_CUDA=$dir/libdogear-cuda.so
     export -f info build kernels engine sanitize model bench sparse profile
     export root dir out
-    [ $# -gt 0 ] || set -- info build kernels engine memcheck racecheck bench1b bench8b sparse profile
+    [ $# -gt 0 ] || set -- "${stages[@]}"
+    limit "$@" >/dev/null # an unknown stage is told before the first one runs
     local s
     for s in "$@"; do
-        case $s in
-        info) stage info 60 bash -c info ;;
-        build) stage build 300 bash -c build ;;
-        kernels) stage kernels 120 bash -c kernels ;;
-        engine) stage engine 120 bash -c engine ;;
-        memcheck) stage memcheck 150 bash -c 'sanitize memcheck' ;;
-        racecheck) stage racecheck 150 bash -c 'sanitize racecheck' ;;
-        bench1b) stage bench1b 240 bash -c 'bench llama-3.2-1b' ;;
-        bench8b) stage bench8b 420 bash -c 'bench llama-3.1-8b' ;;
-        sparse) stage sparse 120 bash -c sparse ;;
-        profile) stage profile 90 bash -c profile ;;
-        *) usage ;;
-        esac
+        plan "$s"
+        stage "$s" "$plan_limit" bash -c "$plan_command"
     done
     ! grep -q FAILED "$out/summary"
 }
@@ -181,5 +216,8 @@ case ${1:-} in
 pack) [ $# = 2 ] && pack "$2" || usage ;;
 run) [ $# -ge 3 ] || usage
     shift && run "$@" ;;
+limit)
+    shift
+    limit "$@" ;;
 *) usage ;;
 esac
