@@ -56,7 +56,7 @@ class Item:
 
     def spread(self, events, reserve=70):
         """Runs the events at even distances over the context, other talk between them."""
-        room = self.n_tok - reserve
+        room = self.n_tok - reserve - (400 if self.n_tok == 8192 else 0)      # answers too must fit the model's context
         places = sorted(self.rng.uniform(.03, .85) * room for _ in events)
         for place, event in zip(places, events):
             while self.chat.length(self.tok) < place:
