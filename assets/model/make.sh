@@ -1,7 +1,7 @@
 #!/bin/sh
 # Makes the bundled model again, from the generator to the scored GGUF. Not part of the product build.
 #
-#   assets/model/make.sh            CPU: 17M tokens, 60 to 70 minutes at 4.4K tokens/s on two idle cores
+#   assets/model/make.sh            CPU: 17M tokens, 60 to 70 minutes at 4.4K tokens/s on two idle cores (BF16=1: matrix units)
 #   assets/model/make.sh gpu        one CUDA device: 24.6M parameters, about 20 minutes on a large one
 #   assets/model/make.sh rehearse   the GPU path on the CPU with a tiny model, a minute or two: checks the script only
 #
@@ -22,7 +22,7 @@ mkdir -p "$WORK"
 case "${1:-cpu}" in
 cpu)
     $PYTHON train.py --out "$WORK/cpu" --data "$DATA" --world 2 --tokens "${TOKENS:-17e6}" --seconds "${SECONDS_MAX:-0}" \
-        --circuit one --muon .008 --adam .0025
+        --circuit one --muon .004 --adam .0015 ${BF16:+--bf16}
     FROM=$WORK/cpu.pt ;;
 gpu)
     $PYTHON train.py --out "$WORK/gpu" --data "$DATA" --device cuda --bf16 --compile --feeders "${FEEDERS:-12}" \
