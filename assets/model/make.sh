@@ -22,7 +22,7 @@ mkdir -p "$WORK"
 case "${1:-cpu}" in
 cpu)
     $PYTHON train.py --out "$WORK/cpu" --data "$DATA" --world 2 --tokens "${TOKENS:-17e6}" --seconds "${SECONDS_MAX:-0}" \
-        --circuit one --muon .004 --adam .0015 ${BF16:+--bf16}
+        --circuit one --muon .008 --adam .0025 ${BF16:+--bf16}
     FROM=$WORK/cpu.pt ;;
 gpu)
     $PYTHON train.py --out "$WORK/gpu" --data "$DATA" --device cuda --bf16 --compile --feeders "${FEEDERS:-12}" \
