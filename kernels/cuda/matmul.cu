@@ -1,7 +1,7 @@
 /* Weights and products. Few tokens: every matrix is read once, in its own type, one warp per row,
- * against inputs rounded to 8 bits per 32 values (F16 and wider types: against the floats
- * themselves). Many tokens: tiles of the matrix become f16 in scratch and go through the matrix
- * units (gemm.cu). */
+ * against inputs of 15 bits per 32 values (F16 and wider types: against the floats themselves).
+ * Many tokens: tiles of the matrix become f16 in scratch and go through the matrix units
+ * (gemm.cu). */
 #include "kernels/cuda/backend.h"
 #include "kernels/cuda/quant.cuh"
 
@@ -193,15 +193,16 @@ static bool is_plain(enum kern_type type)
 
 /* ---- few tokens ---- */
 
-/* Inputs rounded to 8 bits: codes [n_tok][n_col], scale [n_tok][n_col / 32]. */
+/* Inputs as value = scale * (code + rest / 254): codes and rests [n_tok][n_col], scale
+ * [n_tok][n_col / 32]. Eight bits alone move logits by more than the gap between two answers. */
 struct input8 {
-    const int8_t *code;
+    const int8_t *code, *rest;
     const float *scale;
 };
 
 /* One warp per 32 values. */
 static __global__ void round_input(const float *x, int32_t x_stride, int32_t n_col, int8_t *code,
-                                   float *scale)
+                                   int8_t *rest, float *scale)
 {
     int32_t g = (int32_t)(blockIdx.x * (blockDim.x / 32) + threadIdx.x / 32);
     int32_t lane = (int32_t)threadIdx.x % 32, t = (int32_t)blockIdx.y, n_group = n_col / 32;
@@ -211,7 +212,10 @@ static __global__ void round_input(const float *x, int32_t x_stride, int32_t n_c
     for (int i = 16; i > 0; i /= 2)
         top = fmaxf(top, __shfl_xor_sync(FULL_WARP, top, i));
     float inv = top > 1e-30f ? 127 / top : 0; /* a subnormal's inverse is infinite */
-    code[(size_t)t * n_col + 32 * g + lane] = (int8_t)rintf(v * inv);
+    size_t at = (size_t)t * n_col + 32 * g + lane;
+    float whole = rintf(v * inv);
+    code[at] = (int8_t)whole;
+    rest[at] = (int8_t)rintf(254 * (v * inv - whole)); /* at most half a step: 127 */
     if (lane == 0)
         scale[(size_t)t * n_group + g] = inv > 0 ? top / 127 : 0;
 }
@@ -223,6 +227,14 @@ struct product {
     int32_t dst_stride;
     bool add;
 };
+
+DEVICE int dot_16(const uint32_t q[4], uint4 v)
+{
+    int dot = __dp4a((int)q[0], (int)v.x, 0);
+    dot = __dp4a((int)q[1], (int)v.y, dot);
+    dot = __dp4a((int)q[2], (int)v.z, dot);
+    return __dp4a((int)q[3], (int)v.w, dot);
+}
 
 DEVICE void product_store(const product &p, int32_t r, int32_t t, float sum)
 {
@@ -248,19 +260,15 @@ static __global__ void __launch_bounds__(32 * GEMV_WARPS)
         quant<type>::read(row, u, &w);
         for (int t = 0; t < n_tok; t++)
             for (int i = 0; i < 2; i++) {
-                uint4 v = *(const uint4 *)(x.code + (size_t)t * p.m.n_col + w.at[i]);
+                size_t at = (size_t)t * p.m.n_col + w.at[i];
+                uint4 v = *(const uint4 *)(x.code + at), rest = *(const uint4 *)(x.rest + at);
                 float s = x.scale[(size_t)t * n_unit + w.at[i] / 32];
-                int dot = __dp4a((int)w.q[i][0], (int)v.x, 0);
-                dot = __dp4a((int)w.q[i][1], (int)v.y, dot);
-                dot = __dp4a((int)w.q[i][2], (int)v.z, dot);
-                dot = __dp4a((int)w.q[i][3], (int)v.w, dot);
-                float part = w.scale[i] * (float)dot;
+                float part = w.scale[i] * ((float)dot_16(w.q[i], v) +
+                                           (float)dot_16(w.q[i], rest) * (1 / 254.0f));
                 if (quant<type>::has_min) {
-                    int all = __dp4a(0x01010101, (int)v.x, 0);
-                    all = __dp4a(0x01010101, (int)v.y, all);
-                    all = __dp4a(0x01010101, (int)v.z, all);
-                    all = __dp4a(0x01010101, (int)v.w, all);
-                    part -= w.min[i] * (float)all;
+                    const uint32_t ones[4] = {0x01010101, 0x01010101, 0x01010101, 0x01010101};
+                    part -= w.min[i] *
+                            ((float)dot_16(ones, v) + (float)dot_16(ones, rest) * (1 / 254.0f));
                 }
                 sum[t] += s * part;
             }
@@ -352,6 +360,7 @@ static void gemv_tokens(struct kern_cuda *c, struct product p, struct input8 x8,
         n_tok -= n;
         x += (size_t)n * x_stride;
         x8.code += (size_t)n * p.m.n_col;
+        x8.rest += (size_t)n * p.m.n_col;
         x8.scale += (size_t)n * (p.m.n_col / 32);
         p.dst += (size_t)n * p.dst_stride;
     }
@@ -554,14 +563,15 @@ void cuda_matmul(struct kern *k, int n_mat, const struct kern_mat *mats, const f
     for (int i = 0; i < n_mat; i++)
         rounded = rounded || !is_plain(mats[i].w->type);
     struct cuda_cut cut = cuda_cut_begin(c);
-    struct input8 x8 = {NULL, NULL};
+    struct input8 x8 = {NULL, NULL, NULL};
     if (rounded) {
         int8_t *code = (int8_t *)cuda_cut_take(&cut, (size_t)n_tok * (size_t)n_col);
+        int8_t *rest = (int8_t *)cuda_cut_take(&cut, (size_t)n_tok * (size_t)n_col);
         float *scale = (float *)cuda_cut_take(&cut, sizeof(float) * (size_t)n_tok * (n_col / 32));
-        assert(code && scale);
+        assert(code && rest && scale);
         launch(round_input, dim3((unsigned)((n_col / 32 + 3) / 4), (unsigned)n_tok), 128, 0,
-               c->stream, x, x_stride, n_col, code, scale);
-        x8 = {code, scale};
+               c->stream, x, x_stride, n_col, code, rest, scale);
+        x8 = {code, rest, scale};
     }
     for (int i = 0; i < n_mat; i++)
         gemv(c, &mats[i], x8, x, x_stride, n_tok);

@@ -76,3 +76,14 @@ ok cuda__missing_module__one_line
 DOGEAR_CUDA=$module dogear ask -m "$model" --no-save --backend cuda -ngl 1 hi
 [ $rc -eq 1 ] && one_line_error && grep -q -- '-ngl 1' "$work/err"
 ok cuda__partial_offload__one_line
+
+# Beside the program, where the build tree and an installation have it.
+unset DOGEAR_CUDA
+for at in app:kernels/cuda bin:lib/dogear; do
+    mkdir -p "$work/tree/${at%:*}" "$work/tree/${at#*:}"
+    cp "$DOGEAR" "$work/tree/${at%:*}/dogear"
+    cp "$module" "$work/tree/${at#*:}/libdogear-cuda.so"
+    "$work/tree/${at%:*}/dogear" doctor 2>&1 | grep '^gpu' | grep -q 'compute capability'
+    ok "cuda__module__found_in_${at#*:}"
+    rm -r "$work/tree"
+done

@@ -15,10 +15,10 @@
 #include "kernels/page.h"
 #include "kernels/score.h"
 
-/* Largest error of a product relative to the norm of its terms: inputs rounded to 8 bits per 32
- * values, as on the CPU (test_ops.c); floats against floats; f16 against floats, 2^-11 each side,
- * the largest of thousands. */
-#define TOLERANCE_BLOCK 0.03
+/* Largest error of a product relative to the norm of its terms: inputs of 15 bits per 32 values, or
+ * weights that became f16; floats against floats; f16 against floats, 2^-11 each side, the largest of
+ * thousands. */
+#define TOLERANCE_BLOCK 1e-3
 #define TOLERANCE_PLAIN 2e-5
 #define TOLERANCE_HALF 3e-3
 /* A device's expf and tanhf are good to a few units in the last place. */
@@ -27,8 +27,8 @@
  * random signs. Parts of the output's rms. */
 #define TOLERANCE_ROWS 3e-4
 #define TOLERANCE_TILE 4e-3
-/* Rotated values of pages are rounded once more. */
-#define TOLERANCE_ROTATED 8e-3
+/* The same with pages of 256 channels: 5.7e-3 was measured, rotated or not; up to 128 channels 3.7e-3. */
+#define TOLERANCE_TILE_WIDE 8e-3
 #define TOLERANCE_LSE 1e-3
 /* Keys of pages are rounded to f16 in the tiled kernel. */
 #define TOLERANCE_LSE_PAGE 1e-2
@@ -508,9 +508,8 @@ static void check_attention(const struct shape *h)
         worst_mass = e > worst_mass || isnan(e) ? e : worst_mass;
     }
     bool tile = h->n_tok >= 32 && !h->mass;
-    if (!(worst <= (!tile        ? TOLERANCE_ROWS
-                    : h->rotated ? TOLERANCE_ROTATED
-                                 : TOLERANCE_TILE) &&
+    bool wide = h->bits_k && h->head_dim > 128;
+    if (!(worst <= (!tile ? TOLERANCE_ROWS : wide ? TOLERANCE_TILE_WIDE : TOLERANCE_TILE) &&
           worst_lse <= (tile && h->bits_k ? TOLERANCE_LSE_PAGE : TOLERANCE_LSE) &&
           worst_mass <= TOLERANCE_MASS))
         fail_msg("d %d heads %dx%d rows %d at %d window %d cap %g bits %d/%d%s%s%s: out %g lse %g "
