@@ -212,8 +212,10 @@ static void draw_fidelity(const struct ui_model *m, struct pen *p)
     pen_heading(p, "Fidelity", NULL);
     pen_line(p, "state");
     pen_put(p, lights[light].text, lights[light].role);
-    if (light >= DASH_LIGHT_GOOD)
-        pen_figure(p, "   " DASH_RULE, "", "");
+    if (light >= DASH_LIGHT_GOOD) { /* two parts: a narrow column breaks the line between them */
+        pen_figure(p, "   " DASH_RULE_GOOD, "", "");
+        pen_figure(p, " " DASH_RULE_FAIR, "", "");
+    }
     pen_end(p);
     pen_line(p, "predicted");
     pen_figure(p, "harm ", format_small(a, s->harm_predicted), "");
