@@ -21,6 +21,16 @@ double local_now_s(void)
     return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
 }
 
+struct engine_event *local_event_new(uint64_t number, enum engine_event_kind kind)
+{
+    struct engine_event *ev = mem_calloc(1, sizeof *ev);
+    ev->kind = kind;
+    ev->turn = number;
+    ev->ttft_ms = ev->prefill_tps = ev->decode_tps = ev->density = ev->retained_mass = NAN;
+    ev->kv_bytes = ev->f16_bytes = -1;
+    return ev;
+}
+
 static struct local *local_of(const struct engine *en)
 {
     return (struct local *)en;

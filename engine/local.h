@@ -93,6 +93,8 @@ void local_need_floor(struct local *l);
 /* Shows f to the caller. */
 struct engine_floor local_floor_info(const struct floor *f);
 double local_now_s(void); /* CLOCK_MONOTONIC */
+/* An event of the turn or verification `number` whose figures are all unknown. */
+struct engine_event *local_event_new(uint64_t number, enum engine_event_kind kind);
 
 /* worker.c */
 enum status worker_start(struct local *l, struct err *e);

@@ -80,16 +80,6 @@ struct run {
     enum engine_stop stop;
 };
 
-static struct engine_event *event_new(const struct run *r, enum engine_event_kind kind)
-{
-    struct engine_event *ev = mem_calloc(1, sizeof *ev);
-    ev->kind = kind;
-    ev->turn = r->t->number;
-    ev->ttft_ms = ev->prefill_tps = ev->decode_tps = ev->density = ev->retained_mass = NAN;
-    ev->kv_bytes = ev->f16_bytes = -1;
-    return ev;
-}
-
 static void event_ids(struct engine_event *ev, const int32_t *ids, int32_t n)
 {
     ev->ids = mem_alloc(((size_t)n + 1) * sizeof *ev->ids);
@@ -151,7 +141,7 @@ static bool prefill_tick(void *ctx, double n_done, int32_t n_total)
         r->told_s = now;
         r->n_read = r->n_read_before + (int32_t)n_done;
         tell_stats(r, STATS_PREFILL);
-        struct engine_event *ev = event_new(r, ENGINE_EV_PREFILL);
+        struct engine_event *ev = local_event_new(r->t->number, ENGINE_EV_PREFILL);
         ev->n_tok_done = r->n_read;
         ev->n_tok_total = r->n_prompt - r->n_reused;
         queue_push(r->l->events, ev);
@@ -220,7 +210,7 @@ static void send_text(struct run *r, size_t hold)
     size_t len = r->text.len - hold;
     if (n == 0 && len == 0)
         return;
-    struct engine_event *ev = event_new(r, ENGINE_EV_TOKEN);
+    struct engine_event *ev = local_event_new(r->t->number, ENGINE_EV_TOKEN);
     ev->text = mem_strndup(str_c(&r->text), len);
     ev->len = len;
     event_ids(ev, r->pending.ids, n);
@@ -328,7 +318,7 @@ static enum status render(struct run *r, struct err *e)
                     "-c or begin a new conversation",
                     r->n_prompt, l->plan.n_ctx);
     if (s == OK) {
-        struct engine_event *ev = event_new(r, ENGINE_EV_PROMPT);
+        struct engine_event *ev = local_event_new(r->t->number, ENGINE_EV_PROMPT);
         event_ids(ev, fresh.ids, fresh.n);
         queue_push(l->events, ev);
     }
@@ -383,7 +373,7 @@ struct engine_event *turn_run(struct local *l, const struct turn *t)
         tell_stats(&r, STATS_IDLE);
     }
     bool ok = s == OK || s == ERR_CANCELLED;
-    struct engine_event *ev = event_new(&r, ok ? ENGINE_EV_DONE : ENGINE_EV_FAILED);
+    struct engine_event *ev = local_event_new(r.t->number, ok ? ENGINE_EV_DONE : ENGINE_EV_FAILED);
     if (!ok)
         ev->err = err;
     if (s == ERR_CANCELLED)

@@ -40,16 +40,6 @@ struct run {
     double start_s, told_s;
 };
 
-static struct engine_event *event_new(const struct run *r, enum engine_event_kind kind)
-{
-    struct engine_event *ev = mem_calloc(1, sizeof *ev);
-    ev->kind = kind;
-    ev->turn = r->v->number;
-    ev->ttft_ms = ev->prefill_tps = ev->decode_tps = ev->density = ev->retained_mass = NAN;
-    ev->kv_bytes = ev->f16_bytes = -1;
-    return ev;
-}
-
 static void tell(struct run *r, double n_done)
 {
     double now = local_now_s();
@@ -63,7 +53,7 @@ static void tell(struct run *r, double n_done)
     s->n_verify_total = r->v->n;
     s->eta_s = n_done > 0 ? (now - r->start_s) * (r->v->n - n_done) / n_done : NAN;
     pthread_mutex_unlock(&r->l->lock);
-    struct engine_event *ev = event_new(r, ENGINE_EV_VERIFY);
+    struct engine_event *ev = local_event_new(r->v->number, ENGINE_EV_VERIFY);
     ev->n_tok_done = (int32_t)n_done;
     ev->n_tok_total = r->v->n;
     queue_push(r->l->events, ev);
@@ -220,7 +210,7 @@ struct engine_event *verify_run(struct local *l, const struct verify *v)
         kv_pool_free(packed);
     }
     bool ok = s == OK || s == ERR_CANCELLED;
-    struct engine_event *ev = event_new(&r, ok ? ENGINE_EV_VERIFIED : ENGINE_EV_FAILED);
+    struct engine_event *ev = local_event_new(r.v->number, ok ? ENGINE_EV_VERIFIED : ENGINE_EV_FAILED);
     ev->fidelity = result(&r);
     ev->stop = s == OK ? ENGINE_STOP_EOS : ENGINE_STOP_CANCEL;
     ev->n_tok_done = r.compare.n;
