@@ -12,25 +12,27 @@ mkdir -p "$work/store"
 text="My dog is called Rex and my cat is called Tom. We live near the river, in a small house. "
 for _ in 1 2 3 4 5; do text+=$text; done
 formats=(exact 8/4 4/4 adaptive)
-latest=0 n_killed=0 n_resumed=0
+n_killed=0 n_resumed=0
 
-# span ARGUMENTS...: milliseconds that a run takes here, so that kills fall into it on any machine
-span() {
-    local start=${EPOCHREALTIME/./}
-    dogear "$@" --db "$db"
-    echo $(((${EPOCHREALTIME/./} - start) / 1000 + 4))
-}
+declare -A span=([ask]=800 [other]=30) # milliseconds that such a run takes: learned below, on any machine
 
-# run ARGUMENTS...: in the background, killed at some moment of the time that its kind of run takes
+# run_and_kill ARGUMENTS...: in the background, killed at some moment of the time that its kind of run takes.
+# One that ended before its kill took less than was waited; one killed late may take longer than thought.
 run_and_kill() {
-    local most=$span_list
-    [ "$1" = ask ] && most=$span_ask
+    local kind=other pid wait
+    [ "$1" = ask ] && kind=ask
+    wait=$((RANDOM % span[$kind] + 1))
     "$DOGEAR" "$@" --db "$db" >"$work/out" 2>"$work/err" </dev/null &
-    local pid=$!
-    local wait=$((RANDOM % most))
+    pid=$!
     sleep "$((wait / 1000)).$(printf '%03d' $((wait % 1000)))"
-    kill -9 $pid 2>/dev/null && n_killed=$((n_killed + 1))
+    kill -9 $pid 2>/dev/null
     wait $pid 2>/dev/null
+    if [ $? -eq 137 ]; then
+        n_killed=$((n_killed + 1))
+        ((wait * 4 > span[$kind] * 3)) && span[$kind]=$((span[$kind] * 4 / 3 + 1))
+    else
+        span[$kind]=$wait
+    fi
 }
 
 # every message of every conversation, one line each
@@ -85,8 +87,6 @@ one_kill() {
 }
 
 : >"$work/before"
-span_ask=$(span ask -m "$model" --temp 0 -n 200 "hello there. $text")
-span_list=$(span list)
 for ((i = 1; i <= kills; i++)); do
     one_kill $i || break
     ((i % 100)) || echo "# $i runs, $n_killed killed before their end, $n_resumed times taken up"
