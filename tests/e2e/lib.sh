@@ -60,6 +60,11 @@ wait_for() {
     done
 }
 
+# stored TEXT: the conversation used last holds it on disk
+stored() {
+    dogear list --json && dogear show "$(json "$work/out" 'j[0]["id"]')" && grep -qF -- "$1" "$work/out"
+}
+
 # json FILE EXPRESSION: a Python expression over j, printed
 json() {
     python3 -c 'import json,sys; j=json.load(open(sys.argv[1])); print(eval(sys.argv[2]))' "$1" "$2"

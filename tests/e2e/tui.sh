@@ -13,7 +13,7 @@ rate 10
 say # Herons\n\nA heron is a **long-legged** wading bird.\n\n```c\nint legs = 2;\n```\n\n- stands still\n- strikes fast 中文\n\nThat is all.
 on slow
 rate 100
-say one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen seventeen eighteen nineteen twenty
+say one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen seventeen eighteen nineteen twenty twenty-one twenty-two twenty-three twenty-four twenty-five twenty-six twenty-seven twenty-eight twenty-nine thirty thirty-one thirty-two thirty-three thirty-four thirty-five thirty-six thirty-seven thirty-eight thirty-nine forty
 S
 n_server=0 # a new socket for each: a server that is just ending can not be asked for a session
 tm() { tmux -L "dogear$$-$n_server" -f /dev/null "$@"; }
@@ -82,7 +82,7 @@ has '▌ second line' && has 'That is all.'
 keys -l 'slow again'
 keys Enter
 has 'one two three'
-sleep 1.2 # the promise is: at most a second of the answer is lost
+wait_for 20 stored 'one two' # within about a second
 kill -KILL "$(cat "$work/pid")"
 wait_for 20 test -f "$work/rc"
 start 80 24

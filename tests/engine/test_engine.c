@@ -62,7 +62,7 @@ static struct answer collect(struct engine *en, int cancel_after)
     struct answer a = {0};
     int n_token = 0;
     while (!a.last) {
-        struct engine_event *ev = engine_wait(en, 20000);
+        struct engine_event *ev = engine_wait(en, -1);
         assert_non_null(ev);
         if (ev->kind == ENGINE_EV_PROMPT || ev->kind == ENGINE_EV_TOKEN) {
             a.ids = realloc(a.ids, (size_t)(a.n_id + ev->n_id + 1) * sizeof *a.ids);

@@ -158,7 +158,7 @@ static void turn(struct engine *en, struct path *path, const char *text, int32_t
     if (engine_submit(en, &t, &number, &e) != OK)
         fail_msg("%s", e.text);
     for (bool go = true; go;) {
-        struct engine_event *ev = engine_wait(en, 20000);
+        struct engine_event *ev = engine_wait(en, -1);
         assert_non_null(ev);
         if (ev->kind == ENGINE_EV_PROMPT || ev->kind == ENGINE_EV_TOKEN) {
             memcpy(path->ids + path->n, ev->ids, (size_t)ev->n_id * sizeof *ev->ids);

@@ -27,6 +27,9 @@ extern struct err err_seen;
 /* cmocka setup and teardown: makes and removes the folder store_dir(). */
 int store_dir_setup(void **state);
 int store_dir_teardown(void **state);
+/* Thousands of durable commits: the folders come to lie in memory where there is room for that and
+ * TMPDIR does not say otherwise. Call once, first. */
+void store_dir_in_memory(void);
 const char *store_dir(void);
 const char *store_file(const char *name); /* inside the folder; valid until the eighth next call */
 

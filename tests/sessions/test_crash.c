@@ -362,8 +362,7 @@ static void sessions__bit_flips__end_in_one_line(void **state)
 
 int main(void)
 {
-    if (access("/dev/shm", W_OK) == 0)
-        setenv("TMPDIR", "/dev/shm", 0);
+    store_dir_in_memory();
     const struct CMUnitTest tests[] = {
         STORE_CASE(sessions__kill__keeps_every_durable_word),
         STORE_CASE(kvstore__bit_flips__never_return_wrong_bytes),

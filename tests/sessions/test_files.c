@@ -303,8 +303,7 @@ static void kvstore__full_disk__costs_kv_and_never_text(void **state)
             free(owned);
         }
     }
-    struct kv_piece p = {0, 0, PIECES, 0, page, sizeof page},
-                    back = {.block = PIECES};
+    struct kv_piece p = {0, 0, PIECES, 0, page, sizeof page}, back = {.block = PIECES};
     void *owned;
     io->put(io->ctx, id, 1, (PIECES + 1) * 64, PIECES + 1, &p, 1);
     assert_true(io->get(io->ctx, id, 1, PIECES + 1, &back, &owned));
@@ -358,6 +357,17 @@ static void sessions__open__read_only_media_can_be_read(void **state)
 
 /* ---- two processes ---- */
 
+/* Two that write without a pause may wait longer for each other than a store does by itself: a user
+ * who is told so tries again. */
+#define TRIED(expr)                                                                                \
+    ({                                                                                             \
+        enum status st_;                                                                           \
+        do                                                                                         \
+            st_ = (expr);                                                                          \
+        while (st_ == ERR_BUSY);                                                                   \
+        st_;                                                                                       \
+    })
+
 static void sessions__two_processes__write_the_same_store(void **state)
 {
     enum { EACH = 40 };
@@ -370,14 +380,15 @@ static void sessions__two_processes__write_the_same_store(void **state)
             struct err e;
             int64_t id, parent = 0;
             char text[32];
-            if (sessions_open(store_file("dogear.db"), &s, &e) != OK ||
-                sessions_create(s, "m", &id, &e) != OK)
+            if (TRIED(sessions_open(store_file("dogear.db"), &s, &e)) != OK ||
+                TRIED(sessions_create(s, "m", &id, &e)) != OK)
                 _exit(1);
             const struct kv_io *io = sessions_kv_io(s);
             for (int i = 0; i < EACH; i++) {
                 struct kv_piece p = {0, 0, i, 0, text, sizeof text};
                 snprintf(text, sizeof text, "process %d message %d", k, i);
-                if (sessions_add(s, id, parent, "user", text, strlen(text), &parent, &e) != OK)
+                if (TRIED(sessions_add(s, id, parent, "user", text, strlen(text), &parent, &e)) !=
+                    OK)
                     _exit(2);
                 io->put(io->ctx, id, 1, (i + 1) * 64, (uint64_t)(k * 1000 + i + 1), &p, 1);
             }
@@ -425,8 +436,10 @@ static void writer__locked__says_who_holds_the_file(void **state)
     CHECK_OK(sessions_create(s, "m", &id, &err_seen));
     assert_int_equal(write(start[1], &c, 1), 1);
     assert_int_equal(read(ready[0], &c, 1), 1);
-    char want[32];
-    snprintf(want, sizeof want, "process %d", (int)pid);
+    /* Without the kernel's list of locks nobody can tell who. */
+    char want[32] = "another process";
+    if (access("/proc/locks", R_OK) == 0)
+        snprintf(want, sizeof want, "process %d", (int)pid);
     enum status st = sessions_rename(s, id, "title", &err_seen);
     assert_int_equal(write(done[1], &c, 1), 1);
     waitpid(pid, NULL, 0);

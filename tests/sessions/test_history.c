@@ -361,9 +361,7 @@ static void sessions__random_history__equals_the_model(void **state)
 
 int main(void)
 {
-    /* Thousands of durable commits: in memory unless told otherwise. */
-    if (access("/dev/shm", W_OK) == 0)
-        setenv("TMPDIR", "/dev/shm", 0);
+    store_dir_in_memory();
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(sessions__random_history__equals_the_model),
     };
