@@ -321,8 +321,8 @@ static void draw_rate(struct pen *p, const char *label, const char *value, const
     pen_line(p, label);
     snprintf(text, sizeof text, "%9s", value);
     pen_figure(p, "", text, unit);
-    while (p->x < p->r.x + 1 + PEN_LABEL_COLS + 17)
-        pen_put(p, " ", ROLE_DIM);
+    int from = p->r.x + 1 + PEN_LABEL_COLS + 17;
+    p->x = p->x < from ? from : p->x;
     if (r)
         pen_spark(p, r, pen_cols(p, 0), unit);
     pen_end(p);
