@@ -63,6 +63,7 @@ void engine_event_free(struct engine_event *ev)
     free(ev->text);
     free(ev->ids);
     free(ev->choice);
+    free(ev->agree);
     free(ev);
 }
 
@@ -136,6 +137,17 @@ void engine_map_ask(struct engine *en, int64_t timeline)
 bool engine_map(struct engine *en, struct stats_map *ret)
 {
     return en->vt->map(en, ret);
+}
+
+void engine_trace_ask(struct engine *en, int64_t timeline, const int32_t *ids, int32_t n,
+                      int32_t pos)
+{
+    en->vt->trace_ask(en, timeline, ids, n, pos);
+}
+
+bool engine_trace(struct engine *en, struct stats_trace *ret)
+{
+    return en->vt->trace(en, ret);
 }
 
 enum status engine_tokenize(struct engine *en, const char *text, size_t len, bool parse_special,

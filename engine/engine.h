@@ -153,6 +153,7 @@ struct engine_event {
     uint64_t seed;
     struct err err;            /* FAILED */
     struct engine_fidelity fidelity; /* VERIFIED */
+    struct stats_agree *agree;       /* VERIFIED: [fidelity.n], of positions 0.., owned */
 };
 void engine_event_free(struct engine_event *ev);
 
@@ -194,6 +195,16 @@ const char *engine_kv_name(const struct engine *en, int i, const char **ret_what
 void engine_map_ask(struct engine *en, int64_t timeline);
 /* Copies the newest picture into *ret when it is newer than ret->at_s (false otherwise). */
 bool engine_map(struct engine *en, struct stats_map *ret);
+
+/* Asks what position pos looked at; never blocks. ids[0..n), n > pos: the whole path as fed, copied.
+ * When the engine is next idle the query is computed again, attention dense, over the rows and pages
+ * that the timeline holds (a timeline that is not in memory is taken up from disk); up to 127 tokens
+ * before it are read again for that, and nothing is changed. A turn that is submitted meanwhile goes
+ * first: then there is no answer, ask again. */
+void engine_trace_ask(struct engine *en, int64_t timeline, const int32_t *ids, int32_t n,
+                      int32_t pos);
+/* Copies the newest answer into *ret when it is newer than ret->at_s (false otherwise). */
+bool engine_trace(struct engine *en, struct stats_trace *ret);
 
 /* ---- tokens (any thread) ---- */
 enum status engine_tokenize(struct engine *en, const char *text, size_t len, bool parse_special,

@@ -28,6 +28,9 @@ struct engine_vt {
     const char *(*kv_name)(const struct engine *en, int i, const char **ret_what);
     void (*map_ask)(struct engine *en, int64_t timeline);
     bool (*map)(struct engine *en, struct stats_map *ret);
+    void (*trace_ask)(struct engine *en, int64_t timeline, const int32_t *ids, int32_t n,
+                      int32_t pos);
+    bool (*trace)(struct engine *en, struct stats_trace *ret);
     enum status (*tokenize)(struct engine *en, const char *text, size_t len, bool parse_special,
                             bool add_bos, int32_t **ret_ids, int32_t *ret_n, struct err *e);
     enum status (*detokenize)(struct engine *en, const int32_t *ids, int32_t n, bool special,

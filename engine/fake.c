@@ -14,6 +14,10 @@
  *   choice P         probability told of the tokens of `say` from now on; unknown before
  *   map L H B        a picture of L layers, H heads, B blocks in f16 whose mass is unknown
  *   page L H B K V MASS EK EV   one of its pages: bits, mass, errors; -1 for L, H or B = all
+ *   trace ROWS W W ...   what any position looks at from now on: ROWS of it on f16 rows, and of as
+ *                    many equal parts of what is before it as there are numbers, so much each;
+ *                    unknown before
+ *   agree KL N       what verifying finds of every position: KL, another choice at each N-th
  * Verifying takes 8 steps of `rate` times ten and finds what `stat` set.
  * Token ids are the bytes of the text plus 256 for the control tokens, so that detokenising what
  * was stored gives exactly what was shown. */
@@ -62,9 +66,14 @@ struct fake {
     uint64_t n_turn;
     int32_t rate_ms;
     float choice_p;       /* NAN = unknown */
-    pthread_mutex_t lock; /* protects stats, map */
+    pthread_mutex_t lock; /* protects stats, map, trace */
     struct stats stats;
     struct stats_map map;
+    struct stats_trace trace;
+    float trace_rows, part[16];
+    int n_part; /* 0 = unknown */
+    float agree_kl;
+    int agree_every; /* 0 = unknown */
 };
 
 static double now_s(void)
@@ -308,6 +317,16 @@ static void set_page(struct fake *f, const char *line)
     pthread_mutex_unlock(&f->lock);
 }
 
+static void set_trace(struct fake *f, const char *line)
+{
+    char *end;
+    pthread_mutex_lock(&f->lock);
+    f->trace_rows = strtof(line, &end);
+    for (f->n_part = 0; *end && f->n_part < 16; f->n_part++)
+        f->part[f->n_part] = strtof(end, &end);
+    pthread_mutex_unlock(&f->lock);
+}
+
 static void set_stat(struct fake *f, const char *line)
 {
     char name[64];
@@ -397,6 +416,11 @@ static void play(struct fake *f, struct job *j)
             f->choice_p = (float)atof(rest);
         } else if (!strcmp(verb, "map")) {
             set_map(f, rest);
+        } else if (!strcmp(verb, "trace")) {
+            set_trace(f, rest);
+        } else if (!strcmp(verb, "agree") &&
+                   sscanf(rest, "%f %d", &f->agree_kl, &f->agree_every) == 2) {
+            /* taken */
         } else if (!strcmp(verb, "page")) {
             set_page(f, rest);
         } else if (!strcmp(verb, "notice")) {
@@ -468,6 +492,10 @@ static void verify(struct fake *f, struct job *j)
                                             .nll = s->nll_difference,
                                             .nll_exact = 0};
     pthread_mutex_unlock(&f->lock);
+    if (f->agree_every > 0)
+        ev->agree = mem_calloc((size_t)done + 1, sizeof *ev->agree);
+    for (int32_t i = 0; ev->agree && i < done; i++)
+        ev->agree[i] = (struct stats_agree){f->agree_kl, (i + 1) % f->agree_every != 0};
     atomic_store(&f->busy, false);
     queue_push(f->events, ev);
 }
@@ -508,6 +536,7 @@ static void fake_close(struct engine *en)
         free(f->steps[i].verb);
     free(f->steps);
     stats_map_free(&f->map);
+    stats_trace_free(&f->trace);
     pthread_mutex_destroy(&f->lock);
     free(f);
 }
@@ -661,6 +690,35 @@ static bool fake_map(struct engine *en, struct stats_map *ret)
     return newer;
 }
 
+static void fake_trace_ask(struct engine *en, int64_t timeline, const int32_t *ids, int32_t n,
+                           int32_t pos)
+{
+    struct fake *f = (struct fake *)en;
+    (void)ids;
+    (void)n;
+    pthread_mutex_lock(&f->lock);
+    struct stats_trace *t = &f->trace;
+    t->timeline = timeline;
+    t->pos = pos;
+    t->n = f->n_part ? pos + 1 : 0;
+    t->on_rows = f->trace_rows;
+    t->weight = mem_realloc(t->weight, ((size_t)t->n + 1) * sizeof *t->weight);
+    for (int32_t i = 0; i < t->n; i++)
+        t->weight[i] = f->part[(int64_t)i * f->n_part / t->n] * (float)f->n_part / (float)t->n;
+    t->took_s = 0;
+    t->at_s = now_s();
+    pthread_mutex_unlock(&f->lock);
+}
+
+static bool fake_trace(struct engine *en, struct stats_trace *ret)
+{
+    struct fake *f = (struct fake *)en;
+    pthread_mutex_lock(&f->lock);
+    bool newer = stats_trace_take(ret, &f->trace);
+    pthread_mutex_unlock(&f->lock);
+    return newer;
+}
+
 static enum status fake_tokenize(struct engine *en, const char *text, size_t len,
                                  bool parse_special, bool add_bos, int32_t **ret_ids,
                                  int32_t *ret_n, struct err *e)
@@ -789,6 +847,8 @@ enum status fake_open(const struct engine_params *p, struct engine **ret, struct
         .kv_name = fake_kv_name,
         .map_ask = fake_map_ask,
         .map = fake_map,
+        .trace_ask = fake_trace_ask,
+        .trace = fake_trace,
         .tokenize = fake_tokenize,
         .detokenize = fake_detokenize,
         .logits = fake_logits,
@@ -814,6 +874,7 @@ enum status fake_open(const struct engine_params *p, struct engine **ret, struct
     f->stats.coverage = p->coverage > 0 ? (double)p->coverage : 1;
     snprintf(f->stats.kv, sizeof f->stats.kv, "exact");
     stats_map_init(&f->map);
+    stats_trace_init(&f->trace);
     f->choice_p = NAN;
     enum status st = read_script(f, p->fake_script, e);
     if (st != OK) {

@@ -443,6 +443,7 @@ static void local_close(struct engine *en)
     gguf_close(l->gguf);
     queue_free(l->events, (void (*)(void *))engine_event_free);
     stats_map_free(&l->map);
+    stats_trace_free(&l->trace);
     pthread_mutex_destroy(&l->lock);
     pthread_mutex_destroy(&l->compute);
     free(l->cache_dir);
@@ -557,6 +558,21 @@ static bool local_map(struct engine *en, struct stats_map *ret)
     return newer;
 }
 
+static void local_trace_ask(struct engine *en, int64_t timeline, const int32_t *ids, int32_t n,
+                            int32_t pos)
+{
+    worker_trace(local_of(en), timeline, ids, n, pos);
+}
+
+static bool local_trace(struct engine *en, struct stats_trace *ret)
+{
+    struct local *l = local_of(en);
+    pthread_mutex_lock(&l->lock);
+    bool newer = stats_trace_take(ret, &l->trace);
+    pthread_mutex_unlock(&l->lock);
+    return newer;
+}
+
 static enum status local_tokenize(struct engine *en, const char *text, size_t len,
                                   bool parse_special, bool add_bos, int32_t **ret_ids,
                                   int32_t *ret_n, struct err *e)
@@ -602,6 +618,8 @@ enum status local_open(const struct engine_params *p, struct engine **ret, struc
         .kv_name = local_kv_name,
         .map_ask = local_map_ask,
         .map = local_map,
+        .trace_ask = local_trace_ask,
+        .trace = local_trace,
         .tokenize = local_tokenize,
         .detokenize = local_detokenize,
         .logits = measure_logits,
@@ -621,6 +639,7 @@ enum status local_open(const struct engine_params *p, struct engine **ret, struc
     atomic_init(&l->coverage, p->coverage > 0 ? p->coverage : POLICY_COVERAGE);
     stats_init(&l->stats);
     stats_map_init(&l->map);
+    stats_trace_init(&l->trace);
     l->stats.phase = STATS_IDLE;
     enum status s = open_parts(l, e);
     l->params.model_path = l->params.kv = l->params.backend = l->params.cache_dir = NULL; /* the caller's */

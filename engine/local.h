@@ -2,7 +2,7 @@
  *   set at opening, then immutable: gguf, model, tokenizer, template, plan, info, params;
  *   whoever holds `compute` (the worker while it runs a command; a measuring call otherwise):
  *     kern, forward, pool, lines, preset, keep;
- *   `lock`: stats, map;   atomics: cancel, busy, closing, coverage. */
+ *   `lock`: stats, map, trace;   atomics: cancel, busy, closing, coverage. */
 #ifndef ENGINE_LOCAL_H
 #define ENGINE_LOCAL_H
 
@@ -55,6 +55,7 @@ struct local {
     pthread_mutex_t lock;
     struct stats stats;
     struct stats_map map;        /* the newest picture of pages */
+    struct stats_trace trace;    /* the newest look of a position */
     atomic_bool map_wanted;
     _Atomic int64_t map_line;    /* of this timeline */
     double walked_s, walk_s;     /* engine thread: when all pages were last looked at; how long */
@@ -105,6 +106,7 @@ enum status worker_verify(struct local *l, int64_t timeline, const int32_t *ids,
                           uint64_t *ret_turn, struct err *e);
 void worker_forget(struct local *l, int64_t timeline);
 void worker_map(struct local *l, int64_t timeline);
+void worker_trace(struct local *l, int64_t timeline, const int32_t *ids, int32_t n, int32_t pos);
 void worker_fit(struct local *l); /* the budget asked for, when the engine is next idle */
 enum status worker_set_preset(struct local *l, const struct preset *p, struct err *e);
 

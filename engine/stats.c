@@ -2,6 +2,9 @@
 
 #include <math.h>
 #include <stdlib.h>
+#include <string.h>
+
+#include "engine/base/mem.h"
 
 const char *const stats_tier_name[STATS_TIERS] = {"f16", "8/8", "8/4", "6/4",
                                                   "4/4", "4/2", "2/2", "disk"};
@@ -67,6 +70,29 @@ void stats_init(struct stats *s)
 void stats_map_init(struct stats_map *m)
 {
     *m = (struct stats_map){.at_s = NAN, .took_s = NAN};
+}
+
+void stats_trace_init(struct stats_trace *t)
+{
+    *t = (struct stats_trace){.at_s = NAN, .took_s = NAN, .on_rows = NAN};
+}
+
+void stats_trace_free(struct stats_trace *t)
+{
+    free(t->weight);
+    stats_trace_init(t);
+}
+
+bool stats_trace_take(struct stats_trace *ret, const struct stats_trace *from)
+{
+    if (!isfinite(from->at_s) || from->at_s <= ret->at_s)
+        return false;
+    float *weight = mem_realloc(ret->weight, ((size_t)from->n + 1) * sizeof *weight);
+    if (from->n)
+        memcpy(weight, from->weight, (size_t)from->n * sizeof *weight);
+    *ret = *from;
+    ret->weight = weight;
+    return true;
 }
 
 void stats_map_free(struct stats_map *m)

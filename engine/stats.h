@@ -105,6 +105,29 @@ struct stats_map {
 void stats_map_init(struct stats_map *m);
 void stats_map_free(struct stats_map *m); /* leaves it empty */
 
+/* What one position looked at: taken on demand, by computing its query again over the cache as it is
+ * now (engine_trace_ask). */
+struct stats_trace {
+    double at_s;      /* CLOCK_MONOTONIC; NAN = none was taken */
+    double took_s;
+    int64_t timeline;
+    int32_t pos;      /* whose query it is */
+    int32_t n;        /* pos + 1; 0 = unknown: the cache does not hold what comes before it */
+    float on_rows;    /* the part of all weights that fell on f16 rows; the rest fell on pages */
+    float *weight;    /* [n] softmax weights of positions 0..pos, mean over all layers and heads: they
+                         sum to 1. Owned: stats_trace_free. */
+};
+void stats_trace_init(struct stats_trace *t);
+void stats_trace_free(struct stats_trace *t); /* leaves it empty */
+/* Copies from into *ret when it is newer; false otherwise. */
+bool stats_trace_take(struct stats_trace *ret, const struct stats_trace *from);
+
+/* A position read exactly and over the cache (engine_verify): what it says of the next token. */
+struct stats_agree {
+    float kl;  /* KL(exact || compressed), nats */
+    bool same; /* the likeliest token is the same */
+};
+
 /* What the model said when it chose a token: from its own distribution, before penalties,
  * temperature and cuts. */
 enum { STATS_ALTERNATIVES = 4 };

@@ -35,6 +35,7 @@ struct run {
     struct kv_line *exact, *packed;
     struct forward *forward_exact; /* with its own scratch: both passes' rows are at hand at once */
     struct compare compare;
+    struct stats_agree *agree; /* [v->n] of the positions compared */
     int32_t at, now,
         pass; /* the chunk being read: its place, its length, which of the two passes */
     double start_s, told_s;
@@ -101,8 +102,10 @@ static enum status read_chunk(struct run *r, struct err *e)
         w.exact = forward_head(r->forward_exact, i, n_row);
         w.packed = forward_head(r->l->forward, i, n_row);
         kern_parallel(r->l->kern, n_row, compare_part, &w);
-        for (int32_t k = 0; k < n_row; k++)
+        for (int32_t k = 0; k < n_row; k++) {
+            r->agree[r->compare.n] = (struct stats_agree){(float)w.row[k].kl, w.row[k].same};
             compare_add(&r->compare, &w.row[k]);
+        }
         if (atomic_load(&r->l->cancel))
             return err_set(e, ERR_CANCELLED, "cancelled");
     }
@@ -205,6 +208,7 @@ struct engine_event *verify_run(struct local *l, const struct verify *v)
         /* What they take is bounded by the length, which was checked. */
         struct kv_pool *exact = kv_pool_new(l->kern, &shape, NULL, UINT64_MAX);
         struct kv_pool *packed = kv_pool_new(l->kern, &shape, l->preset, UINT64_MAX);
+        r.agree = mem_calloc((size_t)v->n, sizeof *r.agree);
         s = read_all(&r, exact, packed, &err);
         kv_pool_free(exact);
         kv_pool_free(packed);
@@ -212,6 +216,7 @@ struct engine_event *verify_run(struct local *l, const struct verify *v)
     bool ok = s == OK || s == ERR_CANCELLED;
     struct engine_event *ev = local_event_new(r.v->number, ok ? ENGINE_EV_VERIFIED : ENGINE_EV_FAILED);
     ev->fidelity = result(&r);
+    ev->agree = r.agree;
     ev->stop = s == OK ? ENGINE_STOP_EOS : ENGINE_STOP_CANCEL;
     ev->n_tok_done = r.compare.n;
     ev->n_tok_total = v->n;

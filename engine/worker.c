@@ -6,6 +6,7 @@
 
 #include "engine/base/mem.h"
 #include "engine/local.h"
+#include "engine/trace.h"
 #include "engine/turn.h"
 #include "engine/verify.h"
 
@@ -16,6 +17,7 @@ enum command_kind {
     COMMAND_VERIFY,
     COMMAND_FORGET,
     COMMAND_MAP,
+    COMMAND_TRACE,
     COMMAND_FIT,
     COMMAND_PRESET,
     COMMAND_CLOSE
@@ -25,6 +27,7 @@ struct command {
     enum command_kind kind;
     struct turn *turn;     /* TURN */
     struct verify *verify; /* VERIFY */
+    struct trace *trace;   /* TRACE */
     int64_t timeline;
     const struct preset *preset;
 };
@@ -34,6 +37,7 @@ static void command_free(void *item)
     struct command *c = item;
     turn_free(c->turn);
     verify_free(c->verify);
+    trace_free(c->trace);
     free(c);
 }
 
@@ -95,6 +99,10 @@ static void act(struct local *l, const struct command *c)
         goto out;
     else if (c->kind == COMMAND_MAP && !atomic_load(&l->map_wanted))
         goto out;
+    else if (c->kind == COMMAND_TRACE) {
+        trace_run(l, c->trace);
+        goto out;
+    }
     tell_line(l, c->kind == COMMAND_MAP ? c->timeline : l->stats.timeline);
 out:
     pthread_mutex_unlock(&l->compute);
@@ -205,6 +213,12 @@ void worker_map(struct local *l, int64_t timeline)
     atomic_store(&l->map_line, timeline);
     if (l->has_thread && !atomic_exchange(&l->map_wanted, true))
         push(l, (struct command){.kind = COMMAND_MAP, .timeline = timeline});
+}
+
+void worker_trace(struct local *l, int64_t timeline, const int32_t *ids, int32_t n, int32_t pos)
+{
+    if (l->has_thread)
+        push(l, (struct command){.kind = COMMAND_TRACE, .trace = trace_new(timeline, ids, n, pos)});
 }
 
 void worker_fit(struct local *l)

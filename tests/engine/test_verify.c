@@ -118,6 +118,8 @@ static void verify__fixed_format__equals_a_comparison_by_hand(void **state)
     assert_int_equal(ev->kind, ENGINE_EV_VERIFIED);
     assert_int_equal(ev->stop, ENGINE_STOP_EOS);
     struct engine_fidelity f = ev->fidelity;
+    struct stats_agree *agree = ev->agree;
+    ev->agree = NULL;
     engine_event_free(ev);
     assert_int_equal(f.n, N_TOK);
     assert_int_equal(f.n_tok, N_TOK);
@@ -127,6 +129,14 @@ static void verify__fixed_format__equals_a_comparison_by_hand(void **state)
     assert_true(f.kl_mean > 0 && f.kl_p99 >= f.kl_mean && f.top1 <= 1);
     assert_true(fabs(f.kl_mean - compare_kl_mean(&c)) < 1e-6 * f.kl_mean);
     assert_true(fabs(f.top1 - compare_top1(&c)) < 1e-9);
+    int32_t n_same = 0;
+    for (int32_t i = 0; i < N_TOK; i++) {
+        n_same += agree[i].same;
+        assert_true(fabs((double)agree[i].kl - c.kl[i]) <= 1e-6 * c.kl[i]);
+        assert_true(agree[i].same || f.first_divergence <= i);
+    }
+    assert_int_equal(n_same, c.n_same);
+    free(agree);
     assert_true(f.first_divergence < 0 || f.first_divergence >= 128);
     assert_int_equal(f.first_divergence, c.first_differs - 1);
     assert_true(isfinite(f.nll) && isfinite(f.nll_exact) && f.nll != f.nll_exact);
