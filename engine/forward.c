@@ -209,15 +209,13 @@ static void feed_forward(struct forward *f, const struct model_layer *l, int32_t
     add_answer(f, &l->down, l->down_bias.dev, l->ffn_post_norm.dev, f->gate, p->n_ff, x, n);
 }
 
-enum status forward_run(struct forward *f, struct kv_line *line, const int32_t *ids, int32_t n_tok,
-                        enum forward_want want, bool (*go_on)(void *ctx, int32_t layer), void *ctx,
-                        struct err *e)
+/* Layers from `layer` on, over the residual stream as it stands. */
+static enum status run_layers(struct forward *f, struct kv_line *line, int32_t layer,
+                              const int32_t *ids, int32_t n_tok, enum forward_want want,
+                              bool (*go_on)(void *ctx, int32_t layer), void *ctx, struct err *e)
 {
     const struct model *m = f->m;
-    assert(n_tok > 0 && n_tok <= f->n_chunk && n_tok <= kv_room(line));
-
-    f->kern->ops->embed(f->kern, m->embed.w, ids, n_tok, m->p.embed_scale, f->x);
-    for (int32_t i = 0; i < m->p.n_layer; i++) {
+    for (int32_t i = layer; i < m->p.n_layer; i++) {
         if (go_on && !go_on(ctx, i))
             return err_set(e, ERR_CANCELLED, "cancelled");
         /* The last layer's answer is needed only where somebody will look at it. */
@@ -237,6 +235,30 @@ enum status forward_run(struct forward *f, struct kv_line *line, const int32_t *
     kv_commit(line, ids, n_tok);
     kv_evict(line, n_tok > 1 && want != FORWARD_NONE);
     return OK;
+}
+
+enum status forward_run(struct forward *f, struct kv_line *line, const int32_t *ids, int32_t n_tok,
+                        enum forward_want want, bool (*go_on)(void *ctx, int32_t layer), void *ctx,
+                        struct err *e)
+{
+    assert(n_tok > 0 && n_tok <= f->n_chunk && n_tok <= kv_room(line));
+    f->kern->ops->embed(f->kern, f->m->embed.w, ids, n_tok, f->m->p.embed_scale, f->x);
+    return run_layers(f, line, 0, ids, n_tok, want, go_on, ctx, e);
+}
+
+const float *forward_stream(const struct forward *f)
+{
+    return f->x;
+}
+
+enum status forward_run_from(struct forward *f, struct kv_line *line, int32_t layer,
+                             const float *stream, const int32_t *ids, int32_t n_tok,
+                             bool (*go_on)(void *ctx, int32_t layer), void *ctx, struct err *e)
+{
+    assert(n_tok > 0 && n_tok <= f->n_chunk && n_tok <= kv_room(line));
+    f->kern->ops->copy(f->kern, f->x, stream,
+                       sizeof(float) * (size_t)n_tok * (size_t)f->m->p.n_embd);
+    return run_layers(f, line, layer, ids, n_tok, FORWARD_ALL, go_on, ctx, e);
 }
 
 const float *forward_head(struct forward *f, int32_t row0, int32_t n_row)

@@ -43,6 +43,14 @@ enum status forward_run(struct forward *f, struct kv_line *line, const int32_t *
                         enum forward_want want, bool (*go_on)(void *ctx, int32_t layer), void *ctx,
                         struct err *e);
 
+/* For experiments on some layers: the residual stream of the rows being computed, dev [n_tok,
+ * n_embd], which go_on may copy; and a pass (of all rows, FORWARD_ALL) that begins before `layer`
+ * with such a copy. Keys and values of the layers below are not written. */
+const float *forward_stream(const struct forward *f);
+enum status forward_run_from(struct forward *f, struct kv_line *line, int32_t layer,
+                             const float *stream, const int32_t *ids, int32_t n_tok,
+                             bool (*go_on)(void *ctx, int32_t layer), void *ctx, struct err *e);
+
 /* Logits [n_row, n_vocab] of rows row0.. of the last run, which must have been wanted; n_row is at
  * most FORWARD_HEAD_ROWS. Host memory, valid until the next call. */
 const float *forward_head(struct forward *f, int32_t row0, int32_t n_row);

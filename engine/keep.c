@@ -7,32 +7,31 @@
 #include "engine/kv_impl.h"
 
 enum {
-    LADDER = 6,        /* planes 0..5 of sealed pages: 2/2, 4/2, 4/4, 6/4, 8/4, 8/8 */
     LOAD_MIN_TOK = 16, /* fewer are read from ids as quickly */
     LOAD_BLOCKS = 32,  /* read at the same time, at most */
     KEEP_VERSION = 1,  /* of the order of bytes in pieces */
 };
 
-static const struct {
-    int32_t bits_k, bits_v;
-} ladder[LADDER] = {{2, 2}, {4, 2}, {4, 4}, {6, 4}, {8, 4}, {8, 8}};
+/* Planes count from the coarsest step of the ladder. */
+static struct page_shape upto_shape(int32_t head_dim, int32_t plane)
+{
+    const struct kv_depth *d = &kv_ladder[KV_STEPS - 1 - plane];
+    return (struct page_shape){head_dim, d->bits_k, d->bits_v};
+}
 
 /* Bytes of a page cut down to plane `plane` of the ladder; 0 for plane -1. */
 static size_t upto(int32_t head_dim, int32_t plane)
 {
     if (plane < 0)
         return 0;
-    const struct page_shape s = {head_dim, ladder[plane].bits_k, ladder[plane].bits_v};
+    const struct page_shape s = upto_shape(head_dim, plane);
     return page_size(&s);
 }
 
 /* The highest plane of a page; -1 for a shape that is not on the ladder. */
 static int32_t top_plane(const struct kern_page *page)
 {
-    for (int32_t p = 0; p < LADDER; p++)
-        if (ladder[p].bits_k == page->bits_k && ladder[p].bits_v == page->bits_v)
-            return p;
-    return -1;
+    return KV_STEPS - 1 - kv_step((struct kv_depth){page->bits_k, page->bits_v});
 }
 
 uint64_t keep_fingerprint(uint64_t model, const struct preset *preset)
@@ -197,7 +196,7 @@ static void add_pages(const struct kv_line *l, int32_t j, struct pieces *p)
     }
     for (int32_t y = 0; y < s->n_layer; y++) {
         struct kern_page *const *page = b->page + (size_t)y * (size_t)s->n_head_kv;
-        for (int32_t plane = 0; plane < LADDER; plane++) {
+        for (int32_t plane = 0; plane < KV_STEPS; plane++) {
             size_t begin = p->used, from = upto(s->head_dim, plane - 1);
             if (plane == 0)
                 add_lowest(page, s->n_head_kv, s->head_dim, p);
@@ -285,7 +284,7 @@ static void put_block(const struct keep *k, int64_t id, struct kv_line *l, int32
     struct kv_block *b = l->block[j];
     size_t sinks = b->sinks ? (size_t)s->n_layer * KERN_SINK_TOK * tok_layer_bytes(s) : 0;
     struct pieces *p =
-        pieces_new(l, l->pool->seals ? b->page_bytes + sinks : l->pool->rows_bytes, LADDER);
+        pieces_new(l, l->pool->seals ? b->page_bytes + sinks : l->pool->rows_bytes, KV_STEPS);
     if (!p)
         return;
     if (l->pool->seals) {
@@ -373,7 +372,7 @@ static bool visit_page(void *ctx, const struct kv_piece *piece)
     const char *at = piece->data;
     size_t left = piece->size_bytes, from, size;
     if (piece->layer < 0 || piece->layer >= s->n_layer || piece->plane < 0 ||
-        piece->plane >= LADDER || piece->head_group != 0)
+        piece->plane >= KV_STEPS || piece->head_group != 0)
         return true;
     from = upto(s->head_dim, piece->plane - 1);
     size = upto(s->head_dim, piece->plane) - from;
@@ -403,7 +402,7 @@ static bool visit_page(void *ctx, const struct kv_piece *piece)
             return false;
         }
         if (!g->bytes[i])
-            g->bytes[i] = mem_alloc(upto(s->head_dim, LADDER - 1));
+            g->bytes[i] = mem_alloc(upto(s->head_dim, KV_STEPS - 1));
         if (piece->plane == 0)
             take_lowest(g->bytes[i], piece->data, h, s->n_head_kv, s->head_dim);
         else
@@ -423,20 +422,20 @@ static bool visit_page(void *ctx, const struct kv_piece *piece)
 }
 
 /* Makes one page of the bytes that came: planes that are gone move scales and offsets. */
-static struct kern_page *build_page(const struct kv_pool *p, const char *bytes, size_t have,
-                                    uint64_t *ret_bytes)
+static struct kern_page *build_page(const struct kv_pool *p, int32_t layer, const char *bytes,
+                                    size_t have, uint64_t *ret_bytes)
 {
     int32_t d = p->shape.head_dim, top = -1;
     struct kern_page head, *page = NULL;
     const uint8_t *planes_k[PAGE_PLANES], *planes_v[PAGE_PLANES];
-    for (int32_t i = 0; i < LADDER; i++)
+    for (int32_t i = 0; i < KV_STEPS; i++)
         if (upto(d, i) == have)
             top = i;
     if (top < 0)
         return NULL;
     memcpy(&head, bytes, sizeof head);
-    int32_t bits_k = ladder[top].bits_k, bits_v = ladder[top].bits_v;
-    const struct page_shape shape = {d, bits_k, bits_v};
+    const struct page_shape shape = upto_shape(d, top);
+    int32_t bits_k = shape.bits_k, bits_v = shape.bits_v;
     page = mem_try(page_size(&shape));
     if (!page)
         return NULL;
@@ -448,9 +447,10 @@ static struct kern_page *build_page(const struct kv_pool *p, const char *bytes, 
                             planes_v, bits_v / PAGE_PLANE_BITS) &&
               page_check(page, page_size(&shape), d, NULL);
     /* A fixed format never holds more than it says. */
-    if (ok && !p->preset.adaptive && (bits_k > p->preset.bits_k || bits_v > p->preset.bits_v)) {
-        int32_t k = bits_k < p->preset.bits_k ? bits_k : p->preset.bits_k;
-        int32_t v = bits_v < p->preset.bits_v ? bits_v : p->preset.bits_v;
+    const struct kv_depth *seal = &p->care[layer].seal;
+    if (ok && !p->preset.adaptive && (bits_k > seal->bits_k || bits_v > seal->bits_v)) {
+        int32_t k = bits_k < seal->bits_k ? bits_k : seal->bits_k;
+        int32_t v = bits_v < seal->bits_v ? bits_v : seal->bits_v;
         ok = page_demote(page, k, v) > 0;
     }
     if (!ok) {
@@ -475,7 +475,9 @@ static bool load_pages(const struct keep *k, int64_t id, struct loading *g, uint
     b->page = mem_calloc(n, sizeof(struct kern_page *));
     bool ok = true;
     for (size_t i = 0; i < n && ok; i++) {
-        b->page[i] = g->have[i] ? build_page(p, g->bytes[i], g->have[i], &b->page_bytes) : NULL;
+        b->page[i] = g->have[i] ? build_page(p, (int32_t)i / p->shape.n_head_kv, g->bytes[i],
+                                             g->have[i], &b->page_bytes)
+                                : NULL;
         ok = b->page[i] != NULL;
     }
     b->sealed = b->kept = ok;

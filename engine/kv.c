@@ -10,6 +10,16 @@
 
 /* ---- sizes ---- */
 
+const struct kv_depth kv_ladder[KV_STEPS] = {{8, 8}, {8, 4}, {6, 4}, {4, 4}, {4, 2}, {2, 2}};
+
+int32_t kv_step(struct kv_depth d)
+{
+    int32_t i = 0;
+    while (i < KV_STEPS && (kv_ladder[i].bits_k != d.bits_k || kv_ladder[i].bits_v != d.bits_v))
+        i++;
+    return i;
+}
+
 uint64_t kv_tok_bytes(const struct kv_shape *s)
 {
     return (uint64_t)s->n_layer * 2 * (uint64_t)s->n_head_kv * (uint64_t)s->head_dim *
@@ -50,6 +60,27 @@ uint64_t kv_most_bytes(const struct kv_shape *s, const struct preset *preset, in
 
 /* ---- rows ---- */
 
+/* Errors of keys move scores and so weights, those of values only the sum: as long as nothing was
+ * measured they count twice, squared. The first and the last layer feel both most (KVQuant, KIVI). */
+#define HARM_K 4.0
+#define HARM_V 1.0
+#define HARM_ENDS 16.0
+
+void kv_care_usual(const struct preset *preset, int32_t n_layer, struct kv_care *ret)
+{
+    struct kv_depth floor = {preset->floor_k, preset->floor_v};
+    for (int32_t i = 0; i < n_layer; i++) {
+        double ends = i == 0 || i == n_layer - 1 ? HARM_ENDS : 1;
+        ret[i] = (struct kv_care){.seal = {preset->bits_k, preset->bits_v}, .floor = floor,
+                                  .soft = floor, .harm_k = ends * HARM_K, .harm_v = ends * HARM_V};
+    }
+}
+
+void kv_pool_set_care(struct kv_pool *p, const struct kv_care *care)
+{
+    memcpy(p->care, care, (size_t)p->shape.n_layer * sizeof *care);
+}
+
 struct kv_pool *kv_pool_new(struct kern *k, const struct kv_shape *s, const struct preset *preset,
                             uint64_t budget_bytes)
 {
@@ -59,6 +90,8 @@ struct kv_pool *kv_pool_new(struct kern *k, const struct kv_shape *s, const stru
     p->preset = preset ? *preset : *presets_find("exact");
     p->seals = p->preset.bits_k > 0;
     p->layer_window = mem_calloc((size_t)s->n_layer, sizeof *p->layer_window);
+    p->care = mem_calloc((size_t)s->n_layer, sizeof *p->care);
+    kv_care_usual(&p->preset, s->n_layer, p->care);
     p->rows_bytes = kv_block_bytes(s) / sizeof(uint16_t) * (uint64_t)k->kv_bytes;
     p->sink_bytes = kv_tok_bytes(s) * KERN_SINK_PAD;
     kv_pool_set_budget(p, budget_bytes);
@@ -87,6 +120,7 @@ void kv_pool_free(struct kv_pool *p)
     free(p->spare);
     free(p->bounce);
     free(p->layer_window);
+    free(p->care);
     free(p);
 }
 
@@ -432,14 +466,13 @@ uint64_t kv_reserve_bytes(const struct kv_line *l, int32_t n_more)
     const struct kv_pool *p = l->pool;
     int32_t need = kv_blocks_for(l->n_tok + n_more);
     int32_t sealed = p->seals ? kv_sealed_end(l->n_tok + n_more) : 0;
-    uint64_t heads = (uint64_t)p->shape.n_layer * (uint64_t)p->shape.n_head_kv;
     uint64_t sum = 0;
     int32_t n_rows = need - l->n_block + 1; /* one more: a shared tail is copied */
     if (n_rows > p->n_spare)
         sum += (uint64_t)(n_rows - p->n_spare) * p->rows_bytes + p->sink_bytes;
     for (int32_t j = 0; j < sealed; j++)
         if (j >= l->n_block || !l->block[j]->page)
-            sum += heads * kv_page_bytes(p);
+            sum += kv_pages_bytes(p);
     return sum;
 }
 

@@ -33,6 +33,22 @@ struct kv_shape {
     int32_t n_layer, n_head_kv, head_dim;
 };
 
+/* Bits of the keys and values of a page. Pages step down a ladder, one tensor at a time. */
+struct kv_depth {
+    int32_t bits_k, bits_v;
+};
+enum { KV_STEPS = 6 };
+extern const struct kv_depth kv_ladder[KV_STEPS]; /* 8/8 8/4 6/4 4/4 4/2 2/2 */
+int32_t kv_step(struct kv_depth d);               /* its place there; KV_STEPS = none */
+
+/* What becomes of the pages of one layer. */
+struct kv_care {
+    struct kv_depth seal;  /* how they are sealed */
+    struct kv_depth floor; /* never below */
+    struct kv_depth soft;  /* passed only when all pages are there and it still does not fit */
+    double harm_k, harm_v; /* what a squared relative error costs, up to a factor for all layers */
+};
+
 /* Bytes of f16 keys and values per token, and per block of 64. */
 uint64_t kv_tok_bytes(const struct kv_shape *s);
 uint64_t kv_block_bytes(const struct kv_shape *s);
@@ -47,6 +63,10 @@ bool kv_seals(const struct kv_line *l); /* the preset does */
  * preset NULL = exact. kern must outlive the pool. */
 struct kv_pool *kv_pool_new(struct kern *k, const struct kv_shape *s, const struct preset *preset,
                             uint64_t budget_bytes);
+/* What the preset says of each of n_layer layers, where nothing was measured. */
+void kv_care_usual(const struct preset *preset, int32_t n_layer, struct kv_care *ret);
+/* [n_layer], from now on; a new pool has the usual. */
+void kv_pool_set_care(struct kv_pool *p, const struct kv_care *care);
 void kv_pool_free(struct kv_pool *p);            /* after all its lines; NULL is fine */
 uint64_t kv_pool_bytes(const struct kv_pool *p); /* allocated now */
 uint64_t kv_pool_budget(const struct kv_pool *p);

@@ -52,7 +52,7 @@ struct kv_pool {
     uint64_t rows_bytes; /* of one block */
     uint64_t sink_bytes; /* of block 0 */
     uint64_t used_bytes, budget_bytes;
-    int32_t soft_k, soft_v; /* ledger_set_floor */
+    struct kv_care *care; /* [n_layer] */
     bool under_floor;
     double seal_s; /* spent in kv_seal */
     char **spare; /* rows, used by no block */
@@ -101,7 +101,8 @@ void kv_line_add(struct kv_line *l, struct kv_block *b, const int32_t *ids);
 void kv_table_set(struct kv_line *l, int32_t j);
 
 /* kv_seal.c */
-size_t kv_page_bytes(const struct kv_pool *p); /* of one page as sealed */
+size_t kv_page_bytes(const struct kv_pool *p, int32_t layer); /* of one page as sealed */
+uint64_t kv_pages_bytes(const struct kv_pool *p);             /* of all pages of a block, alike */
 /* Allocates the pages of block b. */
 enum status kv_pages_new(struct kv_pool *p, struct kv_block *b, struct err *e);
 void kv_pages_free(struct kv_pool *p, struct kv_block *b); /* and the exact rows */

@@ -13,15 +13,24 @@ static int32_t n_page(const struct kv_pool *p)
     return p->shape.n_layer * p->shape.n_head_kv;
 }
 
-size_t kv_page_bytes(const struct kv_pool *p)
+size_t kv_page_bytes(const struct kv_pool *p, int32_t layer)
 {
-    const struct page_shape s = {p->shape.head_dim, p->preset.bits_k, p->preset.bits_v};
+    const struct kv_depth *seal = &p->care[layer].seal;
+    const struct page_shape s = {p->shape.head_dim, seal->bits_k, seal->bits_v};
     return page_size(&s);
+}
+
+uint64_t kv_pages_bytes(const struct kv_pool *p)
+{
+    uint64_t sum = 0;
+    for (int32_t i = 0; i < p->shape.n_layer; i++)
+        sum += kv_page_bytes(p, i) * (uint64_t)p->shape.n_head_kv;
+    return sum;
 }
 
 enum status kv_pages_new(struct kv_pool *p, struct kv_block *b, struct err *e)
 {
-    size_t one = kv_page_bytes(p), all = one * (size_t)n_page(p);
+    uint64_t all = kv_pages_bytes(p);
     if (p->used_bytes + all > p->budget_bytes)
         kv_pool_trim(p);
     if (p->used_bytes + all > p->budget_bytes)
@@ -31,13 +40,14 @@ enum status kv_pages_new(struct kv_pool *p, struct kv_block *b, struct err *e)
                        (unsigned long long)p->used_bytes, (unsigned long long)p->budget_bytes);
     b->page = mem_calloc((size_t)n_page(p), sizeof(struct kern_page *));
     for (int32_t i = 0; i < n_page(p); i++) {
-        b->page[i] = mem_try(one);
+        b->page[i] = mem_try(kv_page_bytes(p, i / p->shape.n_head_kv));
         if (!b->page[i]) {
             while (i--)
                 free(b->page[i]);
             free(b->page);
             b->page = NULL;
-            return err_set(e, ERR_MEMORY, "out of memory: no %zu bytes for 64 tokens' pages", all);
+            return err_set(e, ERR_MEMORY, "out of memory: no %llu bytes for 64 tokens' pages",
+                           (unsigned long long)all);
         }
     }
     b->page_bytes = all;
@@ -54,7 +64,7 @@ enum status kv_pages_copy(struct kv_pool *p, struct kv_block *b, struct err *e)
         return OK;
     b->copy = mem_calloc((size_t)n_page(p), sizeof(struct kern_page *));
     for (int32_t i = 0; i < n_page(p); i++) {
-        size_t size = b->sealed ? b->page[i]->size_bytes : kv_page_bytes(p);
+        size_t size = b->sealed ? b->page[i]->size_bytes : kv_page_bytes(p, i / p->shape.n_head_kv);
         b->copy[i] = p->kern->ops->alloc(p->kern, size);
         if (!b->copy[i])
             return err_set(e, ERR_MEMORY, "out of GPU memory: no %zu bytes for 64 tokens' pages",
@@ -140,7 +150,8 @@ void kv_seal(struct kv_line *l, int32_t layer, int32_t n_tok_end)
         }
     l->layer[layer].stamp = kv_stamp();
     double start = now_s();
-    p->kern->ops->seal(p->kern, jobs, n, p->shape.head_dim, p->preset.bits_k, p->preset.bits_v,
+    const struct kv_depth *seal = &p->care[layer].seal;
+    p->kern->ops->seal(p->kern, jobs, n, p->shape.head_dim, seal->bits_k, seal->bits_v,
                        p->preset.rotate_v ? PAGE_V_ROTATED : 0);
     p->seal_s += now_s() - start;
     free(jobs);

@@ -7,33 +7,22 @@
 #include "engine/base/mem.h"
 #include "engine/kv_impl.h"
 
-/* Errors of keys move scores and so weights; those of values only the sum. Measured orders in the
- * quantisation notes: about two to one. */
+/* In the one figure that is told, errors of keys, which move weights, count twice. */
 #define KEY_WEIGHT 2.0
-/* The first and the last layer feel errors most (KVQuant, KIVI): they are stepped down last. */
-#define PROTECT 4.0
 /* A page nobody has looked at yet is not worthless: it counts as one average query's worth. */
 #define PRIOR_QUERIES 1.0
 #define DECAY 0.7f
 enum { SLACK_DIVISOR = 64 }; /* frees a little more than asked, so as not to come back at once */
 
-static const struct {
-    int32_t bits_k, bits_v;
-} steps[] = {{8, 8}, {8, 4}, {6, 4}, {4, 4}, {4, 2}, {2, 2}};
-enum { N_STEP = sizeof steps / sizeof *steps };
-
 static int32_t step_of(const struct kern_page *page)
 {
-    for (int32_t i = 0; i < N_STEP; i++)
-        if (steps[i].bits_k == page->bits_k && steps[i].bits_v == page->bits_v)
-            return i;
-    return N_STEP;
+    return kv_step((struct kv_depth){page->bits_k, page->bits_v});
 }
 
 static double error_at(const struct kern_page *page, int32_t step)
 {
-    double k = page_error(page, PAGE_K, steps[step].bits_k);
-    double v = page_error(page, PAGE_V, steps[step].bits_v);
+    double k = page_error(page, PAGE_K, kv_ladder[step].bits_k);
+    double v = page_error(page, PAGE_V, kv_ladder[step].bits_v);
     return KEY_WEIGHT * (isfinite(k) ? k : 0) + (isfinite(v) ? v : 0);
 }
 
@@ -46,9 +35,12 @@ static double share(const struct kv_line *l, int32_t layer, int32_t head, int32_
            (l->n_query + PRIOR_QUERIES);
 }
 
-static double protection(const struct kv_line *l, int32_t layer)
+/* What reading this page at a step costs a query that reads nothing else. */
+static double harm_at(const struct kv_care *care, const struct kern_page *page, int32_t step)
 {
-    return layer == 0 || layer == l->pool->shape.n_layer - 1 ? PROTECT : 1;
+    double k = page_error(page, PAGE_K, kv_ladder[step].bits_k);
+    double v = page_error(page, PAGE_V, kv_ladder[step].bits_v);
+    return care->harm_k * (isfinite(k) ? k * k : 0) + care->harm_v * (isfinite(v) ? v * v : 0);
 }
 
 /* ---- the controller ---- */
@@ -68,14 +60,11 @@ static int by_price(const void *a, const void *b)
     return (x->index > y->index) - (x->index < y->index);
 }
 
-/* last: down to the preset's floor; else to the measured one where that is finer. */
-static bool may_step(const struct kv_pool *p, int32_t step, bool last)
+/* last: down to the floor; else to the soft one where that is finer. */
+static bool may_step(const struct kv_care *care, int32_t step, bool last)
 {
-    const struct preset *r = &p->preset;
-    int32_t floor_k = !last && p->soft_k > r->floor_k ? p->soft_k : r->floor_k;
-    int32_t floor_v = !last && p->soft_v > r->floor_v ? p->soft_v : r->floor_v;
-    return step + 1 < N_STEP && steps[step + 1].bits_k >= floor_k &&
-           steps[step + 1].bits_v >= floor_v;
+    int32_t floor = kv_step(care->floor), soft = kv_step(care->soft);
+    return step < (last || soft > floor ? floor : soft);
 }
 
 static size_t collect(struct kv_pool *p, bool last, struct candidate **ret)
@@ -87,19 +76,19 @@ static size_t collect(struct kv_pool *p, bool last, struct candidate **ret)
             struct kv_block *b = l->block[j];
             for (int32_t i = 0; b->sealed && i < p->shape.n_layer * p->shape.n_head_kv; i++) {
                 int32_t layer = i / p->shape.n_head_kv, s = step_of(b->page[i]);
-                if (s >= N_STEP || !may_step(p, s, last))
+                const struct kv_care *care = &p->care[layer];
+                if (s >= KV_STEPS || !may_step(care, s, last))
                     continue;
                 if (n == cap) {
                     cap = cap ? 2 * cap : 1024;
                     list = mem_realloc(list, cap * sizeof *list);
                 }
-                const struct page_shape next = {p->shape.head_dim, steps[s + 1].bits_k,
-                                                steps[s + 1].bits_v};
+                const struct page_shape next = {p->shape.head_dim, kv_ladder[s + 1].bits_k,
+                                                kv_ladder[s + 1].bits_v};
                 double freed = (double)(b->page[i]->size_bytes - page_size(&next));
-                double worse = fmax(0, error_at(b->page[i], s + 1) - error_at(b->page[i], s));
+                double worse = harm_at(care, b->page[i], s + 1) - harm_at(care, b->page[i], s);
                 list[n++] = (struct candidate){
-                    .price = share(l, layer, i % p->shape.n_head_kv, j) * worse *
-                             protection(l, layer) / freed,
+                    .price = share(l, layer, i % p->shape.n_head_kv, j) * fmax(0, worse) / freed,
                     .block = b,
                     .index = i,
                 };
@@ -115,9 +104,10 @@ static bool step_down(struct kv_pool *p, const struct candidate *c, bool last)
 {
     struct kern_page *page = c->block->page[c->index];
     int32_t s = step_of(page);
-    if (s >= N_STEP || !may_step(p, s, last))
+    if (s >= KV_STEPS || !may_step(&p->care[c->index / p->shape.n_head_kv], s, last))
         return false;
-    const struct page_shape next = {p->shape.head_dim, steps[s + 1].bits_k, steps[s + 1].bits_v};
+    const struct page_shape next = {p->shape.head_dim, kv_ladder[s + 1].bits_k,
+                                    kv_ladder[s + 1].bits_v};
     size_t old = page->size_bytes, size = page_size(&next);
     struct kern_page *less = mem_try(size);
     if (!less)
@@ -155,16 +145,6 @@ static bool step_until(struct kv_pool *p, uint64_t want_bytes, bool last)
     return moved;
 }
 
-void ledger_set_floor(struct kv_pool *p, int32_t bits_k, int32_t bits_v)
-{
-    if (bits_k <= p->preset.floor_k && bits_v <= p->preset.floor_v) {
-        p->preset.floor_k = bits_k;
-        p->preset.floor_v = bits_v;
-    }
-    p->soft_k = bits_k;
-    p->soft_v = bits_v;
-}
-
 bool ledger_under_floor(const struct kv_pool *p)
 {
     return p->under_floor;
@@ -198,10 +178,22 @@ void ledger_decay(struct kv_line *l)
     l->n_query *= DECAY;
 }
 
+double ledger_error2(const struct kv_line *l, int32_t layer, enum page_tensor tensor, int32_t bits)
+{
+    double sum = 0, n = 0;
+    for (int32_t j = 0; j < l->n_block; j++)
+        for (int32_t h = 0; l->block[j]->sealed && h < l->pool->shape.n_head_kv; h++) {
+            double e = page_error(l->block[j]->page[layer * l->pool->shape.n_head_kv + h], tensor, bits);
+            sum += isfinite(e) ? e * e : 0;
+            n += isfinite(e);
+        }
+    return n > 0 ? sum / n : 0;
+}
+
 double ledger_page_error(const struct kern_page *page)
 {
     int32_t s = step_of(page);
-    return s < N_STEP ? error_at(page, s) : 0;
+    return s < KV_STEPS ? error_at(page, s) : 0;
 }
 
 double ledger_harm(const struct kv_line *l)
@@ -213,7 +205,7 @@ double ledger_harm(const struct kv_line *l)
         for (int32_t i = 0; l->block[j]->sealed && i < n_page; i++) {
             const struct kern_page *page = l->block[j]->page[i];
             int32_t s = step_of(page), head = i % l->pool->shape.n_head_kv;
-            if (s < N_STEP)
+            if (s < KV_STEPS)
                 sum += share(l, i / l->pool->shape.n_head_kv, head, j) * error_at(page, s);
         }
     return sum / n_page;
@@ -229,7 +221,7 @@ void ledger_tiers(const struct kv_line *l, int64_t ret[STATS_TIERS])
             (int64_t)((b->rows ? l->pool->rows_bytes : 0) + (b->sinks ? l->pool->sink_bytes : 0));
         for (int32_t i = 0; b->page && i < n_page; i++) {
             int32_t s = b->sealed ? step_of(b->page[i]) : 0;
-            if (s < N_STEP)
+            if (s < KV_STEPS)
                 ret[1 + s] += b->sealed ? b->page[i]->size_bytes
                                         : (int64_t)(b->page_bytes / (uint64_t)n_page);
         }
@@ -244,7 +236,7 @@ static int32_t room(const struct kv_pool *p, double page_bytes, int32_t n_chunk)
     if (p->seals) {
         double heads = (double)p->shape.n_layer * p->shape.n_head_kv;
         int32_t open = n_chunk / KERN_BLOCK_TOK + 3; /* blocks that have rows at once */
-        double fixed = open * (rows + heads * (double)kv_page_bytes(p)) + (double)p->sink_bytes;
+        double fixed = open * (rows + (double)kv_pages_bytes(p)) + (double)p->sink_bytes;
         int64_t paged = (int64_t)((budget - fixed) / (heads * page_bytes));
         n_block = paged > n_block ? paged : n_block;
     }
@@ -261,7 +253,7 @@ int32_t ledger_room(const struct kv_pool *p, const struct kv_line *l, int32_t n_
             sum += (double)l->block[j]->page_bytes;
             n++;
         }
-    return room(p, n ? sum / (n * heads) : (double)kv_page_bytes(p), n_chunk);
+    return room(p, n ? sum / (n * heads) : (double)kv_pages_bytes(p) / heads, n_chunk);
 }
 
 int32_t ledger_room_floor(const struct kv_pool *p, int32_t n_chunk)
@@ -272,10 +264,8 @@ int32_t ledger_room_floor(const struct kv_pool *p, int32_t n_chunk)
 
 const char *ledger_floor_name(const struct preset *p)
 {
-    for (int32_t i = 0; i < N_STEP; i++)
-        if (steps[i].bits_k == p->floor_k && steps[i].bits_v == p->floor_v)
-            return stats_tier_name[1 + i];
-    return stats_tier_name[0];
+    int32_t step = kv_step((struct kv_depth){p->floor_k, p->floor_v});
+    return stats_tier_name[step < KV_STEPS ? 1 + step : 0];
 }
 
 static struct stats_page page_picture(const struct kv_line *l, const struct kv_block *b,

@@ -9,14 +9,12 @@
 
 #include "engine/kv.h"
 #include "engine/stats.h"
+#include "kernels/page.h"
 
 /* Steps pages of all lines of the pool down until need_bytes more fit its budget. False when
  * everything is at the preset's floor (or the preset is fixed) and it still does not fit. */
 bool ledger_fit(struct kv_pool *p, uint64_t need_bytes);
-/* The floor measured for this model (floor.h). Where it is finer than the preset's, pages pass it
- * only when nothing else is left, and that is told; where it is coarser, it becomes the preset's. */
-void ledger_set_floor(struct kv_pool *p, int32_t bits_k, int32_t bits_v);
-bool ledger_under_floor(const struct kv_pool *p); /* pages had to pass the measured floor */
+bool ledger_under_floor(const struct kv_pool *p); /* pages had to pass the soft floor */
 
 /* Recent turns weigh more: called once at the end of each turn. */
 void ledger_decay(struct kv_line *l);
@@ -24,6 +22,8 @@ void ledger_decay(struct kv_line *l);
 /* Mean relative error of what attention reads on this line, weighted by mass: the predicted part of
  * the fidelity meter. 0 when nothing is compressed. */
 double ledger_harm(const struct kv_line *l);
+/* Mean of the squared relative errors of a layer's pages at this depth; 0 when there are none. */
+double ledger_error2(const struct kv_line *l, int32_t layer, enum page_tensor tensor, int32_t bits);
 /* The relative error that the ledger counts for reading this page. */
 double ledger_page_error(const struct kern_page *page);
 /* Bytes of this line by tier, as in stats_tier_name. */

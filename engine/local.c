@@ -68,22 +68,49 @@ static bool not_cancelled(void *ctx, int32_t layer)
     return !atomic_load(&l->cancel);
 }
 
+/* The floor says something about this preset. */
+static bool wants_floor(const struct preset *p)
+{
+    return p->bits_k && (p->floor_k < 8 || p->floor_v < 8);
+}
+
+/* What is known of the layers, into a pool of the present preset. */
+static void set_care(const struct local *l, struct kv_pool *pool)
+{
+    int32_t n = l->model->p.n_layer;
+    struct kv_care *care = mem_calloc((size_t)n, sizeof *care);
+    kv_care_usual(l->preset, n, care);
+    if (l->floor.n > 0 && wants_floor(l->preset))
+        floor_care(&l->floor, l->preset, n, care);
+    for (int32_t i = 0; l->floor.n == 0 && l->floor_default && i < n; i++)
+        care[i].soft = (struct kv_depth){l->floor_default->floor_k, l->floor_default->floor_v};
+    kv_pool_set_care(pool, care);
+    free(care);
+}
+
 /* Puts a known floor in force; the pool may not be there yet. */
 static void use_floor(struct local *l)
 {
-    if (l->floor.n == 0 && l->pool && l->floor_default)
-        ledger_set_floor(l->pool, l->floor_default->floor_k, l->floor_default->floor_v);
-    if (l->floor.n == 0 || !l->preset->adaptive)
+    if (l->floor.n == 0 || !wants_floor(l->preset))
         return;
     const struct preset *rung = presets_find(floor_names[l->floor.rung]);
-    if (rung->bits_k <= l->preset->floor_k && rung->bits_v <= l->preset->floor_v) {
+    if (l->preset->adaptive && rung->bits_k <= l->preset->floor_k &&
+        rung->bits_v <= l->preset->floor_v) {
         l->adapted = *l->preset;
         l->adapted.floor_k = rung->bits_k;
         l->adapted.floor_v = rung->bits_v;
         l->preset = &l->adapted;
     }
     if (l->pool)
-        ledger_set_floor(l->pool, rung->bits_k, rung->bits_v);
+        set_care(l, l->pool);
+}
+
+struct kv_pool *local_pool(const struct local *l, uint64_t budget_bytes)
+{
+    const struct kv_shape shape = local_kv_shape(l);
+    struct kv_pool *pool = kv_pool_new(l->kern, &shape, l->preset, budget_bytes);
+    set_care(l, pool);
+    return pool;
 }
 
 /* A context and a budget that were both asked for by number and do not fit at the preset's floor
@@ -109,10 +136,16 @@ struct engine_floor local_floor_info(const struct floor *f)
     return r;
 }
 
+void local_need_depths(struct local *l, int32_t n_tok)
+{
+    if (!l->preset->adaptive && n_tok > 2 * KERN_BLOCK_TOK)
+        local_need_floor(l);
+}
+
 void local_need_floor(struct local *l)
 {
     struct err ignored; /* without a measured floor the preset's holds */
-    if (!l->preset->adaptive)
+    if (!wants_floor(l->preset))
         return;
     if (l->floor.n == 0 && !l->floor_tried) {
         l->floor_tried = true;
@@ -155,6 +188,7 @@ bool local_make_room(struct local *l, int64_t id, struct kv_line *line, int32_t 
 enum status local_reserve(struct local *l, int64_t id, struct kv_line *line, int32_t n,
                           struct err *e)
 {
+    local_need_depths(l, kv_n_tok(line) + n);
     enum status s = kv_reserve(line, n, e);
     while (s == ERR_MEMORY && local_make_room(l, id, line, n))
         s = kv_reserve(line, n, e);
@@ -414,9 +448,8 @@ static enum status open_parts(struct local *l, struct err *e)
     TRY(forward_new(l->model, PLAN_CHUNK, &l->forward, e));
     fill_info(l);
     local_use_preset(l, l->preset);
-    l->pool = kv_pool_new(l->kern, &shape, l->preset, l->plan.kv_budget);
+    l->pool = local_pool(l, l->plan.kv_budget);
     l->lines = lines_new(l->pool, l->plan.n_ctx);
-    use_floor(l);
     l->witness = witness_new(l->kern, l->model->p.n_head, &shape);
     l->stats.n_ctx = l->plan.n_ctx;
     l->stats.weights_bytes = (int64_t)(l->plan.weights_private + l->plan.weights_mapped);

@@ -91,6 +91,10 @@ enum status local_check_ids(const struct local *l, const int32_t *ids, int32_t n
 
 /* Makes the model's floor known, by measuring once when it must be, and puts it in force. */
 void local_need_floor(struct local *l);
+/* The same where pages are sealed as the floor says and a timeline of n_tok will have some. */
+void local_need_depths(struct local *l, int32_t n_tok);
+/* A pool for timelines of the present preset. */
+struct kv_pool *local_pool(const struct local *l, uint64_t budget_bytes);
 /* Shows f to the caller. */
 struct engine_floor local_floor_info(const struct floor *f);
 double local_now_s(void); /* CLOCK_MONOTONIC */

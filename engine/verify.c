@@ -205,9 +205,10 @@ struct engine_event *verify_run(struct local *l, const struct verify *v)
     struct err err;
     enum status s = check(&r, &shape, &err);
     if (s == OK) {
+        local_need_depths(l, v->n);
         /* What they take is bounded by the length, which was checked. */
         struct kv_pool *exact = kv_pool_new(l->kern, &shape, NULL, UINT64_MAX);
-        struct kv_pool *packed = kv_pool_new(l->kern, &shape, l->preset, UINT64_MAX);
+        struct kv_pool *packed = local_pool(l, UINT64_MAX);
         r.agree = mem_calloc((size_t)v->n, sizeof *r.agree);
         s = read_all(&r, exact, packed, &err);
         kv_pool_free(exact);

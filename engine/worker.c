@@ -73,15 +73,13 @@ static void tell_line(struct local *l, int64_t timeline)
 
 static void set_preset(struct local *l, const struct preset *preset)
 {
-    const struct kv_shape shape = {l->model->p.n_layer, l->model->p.n_head_kv,
-                                   l->model->p.head_dim};
     uint64_t budget = kv_pool_budget(l->pool);
     lines_keep(l->lines, &l->keep, -1);
     lines_free(l->lines);
     kv_pool_free(l->pool);
     local_use_preset(l, preset);
     l->preset_asked = true;
-    l->pool = kv_pool_new(l->kern, &shape, preset, budget);
+    l->pool = local_pool(l, budget);
     l->lines = lines_new(l->pool, l->plan.n_ctx);
     pthread_mutex_lock(&l->lock);
     stats_forget_fidelity(&l->stats);

@@ -72,6 +72,10 @@ static void floor__families__are_measured(void **state)
         assert_int_equal(all.rung, FLOOR_RUNGS - 1);
         assert_true(all.n >= 150);
         assert_true(all.kl[0] > 0 && all.kl[3] > all.kl[0] && all.kl[5] > all.kl[3]);
+        assert_int_equal(all.n_group, x.m->p.n_layer);
+        for (int32_t g = 0; g < all.n_group; g++)
+            assert_true(all.group[g].kl_k > 0 && all.group[g].kl_v > 0 &&
+                        all.group[g].error2_k > 0 && all.group[g].error2_v > 0);
         /* A limit between two rungs makes the finer one the floor. */
         struct floor f = measured(&x, sqrt(all.kl[3] * all.kl[4]));
         assert_int_equal(f.rung, 3);
@@ -109,11 +113,14 @@ static void floor__file__round_trip_and_damage(void **state)
     char dir[] = "/tmp/dogear-floor-XXXXXX", sub[64], name[128], line[512];
     assert_non_null(mkdtemp(dir));
     snprintf(sub, sizeof sub, "%s/a/b", dir);
-    struct floor f = {.rung = 2, .n = 192, .kl = {0.001, 0.002, 0.003, 0.5, NAN, NAN}}, g;
+    struct floor f = {.rung = 2, .n = 192, .kl = {0.001, 0.002, 0.003, 0.5, NAN, NAN},
+                      .n_group = 2, .group = {{1, 2, 3, 4}, {0.5, 0.25, 0.125, 0}}}, g;
     assert_false(floor_load(sub, 77, &g));
     floor_store(sub, 77, &f);
     assert_true(floor_load(sub, 77, &g));
     assert_true(g.rung == 2 && g.n == 192 && g.kl[2] == f.kl[2] && isnan(g.kl[5]));
+    assert_int_equal(g.n_group, 2);
+    assert_memory_equal(g.group, f.group, 2 * sizeof *f.group);
     assert_false(floor_load(sub, 78, &g));
     /* Another model's file under our name, cut at any place, or any byte changed to another that is
      * not a digit: ignored. */
@@ -140,6 +147,75 @@ static void floor__file__round_trip_and_damage(void **state)
     rmdir(dir);
 }
 
+/* Care of n layers of a model whose layers cost kl[i] each, keys as much as values. */
+static void care_of(const char *preset, int32_t n, const double *kl, struct kv_care *ret)
+{
+    struct floor f = {.rung = 3, .n = 1, .n_group = n};
+    for (int32_t i = 0; i < n; i++)
+        f.group[i] = (struct floor_group){kl[i], kl[i], 0.01, 0.01};
+    floor_care(&f, presets_find(preset), n, ret);
+}
+
+static int32_t bits(const struct kv_care *care, int32_t n)
+{
+    int32_t sum = 0;
+    for (int32_t i = 0; i < n; i++)
+        sum += care[i].seal.bits_k + care[i].seal.bits_v;
+    return sum;
+}
+
+/* Formats are averages: fragile layers get more where that pays, at the bytes of the even choice. */
+static void floor__care__serves_the_fragile_layer_at_the_same_bytes(void **state)
+{
+    struct kv_care care[16];
+    const double even[8] = {1, 1, 1, 1, 1, 1, 1, 1}, one[8] = {0, 50, .2, .1, .2, .1, .1, .1};
+    for (int32_t r = 0; r < FLOOR_RUNGS; r++) {
+        const struct preset *p = presets_find(floor_names[r]);
+        care_of(floor_names[r], 8, even, care);
+        for (int32_t i = 0; i < 8; i++)
+            assert_true(care[i].seal.bits_k == p->bits_k && care[i].seal.bits_v == p->bits_v);
+        care_of(floor_names[r], 8, one, care);
+        assert_true(bits(care, 8) <= 8 * (p->bits_k + p->bits_v));
+        for (int32_t i = 0; i < 8; i++)
+            assert_true(kv_step(care[i].seal) >= kv_step(care[1].seal) &&
+                        kv_step(care[i].floor) == kv_step(care[i].seal));
+        if (r > 0 && r < 5)
+            assert_true(kv_step(care[1].seal) < r && kv_step(care[0].seal) > r);
+        assert_true(care[1].harm_k > 100 * care[3].harm_k);
+    }
+    /* Where pages step down, the floors are spread and the beginning is not. */
+    care_of("adaptive", 8, one, care);
+    for (int32_t i = 0; i < 8; i++)
+        assert_true(care[i].seal.bits_k == 8 && care[i].seal.bits_v == 8);
+    assert_true(kv_step(care[1].floor) < 3 && kv_step(care[0].floor) > 3);
+    /* More layers than groups: a group's cost is its layers' together. */
+    struct floor f = {.rung = 3, .n = 1, .n_group = FLOOR_GROUPS - 2};
+    for (int32_t i = 0; i < f.n_group; i++)
+        f.group[i] = (struct floor_group){i == 0 || i == 5 ? 1 : 3.5, 1, 1, 1};
+    f.group[2].kl_k = 700;
+    floor_care(&f, presets_find("4/4"), 16, care);
+    for (int32_t i = 0; i < 16; i++)
+        assert_true((care[i].seal.bits_k > 4) == (i >= 5 && i <= 7));
+}
+
+/* The layer that was spoilt is the one that measuring finds. */
+static void floor__groups__planted_bias_is_found_in_its_layer(void **state)
+{
+    struct loaded x = load("qwen2");
+    const struct model_params *p = &x.m->p;
+    struct floor before = measured(&x, INFINITY);
+    int32_t layer = p->n_layer - 1;
+    for (int32_t h = 0; h < p->n_head_kv; h++)
+        for (int32_t c = 0; c < 4; c++)
+            ((float *)(uintptr_t)x.m->layer[layer].k_bias.dev)[h * p->head_dim + c] += 60;
+    struct floor after = measured(&x, INFINITY);
+    assert_true(after.group[layer].kl_k > 4 * before.group[layer].kl_k);
+    for (int32_t i = 0; i < layer; i++)
+        assert_true(after.group[layer].kl_k / before.group[layer].kl_k >
+                    4 * after.group[i].kl_k / before.group[i].kl_k);
+    unload(&x);
+}
+
 /* Bytes by tier after stepping down to a budget that asks for `part` of the pages' bytes. */
 static void squeeze(struct bed *b, struct kern *k, int floor_k, int floor_v, double part,
                     int64_t tier[STATS_TIERS], bool *ret_under)
@@ -159,7 +235,15 @@ static void squeeze(struct bed *b, struct kern *k, int floor_k, int floor_v, dou
         bed_check(forward_run(b->f, b->line, ids + at, 128, FORWARD_NONE, NULL, NULL, &e), &e);
     }
     kv_pool_trim(b->pool);
-    ledger_set_floor(b->pool, floor_k, floor_v);
+    struct kv_care care[32];
+    assert_true(s.n_layer <= 32);
+    kv_care_usual(presets_find("adaptive"), s.n_layer, care);
+    for (int32_t i = 0; i < s.n_layer; i++) {
+        care[i].soft = (struct kv_depth){floor_k, floor_v};
+        if (kv_step(care[i].soft) > kv_step(care[i].floor)) /* coarser than the preset's own */
+            care[i].floor = care[i].soft;
+    }
+    kv_pool_set_care(b->pool, care);
     uint64_t pages = 0;
     for (int32_t j = 0; j < b->line->n_block; j++)
         pages += b->line->block[j]->page_bytes;
@@ -182,8 +266,65 @@ static void floor__controller__passes_it_only_at_last(void **state)
     assert_true(tier[1] > 0 && tier[2] > 0 && tier[3] + tier[4] == 0 && !under);
     squeeze(&b, k, 8, 4, 0.7, tier, &under); /* and that is not enough here */
     assert_true(tier[3] + tier[4] > 0 && tier[1] == 0 && under);
-    squeeze(&b, k, 4, 2, 0.5, tier, &under); /* coarser than the preset's own */
+    squeeze(&b, k, 4, 2, 0.5, tier, &under);
     assert_true(tier[5] > 0 && tier[6] == 0 && !under);
+    bed_close(&b);
+    kern_close(k);
+}
+
+/* Each layer has pages, a floor and bytes of its own, and the budget holds them. */
+static void floor__mixed_depths__sealed_stepped_and_counted(void **state)
+{
+    enum { N = 640 };
+    static int32_t ids[N];
+    struct bed b;
+    struct err e;
+    struct kern *k = kern_open_cpu(NULL, 1);
+    char path[1024];
+    snprintf(path, sizeof path, "%s/reference/llama-F16.gguf", bed_data());
+    bed_open(&b, k, path, 128);
+    kv_line_free(b.line);
+    kv_pool_free(b.pool);
+    const struct kv_shape s = {b.m->p.n_layer, b.m->p.n_head_kv, b.m->p.head_dim};
+    struct kv_care care[32];
+    assert_true(s.n_layer >= 2 && s.n_layer <= 32);
+    for (int32_t i = 0; i < N; i++)
+        ids[i] = i == 0 ? 1 : (i * 37 + i * i * 11) % 500 + 3;
+    for (int adaptive = 0; adaptive < 2; adaptive++) {
+        const struct preset *preset = presets_find(adaptive ? "adaptive" : "4/4");
+        uint64_t even = kv_most_bytes(&s, preset, 1024, 128);
+        b.pool = kv_pool_new(k, &s, preset, even);
+        b.line = kv_line_new(b.pool, 1024);
+        kv_care_usual(preset, s.n_layer, care);
+        for (int32_t i = 0; i < s.n_layer; i++) {
+            care[i].floor = care[i].soft = kv_ladder[i == 0 ? 2 : i == 1 ? 4 : 3];
+            if (!adaptive)
+                care[i].seal = care[i].floor;
+        }
+        kv_pool_set_care(b.pool, care);
+        uint64_t foreseen = 0;
+        for (int32_t at = 0; at < N; at += 128) {
+            foreseen = kv_pool_bytes(b.pool) + kv_reserve_bytes(b.line, 128);
+            enum status st = kv_reserve(b.line, 128, &e);
+            if (st == ERR_MEMORY && ledger_fit(b.pool, kv_reserve_bytes(b.line, 128)))
+                st = kv_reserve(b.line, 128, &e);
+            bed_check(st, &e);
+            assert_true(kv_pool_bytes(b.pool) <= (foreseen < even ? foreseen : even));
+            bed_check(forward_run(b.f, b.line, ids + at, 128, FORWARD_NONE, NULL, NULL, &e), &e);
+        }
+        kv_pool_set_budget(b.pool, 1);
+        ledger_fit(b.pool, 0);
+        for (int32_t j = 0; j < b.line->n_block; j++)
+            for (int32_t i = 0; b.line->block[j]->sealed && i < s.n_layer * s.n_head_kv; i++) {
+                const struct kern_page *page = b.line->block[j]->page[i];
+                int32_t step = kv_step((struct kv_depth){page->bits_k, page->bits_v});
+                assert_int_equal(step, kv_step(care[i / s.n_head_kv].floor));
+            }
+        if (!adaptive) {
+            kv_line_free(b.line);
+            kv_pool_free(b.pool);
+        }
+    }
     bed_close(&b);
     kern_close(k);
 }
@@ -193,6 +334,9 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(floor__families__are_measured),
         cmocka_unit_test(floor__planted_key_bias__is_found),
+        cmocka_unit_test(floor__groups__planted_bias_is_found_in_its_layer),
+        cmocka_unit_test(floor__care__serves_the_fragile_layer_at_the_same_bytes),
+        cmocka_unit_test(floor__mixed_depths__sealed_stepped_and_counted),
         cmocka_unit_test(floor__file__round_trip_and_damage),
         cmocka_unit_test(floor__controller__passes_it_only_at_last),
     };
