@@ -40,6 +40,9 @@ struct chat {
     struct stats_choice *choice; /* of the first ids of the answer `choice_of` */
     int32_t n_choice;
     int64_t choice_of; /* message; 0 = none */
+    struct stats_agree *agree; /* of the first positions of the path that ended with agree_of */
+    int32_t n_agree;
+    int64_t agree_of; /* message; 0 = none */
 
     bool running;
     bool answering;           /* the last message is the answer being generated */
@@ -177,6 +180,7 @@ void chat_free(struct chat *c)
     abandon(c);
     path_clear(c);
     free(c->choice);
+    free(c->agree);
     free(c->title);
     free(c->system);
     free(c);
@@ -234,17 +238,24 @@ void chat_get(const struct chat *c, int32_t i, struct chat_message *ret)
     };
 }
 
-const int32_t *chat_answer(const struct chat *c, int32_t *ret_n,
-                           const struct stats_choice **ret_choice, int32_t *ret_n_choice)
+bool chat_answer(const struct chat *c, struct chat_answer *ret)
 {
     const struct message *m = c->n_message ? &c->messages[c->n_message - 1] : NULL;
     if (!m || strcmp(m->role, "assistant") != 0 || !m->ids)
-        return NULL;
-    bool known = m->id == c->choice_of;
-    *ret_n = m->n_id;
-    *ret_choice = c->choice;
-    *ret_n_choice = !known ? 0 : c->n_choice < m->n_id ? c->n_choice : m->n_id;
-    return m->ids;
+        return false;
+    *ret = (struct chat_answer){.ids = m->ids, .n = m->n_id};
+    for (int32_t i = 0; i + 1 < c->n_message; i++)
+        ret->first += c->messages[i].n_id;
+    if (m->id == c->choice_of) {
+        ret->choice = c->choice;
+        ret->n_choice = c->n_choice < m->n_id ? c->n_choice : m->n_id;
+    }
+    if (m->id == c->agree_of && ret->first > 0 && c->n_agree >= ret->first) {
+        int32_t n = c->n_agree - ret->first + 1; /* a token is chosen at the position before it */
+        ret->agree = c->agree + ret->first - 1;
+        ret->n_agree = n < m->n_id ? n : m->n_id;
+    }
+    return true;
 }
 
 int64_t chat_conversation(const struct chat *c)
@@ -562,6 +573,26 @@ static void finish_answer(struct chat *c, const char *stop)
     c->running = c->answering = c->unflushed = false;
 }
 
+static void take_agreement(struct chat *c, struct engine_event *ev)
+{
+    free(c->agree);
+    c->agree = ev->agree;
+    c->n_agree = ev->agree ? ev->fidelity.n : 0;
+    c->agree_of = c->messages[c->n_message - 1].id;
+    ev->agree = NULL;
+}
+
+/* The event without what it owns. */
+static struct engine_event figures_of(const struct engine_event *ev)
+{
+    struct engine_event copy = *ev;
+    copy.text = NULL;
+    copy.ids = NULL;
+    copy.choice = NULL;
+    copy.agree = NULL;
+    return copy;
+}
+
 /* Turns one engine event into at most one chat event; false when there is nothing to tell. */
 static bool translate(struct chat *c, struct engine_event *ev, struct chat_event *ret)
 {
@@ -595,9 +626,7 @@ static bool translate(struct chat *c, struct engine_event *ev, struct chat_event
             take_tokens(c, ev, &e);
         finish_answer(c, engine_stop_name(ev->stop));
         ret->kind = CHAT_EV_DONE;
-        ret->done = *ev;
-        ret->done.text = NULL;
-        ret->done.ids = NULL;
+        ret->done = figures_of(ev);
         return true;
     case ENGINE_EV_FAILED:
         finish_answer(c, "failed");
@@ -607,11 +636,10 @@ static bool translate(struct chat *c, struct engine_event *ev, struct chat_event
     case ENGINE_EV_VERIFY:
     case ENGINE_EV_VERIFIED:
         ret->kind = ev->kind == ENGINE_EV_VERIFY ? CHAT_EV_VERIFY : CHAT_EV_VERIFIED;
-        ret->done = *ev;
-        ret->done.text = NULL;
-        ret->done.ids = NULL;
+        ret->done = figures_of(ev);
         if (ev->kind == ENGINE_EV_VERIFIED) {
             c->running = false;
+            take_agreement(c, ev);
             if (!strcmp(c->messages[c->n_message - 1].role, "assistant"))
                 keep_figures(c, c->messages[c->n_message - 1].id);
         }

@@ -39,10 +39,16 @@ struct chat_message {
 };
 int32_t chat_count(const struct chat *c);
 void chat_get(const struct chat *c, int32_t i, struct chat_message *ret);
-/* The last message's ids and what the model said of each when it chose it ([*ret_n_choice], the
- * first of the ids; 0 = unknown); ids NULL unless it is an answer. Borrowed until chat_poll. */
-const int32_t *chat_answer(const struct chat *c, int32_t *ret_n, const struct stats_choice **ret_choice,
-                           int32_t *ret_n_choice);
+/* The last message when it is an answer. Borrowed until chat_poll. */
+struct chat_answer {
+    const int32_t *ids;
+    int32_t n, first;                 /* how many; position of the first on the path */
+    const struct stats_choice *choice; /* what the model said when it chose each of the first ids */
+    int32_t n_choice;
+    const struct stats_agree *agree;  /* what the last chat_verify found where each was chosen */
+    int32_t n_agree;
+};
+bool chat_answer(const struct chat *c, struct chat_answer *ret); /* false = it is none */
 /* Token ids of the open path as fed; malloc'ed. */
 int32_t *chat_ids(const struct chat *c, int32_t *ret_n);
 int64_t chat_conversation(const struct chat *c); /* 0 = new, nothing saved yet */

@@ -427,15 +427,18 @@ static void cmd_verify(struct screen *sc, const char *args)
 
 void commands_verified(struct screen *sc, const struct engine_fidelity *f)
 {
-    char kl[FORMAT_SIZE], top[FORMAT_SIZE], n[FORMAT_SIZE], at[FORMAT_SIZE];
+    char kl[FORMAT_SIZE], top[FORMAT_SIZE], n[FORMAT_SIZE], at[FORMAT_SIZE], choice[96];
     if (f->n == 0) {
         screen_notice(sc, "verifying stopped before anything was compared");
         return;
     }
-    screen_notice(sc, "verified over %s%s tokens: KL %s, same first choice %s, first differs at %s",
-                  format_count(n, f->n), f->n < f->n_tok ? " (stopped)" : "",
-                  format_small(kl, f->kl_mean), format_percent(top, f->top1),
-                  f->first_divergence < 0 ? "none" : format_count(at, f->first_divergence));
+    if (f->first_divergence < 0)
+        snprintf(choice, sizeof choice, "every first choice the same");
+    else
+        snprintf(choice, sizeof choice, "same first choice %s, not at %s",
+                 format_percent(top, f->top1), format_count(at, f->first_divergence));
+    screen_notice(sc, "verified %s%s tokens: KL %s, %s", format_count(n, f->n),
+                  f->n < f->n_tok ? " (stopped)" : "", format_small(kl, f->kl_mean), choice);
 }
 
 static void cmd_copy(struct screen *sc, const char *args)

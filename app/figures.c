@@ -129,6 +129,9 @@ bool figures_parse(const char *text, struct stats *ret)
     ret->prefill_tps = number(j, "prefill_tps");
     ret->ttft_s = number(j, "ttft_s");
     ret->harm_predicted = number(j, "harm_predicted");
+    const json_t *tiers = json_object_get(j, "tier_bytes");
+    for (int i = 0; i < STATS_TIERS; i++)
+        ret->tier_bytes[i] = whole(tiers, stats_tier_name[i]);
     json_decref(j);
     return true;
 }

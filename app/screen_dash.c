@@ -11,7 +11,7 @@
 #include "engine/engine.h"
 #include "ui/format.h"
 
-static const double MAP_EVERY_S = 1, MAP_WAIT_S = 0.05, DISK_EVERY_S = 5;
+static const double MAP_EVERY_S = 1, MAP_WAIT_S = 0.05, DISK_EVERY_S = 5, TRACE_WAIT_S = 0.03;
 enum { PAGE_TOK = 64, TOKEN_STEP = 10 };
 
 /* ---- life ---- */
@@ -24,6 +24,7 @@ void dash_init(struct screen *sc)
     d->view.disk_at_s = d->view.turn_at_s = NAN;
     d->view.disk_shared = !sessions_kv_io(sc->store);
     stats_map_init(&d->map);
+    stats_trace_init(&d->trace);
     dash_opened(sc);
 }
 
@@ -45,10 +46,13 @@ void dash_fini(struct screen *sc)
     struct screen_dash *d = &sc->dash;
     tokens_clear(d);
     free(d->token);
-    free(d->heat);
     free(d->page_text);
     free(d->view.hit);
+    free(d->path_at);
+    free(d->path_ids);
+    str_fini(&d->path);
     stats_map_free(&d->map);
+    stats_trace_free(&d->trace);
 }
 
 /* ---- what there is to know ---- */
@@ -106,12 +110,77 @@ static void ask_disk(struct screen *sc, double now_s)
     }
 }
 
+/* Text of the path's tokens as far as ids go; what is there already is kept. */
+static void know_path(struct screen *sc, const int32_t *ids, int32_t n)
+{
+    struct screen_dash *d = &sc->dash;
+    struct err ignored;
+    int32_t same = 0;
+    while (same < n && same < d->n_path && ids[same] == d->path_ids[same])
+        same++;
+    if (n + 1 > d->path_cap) {
+        d->path_cap = 2 * n + 2;
+        d->path_at = mem_realloc(d->path_at, (size_t)d->path_cap * sizeof *d->path_at);
+        d->path_ids = mem_realloc(d->path_ids, (size_t)d->path_cap * sizeof *d->path_ids);
+    }
+    d->path_at[0] = 0;
+    d->path.len = d->path_at[same];
+    for (int32_t i = same; i < n; i++) {
+        char *text;
+        size_t len;
+        if (engine_detokenize(sc->engine, ids + i, 1, true, &text, &len, &ignored) == OK) {
+            str_add(&d->path, text, len);
+            free(text);
+        }
+        d->path_ids[i] = ids[i];
+        d->path_at[i + 1] = (uint32_t)d->path.len;
+    }
+    d->n_path = n;
+}
+
+/* Asks what the model looked at when it chose the chosen token, once for each choice and state of
+ * the cache, one question at a time. */
+static void ask_trace(struct screen *sc, double now_s)
+{
+    struct screen_dash *d = &sc->dash;
+    struct chat_answer a;
+    struct chat_message msg;
+    if (d->trace_waits && engine_trace(sc->engine, &d->trace)) {
+        d->trace_waits = false;
+        sc->dirty = true;
+    }
+    if (chat_running(sc->chat)) { /* goes first, and changes the cache */
+        d->trace_waits = false;
+        d->trace_asked_s = 0;
+        return;
+    }
+    bool shown = d->view.tab == DASH_ANSWER || d->view.token_shown;
+    if (d->trace_waits || !shown || !chat_answer(sc->chat, &a))
+        return;
+    int32_t n, pos = a.first + d->view.token_sel - 1;
+    chat_get(sc->chat, chat_count(sc->chat) - 1, &msg);
+    if (d->trace_asked_s > 0 && pos == d->trace_pos && msg.id == d->trace_answer)
+        return;
+    int32_t *ids = chat_ids(sc->chat, &n);
+    if (pos >= 0 && pos < n) {
+        know_path(sc, ids, n);
+        engine_trace(sc->engine, &d->trace); /* an answer that nobody waited for */
+        engine_trace_ask(sc->engine, d->conversation, ids, n, pos);
+        d->trace_pos = pos;
+        d->trace_answer = msg.id;
+        d->trace_asked_s = now_s;
+        d->trace_waits = true;
+    }
+    free(ids);
+}
+
 double dash_tick(struct screen *sc, double now_s)
 {
     struct screen_dash *d = &sc->dash;
     bool running = chat_running(sc->chat);
     if (!sc->dash_wanted)
         return 0;
+    ask_trace(sc, now_s);
     if (d->map_stale || (running && now_s - d->map_asked_s >= MAP_EVERY_S)) {
         engine_map_ask(sc->engine, d->conversation);
         d->map_stale = false;
@@ -125,8 +194,11 @@ double dash_tick(struct screen *sc, double now_s)
     }
     if (!running && (d->disk_stale || now_s - d->disk_s >= DISK_EVERY_S)) {
         ask_disk(sc, now_s);
+        engine_stats(sc->engine, &sc->model.stats); /* memory of the process */
         sc->dirty = true; /* ages move on, too */
     }
+    if (d->trace_waits)
+        return now_s + TRACE_WAIT_S;
     if (d->map_waits && now_s - d->map_asked_s < MAP_EVERY_S)
         return now_s + MAP_WAIT_S;
     return running ? 0 : d->disk_s + DISK_EVERY_S;
@@ -209,71 +281,66 @@ static void fill_page(struct screen *sc)
     free(ids);
 }
 
-static void fill_tokens(struct screen *sc)
+static void fill_choice(struct screen *sc, const struct chat_answer *a, int sel)
 {
     struct screen_dash *d = &sc->dash;
-    const struct stats_choice *choice;
-    struct chat_message msg = {.id = 0};
-    int32_t n = 0, n_choice = 0;
-    const int32_t *ids = chat_answer(sc->chat, &n, &choice, &n_choice);
     struct err ignored;
-    if (ids)
-        chat_get(sc->chat, chat_count(sc->chat) - 1, &msg);
-    if (!ids || msg.id != d->answer || n < d->view.n_token)
-        tokens_clear(d);
-    d->answer = msg.id;
-    if (!ids)
-        return;
-    if (n > d->token_cap) {
-        d->token_cap = 2 * n;
-        d->token = mem_realloc(d->token, (size_t)d->token_cap * sizeof *d->token);
-    }
-    for (int32_t i = d->view.n_token; i < n; i++) {
-        char *text = NULL;
-        size_t len = 0;
-        if (engine_detokenize(sc->engine, ids + i, 1, true, &text, &len, &ignored) != OK)
-            text = mem_strdup("");
-        d->token[i] = (struct dash_token){.text = text, .len = len, .p = NAN};
-    }
-    for (int32_t i = 0; i < n; i++)
-        d->token[i].p = i < n_choice ? choice[i].p : NAN;
-    d->view.token = d->token;
-    d->view.n_token = n;
-    int sel = d->view.token_sel = d->view.token_sel < n ? d->view.token_sel : n ? n - 1 : 0;
-    if (n == 0 || d->other_of == sel)
-        return;
     d->other_of = sel;
     for (int k = 0; k < STATS_ALTERNATIVES; k++) {
         size_t len;
         free(d->other[k]);
         d->other[k] = NULL;
-        if (sel < n_choice && choice[sel].id[k] >= 0 &&
-            engine_detokenize(sc->engine, &choice[sel].id[k], 1, true, &d->other[k], &len,
+        if (sel < a->n_choice && a->choice[sel].id[k] >= 0 &&
+            engine_detokenize(sc->engine, &a->choice[sel].id[k], 1, true, &d->other[k], &len,
                               &ignored) != OK)
             d->other[k] = NULL;
         d->token[sel].other[k] = d->other[k];
-        d->token[sel].other_p[k] = sel < n_choice ? choice[sel].id_p[k] : NAN;
+        d->token[sel].other_p[k] = sel < a->n_choice ? a->choice[sel].id_p[k] : NAN;
     }
 }
 
-/* Attention of the answers' tokens over the pages, all layers and heads together. */
-static void fill_heat(struct screen_dash *d)
+static void fill_tokens(struct screen *sc)
 {
-    const struct stats_map *m = d->view.map;
-    d->view.n_heat = 0;
-    d->view.heat_note = NULL;
-    if (!m || m->n_block == 0 || isnan(m->page[0].mass))
+    struct screen_dash *d = &sc->dash;
+    struct chat_message msg = {.id = 0};
+    struct chat_answer a;
+    struct err ignored;
+    bool known = chat_answer(sc->chat, &a);
+    if (known)
+        chat_get(sc->chat, chat_count(sc->chat) - 1, &msg);
+    if (!known || msg.id != d->answer || a.n < d->view.n_token)
+        tokens_clear(d);
+    d->answer = msg.id;
+    if (!known)
         return;
-    d->heat = mem_realloc(d->heat, (size_t)m->n_block * sizeof *d->heat);
-    int rows = m->n_layer * m->n_head_kv;
-    for (int j = 0; j < m->n_block; j++) {
-        d->heat[j] = 0;
-        for (int i = 0; i < rows; i++)
-            d->heat[j] += m->page[(size_t)i * (size_t)m->n_block + (size_t)j].mass / (float)rows;
+    if (a.n > d->token_cap) {
+        d->token_cap = 2 * a.n;
+        d->token = mem_realloc(d->token, (size_t)d->token_cap * sizeof *d->token);
     }
-    d->view.heat = d->heat;
-    d->view.n_heat = m->n_block;
-    d->view.heat_note = "of the answers' tokens, page by page";
+    for (int32_t i = d->view.n_token; i < a.n; i++) {
+        char *text = NULL;
+        size_t len = 0;
+        if (engine_detokenize(sc->engine, a.ids + i, 1, true, &text, &len, &ignored) != OK)
+            text = mem_strdup("");
+        d->token[i] = (struct dash_token){.text = text, .len = len};
+    }
+    for (int32_t i = 0; i < a.n; i++) {
+        d->token[i].p = i < a.n_choice ? a.choice[i].p : NAN;
+        d->token[i].kl = i < a.n_agree ? a.agree[i].kl : NAN;
+        d->token[i].same = i < a.n_agree && a.agree[i].same;
+    }
+    d->view.token = d->token;
+    d->view.n_token = a.n;
+    int sel = d->view.token_sel = d->view.token_sel < a.n ? d->view.token_sel : a.n ? a.n - 1 : 0;
+    if (a.n > 0 && d->other_of != sel)
+        fill_choice(sc, &a, sel);
+    bool traced = !d->trace_waits && d->trace.at_s >= d->trace_asked_s && d->trace_asked_s > 0 &&
+                  d->trace.timeline == d->conversation && d->trace_answer == msg.id &&
+                  d->trace.pos == a.first + sel - 1;
+    d->view.trace = traced ? &d->trace : NULL;
+    d->view.path_text = str_c(&d->path);
+    d->view.path_at = d->path_at;
+    d->view.n_path = d->n_path;
 }
 
 void dash_fill(struct screen *sc)
@@ -285,7 +352,6 @@ void dash_fill(struct screen *sc)
     fill_controls(sc);
     fill_page(sc);
     fill_tokens(sc);
-    fill_heat(&sc->dash);
 }
 
 /* ---- acting ---- */
@@ -314,6 +380,7 @@ static void remember(struct screen *sc, enum dash_item item, const char *name)
 static void changed(struct screen *sc)
 {
     sc->dash.map_stale = sc->dash.disk_stale = true;
+    sc->dash.trace_asked_s = 0;
     sc->stats_s = 0;
     sc->dirty = true;
 }
@@ -570,6 +637,8 @@ static bool act_answer(struct dash *v, enum keymap_action a)
         move(&v->token_sel, a == ACT_LESS ? -1 : 1, v->n_token);
     else if (a == ACT_ITEM_UP || a == ACT_ITEM_DOWN)
         move(&v->token_sel, a == ACT_ITEM_UP ? -TOKEN_STEP : TOKEN_STEP, v->n_token);
+    else if (a == ACT_ITEM_OPEN)
+        v->by_agree = !v->by_agree;
     else if (a == ACT_ITEM_FIRST || a == ACT_ITEM_LAST)
         v->token_sel = a == ACT_ITEM_FIRST || v->n_token == 0 ? 0 : v->n_token - 1;
     else

@@ -47,7 +47,14 @@ struct screen_dash {
     int64_t answer;                   /* message whose tokens they are */
     char *other[STATS_ALTERNATIVES];  /* of token other_of */
     int other_of;
-    float *heat;
+    struct stats_trace trace;
+    bool trace_waits;
+    double trace_asked_s;  /* 0 = what is known is not of the cache as it is now */
+    int32_t trace_pos;     /* asked for, on the path that ends with trace_answer */
+    int64_t trace_answer;
+    struct str path; /* text of the open path's tokens, of which there are n_path */
+    uint32_t *path_at;
+    int32_t *path_ids, n_path, path_cap;
     char preset[24]; /* chosen, not yet applied; "" = none */
     struct dash_undo undo[UNDO_MAX];
     int n_undo;

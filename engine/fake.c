@@ -15,8 +15,8 @@
  *   map L H B        a picture of L layers, H heads, B blocks in f16 whose mass is unknown
  *   page L H B K V MASS EK EV   one of its pages: bits, mass, errors; -1 for L, H or B = all
  *   trace ROWS W W ...   what any position looks at from now on: ROWS of it on f16 rows, and of as
- *                    many equal parts of what is before it as there are numbers, so much each;
- *                    unknown before
+ *                    many equal parts of what is before it as there are numbers, so much each to
+ *                    another; unknown before
  *   agree KL N       what verifying finds of every position: KL, another choice at each N-th
  * Verifying takes 8 steps of `rate` times ten and finds what `stat` set.
  * Token ids are the bytes of the text plus 256 for the control tokens, so that detokenising what
@@ -703,8 +703,11 @@ static void fake_trace_ask(struct engine *en, int64_t timeline, const int32_t *i
     t->n = f->n_part ? pos + 1 : 0;
     t->on_rows = f->trace_rows;
     t->weight = mem_realloc(t->weight, ((size_t)t->n + 1) * sizeof *t->weight);
+    float sum = 0;
     for (int32_t i = 0; i < t->n; i++)
-        t->weight[i] = f->part[(int64_t)i * f->n_part / t->n] * (float)f->n_part / (float)t->n;
+        sum += f->part[(int64_t)i * f->n_part / t->n];
+    for (int32_t i = 0; i < t->n; i++)
+        t->weight[i] = f->part[(int64_t)i * f->n_part / t->n] / sum;
     t->took_s = 0;
     t->at_s = now_s();
     pthread_mutex_unlock(&f->lock);

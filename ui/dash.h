@@ -1,6 +1,7 @@
 /* What the dashboard shows besides struct stats and the history: plain data filled by
  * app/screen_dash.c before each frame; strings are borrowed for the frame. What is unknown is -1,
- * NAN or NULL. The views write nothing but `hit`: where the pointer finds what. */
+ * NAN or NULL. The views write nothing but `hit`, where the pointer
+ * finds what, and `token_shown`. */
 #ifndef UI_DASH_H
 #define UI_DASH_H
 
@@ -36,6 +37,8 @@ struct dash_token { /* of the last answer */
     const char *text;
     size_t len;
     float p; /* the model's own probability of it; NAN = unknown */
+    float kl;  /* what verifying found where it was chosen; NAN = unknown */
+    bool same; /* exactly read, the likeliest token was the same */
     const char *other[STATS_ALTERNATIVES]; /* the likeliest ones; NULL = fewer */
     float other_p[STATS_ALTERNATIVES];
 };
@@ -78,9 +81,13 @@ struct dash {
     /* the last answer */
     const struct dash_token *token;
     int n_token, token_sel;
-    const float *heat; /* [n_heat] attention of the answers over the pages of the conversation */
-    int n_heat;
-    const char *heat_note; /* whose it is; NULL = unknown */
+    bool by_agree;     /* coloured by disagreement instead of probability */
+    bool token_shown;  /* written by the view: the tokens were drawn */
+    /* what the model looked at when it chose the token token_sel; NULL = not known yet */
+    const struct stats_trace *trace;
+    const char *path_text;   /* of the positions 0..n_path-1: bytes path_at[i] to path_at[i + 1] */
+    const uint32_t *path_at; /* [n_path + 1] */
+    int32_t n_path;
 
     struct dash_hit *hit; /* [DASH_HITS], written by the view */
     int n_hit;

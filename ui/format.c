@@ -50,8 +50,8 @@ char *format_rate(char *buf, double per_s)
 {
     if (!isfinite(per_s) || per_s < 0 || per_s > 1e15)
         return unknown(buf);
-    if (per_s >= 10000)
-        return format_count(buf, (int64_t)per_s);
+    if (per_s >= 999.5)
+        return format_count(buf, (int64_t)(per_s + 0.5));
     snprintf(buf, FORMAT_SIZE, per_s >= 99.95 ? "%.0f" : per_s >= 9.995 ? "%.1f" : "%.2f", per_s);
     return buf;
 }

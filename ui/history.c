@@ -28,12 +28,19 @@ void history_add_turn(struct history *h, const struct stats *s)
     ring_add(&h->turn_tps, s->decode_tps);
     ring_add(&h->ttft_s, s->ttft_s);
     ring_add(&h->harm, s->harm_predicted);
+    bool known = false;
+    for (int i = 0; i < STATS_TIERS; i++)
+        known |= s->tier_bytes[i] >= 0;
+    for (int i = 0; i < STATS_TIERS && known; i++)
+        ring_add(&h->tier[i], s->tier_bytes[i] > 0 ? (double)s->tier_bytes[i] : 0);
     h->n_turn++;
 }
 
 void history_clear_turns(struct history *h)
 {
     h->n_tok.n = h->kv_bytes.n = h->turn_tps.n = h->ttft_s.n = h->harm.n = h->n_turn = 0;
+    for (int i = 0; i < STATS_TIERS; i++)
+        h->tier[i].n = 0;
 }
 
 double history_last(const struct history_ring *r)

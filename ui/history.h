@@ -15,6 +15,7 @@ struct history_ring {
 struct history {
     struct history_ring prefill_tps, decode_tps; /* samples of this session */
     struct history_ring n_tok, kv_bytes, turn_tps, ttft_s, harm; /* one per turn of the chat */
+    struct history_ring tier[STATS_TIERS]; /* bytes of the chat's cache; equally many in each */
     int n_turn;
 };
 

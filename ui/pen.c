@@ -31,18 +31,48 @@ void pen_put(struct pen *p, const char *s, uint8_t role)
         p->x += cells_puts(p->c, p->r, p->x, p->r.y, s, role, 0, 0);
 }
 
+/* What is longer than a line, broken between words. */
+static void put_words(struct pen *p, const char *s, uint8_t role)
+{
+    while (*s) {
+        size_t blank = strspn(s, " "), n = blank + strcspn(s + blank, " ");
+        if (p->x + text_width(s, n) > p->r.x + p->r.w - 1 && p->x > p->r.x + 1 + PEN_LABEL_COLS) {
+            pen_end(p);
+            pen_line(p, "");
+            s += blank;
+            n -= blank;
+        }
+        if (p->r.h > 0)
+            p->x += cells_put(p->c, p->r, p->x, p->r.y, s, n, role, 0, 0);
+        s += n;
+    }
+}
+
+bool pen_fits(struct pen *p, int n_col)
+{
+    if (p->x + n_col <= p->r.x + p->r.w - 1 || p->x <= p->r.x + 1 + PEN_LABEL_COLS)
+        return true;
+    pen_end(p);
+    pen_line(p, "");
+    return false;
+}
+
 void pen_figure(struct pen *p, const char *before, const char *value, const char *after)
 {
-    int w = text_width(before, strlen(before)) + text_width(value, strlen(value)) +
-            text_width(after, strlen(after));
-    if (p->x + w > p->r.x + p->r.w && p->x > p->r.x + 1 + PEN_LABEL_COLS) { /* goes on below */
-        pen_end(p);
-        pen_line(p, "");
+    if (!pen_fits(p, text_width(before, strlen(before)) + text_width(value, strlen(value)) +
+                         text_width(after, strlen(after))))
         before += strspn(before, " ,");
-    }
-    pen_put(p, before, ROLE_DIM);
-    pen_put(p, value, ROLE_TITLE);
-    pen_put(p, after, ROLE_DIM);
+    put_words(p, before, ROLE_DIM);
+    put_words(p, value, ROLE_TITLE);
+    put_words(p, after, ROLE_DIM);
+}
+
+void pen_key(struct pen *p, const char *mark, uint8_t role, const char *text)
+{
+    pen_fits(p, text_width(mark, strlen(mark)) + text_width(text, strlen(text)));
+    pen_put(p, mark, role);
+    pen_put(p, text, ROLE_DIM);
+    pen_put(p, " ", ROLE_DIM);
 }
 
 void pen_heading(struct pen *p, const char *text, const char *note)
@@ -73,7 +103,7 @@ void pen_bar(struct pen *p, double part, int n_col, uint8_t role, const char *ti
 void pen_spark(struct pen *p, const struct history_ring *r, int n_col, const char *unit)
 {
     struct plot plot = pen_plot(p);
-    int rows = p->shapes && p->r.h > 1 ? 2 : 1;
+    int rows = p->shapes && p->r.h > 1 && r->n > 0 ? 2 : 1;
     plot_spark(&plot, (struct rect){p->x, p->r.y, n_col, rows}, r, ROLE_TIER_0, unit);
     for (int i = 1; i < rows; i++)
         pen_end(p);

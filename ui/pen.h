@@ -21,6 +21,10 @@ void pen_end(struct pen *p);                     /* ends it */
 void pen_put(struct pen *p, const char *s, uint8_t role);
 /* A figure with the words around it; words are dim so that figures stand out. */
 void pen_figure(struct pen *p, const char *before, const char *value, const char *after);
+/* Goes on below when n_col more columns do not fit the line; false = it did. */
+bool pen_fits(struct pen *p, int n_col);
+/* What a colour means: the mark in it and a word. */
+void pen_key(struct pen *p, const char *mark, uint8_t role, const char *text);
 /* note: at the right, dim: how old and how sure what follows is; NULL = none. */
 void pen_heading(struct pen *p, const char *text, const char *note);
 int pen_cols(const struct pen *p, int other); /* for a bar with `other` columns of text after it */

@@ -8,6 +8,9 @@
 #include "ui/theme.h"
 
 enum { EMPTY_ALPHA = 90 };
+static const float GAP = 0.12f; /* of a column, between the cells of a heat map */
+/* Eighths of a row from the bottom up. */
+static const char *const steps[] = {"▁", "▂", "▃", "▄", "▅", "▆", "▇", "█"};
 static const float INSET = 0.18f; /* of a row, above and below a bar */
 
 static void put(const struct plot *p, int x, int y, const char *s, uint8_t role)
@@ -104,7 +107,6 @@ static void spark_shapes(const struct plot *p, struct rect r, const struct histo
 void plot_spark(const struct plot *p, struct rect r, const struct history_ring *ring, uint8_t role,
                 const char *unit)
 {
-    static const char *const steps[] = {"▁", "▂", "▃", "▄", "▅", "▆", "▇", "█"};
     r = rect_cross(r, p->clip);
     if (rect_empty(r) || ring->n == 0)
         return;
@@ -115,7 +117,6 @@ void plot_spark(const struct plot *p, struct rect r, const struct history_ring *
         return;
     }
     for (int i = 0; i < n; i++) {
-        /* Eighths of a row from the bottom up. */
         float v = max > 0 ? history_get(ring, n - 1 - i) / max : 0;
         int level = (int)(v * ((float)(8 * r.h) - 0.001f));
         for (int y = 0; y < r.h; y++) {
@@ -125,6 +126,78 @@ void plot_spark(const struct plot *p, struct rect r, const struct history_ring *
         }
     }
 }
+
+/* ---- stacked areas ---- */
+
+static float area_sum(const struct plot_area *area, int n_area, int newest)
+{
+    float sum = 0;
+    for (int k = 0; k < n_area; k++)
+        sum += history_get(area[k].ring, newest);
+    return sum;
+}
+
+static void areas_shapes(const struct plot *p, struct rect r, const struct plot_area *area,
+                         int n_area, int n, float max)
+{
+    float xy[2 * HISTORY_MAX + 2], bottom = (float)(r.y + r.h) - 0.08f, height = (float)r.h - 0.2f;
+    int n_point = n > 1 ? n : 2; /* one sample is as wide as all of it */
+    float step = (float)r.w / (float)(n_point - 1);
+    for (int k = n_area; k > 0; k--) { /* the highest first: those below it cover it */
+        if (!(history_max(area[k - 1].ring, n) > 0))
+            continue;
+        for (int i = 0; i < n_point; i++) {
+            xy[2 * i] = (float)r.x + (float)i * step;
+            xy[2 * i + 1] = bottom - area_sum(area, k, n > 1 ? n - 1 - i : 0) / max * height;
+        }
+        shapes_line(p->shapes, SHAPE_AREA, r, xy, n_point, area[k - 1].role, 255);
+    }
+    for (int i = 0; i < n; i++) {
+        char value[FORMAT_SIZE], tip[256];
+        int len = snprintf(tip, sizeof tip, "%s",
+                           format_bytes(value, (int64_t)area_sum(area, n_area, n - 1 - i)));
+        for (int k = 0; k < n_area; k++) {
+            float v = history_get(area[k].ring, n - 1 - i);
+            if (v > 0 && len < (int)sizeof tip)
+                len += snprintf(tip + len, sizeof tip - (size_t)len, "  %s %s", area[k].name,
+                                format_bytes(value, (int64_t)v));
+        }
+        float w = (float)r.w / (float)n;
+        shapes_fill(p->shapes, (float)r.x + (float)i * w, (float)r.y, w, (float)r.h, ROLE_TEXT, 0,
+                    tip);
+    }
+}
+
+float plot_areas(const struct plot *p, struct rect r, const struct plot_area *area, int n_area)
+{
+    r = rect_cross(r, p->clip);
+    if (rect_empty(r) || n_area < 1 || area[0].ring->n == 0)
+        return 0;
+    int room = p->shapes ? r.w * 4 : r.w, n = area[0].ring->n < room ? area[0].ring->n : room;
+    float max = 0;
+    for (int i = 0; i < n; i++)
+        max = fmaxf(max, area_sum(area, n_area, i));
+    if (!(max > 0))
+        return 0;
+    if (p->shapes) {
+        areas_shapes(p, r, area, n_area, n, max);
+        return max;
+    }
+    for (int x = 0; x < r.w; x++) {
+        int newest = n - 1 - (int)((int64_t)x * n / r.w);
+        int level = (int)ceilf(area_sum(area, n_area, newest) / max * (float)(8 * r.h) - 1e-3f);
+        for (int y = 0; 8 * y < level; y++) {
+            int eighths = level - 8 * y < 8 ? level - 8 * y : 8, k = 0;
+            float middle = ((float)y + (float)eighths / 16) / (float)r.h * max;
+            while (k < n_area - 1 && area_sum(area, k + 1, newest) < middle)
+                k++;
+            put(p, r.x + x, r.y + r.h - 1 - y, steps[eighths - 1], area[k].role);
+        }
+    }
+    return max;
+}
+
+/* ---- heat ---- */
 
 void plot_heat(const struct plot *p, struct rect r, int n_col, int n_row,
                struct plot_cell (*get)(void *ctx, int col, int row, char *tip, size_t size),
@@ -150,14 +223,17 @@ void plot_heat(const struct plot *p, struct rect r, int n_col, int n_row,
     /* More values than a quarter of a cell each can be neither seen nor hovered. */
     int cols = n_col < r.w * 4 ? n_col : r.w * 4, rows = n_row < r.h * 8 ? n_row : r.h * 8;
     float w = (float)r.w / (float)cols, h = (float)r.h / (float)rows;
+    float gap_x = w >= 1 ? GAP : 0, gap_y = h >= 1 ? GAP / 2 : 0; /* cells twice as high as wide */
     for (int y = 0; y < rows; y++)
         for (int x = 0; x < cols; x++) {
             tip[0] = '\0';
             struct plot_cell v = get(ctx, (int)((int64_t)x * n_col / cols),
                                      (int)((int64_t)y * n_row / rows), tip, sizeof tip);
             if (isfinite(v.level))
-                shapes_fill(p->shapes, (float)r.x + (float)x * w, (float)r.y + (float)y * h, w, h,
-                            v.role, (uint8_t)(40 + 215 * fminf(fmaxf(v.level, 0), 1)),
+                shapes_fill(p->shapes, (float)r.x + (float)x * w, (float)r.y + (float)y * h,
+                            w - gap_x, h - gap_y, v.role,
+                            (uint8_t)(255 * (v.least + (1 - v.least) *
+                                                          fminf(fmaxf(v.level, 0), 1))),
                             tip[0] ? tip : NULL);
         }
 }

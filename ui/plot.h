@@ -31,9 +31,20 @@ void plot_stack(const struct plot *p, struct rect r, const struct plot_part *par
 void plot_spark(const struct plot *p, struct rect r, const struct history_ring *ring, uint8_t role,
                 const char *unit);
 
+struct plot_area {
+    const struct history_ring *ring; /* of bytes */
+    uint8_t role;
+    const char *name; /* in the tip, before its value */
+};
+
+/* Rings with equally many samples one upon another, the first at the bottom, the newest at the
+ * right; the whole height stands for the largest sum shown, which is returned (0 = nothing). */
+float plot_areas(const struct plot *p, struct rect r, const struct plot_area *area, int n_area);
+
 struct plot_cell {
     uint8_t role;
     float level; /* 0..1: how much of the colour; NAN = nothing is known */
+    float least; /* 0..1: with pixels, how much of it is there at level 0 */
 };
 /* A heat map of n_col x n_row values that fills r whatever its size. `get` gives one value and may
  * write a tip (tip[0] = '\0' = none). With characters a cell shows the first value under it. */

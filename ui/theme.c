@@ -46,6 +46,7 @@ static const char *const role_names[ROLE_COUNT] = {
     [ROLE_LIST] = "list",
     [ROLE_LIST_OPEN] = "list_open",
     [ROLE_SELECTED] = "selected",
+    [ROLE_BUTTON] = "button",
     [ROLE_MATCH] = "match",
     [ROLE_PROMPT] = "prompt",
     [ROLE_EDITOR] = "editor",

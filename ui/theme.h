@@ -38,6 +38,7 @@ enum theme_role {
     ROLE_LIST,      /* conversation list and other panels */
     ROLE_LIST_OPEN, /* the conversation on the screen */
     ROLE_SELECTED,
+    ROLE_BUTTON, /* what a click or Enter acts on */
     ROLE_MATCH,
     ROLE_PROMPT,
     ROLE_EDITOR,

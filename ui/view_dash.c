@@ -107,15 +107,30 @@ static void draw_tiers(const struct ui_model *m, struct pen *p)
             continue;
         int w =
             4 + (int)strlen(stats_tier_name[i]) + (int)strlen(format_bytes(a, s->tier_bytes[i]));
-        if (p->x + w > p->r.x + p->r.w) {
-            pen_end(p);
-            pen_line(p, "");
-        }
+        pen_fits(p, w);
         pen_put(p, "■ ", (uint8_t)(ROLE_TIER_0 + i));
         pen_figure(p, stats_tier_name[i], " ", "");
-        pen_figure(p, "", format_bytes(a, s->tier_bytes[i]), "  ");
+        pen_figure(p, "", format_bytes(a, s->tier_bytes[i]), "");
+        pen_put(p, "  ", ROLE_DIM);
     }
     pen_end(p);
+}
+
+/* The cache by tier, turn after turn, from the pen on; ends the line. */
+static void draw_tier_history(struct pen *p, const struct history *h, int rows)
+{
+    struct plot_area area[STATS_TIERS];
+    char a[FORMAT_SIZE];
+    struct plot plot = pen_plot(p);
+    for (int i = 0; i < STATS_TIERS; i++)
+        area[i] = (struct plot_area){&h->tier[i], (uint8_t)(ROLE_TIER_0 + i), stats_tier_name[i]};
+    float most = plot_areas(&plot, (struct rect){p->x, p->r.y, pen_cols(p, 0), rows}, area,
+                            STATS_TIERS);
+    if (p->r.h > 1 && most > 0)
+        cells_puts(p->c, p->r, p->r.x + 1, p->r.y + 1, format_bytes(a, (int64_t)most), ROLE_DIM, 0,
+                   0);
+    for (int i = 0; i < rows; i++)
+        pen_end(p);
 }
 
 static void draw_room(const struct ui_model *m, struct pen *p)
@@ -137,6 +152,7 @@ static void draw_room(const struct ui_model *m, struct pen *p)
 
 static void draw_cache(const struct ui_model *m, struct pen *p)
 {
+    bool roomy = p->r.h >= 32; /* after the heading of the tabs and the context */
     const struct stats *s = &m->stats;
     char a[FORMAT_SIZE], b[FORMAT_SIZE], c[FORMAT_SIZE], of[96], note[48];
     snprintf(note, sizeof note, "%s%s", s->kv[0] ? "preset " : "", s->kv);
@@ -165,6 +181,10 @@ static void draw_cache(const struct ui_model *m, struct pen *p)
     pen_put(p, of, ROLE_TITLE);
     pen_end(p);
     draw_tiers(m, p);
+    if (roomy && m->history && m->history->tier[0].n > 1) {
+        pen_line(p, "by turn");
+        draw_tier_history(p, m->history, 3);
+    }
     draw_room(m, p);
 }
 
@@ -172,7 +192,7 @@ static void draw_memory(const struct ui_model *m, struct pen *p)
 {
     const struct stats *s = &m->stats;
     const struct dash *d = m->dash;
-    char a[FORMAT_SIZE], b[FORMAT_SIZE], note[48];
+    char a[FORMAT_SIZE], b[FORMAT_SIZE], note[48], of[64];
     pen_heading(p, "Memory and disk", "live");
     pen_line(p, "process");
     pen_figure(p, "RAM ", format_bytes(a, s->rss_bytes), "");
@@ -188,8 +208,9 @@ static void draw_memory(const struct ui_model *m, struct pen *p)
     } else {
         pen_figure(p, "this chat ", format_bytes(a, d->disk_chat_bytes), "");
         pen_figure(p, "   all chats ", format_bytes(a, d->disk_used_bytes), "");
-        pen_figure(p, " of ", format_bytes(b, d->disk_limit_bytes), "");
-        pen_figure(p, ", ", view_dash_age(note, sizeof note, m->now_s, d->disk_at_s), "");
+        snprintf(of, sizeof of, ", %s",
+                 view_dash_age(note, sizeof note, m->now_s, d->disk_at_s));
+        pen_figure(p, " of ", format_bytes(b, d->disk_limit_bytes), of);
     }
     pen_end(p);
 }
@@ -207,22 +228,28 @@ static void draw_fidelity(const struct ui_model *m, struct pen *p)
         [DASH_LIGHT_POOR] = {"● poor", ROLE_TIER_6},
     };
     const struct stats *s = &m->stats;
+    bool roomy = p->r.h >= 20;
     char a[FORMAT_SIZE], b[FORMAT_SIZE], note[64];
     enum dash_light light = dash_light(s);
     pen_heading(p, "Fidelity", NULL);
     pen_line(p, "state");
     pen_put(p, lights[light].text, lights[light].role);
     if (light >= DASH_LIGHT_GOOD) { /* two parts: a narrow column breaks the line between them */
-        pen_figure(p, "   " DASH_RULE_GOOD, "", "");
+        pen_figure(p, "  " DASH_RULE_GOOD, "", "");
         pen_figure(p, " " DASH_RULE_FAIR, "", "");
+    } else if (light == DASH_LIGHT_UNKNOWN && m->dash) {
+        pen_figure(p, "   verify, below, measures it", "", "");
     }
     pen_end(p);
     pen_line(p, "predicted");
-    pen_figure(p, "harm ", format_small(a, s->harm_predicted), "");
+    pen_figure(p, "harm ", format_small(a, s->harm_predicted),
+               roomy ? " of attention's output" : "");
     pen_figure(p, "   sampled ", format_small(a, s->harm_measured), "");
     if (s->step_n > 0) {
-        pen_figure(p, " over ", format_count(a, s->step_n), " answers of a layer");
-        pen_figure(p, ", ", view_dash_age(note, sizeof note, m->now_s, s->step_at_s), "");
+        char of[96];
+        snprintf(of, sizeof of, " sample%s, %s", s->step_n == 1 ? "" : "s",
+                 view_dash_age(note, sizeof note, m->now_s, s->step_at_s));
+        pen_figure(p, " in ", format_count(a, s->step_n), of);
     }
     pen_end(p);
     pen_line(p, "verified");
@@ -237,9 +264,10 @@ static void draw_fidelity(const struct ui_model *m, struct pen *p)
     pen_figure(p, "KL ", format_small(a, s->kl_measured), "");
     pen_figure(p, "   top-1 ", format_percent(b, s->top1_measured), "");
     if (light >= DASH_LIGHT_GOOD && s->fidelity_n >= 0) {
-        pen_figure(p, "   over ", format_count(a, s->fidelity_n), "");
-        pen_figure(p, " positions, ", view_dash_age(note, sizeof note, m->now_s, s->fidelity_at_s),
-                   "");
+        char of[96];
+        snprintf(of, sizeof of, " positions, %s",
+                 view_dash_age(note, sizeof note, m->now_s, s->fidelity_at_s));
+        pen_figure(p, "   over ", format_count(a, s->fidelity_n), of);
         pen_figure(p, "   99% below ", format_small(a, s->kl_p99_measured), "");
         if (s->first_divergence >= 0)
             pen_figure(p, "   first differs at ", format_count(b, s->first_divergence), "");
@@ -253,7 +281,7 @@ static void draw_controls(const struct ui_model *m, struct pen *p)
     if (!d)
         return;
     char keys[64];
-    snprintf(keys, sizeof keys, d->focus ? "↑↓ choose  ←→ change  Enter" : "F2 or a click");
+    snprintf(keys, sizeof keys, d->focus ? "↑↓ choose  ←→ change  Enter" : "F2 to use, or click");
     pen_heading(p, "Controls", keys);
     pen_line(p, "");
     p->x = p->r.x + 1;
@@ -266,7 +294,7 @@ static void draw_controls(const struct ui_model *m, struct pen *p)
                                : " %s ",
                  c->label, c->value);
         int w = text_width(text, strlen(text));
-        if (p->x + w > p->r.x + p->r.w && p->x > p->r.x + 1) {
+        if (p->x + w > p->r.x + p->r.w - 1 && p->x > p->r.x + 1) {
             pen_end(p);
             p->x = p->r.x + 1;
         }
@@ -285,8 +313,8 @@ static void draw_controls(const struct ui_model *m, struct pen *p)
         }
         view_dash_hit(m, (struct dash_hit){.r = at, .part = DASH_HIT_CONTROL, .a = i});
         if (p->r.h > 0)
-            p->x += cells_puts(p->c, p->r, p->x, p->r.y, text, here ? ROLE_SELECTED : ROLE_TEXT,
-                               here ? ROLE_SELECTED : 0, 0);
+            p->x += cells_puts(p->c, p->r, p->x, p->r.y, text, here ? ROLE_SELECTED : ROLE_BUTTON,
+                               here ? ROLE_SELECTED : ROLE_BUTTON, 0);
         p->x += 1;
     }
     pen_end(p);
@@ -314,18 +342,28 @@ static void draw_overview(const struct ui_model *m, struct pen *p)
 
 /* ---- speed ---- */
 
-static void draw_rate(struct pen *p, const char *label, const char *value, const char *unit,
-                      const struct history_ring *r)
+static void begin_rate(struct pen *p, const char *label, const char *value, const char *unit)
 {
     char text[64];
+    int curve = p->r.x + 1 + PEN_LABEL_COLS + 17;
     pen_line(p, label);
     snprintf(text, sizeof text, "%9s", value);
     pen_figure(p, "", text, unit);
-    int from = p->r.x + 1 + PEN_LABEL_COLS + 17;
-    p->x = p->x < from ? from : p->x;
+    p->x = p->x < curve ? curve : p->x;
+}
+
+static void end_rate(struct pen *p, const struct history_ring *r, const char *unit)
+{
     if (r)
         pen_spark(p, r, pen_cols(p, 0), unit);
     pen_end(p);
+}
+
+static void draw_rate(struct pen *p, const char *label, const char *value, const char *unit,
+                      const struct history_ring *r)
+{
+    begin_rate(p, label, value, unit);
+    end_rate(p, r, unit);
 }
 
 static struct plot_cell layer_cell(void *ctx, int col, int row, char *tip, size_t size)
@@ -335,7 +373,7 @@ static struct plot_cell layer_cell(void *ctx, int col, int row, char *tip, size_
     char a[FORMAT_SIZE];
     snprintf(tip, size, "layer %d: %s %s", col, row == 0 ? "read" : "kept",
              format_percent(a, (double)v));
-    return (struct plot_cell){ROLE_TIER_0, v};
+    return (struct plot_cell){ROLE_TIER_0, v, 0.1f};
 }
 
 static void draw_layers(const struct ui_model *m, struct pen *p)
@@ -357,7 +395,7 @@ static void draw_layers(const struct ui_model *m, struct pen *p)
         struct rect r = {p->x, p->r.y, cols, 1};
         if (n > 0 && isfinite(lo)) {
             struct plot one = plot;
-            plot_heat(&one, r, n, 1, row == 0 ? layer_cell : layer_cell, (void *)s);
+            plot_heat(&one, r, n, 1, layer_cell, (void *)s);
         }
         p->x += cols;
         pen_figure(p, n > 0 ? " by layer, " : "", format_percent(a, (double)lo), "");
@@ -372,31 +410,43 @@ static void draw_speed(const struct ui_model *m, struct pen *p)
     const struct history *h = m->history ? m->history : &none;
     const struct stats *s = &m->stats;
     char a[FORMAT_SIZE], b[FORMAT_SIZE], note[64];
+    bool roomy = p->r.h >= 28;
     pen_heading(p, "Speed", turn_note(m, note, sizeof note));
     draw_rate(p, "reading", format_rate(a, s->prefill_tps), " tok/s", &h->prefill_tps);
     draw_rate(p, "writing", format_rate(a, s->decode_tps), " tok/s", &h->decode_tps);
-    draw_rate(p, "first", format_seconds(a, s->ttft_s), "", NULL);
+    draw_rate(p, "first", format_seconds(a, s->ttft_s), " to the first token", NULL);
     draw_rate(p, "written", format_count(a, s->n_generated), " tokens", NULL);
     if (s->phase == STATS_PREFILL)
         draw_rate(p, "left", format_seconds(a, s->eta_s), " to read", NULL);
+    if (roomy)
+        pen_end(p);
     snprintf(note, sizeof note, "coverage %s, last prompt", format_small(a, s->coverage));
     pen_heading(p, "Sparse attention", note);
     pen_line(p, "prompt");
     pen_figure(p, "computed ", format_percent(a, s->density), "");
     pen_figure(p, "   mass kept ", format_permille(b, s->retained_mass), "");
     if (s->sparse_reason)
-        pen_figure(p, "   ", s->sparse_reason, "");
+        pen_figure(p, "   why: ", s->sparse_reason, "");
     pen_end(p);
     draw_layers(m, p);
     pen_line(p, "answer");
     pen_figure(p, "read ", format_percent(a, s->decode_density), " of the cache");
     pen_figure(p, "   mass kept ", format_permille(b, s->decode_mass), "");
     pen_end(p);
-    snprintf(note, sizeof note, "%s turns kept", format_count(a, h->n_turn));
+    if (roomy)
+        pen_end(p);
+    snprintf(note, sizeof note, "%s turn%s kept", format_count(a, h->n_turn),
+             h->n_turn == 1 ? "" : "s");
     pen_heading(p, "Over the conversation", note);
     draw_rate(p, "context", format_count(a, (int64_t)history_last(&h->n_tok)), " tokens",
               &h->n_tok);
-    draw_rate(p, "cache", format_bytes(a, (int64_t)history_last(&h->kv_bytes)), "", &h->kv_bytes);
+    /* By tier on the page opened for it; below others the sum is enough. */
+    bool tiers = m->dash && m->dash->tab == DASH_SPEED && p->r.h >= 8;
+    begin_rate(p, "cache", format_bytes(a, (int64_t)history_last(&h->kv_bytes)), "");
+    if (tiers)
+        draw_tier_history(p, h, 3);
+    else
+        end_rate(p, &h->kv_bytes, "");
     draw_rate(p, "writing", format_rate(a, history_last(&h->turn_tps)), " tok/s", &h->turn_tps);
     draw_rate(p, "first", format_seconds(a, history_last(&h->ttft_s)), "", &h->ttft_s);
     draw_rate(p, "harm", format_small(a, history_last(&h->harm)), "", &h->harm);
@@ -417,7 +467,7 @@ static void draw_tabs(const struct ui_model *m, struct pen *p)
         view_dash_hit(m, (struct dash_hit){.r = {x, p->r.y, w, 1}, .part = DASH_HIT_TAB, .a = i});
         x += w + 1;
     }
-    const char *keys = d->focus ? "Tab next · F2 closes" : "F2 keys";
+    const char *keys = d->focus ? "Tab next · F2 closes" : "F2 to use";
     int w = text_width(keys, strlen(keys));
     if (x + w + 1 <= p->r.x + p->r.w)
         cells_puts(p->c, p->r, p->r.x + p->r.w - w - 1, p->r.y, keys, ROLE_HINT, 0, 0);
@@ -428,7 +478,7 @@ void view_dash_draw(const struct ui_model *m, struct cells *c, struct rect r)
 {
     static void (*const tabs[DASH_TABS])(const struct ui_model *, struct pen *) = {
         draw_overview, view_map_draw, draw_speed, view_answer_draw};
-    static const int rows_needed[DASH_TABS] = {0, 12, 17, 8}; /* to follow below another */
+    static const int rows_needed[DASH_TABS] = {24, 12, 17, 11}; /* to follow another */
     if (rect_empty(r))
         return;
     struct pen p = {c, r, r.x, m->shapes};
@@ -437,12 +487,13 @@ void view_dash_draw(const struct ui_model *m, struct cells *c, struct rect r)
         return;
     }
     m->dash->n_hit = 0;
+    m->dash->token_shown = false;
     draw_tabs(m, &p);
-    for (int i = (int)m->dash->tab; i < DASH_TABS; i++) {
-        bool first = i == (int)m->dash->tab;
-        if (!first && p.r.h < rows_needed[i] + 1)
+    for (int k = 0; k < DASH_TABS; k++) {
+        int i = ((int)m->dash->tab + k) % DASH_TABS;
+        if (k > 0 && p.r.h < rows_needed[i] + 1)
             continue;
-        if (!first)
+        if (k > 0)
             pen_end(&p);
         struct pen part = p;
         if (i == DASH_MAP && p.r.h > 26)

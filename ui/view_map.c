@@ -7,7 +7,8 @@
 #include "ui/format.h"
 #include "ui/view_dash.h"
 
-enum { LABEL = 5, DETAIL_ROWS = 7, PAGE_TOK = 64, WIDEST = 4 };
+static const float LEAST = 0.3f; /* the tier must be told even where nobody looks */
+enum { LABEL = 5, DETAIL_ROWS = 7, PAGE_TOK = 64, WIDEST = 8 };
 
 /* What one cell of the strip stands for: pages and layers [first, end) of it. */
 struct strip {
@@ -74,7 +75,7 @@ static struct plot_cell strip_cell(void *ctx, int col, int row, char *tip, size_
     snprintf(tip, size, "layer %d, page %d: %s, attention %s", r[0], r[2],
              stats_tier_name[sum.tier], format_permille(a, sum.mass));
     float level = s->digits || isnan(sum.mass) ? 1 : level_of(s->map, sum.mass);
-    return (struct plot_cell){(uint8_t)(ROLE_TIER_0 + sum.tier), level};
+    return (struct plot_cell){(uint8_t)(ROLE_TIER_0 + sum.tier), level, LEAST};
 }
 
 static void draw_digits(struct pen *p, const struct strip *s, struct rect r)
@@ -112,7 +113,9 @@ static void draw_strip(const struct ui_model *m, struct pen *p, int rows)
         draw_digits(p, &s, r);
     } else {
         struct plot plot = pen_plot(p);
-        plot_heat(&plot, r, r.w, r.h, strip_cell, &s);
+        if (p->shapes) /* a box is a page */
+            s.n_col = map->n_block < 4 * r.w ? map->n_block : 4 * r.w;
+        plot_heat(&plot, r, s.n_col, r.h, strip_cell, &s);
     }
     int x = (int)(((int64_t)d->page * r.w + map->n_block - 1) / map->n_block);
     int y = (int)(((int64_t)d->layer * r.h + map->n_layer - 1) / map->n_layer);
@@ -137,7 +140,7 @@ static void draw_heads(const struct dash *d, struct pen *p)
         char a[FORMAT_SIZE];
         snprintf(text, sizeof text, "%s %s", stats_tier_name[page->tier],
                  format_permille(a, (double)page->mass));
-        if (p->x + (int)strlen(text) + 2 > p->r.x + p->r.w) {
+        if (p->x + (int)strlen(text) + 3 > p->r.x + p->r.w) {
             pen_put(p, "…", ROLE_DIM);
             break;
         }
@@ -184,14 +187,15 @@ static void draw_page(const struct dash *d, struct pen *p, int text_rows)
     }
     int first = d->page * PAGE_TOK,
         last = first + PAGE_TOK < m->n_tok ? first + PAGE_TOK : m->n_tok;
-    snprintf(text, sizeof text, "layer %d, page %d: tokens %d to %d", d->layer, d->page, first,
-             last - 1);
+    snprintf(text, sizeof text, "layer %d, page %d", d->layer, d->page);
     pen_line(p, "chosen");
-    pen_put(p, text, ROLE_TITLE);
+    pen_figure(p, "", text, "");
+    snprintf(text, sizeof text, "tokens %d to %d", first, last - 1);
+    pen_figure(p, ", ", text, "");
     pen_end(p);
     pen_line(p, "error");
     pen_figure(p, "keys ", format_permille(a, error_k), "");
-    pen_figure(p, "   values ", format_permille(b, error_v), " of their size (rms, when sealed)");
+    pen_figure(p, "   values ", format_permille(b, error_v), " (rms, of their size)");
     pen_end(p);
     pen_line(p, "attention");
     pen_figure(p, "", format_permille(a, mass), " of what the answers looked at");
@@ -200,6 +204,15 @@ static void draw_page(const struct dash *d, struct pen *p, int text_rows)
     pen_end(p);
     draw_heads(d, p);
     draw_text(d, p, text_rows);
+}
+
+/* Bit i: some page has tier i. */
+static uint32_t tiers_held(const struct stats_map *m)
+{
+    uint32_t held = 0;
+    for (int i = 0; i < m->n_layer * m->n_head_kv * m->n_block; i++)
+        held |= 1u << m->page[i].tier;
+    return held;
 }
 
 void view_map_draw(const struct ui_model *m, struct pen *p)
@@ -212,26 +225,27 @@ void view_map_draw(const struct ui_model *m, struct pen *p)
     if (!d->map || d->map->n_block == 0) {
         pen_line(p, "");
         p->x = p->r.x + 1;
-        pen_put(p, d->map ? "nothing is in memory: it is read with the next message" : "--",
-                ROLE_DIM);
+        pen_figure(p, d->map ? "nothing is in memory: it is read with the next message" : "--",
+                   "", "");
         pen_end(p);
         return;
     }
-    p->x = p->r.x + 1;
     bool known = isfinite(page_at(d->map, 0, 0, 0)->mass);
-    pen_put(p, "pages of 64 tokens across  ", ROLE_DIM);
-    for (int i = 0; i < STATS_TIERS - 1; i++) {
-        pen_put(p, "■", (uint8_t)(ROLE_TIER_0 + i));
-        pen_put(p, stats_tier_name[i], ROLE_DIM);
-        pen_put(p, " ", ROLE_DIM);
-    }
+    pen_line(p, "colour");
+    uint32_t held = tiers_held(d->map);
+    for (int i = 0; i < STATS_TIERS - 1; i++)
+        if (held >> i & 1)
+            pen_key(p, "■", (uint8_t)(ROLE_TIER_0 + i), stats_tier_name[i]);
+    pen_figure(p, "bits of keys/values", "", "");
     pen_end(p);
-    p->x = p->r.x + 1;
-    pen_put(p,
-            d->digits ? "bits of the keys, f = f16; Enter: attention"
-            : known   ? "shade: attention, ░ little █ much; Enter: bits"
-                      : "attention --: nothing was written yet; Enter: bits",
-            ROLE_DIM);
+    pen_line(p, d->digits ? "digits" : "shade");
+    pen_figure(p,
+               d->digits ? "bits of the keys, f = f16"
+               : known   ? "attention, ░ little █ much"
+                         : "attention --: nothing was written yet",
+               "", "");
+    if (d->focus && d->tab == DASH_MAP)
+        pen_figure(p, d->digits ? "   Enter: attention" : "   Enter: bits", "", "");
     pen_end(p);
     int rows = p->r.h - DETAIL_ROWS + 1;
     draw_strip(m, p, rows < 2 ? 2 : rows);

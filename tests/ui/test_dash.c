@@ -25,6 +25,9 @@ struct scene {
     struct stats_map map;
     struct stats_page page[N_LAYER * N_HEAD * N_BLOCK];
     struct dash_token token[N_TOKEN];
+    struct stats_trace trace;
+    float weight[1000];
+    uint32_t path_at[1001];
     struct shapes shapes;
 };
 
@@ -96,6 +99,25 @@ static void fill(struct scene *s)
     }
     d->token = s->token;
     d->n_token = N_TOKEN;
+    s->trace = (struct stats_trace){
+        .at_s = 1, .pos = 999, .n = 1000, .on_rows = 0.25f, .weight = s->weight};
+    for (int i = 0; i < 1000; i++) {
+        s->weight[i] = (float)(i % 7) / 3000;
+        s->path_at[i] = (uint32_t)(i / 25);
+    }
+    s->path_at[1000] = 40;
+    d->trace = &s->trace;
+    d->path_text = words;
+    d->path_at = s->path_at;
+    d->n_path = 1000;
+}
+
+static const char *row(struct cells *c, int y)
+{
+    static struct str s;
+    str_clear(&s);
+    cells_row(c, y, &s);
+    return str_c(&s);
 }
 
 static void dash__every_size__ends_and_stays_inside(void **state)
@@ -119,6 +141,11 @@ static void dash__every_size__ends_and_stays_inside(void **state)
                         assert_int_equal(cells_at(c, 0, y)->text[0], ' ');
                         assert_int_equal(cells_at(c, 1 + w, y)->text[0], ' ');
                     }
+                    /* What is cut off stands in the last column; the narrowest dashboard that the
+                     * layout makes has 44. */
+                    for (int y = 0; y < ROWS && w >= 44; y++)
+                        if (cells_at(c, w, y)->text[0] != ' ')
+                            fail_msg("cut off in %d columns, tab %d: %s", w, tab, row(c, y));
                     for (int x = 0; x < COLS; x++) {
                         assert_int_equal(cells_at(c, x, 0)->text[0], ' ');
                         assert_int_equal(cells_at(c, x, 1 + h)->text[0], ' ');

@@ -120,6 +120,45 @@ static struct plot_cell chequer(void *ctx, int col, int row, char *tip, size_t s
     return (struct plot_cell){(uint8_t)(ROLE_TIER_0 + col % 2), (float)col / 7};
 }
 
+static void plot_areas__both__stacks_and_tips(void **state)
+{
+    (void)state;
+    struct cells *c = cells_new(W, H);
+    struct shapes s = {0};
+    struct plot p = {c, NULL, {0, 0, W, H}};
+    struct history h = {.n_turn = 0};
+    struct stats st;
+    stats_init(&st);
+    struct plot_area area[2] = {{&h.tier[0], ROLE_TIER_0, "f16"}, {&h.tier[1], ROLE_TIER_1, "8/8"}};
+    struct rect r = {0, 0, 8, 4};
+    assert_true(plot_areas(&p, r, area, 2) == 0);
+    history_add_turn(&h, &st); /* unknown: left out */
+    assert_int_equal(h.tier[0].n, 0);
+    st.tier_bytes[0] = 1024;
+    history_add_turn(&h, &st);
+    st.tier_bytes[1] = 3072;
+    history_add_turn(&h, &st);
+    assert_true(plot_areas(&p, r, area, 2) == 4096);
+    assert_string_equal(row(c, 0), "    ████");
+    assert_string_equal(row(c, 2), "    ████");
+    assert_string_equal(row(c, 3), "████████");
+    assert_int_equal(cells_at(c, 0, 3)->role, ROLE_TIER_0);
+    assert_int_equal(cells_at(c, 7, 3)->role, ROLE_TIER_0);
+    assert_int_equal(cells_at(c, 7, 2)->role, ROLE_TIER_1);
+    assert_int_equal(cells_at(c, 7, 0)->role, ROLE_TIER_1);
+    p.shapes = &s;
+    assert_true(plot_areas(&p, r, area, 2) == 4096);
+    assert_string_equal(shapes_tip(&s, 1, 1), "1.00 KiB  f16 1.00 KiB");
+    assert_string_equal(shapes_tip(&s, 7, 1), "4.00 KiB  f16 1.00 KiB  8/8 3.00 KiB");
+    /* the coarser one first, so that the finer one below covers it */
+    assert_int_equal(s.shape[0].role, ROLE_TIER_1);
+    assert_int_equal(s.shape[1].role, ROLE_TIER_0);
+    float top = s.xy[2 * s.shape[0].point + 3], low = s.xy[2 * s.shape[1].point + 3];
+    assert_true(fabsf((4 - 0.08f - top) / (4 - 0.08f - low) - 4) < 0.01f);
+    shapes_fini(&s);
+    cells_free(c);
+}
+
 static void plot_heat__both__unknown_stays_blank(void **state)
 {
     (void)state;
@@ -167,6 +206,7 @@ int main(void)
         cmocka_unit_test(plot_bar__unknown__is_empty),
         cmocka_unit_test(plot_stack__shapes__widths_and_tips),
         cmocka_unit_test(plot_spark__both__shows_the_newest),
+        cmocka_unit_test(plot_areas__both__stacks_and_tips),
         cmocka_unit_test(plot_heat__both__unknown_stays_blank),
         cmocka_unit_test(shapes_equal__tells_frames_apart),
     };
