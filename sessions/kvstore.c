@@ -32,10 +32,13 @@ static enum status prepare_writer(struct db *d, struct err *e)
     sqlite3_busy_timeout(db_handle(d), KV_BUSY_MS);
     /* A rollback journal holds only pages that were there before: what is appended, nearly all of
      * it, is written once, where WAL would write it twice. A batch fits the cache, so that nothing
-     * is spilled and written again. */
+     * is spilled and written again. Replaced state is not overwritten with zeros (the library's
+     * default may be to do so): the next one is put there. What a deleted chat leaves is,
+     * kvstore_sweep. */
     return db_exec(d,
                    "PRAGMA journal_mode = TRUNCATE; PRAGMA synchronous = NORMAL;"
-                   "PRAGMA temp_store = MEMORY; PRAGMA cache_size = -16384;",
+                   "PRAGMA temp_store = MEMORY; PRAGMA cache_size = -16384;"
+                   "PRAGMA secure_delete = FAST;",
                    e);
 }
 

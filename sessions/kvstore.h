@@ -125,7 +125,7 @@ enum status kvstore_ids(struct db *d, const char *sql, int64_t arg, int64_t **re
                         struct err *e);
 /* Recomputes the sums of a block from its pieces. */
 enum status kvstore_sum(struct db *d, int64_t block, struct err *e);
-/* Drops blocks that no chat refers to. */
+/* Drops blocks that no chat refers to, and overwrites them with zeros. */
 enum status kvstore_sweep(struct db *d, struct err *e);
 /* Reads every piece and compares checksums; on the first bad one sets *flag false and writes a line
  * into detail unless it has one. Outside of a transaction. */

@@ -163,8 +163,12 @@ enum status kvstore_sweep(struct db *d, struct err *e)
                     "SELECT id FROM block WHERE ?1 = 0"
                     " AND NOT EXISTS (SELECT 1 FROM ref WHERE ref.block = block.id)",
                     0, &blocks, &n, e));
-    enum status st = cut_all(d, blocks, n, e);
+    enum status st = db_exec(d, "PRAGMA secure_delete = ON", e);
+    if (st == OK)
+        st = cut_all(d, blocks, n, e);
     free(blocks);
+    struct err ignored;
+    db_exec(d, "PRAGMA secure_delete = FAST", &ignored);
     return st;
 }
 

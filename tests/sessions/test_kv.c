@@ -456,6 +456,64 @@ static void kvstore__turn__writes_at_most_twice_its_pages(void **state)
     sessions_close(s);
 }
 
+/* State goes with every turn of a program that ends after it: what is replaced costs nothing. */
+static void kvstore__states__cost_what_they_hold(void **state)
+{
+    enum { TURNS = 12, LAYERS_1B = 16, LAYER_BYTES = 100000 };
+    struct sessions *s = store_new();
+    const struct kv_io *io = sessions_kv_io(s);
+    unsigned char *data = mem_alloc(LAYERS_1B * LAYER_BYTES);
+    int64_t id, before = 0, t[SESSIONS_TIERS];
+    uint32_t x = 1;
+    CHECK_OK(sessions_create(s, "m", &id, &err_seen));
+    for (int turn = 0; turn < 2 * TURNS; turn++) {
+        struct kv_piece p[LAYERS_1B];
+        for (int i = 0; i < LAYERS_1B * LAYER_BYTES; i++) /* nothing to compress */
+            data[i] = (unsigned char)((x = x * 1664525u + 1013904223u) >> 24);
+        for (int i = 0; i < LAYERS_1B; i++)
+            p[i] = (struct kv_piece){
+                i, 0, 200 * turn + 100, KV_IO_WINDOW, data + i * LAYER_BYTES, LAYER_BYTES};
+        if (turn == TURNS)
+            before = written_bytes();
+        io->put(io->ctx, id, FP, 200 * turn + 100, (uint64_t)turn + 1, p, LAYERS_1B);
+        CHECK_OK(sessions_kv_sizes(s, id, t, &err_seen));
+    }
+    double n = (double)(written_bytes() - before) / TURNS / (LAYERS_1B * LAYER_BYTES);
+    print_message("# %.2f bytes written for one of state\n", n);
+    assert_true(n <= 1.25);
+    free(data);
+    sessions_close(s);
+}
+
+/* Keys and values tell a lot about the words that made them. */
+static void kvstore__delete__leaves_no_bytes_in_the_file(void **state)
+{
+    enum { BYTES = 60000, SEEN = 64 };
+    static unsigned char data[BYTES], file[1 << 20];
+    struct sessions *s = store_new();
+    const struct kv_io *io = sessions_kv_io(s);
+    int32_t *ids = log_new(64, 3);
+    int64_t id = chat_with_log(s, ids, 64), t[SESSIONS_TIERS];
+    uint32_t x = 1;
+    for (int i = 0; i < BYTES; i++) /* nothing to compress */
+        data[i] = (unsigned char)((x = x * 1664525u + 1013904223u) >> 24);
+    struct kv_piece p = {.data = data, .size_bytes = BYTES};
+    io->put(io->ctx, id, FP, 64, hash_of(ids, 64), &p, 1);
+    for (int pass = 0; pass < 2; pass++) {
+        CHECK_OK(sessions_kv_sizes(s, id, t, &err_seen)); /* commits */
+        FILE *f = fopen(store_file("dogear-kv.db"), "r");
+        size_t n = fread(file, 1, sizeof file, f);
+        fclose(f);
+        assert_true(n > BYTES && n < sizeof file);
+        for (int at = 0; at + SEEN <= BYTES; at += BYTES / 7)
+            assert_int_equal(memmem(file, n, data + at, SEEN) != NULL, pass == 0);
+        if (pass == 0)
+            CHECK_OK(sessions_delete(s, id, &err_seen));
+    }
+    free(ids);
+    sessions_close(s);
+}
+
 static void kvstore__open__keeps_no_kv_in_memory_and_leaves_foreign_files(void **state)
 {
     struct sessions *s;
@@ -500,6 +558,8 @@ int main(void)
         STORE_CASE(kvstore__budget__thins_the_oldest_chats_but_not_pinned_ones),
         STORE_CASE(kvstore__states__only_the_newest_are_kept),
         STORE_CASE(kvstore__turn__writes_at_most_twice_its_pages),
+        STORE_CASE(kvstore__states__cost_what_they_hold),
+        STORE_CASE(kvstore__delete__leaves_no_bytes_in_the_file),
         STORE_CASE(kvstore__open__keeps_no_kv_in_memory_and_leaves_foreign_files),
     };
     return cmocka_run_group_tests_name("kv", tests, NULL, NULL);
