@@ -553,19 +553,20 @@ static void draw_line(const struct view_chat *v, const struct ui_model *m, int b
 
 static void draw_empty(const struct ui_model *m, struct cells *c, struct rect r)
 {
-    char help[32], list[32], palette[32];
+    char help[32], list[32], dash[32], palette[32];
     keymap_first_key(m->keymap, KEYMAP_GLOBAL, ACT_HELP, help, sizeof help);
     keymap_first_key(m->keymap, KEYMAP_EDITOR, ACT_COMPLETE, list, sizeof list);
+    keymap_first_key(m->keymap, KEYMAP_GLOBAL, ACT_DASHBOARD, dash, sizeof dash);
     keymap_first_key(m->keymap, KEYMAP_GLOBAL, ACT_PALETTE, palette, sizeof palette);
     struct str name = {0};
     text_clean_line(&name, m->model_name, strlen(m->model_name));
-    char lines[5][160];
+    char lines[5][200];
     snprintf(lines[0], sizeof lines[0], "Dogear");
     snprintf(lines[1], sizeof lines[1], "%.80s", str_c(&name));
     lines[2][0] = '\0';
     snprintf(lines[3], sizeof lines[3], "Type a message and press Enter.");
-    snprintf(lines[4], sizeof lines[4], "%s help   %s conversations   %s commands", help, list,
-             palette);
+    snprintf(lines[4], sizeof lines[4], "%s help   %s dashboard   %s conversations   %s commands",
+             help, dash, list, palette);
     int n = r.h >= 5 ? 5 : r.h > 0 ? 1 : 0;
     int y = r.y + (r.h - n) * 2 / 5;
     for (int i = 0; i < n; i++) {

@@ -280,9 +280,11 @@ static void draw_controls(const struct ui_model *m, struct pen *p)
     const struct dash *d = m->dash;
     if (!d)
         return;
-    char keys[64];
-    snprintf(keys, sizeof keys, d->focus ? "↑↓ choose  ←→ change  Enter" : "F2 to use, or click");
-    pen_heading(p, "Controls", keys);
+    bool focus = d->focus && d->tab == DASH_OVERVIEW;
+    pen_heading(p, "Controls",
+                focus      ? "↑↓ choose  ←→ change  Enter"
+                : d->focus ? "click, or Overview"
+                           : "F2 to use, or click");
     pen_line(p, "");
     p->x = p->r.x + 1;
     for (int i = 0; i < DASH_ITEMS; i++) {
@@ -298,7 +300,7 @@ static void draw_controls(const struct ui_model *m, struct pen *p)
             pen_end(p);
             p->x = p->r.x + 1;
         }
-        bool here = d->focus && d->item == i;
+        bool here = focus && d->item == i;
         struct rect at = rect_cross((struct rect){p->x, p->r.y, w, 1}, p->r);
         if (c->turns && at.w == w) { /* the arrows are where the text ends, and before the value */
             int value = text_width(c->value, strlen(c->value));
@@ -478,7 +480,7 @@ void view_dash_draw(const struct ui_model *m, struct cells *c, struct rect r)
 {
     static void (*const tabs[DASH_TABS])(const struct ui_model *, struct pen *) = {
         draw_overview, view_map_draw, draw_speed, view_answer_draw};
-    static const int rows_needed[DASH_TABS] = {24, 12, 17, 11}; /* to follow another */
+    static const int rows_needed[DASH_TABS] = {30, 12, 17, 11}; /* to follow another */
     if (rect_empty(r))
         return;
     struct pen p = {c, r, r.x, m->shapes};

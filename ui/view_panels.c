@@ -205,6 +205,42 @@ static void help_add(struct help_line *lines, int max, int *n, const char *left,
     l->title = title;
 }
 
+static const char *const words[][2] = {
+    {"f16, 8/8 … 2/2", "tiers: bits of keys and values; f16 is exact"},
+    {"page", "64 tokens of the conversation in one layer"},
+    {"KL", "how far the next token's odds moved from exact ones, in nats; 0 = not at all"},
+    {"top-1", "share of positions whose likeliest token stayed the same"},
+    {"harm", "error of attention's output that compression should cause, of its size"},
+    {"sampled", "the same, measured in one layer now and then"},
+    {"mass", "share of all attention"},
+    {"coverage", "mass that sparse attention has to keep; 1 = everything is computed"},
+    {"perplexity", "1 = the model was sure of every token"},
+    {"exact rows", "what was read in f16, not from pages"},
+};
+
+static void help_keys(const struct ui_model *m, struct help_line *lines, int max, int *n,
+                      enum keymap_place place)
+{
+    enum keymap_action a;
+    help_add(lines, max, n, keymap_place_title(place), "", true);
+    for (int i = 0; (a = keymap_bound(m->keymap, place, i)) != ACT_NONE; i++) {
+        char keys[64];
+        keymap_keys(m->keymap, place, a, keys, sizeof keys);
+        help_add(lines, max, n, keys, keymap_action_help(a), false);
+    }
+    help_add(lines, max, n, "", "", false);
+}
+
+/* Its keys and its words. */
+static void help_dash(const struct ui_model *m, struct help_line *lines, int max, int *n)
+{
+    help_keys(m, lines, max, n, KEYMAP_DASH);
+    help_add(lines, max, n, "Words of the dashboard", "", true);
+    for (size_t i = 0; i < sizeof words / sizeof *words; i++)
+        help_add(lines, max, n, words[i][0], words[i][1], false);
+    help_add(lines, max, n, "", "", false);
+}
+
 static void draw_help(const struct ui_model *m, struct cells *c, struct rect screen)
 {
     enum { LINES_MAX = 220 };
@@ -212,20 +248,17 @@ static void draw_help(const struct ui_model *m, struct cells *c, struct rect scr
                                               KEYMAP_LIST, KEYMAP_SELECT};
     struct help_line lines[LINES_MAX];
     int n = 0, left_w = 0;
+    if (m->dash_wanted) /* what is on the screen first */
+        help_dash(m, lines, LINES_MAX, &n);
     help_add(lines, LINES_MAX, &n, "Commands", "", true);
     for (int i = 0; i < m->n_command; i++)
         help_add(lines, LINES_MAX, &n, m->commands[i].usage, m->commands[i].help, false);
     help_add(lines, LINES_MAX, &n, "//text", "sends \"/text\" as it is", false);
-    for (size_t p = 0; p < sizeof order / sizeof *order; p++) {
-        help_add(lines, LINES_MAX, &n, "", "", false);
-        help_add(lines, LINES_MAX, &n, keymap_place_title(order[p]), "", true);
-        enum keymap_action a;
-        for (int i = 0; (a = keymap_bound(m->keymap, order[p], i)) != ACT_NONE; i++) {
-            char keys[64];
-            keymap_keys(m->keymap, order[p], a, keys, sizeof keys);
-            help_add(lines, LINES_MAX, &n, keys, keymap_action_help(a), false);
-        }
-    }
+    help_add(lines, LINES_MAX, &n, "", "", false);
+    for (size_t p = 0; p < sizeof order / sizeof *order; p++)
+        help_keys(m, lines, LINES_MAX, &n, order[p]);
+    if (!m->dash_wanted)
+        help_dash(m, lines, LINES_MAX, &n);
     for (int i = 0; i < n; i++) {
         int w = text_width(lines[i].left, strlen(lines[i].left));
         if (w > left_w)
