@@ -52,7 +52,7 @@ struct engine_info {
     char name[128];         /* general.name or the file's stem */
     char arch[32];
     char type[32];          /* dominant weight type, e.g. "Q4_K" */
-    char backend[32];       /* "cpu avx512, 2 threads" */
+    char backend[48];       /* "cpu avx512, 2 threads", "cuda, 3 of 16 layers" */
     char kv[32];            /* preset in force */
     bool kv_lossy;          /* the preset loses tokens for good */
     bool kv_simulated;      /* kv_bytes are those of the method's formula, memory holds f16 */

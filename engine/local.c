@@ -11,6 +11,7 @@
 #include "engine/base/str.h"
 
 #define DEMO_PREFIX "Dogear" /* general.name of the bundled models begins with it */
+enum { GPU_CTX_LEAST = 8192 }; /* layers leave the GPU before the context is shorter */
 #define WALK_PERIOD_S 0.5    /* all pages are looked at no more often while an answer is written, */
 #define WALK_SHARE 0.01      /* and never for more than this share of the time */
 
@@ -271,25 +272,50 @@ static enum status open_cpu(struct local *l, struct err *e)
     return make_plan(l, e);
 }
 
+/* As many layers on the device as were asked for; or as fit beside the context that was asked for
+ * or, when none was, one of GPU_CTX_LEAST tokens. */
+static enum status place_layers(struct local *l, struct err *e)
+{
+    const struct engine_params *p = &l->params;
+    int32_t all = l->model->p.n_layer, n = p->n_gpu_layer;
+    l->n_gpu_layer = n >= 0 && n < all ? n : all;
+    if (n < 0) {
+        uint64_t left = l->kern->ops->memory_free(l->kern);
+        for (n = all; n > 0; n--) {
+            struct err ignored;
+            model_place(l->model, n);
+            enum status s = plan_make(l->model, l->kern, l->preset, p->n_ctx, p->kv_budget_bytes,
+                                      left, &l->plan, &ignored);
+            if (s == OK && (!l->plan.lowered || l->plan.n_ctx >= GPU_CTX_LEAST)) {
+                l->n_gpu_layer = n;
+                return OK;
+            }
+        }
+    }
+    model_place(l->model, l->n_gpu_layer);
+    return make_plan(l, e);
+}
+
 static enum status open_cuda(struct local *l, struct err *e)
 {
     const struct model_params *p = &l->model->p;
-    int32_t n = l->params.n_gpu_layer;
-    char why[256];
+    char why[256], need[32], have[32];
     if (p->head_dim % 16 || p->head_dim > 256)
         return err_set(e, ERR_UNSUPPORTED,
                        "the GPU kernels need heads of a multiple of 16 channels, at most 256; this "
                        "model has %d; use --backend cpu",
                        p->head_dim);
-    if (n > 0 && n < p->n_layer)
-        return err_set(e, ERR_UNSUPPORTED,
-                       "-ngl %d of %d layers: a model runs on the GPU whole or not at all so far; "
-                       "use -ngl %d or --backend cpu",
-                       n, p->n_layer, p->n_layer);
-    l->kern = kern_open_cuda(NULL, 0, why, sizeof why);
+    l->kern = kern_open_cuda(NULL, 0, l->params.n_thread, why, sizeof why);
     if (!l->kern)
         return err_set(e, ERR_UNSUPPORTED, "%s", why);
-    return make_plan(l, e);
+    TRY(place_layers(l, e));
+    if (l->plan.weights_kept > plan_available())
+        return err_set(e, ERR_MEMORY,
+                       "%d of %d layers on the GPU: the others need %s of memory, %s are free; use "
+                       "a larger -ngl or take a smaller model",
+                       l->n_gpu_layer, p->n_layer, plan_size_text(l->plan.weights_kept, need),
+                       plan_size_text(plan_available(), have));
+    return OK;
 }
 
 /* Opens where the model runs and plans its memory there. "auto" is the CPU until the device has
@@ -365,7 +391,10 @@ static void fill_info(struct local *l)
     i->head_dim = p->head_dim;
     if (!l->kern)
         return;
-    if (l->kern->device)
+    if (l->kern->device && l->n_gpu_layer < p->n_layer)
+        snprintf(i->backend, sizeof i->backend, "%s, %d of %d layers", l->kern->name,
+                 l->n_gpu_layer, p->n_layer);
+    else if (l->kern->device)
         snprintf(i->backend, sizeof i->backend, "%s", l->kern->name);
     else
         snprintf(i->backend, sizeof i->backend, "cpu %s, %d thread%s", l->kern->name,

@@ -35,6 +35,7 @@ struct local {
     struct tokenizer *tokenizer;
     struct template *template;
     struct plan plan;
+    int32_t n_gpu_layer;         /* on a device: layers whose matrices are there */
     bool preset_asked;           /* by name; else it is the default */
     char *cache_dir;             /* or NULL */
     uint64_t floor_key;          /* of its file */

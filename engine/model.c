@@ -492,6 +492,22 @@ void model_each_mat(struct model *m, void (*fn)(void *ctx, struct model_mat *mat
     }
 }
 
+static void keep_mat(void *ctx, struct model_mat *mat)
+{
+    mat->kept = *(const bool *)ctx;
+}
+
+void model_place(struct model *m, int32_t n_layer)
+{
+    bool kept = n_layer < m->p.n_layer;
+    model_each_mat(m, keep_mat, &kept);
+    for (int32_t i = 0; i < n_layer && i < m->p.n_layer; i++) {
+        struct model_layer *l = &m->layer[i];
+        l->q.kept = l->k.kept = l->v.kept = l->o.kept = false;
+        l->gate.kept = l->up.kept = l->down.kept = false;
+    }
+}
+
 static size_t row_bytes(const struct model_mat *mat)
 {
     return (size_t)(mat->n_col / kern_type_block(mat->t->type)) * kern_type_bytes(mat->t->type);
@@ -499,12 +515,16 @@ static size_t row_bytes(const struct model_mat *mat)
 
 struct size_sum {
     struct kern *k;
-    uint64_t own, mapped;
+    uint64_t own, mapped, kept;
 };
 
 static void add_size(void *ctx, struct model_mat *mat)
 {
     struct size_sum *s = ctx;
+    if (mat->kept) {
+        s->kept += s->k->host->ops->weight_size(s->k->host, mat->t->type, mat->n_row, mat->n_col);
+        return;
+    }
     size_t own = s->k->ops->weight_size(s->k, mat->t->type, mat->n_row, mat->n_col);
     s->own += own;
     if (own == 0)
@@ -512,12 +532,13 @@ static void add_size(void *ctx, struct model_mat *mat)
 }
 
 void model_weight_bytes(const struct model *m, struct kern *k, uint64_t *ret_private,
-                        uint64_t *ret_mapped)
+                        uint64_t *ret_mapped, uint64_t *ret_kept)
 {
     struct size_sum s = {.k = k};
     model_each_mat((struct model *)m, add_size, &s); /* add_size changes nothing */
     *ret_private = s.own;
     *ret_mapped = s.mapped;
+    *ret_kept = s.kept;
 }
 
 static enum status load_vec(struct model *m, struct model_vec *v, struct err *e)
@@ -552,8 +573,9 @@ static void load_mat(void *ctx, struct model_mat *mat)
     if (l->status != OK)
         return;
     size_t bytes = row_bytes(mat);
-    mat->w = k->ops->weight_new(k, mat->t->type, mat->n_row, mat->n_col,
-                                (const char *)mat->t->data + bytes * (size_t)mat->row0);
+    mat->w = (mat->kept ? k->ops->weight_keep : k->ops->weight_new)(
+        k, mat->t->type, mat->n_row, mat->n_col,
+        (const char *)mat->t->data + bytes * (size_t)mat->row0);
     if (!mat->w) {
         l->status = err_set(l->e, ERR_MEMORY, "out of memory for tensor '%s' (%zu bytes)",
                             mat->t->name, bytes * (size_t)mat->n_row);

@@ -52,6 +52,7 @@ struct model_params {
 struct model_mat {
     const struct gguf_tensor *t; /* NULL = absent */
     int32_t row0, n_row, n_col;
+    bool kept;             /* in the host's memory, though the model runs on a device */
     struct kern_weight *w; /* after model_load */
 };
 
@@ -90,10 +91,14 @@ void model_free(struct model *m); /* frees weights too; NULL is fine */
 /* Fixes the RoPE tables for contexts of n_ctx (longrope chooses by it). */
 void model_set_ctx(struct model *m, int32_t n_ctx);
 
-/* Bytes the backend would allocate for the weights (private), and bytes of the file it would go on
- * reading in place (mapped). */
+/* On a device: the matrices of the first n layers go there, the others stay in the host's memory,
+ * and embeddings and output too unless n is all of them. Before model_load; all, unless it is called. */
+void model_place(struct model *m, int32_t n_layer);
+
+/* Bytes the backend would allocate for the weights (private), bytes of the file it would go on
+ * reading in place (mapped), and bytes of the host's memory for those that stay there (kept). */
 void model_weight_bytes(const struct model *m, struct kern *k, uint64_t *ret_private,
-                        uint64_t *ret_mapped);
+                        uint64_t *ret_mapped, uint64_t *ret_kept);
 
 /* Puts the weights on the backend, which must outlive the model. progress (may be NULL) is called
  * with 0..1 and cancels by returning false. */

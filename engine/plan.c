@@ -73,7 +73,7 @@ enum status plan_make(const struct model *m, struct kern *k, const struct preset
     const struct kv_shape s = {m->p.n_layer, m->p.n_head_kv, m->p.head_dim};
     struct plan p = {.available = available, .kv_tok = kv_tok_bytes(&s)};
     char need[32], have[32];
-    model_weight_bytes(m, k, &p.weights_private, &p.weights_mapped);
+    model_weight_bytes(m, k, &p.weights_private, &p.weights_mapped, &p.weights_kept);
     p.scratch = forward_bytes(&m->p, PLAN_CHUNK);
 
     uint64_t headroom = available / 25 > HEADROOM_MIN ? available / 25 : HEADROOM_MIN;

@@ -12,6 +12,7 @@ enum { PLAN_CHUNK = 512 }; /* tokens computed at once in prefill */
 struct plan {
     uint64_t weights_private; /* copied into the backend's own order */
     uint64_t weights_mapped;  /* read in place from the file */
+    uint64_t weights_kept;    /* of a device: in the host's memory, beside all the rest here */
     uint64_t scratch; /* activations, and the block scores of sparse attention */
     uint64_t kv_tok;    /* f16 bytes per token */
     uint64_t kv;        /* for one conversation of n_ctx */

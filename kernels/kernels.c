@@ -68,8 +68,11 @@ void cpu_op_close(struct kern *k)
 
 void kern_close(struct kern *k)
 {
-    if (k)
-        k->ops->close(k);
+    if (!k)
+        return;
+    struct kern *host = k->host;
+    k->ops->close(k);
+    kern_close(host);
 }
 
 struct parallel_job {
@@ -87,10 +90,5 @@ void kern_parallel(struct kern *k, int n_part, void (*fn)(void *ctx, int part, i
                    void *ctx)
 {
     struct parallel_job job = {fn, ctx};
-    if (k->device) {
-        for (int part = 0; part < n_part; part++)
-            fn(ctx, part, n_part);
-        return;
-    }
-    pool_run(cpu_of(k)->pool, n_part, run_part, &job);
+    pool_run(cpu_of(k->device ? k->host : k)->pool, n_part, run_part, &job);
 }

@@ -144,6 +144,10 @@ struct kern_ops {
     size_t (*weight_size)(struct kern *k, enum kern_type type, int32_t n_row, int32_t n_col);
     struct kern_weight *(*weight_new)(struct kern *k, enum kern_type type, int32_t n_row,
                                       int32_t n_col, const void *host);
+    /* On a device with a host backend: the same, but the matrix stays in the host's memory, and the
+     * host bytes must stay mapped. NULL, or NULL on a call, where that is not so. */
+    struct kern_weight *(*weight_keep)(struct kern *k, enum kern_type type, int32_t n_row,
+                                       int32_t n_col, const void *host);
     bool (*weight_owns)(const struct kern_weight *w); /* no longer needs the host bytes */
     void (*weight_free)(struct kern *k, struct kern_weight *w);
 
@@ -184,6 +188,7 @@ struct kern {
     int32_t n_thread; /* CPU threads; 0 on a GPU */
     int32_t kv_bytes; /* of an element of the rows in struct kern_kv_block: 2; 4 on "ref32" */
     bool device;      /* dev memory is not the host's: a page has a copy there */
+    struct kern *host; /* of a device: the CPU backend beside it, closed with it; else NULL */
 };
 
 /* Opens the CPU backend with n_thread threads (0 = one per physical core available to us).
@@ -193,14 +198,16 @@ struct kern {
 struct kern *kern_open_cpu(const char *isa, int32_t n_thread);
 /* Opens a CUDA device through the module of that name (NULL = libdogear-cuda.so beside the program
  * or where libraries are looked for; the environment's DOGEAR_CUDA goes first). NULL with one line
- * in why: what is missing, the value seen, what to try. */
-struct kern *kern_open_cuda(const char *module, int32_t device, char *why, size_t why_bytes);
+ * in why: what is missing, the value seen, what to try. n_thread: of the CPU backend beside it, which
+ * takes what stays there (kern.host). */
+struct kern *kern_open_cuda(const char *module, int32_t device, int32_t n_thread, char *why,
+                            size_t why_bytes);
 /* One line about CUDA here, for people. True when there is a device that kern_open_cuda would open. */
 bool kern_cuda_state(char *line, size_t line_bytes);
 void kern_close(struct kern *k);
 
 /* Runs fn(ctx, part, n_part) for part 0..n_part-1 on the backend's threads and waits: for work
- * outside the op table (sealing, calibration). On a GPU it runs on the calling thread. */
+ * outside the op table (sealing, calibration). A device's are those of its host backend. */
 void kern_parallel(struct kern *k, int n_part, void (*fn)(void *ctx, int part, int n_part),
                    void *ctx);
 

@@ -5,7 +5,7 @@
 
 enum {
     SPLIT_MIN_SEG = 2,   /* segments of a warp, at least */
-    WARPS_PER_SM = 16,   /* wanted at work */
+    WARPS_PER_SM = 12,   /* at work at once: attend_rows */
     TILED_ROWS = 32,     /* from so many rows on, the tiled kernel */
     COMBINE_THREADS = 128
 };

@@ -6,31 +6,39 @@
 enum { WARPS = 4 };
 
 /* The part of one warp. Segments whose values are rotated are summed by themselves, in a second
- * walk, since their sum is rotated back once at the end. */
-template <int D64, bool values>
-static __global__ void __launch_bounds__(32 * WARPS) attend_rows(struct attn_args a,
-                                                                 struct attn_parts p)
+ * walk, since their sum is rotated back once at the end. D64: heads of up to 64 D64 channels; 0 for
+ * any, when no values are asked. */
+template <int D64>
+static __global__ void __launch_bounds__(32 * WARPS, D64 == 4 ? 2 : 3)
+    attend_rows(struct attn_args a, struct attn_parts p)
 {
+    constexpr bool values = D64 > 0;
     int32_t split = (int32_t)(blockIdx.x * WARPS + threadIdx.x / 32);
     int32_t lane = (int32_t)threadIdx.x % 32, g = lane / 4, b = lane % 4, d = a.head_dim;
-    if (split >= p.n_split)
-        return;
+    __shared__ tile t; /* of the whole block; registers are scarce */
     int32_t index = (int32_t)blockIdx.y, head_kv = (int32_t)blockIdx.z / p.n_chunk;
     int32_t chunk = (int32_t)blockIdx.z % p.n_chunk;
-    tile t = tile_make(a, index, head_kv, chunk, p.rows, ROWS_PAIRS);
+    if (threadIdx.x == 0)
+        t = tile_make(a, index, head_kv, chunk, p.rows, ROWS_PAIRS);
+    __syncthreads();
+    if (split >= p.n_split)
+        return;
     int32_t at = (index * a.n_head_kv + head_kv) * p.n_chunk + chunk;
     int32_t row = t.base + g / t.n_head, head = t.head0 + g % t.n_head;
     bool there = row >= t.row0 && row < t.row1;
     int32_t seg0 = (int32_t)((int64_t)t.n_seg * split / p.n_split);
     int32_t seg1 = (int32_t)((int64_t)t.n_seg * (split + 1) / p.n_split);
-    row_state<D64> w;
+    row_state w;
+    row_out<values ? D64 : 1> out;
     DYNAMIC_SHARED(memory);
-    float *q = (float *)memory + (threadIdx.x / 32 * ROWS_PAIRS + (unsigned)g) * ROWS_Q(D64);
-    rows_load<D64>(q, there ? a.q + ((size_t)row * a.n_head + head) * d : NULL, d, a.factor, b);
+    float *q = (float *)memory +
+               ((int32_t)threadIdx.x / 32 * ROWS_PAIRS + g) * rows_q_len(d);
+    rows_load(q, there ? a.q + ((size_t)row * a.n_head + head) * d : NULL, d, a.factor, b);
     __syncwarp();
     bool any_rotated = false;
     for (int pass = 0; pass < 2; pass++) {
-        rows_begin(&w);
+        w = {LOWEST, 0};
+        out = {};
         for (int32_t i = seg0; i < seg1 && (pass == 0 || any_rotated); i++) {
             seg s = tile_seg(a, t, i);
             bool rotated = values && s.kind == SEG_PAGE && s.page->flags & PAGE_V_ROTATED;
@@ -46,10 +54,10 @@ static __global__ void __launch_bounds__(32 * WARPS) attend_rows(struct attn_arg
             seen_of(a, s, there ? row : t.row0, &lo, &hi);
             float score[8][2];
             if (s.kind == SEG_PAGE)
-                page_scores<D64>(q, s.page, g, b, score);
+                page_scores(q, s.page, g, b, score);
             else
-                f16_scores<D64>(q, s.k, s.k_stride, d, g, b, score);
-            float sum = rows_softmax(&w, score, b, lo, there ? hi : 0, a.softcap);
+                f16_scores(q, s.k, s.k_stride, d, g, b, score);
+            float keep, sum = rows_softmax(&w, score, b, lo, there ? hi : 0, a.softcap, &keep);
             if (p.block) {
                 sum = quad_sum(sum);
                 bool sink = t.sinks && i == 0;
@@ -58,10 +66,12 @@ static __global__ void __launch_bounds__(32 * WARPS) attend_rows(struct attn_arg
                     p.block[to + (sink ? a.n_block : s.block)] = w.top + log2f(sum);
             }
             if (values) {
+                if (keep != 1)
+                    out_scale(&out, keep);
                 if (s.kind == SEG_PAGE)
-                    page_values(&w, s.page, g, b, score);
+                    page_values(&out, s.page, g, b, score);
                 else
-                    f16_values(&w, s.v, n_tok, d, g, b, score);
+                    f16_values(&out, s.v, n_tok, d, g, b, score);
             }
         }
         float sum = quad_sum(w.sum);
@@ -74,39 +84,35 @@ static __global__ void __launch_bounds__(32 * WARPS) attend_rows(struct attn_arg
             return;
         if (sum == 0)
             continue;
-        float *out = p.out + slot * d;
         for (int G = 0; G < 2 * D64; G++)
             for (int jj = 0; jj < 4; jj++)
                 for (int e = 0; e < 2; e++) {
                     int32_t c = 32 * G + 4 * (2 * b + e) + jj;
                     if (c < d)
-                        out[c] = w.out[G][jj][e];
+                        p.out[slot * d + c] = out.x[G][jj][e];
                 }
     }
 }
 
 template <int D64>
-static void rows_launch(struct kern_cuda *c, const struct attn_args &a, const struct attn_parts &p,
-                        bool values)
+static void rows_launch(struct kern_cuda *c, const struct attn_args &a, const struct attn_parts &p)
 {
     dim3 grid((unsigned)((p.n_split + WARPS - 1) / WARPS), (unsigned)p.n_tile,
               (unsigned)(a.n_head_kv * p.n_chunk));
     unsigned n_thread = p.n_split < WARPS ? 32 * (unsigned)p.n_split : 32 * WARPS;
     if (n_thread < 32 * WARPS)
         grid.x = 1;
-    size_t shared = n_thread / 32 * ROWS_PAIRS * ROWS_Q(D64) * sizeof(float);
-    if (values)
-        launch(attend_rows<D64, true>, grid, n_thread, shared, c->stream, a, p);
-    else
-        launch(attend_rows<D64, false>, grid, n_thread, shared, c->stream, a, p);
+    size_t shared = n_thread / 32 * ROWS_PAIRS * (size_t)rows_q_len(a.head_dim) * sizeof(float);
+    launch(attend_rows<D64>, grid, n_thread, shared, c->stream, a, p);
 }
 
 void attn_rows_launch(struct kern_cuda *c, const struct attn_args &a, const struct attn_parts &p,
                       bool values)
 {
-    switch ((a.head_dim + 63) / 64) {
-    case 1: rows_launch<1>(c, a, p, values); break;
-    case 2: rows_launch<2>(c, a, p, values); break;
-    default: rows_launch<4>(c, a, p, values);
+    switch (values ? (a.head_dim + 63) / 64 : 0) {
+    case 0: rows_launch<0>(c, a, p); break;
+    case 1: rows_launch<1>(c, a, p); break;
+    case 2: rows_launch<2>(c, a, p); break;
+    default: rows_launch<4>(c, a, p);
     }
 }

@@ -29,7 +29,9 @@ DEVICE uint32_t code_halves(uint32_t c)
 #endif
 }
 
-/* Byte i of each plane's word: four codes, as two pairs of f16. P: planes. */
+/* Byte i of each plane's word: four codes, as two pairs of f16. P: places for planes, 2 or 4; where a
+ * page has one less, the last is 0, codes are 4 times as large and `cut_of` makes up for it: half as
+ * many kernels to compile, and the same bytes read. */
 template <int P>
 DEVICE void codes_of(const uint32_t *word, int stride, int i, uint32_t *b0, uint32_t *b1)
 {
@@ -42,6 +44,11 @@ DEVICE void codes_of(const uint32_t *word, int stride, int i, uint32_t *b0, uint
     }
     *b0 = code_halves(low);
     *b1 = code_halves(high);
+}
+
+DEVICE float cut_of(int32_t place, int32_t n_plane)
+{
+    return place > n_plane ? 0.25f : 1;
 }
 
 /* Halves number i of two registers-full of f16, as a pair. */
@@ -58,11 +65,18 @@ DEVICE void load_words(uint32_t w[4], const void *p)
 
 /* Floats of one pair's q in shared memory: channel 16 (4 J + b) + i + 4 s at ((4 J + b) 4 + i) 4 + s,
  * so that a lane reads four at once; zeros behind head_dim; 4 more against bank conflicts. */
-#define ROWS_Q(D64) (64 * (D64) + 4)
+static inline __host__ __device__ int32_t rows_q_len(int32_t d)
+{
+    return (d + 63) / 64 * 64 + 4;
+}
 
-template <int D64> struct row_state {
-    float out[2 * D64][4][2];
-    float top, sum;         /* of row g; sum: of this lane's tokens */
+struct row_state {
+    float top, sum; /* of row g; sum: of this lane's tokens */
+};
+
+/* Sums of values, of heads up to 64 D64 channels. */
+template <int D64> struct row_out {
+    float x[2 * D64][4][2];
 };
 
 DEVICE int32_t q_channel(int32_t b, int J, int i, int s)
@@ -70,20 +84,18 @@ DEVICE int32_t q_channel(int32_t b, int J, int i, int s)
     return 16 * (4 * J + b) + i + 4 * s;
 }
 
-template <int D64> DEVICE void rows_begin(row_state<D64> *w)
+template <int D64> DEVICE void out_scale(row_out<D64> *w, float by)
 {
-    w->top = LOWEST;
-    w->sum = 0;
     for (int G = 0; G < 2 * D64; G++)
         for (int jj = 0; jj < 4; jj++)
-            w->out[G][jj][0] = w->out[G][jj][1] = 0;
+            for (int e = 0; e < 2; e++)
+                w->x[G][jj][e] *= by;
 }
 
 /* One pair's q, times factor, to shared memory by the four lanes of its row; NULL = zeros. */
-template <int D64>
 DEVICE void rows_load(float *to, const float *q, int32_t d, float factor, int32_t b)
 {
-    for (int32_t at = b; at < 64 * D64; at += 4) {
+    for (int32_t at = b; at < rows_q_len(d) - 4; at += 4) {
         int32_t c = at / 16 * 16 + at % 16 / 4 + 4 * (at % 4);
         to[at] = q && c < d ? q[c] * factor : 0;
     }
@@ -110,10 +122,10 @@ DEVICE float lift(float x)
 }
 
 /* s[j][e]: score of token 16 b + 8 e + j for row g. */
-template <int D64, int P>
+template <int P>
 DEVICE void page_scores_at(const float *q, const kern_page *p, int32_t g, int32_t b, float s[8][2])
 {
-    int32_t d = p->head_dim;
+    int32_t d = p->head_dim, n_plane = p->bits_k / 2;
     const uint16_t *scale = page_k_scale(p), *lo = scale + d;
     float most = 0, beta = 0;
 #pragma unroll 1
@@ -128,7 +140,7 @@ DEVICE void page_scores_at(const float *q, const kern_page *p, int32_t g, int32_
             }
         }
     beta = quad_sum(beta);
-    float up = lift(quad_max(most)), down = 1 / up;
+    float up = lift(quad_max(most)), down = cut_of(P, n_plane) / up;
     float acc[8][4];
     for (int j = 0; j < 8; j++)
         for (int x = 0; x < 4; x++)
@@ -146,7 +158,7 @@ DEVICE void page_scores_at(const float *q, const kern_page *p, int32_t g, int32_
             const uint8_t *at = plane[x] + (g / 2) * 4 * d + ct * 64 + (g % 2) * 32;
             for (int y = 0; y < 8; y++)
                 word[x][y] = 0;
-            if (there) {
+            if (there && x < n_plane) {
                 load_words(word[x], at);
                 load_words(word[x] + 4, at + 16);
             }
@@ -172,25 +184,21 @@ DEVICE void page_scores_at(const float *q, const kern_page *p, int32_t g, int32_
             s[j][e] = (acc[j][e] + acc[j][2 + e]) * down + beta;
 }
 
-template <int D64>
 DEVICE void page_scores(const float *q, const kern_page *p, int32_t g, int32_t b, float s[8][2])
 {
-    switch (p->bits_k) {
-    case 2: page_scores_at<D64, 1>(q, p, g, b, s); break;
-    case 4: page_scores_at<D64, 2>(q, p, g, b, s); break;
-    case 6: page_scores_at<D64, 3>(q, p, g, b, s); break;
-    default: page_scores_at<D64, 4>(q, p, g, b, s);
-    }
+    if (p->bits_k <= 4)
+        page_scores_at<2>(q, p, g, b, s);
+    else
+        page_scores_at<4>(q, p, g, b, s);
 }
 
 /* The same from f16 rows k [d][stride]; tokens from n_tok on may be anything. */
-template <int D64>
 DEVICE void f16_scores(const float *q, const uint16_t *k, int32_t stride, int32_t d, int32_t g,
                        int32_t b, float s[8][2])
 {
     int32_t tok = 8 * g;
     float most = 0;
-    for (int32_t at = b; at < 64 * D64; at += 4)
+    for (int32_t at = b; at < rows_q_len(d) - 4; at += 4)
         most = fmaxf(most, fabsf(q[at]));
     float up = lift(quad_max(most)), down = 1 / up;
     float acc[8][4];
@@ -222,11 +230,10 @@ DEVICE void f16_scores(const float *q, const uint16_t *k, int32_t stride, int32_
             s[j][e] = (acc[j][e] + acc[j][2 + e]) * down;
 }
 
-/* Caps and masks scores, makes them probabilities against the row's running maximum, and scales
- * what was summed before. Returns this lane's sum. */
-template <int D64>
-DEVICE float rows_softmax(row_state<D64> *w, float s[8][2], int32_t b, int32_t lo, int32_t hi,
-                          float softcap)
+/* Caps and masks scores and makes them probabilities against the row's running maximum. Returns this
+ * lane's sum; ret_keep: what sums so far must be multiplied by. */
+DEVICE float rows_softmax(row_state *w, float s[8][2], int32_t b, int32_t lo, int32_t hi,
+                          float softcap, float *ret_keep)
 {
     float top = LOWEST;
     for (int j = 0; j < 8; j++)
@@ -246,19 +253,15 @@ DEVICE float rows_softmax(row_state<D64> *w, float s[8][2], int32_t b, int32_t l
             sum += s[j][e];
         }
     w->sum = w->sum * keep + sum;
-    if (keep != 1)
-        for (int G = 0; G < 2 * D64; G++)
-            for (int jj = 0; jj < 4; jj++)
-                for (int e = 0; e < 2; e++)
-                    w->out[G][jj][e] *= keep;
+    *ret_keep = keep;
     return sum;
 }
 
 template <int D64, int P>
-DEVICE void page_values_at(row_state<D64> *w, const kern_page *p, int32_t g, int32_t b,
+DEVICE void page_values_at(row_out<D64> *w, const kern_page *p, int32_t g, int32_t b,
                            const float s[8][2])
 {
-    int32_t d = p->head_dim, n_group = (d + PAGE_GROUP - 1) / PAGE_GROUP;
+    int32_t d = p->head_dim, n_group = (d + PAGE_GROUP - 1) / PAGE_GROUP, n_plane = p->bits_v / 2;
     const uint16_t *scale = page_v_scale(p), *lo = scale + PAGE_TOK * n_group;
     const uint8_t *plane[P];
     for (int x = 0; x < P; x++)
@@ -275,7 +278,7 @@ DEVICE void page_values_at(row_state<D64> *w, const kern_page *p, int32_t g, int
             most = fmaxf(most, pp[t]);
         }
         all_lo = quad_sum(all_lo);
-        float up = lift(quad_max(most)), down = 1 / up;
+        float up = lift(quad_max(most)), down = cut_of(P, n_plane) / up;
         uint32_t a[4][4];
         for (int i = 0; i < 4; i++)
             split_rows(a[i], pp[i] * up, pp[i + 4] * up, pp[i + 8] * up, pp[i + 12] * up);
@@ -289,7 +292,7 @@ DEVICE void page_values_at(row_state<D64> *w, const kern_page *p, int32_t g, int
             for (int x = 0; x < P; x++) {
                 for (int y = 0; y < 4; y++)
                     word[x][y] = 0;
-                if (16 * ct < d)
+                if (16 * ct < d && x < n_plane)
                     load_words(word[x], plane[x] + b * 4 * d + ct * 64 + g % 4 * 16);
             }
 #pragma unroll
@@ -303,27 +306,25 @@ DEVICE void page_values_at(row_state<D64> *w, const kern_page *p, int32_t g, int
                     mma_f16(acc[jj], a[i], b0, b1);
                 }
                 for (int e = 0; e < 2; e++)
-                    w->out[G][jj][e] += (acc[jj][e] + acc[jj][2 + e]) * down + all_lo;
+                    w->x[G][jj][e] += (acc[jj][e] + acc[jj][2 + e]) * down + all_lo;
             }
         }
     }
 }
 
 template <int D64>
-DEVICE void page_values(row_state<D64> *w, const kern_page *p, int32_t g, int32_t b,
+DEVICE void page_values(row_out<D64> *w, const kern_page *p, int32_t g, int32_t b,
                         const float s[8][2])
 {
-    switch (p->bits_v) {
-    case 2: page_values_at<D64, 1>(w, p, g, b, s); break;
-    case 4: page_values_at<D64, 2>(w, p, g, b, s); break;
-    case 6: page_values_at<D64, 3>(w, p, g, b, s); break;
-    default: page_values_at<D64, 4>(w, p, g, b, s);
-    }
+    if (p->bits_v <= 4)
+        page_values_at<D64, 2>(w, p, g, b, s);
+    else
+        page_values_at<D64, 4>(w, p, g, b, s);
 }
 
 /* From rows v [n_tok][d]; what lies behind n_tok is not read: it may be NaN. */
 template <int D64>
-DEVICE void f16_values(row_state<D64> *w, const uint16_t *v, int32_t n_tok, int32_t d, int32_t g,
+DEVICE void f16_values(row_out<D64> *w, const uint16_t *v, int32_t n_tok, int32_t d, int32_t g,
                        int32_t b, const float s[8][2])
 {
     const float up = 32768, down = 1 / up;
@@ -357,7 +358,7 @@ DEVICE void f16_values(row_state<D64> *w, const uint16_t *v, int32_t n_tok, int3
         }
         for (int jj = 0; jj < 4; jj++)
             for (int e = 0; e < 2; e++)
-                w->out[G][jj][e] += (acc[jj][e] + acc[jj][2 + e]) * down;
+                w->x[G][jj][e] += (acc[jj][e] + acc[jj][2 + e]) * down;
     }
 }
 

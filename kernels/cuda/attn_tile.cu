@@ -128,7 +128,8 @@ DEVICE void f16_rows(const seg &s, int32_t n_tok, int32_t d, uint16_t *key, uint
 /* D16: head_dim / 16, rounded up to one of the sizes below; channels past head_dim are zeros in q
  * and are not stored. */
 template <int D16>
-static __global__ void __launch_bounds__(256) attend_tile(struct attn_args a, int32_t rows, int32_t n_chunk)
+static __global__ void __launch_bounds__(256, 1)
+    attend_tile(struct attn_args a, int32_t rows, int32_t n_chunk)
 {
     DYNAMIC_SHARED(memory);
     const int32_t d = a.head_dim, n_pair = (int32_t)blockDim.x / 2, row_len = d + PAD;
@@ -150,10 +151,13 @@ static __global__ void __launch_bounds__(256) attend_tile(struct attn_args a, in
         q[(n_pair + pair) * row_len + c] = half_of(x - half_value(high));
     }
     float out[2 * D16][4], top[2] = {LOWEST, LOWEST}, sum[2] = {0, 0};
+#pragma unroll
     for (int i = 0; i < 2 * D16; i++)
+#pragma unroll
         for (int x = 0; x < 4; x++)
             out[i][x] = 0;
     int32_t row[2]; /* of the lane's two pairs; -1 = none */
+#pragma unroll
     for (int x = 0; x < 2; x++) {
         row[x] = t.base + (16 * warp + g + 8 * x) / t.n_head;
         row[x] = row[x] >= t.row0 && row[x] < t.row1 ? row[x] : -1;
@@ -179,7 +183,9 @@ static __global__ void __launch_bounds__(256) attend_tile(struct attn_args a, in
         }
         __syncthreads();
         float score[8][4];
+#pragma unroll
         for (int j = 0; j < 8; j++)
+#pragma unroll
             for (int x = 0; x < 4; x++)
                 score[j][x] = 0;
 #pragma unroll
@@ -187,6 +193,7 @@ static __global__ void __launch_bounds__(256) attend_tile(struct attn_args a, in
             if (16 * k >= d)
                 break;
             uint32_t high[4], rest[4];
+#pragma unroll
             for (int x = 0; x < 4; x++) { /* a[x]: rows + 8 for odd x, columns + 8 for x >= 2 */
                 int32_t at = (16 * warp + g + 8 * (x % 2)) * row_len + 16 * k + 2 * b + 8 * (x / 2);
                 high[x] = *(const uint32_t *)(q + at);
@@ -203,12 +210,15 @@ static __global__ void __launch_bounds__(256) attend_tile(struct attn_args a, in
             }
         }
         float keep[2];
+#pragma unroll
         for (int x = 0; x < 2; x++) {
             int32_t from, to;
             seen_of(a, s, row[x] < 0 ? t.row0 : row[x], &from, &to);
             to = row[x] < 0 ? 0 : to;
             float most = LOWEST, all = 0;
+#pragma unroll
             for (int j = 0; j < 8; j++)
+#pragma unroll
                 for (int e = 0; e < 2; e++) {
                     float *v = &score[j][2 * x + e];
                     int32_t at = 8 * j + 2 * b + e;
@@ -220,7 +230,9 @@ static __global__ void __launch_bounds__(256) attend_tile(struct attn_args a, in
             most = fmaxf(quad_max(most), top[x]);
             keep[x] = exp2f(top[x] - most);
             top[x] = most;
+#pragma unroll
             for (int j = 0; j < 8; j++)
+#pragma unroll
                 for (int e = 0; e < 2; e++) {
                     float *v = &score[j][2 * x + e];
                     *v = exp2f(*v - most);
@@ -229,7 +241,9 @@ static __global__ void __launch_bounds__(256) attend_tile(struct attn_args a, in
             sum[x] = sum[x] * keep[x] + all;
         }
         if (keep[0] != 1 || keep[1] != 1)
+#pragma unroll
             for (int n = 0; n < 2 * D16; n++)
+#pragma unroll
                 for (int x = 0; x < 4; x++)
                     out[n][x] *= keep[x / 2];
 #pragma unroll
@@ -249,13 +263,16 @@ static __global__ void __launch_bounds__(256) attend_tile(struct attn_args a, in
             }
         }
     }
+#pragma unroll
     for (int x = 0; x < 2; x++) {
         float all = quad_sum(sum[x]), inv = 1 / all;
         if (row[x] < 0)
             continue;
         int32_t head = t.head0 + (16 * warp + g + 8 * x) % t.n_head;
         float *to = a.out + ((size_t)row[x] * a.n_head + head) * d;
+#pragma unroll
         for (int n = 0; n < 2 * D16; n++)
+#pragma unroll
             for (int e = 0; e < 2; e++)
                 if (8 * n + 2 * b + e < d)
                     to[8 * n + 2 * b + e] = out[n][2 * x + e] * inv;

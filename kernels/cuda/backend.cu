@@ -30,6 +30,16 @@ void cuda_get(struct kern_cuda *c, void *host, const void *dev, size_t size_byte
     }
 }
 
+void *cuda_near(struct kern_cuda *c, size_t size_bytes)
+{
+    if (c->near_bytes < size_bytes) {
+        free(c->near);
+        c->near = aligned_alloc(64, (size_bytes + 63) / 64 * 64);
+        c->near_bytes = c->near ? size_bytes : 0;
+    }
+    return c->near;
+}
+
 /* ---- block tables ---- */
 
 const struct kern_kv_block *cuda_table_of(struct kern_cuda *c, const struct kern_kv *kv)
@@ -169,6 +179,7 @@ static void op_close(struct kern *k)
     if (c->stream)
         cudaStreamDestroy(c->stream);
 #endif
+    free(c->near);
     free(c);
 }
 
@@ -194,6 +205,7 @@ static const struct kern_ops ops_cuda = {
     .memory_free = op_memory_free,
     .weight_size = cuda_weight_size,
     .weight_new = cuda_weight_new,
+    .weight_keep = cuda_weight_keep,
     .weight_owns = cuda_weight_owns,
     .weight_free = cuda_weight_free,
     .embed = cuda_embed,

@@ -51,6 +51,8 @@ struct kern_cuda {
     size_t scratch_bytes;
     void *staging;        /* page-locked host memory */
     size_t staging_bytes;
+    void *near;           /* host memory for inputs and answers of products of kept matrices */
+    size_t near_bytes;
     struct {
         float freq[CUDA_ROPE_MAX / 2]; /* host copy */
         int32_t n;
@@ -79,6 +81,9 @@ void arena_close(struct kern_cuda *c);
 void cuda_put(struct kern_cuda *c, void *dev, const void *host, size_t size_bytes);
 /* The other way; waits. */
 void cuda_get(struct kern_cuda *c, void *host, const void *dev, size_t size_bytes);
+
+/* Host memory of that size, 64-byte aligned, until the next call; NULL = out of memory. */
+void *cuda_near(struct kern_cuda *c, size_t size_bytes);
 
 /* Parts of scratch, from its start; each 256-byte aligned. */
 struct cuda_cut {
@@ -125,6 +130,8 @@ void cuda_softcap(struct kern *k, float *x, size_t n, float cap);
 size_t cuda_weight_size(struct kern *k, enum kern_type type, int32_t n_row, int32_t n_col);
 struct kern_weight *cuda_weight_new(struct kern *k, enum kern_type type, int32_t n_row,
                                     int32_t n_col, const void *host);
+struct kern_weight *cuda_weight_keep(struct kern *k, enum kern_type type, int32_t n_row,
+                                     int32_t n_col, const void *host);
 bool cuda_weight_owns(const struct kern_weight *w);
 void cuda_weight_free(struct kern *k, struct kern_weight *w);
 void cuda_matmul(struct kern *k, int n_mat, const struct kern_mat *mats, const float *x,

@@ -59,10 +59,18 @@ static const struct cuda_module *module_get(const char *name, char *why, size_t 
     return m;
 }
 
-struct kern *kern_open_cuda(const char *module, int32_t device, char *why, size_t why_bytes)
+struct kern *kern_open_cuda(const char *module, int32_t device, int32_t n_thread, char *why,
+                            size_t why_bytes)
 {
     const struct cuda_module *m = module_get(module, why, why_bytes);
-    return m ? m->open(device, why, why_bytes) : NULL;
+    struct kern *k = m ? m->open(device, why, why_bytes) : NULL;
+    if (k && !(k->host = kern_open_cpu(NULL, n_thread))) {
+        kern_close(k);
+        snprintf(why, why_bytes, "no CPU backend beside the GPU: KERNELS names none that runs here, "
+                                 "or memory is out");
+        return NULL;
+    }
+    return k;
 }
 
 bool kern_cuda_state(char *line, size_t line_bytes)

@@ -1,170 +1,19 @@
-/* Weights and products. Few tokens: every matrix is read once, in its own type, one warp per row,
+/* Products. Few tokens: every matrix is read once, in its own type, one warp per row,
  * against inputs of 15 bits per 32 values (F16 and wider types: against the floats themselves).
  * Many tokens: tiles of the matrix become f16 in scratch and go through the matrix units
- * (gemm.cu). */
-#include "kernels/cuda/backend.h"
+ * (gemm.cu). A matrix kept in the host's memory is multiplied there when tokens are few, and brought
+ * over tile by tile when they are many: reading it is slower than the bus then. */
 #include "kernels/cuda/quant.cuh"
+#include "kernels/cuda/weight.cuh"
 
 #include <assert.h>
 
-struct kern_weight {
-    enum kern_type type; /* as it lies on the device */
-    int32_t n_row, n_col;
-    uint8_t *body;  /* dev */
-    uint16_t *d;    /* dev: scales of blocks, where the type keeps them apart; else NULL */
+enum {
+    GEMV_WARPS = 4,
+    KEPT_TOK = 32 /* up to so many tokens the host multiplies what it keeps */
 };
-
-enum { GEMV_WARPS = 4 };
 /* Of a matrix as f16: what the L2 of a large GPU still holds. */
 #define TILE_BYTES ((size_t)24 << 20)
-
-/* ---- layout ---- */
-
-/* How blocks of a type are cut: body_bytes of each, without the 2 bytes at d_at. */
-struct layout {
-    enum kern_type type; /* on the device */
-    int32_t block, body_bytes, d_at; /* d_at -1: nothing is taken out */
-};
-
-static struct layout layout_of(enum kern_type type)
-{
-    switch (type) {
-    case KERN_F32:
-    case KERN_F16:
-    case KERN_BF16:
-    case KERN_Q4_K:
-    case KERN_Q5_K:
-        return {type, kern_type_block(type), (int32_t)kern_type_bytes(type), -1};
-    case KERN_Q4_0:
-    case KERN_Q8_0:
-        return {type, 32, (int32_t)kern_type_bytes(type) - 2, 0};
-    case KERN_Q6_K:
-        return {type, 256, 208, 208};
-    default:
-        return {KERN_F16, 1, 2, -1};
-    }
-}
-
-static size_t body_bytes(const struct layout *l, int32_t n_row, int32_t n_col)
-{
-    return (size_t)n_row * (size_t)(n_col / l->block) * (size_t)l->body_bytes;
-}
-
-static size_t d_bytes(const struct layout *l, int32_t n_row, int32_t n_col)
-{
-    return l->d_at < 0 ? 0 : (size_t)n_row * (size_t)(n_col / l->block) * sizeof(uint16_t);
-}
-
-size_t cuda_weight_size(struct kern *k, enum kern_type type, int32_t n_row, int32_t n_col)
-{
-    struct layout l = layout_of(type);
-    return body_bytes(&l, n_row, n_col) + d_bytes(&l, n_row, n_col);
-}
-
-/* One thread per 2 bytes of the file's blocks. */
-static __global__ void split_blocks(const uint16_t *src, size_t n_half, int32_t block_halves,
-                                    int32_t d_at, uint16_t *body, uint16_t *d)
-{
-    size_t i = (size_t)blockIdx.x * blockDim.x + threadIdx.x;
-    if (i >= n_half)
-        return;
-    size_t b = i / (size_t)block_halves;
-    int32_t at = (int32_t)(i % (size_t)block_halves);
-    if (at == d_at)
-        d[b] = src[i];
-    else
-        body[b * (size_t)(block_halves - 1) + (size_t)(at > d_at ? at - 1 : at)] = src[i];
-}
-
-static void upload_split(struct kern_cuda *c, struct kern_weight *w, const struct layout *l,
-                         size_t whole, const uint8_t *src, size_t n_block)
-{
-    size_t at_once = c->scratch_bytes / whole;
-    for (size_t b = 0; b < n_block; b += at_once) {
-        size_t n = n_block - b < at_once ? n_block - b : at_once, n_half = n * whole / 2;
-        cuda_put(c, c->scratch, src + b * whole, n * whole);
-        launch(split_blocks, dim3((unsigned)((n_half + 255) / 256)), 256, 0, c->stream,
-               (const uint16_t *)c->scratch, n_half, (int32_t)(whole / 2), l->d_at / 2,
-               (uint16_t *)(w->body + b * (size_t)l->body_bytes), w->d + b);
-    }
-}
-
-/* Turned into f16 on the way, some rows at a time. */
-static bool upload_f16(struct kern_cuda *c, struct kern_weight *w, enum kern_type type,
-                       const uint8_t *src)
-{
-    size_t row_bytes = (size_t)(w->n_col / kern_type_block(type)) * kern_type_bytes(type);
-    size_t n = (size_t)w->n_col;
-    float *x = (float *)malloc(n * sizeof *x);
-    uint16_t *h = (uint16_t *)malloc(n * sizeof *h);
-    for (int32_t r = 0; x && h && r < w->n_row; r++) {
-        kern_dequantise(type, src + (size_t)r * row_bytes, x, w->n_col);
-        for (size_t i = 0; i < n; i++)
-            h[i] = kern_f32_to_f16(x[i]);
-        cuda_put(c, (uint16_t *)(void *)w->body + (size_t)r * n, h, n * sizeof *h);
-    }
-    bool done = x && h;
-    free(x);
-    free(h);
-    return done;
-}
-
-struct kern_weight *cuda_weight_new(struct kern *k, enum kern_type type, int32_t n_row,
-                                    int32_t n_col, const void *host)
-{
-    assert(kern_type_known(type) && n_row > 0 && n_col > 0 && n_col % kern_type_block(type) == 0);
-    struct kern_cuda *c = cuda_of(k);
-    struct layout l = layout_of(type);
-    struct kern_weight *w = (struct kern_weight *)calloc(1, sizeof *w);
-    if (!w)
-        return NULL;
-    w->type = l.type;
-    w->n_row = n_row;
-    w->n_col = n_col;
-    w->body = (uint8_t *)arena_alloc(c, body_bytes(&l, n_row, n_col));
-    if (l.d_at >= 0)
-        w->d = (uint16_t *)arena_alloc(c, d_bytes(&l, n_row, n_col));
-    bool ok = w->body && (l.d_at < 0 || w->d);
-    size_t n_block = (size_t)n_row * (size_t)(n_col / kern_type_block(type));
-    if (ok && l.type != type)
-        ok = upload_f16(c, w, type, (const uint8_t *)host);
-    else if (ok && l.d_at >= 0)
-        upload_split(c, w, &l, kern_type_bytes(type), (const uint8_t *)host, n_block);
-    else if (ok)
-        cuda_put(c, w->body, host, body_bytes(&l, n_row, n_col));
-    if (ok)
-        return w;
-    cuda_weight_free(k, w);
-    return NULL;
-}
-
-bool cuda_weight_owns(const struct kern_weight *w)
-{
-    return true;
-}
-
-void cuda_weight_free(struct kern *k, struct kern_weight *w)
-{
-    if (!w)
-        return;
-    if (w->body)
-        arena_free(cuda_of(k), w->body);
-    if (w->d)
-        arena_free(cuda_of(k), w->d);
-    free(w);
-}
-
-/* Of the device's view. */
-struct matrix {
-    const uint8_t *body;
-    const uint16_t *d;
-    int32_t n_row, n_col;
-};
-
-static struct matrix matrix_of(const struct kern_weight *w)
-{
-    return {w->body, w->d, w->n_row, w->n_col};
-}
 
 template <int type> DEVICE row_at row_of(const matrix &m, int32_t r)
 {
@@ -431,11 +280,10 @@ static void tile_launch(struct kern_cuda *c, const struct matrix &m, int32_t row
                n / 32, dst);
 }
 
-static void tile_f16(struct kern_cuda *c, const struct kern_weight *w, int32_t row0, int32_t n_row,
-                     uint16_t *dst)
+static void tile_f16(struct kern_cuda *c, enum kern_type type, const struct matrix &m, int32_t row0,
+                     int32_t n_row, uint16_t *dst)
 {
-    struct matrix m = matrix_of(w);
-    switch (w->type) {
+    switch (type) {
     case KERN_F32: tile_launch<KERN_F32>(c, m, row0, n_row, dst); break;
     case KERN_BF16: tile_launch<KERN_BF16>(c, m, row0, n_row, dst); break;
     case KERN_Q4_0: tile_launch<KERN_Q4_0>(c, m, row0, n_row, dst); break;
@@ -491,15 +339,17 @@ static __global__ void add_bias(float *dst, int32_t dst_stride, const float *bia
         dst[(size_t)blockIdx.y * dst_stride + r] += bias[r];
 }
 
-/* Room for inputs of `n_tok` tokens and a tile; 0 rows when scratch is too small. */
+/* Room for inputs of `n_tok` tokens, a tile, and the tile as the file has it when it is kept there;
+ * 0 rows when scratch is too small. */
 struct gemm_room {
     uint16_t *x, *tile;
     float *alpha;
     uint32_t *top;
     int32_t tile_rows;
+    uint8_t *kept;
 };
 
-static struct gemm_room gemm_room(struct kern_cuda *c, int32_t n_col, int32_t n_tok)
+static struct gemm_room gemm_room(struct kern_cuda *c, int32_t n_col, int32_t n_tok, bool kept)
 {
     struct cuda_cut cut = cuda_cut_begin(c);
     struct gemm_room g = {};
@@ -507,20 +357,48 @@ static struct gemm_room gemm_room(struct kern_cuda *c, int32_t n_col, int32_t n_
     g.top = (uint32_t *)cuda_cut_take(&cut, sizeof(uint32_t));
     g.x = (uint16_t *)cuda_cut_take(&cut, sizeof(uint16_t) * (size_t)n_tok * (size_t)n_col);
     size_t left = cuda_cut_left(&cut), row = sizeof(uint16_t) * (size_t)n_col;
-    g.tile = (uint16_t *)cut.at;
-    g.tile_rows = g.x ? (int32_t)((left < TILE_BYTES ? left : TILE_BYTES) / row) : 0;
+    if (kept)
+        left /= 4; /* float32 in the file is twice f16 */
+    left = left < TILE_BYTES ? left : TILE_BYTES;
+    g.tile_rows = g.x ? (int32_t)(left / row) : 0;
     if (g.tile_rows > 128)
         g.tile_rows -= g.tile_rows % 128;
+    g.tile = (uint16_t *)cuda_cut_take(&cut, row * (size_t)g.tile_rows);
+    g.kept = cut.at;
     return g;
+}
+
+/* Rows of a matrix as f16: as they lie, or in the tile. */
+static const uint16_t *rows_f16(struct kern_cuda *c, const struct gemm_room *g,
+                                const struct kern_weight *w, int32_t row0, int32_t n_row)
+{
+    struct matrix m = matrix_of(w);
+    if (w->kept) {
+        assert(g->kept + weight_bring_bytes(w, n_row) <= c->scratch + c->scratch_bytes);
+        m = weight_bring(c, w, row0, n_row, g->kept);
+        row0 = 0;
+    }
+    if (w->type == KERN_F16)
+        return (const uint16_t *)(const void *)m.body + (size_t)row0 * (size_t)m.n_col;
+    tile_f16(c, w->type, m, row0, n_row, g->tile);
+    return g->tile;
+}
+
+static bool any_kept(int n_mat, const struct kern_mat *mats)
+{
+    for (int i = 1; i < n_mat; i++) /* all or none */
+        assert(!mats[i].w->kept == !mats[0].w->kept);
+    return n_mat > 0 && mats[0].w->kept;
 }
 
 static void gemm(struct kern_cuda *c, int n_mat, const struct kern_mat *mats, const float *x,
                  int32_t x_stride, int32_t n_tok)
 {
     int32_t n_col = mats[0].w->n_col, most = n_tok;
-    struct gemm_room g = gemm_room(c, n_col, most);
+    bool kept = any_kept(n_mat, mats);
+    struct gemm_room g = gemm_room(c, n_col, most, kept);
     while (g.tile_rows < 64 && most > 64) /* long inputs: some tokens at a time */
-        g = gemm_room(c, n_col, most = (most + 1) / 2);
+        g = gemm_room(c, n_col, most = (most + 1) / 2, kept);
     assert(g.tile_rows > 0);
     for (int32_t t0 = 0; t0 < n_tok; t0 += most) {
         int32_t n = n_tok - t0 < most ? n_tok - t0 : most;
@@ -532,16 +410,11 @@ static void gemm(struct kern_cuda *c, int n_mat, const struct kern_mat *mats, co
         for (int i = 0; i < n_mat; i++) {
             const struct kern_mat *m = &mats[i];
             float *dst = m->dst + (size_t)t0 * m->dst_stride;
-            bool lies = m->w->type == KERN_F16;
+            bool lies = m->w->type == KERN_F16 && !m->w->kept;
             int32_t step = lies ? m->w->n_row : g.tile_rows;
             for (int32_t r = 0; r < m->w->n_row; r += step) {
                 int32_t n_row = m->w->n_row - r < step ? m->w->n_row - r : step;
-                const uint16_t *w = (const uint16_t *)(const void *)m->w->body;
-                if (!lies) {
-                    tile_f16(c, m->w, r, n_row, g.tile);
-                    w = g.tile;
-                }
-                gemm_run(c, w, g.x, dst + r, n_row, n_col, n, m->dst_stride, m->add, g.alpha);
+                gemm_run(c, rows_f16(c, &g, m->w, r, n_row), g.x, dst + r, n_row, n_col, n, m->dst_stride, m->add, g.alpha);
             }
             if (m->bias)
                 launch(add_bias, dim3((unsigned)((m->w->n_row + 127) / 128), (unsigned)n), 128, 0,
@@ -550,13 +423,77 @@ static void gemm(struct kern_cuda *c, int n_mat, const struct kern_mat *mats, co
     }
 }
 
+/* ---- kept in the host's memory ---- */
+
+/* dst = (add ? dst : 0) + bias + y, one thread per element of y [n_tok][n_row]. */
+static __global__ void store_rows(struct product p, const float *y)
+{
+    int32_t r = (int32_t)(blockIdx.x * blockDim.x + threadIdx.x), t = (int32_t)blockIdx.y;
+    if (r < p.m.n_row)
+        product_store(p, r, t, y[(size_t)t * p.m.n_row + r]);
+}
+
+/* Multiplied by the host: inputs go there, answers come back. */
+static void matmul_kept(struct kern_cuda *c, int n_mat, const struct kern_mat *mats, const float *x,
+                        int32_t x_stride, int32_t n_tok)
+{
+    struct kern *h = c->base.host;
+    size_t n_x = (size_t)(n_tok - 1) * (size_t)x_stride + (size_t)mats[0].w->n_col, n_y = 0;
+    for (int i = 0; i < n_mat; i++)
+        n_y += (size_t)n_tok * (size_t)mats[i].w->n_row;
+    float *in = (float *)cuda_near(c, (n_x + n_y) * sizeof(float)), *y = in + n_x;
+    struct kern_mat near_mat[4];
+    struct cuda_cut cut = cuda_cut_begin(c);
+    float *dev = (float *)cuda_cut_take(&cut, n_y * sizeof(float));
+    assert(n_mat <= 4);
+    if (!in || !dev) {
+        cuda_ok(c, (cudaError_t)cudaErrorMemoryAllocation);
+        return;
+    }
+    cuda_get(c, in, x, n_x * sizeof(float));
+    for (int i = 0; i < n_mat; i++) {
+        near_mat[i] = {mats[i].w->kept, NULL, y, mats[i].w->n_row, false};
+        y += (size_t)n_tok * (size_t)mats[i].w->n_row;
+    }
+    h->ops->matmul(h, n_mat, near_mat, in, x_stride, n_tok);
+    cuda_put(c, dev, in + n_x, n_y * sizeof(float));
+    for (int i = 0; i < n_mat; i++) {
+        struct product p = {matrix_of(mats[i].w), mats[i].bias, mats[i].dst, mats[i].dst_stride,
+                            mats[i].add};
+        launch(store_rows, dim3((unsigned)((p.m.n_row + 127) / 128), (unsigned)n_tok), 128, 0,
+               c->stream, p, (const float *)dev + (near_mat[i].dst - (in + n_x)));
+    }
+}
+
+/* The same for as many tokens as there are, in pieces whose answers fit scratch. */
+static void matmul_kept_all(struct kern_cuda *c, int n_mat, const struct kern_mat *mats,
+                            const float *x, int32_t x_stride, int32_t n_tok)
+{
+    for (int32_t t = 0; t < n_tok; t += KEPT_TOK) {
+        int32_t n = n_tok - t < KEPT_TOK ? n_tok - t : KEPT_TOK;
+        struct kern_mat part[4] = {};
+        for (int i = 0; i < n_mat; i++) {
+            part[i] = mats[i];
+            part[i].dst += (size_t)t * (size_t)mats[i].dst_stride;
+        }
+        matmul_kept(c, n_mat, part, x + (size_t)t * (size_t)x_stride, x_stride, n);
+    }
+}
+
 void cuda_matmul(struct kern *k, int n_mat, const struct kern_mat *mats, const float *x,
                  int32_t x_stride, int32_t n_tok)
 {
     struct kern_cuda *c = cuda_of(k);
     int32_t n_col = mats[0].w->n_col;
-    if (n_tok > CUDA_GEMV_TOK && c->gemm) {
+    bool kept = any_kept(n_mat, mats), come = true;
+    for (int i = 0; kept && i < n_mat; i++)
+        come = come && weight_can_come(mats[i].w);
+    if (n_tok > (kept ? (int)KEPT_TOK : (int)CUDA_GEMV_TOK) && c->gemm && come) {
         gemm(c, n_mat, mats, x, x_stride, n_tok);
+        return;
+    }
+    if (kept) {
+        matmul_kept_all(c, n_mat, mats, x, x_stride, n_tok);
         return;
     }
     bool rounded = false;
@@ -622,6 +559,17 @@ void cuda_embed(struct kern *k, const struct kern_weight *w, const int32_t *ids,
     struct matrix m = matrix_of(w);
     for (int32_t t = 0; t < n_tok; t++)
         assert(ids[t] >= 0 && ids[t] < w->n_row);
+    if (w->kept) {
+        size_t n = (size_t)n_tok * (size_t)w->n_col;
+        float *x = (float *)cuda_near(c, n * sizeof(float));
+        if (!x) {
+            cuda_ok(c, (cudaError_t)cudaErrorMemoryAllocation);
+            return;
+        }
+        k->host->ops->embed(k->host, w->kept, ids, n_tok, scale, x);
+        cuda_put(c, dst, x, n * sizeof(float));
+        return;
+    }
     cuda_put(c, at, ids, sizeof(int32_t) * (size_t)n_tok);
     switch (w->type) {
     case KERN_F32: embed_launch<KERN_F32>(c, m, at, n_tok, scale, dst); break;

@@ -9,7 +9,7 @@ extern "C" {
 #endif
 
 /* Changes with anything that the two sides share: struct kern_ops above all. */
-enum { CUDA_MODULE_ABI = 1 };
+enum { CUDA_MODULE_ABI = 2 };
 
 struct cuda_device {
     char name[128];

@@ -73,9 +73,11 @@ ok cuda__resume__pages_were_reused
 DOGEAR_CUDA=/nonexistent/module.so dogear ask -m "$model" --no-save --backend cuda hi
 [ $rc -eq 1 ] && one_line_error && grep -q /nonexistent/module.so "$work/err"
 ok cuda__missing_module__one_line
-DOGEAR_CUDA=$module dogear ask -m "$model" --no-save --backend cuda -ngl 1 hi
-[ $rc -eq 1 ] && one_line_error && grep -q -- '-ngl 1' "$work/err"
-ok cuda__partial_offload__one_line
+for n in 1 2; do # of its layers on the device, the others and the embeddings on the host
+    dogear logits -m "$model" --backend cuda -ngl $n --tokens "$work/ids" --out "$work/cuda.f32" -c 512
+    [ $rc -eq 0 ] && compare "$n_tok" 1e-3
+    ok "cuda__partial_offload__${n}_layers_agree_with_the_cpu"
+done
 
 # Beside the program, where the build tree and an installation have it.
 unset DOGEAR_CUDA

@@ -1,0 +1,206 @@
+/* Weights: how they lie on the device, and how they get there. */
+#include "kernels/cuda/weight.cuh"
+
+#include <assert.h>
+
+/* How blocks of a type are cut: body_bytes of each, without the 2 bytes at d_at. */
+struct layout {
+    enum kern_type type; /* on the device */
+    int32_t block, body_bytes, d_at; /* d_at -1: nothing is taken out */
+};
+
+static struct layout layout_of(enum kern_type type)
+{
+    switch (type) {
+    case KERN_F32:
+    case KERN_F16:
+    case KERN_BF16:
+    case KERN_Q4_K:
+    case KERN_Q5_K:
+        return {type, kern_type_block(type), (int32_t)kern_type_bytes(type), -1};
+    case KERN_Q4_0:
+    case KERN_Q8_0:
+        return {type, 32, (int32_t)kern_type_bytes(type) - 2, 0};
+    case KERN_Q6_K:
+        return {type, 256, 208, 208};
+    default:
+        return {KERN_F16, 1, 2, -1};
+    }
+}
+
+static size_t body_bytes(const struct layout *l, int32_t n_row, int32_t n_col)
+{
+    return (size_t)n_row * (size_t)(n_col / l->block) * (size_t)l->body_bytes;
+}
+
+static size_t d_bytes(const struct layout *l, int32_t n_row, int32_t n_col)
+{
+    return l->d_at < 0 ? 0 : (size_t)n_row * (size_t)(n_col / l->block) * sizeof(uint16_t);
+}
+
+size_t cuda_weight_size(struct kern *k, enum kern_type type, int32_t n_row, int32_t n_col)
+{
+    struct layout l = layout_of(type);
+    return body_bytes(&l, n_row, n_col) + d_bytes(&l, n_row, n_col);
+}
+
+/* One thread per 2 bytes of the file's blocks. */
+static __global__ void split_blocks(const uint16_t *src, size_t n_half, int32_t block_halves,
+                                    int32_t d_at, uint16_t *body, uint16_t *d)
+{
+    size_t i = (size_t)blockIdx.x * blockDim.x + threadIdx.x;
+    if (i >= n_half)
+        return;
+    size_t b = i / (size_t)block_halves;
+    int32_t at = (int32_t)(i % (size_t)block_halves);
+    if (at == d_at)
+        d[b] = src[i];
+    else
+        body[b * (size_t)(block_halves - 1) + (size_t)(at > d_at ? at - 1 : at)] = src[i];
+}
+
+/* n blocks of `whole` bytes at src (dev) to body and d. */
+static void split(struct kern_cuda *c, const struct layout *l, size_t whole, const uint8_t *src,
+                  size_t n, uint8_t *body, uint16_t *d)
+{
+    size_t n_half = n * whole / 2;
+    launch(split_blocks, dim3((unsigned)((n_half + 255) / 256)), 256, 0, c->stream,
+           (const uint16_t *)src, n_half, (int32_t)(whole / 2), l->d_at / 2, (uint16_t *)body, d);
+}
+
+static void upload_split(struct kern_cuda *c, struct kern_weight *w, const struct layout *l,
+                         size_t whole, const uint8_t *src, size_t n_block)
+{
+    size_t at_once = c->scratch_bytes / whole;
+    for (size_t b = 0; b < n_block; b += at_once) {
+        size_t n = n_block - b < at_once ? n_block - b : at_once;
+        cuda_put(c, c->scratch, src + b * whole, n * whole);
+        split(c, l, whole, c->scratch, n, w->body + b * (size_t)l->body_bytes, w->d + b);
+    }
+}
+
+/* Turned into f16 on the way, some rows at a time. */
+static bool upload_f16(struct kern_cuda *c, struct kern_weight *w, enum kern_type type,
+                       const uint8_t *src)
+{
+    size_t row_bytes = (size_t)(w->n_col / kern_type_block(type)) * kern_type_bytes(type);
+    size_t n = (size_t)w->n_col;
+    float *x = (float *)malloc(n * sizeof *x);
+    uint16_t *h = (uint16_t *)malloc(n * sizeof *h);
+    for (int32_t r = 0; x && h && r < w->n_row; r++) {
+        kern_dequantise(type, src + (size_t)r * row_bytes, x, w->n_col);
+        for (size_t i = 0; i < n; i++)
+            h[i] = kern_f32_to_f16(x[i]);
+        cuda_put(c, (uint16_t *)(void *)w->body + (size_t)r * n, h, n * sizeof *h);
+    }
+    bool done = x && h;
+    free(x);
+    free(h);
+    return done;
+}
+
+struct kern_weight *cuda_weight_new(struct kern *k, enum kern_type type, int32_t n_row,
+                                    int32_t n_col, const void *host)
+{
+    assert(kern_type_known(type) && n_row > 0 && n_col > 0 && n_col % kern_type_block(type) == 0);
+    struct kern_cuda *c = cuda_of(k);
+    struct layout l = layout_of(type);
+    struct kern_weight *w = (struct kern_weight *)calloc(1, sizeof *w);
+    if (!w)
+        return NULL;
+    w->type = l.type;
+    w->n_row = n_row;
+    w->n_col = n_col;
+    w->body = (uint8_t *)arena_alloc(c, body_bytes(&l, n_row, n_col));
+    if (l.d_at >= 0)
+        w->d = (uint16_t *)arena_alloc(c, d_bytes(&l, n_row, n_col));
+    bool ok = w->body && (l.d_at < 0 || w->d);
+    size_t n_block = (size_t)n_row * (size_t)(n_col / kern_type_block(type));
+    if (ok && l.type != type)
+        ok = upload_f16(c, w, type, (const uint8_t *)host);
+    else if (ok && l.d_at >= 0)
+        upload_split(c, w, &l, kern_type_bytes(type), (const uint8_t *)host, n_block);
+    else if (ok)
+        cuda_put(c, w->body, host, body_bytes(&l, n_row, n_col));
+    if (ok)
+        return w;
+    cuda_weight_free(k, w);
+    return NULL;
+}
+
+struct kern_weight *cuda_weight_keep(struct kern *k, enum kern_type type, int32_t n_row,
+                                     int32_t n_col, const void *host)
+{
+    struct kern *h = k->host;
+    struct kern_weight *w = h ? (struct kern_weight *)calloc(1, sizeof *w) : NULL;
+    if (!w)
+        return NULL;
+    w->type = type;
+    w->n_row = n_row;
+    w->n_col = n_col;
+    w->file = (const uint8_t *)host;
+    w->kept = h->ops->weight_new(h, type, n_row, n_col, host);
+    if (w->kept)
+        return w;
+    free(w);
+    return NULL;
+}
+
+/* Rows of a kept one are read from the file whenever many tokens come. */
+bool cuda_weight_owns(const struct kern_weight *w)
+{
+    return !w->file;
+}
+
+void cuda_weight_free(struct kern *k, struct kern_weight *w)
+{
+    if (!w)
+        return;
+    if (w->body)
+        arena_free(cuda_of(k), w->body);
+    if (w->d)
+        arena_free(cuda_of(k), w->d);
+    if (w->kept)
+        k->host->ops->weight_free(k->host, w->kept);
+    free(w);
+}
+
+/* ---- rows of kept matrices ---- */
+
+static size_t file_bytes(const struct kern_weight *w, int32_t n)
+{
+    return (size_t)n * (size_t)(w->n_col / kern_type_block(w->type)) * kern_type_bytes(w->type);
+}
+
+static size_t whole_256(size_t n)
+{
+    return (n + 255) / 256 * 256;
+}
+
+bool weight_can_come(const struct kern_weight *w)
+{
+    return layout_of(w->type).type == w->type;
+}
+
+/* As they lie in the file, then the body, then d. */
+size_t weight_bring_bytes(const struct kern_weight *w, int32_t n)
+{
+    struct layout l = layout_of(w->type);
+    size_t raw = whole_256(file_bytes(w, n));
+    return l.d_at < 0 ? raw
+                      : raw + whole_256(body_bytes(&l, n, w->n_col)) + d_bytes(&l, n, w->n_col);
+}
+
+struct matrix weight_bring(struct kern_cuda *c, const struct kern_weight *w, int32_t row0,
+                           int32_t n, uint8_t *room)
+{
+    struct layout l = layout_of(w->type);
+    size_t size = file_bytes(w, n);
+    cuda_put(c, room, w->file + file_bytes(w, row0), size);
+    if (l.d_at < 0)
+        return {room, NULL, n, w->n_col};
+    uint8_t *body = room + whole_256(size);
+    uint16_t *d = (uint16_t *)(body + whole_256(body_bytes(&l, n, w->n_col)));
+    split(c, &l, kern_type_bytes(w->type), room, size / kern_type_bytes(w->type), body, d);
+    return {body, d, n, w->n_col};
+}
