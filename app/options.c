@@ -444,6 +444,6 @@ void options_man(void)
            ".TP\n.I ~/.local/share/dogear/dogear.db\nConversations: text, token ids, branches.\n"
            ".TP\n.I ~/.local/share/dogear/dogear\\-kv.db\nTheir caches; may be deleted at any time.\n"
            ".SH ENVIRONMENT\n.TP\n.B NO_COLOR\nNo colours on the screen.\n.TP\n.B KERNELS\nForces an "
-           "instruction set: ref, avx2 or avx512.\n.TP\n.B VISUAL, EDITOR\nThe editor that Ctrl+G opens.\n"
+           "instruction set: ref, avx2, avx512 or amx.\n.TP\n.B VISUAL, EDITOR\nThe editor that Ctrl+G opens.\n"
            ".SH EXIT STATUS\n0 on success, 1 on failure, 2 for wrong usage, 130 when interrupted.\n");
 }

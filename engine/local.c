@@ -266,7 +266,7 @@ static enum status open_cpu(struct local *l, struct err *e)
     if (!l->kern) {
         return err_set(e, ERR_UNSUPPORTED,
                        "KERNELS=%s is not available on this machine; unset it "
-                       "or use ref, avx2 or avx512",
+                       "or use ref, avx2, avx512 or amx",
                        name ? name : "");
     }
     return make_plan(l, e);

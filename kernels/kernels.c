@@ -15,6 +15,7 @@ static const struct {
 #if defined(__x86_64__)
     {"avx2", ISA_AVX2, &ops_avx2},
     {"avx512", ISA_AVX512, &ops_avx512},
+    {"amx", ISA_AMX, &ops_amx},
 #endif
 };
 

@@ -184,7 +184,7 @@ struct kern_ops {
 
 struct kern {
     const struct kern_ops *ops;
-    const char *name; /* "ref", "avx2", "avx512", "cuda" */
+    const char *name; /* "ref", "avx2", "avx512", "amx", "cuda" */
     int32_t n_thread; /* CPU threads; 0 on a GPU */
     int32_t kv_bytes; /* of an element of the rows in struct kern_kv_block: 2; 4 on "ref32" */
     bool device;      /* dev memory is not the host's: a page has a copy there */
@@ -193,7 +193,7 @@ struct kern {
 
 /* Opens the CPU backend with n_thread threads (0 = one per physical core available to us).
  * isa: NULL or "" = the best this machine has, or the environment's KERNELS; else "ref", "avx2",
- * "avx512", or "ref32": as ref, with a cache of float32 rows (the oracle; seals nothing). Returns
+ * "avx512", "amx", or "ref32": as ref, with a cache of float32 rows (the oracle; seals nothing). Returns
  * NULL when the machine lacks that instruction set or the name is unknown. */
 struct kern *kern_open_cpu(const char *isa, int32_t n_thread);
 /* Opens a CUDA device through the module of that name (NULL = libdogear-cuda.so beside the program

@@ -8,8 +8,10 @@
 
 #if defined(__x86_64__)
 #include <cpuid.h>
+#include <sys/syscall.h>
+#include <unistd.h>
 
-enum { CPU_LEAF1_C, CPU_LEAF7_B, CPU_LEAF7_C, CPU_XCR0, CPU_WORDS };
+enum { CPU_LEAF1_C, CPU_LEAF7_B, CPU_LEAF7_C, CPU_LEAF7_D, CPU_XCR0, CPU_WORDS };
 
 /* Feature bits by the word they stand in; XCR0 says which registers the system saves. */
 static const struct {
@@ -24,7 +26,16 @@ static const struct {
     {ISA_AVX512, {[CPU_LEAF7_B] = 1u << 16 | 1u << 17 | 1u << 30 | 1u << 31,
                   [CPU_LEAF7_C] = 1u << 11,
                   [CPU_XCR0] = 0xe6}},
+    /* AMX-BF16, TILE, INT8; tile state */
+    {ISA_AMX, {[CPU_LEAF7_D] = 1u << 22 | 1u << 24 | 1u << 25, [CPU_XCR0] = 0x60000}},
 };
+
+/* Linux saves the tile registers only of processes that have asked. */
+static bool tiles_granted(void)
+{
+    enum { ARCH_REQ_XCOMP_PERM = 0x1023, XFEATURE_TILEDATA = 18 };
+    return syscall(SYS_arch_prctl, ARCH_REQ_XCOMP_PERM, XFEATURE_TILEDATA) == 0;
+}
 
 static enum isa detect(void)
 {
@@ -37,11 +48,14 @@ static enum isa detect(void)
     if (__get_cpuid_count(7, 0, &a, &b, &c, &d)) {
         have[CPU_LEAF7_B] = b;
         have[CPU_LEAF7_C] = c;
+        have[CPU_LEAF7_D] = d;
     }
     for (size_t i = 0; i < sizeof needs / sizeof *needs; i++) {
         for (int w = 0; w < CPU_WORDS; w++)
             if ((have[w] & needs[i].bits[w]) != needs[i].bits[w])
                 return best;
+        if (needs[i].isa == ISA_AMX && !tiles_granted())
+            return best;
         best = needs[i].isa;
     }
     return best;

@@ -9,8 +9,7 @@
 enum {
     ITEM_BYTES = 128 << 10, /* weight bytes of one item of work with one token */
     SERIAL_VALUES = 16384,  /* as many inputs are quantised faster than another thread wakes */
-    MAX_MATS = 4,
-    ACT_WIDE_MAX = 2 * (int)sizeof(struct act8) /* the longest wide_bytes */
+    MAX_MATS = 4
 };
 
 /* A thread's scratch. */
@@ -44,7 +43,7 @@ static size_t act_slots(int32_t n_col)
 bool matmul_reserve(struct kern *k, int32_t n_col)
 {
     struct kern_cpu *c = cpu_of(k);
-    size_t need = act_slots(n_col) * (sizeof(struct act8) + ACT_WIDE_MAX);
+    size_t need = act_slots(n_col) * (ACT_NARROW_MAX + ACT_WIDE_MAX);
     if (need <= c->act_bytes)
         return true;
     void *bigger = aligned_alloc(64, (need + 63) / 64 * 64);
@@ -56,28 +55,48 @@ bool matmul_reserve(struct kern *k, int32_t n_col)
     return true;
 }
 
-static void quantise_token(void *ctx, int tok, int n_tok, int thread)
+static void quantise_slot(void *ctx, int slot, int n_slot, int thread)
 {
     const struct run *run = ctx;
     const struct act *a = &run->act;
+    int32_t tok = slot < a->n_tok ? slot : a->n_tok - 1;
     const float *x = a->x + (size_t)tok * a->x_stride;
-    if (a->a8)
-        run->isa->quantise8(x, a->n_col, a->a8 + tok, a->n_tok);
+    if (a->narrow)
+        run->isa->quantise(x, a->n_col, a->narrow, slot, a->n_slot);
     if (a->wide)
-        run->isa->quantise_wide(x, a->n_col, (uint8_t *)a->wide + (size_t)tok * run->isa->wide_bytes,
-                                a->n_tok);
+        run->isa->quantise_wide(x, a->n_col, a->wide, slot, a->n_slot);
 }
 
-/* Adds c[tok][16] of one tile to what the caller wants. */
-static void store_tile(const struct run *run, const struct kern_mat *m, int32_t tile,
-                       const float *c)
+typedef float tile_row __attribute__((vector_size(4 * TILE_ROWS), aligned(4)));
+
+/* dst[n] = c + bias + (add ? dst : 0) */
+static void store_row(float *dst, const float *c, const float *bias, bool add, int32_t n)
 {
-    int32_t row0 = tile * TILE_ROWS, n = m->w->n_row - row0;
-    n = n < TILE_ROWS ? n : TILE_ROWS;
-    for (int32_t t = 0; t < run->act.n_tok; t++, c += TILE_ROWS) {
-        float *dst = m->dst + (size_t)(run->tok0 + t) * m->dst_stride + row0;
-        for (int32_t r = 0; r < n; r++)
-            dst[r] = c[r] + (m->add ? dst[r] : 0) + (m->bias ? m->bias[row0 + r] : 0);
+    if (n >= TILE_ROWS) {
+        tile_row sum = *(const tile_row *)c;
+        if (add)
+            sum += *(const tile_row *)dst;
+        if (bias)
+            sum += *(const tile_row *)bias;
+        *(tile_row *)dst = sum;
+        return;
+    }
+    for (int32_t r = 0; r < n; r++)
+        dst[r] = c[r] + (add ? dst[r] : 0) + (bias ? bias[r] : 0);
+}
+
+/* Adds c[tile][slot][16] to what the caller wants; a token's tiles are neighbours there. */
+static void store_tiles(const struct run *run, const struct kern_mat *m, int32_t tile0, int n_tile,
+                        const float *c)
+{
+    for (int32_t t = 0; t < run->act.n_tok; t++) {
+        float *row = m->dst + (size_t)(run->tok0 + t) * m->dst_stride;
+        for (int i = 0; i < n_tile; i++) {
+            int32_t at = (tile0 + i) * TILE_ROWS;
+            const float *from = c + ((size_t)i * run->act.n_slot + t) * TILE_ROWS;
+            const float *bias = m->bias ? m->bias + at : NULL;
+            store_row(row + at, from, bias, m->add, m->w->n_row - at);
+        }
     }
 }
 
@@ -87,24 +106,27 @@ static void run_tiles(const struct run *run, const struct kern_mat *m, int32_t t
 {
     const struct act *a = &run->act;
     const struct kern_weight *w = m->w;
-    size_t c_tile = (size_t)a->n_tok * TILE_ROWS;
+    const struct matmul_isa *isa = run->isa;
+    size_t c_tile = (size_t)a->n_slot * TILE_ROWS;
     if (w->traits->bits == 0) {
-        run->isa->plain(w, tile0, n_tile, a, s->c);
+        (isa->few ? isa->few : isa)->plain(w, tile0, n_tile, a, s->c);
     } else if (a->n_tok == 1) {
         for (int i = 0; i < n_tile; i++)
-            run->isa->gemv(w, tile0 + i, a, s->c + i * TILE_ROWS);
+            isa->gemv(w, tile0 + i, a, s->c + i * TILE_ROWS);
     } else {
         memset(s->c, 0, (size_t)n_tile * c_tile * sizeof(float));
+        if (isa->begin)
+            isa->begin(w);
         for (int32_t p = 0; p * PANEL_COLS < a->n_col; p++) {
             int n_col = a->n_col - p * PANEL_COLS;
             for (int i = 0; i < n_tile; i++)
-                run->isa->unpack(w, tile0 + i, p, &s->panel[i]);
-            run->isa->gemm(w, s->panel, n_tile, n_col < PANEL_COLS ? n_col : PANEL_COLS, a, p,
-                           s->c);
+                isa->unpack(w, tile0 + i, p, &s->panel[i]);
+            isa->gemm(w, s->panel, n_tile, n_col < PANEL_COLS ? n_col : PANEL_COLS, a, p, s->c);
         }
+        if (isa->end)
+            isa->end();
     }
-    for (int i = 0; i < n_tile; i++)
-        store_tile(run, m, tile0 + i, s->c + (size_t)i * c_tile);
+    store_tiles(run, m, tile0, n_tile, s->c);
 }
 
 static void run_item(void *ctx, int item, int n_item, int thread)
@@ -151,10 +173,9 @@ void matmul_run(struct kern *k, const struct matmul_isa *isa, int n_mat,
                 const struct kern_mat *mats, const float *x, int32_t x_stride, int32_t n_tok)
 {
     struct kern_cpu *cpu = cpu_of(k);
-    struct run run = {.k = k, .isa = isa, .n_mat = n_mat, .mats = mats};
+    struct run run = {.k = k, .n_mat = n_mat, .mats = mats};
     int32_t n_col = mats[0].w->n_col;
-    struct act8 *a8 = NULL;
-    void *wide = NULL;
+    uint8_t *narrow = NULL, *wide = NULL;
     assert(n_mat >= 1 && n_mat <= MAX_MATS);
     for (int i = 0; i < n_mat; i++) {
         const struct kern_weight *w = mats[i].w;
@@ -162,24 +183,27 @@ void matmul_run(struct kern *k, const struct matmul_isa *isa, int n_mat,
         if (w->traits->bits == 0)
             continue;
         if (isa->is_wide(w->traits))
-            wide = (struct act8 *)cpu->act + act_slots(n_col);
+            wide = (uint8_t *)cpu->act + act_slots(n_col) * ACT_NARROW_MAX;
         else
-            a8 = cpu->act;
+            narrow = cpu->act;
     }
     for (int32_t t = 0; t < n_tok; t += MATMUL_TOK) {
         int32_t n = n_tok - t < MATMUL_TOK ? n_tok - t : MATMUL_TOK;
+        int32_t n_slot = n == 1 ? 1 : div_up(n, MATMUL_SLOTS) * MATMUL_SLOTS;
+        run.isa = isa->few && n <= isa->few_tok ? isa->few : isa;
         run.tok0 = t;
         run.act = (struct act){.x = x + (size_t)t * x_stride,
                                .x_stride = x_stride,
                                .n_tok = n,
                                .n_col = n_col,
-                               .a8 = a8,
+                               .n_slot = n_slot,
+                               .narrow = narrow,
                                .wide = wide};
-        if ((a8 || wide) && (int64_t)n * n_col > SERIAL_VALUES)
-            pool_run(cpu->pool, n, quantise_token, &run);
-        else if (a8 || wide)
-            for (int32_t i = 0; i < n; i++)
-                quantise_token(&run, i, n, 0);
+        if ((narrow || wide) && (int64_t)n * n_col > SERIAL_VALUES)
+            pool_run(cpu->pool, n_slot, quantise_slot, &run);
+        else if (narrow || wide)
+            for (int32_t i = 0; i < n_slot; i++)
+                quantise_slot(&run, i, n_slot, 0);
         pool_run(cpu->pool, plan_items(&run), run_item, &run);
     }
 }

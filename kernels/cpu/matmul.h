@@ -1,9 +1,10 @@
 /* The fast matrix product: what its driver (matmul.c) and the instruction sets (matmul_avx2.c,
- * matmul_avx512.c) agree on. Internal to kernels/.
+ * matmul_avx512.c, matmul_amx.c) agree on. Internal to kernels/.
  *
- * dst[t] = W x[t] is computed for up to MATMUL_TOK tokens at a time. The input is quantised to
- * 8 bits (16 for types whose own codes are as fine) with a scale per 32 columns, and laid out [group of 32 columns][token], so that a pass over the tokens with a
- * group's weights in registers reads one cache line after the other. Several tokens: a panel (256
+ * dst[t] = W x[t] is computed for up to MATMUL_TOK tokens at a time. The input is quantised to 8 bits
+ * (13 to 16 for types whose own codes are as fine) with a scale per 32 columns, and laid out [group
+ * of 32 columns][token], so that a pass over the tokens with a group's weights in registers reads one
+ * cache line after the other. Several tokens: a panel (256
  * columns of a tile) is unpacked once into the thread's scratch and used for all of them. One
  * token: the codes go from memory to the registers and are used once. */
 #ifndef KERNELS_CPU_MATMUL_H
@@ -13,6 +14,7 @@
 
 enum {
     MATMUL_TOK = 128, /* tokens of one pass over the weights */
+    MATMUL_SLOTS = 16, /* the room for a group's tokens is a multiple of this many */
     PANEL_COLS = 256,
     PANEL_GROUPS = PANEL_COLS / 32,
     MATMUL_ITEM_TILES = 4, /* tiles that are worked on together */
@@ -37,12 +39,16 @@ struct act16 {
     int32_t pad[2];
 };
 
+/* The most that 32 columns of a token take. */
+enum { ACT_NARROW_MAX = 80, ACT_WIDE_MAX = 144 };
+
 /* The input of one pass, as far as the types at hand need it. */
 struct act {
     const float *x; /* row 0 of the pass */
     int32_t x_stride, n_tok, n_col;
-    struct act8 *a8; /* [n_col / 32][n_tok] */
-    void *wide;      /* the same in 16 bits, in the instruction set's own form */
+    int32_t n_slot; /* 1, or n_tok rounded up: further slots repeat the last token */
+    void *narrow;   /* 8 bits: [n_col / 32][n_slot] of struct act8, or a form of its own (AMX) */
+    void *wide;     /* the same in more bits, in the instruction set's own form */
 };
 
 /* A panel of a tile, unpacked: one code per byte (or 16-bit pair), real scales. */
@@ -53,20 +59,25 @@ struct panel {
 };
 
 struct matmul_isa {
-    bool (*is_wide)(const struct quant_type *t); /* the input is wanted in 16 bits */
-    size_t wide_bytes;                           /* of 32 columns of a token in that form */
-    /* All columns of one token; the next group's place is stride groups on. */
-    void (*quantise8)(const float *x, int32_t n_col, struct act8 *ret, int32_t stride);
-    void (*quantise_wide)(const float *x, int32_t n_col, void *ret, int32_t stride);
+    bool (*is_wide)(const struct quant_type *t); /* the input is wanted in more than 8 bits */
+    /* All columns of one token, into act.narrow and act.wide. */
+    void (*quantise)(const float *x, int32_t n_col, void *narrow, int32_t slot, int32_t n_slot);
+    void (*quantise_wide)(const float *x, int32_t n_col, void *wide, int32_t slot, int32_t n_slot);
     void (*unpack)(const struct kern_weight *w, int32_t tile, int32_t panel, struct panel *ret);
-    /* c[tile][tok][16] += n_tile panels times the inputs of that panel; n_col of it exist. */
+    /* c[tile][slot][16] += n_tile panels times the inputs of that panel; n_col of it exist. */
     void (*gemm)(const struct kern_weight *w, const struct panel *p, int n_tile, int n_col,
                  const struct act *a, int32_t panel, float *c);
+    /* Around the gemm calls of one thread for the tiles of one weight; or NULL. */
+    void (*begin)(const struct kern_weight *w);
+    void (*end)(void);
     /* One token: out[16] = one tile times the input. */
     void (*gemv)(const struct kern_weight *w, int32_t tile, const struct act *a, float *out);
-    /* F32, F16, BF16: c[tile][tok][16] = n_tile tiles from tile0 on times the inputs. */
+    /* F32, F16, BF16: c[tile][slot][16] = n_tile tiles from tile0 on times the inputs. */
     void (*plain)(const struct kern_weight *w, int32_t tile0, int n_tile, const struct act *a,
                   float *c);
+    /* The set that takes up to few_tok tokens, and plain types, with the same results; NULL = none. */
+    const struct matmul_isa *few;
+    int32_t few_tok;
 };
 
 /* Makes room for the input of products with n_col columns; false when out of memory. */
@@ -74,6 +85,6 @@ bool matmul_reserve(struct kern *k, int32_t n_col);
 void matmul_run(struct kern *k, const struct matmul_isa *isa, int n_mat,
                 const struct kern_mat *mats, const float *x, int32_t x_stride, int32_t n_tok);
 
-extern const struct matmul_isa matmul_avx2, matmul_avx512;
+extern const struct matmul_isa matmul_avx2, matmul_avx512, matmul_amx;
 
 #endif

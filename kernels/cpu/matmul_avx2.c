@@ -236,6 +236,11 @@ INLINE void gemm16_group(const uint8_t *code, const float *scale, const struct a
     }
 }
 
+INLINE const struct act8 *act8_at(const struct act *a, size_t i)
+{
+    return (const struct act8 *)a->narrow + i;
+}
+
 INLINE const struct act16 *act16_at(const struct act *a, size_t i)
 {
     return (const struct act16 *)a->wide + i;
@@ -248,16 +253,16 @@ INLINE void gemm_group(const struct panel *p, int g, const struct act *a, size_t
     if (is_wide(f))
         gemm16_group(p->code + g * 16 * TILE_VEC, p->scale[g], act16_at(a, at), n_tok, c);
     else
-        gemm8_group(p->code + g * 8 * TILE_VEC, &p->scale[sub], &p->min[sub], a->a8 + at, n_tok, c,
-                    f);
+        gemm8_group(p->code + g * 8 * TILE_VEC, &p->scale[sub], &p->min[sub], act8_at(a, at), n_tok,
+                    c, f);
 }
 
 INLINE void gemm(const struct panel *p, int n_tile, int n_col, const struct act *a, int32_t panel,
                  float *c, struct family f)
 {
-    for (int i = 0; i < n_tile; i++, p++, c += (size_t)a->n_tok * TILE_ROWS)
+    for (int i = 0; i < n_tile; i++, p++, c += (size_t)a->n_slot * TILE_ROWS)
         for (int g = 0; g < n_col / 32; g++) {
-            size_t at = (size_t)(panel * PANEL_GROUPS + g) * a->n_tok;
+            size_t at = (size_t)(panel * PANEL_GROUPS + g) * a->n_slot;
             int t = 0;
             for (; t + 4 <= a->n_tok; t += 4)
                 gemm_group(p, g, a, at + t, 4, c + t * TILE_ROWS, f);
@@ -318,7 +323,7 @@ INLINE void gemv(const struct kern_weight *w, int32_t tile, const struct act *a,
             for (int half = 0; half < 2; half++)
                 acc[half] = is_wide(f) ? gemv16_group(code, scale, act16_at(a, (size_t)(g0 + g)), g, half,
                                                       f, acc[half])
-                                       : gemv8_group(code, scale, &a->a8[g0 + g], g, half, f,
+                                       : gemv8_group(code, scale, act8_at(a, (size_t)(g0 + g)), g, half, f,
                                                      acc[half]);
         }
     _mm256_storeu_ps(out, acc[0]);
@@ -342,13 +347,13 @@ static void avx2_gemv(const struct kern_weight *w, int32_t tile, const struct ac
     EACH_FAMILY(w->type, gemv, w, tile, a, out)
 }
 
-static void quantise16(const float *x, int32_t n_col, void *dst, int32_t stride)
+static void quantise16(const float *x, int32_t n_col, void *wide, int32_t slot, int32_t n_slot)
 {
-    struct act16 *ret = dst;
+    struct act16 *ret = (struct act16 *)wide + slot;
     const __m256i swap =
         _mm256_setr_epi8(0, 1, 4, 5, 2, 3, 6, 7, 8, 9, 12, 13, 10, 11, 14, 15, 0, 1, 4, 5, 2, 3, 6,
                          7, 8, 9, 12, 13, 10, 11, 14, 15);
-    for (int32_t i = 0; i < n_col; i += 32, ret += stride) {
+    for (int32_t i = 0; i < n_col; i += 32, ret += n_slot) {
         __m256i v[4], sum = _mm256_setzero_si256();
         ret->d = scale_group(x + i, 32767, v);
         for (int j = 0; j < 4; j++)
@@ -380,8 +385,7 @@ INLINE __m256 flow_load_bf16(const uint8_t *p)
 
 const struct matmul_isa matmul_avx2 = {
     .is_wide = uses_act16,
-    .wide_bytes = sizeof(struct act16),
-    .quantise8 = quantise8,
+    .quantise = quantise8,
     .quantise_wide = quantise16,
     .unpack = avx2_unpack,
     .gemm = avx2_gemm,

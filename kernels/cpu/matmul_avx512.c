@@ -4,95 +4,10 @@
  * inputs, broadcast, and adds up in 32 bits. Nothing can overflow, so codes of every width take
  * the same path; offsets are in the starting value of the sums, as minus offset times the sum of
  * the inputs. Types whose codes are finer than an input of 8 bits (8-bit codes, the codebook's
- * values) take it in 16, as two 8-bit parts: two dot products, the sum of the first moved up by 8
- * bits, still exact. With several tokens two tiles share every broadcast, and the sums of 8 tokens
+ * values) take it in 13, as two 8-bit parts: two dot products, the sum of the first moved up, still
+ * exact. With several tokens two tiles share every broadcast, and the sums of 8 tokens
  * stay in registers. */
-#include "kernels/cpu/matmul_flow.h"
-
-INLINE __m512i load(const void *p)
-{
-    return _mm512_loadu_si512(p);
-}
-
-INLINE __m512i broadcast32(const void *p)
-{
-    int v;
-    memcpy(&v, p, 4);
-    return _mm512_set1_epi32(v);
-}
-
-INLINE __m512 load_f16(const uint8_t *p)
-{
-    return _mm512_cvtph_ps(_mm256_loadu_si256((const __m256i *)p));
-}
-
-INLINE __m512 load_s8(const uint8_t *p)
-{
-    return _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128((const __m128i *)p)));
-}
-
-INLINE __m512 load_u8(const uint8_t *p)
-{
-    return _mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(_mm_loadu_si128((const __m128i *)p)));
-}
-
-/* log2 of the offset; the codebook's values are moved up by 128. */
-INLINE int offset_shift(struct family f)
-{
-    return f.is_codebook ? 7 : f.shift;
-}
-
-/* Bits shift.. of every byte; shifting 16 at a time is right because of the mask. */
-INLINE __m512i field(__m512i v, int shift, int mask)
-{
-    return _mm512_and_si512(_mm512_srli_epi16(v, (unsigned)shift), _mm512_set1_epi8((char)mask));
-}
-
-/* Vector j (0..7): one code per byte. */
-INLINE __m512i load_codes(const uint8_t *code, struct family f, int j)
-{
-    if (f.bits == 8)
-        return load(code + j * TILE_VEC);
-    __m512i v;
-    int low = f.bits >= 4 ? 4 : 2;
-    if (low == 4)
-        v = field(load(code + j % 4 * TILE_VEC), j / 4 * 4, 15);
-    else
-        v = field(load(code + j / 4 * TILE_VEC), j % 4 * 2, 3);
-    code += low * TILE_VEC;
-    if (f.bits - low == 2) {
-        __m512i high = field(load(code + j / 4 * TILE_VEC), j % 4 * 2, 3);
-        v = _mm512_or_si512(v, _mm512_slli_epi16(high, (unsigned)low));
-    } else if (f.bits - low == 1) {
-        __m512i high = field(load(code), j, 1);
-        v = _mm512_or_si512(v, _mm512_slli_epi16(high, (unsigned)low));
-    }
-    if (f.is_codebook) {
-        __m128i table = _mm_add_epi8(_mm_loadu_si128((const __m128i *)quant_iq4_values),
-                                     _mm_set1_epi8((char)128));
-        v = _mm512_shuffle_epi8(_mm512_broadcast_i32x4(table), v);
-    }
-    return v;
-}
-
-/* Real scale and minimum of group g of a block. The products are exact: 11 bits times 8. */
-INLINE __m512 group_scale(const uint8_t *scale, struct family f, int g)
-{
-    __m512 d = load_f16(scale);
-    if (!f.is_super)
-        return d;
-    const uint8_t *sub = scale + (has_min(f) ? 4 : 2) * TILE_ROWS;
-    return _mm512_mul_ps(d, load_s8(sub + g * TILE_ROWS));
-}
-
-INLINE __m512 group_min(const uint8_t *scale, struct family f, int g)
-{
-    __m512 d = load_f16(scale + 2 * TILE_ROWS);
-    if (!f.is_super)
-        return d;
-    const uint8_t *sub = scale + (4 + PANEL_COLS / f.group) * TILE_ROWS;
-    return _mm512_mul_ps(d, load_u8(sub + g * TILE_ROWS));
-}
+#include "kernels/cpu/matmul_codes.h"
 
 INLINE void unpack(const struct kern_weight *w, int32_t tile, int32_t panel, struct panel *ret,
                    struct family f)
@@ -115,25 +30,14 @@ INLINE void unpack(const struct kern_weight *w, int32_t tile, int32_t panel, str
     }
 }
 
-/* 8-bit parts of the input: two where an input of 8 bits would err more than the codes do. */
-INLINE int act_parts(struct family f)
+static void quantise_pairs(const float *x, int32_t n_col, void *wide, int32_t slot, int32_t n_slot)
 {
-    return f.bits == 8 || f.is_codebook ? 2 : 1;
-}
-
-static bool uses_two_parts(const struct quant_type *t)
-{
-    return t->bits == 8 || t->is_codebook;
-}
-
-static void quantise_pairs(const float *x, int32_t n_col, void *dst, int32_t stride)
-{
-    quantise_parts(x, n_col, dst, stride, 2);
+    quantise_parts(x, n_col, (struct act8 *)wide + 2 * slot, n_slot, 2);
 }
 
 INLINE const struct act8 *input_at(const struct act *a, size_t i, struct family f)
 {
-    const struct act8 *x = act_parts(f) == 2 ? a->wide : a->a8;
+    const struct act8 *x = act_parts(f) == 2 ? a->wide : a->narrow;
     return x + i * (size_t)act_parts(f);
 }
 
@@ -162,7 +66,7 @@ INLINE void gemm_group(const struct panel *p, int g, const struct act8 *x, int n
         for (int q = 0; q < parts; q++) {
             for (int t = 0; q == 1 && t < n_tok; t++)
                 for (int i = 0; i < n_tile; i++)
-                    sum[i][t] = _mm512_add_epi32(_mm512_slli_epi32(sum[i][t], 8),
+                    sum[i][t] = _mm512_add_epi32(_mm512_slli_epi32(sum[i][t], PART_BITS),
                                                  start(&x[2 * t], part, f));
 #pragma GCC unroll 8 /* rolled, the sums are moved about in every round */
             for (int j = first; j < first + f.group / 4; j++) {
@@ -198,9 +102,9 @@ INLINE void gemm_group(const struct panel *p, int g, const struct act8 *x, int n
 INLINE void gemm_tiles(const struct panel *p, int n_tile, int n_col, const struct act *a,
                        int32_t panel, float *c, struct family f)
 {
-    size_t c_tile = (size_t)a->n_tok * TILE_ROWS;
+    size_t c_tile = (size_t)a->n_slot * TILE_ROWS;
     for (int g = 0; g < n_col / 32; g++) {
-        const struct act8 *x = input_at(a, (size_t)(panel * PANEL_GROUPS + g) * a->n_tok, f);
+        const struct act8 *x = input_at(a, (size_t)(panel * PANEL_GROUPS + g) * a->n_slot, f);
         int parts = act_parts(f);
         int t = 0;
         for (; t + 8 <= a->n_tok; t += 8)
@@ -215,7 +119,7 @@ INLINE void gemm_tiles(const struct panel *p, int n_tile, int n_col, const struc
 INLINE void gemm(const struct panel *p, int n_tile, int n_col, const struct act *a, int32_t panel,
                  float *c, struct family f)
 {
-    size_t c_tile = (size_t)a->n_tok * TILE_ROWS;
+    size_t c_tile = (size_t)a->n_slot * TILE_ROWS;
     int i = 0;
     for (; i + 2 <= n_tile; i += 2)
         gemm_tiles(p + i, 2, n_col, a, panel, c + i * c_tile, f);
@@ -258,7 +162,7 @@ INLINE void gemv(const struct kern_weight *w, int32_t tile, const struct act *a,
                 __m512i dot = _mm512_add_epi32(sum[0], sum[1]);
                 if (parts == 2)
                     dot = _mm512_add_epi32(
-                        dot, _mm512_slli_epi32(_mm512_add_epi32(high[0], high[1]), 8));
+                        dot, _mm512_slli_epi32(_mm512_add_epi32(high[0], high[1]), PART_BITS));
                 acc = _mm512_fmadd_ps(_mm512_cvtepi32_ps(dot), s, acc);
             }
         }
@@ -300,8 +204,7 @@ INLINE __m512 flow_load_bf16(const uint8_t *p)
 
 const struct matmul_isa matmul_avx512 = {
     .is_wide = uses_two_parts,
-    .wide_bytes = 2 * sizeof(struct act8),
-    .quantise8 = quantise8,
+    .quantise = quantise8,
     .quantise_wide = quantise_pairs,
     .unpack = avx512_unpack,
     .gemm = avx512_gemm,

@@ -124,19 +124,32 @@ INLINE void store_bytes(int8_t *dst, const __m256i v[4])
     _mm256_storeu_si256((__m256i *)dst, b);
 }
 
-/* In one part of 8 bits, or two: ret[0] then has the high part h of each 256 h + l, and all scales
- * and sums, ret[1] the low part l. Both are signed. */
+/* Low bits of an input in two parts: v = (h << PART_BITS) + l, both signed bytes. With 13 bits in all
+ * the sum of 32 products with bytes fits 24 bits, which a float holds. */
+enum { PART_BITS = 5, TWO_PARTS_MAX = 127 << PART_BITS };
+
+INLINE __m256i high_part(__m256i v)
+{
+    return _mm256_srai_epi32(_mm256_add_epi32(v, _mm256_set1_epi32(1 << (PART_BITS - 1))), PART_BITS);
+}
+
+INLINE __m256i low_part(__m256i v, __m256i high)
+{
+    return _mm256_sub_epi32(v, _mm256_slli_epi32(high, PART_BITS));
+}
+
+/* In one part or two: ret[0] then has the high parts and all scales and sums, ret[1] the low ones. */
 INLINE void quantise_parts(const float *x, int32_t n_col, struct act8 *ret, int32_t stride,
                            int parts)
 {
     for (int32_t i = 0; i < n_col; i += 32, ret += stride * parts) {
         __m256i v[4], high[4], low[4];
-        float d = scale_group(x + i, parts == 2 ? 127 * 256 : 127, v);
+        float d = scale_group(x + i, parts == 2 ? TWO_PARTS_MAX : 127, v);
         int32_t s0 = sum8(_mm256_add_epi32(v[0], v[1])), s1 = sum8(_mm256_add_epi32(v[2], v[3]));
         if (parts == 2) {
             for (int j = 0; j < 4; j++) {
-                high[j] = _mm256_srai_epi32(_mm256_add_epi32(v[j], _mm256_set1_epi32(128)), 8);
-                low[j] = _mm256_sub_epi32(v[j], _mm256_slli_epi32(high[j], 8));
+                high[j] = high_part(v[j]);
+                low[j] = low_part(v[j], high[j]);
             }
             store_bytes(ret[1].q, low);
         }
@@ -151,9 +164,9 @@ INLINE void quantise_parts(const float *x, int32_t n_col, struct act8 *ret, int3
     }
 }
 
-static void quantise8(const float *x, int32_t n_col, struct act8 *ret, int32_t stride)
+static inline void quantise8(const float *x, int32_t n_col, void *narrow, int32_t slot, int32_t n_slot)
 {
-    quantise_parts(x, n_col, ret, stride, 1);
+    quantise_parts(x, n_col, (struct act8 *)narrow + slot, n_slot, 1);
 }
 
 #endif

@@ -9,6 +9,7 @@ extern const struct kern_ops ops_ref;
 #if defined(__x86_64__)
 extern const struct kern_ops ops_avx2;
 extern const struct kern_ops ops_avx512;
+extern const struct kern_ops ops_amx;
 #endif
 
 void ref32_ops(struct kern_ops *ret); /* ref32.c */

@@ -55,7 +55,7 @@ INLINE void plain_tiles(const struct kern_weight *w, int32_t tile0, int n_tile,
                         const struct act *a, float *c, enum kern_type type)
 {
     const uint8_t *tile = w->tiles + (size_t)tile0 * w->tile_bytes;
-    size_t c_stride = (size_t)a->n_tok * TILE_ROWS, bytes = w->tile_bytes;
+    size_t c_stride = (size_t)a->n_slot * TILE_ROWS, bytes = w->tile_bytes;
     int32_t xs = a->x_stride;
     memset(c, 0, (size_t)n_tile * c_stride * sizeof(float));
     for (int32_t col = 0; col < w->n_col; col += PANEL_COLS) {

@@ -49,7 +49,7 @@ __attribute__((target("avx512f,avx512vnni"))) static void spin_avx512(void *ctx,
 
 static double peak_gops(struct kern *k)
 {
-    bool wide = strcmp(k->name, "avx512") == 0;
+    bool wide = strcmp(k->name, "avx512") == 0 || strcmp(k->name, "amx") == 0;
     double best = 0;
     for (int i = 0; i < REPEATS; i++) {
         double t = now_s();

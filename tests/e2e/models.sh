@@ -13,7 +13,7 @@ dogear_in "Once upon a time" ask -m "$story" --temp 0 -n 60 && [ "$(cat "$work/o
 ok ask__greedy__is_reproducible
 dogear_in "Once upon a time" ask -m "$story" -s 7 -n 40 && a=$(cat "$work/out") && dogear_in "Once upon a time" ask -m "$story" -s 7 -n 40 && [ "$(cat "$work/out")" = "$a" ]
 ok ask__same_seed__same_text
-for isa in ref avx2 avx512; do
+for isa in ref avx2 avx512 amx; do
     KERNELS=$isa dogear_in "Once upon a time" ask -m "$story" --temp 0 -n 60 || { grep -qi 'lacks\|unknown\|kernels' "$work/err" && continue; break; }
     [ "$(cat "$work/out")" = "$first" ] || break
 done

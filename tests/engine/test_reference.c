@@ -145,6 +145,11 @@ static void forward__logits__avx512_against_float64(void **state)
     against_exact("avx512", 0);
 }
 
+static void forward__logits__amx_against_float64(void **state)
+{
+    against_exact("amx", 0);
+}
+
 static void forward__logits__architectures_against_peer(void **state)
 {
     static const char *const names[] = {"llama-F16",  "llama31-F16", "qwen2-F16", "qwen3-F16",
@@ -256,6 +261,7 @@ int main(void)
         cmocka_unit_test(forward__logits__best_does_not_depend_on_chunks),
         cmocka_unit_test(forward__logits__avx2_against_float64),
         cmocka_unit_test(forward__logits__avx512_against_float64),
+        cmocka_unit_test(forward__logits__amx_against_float64),
     };
     return cmocka_run_group_tests_name("reference", tests, NULL, NULL);
 }
