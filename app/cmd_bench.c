@@ -25,6 +25,14 @@ static void report(const struct options *o, const struct engine_info *info, json
         json_object_set_new(j, "gops", json_number(r->gops));
         json_object_set_new(j, "seal_share", json_number(r->seal_share));
         json_object_set_new(j, "limit_fraction", json_number(r->limit_fraction));
+        if (b->ops) {
+            json_t *ops = json_object();
+            for (int i = 0; i < r->n_op; i++)
+                json_object_set_new(ops, r->op[i].name,
+                                    json_pack("{s:f, s:I}", "s", r->op[i].s, "calls",
+                                              (json_int_t)r->op[i].n));
+            json_object_set_new(j, "ops", ops);
+        }
         json_array_append_new(rows, j);
         return;
     }
@@ -34,6 +42,13 @@ static void report(const struct options *o, const struct engine_info *info, json
     printf(isnan(r->gops) ? "       --" : " %8.0f", r->gops);
     printf(isnan(r->seal_share) ? "      --" : " %6.1f%%", r->seal_share * 100);
     printf(isnan(r->limit_fraction) ? "      --\n" : " %6.0f%%\n", r->limit_fraction * 100);
+    double all = 0;
+    for (int i = 0; i < r->n_op; i++)
+        all += r->op[i].s;
+    for (int i = 0; i < r->n_op; i++)
+        printf("    %-12s %6.1f%%  %9.1f us a call, %lld calls\n", r->op[i].name,
+               100 * r->op[i].s / all, 1e6 * r->op[i].s / (double)r->op[i].n,
+               (long long)r->op[i].n);
     fflush(stdout);
 }
 
@@ -68,7 +83,7 @@ int cmd_bench(struct options *o)
                info->backend, "test", "depth", "kv", "median t/s", "min", "max", "GB/s", "GOP/s", "sealing", "limit");
     for (int d = 0; st == OK && d < n_depth; d++) {
         for (int i = 0; st == OK && i <= n_prompt; i++) {
-            struct engine_bench b = {.depth = depths[d], .n_rep = o->n_rep};
+            struct engine_bench b = {.depth = depths[d], .n_rep = o->n_rep, .ops = o->ops};
             if (i < n_prompt)
                 b.n_prompt = prompts[i];
             else

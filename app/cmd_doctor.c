@@ -69,7 +69,7 @@ int cmd_doctor(struct options *o)
     struct sessions_health h = {0};
     char cpu[96];
     cpu_features(cpu, sizeof cpu);
-    char gpu[192];
+    char gpu[256];
     bool have_gpu = engine_gpu_state(gpu, sizeof gpu);
     char *model = NULL;
     bool have_model = models_find(o->model, &model, &e) == OK;

@@ -65,6 +65,7 @@ static const struct option table[] = {
     {NULL, "suite", TEXT, OFF(suite), "NAME", "eval: a task suite, e.g. recall", 0, 0},
     {"-d", "depth", TEXT, OFF(depths), "LIST", "bench: context depths, e.g. 0,4096", 0, 0},
     {NULL, "reps", INT, OFF(n_rep), "N", "bench: repetitions (also -r N)", 1, 1000},
+    {NULL, "ops", FLAG, OFF(ops), NULL, "bench: time every operation by itself, too", 0, 0},
     {NULL, "format", TEXT, OFF(format), "NAME", "export: md, json, or dogear (one file, exact)", 0, 0},
     {NULL, "with-kv", FLAG, OFF(with_kv), NULL, "export: put the cache into the file too", 0, 0},
     {NULL, "repair", FLAG, OFF(repair), NULL, "doctor: drop damaged cache, rebuild the search index", 0, 0},

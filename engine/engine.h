@@ -223,12 +223,20 @@ enum status engine_logits(struct engine *en, const int32_t *ids, int32_t n,
 struct engine_bench {
     int32_t n_prompt, n_gen, depth; /* as llama-bench: prefill n_prompt or generate n_gen at depth */
     int32_t n_rep;
+    bool ops; /* and once more with every op timed by itself */
 };
+enum { ENGINE_BENCH_OPS = 12 };
 struct engine_bench_result {
     double tps_median, tps_min, tps_max;
     double seal_share;            /* of the time, spent making pages; NAN = nothing is sealed */
     double gbps, gops;            /* bytes and operations moved per second, counted; NAN = unknown */
     double limit_fraction;        /* of the memory or int8 limit measured beside it, the nearer one */
+    struct {
+        const char *name; /* "matmul"; static text */
+        double s;
+        int64_t n; /* calls */
+    } op[ENGINE_BENCH_OPS]; /* those that were called; all of one repetition */
+    int32_t n_op;
 };
 enum status engine_bench(struct engine *en, const struct engine_bench *b,
                          struct engine_bench_result *ret, struct err *e);

@@ -212,6 +212,8 @@ void local_walk(struct local *l, int64_t id, const struct kv_line *line, bool of
         memset(s->tier_bytes, 0, sizeof s->tier_bytes);
     s->kv_bytes = (int64_t)kv_pool_bytes(l->pool);
     s->kv_budget_bytes = (int64_t)kv_pool_budget(l->pool);
+    if (l->kern->ops->memory_used)
+        s->vram_bytes = (int64_t)l->kern->ops->memory_used(l->kern);
     s->fit_tok = ledger_room(l->pool, line, PLAN_CHUNK);
     s->fit_floor_tok = ledger_room_floor(l->pool, PLAN_CHUNK);
     snprintf(s->kv, sizeof s->kv, "%s", l->preset->name);

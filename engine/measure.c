@@ -8,6 +8,7 @@
 #include "engine/local.h"
 #include "engine/prefill.h"
 #include "kernels/limits.h"
+#include "kernels/timed.h"
 
 #define BENCH_LINE INT64_MIN /* no conversation has this number */
 
@@ -169,6 +170,29 @@ static enum status bench_once(struct local *l, struct kv_line *line, const struc
     return OK;
 }
 
+/* One more repetition, every op timed by itself. */
+static enum status bench_ops(struct local *l, struct kv_line *line, const struct engine_bench *b,
+                             const int32_t *ids, struct engine_bench_result *ret, struct err *e)
+{
+    _Static_assert(ENGINE_BENCH_OPS == TIMED_N, "one place for each");
+    struct kern_times t;
+    double all, seal = 0;
+    if (kv_n_tok(line) > b->depth)
+        kv_truncate(line, b->depth);
+    TRY(fill(l, line, ids, b->depth, e));
+    timed_begin(l->kern, &t);
+    enum status s = bench_once(l, line, b, ids, &all, &seal, e);
+    timed_end(l->kern);
+    ret->n_op = 0;
+    for (int i = 0; i < TIMED_N; i++)
+        if (t.n[i] > 0) {
+            ret->op[ret->n_op].name = timed_name(i);
+            ret->op[ret->n_op].s = t.s[i];
+            ret->op[ret->n_op++].n = t.n[i];
+        }
+    return s;
+}
+
 static enum status bench_line(struct local *l, struct kv_line *line, const struct engine_bench *b,
                               struct engine_bench_result *ret, struct err *e)
 {
@@ -214,6 +238,8 @@ static enum status bench_line(struct local *l, struct kv_line *line, const struc
             double memory = ret->gbps / limits.read_gbps, compute = ret->gops / limits.int8_gops;
             ret->limit_fraction = fmax(memory, compute); /* fmax passes over a NAN */
         }
+        if (b->ops)
+            s = bench_ops(l, line, b, ids, ret, e);
     }
     free(ids);
     free(seconds);

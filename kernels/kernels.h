@@ -136,6 +136,8 @@ struct kern_ops {
     const char *(*error)(struct kern *k);
     /* Bytes of device memory that are free now; NULL = the host's memory is the device's. */
     uint64_t (*memory_free)(struct kern *k);
+    /* Bytes of it that this backend holds, its own scratch included; NULL likewise. */
+    uint64_t (*memory_used)(struct kern *k);
 
     /* Weights. `host` is the file's bytes, [n_row] rows of n_col elements in blocks; it must stay
      * mapped while the weight lives (a backend may use it in place) unless weight_owns says true.
@@ -189,6 +191,7 @@ struct kern {
     int32_t kv_bytes; /* of an element of the rows in struct kern_kv_block: 2; 4 on "ref32" */
     bool device;      /* dev memory is not the host's: a page has a copy there */
     struct kern *host; /* of a device: the CPU backend beside it, closed with it; else NULL */
+    struct kern_times *times; /* while ops are timed (timed.h); else NULL */
 };
 
 /* Opens the CPU backend with n_thread threads (0 = one per physical core available to us).

@@ -17,7 +17,7 @@ allowed() {
     case $file in
     engine/base/*) [[ $include == engine/base/* ]] ;;
     kernels/*) [[ $include == kernels/* ]] ;;
-    engine/*) [[ $include == engine/* || $include == kernels/kernels.h || $include == kernels/page.h || $include == kernels/limits.h || $include == kernels/score.h || $include == kernels/score.h || $include == kernels/quant.h ]] ;;
+    engine/*) [[ $include == engine/* || $include == kernels/kernels.h || $include == kernels/page.h || $include == kernels/limits.h || $include == kernels/score.h || $include == kernels/timed.h || $include == kernels/quant.h ]] ;;
     sessions/*) [[ $include == sessions/* || $include == engine/base/* ]] ;;
     ui/*) [[ $include == ui/* || $include == engine/base/* || $include == engine/stats.h ]] ;;
     app/*) [[ $include == app/* || $include == ui/* || $include == sessions/sessions.h || $include == sessions/export.h || $include == engine/engine.h || $include == engine/stats.h || $include == engine/base/* ]] ;;

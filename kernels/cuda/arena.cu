@@ -29,6 +29,7 @@ struct cuda_arena {
     unsigned char **slab;
     size_t n_slab, slab_cap;
     unsigned char *at, *end;      /* what is left of the newest slab */
+    uint64_t held_bytes;          /* from the driver */
 };
 
 static size_t bucket_of(const void *dev)
@@ -51,6 +52,7 @@ static bool slab_new(struct kern_cuda *c, struct cuda_arena *a)
         cudaGetLastError();
         return false;
     }
+    a->held_bytes += SLAB_BYTES;
     a->slab[a->n_slab++] = a->at = (unsigned char *)dev;
     a->end = a->at + SLAB_BYTES;
     return true;
@@ -78,7 +80,9 @@ void *arena_alloc(struct kern_cuda *c, size_t size_bytes)
         if (!small) {
             /* the size asked for, so that a checker sees the end */
             ok = cudaMalloc(&dev, size_bytes ? size_bytes : 1) == cudaSuccess;
-            if (!ok)
+            if (ok)
+                a->held_bytes += size;
+            else
                 cudaGetLastError(); /* told by the NULL */
             p->dev = (unsigned char *)dev;
         } else if ((size_t)(a->end - a->at) >= size || (ok = slab_new(c, a))) {
@@ -113,6 +117,7 @@ void arena_free(struct kern_cuda *c, void *dev)
         a->free[p->size / STEP] = p;
     } else {
         cudaFree(p->dev); /* waits until nothing uses it */
+        a->held_bytes -= p->size;
         free(p);
     }
 }
@@ -126,6 +131,11 @@ static void pieces_free(struct piece *p, bool large)
         free(p);
         p = next;
     }
+}
+
+uint64_t arena_bytes(const struct kern_cuda *c)
+{
+    return c->arena ? c->arena->held_bytes : 0;
 }
 
 void arena_close(struct kern_cuda *c)

@@ -193,6 +193,11 @@ static uint64_t op_memory_free(struct kern *k)
 #endif
 }
 
+static uint64_t op_memory_used(struct kern *k)
+{
+    return arena_bytes(cuda_of(k));
+}
+
 static const struct kern_ops ops_cuda = {
     .close = op_close,
     .alloc = op_alloc,
@@ -203,6 +208,7 @@ static const struct kern_ops ops_cuda = {
     .sync = op_sync,
     .error = op_error,
     .memory_free = op_memory_free,
+    .memory_used = op_memory_used,
     .weight_size = cuda_weight_size,
     .weight_new = cuda_weight_new,
     .weight_keep = cuda_weight_keep,
@@ -234,6 +240,7 @@ static bool module_describe(int32_t device, struct cuda_device *ret)
 {
     memset(ret, 0, sizeof *ret);
     snprintf(ret->name, sizeof ret->name, "host shim");
+    snprintf(ret->pci, sizeof ret->pci, "0000:00:00.0");
     ret->capability = 80;
     ret->n_sm = 2;
     ret->total_bytes = ret->free_bytes = (uint64_t)4 << 30;
@@ -287,6 +294,8 @@ static bool module_describe(int32_t device, struct cuda_device *ret)
     }
     cudaDriverGetVersion(&driver);
     snprintf(ret->name, sizeof ret->name, "%.120s", p.name);
+    if (cudaDeviceGetPCIBusId(ret->pci, sizeof ret->pci, device) != cudaSuccess)
+        ret->pci[0] = 0;
     ret->capability = 10 * p.major + p.minor;
     ret->n_sm = p.multiProcessorCount;
     ret->total_bytes = all;

@@ -75,6 +75,7 @@ bool cuda_ok(struct kern_cuda *c, cudaError_t e);
 /* arena.cu: device memory in pieces of any size. */
 void *arena_alloc(struct kern_cuda *c, size_t size_bytes);
 void arena_free(struct kern_cuda *c, void *dev);
+uint64_t arena_bytes(const struct kern_cuda *c); /* taken from the driver */
 void arena_close(struct kern_cuda *c);
 
 /* Copies host bytes, which may be reused at once, to the device. */

@@ -1,6 +1,7 @@
 /* Finding the CUDA module: a shared library of ours that is there when the build found nvcc. The
  * program itself knows nothing of CUDA. */
 #include "kernels/cuda/module.h"
+#include "kernels/cuda/nvml.h"
 
 #include <dlfcn.h>
 #include <stdio.h>
@@ -86,5 +87,10 @@ bool kern_cuda_state(char *line, size_t line_bytes)
     snprintf(line, line_bytes, "%s, %.1f of %.1f GiB free, compute capability %d.%d, CUDA %d.%d",
              d.name, (double)d.free_bytes / (1 << 30), (double)d.total_bytes / (1 << 30),
              d.capability / 10, d.capability % 10, d.runtime / 1000, d.runtime % 1000 / 10);
+    struct nvml_reading r;
+    size_t n = strlen(line);
+    if (nvml_read(d.pci, &r) && r.temperature_c >= 0 && r.power_w >= 0 && r.busy_percent >= 0)
+        snprintf(line + n, line_bytes - n, ", %d °C, %d W, %d %% busy", r.temperature_c, r.power_w,
+                 r.busy_percent);
     return true;
 }

@@ -9,10 +9,10 @@ extern "C" {
 #endif
 
 /* Changes with anything that the two sides share: struct kern_ops above all. */
-enum { CUDA_MODULE_ABI = 2 };
+enum { CUDA_MODULE_ABI = 3 };
 
 struct cuda_device {
-    char name[128];
+    char name[128], pci[32]; /* pci: "0000:19:00.0" */
     int32_t capability;  /* x 10: 90 for 9.0 */
     int32_t n_sm;
     uint64_t total_bytes, free_bytes;

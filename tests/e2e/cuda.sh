@@ -70,6 +70,10 @@ ok cuda__resume__cpu_cuda_cpu_reuses_and_says_the_same
 sed -n 2,3p "$work/got" | grep -qv '^(0,'
 ok cuda__resume__pages_were_reused
 
+dogear bench -m "$model" --backend cuda -ngl 1 -p 8 -n 2 -r 1 --ops --json
+json "$work/out" 'all(r["ops"]["matmul"]["calls"] > 0 and r["ops"]["attend"]["s"] > 0 for r in j)' | grep -q True
+ok cuda__bench__times_every_op
+
 DOGEAR_CUDA=/nonexistent/module.so dogear ask -m "$model" --no-save --backend cuda hi
 [ $rc -eq 1 ] && one_line_error && grep -q /nonexistent/module.so "$work/err"
 ok cuda__missing_module__one_line
@@ -78,6 +82,16 @@ for n in 1 2; do # of its layers on the device, the others and the embeddings on
     [ $rc -eq 0 ] && compare "$n_tok" 1e-3
     ok "cuda__partial_offload__${n}_layers_agree_with_the_cpu"
 done
+
+if [ -n "${FAKE_NVML:-}" ]; then # else the driver's own, which says what it likes
+    DOGEAR_NVML=$FAKE_NVML dogear doctor
+    grep '^gpu' "$work/out" | grep -q '61 °C, 75 W, 3 % busy'
+    ok cuda__doctor__shows_what_nvml_says
+    DOGEAR_NVML=/nonexistent/nvml.so dogear doctor
+    [ ! -s "$work/err" ] && grep '^gpu' "$work/out" | grep -q 'compute capability' &&
+        ! grep '^gpu' "$work/out" | grep -q '°C'
+    ok cuda__doctor__goes_without_nvml
+fi
 
 # Beside the program, where the build tree and an installation have it.
 unset DOGEAR_CUDA

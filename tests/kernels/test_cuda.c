@@ -693,6 +693,11 @@ static void cuda__alloc__too_much_gives_null(void **state)
 {
     assert_null(cuda->ops->alloc(cuda, (size_t)1 << 50));
     assert_null(cuda->ops->error(cuda)); /* the caller was told */
+    uint64_t held = cuda->ops->memory_used(cuda);
+    void *large = dev_new(NULL, 3 << 20);
+    assert_true(cuda->ops->memory_used(cuda) >= held + (3 << 20));
+    cuda->ops->free(cuda, large);
+    assert_int_equal(cuda->ops->memory_used(cuda), held);
     void *p[40];
     for (size_t i = 0; i < 40; i++)
         p[i] = dev_new(&i, sizeof i);

@@ -5,6 +5,7 @@
 #include <cmocka.h>
 
 #include "kernels/kernels.h"
+#include "kernels/timed.h"
 
 #include <math.h>
 #include <stdio.h>
@@ -504,6 +505,32 @@ static void pool__run__every_part_once(void **unused)
     }
 }
 
+/* Timing an op changes nothing but the clock. */
+static void ops__timed__same_results_and_every_call_counted(void **unused)
+{
+    enum { N = 64 };
+    struct kern *k = open_isa("ref", 1);
+    const struct kern_ops *own = k->ops;
+    float *x = random_floats(N, 3), *gain = random_floats(N, 1), want[N], got[N];
+    own->rmsnorm(k, want, x, gain, 1, N, N, 1e-5f);
+    own->add(k, want, x, N);
+    struct kern_times t;
+    timed_begin(k, &t);
+    k->ops->rmsnorm(k, got, x, gain, 1, N, N, 1e-5f);
+    k->ops->add(k, got, x, N);
+    k->ops->add(k, got, gain, 0);
+    timed_end(k);
+    assert_memory_equal(got, want, sizeof want);
+    assert_int_equal(t.n[TIMED_RMSNORM], 1);
+    assert_int_equal(t.n[TIMED_ADD], 2);
+    assert_int_equal(t.n[TIMED_MATMUL], 0);
+    assert_true(t.s[TIMED_RMSNORM] >= 0 && t.s[TIMED_RMSNORM] < 60);
+    assert_ptr_equal(k->ops, own);
+    kern_close(k);
+    free(x);
+    free(gain);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -521,6 +548,7 @@ int main(void)
         cmocka_unit_test(ops__glu__agrees_with_ref),
         cmocka_unit_test(ops__add_softcap__agree_with_ref),
         cmocka_unit_test(ops__kv_write__agrees_with_ref),
+        cmocka_unit_test(ops__timed__same_results_and_every_call_counted),
     };
     return cmocka_run_group_tests_name("ops", tests, NULL, NULL);
 }
