@@ -1,7 +1,7 @@
 /* Attention on the CPU: one entry per instruction set, all with the meaning of kern_ops.attend.
  *
- * attn_ref.c is the plain oracle. attn_avx2.c and attn_avx512.c compile the same source
- * (attn_flow.h and the files it includes) at 8 and 16 lanes.
+ * attn_ref.c is the plain oracle. attn_avx2.c, attn_avx512.c and attn_amx.c compile the same source
+ * (attn_flow.h and the files it includes) at 8 lanes, at 16, and at 16 with tile registers.
  *
  * What a row reads, beyond the comment in kernels.h:
  * - Row blocks of kern_block_list are the 64-position blocks: row block i holds the rows of
@@ -18,5 +18,6 @@
 void attn_ref_attend(struct kern *k, const struct kern_attn *a);
 void attn_avx2_attend(struct kern *k, const struct kern_attn *a);
 void attn_avx512_attend(struct kern *k, const struct kern_attn *a);
+void attn_amx_attend(struct kern *k, const struct kern_attn *a);
 
 #endif

@@ -19,11 +19,19 @@
 #include "kernels/cpu/cpu.h"
 #include "kernels/page.h"
 
+#if defined(ATTN_AMX)
+#include "kernels/cpu/attn_amx.h"
+#endif
+
 enum {
     TILE_ROWS = 128,
     SUM_FLOATS = 160 << 10, /* room for block sums: rows x blocks x 2 floats */
     ITEMS_PER_THREAD = 6,   /* fewer items than this per thread: split the segments */
-    SPLIT_MIN_SEG = 8       /* segments of a split, at least */
+    SPLIT_MIN_SEG = 8,      /* segments of a split, at least */
+    /* Tile registers take over for this many rows and segments. Less deep, the rows of a chunk and
+     * single ones must come out the same to the bit; deeper, splits round differently anyway. */
+    AMX_MIN_ROWS = 16,
+    AMX_MIN_SEG = 2 * SPLIT_MIN_SEG
 };
 
 #define ATTN_LOG2E 1.4426950408889634f
@@ -43,6 +51,12 @@ struct work {
     float block_top[SUM_FLOATS / 2], block_sum[SUM_FLOATS / 2]; /* [m][segment], when mass is asked */
     bool any_turned; /* turned holds something */
     struct page_query page;
+#if defined(ATTN_AMX)
+    bool amx; /* this tile's products are computed in tile registers */
+    _Alignas(64) uint8_t amx_q[TILE_ROWS * PAGE_HEAD_DIM_MAX * 4];
+    _Alignas(64) uint8_t amx_p[TILE_ROWS * PAGE_TOK * 4];
+    _Alignas(64) uint8_t amx_kv[PAGE_HEAD_DIM_MAX * PAGE_TOK * 4];
+#endif
 };
 
 /* What is left of a thread's scratch, for results of split tiles and masses of items. */
@@ -221,11 +235,25 @@ static void seg_scores(const struct plan *p, struct work *w, const struct seg *s
                        int32_t n_key)
 {
     int32_t d = p->head_dim;
+#if defined(ATTN_AMX)
+    if (w->amx && s->kind == SEG_ROWS) {
+        amx_right(s->k, s->k_stride, 1, d, d, n_key, w->amx_kv, s->next_k);
+        amx_product(w->amx_q, w->amx_kv, m, n_key, d, w->s, PAGE_TOK, false);
+        return;
+    }
+#endif
     if (s->kind == SEG_PAGE) {
         if (m <= PAGE_FEW_ROWS)
             page_scores_ahead(&w->page, s->page, w->q, m, w->s, s->next_k, s->next_bytes);
         else {
             page_widen_k(&w->page.layout, s->page, w->panel);
+#if defined(ATTN_AMX)
+            if (w->amx) {
+                amx_right(w->panel, PAGE_TOK, 0, d, d, n_key, w->amx_kv, s->next_k);
+                amx_product(w->amx_q, w->amx_kv, m, n_key, d, w->s, PAGE_TOK, false);
+                return;
+            }
+#endif
             for (int32_t c = 0; c < n_key; c += PANEL)
                 tile_f32(m, min_i(PANEL, n_key - c), w->q, d, w->panel + c, PAGE_TOK, d, w->s + c,
                          PAGE_TOK, NULL);
@@ -270,8 +298,25 @@ static void seg_values(const struct plan *p, struct work *w, const struct seg *s
         for (int32_t i = 0; i < m; i++)
             for (int32_t c = 0; c < d; c++)
                 w->turned[i * d + c] *= w->keep[i];
-    if (s->kind == SEG_PAGE) {
+    if (s->kind == SEG_PAGE)
         page_widen_v(&w->page.layout, s->page, w->panel);
+#if defined(ATTN_AMX)
+    if (w->amx) {
+        int32_t depth = (n_tok + AMX_DEPTH - 1) / AMX_DEPTH * AMX_DEPTH;
+        int32_t n_key = (n_tok + 15) & ~15;
+        for (int32_t i = 0; i < m; i++)
+            for (int32_t c = 0; w->keep[i] != 1 && c < d; c += VL)
+                VF_STORE(w->out + i * d + c, VF_MUL(VF_SET1(w->keep[i]), VF_LOAD(w->out + i * d + c)));
+        amx_left(w->s, PAGE_TOK, m, n_key, depth, w->amx_p);
+        if (s->kind == SEG_PAGE)
+            amx_right(w->panel, d, 0, n_tok, depth, d, w->amx_kv, s->next_v);
+        else
+            amx_right(s->v, d, 1, n_tok, depth, d, w->amx_kv, s->next_v);
+        amx_product(w->amx_p, w->amx_kv, m, d, depth, w->out, d, true);
+        return;
+    }
+#endif
+    if (s->kind == SEG_PAGE) {
         for (int32_t c = 0; c < d; c += PANEL)
             tile_f32(m, min_i(PANEL, d - c), w->s, PAGE_TOK, w->panel + c, d, n_tok, w->out + c, d,
                      w->keep);
@@ -355,6 +400,13 @@ static void tile_attend(const struct plan *p, struct work *w, const struct tile 
     memset(w->out, 0, sizeof(float) * m * d);
     w->page.layout.shape.head_dim = 0;
     w->any_turned = false;
+#if defined(ATTN_AMX)
+    w->amx = m >= AMX_MIN_ROWS && d % AMX_DEPTH == 0 && t->n_seg >= AMX_MIN_SEG;
+    if (w->amx) {
+        amx_begin();
+        amx_left(w->q, d, m, d, d, w->amx_q);
+    }
+#endif
     int32_t n_sum = seg1 - seg0;
     struct seg next = {SEG_NONE};
     if (seg0 < seg1)
@@ -390,6 +442,10 @@ static void tile_attend(const struct plan *p, struct work *w, const struct tile 
         }
         seg_values(p, w, &s, m, n_tok);
     }
+#if defined(ATTN_AMX)
+    if (w->amx)
+        TILE_RELEASE();
+#endif
     if (w->any_turned) {
         for (int32_t i = 0; i < m; i++) {
             page_rotate(w->turned + i * d, d);

@@ -17,4 +17,4 @@ static void amx_matmul(struct kern *k, int n_mat, const struct kern_mat *mats, c
     matmul_run(k, &matmul_amx, n_mat, mats, x, x_stride, n_tok);
 }
 
-const struct kern_ops ops_amx = FLOW_OPS(amx_matmul, attn_avx512_attend);
+const struct kern_ops ops_amx = FLOW_OPS(amx_matmul, attn_amx_attend);

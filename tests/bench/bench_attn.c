@@ -1,7 +1,7 @@
 /* The kernel ladder of attention: decode, short chunks and prefill over f16 blocks and over pages
  * of each depth, and sealing. Built with the tests, run by hand:
  *
- *   bench_attn [avx2|avx512] [threads] [depth in tokens] [filter]
+ *   bench_attn [avx2|avx512|amx] [threads] [depth in tokens] [filter]
  *
  * GB/s counts the bytes of keys and values read once per KV head; GFLOP/s counts 4 * head_dim per
  * score. Several layers are walked in turn, so that their total does not fit any cache. The best of
@@ -175,7 +175,9 @@ static void run_seal(const struct model *m, int32_t bits_k, int32_t bits_v)
 
 int main(int argc, char **argv)
 {
-    const char *isa = argc > 1 ? argv[1] : isa_best() == ISA_AVX512 ? "avx512" : "avx2";
+    const char *isa = argc > 1 ? argv[1]
+                      : isa_best() >= ISA_AMX ? "amx"
+                      : isa_best() >= ISA_AVX512 ? "avx512" : "avx2";
     int32_t threads = argc > 2 ? atoi(argv[2]) : 0, depth = argc > 3 ? atoi(argv[3]) : 16384;
     const char *filter = argc > 4 ? argv[4] : "";
     static const int32_t bits[][2] = {{0, 0}, {8, 8}, {8, 4}, {6, 4}, {4, 4}, {4, 2}, {2, 2}};
@@ -188,6 +190,9 @@ int main(int argc, char **argv)
     } else if (strcmp(isa, "avx512") == 0) {
         attend = attn_avx512_attend;
         need = ISA_AVX512;
+    } else if (strcmp(isa, "amx") == 0) {
+        attend = attn_amx_attend;
+        need = ISA_AMX;
     }
 #endif
     struct kern *k = kern_open_cpu("ref", threads); /* for its threads and scratch */
