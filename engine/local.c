@@ -214,8 +214,8 @@ void local_walk(struct local *l, int64_t id, const struct kv_line *line, bool of
     s->kv_budget_bytes = (int64_t)kv_pool_budget(l->pool);
     if (l->kern->ops->memory_used)
         s->vram_bytes = (int64_t)l->kern->ops->memory_used(l->kern);
-    s->fit_tok = ledger_room(l->pool, line, PLAN_CHUNK);
-    s->fit_floor_tok = ledger_room_floor(l->pool, PLAN_CHUNK);
+    s->fit_tok = ledger_room(l->pool, line, l->plan.n_chunk);
+    s->fit_floor_tok = ledger_room_floor(l->pool, l->plan.n_chunk);
     snprintf(s->kv, sizeof s->kv, "%s", l->preset->name);
     snprintf(s->kv_floor, sizeof s->kv_floor, "%s", ledger_floor_name(l->preset));
     if (map) {
@@ -440,7 +440,8 @@ void local_use_preset(struct local *l, const struct preset *p)
     l->preset = p;
     l->keep.io = kept ? l->io : (struct kv_io){0};
     l->keep.fingerprint = keep_fingerprint(l->info.fingerprint, p);
-    forward_set_chunk(l->forward, kv_chunk(p));
+    int32_t most = kv_chunk(p);
+    forward_set_chunk(l->forward, most && most < l->plan.n_chunk ? most : l->plan.n_chunk);
     policy_free(l->policy);
     l->policy = policy_new(l->kern, &l->model->p, l->forward, p, l->params.sparse_from);
     if (l->params.coverage <= 0 && p->coverage > 0)

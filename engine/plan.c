@@ -49,15 +49,15 @@ const char *plan_size_text(uint64_t size_bytes, char buf[32])
 
 /* The largest multiple of 64 tokens whose cache takes at most `room`, and together with the block
  * scores of sparse attention `left`. */
-static int32_t most_tok(const struct model_params *p, const struct preset *preset, uint64_t room,
-                        uint64_t left)
+static int32_t most_tok(const struct model_params *p, const struct preset *preset, int32_t n_chunk,
+                        uint64_t room, uint64_t left)
 {
     const struct kv_shape s = {p->n_layer, p->n_head_kv, p->head_dim};
     int32_t lo = 0, hi = INT32_MAX / KERN_BLOCK_TOK; /* lo fits, hi does not */
     while (hi - lo > 1) {
         int32_t mid = lo + (hi - lo) / 2;
-        uint64_t kv = kv_most_bytes(&s, preset, mid * KERN_BLOCK_TOK, PLAN_CHUNK);
-        uint64_t scores = policy_bytes(p, preset, mid * KERN_BLOCK_TOK, PLAN_CHUNK);
+        uint64_t kv = kv_most_bytes(&s, preset, mid * KERN_BLOCK_TOK, n_chunk);
+        uint64_t scores = policy_bytes(p, preset, mid * KERN_BLOCK_TOK, n_chunk);
         if (kv <= room && kv + scores <= left)
             lo = mid;
         else
@@ -83,15 +83,22 @@ enum status plan_make(const struct model *m, struct kern *k, const struct preset
     uint64_t left = available > fixed ? available - fixed : 0;
     /* Largest context that fits, by whole blocks; a budget the user gave bounds it too. */
     uint64_t room = kv_budget && kv_budget < left ? kv_budget : left;
-    p.n_ctx_max = most_tok(&m->p, preset, room, left);
-
     p.n_ctx = n_ctx > 0 ? n_ctx : m->p.n_ctx_train;
+    p.n_ctx_max = most_tok(&m->p, preset, p.n_chunk = PLAN_CHUNK, room, left);
+    for (int32_t n = PLAN_CHUNK / 2;
+         preset->bits_k && n >= KERN_BLOCK_TOK && p.n_ctx > p.n_ctx_max; n /= 2) {
+        int32_t most = most_tok(&m->p, preset, n, room, left);
+        if (most >= p.n_ctx || (n_ctx > 0 && most > p.n_ctx_max)) {
+            p.n_ctx_max = most;
+            p.n_chunk = n;
+        }
+    }
     if (p.n_ctx > p.n_ctx_max && n_ctx <= 0 && p.n_ctx_max >= MIN_CTX) {
         p.n_ctx = p.n_ctx_max;
         p.lowered = true;
     }
-    p.kv = kv_most_bytes(&s, preset, p.n_ctx, PLAN_CHUNK);
-    p.scratch += policy_bytes(&m->p, preset, p.n_ctx, PLAN_CHUNK);
+    p.kv = kv_most_bytes(&s, preset, p.n_ctx, p.n_chunk);
+    p.scratch += policy_bytes(&m->p, preset, p.n_ctx, p.n_chunk);
     p.total = p.weights_private + p.weights_mapped + p.scratch + p.kv;
     if (p.n_ctx > p.n_ctx_max) {
         if (p.n_ctx_max < MIN_CTX)

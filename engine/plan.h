@@ -7,7 +7,7 @@
 #include "engine/kv.h"
 #include "engine/model.h"
 
-enum { PLAN_CHUNK = 512 }; /* tokens computed at once in prefill */
+enum { PLAN_CHUNK = 512 }; /* tokens computed at once in prefill, where memory allows */
 
 struct plan {
     uint64_t weights_private; /* copied into the backend's own order */
@@ -20,6 +20,8 @@ struct plan {
     uint64_t total;     /* weights + scratch + kv */
     uint64_t available;
     int32_t n_ctx, n_ctx_max; /* planned; the largest that fits */
+    int32_t n_chunk;          /* PLAN_CHUNK, or less where only that fits: a chunk stands in f16
+                                 beside its fresh pages while it is read */
     bool lowered;             /* n_ctx is less than the model's own because of memory */
 };
 

@@ -160,8 +160,9 @@ static enum status read_prompt(struct run *r, const float **logits, struct err *
         s = prefill_run(r->l->forward, r->line, r->ids.ids + at, r->n_prompt - at, prefill_tick, r,
                         logits, e);
         int32_t left = r->n_prompt - kv_n_tok(r->line);
+        int32_t most = forward_n_chunk(r->l->forward);
         if (s == ERR_MEMORY &&
-            !local_make_room(r->l, r->t->timeline, r->line, left < PLAN_CHUNK ? left : PLAN_CHUNK))
+            !local_make_room(r->l, r->t->timeline, r->line, left < most ? left : most))
             break;
     } while (s == ERR_MEMORY);
     r->n_read = kv_n_tok(r->line) - r->n_reused;

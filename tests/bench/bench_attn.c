@@ -1,7 +1,9 @@
 /* The kernel ladder of attention: decode, short chunks and prefill over f16 blocks and over pages
  * of each depth, and sealing. Built with the tests, run by hand:
  *
- *   bench_attn [avx2|avx512|amx] [threads] [depth in tokens] [filter]
+ *   bench_attn [avx2|avx512|amx] [threads] [depth in tokens] [filter] [decode]
+ *
+ * decode: single rows only.
  *
  * GB/s counts the bytes of keys and values read once per KV head; GFLOP/s counts 4 * head_dim per
  * score. Several layers are walked in turn, so that their total does not fit any cache. The best of
@@ -208,6 +210,8 @@ int main(int argc, char **argv)
         for (size_t b = 0; b < sizeof bits / sizeof *bits; b++)
             run_case(k, attend, m, depth, 1, bits[b][0], bits[b][1], false);
         run_case(k, attend, m, depth, 1, 4, 4, true);
+        if (argc > 5 && strcmp(argv[5], "decode") == 0)
+            continue;
         static const int32_t rows[] = {2, 3, 4, 8, 32};
         for (int r = 0; r < 5; r++) {
             run_case(k, attend, m, depth, rows[r], 0, 0, false);

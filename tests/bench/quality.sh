@@ -15,9 +15,9 @@ tok=$("$dogear" info "$model" --json | python3 -c 'import json,sys; print(json.l
 for n in $lengths; do
     "$dogear" eval -m "$model" --suite recall -c "$n" --kv "$presets" |
         awk -v n="$n" 'NR == 1 || ($2 == "recall" && $3 == n)'
-    # While a prompt is read, a chunk's rows stand beside its fresh pages: 1200 tokens' worth of f16
-    # that is free again afterwards. The column B/token tells what a chat took at rest.
+    # While a prompt is read, a chunk's rows stand beside its fresh pages: with the least chunk 420
+    # tokens' worth of f16 that is free again afterwards. B/token tells what a chat took at rest.
     "$dogear" eval -m "$model" --suite recall -c "$n" --kv adaptive \
-        --kv-budget $((tok * (n / 4 + 1200))) |
+        --kv-budget $((tok * (n / 4 + 420))) |
         awk -v n="$n" '$2 == "recall" && $3 == n'
 done

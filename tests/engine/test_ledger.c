@@ -138,14 +138,13 @@ static void ledger__fit__steps_down_the_cheapest(void **state)
     assert_true(tier[1] == 0 && tier[2] == 0 && tier[3] == 0 && tier[4] > 0 && tier[5] == 0);
 }
 
-/* The least budget the plan allows is enough to read the whole context. */
-static void ledger__budget__holds_the_planned_context(void **state)
+/* The least budget the plan allows for chunks of n_chunk is enough to read the whole context. */
+static void read_in_least(int32_t n_chunk)
 {
-    enum { N_CTX = 6144, N_CHUNK = 256 };
-    bed_data();
+    enum { N_CTX = 6144 };
     const struct kv_shape *s = &bed.pool->shape;
     const struct preset *preset = presets_find("adaptive");
-    uint64_t budget = kv_most_bytes(s, preset, N_CTX, N_CHUNK);
+    uint64_t budget = kv_most_bytes(s, preset, N_CTX, n_chunk);
     struct kv_pool *p = kv_pool_new(bed.k, s, preset, budget);
     struct kv_line *line = kv_line_new(p, N_CTX);
     static int32_t ids[N_CTX];
@@ -153,7 +152,7 @@ static void ledger__budget__holds_the_planned_context(void **state)
     for (int32_t i = 0; i < N_CTX; i++)
         ids[i] = 3 + i % 500;
     while (kv_n_tok(line) < N_CTX) {
-        int32_t at = kv_n_tok(line), n = at < N_CTX - 300 ? N_CHUNK - at % 64 : 1;
+        int32_t at = kv_n_tok(line), n = at < N_CTX - 300 ? n_chunk - at % 64 : 1;
         enum status st = kv_reserve(line, n, &e);
         if (st == ERR_MEMORY) {
             assert_true(ledger_fit(p, kv_reserve_bytes(line, n)));
@@ -170,6 +169,13 @@ static void ledger__budget__holds_the_planned_context(void **state)
                   (double)kv_tok_bytes(s));
     kv_line_free(line);
     kv_pool_free(p);
+}
+
+static void ledger__budget__holds_the_planned_context(void **state)
+{
+    bed_data();
+    read_in_least(256);
+    read_in_least(64);
 }
 
 static void ledger__fit__leaves_fixed_formats_alone(void **state)

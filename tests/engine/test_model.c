@@ -200,6 +200,7 @@ static void plan__make__lowers_or_refuses(void **state)
     uint64_t gib = (uint64_t)1 << 30;
 
     assert_int_equal(plan_make(m, k, presets_find("exact"), 0, 0, 4 * gib, &p, &e), OK);
+    assert_true(p.n_chunk == PLAN_CHUNK);
     assert_true(p.lowered && p.n_ctx < 1 << 24 && p.n_ctx == p.n_ctx_max);
     assert_true(p.total <= 4 * gib);
     assert_true(p.kv_budget >= p.kv);
@@ -227,6 +228,21 @@ static void plan__make__lowers_or_refuses(void **state)
                          policy_bytes(&m->p, presets_find("exact"), 4096, PLAN_CHUNK));
     assert_true(p.scratch > scratch);
     assert_true(plan_available() > 0);
+
+    /* A budget that holds the context only if little of it is read at once. */
+    const struct preset *adaptive = presets_find("adaptive");
+    const struct kv_shape shape = {m->p.n_layer, m->p.n_head_kv, m->p.head_dim};
+    for (int32_t chunk = KERN_BLOCK_TOK; chunk <= PLAN_CHUNK; chunk *= 2) {
+        uint64_t need = kv_most_bytes(&shape, adaptive, 2048, chunk);
+        assert_int_equal(plan_make(m, k, adaptive, 2048, need, 64 * gib, &p, &e), OK);
+        assert_int_equal(p.n_chunk, chunk);
+        assert_true(p.kv <= need && p.n_ctx_max >= 2048);
+    }
+    uint64_t least = kv_most_bytes(&shape, adaptive, 2048, KERN_BLOCK_TOK) - 1;
+    assert_int_equal(plan_make(m, k, adaptive, 2048, least, 64 * gib, &p, &e), ERR_MEMORY);
+    /* Where the context is lowered in any case, speed is kept. */
+    assert_int_equal(plan_make(m, k, adaptive, 0, least, 64 * gib, &p, &e), OK);
+    assert_true(p.lowered && p.n_chunk == PLAN_CHUNK);
     model_free(m);
     gguf_close(g);
     kern_close(k);

@@ -550,8 +550,9 @@ static void attn__attend__next_to_nothing_is_nothing(void **state)
                         k[j][c * 64 + t] = kern_f32_to_f16(j < 2 ? wave - gap / 8 : wave);
                         v[j][t * D + c] = kern_f32_to_f16(j < 2 ? wave : 1 + wave);
                         if (j == 0 && t < KERN_SINK_TOK) {
-                            sink_k[c * KERN_SINK_PAD + t] = k[j][c * 64 + t];
-                            sink_v[t * D + c] = v[j][t * D + c];
+                            /* read first, so that pages are weighed against them */
+                            sink_k[c * KERN_SINK_PAD + t] = kern_f32_to_f16(wave);
+                            sink_v[t * D + c] = kern_f32_to_f16(1 + wave);
                         }
                     }
             struct kern_kv_block block[N_BLOCK];
@@ -569,7 +570,7 @@ static void attn__attend__next_to_nothing_is_nothing(void **state)
                 if (!(fabsf(out[c] - 1) < 0.05f))
                     fail_msg("%s, gap %g: channel %d is %g", fast[i].name, (double)gap, c,
                              (double)out[c]);
-            assert_true(mass[0] >= 0 && mass[0] < 1e-6f && mass[1] >= 0 && mass[1] < 1e-6f);
+            assert_true(mass[0] > 0.01f && mass[0] < 0.1f && mass[1] >= 0 && mass[1] < 1e-6f);
         }
         kern_close(kern);
     }
