@@ -283,6 +283,8 @@ void popup_open(struct screen *sc, enum ui_popup popup, const char *title, const
     if (popup == UI_POPUP_PICKER || popup == UI_POPUP_INPUT)
         editor_set(sc->input, "", 0);
     sc->popup = popup;
+    if (sc->focus != UI_FOCUS_POPUP)
+        sc->from_dash = sc->focus == UI_FOCUS_DASH;
     sc->focus = UI_FOCUS_POPUP;
     sc->help_scroll = 0;
     sc->dirty = true;
@@ -291,7 +293,7 @@ void popup_open(struct screen *sc, enum ui_popup popup, const char *title, const
 void popup_close(struct screen *sc)
 {
     sc->popup = UI_POPUP_NONE;
-    sc->focus = UI_FOCUS_EDITOR;
+    sc->focus = sc->from_dash && sc->dash_wanted ? UI_FOCUS_DASH : UI_FOCUS_EDITOR;
     free(sc->popup_text);
     sc->popup_text = NULL;
     sc->dirty = true;

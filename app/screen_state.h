@@ -86,6 +86,7 @@ struct screen {
 
     enum ui_focus focus;
     enum ui_popup popup;
+    bool from_dash; /* the keys were the dashboard's when the popup came, and will be again */
     enum picker picker;
     struct rows picks;
     struct editor *input; /* of picker and input popup */

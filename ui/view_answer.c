@@ -128,7 +128,7 @@ static void draw_choice(const struct dash *d, struct pen *p)
     if (isnan(t->kl))
         pen_figure(p, "", "--", "");
     else
-        pen_figure(p, t->same ? "the same choice, KL " : "exactly read, another choice, KL ",
+        pen_figure(p, t->same ? "the same choice, KL " : "another choice, KL ",
                    format_small(a, (double)t->kl), "");
     pen_end(p);
 }

@@ -150,3 +150,39 @@ ok dash__end__clean_exit
 dogear verify "$id" -m "$model" --json && near kl "$(json "$work/out" 'j["kl_mean"]')" 0.02 &&
     near top1 "$(json "$work/out" 'j["top1"]')" 0.01 && near n "$(json "$work/out" 'j["n"]')"
 ok dash__verify__as_the_command_line_measures
+
+# Its controls by key, on the chat as it is on disk.
+start 80 24 "-r $id"
+has 'What is my dog called?'
+keys F2
+has 'Controls'
+keys Down
+keys Left
+has '‹ 0.99 ›'
+say 'And where did we walk?'
+wait_for 60 turns 4 && [ "$(sqlite3 "$db" "SELECT round(json_extract(figures, '\$.coverage'), 4) FROM turn ORDER BY message DESC LIMIT 1")" = 0.99 ]
+ok dash__coverage__by_key_for_the_next_answer
+keys F2
+sleep 0.5
+disk_of() { dogear list --json && json "$work/out" 'j[0]["kv_bytes"]'; }
+before=$(disk_of)
+keys Down Down Down Down Enter
+has 'Thin this chat'
+keys y
+has 'of disk freed'
+after=$(disk_of)
+[ "$after" -lt "$before" ] || { echo "$before before, $after after" >"$work/out"; false; }
+ok dash__thin__less_on_disk
+as_on_disk() {
+    figures
+    near disk "$after"
+}
+wait_for 20 as_on_disk
+ok dash__thin__seen_on_the_screen
+keys Tab Tab Tab
+has 'read again over' && has 'most at' && has ' on exact rows'
+ok dash__answer__what_it_looked_at
+keys C-d
+wait_for 20 test -f "$work/rc"
+[ "$(cat "$work/rc")" = 0 ] && [ ! -s "$work/err" ]
+ok dash__end_again__clean_exit

@@ -23,8 +23,14 @@ stat bytes_per_tok 6144
 stat tier0 2097152
 stat tier1 8388608
 stat tier4 14680064
+stat kl_measured 0.004
+stat top1_measured 0.985
+choice 0.8312
+trace 0.25 1 3 1
+agree 0.03 2
 prefill 2000 300
 say told
+rate 60
 S
 
 unset WAYLAND_DISPLAY DISPLAY SDL_VIDEODRIVER GDK_SCALE
@@ -189,6 +195,37 @@ read -r x y <<<"$(place '‹ 384 MiB ›')"
 at "$x" "$y" && xdotool click 1
 has '‹ 256 MiB ›'
 ok window__budget__by_mouse
+at_text() {
+    local x y
+    read -r x y <<<"$(place "$1")"
+    at $((x + ${2:-1})) "$y"
+}
+at_text 'coverage ‹' 10 && xdotool click 1
+has '‹ 0.99 ›'
+ok window__coverage__by_mouse
+at_text ' verify ' 3 && xdotool click 1
+has 'verify: ' && at_text 'verify: ' 3 && xdotool click 1
+has '(stopped)' && gone 'verify: '
+ok window__verify__stopped_by_mouse
+at_text ' verify ' 3 && xdotool click 1
+has 'every first choice' || has 'same first choice'
+ok window__verify__by_mouse
+
+# The inspector: a page by its tab, a token by a click, disagreement, the heat line's values.
+at_text '  Answer' 3 && xdotool click 1
+has 'Last answer' && has 'read again over 194 tokens' && has 'chosen    "t"' && has ' choice, KL 0.03'
+ok window__inspector__first_token
+at_text 'told' 2 && xdotool click 1
+has 'chosen    "l"' && has 'read again over 196 tokens'
+ok window__inspector__token_by_mouse
+keys Return
+has '■KL<0.01 ■<0.05 ■<0.2 ■more' && has '■another choice'
+ok window__inspector__by_disagreement
+picture inspector && at_text 'looked at' 30 && sleep 0.5 && rm -f "$work"/dogear-2*.png && keys F12 && has 'written to dogear-2'
+at 60 30
+[ "$("$PICTURE" "$work"/dogear-2*.png "$work/inspector.png")" -gt 500 ]
+ok window__inspector__hover_tells_the_tokens
+at_text 'Overview' 3 && xdotool click 1
 keys F2
 gone 'Cache'
 
