@@ -195,7 +195,7 @@ double dash_tick(struct screen *sc, double now_s)
     if (!running && (d->disk_stale || now_s - d->disk_s >= DISK_EVERY_S)) {
         ask_disk(sc, now_s);
         engine_stats(sc->engine, &sc->model.stats); /* memory of the process */
-        sc->dirty = true; /* ages move on, too */
+        sc->dirty = true;                           /* ages move on, too */
     }
     if (d->trace_waits)
         return now_s + TRACE_WAIT_S;

@@ -114,6 +114,8 @@ static void press(struct screen *sc, const struct ui_event *ev, const struct lay
         if (ev->button == 0 && i >= 0 && i < sc->list.n)
             screen_open(sc, sc->list.row[i].id);
         sc->focus = UI_FOCUS_EDITOR;
+    } else if (inside(l->status, ev->x, ev->y) && ev->button == 0) {
+        dash_toggle(sc); /* its figures are the dashboard's */
     } else if (inside(l->editor, ev->x, ev->y) && ev->button == 0) {
         press_editor(sc, ev, l);
     } else if (inside(l->rule, ev->x, ev->y) && chat) {

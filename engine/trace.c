@@ -137,8 +137,7 @@ static void look(void *ctx, int32_t layer, const struct kern_attn *a)
     struct look *w = ctx;
     struct kern *k = w->l->kern;
     k->ops->attend(k, a);
-    k->ops->download(k, w->q, a->q,
-                     (size_t)a->n_head * (size_t)a->kv->head_dim * sizeof *w->q);
+    k->ops->download(k, w->q, a->q, (size_t)a->n_head * (size_t)a->kv->head_dim * sizeof *w->q);
     w->a = a;
     w->layer = layer;
     kern_parallel(k, a->kv->n_head_kv, look_part, w);
@@ -163,8 +162,7 @@ static enum status read_up_to(struct local *l, const struct trace *t, struct kv_
                         e));
     }
     forward_set_answer(l->forward, look, w);
-    enum status s =
-        forward_run(l->forward, fork, t->ids + t->pos, 1, FORWARD_LAST, go_on, l, e);
+    enum status s = forward_run(l->forward, fork, t->ids + t->pos, 1, FORWARD_LAST, go_on, l, e);
     forward_set_answer(l->forward, NULL, NULL);
     return s;
 }

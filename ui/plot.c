@@ -230,10 +230,10 @@ void plot_heat(const struct plot *p, struct rect r, int n_col, int n_row,
             struct plot_cell v = get(ctx, (int)((int64_t)x * n_col / cols),
                                      (int)((int64_t)y * n_row / rows), tip, sizeof tip);
             if (isfinite(v.level))
-                shapes_fill(p->shapes, (float)r.x + (float)x * w, (float)r.y + (float)y * h,
-                            w - gap_x, h - gap_y, v.role,
-                            (uint8_t)(255 * (v.least + (1 - v.least) *
-                                                          fminf(fmaxf(v.level, 0), 1))),
-                            tip[0] ? tip : NULL);
+                shapes_fill(
+                    p->shapes, (float)r.x + (float)x * w, (float)r.y + (float)y * h, w - gap_x,
+                    h - gap_y, v.role,
+                    (uint8_t)(255 * (v.least + (1 - v.least) * fminf(fmaxf(v.level, 0), 1))),
+                    tip[0] ? tip : NULL);
         }
 }

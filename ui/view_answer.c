@@ -227,9 +227,10 @@ static void draw_trace(const struct dash *d, struct pen *p)
     char a[FORMAT_SIZE], b[FORMAT_SIZE];
     pen_line(p, "looked at");
     if (!t || t->n == 0) {
-        pen_figure(p, t ? "-- the cache does not hold it: it comes with the next message" : "--", "",
-                   "");
-        for (int i = p->shapes ? 4 : 3; i > 0 && !t; i--) /* as high as the answer that is to come */
+        pen_figure(p, t ? "-- the cache does not hold it: it comes with the next message" : "--",
+                   "", "");
+        for (int i = p->shapes ? 4 : 3; i > 0 && !t;
+             i--) /* as high as the answer that is to come */
             pen_end(p);
         pen_end(p);
         return;

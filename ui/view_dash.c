@@ -124,8 +124,8 @@ static void draw_tier_history(struct pen *p, const struct history *h, int rows)
     struct plot plot = pen_plot(p);
     for (int i = 0; i < STATS_TIERS; i++)
         area[i] = (struct plot_area){&h->tier[i], (uint8_t)(ROLE_TIER_0 + i), stats_tier_name[i]};
-    float most = plot_areas(&plot, (struct rect){p->x, p->r.y, pen_cols(p, 0), rows}, area,
-                            STATS_TIERS);
+    float most =
+        plot_areas(&plot, (struct rect){p->x, p->r.y, pen_cols(p, 0), rows}, area, STATS_TIERS);
     if (p->r.h > 1 && most > 0)
         cells_puts(p->c, p->r, p->r.x + 1, p->r.y + 1, format_bytes(a, (int64_t)most), ROLE_DIM, 0,
                    0);
@@ -208,8 +208,7 @@ static void draw_memory(const struct ui_model *m, struct pen *p)
     } else {
         pen_figure(p, "this chat ", format_bytes(a, d->disk_chat_bytes), "");
         pen_figure(p, "   all chats ", format_bytes(a, d->disk_used_bytes), "");
-        snprintf(of, sizeof of, ", %s",
-                 view_dash_age(note, sizeof note, m->now_s, d->disk_at_s));
+        snprintf(of, sizeof of, ", %s", view_dash_age(note, sizeof note, m->now_s, d->disk_at_s));
         pen_figure(p, " of ", format_bytes(b, d->disk_limit_bytes), of);
     }
     pen_end(p);

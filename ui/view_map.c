@@ -225,8 +225,8 @@ void view_map_draw(const struct ui_model *m, struct pen *p)
     if (!d->map || d->map->n_block == 0) {
         pen_line(p, "");
         p->x = p->r.x + 1;
-        pen_figure(p, d->map ? "nothing is in memory: it is read with the next message" : "--",
-                   "", "");
+        pen_figure(p, d->map ? "nothing is in memory: it is read with the next message" : "--", "",
+                   "");
         pen_end(p);
         return;
     }

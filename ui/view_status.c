@@ -15,7 +15,7 @@ struct segment {
     int keep; /* the lowest goes first when room is short */
 };
 
-enum { SEGMENTS_MAX = 8, BAR_COLS = 12 };
+enum { SEGMENTS_MAX = 8, BAR_COLS = 12, DASH_HINT_COLS = 100 };
 
 static int segment_width(const struct segment *s)
 {
@@ -95,10 +95,16 @@ void view_status_draw(const struct ui_model *m, struct cells *c, struct rect r)
     cells_fill(c, r, " ", ROLE_STATUS, ROLE_STATUS);
     struct segment list[SEGMENTS_MAX];
     int n = collect(m, list);
-    char hint[48] = "", key[32];
+    char hint[64] = "", key[32];
     keymap_first_key(m->keymap, KEYMAP_GLOBAL, m->running ? ACT_CANCEL : ACT_HELP, key, sizeof key);
     if (key[0])
         snprintf(hint, sizeof hint, "%s %s", key, m->running ? "stops" : "help");
+    keymap_first_key(m->keymap, KEYMAP_GLOBAL, ACT_DASHBOARD, key, sizeof key);
+    if (key[0] && !m->running && !m->dash_wanted && r.w >= DASH_HINT_COLS) {
+        char help[48];
+        snprintf(help, sizeof help, "%s", hint);
+        snprintf(hint, sizeof hint, "%.16s dashboard  %.24s", key, help);
+    }
     struct str model = {0};
     text_clean_line(&model, m->model_name, strlen(m->model_name));
     int model_w = text_width(str_c(&model), model.len), hint_w = (int)strlen(hint);

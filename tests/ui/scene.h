@@ -1,5 +1,5 @@
-/* A dashboard with everything known and long figures: what can be cut off or drawn wrongly is there.
- * Include after cmocka.h. */
+/* A dashboard with everything known and long figures: what can be cut off or drawn wrongly is
+ * there. Include after cmocka.h. */
 #ifndef TESTS_UI_SCENE_H
 #define TESTS_UI_SCENE_H
 
@@ -75,11 +75,16 @@ static inline void scene_fill(struct scene *s)
         c->label = labels[i];
         c->turns = i < 3;
         snprintf(c->value, sizeof c->value, "%s", i == 3 || i == 5 ? "" : "streamingllm");
-        snprintf(c->hint, sizeof c->hint, "memory for the cache: what does not fit steps down at "
-                                          "once, least harm first");
+        snprintf(c->hint, sizeof c->hint,
+                 "memory for the cache: what does not fit steps down at "
+                 "once, least harm first");
     }
-    s->map = (struct stats_map){.at_s = 4, .n_layer = N_LAYER, .n_head_kv = N_HEAD,
-                                .n_block = N_BLOCK, .n_tok = 64 * N_BLOCK, .page = s->page};
+    s->map = (struct stats_map){.at_s = 4,
+                                .n_layer = N_LAYER,
+                                .n_head_kv = N_HEAD,
+                                .n_block = N_BLOCK,
+                                .n_tok = 64 * N_BLOCK,
+                                .page = s->page};
     for (int i = 0; i < N_LAYER * N_HEAD * N_BLOCK; i++)
         s->page[i] = (struct stats_page){(uint8_t)(i % 7), 8, 8, 0.0123f, 0.0456f, 0.025f};
     d->map = &s->map;

@@ -42,8 +42,9 @@ struct shot {
 
 static void shot_open(struct shot *s, const char *family, int size_px)
 {
-    static const char answer[] = "A **heron** is a bird.\n\n```c\nint legs = 2; // long\n```\n\n"
-                                 "| what | how many |\n|---|---|\n| legs | 2 |\n\n- stands\n- strikes\n";
+    static const char answer[] =
+        "A **heron** is a bird.\n\n```c\nint legs = 2; // long\n```\n\n"
+        "| what | how many |\n|---|---|\n| legs | 2 |\n\n- stands\n- strikes\n";
     struct err e;
     memset(s, 0, sizeof *s);
     if (glyphs_open(family, size_px, &s->g, &e) != OK)
@@ -55,12 +56,11 @@ static void shot_open(struct shot *s, const char *family, int size_px)
     s->scene = mem_calloc(1, sizeof *s->scene);
     scene_fill(s->scene);
     s->message[0] = (struct ui_message){"user", "What is a heron?", 16, false, false, 1, 0};
-    s->message[1] =
-        (struct ui_message){"assistant", answer, strlen(answer), false, false, 2, 1};
+    s->message[1] = (struct ui_message){"assistant", answer, strlen(answer), false, false, 2, 1};
     s->message[2] = (struct ui_message){"user", "And an egret?", 13, false, false, 1, 0};
     for (int i = 0; i < 3; i++)
-        s->row[i] = (struct ui_row){.id = i, .text = "A conversation", .detail = "2d", .open = i == 1,
-                                    .pinned = i == 0};
+        s->row[i] = (struct ui_row){
+            .id = i, .text = "A conversation", .detail = "2d", .open = i == 1, .pinned = i == 0};
     struct ui_model *m = &s->scene->m;
     m->messages = s->message;
     m->n_message = 3;
