@@ -258,6 +258,13 @@ static void pieces_free(struct pieces *p)
     free(p);
 }
 
+/* Where the block of position n ends, or the log of n_tok tokens in it. */
+static int32_t block_end(int32_t n, int32_t n_tok)
+{
+    int32_t end = (n / KERN_BLOCK_TOK + 1) * KERN_BLOCK_TOK;
+    return end < n_tok ? end : n_tok;
+}
+
 /* The blocks that will not change any more while the line grows. */
 static int32_t settled_end(const struct kv_line *l)
 {
@@ -310,24 +317,38 @@ void keep_blocks(const struct keep *k, int64_t id, struct kv_line *l)
     l->kept_seen = end;
 }
 
-void keep_state(const struct keep *k, int64_t id, struct kv_line *l)
+static bool put_rows(const struct keep *k, int64_t id, struct kv_line *l, int32_t j, int32_t n_tok,
+                     uint64_t hash)
 {
     const struct kv_shape *s = &l->pool->shape;
-    keep_blocks(k, id, l);
-    int32_t first = settled_end(l), n_win = l->n_tok - first * KERN_BLOCK_TOK;
-    if (!k->io.put || l->pool->kern->kv_bytes != (int32_t)sizeof(uint16_t) || n_win <= 0)
-        return;
-    uint64_t hash = kv_io_hash(hash_upto(l, first), l->ids + first * KERN_BLOCK_TOK, n_win);
-    if (hash == l->kept_state)
-        return;
-    struct pieces *p = pieces_new(l, (size_t)n_win * tok_layer_bytes(s) * (size_t)s->n_layer, 1);
+    size_t n = (size_t)(n_tok - j * KERN_BLOCK_TOK);
+    struct pieces *p = pieces_new(l, n * tok_layer_bytes(s) * (size_t)s->n_layer, 1);
     if (!p)
-        return;
+        return false;
     for (int32_t y = 0; y < s->n_layer; y++)
-        add_rows(l, first, l->n_tok, y, l->n_tok, KV_IO_WINDOW, p);
-    k->io.put(k->io.ctx, id, k->fingerprint, l->n_tok, hash, p->piece, p->n);
-    l->kept_state = hash;
+        add_rows(l, j, n_tok, y, n_tok, KV_IO_WINDOW, p);
+    k->io.put(k->io.ctx, id, k->fingerprint, n_tok, hash, p->piece, p->n);
     pieces_free(p);
+    return true;
+}
+
+void keep_state(const struct keep *k, int64_t id, struct kv_line *l)
+{
+    keep_blocks(k, id, l);
+    int32_t first = settled_end(l), from = first * KERN_BLOCK_TOK;
+    if (!k->io.put || l->pool->kern->kv_bytes != (int32_t)sizeof(uint16_t) || l->n_tok <= from)
+        return;
+    uint64_t hash = hash_upto(l, first), whole = kv_io_hash(hash, l->ids + from, l->n_tok - from);
+    if (whole == l->kept_state)
+        return;
+    for (int32_t j = first, end; from < l->n_tok; j++, from = end) {
+        end = block_end(from, l->n_tok);
+        hash = kv_io_hash(hash, l->ids + from, end - from);
+        /* Rows that were made of pages are made again. */
+        if (!l->block[j]->thawed && !put_rows(k, id, l, j, end, hash))
+            return;
+    }
+    l->kept_state = whole;
 }
 
 /* ---- in ---- */
@@ -616,7 +637,7 @@ static int32_t load_sealed(const struct keep *k, int64_t id, struct kv_line *l, 
     return n_got;
 }
 
-/* Fills an empty line with as many kept blocks as are intact, at most n_block. */
+/* Appends as many kept blocks as are intact, at most n_block, to an empty line. */
 static int32_t load_blocks(const struct keep *k, int64_t id, struct kv_line *l, const int32_t *ids,
                            int32_t n_block, uint64_t *ret_hash)
 {
@@ -638,32 +659,83 @@ static int32_t load_blocks(const struct keep *k, int64_t id, struct kv_line *l, 
     return n_got;
 }
 
-int32_t keep_load(const struct keep *k, int64_t id, struct kv_line *l, const int32_t *ids,
-                  int32_t n)
+/* The rows that follow the blocks at hand, up to n_tok. */
+static bool load_window(const struct keep *k, int64_t id, struct kv_line *l, const int32_t *ids,
+                        int32_t n_tok, uint64_t hash)
 {
-    int32_t n_block = 0, n_state = 0, had = l->n_tok;
-    if (!k->io.find || l->pool->kern->kv_bytes != (int32_t)sizeof(uint16_t))
-        return 0;
+    struct loading g = {.l = l};
+    while (l->n_tok < n_tok) {
+        int32_t end = block_end(l->n_tok, n_tok);
+        hash = kv_io_hash(hash, ids + l->n_tok, end - l->n_tok);
+        if (!load_rows(k, id, &g, ids, end, hash, true))
+            return false;
+    }
+    return true;
+}
+
+/* What is worth taking up: n_block blocks, then rows up to n_tok (or nothing more: the end of the
+ * blocks, less what has to be read again before reading can go on there). */
+struct offer {
+    int32_t n_block, n_tok;
+    bool rows, thaw; /* thaw: the last block gives context for the rows */
+};
+
+/* The blocks under the rows that end at n_tok; false = there are not enough. Position n_tok reads
+ * rows of its own block and the one before: those are kept, too, unless they came of pages. */
+static bool offer_rows(const struct keep *k, int64_t id, const struct kv_line *l,
+                       const int32_t *ids, int32_t n_block, int32_t n_tok, struct offer *ret)
+{
+    int32_t last = (n_tok - 1) / KERN_BLOCK_TOK, ignored, n_before = 0;
+    *ret = (struct offer){.n_block = last, .n_tok = n_tok, .rows = true};
+    if (!l->pool->seals) {
+        ret->n_block = n_tok / KERN_BLOCK_TOK;
+    } else if (last > 0 && (n_tok % KERN_BLOCK_TOK || last > n_block)) {
+        k->io.find(k->io.ctx, id, k->fingerprint, ids, last * KERN_BLOCK_TOK, &ignored, &n_before);
+        ret->thaw = n_before != last * KERN_BLOCK_TOK;
+        ret->n_block = ret->thaw ? last : last - 1;
+    }
+    return ret->n_block <= n_block;
+}
+
+static struct offer find_offer(const struct keep *k, int64_t id, const struct kv_line *l,
+                               const int32_t *ids, int32_t n)
+{
+    int32_t n_block = 0, n_state = 0;
+    struct offer rows;
     k->io.find(k->io.ctx, id, k->fingerprint, ids, n, &n_block, &n_state);
     if (n_block > n / KERN_BLOCK_TOK)
         n_block = n / KERN_BLOCK_TOK;
-    int32_t window = l->pool->seals ? kv_sealed_end(n_state) : n_state / KERN_BLOCK_TOK;
-    bool state = n_state > 0 && n_state <= n && window <= n_block;
-    int32_t want = state && n_state > (n_block - 1) * KERN_BLOCK_TOK ? window : n_block;
-    state = state && want == window;
-    if ((state ? n_state : n_block * KERN_BLOCK_TOK) < had + LOAD_MIN_TOK)
-        return 0;
+    int32_t end = l->pool->seals && n_block > 0 ? n_block - 1 : n_block;
+    struct offer blocks = {.n_block = n_block, .n_tok = end * KERN_BLOCK_TOK};
+    if (n_state > blocks.n_tok && n_state <= n &&
+        offer_rows(k, id, l, ids, n_block, n_state, &rows))
+        return rows;
+    return blocks;
+}
 
-    struct loading g = {.l = l};
+/* A line that was cut where its rows are gone: what is left of it is context. */
+static bool stepped_back(const struct kv_line *l)
+{
+    return l->n_block > 0 && l->block[l->n_block - 1]->thawed;
+}
+
+int32_t keep_load(const struct keep *k, int64_t id, struct kv_line *l, const int32_t *ids,
+                  int32_t n)
+{
+    struct err e;
     uint64_t hash;
+    if (!k->io.find || l->pool->kern->kv_bytes != (int32_t)sizeof(uint16_t))
+        return 0;
+    struct offer o = find_offer(k, id, l, ids, n);
+    if (o.n_tok < l->n_tok + (stepped_back(l) ? 1 : LOAD_MIN_TOK))
+        return 0;
     kv_truncate(l, 0);
-    int32_t got = load_blocks(k, id, l, ids, want, &hash);
-    if (got == want && state && n_state > l->n_tok) {
-        int32_t at = l->n_tok;
-        hash = kv_io_hash(hash, ids + at, n_state - at);
-        state = load_rows(k, id, &g, ids, n_state, hash, true);
-    }
-    if (got < want || !state)
+    bool whole = load_blocks(k, id, l, ids, o.n_block, &hash) == o.n_block;
+    if (whole && o.thaw)
+        whole = kv_thaw(l, o.n_block - 1, &e) == OK;
+    if (whole && o.rows)
+        whole = load_window(k, id, l, ids, o.n_tok, hash);
+    if (!whole || !o.rows)
         kv_truncate(l, l->n_tok); /* steps back to where reading can go on */
     return l->n_tok;
 }

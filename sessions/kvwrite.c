@@ -12,7 +12,6 @@
 enum {
     KV_MISSES_MAX = 8,   /* after so many pieces that did not compress ... */
     KV_MISS_SAMPLE = 16, /* ... only every 16th of that plane and layer is tried */
-    KV_STATES_KEPT = 2,  /* newest states per chat: the open branch and the one before */
     KV_ZSTD_LEVEL = 1,
     KV_ZSTD_BLOCKS = 8,                     /* of a piece, at most ... */
     KV_ZSTD_BLOCK_BYTES = 4096,             /* ... unless they were shorter than this */
@@ -308,17 +307,22 @@ static enum status put_piece(struct kvstore *kv, const struct kvstore_put *put, 
                  first, n_chunk, (int64_t)p->size_bytes, (int64_t)n, codec, sum, sizeof sum);
 }
 
-/* Old states of a chat: only the newest few are worth their bytes, pages stand for the rest. */
+/* Old states of a chat: only the two newest ends, the open branch's and the one before, are worth
+ * their bytes, with the whole block of rows before each; pages stand for the rest. */
 static enum status forget_states(struct db *d, int64_t chat, struct err *e)
 {
     int64_t *blocks;
     int32_t n;
     TRY(kvstore_ids(d,
-                    "SELECT b.id FROM ref r JOIN block b ON b.id = r.block"
-                    " WHERE r.chat = ? AND b.state = 1 ORDER BY b.id DESC",
+                    "WITH mine (id, n_tok) AS (SELECT b.id, b.n_tok FROM ref r JOIN block b"
+                    "  ON b.id = r.block WHERE r.chat = ? AND b.state = 1),"
+                    " last (id, n_tok) AS (SELECT id, n_tok FROM mine WHERE n_tok % 64 <> 0"
+                    "  OR id = (SELECT max(id) FROM mine) ORDER BY id DESC LIMIT 2)"
+                    " SELECT id FROM mine WHERE id NOT IN (SELECT id FROM last)"
+                    "  AND n_tok NOT IN (SELECT (n_tok - 1) / 64 * 64 FROM last)",
                     chat, &blocks, &n, e));
     enum status st = OK;
-    for (int32_t i = KV_STATES_KEPT; i < n && st == OK; i++) {
+    for (int32_t i = 0; i < n && st == OK; i++) {
         int64_t used = 0;
         st = db_do(d, e, "DELETE FROM ref WHERE chat = ? AND block = ?", "ii", chat, blocks[i]);
         if (st == OK)

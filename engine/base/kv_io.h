@@ -1,8 +1,8 @@
 /* What the engine hands to whoever keeps KV on disk, and asks back: plain data, no SQL, no model.
  *
  * A piece is one plane of the sealed pages of one layer for a group of KV heads and one 64-token
- * block, or (plane KV_IO_WINDOW, KV_IO_META) state at some point of the log: f16 window rows,
- * sampler, precision map. The receiver stores the bytes as they are (it may compress them
+ * block, or (plane KV_IO_WINDOW, KV_IO_META) state at some point of the log: the f16 rows of one layer
+ * since the last block boundary before that point, sampler, precision map. The receiver stores the bytes as they are (it may compress them
  * losslessly) and returns them unchanged or not at all: a piece whose checksum does not match is
  * missing, never guessed.
  *

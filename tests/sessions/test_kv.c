@@ -390,6 +390,16 @@ static void kvstore__states__only_the_newest_are_kept(void **state)
         found += check_piece(io, id, FP, ids, n, -1, 0, KV_IO_WINDOW);
     assert_int_equal(found, 2);
     assert_int_equal(check_piece(io, id, FP, ids, 500, -1, 0, KV_IO_WINDOW), 1);
+    /* An end in a block stays with the end of the block before, however long ago that was put. */
+    static const int32_t puts[] = {128, 130, 140, 128, 150, 192, 200},
+                         kept[] = {128, 150, 192, 200};
+    for (size_t i = 0; i < sizeof puts / sizeof *puts; i++)
+        put_state(io, id, ids, puts[i]);
+    for (int32_t n = 1, i = 0; n <= 500; n++) {
+        bool want = i < 4 && n == kept[i];
+        assert_int_equal(check_piece(io, id, FP, ids, n, -1, 0, KV_IO_WINDOW), want);
+        i += want;
+    }
     sessions_close(s);
     free(ids);
 }

@@ -1,8 +1,9 @@
 /* The real engine on a real store: random histories of turns, edits, forks, deletions, thinning and
  * budgets, lived twice. One life leaves and comes back wherever the dice say so (engine and store
- * are closed and opened again), the other never does but where thinning has to take effect; both
- * must give the same tokens in every turn. RESUME_HISTORIES sets how many (50); RESUME_SEED the
- * first. */
+ * are closed and opened again), the other only rests there and leaves nowhere but where thinning
+ * has to take effect; both must give the same tokens in every turn. (Resting puts the newest rows
+ * on disk, as leaving does: an edit finds them again, and rows are better than what is read again
+ * over pages.) RESUME_HISTORIES sets how many (50); RESUME_SEED the first. */
 #include "tests/sessions/store_test.h"
 
 #include <unistd.h>
@@ -71,6 +72,23 @@ static void note(struct life *w, const int32_t *ids, int32_t n)
     }
     memcpy(w->out + w->n_out, ids, (size_t)n * sizeof *ids);
     w->n_out += n;
+}
+
+/* Takes part in nothing: the engine puts what rests before it takes up another timeline. */
+static void rest(struct life *w)
+{
+    struct engine_message m = {"user", "Hello", 5};
+    struct engine_turn t = {.messages = &m, .n_message = 1, .raw = true, .n_predict = 1};
+    uint64_t number;
+    engine_sampling_default(&t.sampling);
+    CHECK_OK(engine_submit(w->en, &t, &number, &err_seen));
+    for (bool go = true; go;) {
+        struct engine_event *ev = engine_wait(w->en, -1);
+        assert_non_null(ev);
+        assert_true(ev->kind != ENGINE_EV_FAILED);
+        go = ev->kind != ENGINE_EV_DONE;
+        engine_event_free(ev);
+    }
 }
 
 static void turn(struct life *w, struct chat *c)
@@ -194,10 +212,14 @@ static void live(struct life *w, bool leaves, const char *kv, uint32_t seed)
     come(w);
     for (int i = 0; i < STEPS; i++) {
         step(w);
-        if (leaves && dice(&w->leave_rng, 2)) {
-            w->n_left++;
+        if (dice(&w->leave_rng, 2) == 0)
+            continue;
+        w->n_left++;
+        if (leaves) {
             leave(w);
             come(w);
+        } else {
+            rest(w);
         }
     }
     struct sessions_health h;
