@@ -305,6 +305,11 @@ enum status chat_open(struct chat *c, int64_t conversation, struct err *e)
     return st;
 }
 
+enum status chat_refresh(struct chat *c, struct err *e)
+{
+    return c->running || c->conversation == 0 ? OK : chat_open(c, c->conversation, e);
+}
+
 /* Token ids of the path, as fed. A message whose ids are unknown either is covered by a later
  * message (the ids that came back for a group rendered together are kept with its last one), or
  * stands at the end and has to be rendered: *ret_first_new is the first of those. */

@@ -58,6 +58,9 @@ bool chat_running(const struct chat *c);
 /* ---- acting ---- */
 void chat_start_new(struct chat *c);                                     /* the old one stays saved */
 enum status chat_open(struct chat *c, int64_t conversation, struct err *e);
+/* Reads the open conversation again: another program may have written to it. ERR_NOT_FOUND when it
+ * is gone. Nothing happens while an answer is on its way. */
+enum status chat_refresh(struct chat *c, struct err *e);
 enum status chat_send(struct chat *c, const char *text, size_t len, struct err *e); /* ERR_BUSY: running */
 void chat_cancel(struct chat *c);
 enum status chat_regenerate(struct chat *c, struct err *e);               /* new sibling of the last answer */

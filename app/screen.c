@@ -17,7 +17,7 @@
 #include "ui/text.h"
 
 static const double NOTICE_S = 6, ERROR_S = 20, STATS_EVERY_S = 0.1, POLL_EVERY_S = 0.9,
-                    DRAFT_AFTER_S = 1.5, INTERRUPT_S = 2;
+                    LOOK_EVERY_S = 1, DRAFT_AFTER_S = 1.5, INTERRUPT_S = 2;
 
 double screen_now_s(void)
 {
@@ -603,6 +603,26 @@ static void sooner(double *at_s, double candidate_s)
         *at_s = candidate_s;
 }
 
+/* Another window on the same conversations: shows what it did, unless that would move what the user
+ * has in hand. */
+static void follow_others(struct screen *sc)
+{
+    struct err e;
+    if (chat_running(sc->chat) || sc->focus == UI_FOCUS_SELECT || sc->focus == UI_FOCUS_POPUP ||
+        sc->edit_message >= 0)
+        return;
+    sc->others_wrote = false;
+    sc->list_stale = sc->dirty = true;
+    enum status st = chat_refresh(sc->chat, &e);
+    if (st == ERR_NOT_FOUND) {
+        chat_start_new(sc->chat);
+        screen_refresh(sc);
+        screen_notice(sc, "this conversation was deleted by another window or command");
+    } else if (st != OK) {
+        screen_error(sc, &e);
+    }
+}
+
 int screen_tick(struct screen *sc, double now_s)
 {
     double next_s = 0;
@@ -638,6 +658,13 @@ int screen_tick(struct screen *sc, double now_s)
     double dash_s = dash_tick(sc, now_s);
     if (dash_s > 0)
         sooner(&next_s, dash_s);
+    if (now_s - sc->look_s >= LOOK_EVERY_S) {
+        sc->others_wrote |= sessions_changed(sc->store);
+        sc->look_s = now_s;
+    }
+    sooner(&next_s, sc->look_s + LOOK_EVERY_S);
+    if (sc->others_wrote)
+        follow_others(sc);
     struct err e;
     if (sessions_trouble(sc->store, &e))
         screen_error(sc, &e);

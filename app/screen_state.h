@@ -102,7 +102,8 @@ struct screen {
     double notice_until_s; /* 0 = none */
     double interrupt_s;    /* last Ctrl+C that found nothing to do */
     bool cancel_sent;
-    double stats_s, poll_s;
+    double stats_s, poll_s, look_s;
+    bool others_wrote; /* another program, to the store: what is shown may be old */
     struct history history;
     struct screen_dash dash;
     bool show_thinking, list_wanted, dash_wanted;

@@ -236,6 +236,29 @@ enum status sessions_flush(struct sessions *s, struct err *e)
     return writer_call(s, &c, e);
 }
 
+/* The connection's own commits do not count. */
+static enum status run_look(struct sessions *s, struct command *c, struct err *e)
+{
+    int64_t v = 0;
+    if (db_int(s->w, e, &v, "PRAGMA data_version", "") == OK) {
+        if (s->version && v != s->version)
+            s->changed = true;
+        s->version = v;
+    }
+    s->looking = false;
+    return OK;
+}
+
+bool sessions_changed(struct sessions *s)
+{
+    struct command c = {.run = run_look, .bare = true};
+    if (!s->writer)
+        return false;
+    if (!atomic_exchange(&s->looking, true))
+        writer_post(s, &c);
+    return atomic_exchange(&s->changed, false);
+}
+
 /* ---- settings ---- */
 
 enum status sessions_setting(struct sessions *s, const char *key, char **ret, struct err *e)

@@ -99,6 +99,9 @@ void sessions_stream(struct sessions *s, int64_t message, const char *text, size
 void sessions_finish(struct sessions *s, int64_t message, const char *text, size_t len,
                      const int32_t *ids, int32_t n, const char *stop); /* [w] */
 enum status sessions_flush(struct sessions *s, struct err *e); /* waits for everything queued */
+/* True once after another program has written to the store. Never blocks: it looks in the
+ * background, so the answer is as old as the call before. */
+bool sessions_changed(struct sessions *s);
 /* Opens another branch: the leaf becomes the newest descendant of `message`; message 0 = before
  * the first. exact = true makes `message` itself the leaf. */
 enum status sessions_set_leaf(struct sessions *s, int64_t id, int64_t message, bool exact,

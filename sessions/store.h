@@ -19,6 +19,8 @@ struct sessions {
     bool read_only;       /* media or permissions: every write is refused */
     _Atomic uint64_t vocab; /* sessions_set_vocab */
     bool deleted;         /* store's thread: text was deleted since the store was opened */
+    int64_t version;      /* store's thread: PRAGMA data_version as last seen; 0 = never */
+    _Atomic bool changed, looking; /* sessions_changed */
     struct db *w;         /* NULL when read_only */
     struct db *r;         /* = w when the store is in memory */
     pthread_mutex_t r_lock;

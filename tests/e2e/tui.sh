@@ -92,6 +92,21 @@ ok tui__sigkill__question_whole_answer_to_the_last_second
 keys C-d
 wait_for 20 test -f "$work/rc"
 
+start 80 24
+keys -l 'shared by two'
+keys Enter
+has 'That is all.' && dogear list --json && shared=$(json "$work/out" 'j[0]["id"]') &&
+    dogear ask --fake "$fake" -r "$shared" slow and said elsewhere && has 'said elsewhere' && has forty
+ok tui__another_process__its_turn_appears
+keys -l 'not yet sent'
+dogear rm -y "$shared" && has 'deleted by another' && has '› not yet sent' && wait_for 20 gone 'said elsewhere'
+ok tui__another_process__deleted_chat_is_told_draft_stays
+keys Enter
+has '▌ not yet sent' && has 'That is all.'
+ok tui__another_process__a_new_chat_goes_on
+keys C-d
+wait_for 20 test -f "$work/rc"
+
 dogear --fake "$fake" chat
 [ $rc -ne 0 ] && one_line_error
 ok tui__no_terminal__one_line

@@ -359,14 +359,12 @@ static void sessions__open__read_only_media_can_be_read(void **state)
 
 /* Two that write without a pause may wait longer for each other than a store does by itself: a user
  * who is told so tries again. */
-#define TRIED(expr)                                                                                \
-    ({                                                                                             \
-        enum status st_;                                                                           \
-        do                                                                                         \
-            st_ = (expr);                                                                          \
-        while (st_ == ERR_BUSY);                                                                   \
-        st_;                                                                                       \
-    })
+static bool busy(enum status st)
+{
+    if (st != OK && st != ERR_BUSY)
+        _exit(1);
+    return st == ERR_BUSY;
+}
 
 static void sessions__two_processes__write_the_same_store(void **state)
 {
@@ -380,16 +378,16 @@ static void sessions__two_processes__write_the_same_store(void **state)
             struct err e;
             int64_t id, parent = 0;
             char text[32];
-            if (TRIED(sessions_open(store_file("dogear.db"), &s, &e)) != OK ||
-                TRIED(sessions_create(s, "m", &id, &e)) != OK)
-                _exit(1);
+            while (busy(sessions_open(store_file("dogear.db"), &s, &e)))
+                ;
+            while (busy(sessions_create(s, "m", &id, &e)))
+                ;
             const struct kv_io *io = sessions_kv_io(s);
             for (int i = 0; i < EACH; i++) {
                 struct kv_piece p = {0, 0, i, 0, text, sizeof text};
                 snprintf(text, sizeof text, "process %d message %d", k, i);
-                if (TRIED(sessions_add(s, id, parent, "user", text, strlen(text), &parent, &e)) !=
-                    OK)
-                    _exit(2);
+                while (busy(sessions_add(s, id, parent, "user", text, strlen(text), &parent, &e)))
+                    ;
                 io->put(io->ctx, id, 1, (i + 1) * 64, (uint64_t)(k * 1000 + i + 1), &p, 1);
             }
             sessions_close(s);
@@ -413,6 +411,34 @@ static void sessions__two_processes__write_the_same_store(void **state)
     sessions_rows_free(rows, n);
     CHECK_OK(sessions_check(s, false, &h, &err_seen));
     assert_string_equal(h.detail, "");
+    sessions_close(s);
+}
+
+static bool changed_soon(struct sessions *s, int n_try)
+{
+    struct err e;
+    for (int i = 0; i < n_try; i++) {
+        if (sessions_changed(s))
+            return true;
+        sessions_flush(s, &e); /* it has looked */
+    }
+    return false;
+}
+
+static void sessions__changed__tells_what_others_write(void **state)
+{
+    struct sessions *s = store_new(), *other;
+    int64_t id;
+    assert_false(changed_soon(s, 3));
+    CHECK_OK(sessions_create(s, "m", &id, &err_seen));
+    store_say(s, id, 0, "user", "my own");
+    assert_false(changed_soon(s, 3));
+    CHECK_OK(sessions_open(store_file("dogear.db"), &other, &err_seen));
+    assert_false(changed_soon(s, 3)); /* reading is no change */
+    CHECK_OK(sessions_rename(other, id, "theirs", &err_seen));
+    assert_true(changed_soon(s, 3));
+    assert_false(changed_soon(s, 3));
+    sessions_close(other);
     sessions_close(s);
 }
 
@@ -462,6 +488,7 @@ int main(void)
         STORE_CASE(kvstore__full_disk__costs_kv_and_never_text),
         STORE_CASE(sessions__open__read_only_media_can_be_read),
         STORE_CASE(sessions__two_processes__write_the_same_store),
+        STORE_CASE(sessions__changed__tells_what_others_write),
         STORE_CASE(writer__locked__says_who_holds_the_file),
     };
     return cmocka_run_group_tests_name("files", tests, NULL, NULL);
