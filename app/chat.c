@@ -45,6 +45,7 @@ struct chat {
     int64_t agree_of; /* message; 0 = none */
 
     bool running;
+    bool verifying; /* what runs is no turn */
     bool answering;           /* the last message is the answer being generated */
     uint64_t turn;
     double flushed_ms;        /* when the streaming answer was last given to the store */
@@ -273,6 +274,11 @@ bool chat_running(const struct chat *c)
     return c->running;
 }
 
+bool chat_verifying(const struct chat *c)
+{
+    return c->running && c->verifying;
+}
+
 static void set_title(struct chat *c, const char *title)
 {
     free(c->title);
@@ -366,6 +372,7 @@ static enum status submit(struct chat *c, struct err *e)
     free(prefix);
     if (st == OK) {
         c->running = true;
+        c->verifying = false;
         c->answering = false;
     }
     return st;
@@ -513,7 +520,7 @@ enum status chat_verify(struct chat *c, struct err *e)
     enum status st = engine_verify(c->engine, c->conversation, ids, n, &c->turn, e);
     free(ids);
     if (st == OK) {
-        c->running = true;
+        c->running = c->verifying = true;
         c->answering = false;
     }
     return st;

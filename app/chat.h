@@ -54,6 +54,7 @@ int32_t *chat_ids(const struct chat *c, int32_t *ret_n);
 int64_t chat_conversation(const struct chat *c); /* 0 = new, nothing saved yet */
 const char *chat_title(const struct chat *c);    /* "" = new */
 bool chat_running(const struct chat *c);
+bool chat_verifying(const struct chat *c); /* what runs is chat_verify */
 
 /* ---- acting ---- */
 void chat_start_new(struct chat *c);                                     /* the old one stays saved */

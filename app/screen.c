@@ -698,7 +698,8 @@ static void fill(struct screen *sc)
                                               msg.cut,  msg.n_sibling, msg.sibling};
     }
     /* Until its first token there is no answer: a place for it says that it is coming. */
-    if (chat_running(sc->chat) && (n == 0 || !sc->messages[n - 1].streaming))
+    if (chat_running(sc->chat) && !chat_verifying(sc->chat) &&
+        (n == 0 || !sc->messages[n - 1].streaming))
         sc->messages[n++] = (struct ui_message){"assistant", "", 0, true, false, 1, 0};
     m->now_ms = screen_now_ms();
     m->now_s = screen_now_s();

@@ -11,7 +11,8 @@
 #include "engine/engine.h"
 #include "ui/format.h"
 
-static const double MAP_EVERY_S = 1, MAP_WAIT_S = 0.05, DISK_EVERY_S = 5, TRACE_WAIT_S = 0.03;
+static const double MAP_EVERY_S = 1, MAP_WAIT_S = 0.05, DISK_EVERY_S = 5, TRACE_WAIT_S = 0.03,
+                    BUDGET_FRESH_S = 2;
 enum { PAGE_TOK = 64, TOKEN_STEP = 10 };
 
 /* ---- life ---- */
@@ -211,6 +212,13 @@ static const char *preset_shown(const struct screen *sc)
     return sc->dash.preset[0] ? sc->dash.preset : sc->model.stats.kv;
 }
 
+/* What was just asked for, until the engine had time to say so itself. */
+static int64_t budget_shown(const struct screen *sc)
+{
+    bool fresh = sc->dash.budget > 0 && screen_now_s() - sc->dash.budget_s < BUDGET_FRESH_S;
+    return fresh ? sc->dash.budget : sc->model.stats.kv_budget_bytes;
+}
+
 static void control(struct dash_control *c, const char *label, const char *value, const char *hint,
                     bool turns)
 {
@@ -226,7 +234,7 @@ static void fill_controls(struct screen *sc)
     struct dash_control *c = d->view.control;
     const struct stats *s = &sc->model.stats;
     char a[FORMAT_SIZE], text[96];
-    control(&c[DASH_BUDGET], "budget", format_bytes(a, s->kv_budget_bytes),
+    control(&c[DASH_BUDGET], "budget", format_bytes(a, budget_shown(sc)),
             "memory for the cache: what does not fit steps down at once, least harm first", true);
     snprintf(text, sizeof text, "%s%s", format_small(a, s->coverage),
              s->coverage >= 1 ? " (dense)" : "");
@@ -371,7 +379,7 @@ static void remember(struct screen *sc, enum dash_item item, const char *name)
     *u = (struct dash_undo){.item = item,
                             .name = name,
                             .at_s = screen_now_s(),
-                            .budget = s->kv_budget_bytes,
+                            .budget = budget_shown(sc),
                             .coverage = s->coverage,
                             .pinned = d->pinned};
     snprintf(u->preset, sizeof u->preset, "%s", s->kv);
@@ -385,11 +393,25 @@ static void changed(struct screen *sc)
     sc->dirty = true;
 }
 
+/* Several keys may come before the engine's next snapshot: each goes on from the one before. */
+static void set_budget(struct screen *sc, uint64_t size_bytes)
+{
+    engine_set_kv_budget(sc->engine, size_bytes);
+    sc->dash.budget = (int64_t)size_bytes;
+    sc->dash.budget_s = screen_now_s();
+}
+
+static void set_coverage(struct screen *sc, double coverage)
+{
+    engine_set_coverage(sc->engine, (float)coverage);
+    sc->model.stats.coverage = coverage;
+}
+
 void screen_budget(struct screen *sc, uint64_t size_bytes)
 {
     char a[FORMAT_SIZE];
     remember(sc, DASH_BUDGET, "budget");
-    engine_set_kv_budget(sc->engine, size_bytes);
+    set_budget(sc, size_bytes);
     if (size_bytes)
         screen_notice(sc, "the cache may take %s of memory", format_bytes(a, (int64_t)size_bytes));
     else
@@ -400,7 +422,7 @@ void screen_budget(struct screen *sc, uint64_t size_bytes)
 void screen_coverage(struct screen *sc, double coverage)
 {
     remember(sc, DASH_COVERAGE, "coverage");
-    engine_set_coverage(sc->engine, (float)coverage);
+    set_coverage(sc, coverage);
     changed(sc);
 }
 
@@ -493,9 +515,9 @@ static void undo(struct screen *sc)
     struct dash_undo u = d->undo[d->n_undo - 1];
     struct err e;
     if (u.item == DASH_BUDGET)
-        engine_set_kv_budget(sc->engine, (uint64_t)u.budget);
+        set_budget(sc, (uint64_t)u.budget);
     else if (u.item == DASH_COVERAGE)
-        engine_set_coverage(sc->engine, (float)u.coverage);
+        set_coverage(sc, u.coverage);
     else if (u.item == DASH_PRESET && engine_set_kv(sc->engine, u.preset, &e) != OK) {
         screen_error(sc, &e);
         return;
@@ -543,7 +565,7 @@ static void turn(struct screen *sc, int item, int step)
     switch (item) {
     case DASH_BUDGET:
         if (s->kv_budget_bytes > 0)
-            screen_budget(sc, budget_step(s->kv_budget_bytes, step));
+            screen_budget(sc, budget_step(budget_shown(sc), step));
         break;
     case DASH_COVERAGE:
         c = round(c * 100 + step) / 100;

@@ -55,6 +55,8 @@ struct screen_dash {
     struct str path; /* text of the open path's tokens, of which there are n_path */
     uint32_t *path_at;
     int32_t *path_ids, n_path, path_cap;
+    int64_t budget; /* asked for at budget_s; the engine's figure follows when it is idle */
+    double budget_s;
     char preset[24]; /* chosen, not yet applied; "" = none */
     struct dash_undo undo[UNDO_MAX];
     int n_undo;
