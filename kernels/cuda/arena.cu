@@ -116,6 +116,7 @@ void arena_free(struct kern_cuda *c, void *dev)
         p->next = a->free[p->size / STEP];
         a->free[p->size / STEP] = p;
     } else {
+        cuda_stream(c); /* noted launches may use it */
         cudaFree(p->dev); /* waits until nothing uses it */
         a->held_bytes -= p->size;
         free(p);

@@ -37,6 +37,7 @@ static __global__ void combine_parts(struct attn_args a, struct attn_parts p, fl
 {
     DYNAMIC_SHARED(memory);
     float *turned = (float *)memory; /* [head_dim] */
+    a.pos0 = place_of(a);
     int32_t pair = (int32_t)blockIdx.x % ROWS_PAIRS, index = (int32_t)blockIdx.y;
     int32_t head_kv = (int32_t)blockIdx.z / p.n_chunk, chunk = (int32_t)blockIdx.z % p.n_chunk;
     tile t = tile_make(a, index, head_kv, chunk, p.rows, ROWS_PAIRS);
@@ -133,6 +134,7 @@ static bool args_make(struct kern_cuda *c, const struct kern_attn *a, struct cud
     g.lse = a->lse;
     g.n_tok = a->n_tok;
     g.pos0 = a->pos0;
+    g.place = step_place(c, a->n_tok, &g.pos0);
     g.n_head = a->n_head;
     g.group = a->n_head / kv->n_head_kv;
     g.factor = a->scale * LOG2E;
@@ -211,16 +213,15 @@ static bool attend_part(struct kern_cuda *c, const struct attn_args &a, struct c
         final = (float *)cuda_cut_take(&room, n_pair * 2 * sizeof(float));
         if (!final)
             return false;
-        cuda_ok(c, cudaMemsetAsync(p.block, 0xff, n_pair * (size_t)(a.n_block + 1) * sizeof(float),
-                                   c->stream));
+        cuda_fill(c, p.block, ~0u, n_pair * (size_t)(a.n_block + 1));
     }
     attn_rows_launch(c, a, p, true);
     launch(combine_parts,
            dim3(ROWS_PAIRS, (unsigned)p.n_tile, (unsigned)(a.n_head_kv * p.n_chunk)),
-           COMBINE_THREADS, sizeof(float) * (size_t)a.head_dim, c->stream, a, p, final);
+           COMBINE_THREADS, sizeof(float) * (size_t)a.head_dim, c, a, p, final);
     if (mass)
         launch(add_masses, dim3((unsigned)((a.n_block + 63) / 64), (unsigned)a.n_head_kv), 64, 0,
-               c->stream, a, p, final, mass);
+               c, a, p, final, mass);
     return true;
 }
 
@@ -322,10 +323,9 @@ static bool score_rows(struct kern_cuda *c, const struct kern_score *s, struct a
         }
         cuda_put(c, row, s->row + at, sizeof(int32_t) * (size_t)n);
         size_t tile = (size_t)n * (size_t)a.n_head_kv * (size_t)p.n_chunk;
-        cuda_ok(c, cudaMemsetAsync(p.block, 0xff,
-                                   tile * ROWS_PAIRS * (n_block + 1) * sizeof(float), c->stream));
+        cuda_fill(c, p.block, ~0u, tile * ROWS_PAIRS * (n_block + 1));
         attn_rows_launch(c, a, p, false);
-        launch(finish_scores, dim3((unsigned)a.n_head, (unsigned)n), 32, 0, c->stream, a, p, mass,
+        launch(finish_scores, dim3((unsigned)a.n_head, (unsigned)n), 32, 0, c, a, p, mass,
                lse);
         if (n == s->n_row) { /* all of them: they lie as they are wanted */
             cuda_get(c, s->mass, mass, sizeof(float) * n_head * (size_t)n * n_block);
@@ -445,10 +445,10 @@ static bool score_groups(struct kern_cuda *c, const struct kern_score *s, const 
     if (!group || !anti || shared > c->shared_most)
         return false;
     cuda_put(c, group, s->group, sizeof(int32_t) * (size_t)s->n_group);
-    cuda_ok(c, cudaMemsetAsync(anti, 0xff, sizeof(float) * n, c->stream));
+    cuda_fill(c, anti, ~0u, n);
     launch(anti_scores, dim3((unsigned)s->n_block, (unsigned)a.n_head), ANTI_THREADS, shared,
-           c->stream, a, group, s->n_group, anti);
-    launch(finish_anti, dim3((unsigned)(a.n_head * s->n_group)), 32, 0, c->stream, anti,
+           c, a, group, s->n_group, anti);
+    launch(finish_anti, dim3((unsigned)(a.n_head * s->n_group)), 32, 0, c, anti,
            s->n_block);
     cuda_get(c, s->anti, anti, sizeof(float) * n);
     return true;
@@ -457,6 +457,7 @@ static bool score_groups(struct kern_cuda *c, const struct kern_score *s, const 
 bool cuda_score(struct kern *k, const struct kern_score *s)
 {
     struct kern_cuda *c = cuda_of(k);
+    step_end(c); /* rows of their own */
     struct cuda_cut cut = cuda_cut_begin(c);
     struct attn_args a;
     struct kern_attn with = *s->a;

@@ -17,18 +17,17 @@
 struct attn_args {
     const struct kern_kv_block *block; /* dev [n_head_kv][n_block_cap] */
     const uint16_t *sink_k, *sink_v;
-    int32_t n_head_kv, head_dim, n_block_cap;
     const float *q;
     float *out, *lse;
+    const int32_t *place;         /* dev: to be added to pos0, or NULL */
+    const int32_t *first, *index; /* dev; NULL = dense */
+    const int32_t *row;  /* scoring: dev [gridDim.y] rows of the call, one per tile; else NULL */
+    const uint8_t *only; /* scoring: dev [n_head_kv][n_block] blocks that count, or NULL */
+    int32_t n_head_kv, head_dim, n_block_cap;
     int32_t n_tok, pos0, n_head, group;
     float factor;  /* scale * log2(e) */
     float softcap; /* times log2(e); 0 = none */
-    int32_t window;
-    const int32_t *first, *index; /* dev; NULL = dense */
-    int32_t n_row_block;
-    const int32_t *row;  /* scoring: dev [gridDim.y] rows of the call, one per tile; else NULL */
-    const uint8_t *only; /* scoring: dev [n_head_kv][n_block] blocks that count, or NULL */
-    int32_t n_block;
+    int32_t window, n_row_block, n_block; /* an even number of words: port.h */
 };
 
 struct tile {
@@ -59,6 +58,11 @@ DEVICE int32_t max_i(int32_t a, int32_t b)
 DEVICE int32_t min_i(int32_t a, int32_t b)
 {
     return a < b ? a : b;
+}
+
+DEVICE int32_t place_of(const attn_args &a)
+{
+    return a.pos0 + (a.place ? *a.place : 0);
 }
 
 /* First position that a row sees. */

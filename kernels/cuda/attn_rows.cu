@@ -13,6 +13,7 @@ static __global__ void __launch_bounds__(32 * WARPS, D64 == 4 ? 2 : 3)
     attend_rows(struct attn_args a, struct attn_parts p)
 {
     constexpr bool values = D64 > 0;
+    a.pos0 = place_of(a);
     int32_t split = (int32_t)(blockIdx.x * WARPS + threadIdx.x / 32);
     int32_t lane = (int32_t)threadIdx.x % 32, g = lane / 4, b = lane % 4, d = a.head_dim;
     __shared__ tile t; /* of the whole block; registers are scarce */
@@ -103,7 +104,7 @@ static void rows_launch(struct kern_cuda *c, const struct attn_args &a, const st
     if (n_thread < 32 * WARPS)
         grid.x = 1;
     size_t shared = n_thread / 32 * ROWS_PAIRS * (size_t)rows_q_len(a.head_dim) * sizeof(float);
-    launch(attend_rows<D64>, grid, n_thread, shared, c->stream, a, p);
+    launch(attend_rows<D64>, grid, n_thread, shared, c, a, p);
 }
 
 void attn_rows_launch(struct kern_cuda *c, const struct attn_args &a, const struct attn_parts &p,

@@ -289,7 +289,7 @@ static void tile_launch(struct kern_cuda *c, const struct attn_args &a, int32_t 
         rows *= 2;
     int32_t n_tile = (a.pos0 + a.n_tok - 1) / rows - a.pos0 / rows + 1;
     launch(attend_tile<D16>, dim3((unsigned)n_tile, (unsigned)(a.n_head_kv * n_chunk)),
-           32 * (unsigned)n_warp, shared_bytes(n_warp, a.head_dim), c->stream, a, rows, n_chunk);
+           32 * (unsigned)n_warp, shared_bytes(n_warp, a.head_dim), c, a, rows, n_chunk);
 }
 
 bool attn_tile_launch(struct kern_cuda *c, const struct attn_args &a)

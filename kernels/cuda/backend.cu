@@ -14,7 +14,7 @@ bool cuda_ok(struct kern_cuda *c, cudaError_t e)
 /* A copy from ordinary host memory returns when the source has been read. */
 void cuda_put(struct kern_cuda *c, void *dev, const void *host, size_t size_bytes)
 {
-    cuda_ok(c, cudaMemcpyAsync(dev, host, size_bytes, cudaMemcpyHostToDevice, c->stream));
+    cuda_ok(c, cudaMemcpyAsync(dev, host, size_bytes, cudaMemcpyHostToDevice, cuda_stream(c)));
 }
 
 void cuda_get(struct kern_cuda *c, void *host, const void *dev, size_t size_bytes)
@@ -23,8 +23,9 @@ void cuda_get(struct kern_cuda *c, void *host, const void *dev, size_t size_byte
     char *to = (char *)host;
     for (size_t at = 0; at < size_bytes;) { /* through page-locked memory: faster, and no surprises */
         size_t n = size_bytes - at < c->staging_bytes ? size_bytes - at : c->staging_bytes;
-        cuda_ok(c, cudaMemcpyAsync(c->staging, from + at, n, cudaMemcpyDeviceToHost, c->stream));
-        cuda_ok(c, cudaStreamSynchronize(c->stream));
+        cudaStream_t stream = cuda_stream(c);
+        cuda_ok(c, cudaMemcpyAsync(c->staging, from + at, n, cudaMemcpyDeviceToHost, stream));
+        cuda_ok(c, cudaStreamSynchronize(stream));
         memcpy(to + at, c->staging, n);
         at += n;
     }
@@ -88,7 +89,7 @@ static void mass_flush(struct kern_cuda *c, struct cuda_mass *m)
             m->host[i] += got[i];
         free(got);
     }
-    cuda_ok(c, cudaMemsetAsync(m->dev, 0, sizeof(float) * m->n, c->stream));
+    cuda_fill(c, m->dev, 0, m->n);
 }
 
 float *cuda_mass_of(struct kern_cuda *c, float *host, size_t n)
@@ -110,7 +111,7 @@ float *cuda_mass_of(struct kern_cuda *c, float *host, size_t n)
             return NULL;
         }
         m->cap = n;
-        cuda_ok(c, cudaMemsetAsync(m->dev, 0, sizeof(float) * n, c->stream));
+        cuda_fill(c, m->dev, 0, n);
     }
     m->n = n;
     m->host = host;
@@ -143,7 +144,7 @@ static void op_download(struct kern *k, void *host, const void *dev, size_t size
 static void op_copy(struct kern *k, void *dev, const void *from_dev, size_t size_bytes)
 {
     struct kern_cuda *c = cuda_of(k);
-    cuda_ok(c, cudaMemcpyAsync(dev, from_dev, size_bytes, cudaMemcpyDeviceToDevice, c->stream));
+    cuda_ok(c, cudaMemcpyAsync(dev, from_dev, size_bytes, cudaMemcpyDeviceToDevice, cuda_stream(c)));
 }
 
 /* After it nothing on the device speaks of host arrays any more: the caller may free them. */
@@ -154,7 +155,7 @@ static void op_sync(struct kern *k)
         mass_flush(c, &c->mass[i]);
         c->mass[i].host = NULL;
     }
-    cuda_ok(c, cudaStreamSynchronize(c->stream));
+    cuda_ok(c, cudaStreamSynchronize(cuda_stream(c)));
     cuda_ok(c, cudaGetLastError());
 }
 
@@ -170,7 +171,8 @@ static void op_close(struct kern *k)
 {
     struct kern_cuda *c = cuda_of(k);
     if (c->stream)
-        cudaStreamSynchronize(c->stream);
+        cudaStreamSynchronize(cuda_stream(c));
+    step_close(c->step);
     gemm_close(c->gemm);
     arena_close(c);
     if (c->staging)
@@ -369,8 +371,14 @@ static struct kern *module_open(int32_t device, char *why, size_t why_bytes)
         return NULL;
     }
     c->gemm = gemm_open(c);
+    c->step = step_open(c);
     return &c->base;
 }
 
-extern "C" const struct cuda_module kern_cuda_module = {CUDA_MODULE_ABI, module_n_device,
-                                                        module_describe, module_open};
+static void module_steps(struct kern *k, uint64_t *ret_replayed, uint64_t *ret_plain)
+{
+    step_count(cuda_of(k), ret_replayed, ret_plain);
+}
+
+extern "C" const struct cuda_module kern_cuda_module = {
+    CUDA_MODULE_ABI, module_n_device, module_describe, module_open, module_steps};

@@ -37,16 +37,18 @@ struct cuda_mass {
 };
 
 struct cuda_gemm; /* gemm.cu: cuBLAS */
+struct cuda_step; /* step.cu: launches of a decode step; NULL = they are not noted */
 
 struct kern_cuda {
     struct kern base; /* first: a struct kern * of this backend points here */
-    cudaStream_t stream;
+    cudaStream_t stream;  /* launches go through cuda_call; all else takes it from cuda_stream */
     int32_t n_sm;         /* multiprocessors */
     size_t shared_most;   /* dynamic shared memory of a block, at most */
     int32_t sm;           /* compute capability x 10 */
     cudaError_t error;    /* first failure since it was asked */
     struct cuda_arena *arena;
     struct cuda_gemm *gemm;
+    struct cuda_step *step;
     unsigned char *scratch;
     size_t scratch_bytes;
     void *staging;        /* page-locked host memory */
@@ -72,6 +74,19 @@ static inline struct kern_cuda *cuda_of(struct kern *k)
 /* Remembers a failure; true when there was none. */
 bool cuda_ok(struct kern_cuda *c, cudaError_t e);
 
+/* step.cu */
+struct cuda_step *step_open(struct kern_cuda *c); /* NULL = off */
+void step_close(struct cuda_step *s);
+/* A step of one token begins: where the device reads the token; NULL = off. */
+const int32_t *step_begin(struct kern_cuda *c, int32_t id);
+/* Where the device reads what is to be added to *pos0, which becomes the beginning of its block;
+ * NULL = nothing. */
+const int32_t *step_place(struct kern_cuda *c, int32_t n_tok, int32_t *pos0);
+void step_end(struct kern_cuda *c);
+void step_count(const struct kern_cuda *c, uint64_t *ret_replayed, uint64_t *ret_plain);
+/* The stream, for whatever is not a launch. */
+cudaStream_t cuda_stream(struct kern_cuda *c);
+
 /* arena.cu: device memory in pieces of any size. */
 void *arena_alloc(struct kern_cuda *c, size_t size_bytes);
 void arena_free(struct kern_cuda *c, void *dev);
@@ -85,6 +100,9 @@ void cuda_get(struct kern_cuda *c, void *host, const void *dev, size_t size_byte
 
 /* Host memory of that size, 64-byte aligned, until the next call; NULL = out of memory. */
 void *cuda_near(struct kern_cuda *c, size_t size_bytes);
+
+/* n words of device memory become `word`. */
+void cuda_fill(struct kern_cuda *c, void *dev, uint32_t word, size_t n);
 
 /* Parts of scratch, from its start; each 256-byte aligned. */
 struct cuda_cut {

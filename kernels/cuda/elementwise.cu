@@ -36,19 +36,20 @@ void cuda_rmsnorm(struct kern *k, float *dst, const float *x, const float *gain,
                   int32_t n_col, int32_t stride, float eps)
 {
     unsigned threads = n_col <= 128 ? 32 : n_col <= 1024 ? 128 : 512;
-    launch(rmsnorm_rows, dim3((unsigned)n_row), threads, 0, cuda_of(k)->stream, dst, x, gain, n_col,
+    launch(rmsnorm_rows, dim3((unsigned)n_row), threads, 0, cuda_of(k), dst, x, gain, n_col,
            stride, eps);
 }
 
 /* ---- rope: one thread per token and pair of channels, all heads ---- */
 
 static __global__ void rope_pairs(float *x, int32_t n_tok, int32_t n_head, int32_t head_dim,
-                                  int32_t stride, int32_t pos0, const float *freq, int32_t half,
-                                  bool pairs, float mscale)
+                                  int32_t stride, int32_t pos0, const int32_t *place,
+                                  const float *freq, int32_t half, bool pairs, float mscale)
 {
     int32_t at = (int32_t)(blockIdx.x * blockDim.x + threadIdx.x), t = at / half, i = at % half;
     if (t >= n_tok)
         return;
+    pos0 += place ? *place : 0;
     double angle = (double)(pos0 + t) * (double)freq[i];
     float c = (float)cos(angle) * mscale, s = (float)sin(angle) * mscale;
     for (int32_t h = 0; h < n_head; h++) {
@@ -81,8 +82,9 @@ void cuda_rope(struct kern *k, float *x, int32_t n_tok, int32_t n_head, int32_t 
     struct kern_cuda *c = cuda_of(k);
     const float *freq = rope_freq(c, r);
     int32_t half = r->n_rot / 2;
-    launch(rope_pairs, dim3(groups((size_t)n_tok * (size_t)half, 64)), 64, 0, c->stream, x, n_tok,
-           n_head, head_dim, stride, pos0, freq, half, r->mode == KERN_ROPE_PAIRS, r->mscale);
+    const int32_t *place = step_place(c, n_tok, &pos0);
+    launch(rope_pairs, dim3(groups((size_t)n_tok * (size_t)half, 64)), 64, 0, c, x, n_tok,
+           n_head, head_dim, stride, pos0, place, freq, half, r->mode == KERN_ROPE_PAIRS, r->mscale);
 }
 
 /* ---- keys and values into blocks ---- */
@@ -91,12 +93,14 @@ struct write_args {
     const struct kern_kv_block *block;
     int32_t n_head_kv, head_dim, n_block_cap, stride, n_tok, pos0;
     uint16_t *sink_k, *sink_v;
+    const int32_t *place; /* dev: to be added to pos0, or NULL */
 };
 
 /* One block of threads per token and head. Keys are stored channel by channel. */
 static __global__ void write_rows(struct write_args w, const float *key, const float *value)
 {
-    int32_t t = (int32_t)blockIdx.x, h = (int32_t)blockIdx.y, pos = w.pos0 + t, d = w.head_dim;
+    int32_t t = (int32_t)blockIdx.x, h = (int32_t)blockIdx.y, d = w.head_dim;
+    int32_t pos = w.pos0 + (w.place ? *w.place : 0) + t;
     int32_t slot = pos % KERN_BLOCK_TOK;
     const struct kern_kv_block *b = &w.block[(size_t)h * w.n_block_cap + pos / KERN_BLOCK_TOK];
     const float *ks = key + (size_t)t * w.stride + (size_t)h * d;
@@ -117,14 +121,29 @@ void cuda_kv_write(struct kern *k, const struct kern_kv *kv, const float *key, c
                    int32_t stride, int32_t n_tok, int32_t pos0)
 {
     struct kern_cuda *c = cuda_of(k);
-    struct write_args w = {cuda_table_of(c, kv), kv->n_head_kv, kv->head_dim, kv->n_block_cap,
-                           stride, n_tok, pos0, kv->sink_k, kv->sink_v};
     assert(pos0 >= 0 && (pos0 + n_tok - 1) / KERN_BLOCK_TOK < kv->n_block_cap);
-    launch(write_rows, dim3((unsigned)n_tok, (unsigned)kv->n_head_kv), 64, 0, c->stream, w, key,
+    const struct kern_kv_block *table = cuda_table_of(c, kv); /* may end the step */
+    const int32_t *place = step_place(c, n_tok, &pos0);
+    struct write_args w = {table, kv->n_head_kv, kv->head_dim, kv->n_block_cap, stride, n_tok, pos0,
+                           kv->sink_k, kv->sink_v, place};
+    launch(write_rows, dim3((unsigned)n_tok, (unsigned)kv->n_head_kv), 64, 0, c, w, key,
            value);
 }
 
 /* ---- activations, sums ---- */
+
+static __global__ void fill_words(uint32_t *dst, uint32_t word, size_t n)
+{
+    size_t i = (size_t)blockIdx.x * blockDim.x + threadIdx.x;
+    if (i < n)
+        dst[i] = word;
+}
+
+void cuda_fill(struct kern_cuda *c, void *dev, uint32_t word, size_t n)
+{
+    if (n > 0)
+        launch(fill_words, dim3(groups(n, THREADS)), THREADS, 0, c, (uint32_t *)dev, word, n);
+}
 
 static __global__ void glu_all(float *dst, int32_t dst_stride, const float *gate, const float *up,
                                int32_t stride, int32_t n, bool silu)
@@ -142,7 +161,7 @@ void cuda_glu(struct kern *k, float *dst, int32_t dst_stride, const float *gate,
               int32_t stride, int32_t n_tok, int32_t n, enum kern_act act)
 {
     launch(glu_all, dim3(groups((size_t)n, THREADS), (unsigned)n_tok), THREADS, 0,
-           cuda_of(k)->stream, dst, dst_stride, gate, up, stride, n, act == KERN_ACT_SILU);
+           cuda_of(k), dst, dst_stride, gate, up, stride, n, act == KERN_ACT_SILU);
 }
 
 static __global__ void add_all(float *dst, const float *x, size_t n)
@@ -154,7 +173,7 @@ static __global__ void add_all(float *dst, const float *x, size_t n)
 
 void cuda_add(struct kern *k, float *dst, const float *x, size_t n)
 {
-    launch(add_all, dim3(groups(n, THREADS)), THREADS, 0, cuda_of(k)->stream, dst, x, n);
+    launch(add_all, dim3(groups(n, THREADS)), THREADS, 0, cuda_of(k), dst, x, n);
 }
 
 static __global__ void softcap_all(float *x, size_t n, float cap)
@@ -166,5 +185,5 @@ static __global__ void softcap_all(float *x, size_t n, float cap)
 
 void cuda_softcap(struct kern *k, float *x, size_t n, float cap)
 {
-    launch(softcap_all, dim3(groups(n, THREADS)), THREADS, 0, cuda_of(k)->stream, x, n, cap);
+    launch(softcap_all, dim3(groups(n, THREADS)), THREADS, 0, cuda_of(k), x, n, cap);
 }

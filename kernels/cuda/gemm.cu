@@ -21,6 +21,7 @@ void gemm_close(struct cuda_gemm *g)
 void gemm_run(struct kern_cuda *c, const uint16_t *w, const uint16_t *x, float *dst, int32_t n_row,
               int32_t n_col, int32_t n_tok, int32_t dst_stride, bool add, const float *alpha)
 {
+    step_end(c);
     float *row = (float *)malloc(sizeof(float) * (size_t)n_col);
     float *in = (float *)malloc(sizeof(float) * (size_t)n_col * (size_t)n_tok);
     for (size_t i = 0; i < (size_t)n_col * (size_t)n_tok; i++)
@@ -113,6 +114,7 @@ void gemm_run(struct kern_cuda *c, const uint16_t *w, const uint16_t *x, float *
               int32_t n_col, int32_t n_tok, int32_t dst_stride, bool add, const float *alpha)
 {
     struct cuda_gemm *g = c->gemm;
+    step_end(c);
     /* Column by column, as cuBLAS sees memory: dst^T [n_row, n_tok] = w [n_row, n_col] * x^T. */
     int e = g->gemm_ex(g->handle, OP_T, OP_N, n_row, n_tok, n_col, alpha, w, TYPE_F16, n_col, x,
                        TYPE_F16, n_col, g->beta + (add ? 1 : 0), dst, TYPE_F32, dst_stride,

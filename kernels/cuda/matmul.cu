@@ -74,7 +74,7 @@ struct product {
     const float *bias;
     float *dst;
     int32_t dst_stride;
-    bool add;
+    int32_t add; /* no padding: port.h */
 };
 
 DEVICE int dot_16(const uint32_t q[4], uint4 v)
@@ -189,9 +189,9 @@ static void gemv_launch(struct kern_cuda *c, const struct product &p, const stru
 {
     dim3 grid((unsigned)((p.m.n_row + GEMV_WARPS - 1) / GEMV_WARPS));
     if constexpr (type == KERN_F32 || type == KERN_F16 || type == KERN_BF16)
-        launch(gemv_plain<type, n_tok>, grid, 32 * GEMV_WARPS, 0, c->stream, p, x, x_stride);
+        launch(gemv_plain<type, n_tok>, grid, 32 * GEMV_WARPS, 0, c, p, x, x_stride);
     else
-        launch(gemv_quant<type, n_tok>, grid, 32 * GEMV_WARPS, 0, c->stream, p, x8);
+        launch(gemv_quant<type, n_tok>, grid, 32 * GEMV_WARPS, 0, c, p, x8);
 }
 
 template <int type>
@@ -273,10 +273,10 @@ static void tile_launch(struct kern_cuda *c, const struct matrix &m, int32_t row
 {
     int32_t n = n_row * m.n_col; /* at most TILE_BYTES / 2 */
     if constexpr (type == KERN_F32 || type == KERN_F16 || type == KERN_BF16)
-        launch(tile_plain<type>, dim3((unsigned)((n + 127) / 128)), 128, 0, c->stream, m, row0, n,
+        launch(tile_plain<type>, dim3((unsigned)((n + 127) / 128)), 128, 0, c, m, row0, n,
                dst);
     else
-        launch(tile_quant<type>, dim3((unsigned)((n / 32 + 63) / 64)), 64, 0, c->stream, m, row0,
+        launch(tile_quant<type>, dim3((unsigned)((n / 32 + 63) / 64)), 64, 0, c, m, row0,
                n / 32, dst);
 }
 
@@ -403,9 +403,9 @@ static void gemm(struct kern_cuda *c, int n_mat, const struct kern_mat *mats, co
     for (int32_t t0 = 0; t0 < n_tok; t0 += most) {
         int32_t n = n_tok - t0 < most ? n_tok - t0 : most;
         const float *from = x + (size_t)t0 * x_stride;
-        cuda_ok(c, cudaMemsetAsync(g.top, 0, sizeof *g.top, c->stream));
-        launch(input_top, dim3((unsigned)n), 256, 0, c->stream, from, x_stride, n_col, g.top);
-        launch(input_f16, dim3((unsigned)((n_col + 255) / 256), (unsigned)n), 256, 0, c->stream,
+        cuda_fill(c, g.top, 0, 1);
+        launch(input_top, dim3((unsigned)n), 256, 0, c, from, x_stride, n_col, g.top);
+        launch(input_f16, dim3((unsigned)((n_col + 255) / 256), (unsigned)n), 256, 0, c,
                from, x_stride, n_col, g.top, g.x, g.alpha);
         for (int i = 0; i < n_mat; i++) {
             const struct kern_mat *m = &mats[i];
@@ -418,7 +418,7 @@ static void gemm(struct kern_cuda *c, int n_mat, const struct kern_mat *mats, co
             }
             if (m->bias)
                 launch(add_bias, dim3((unsigned)((m->w->n_row + 127) / 128), (unsigned)n), 128, 0,
-                       c->stream, dst, m->dst_stride, m->bias, m->w->n_row);
+                       c, dst, m->dst_stride, m->bias, m->w->n_row);
         }
     }
 }
@@ -461,7 +461,7 @@ static void matmul_kept(struct kern_cuda *c, int n_mat, const struct kern_mat *m
         struct product p = {matrix_of(mats[i].w), mats[i].bias, mats[i].dst, mats[i].dst_stride,
                             mats[i].add};
         launch(store_rows, dim3((unsigned)((p.m.n_row + 127) / 128), (unsigned)n_tok), 128, 0,
-               c->stream, p, (const float *)dev + (near_mat[i].dst - (in + n_x)));
+               c, p, (const float *)dev + (near_mat[i].dst - (in + n_x)));
     }
 }
 
@@ -507,7 +507,7 @@ void cuda_matmul(struct kern *k, int n_mat, const struct kern_mat *mats, const f
         float *scale = (float *)cuda_cut_take(&cut, sizeof(float) * (size_t)n_tok * (n_col / 32));
         assert(code && rest && scale);
         launch(round_input, dim3((unsigned)((n_col / 32 + 3) / 4), (unsigned)n_tok), 128, 0,
-               c->stream, x, x_stride, n_col, code, rest, scale);
+               c, x, x_stride, n_col, code, rest, scale);
         x8 = {code, rest, scale};
     }
     for (int i = 0; i < n_mat; i++)
@@ -544,10 +544,10 @@ static void embed_launch(struct kern_cuda *c, const struct matrix &m, const int3
 {
     if constexpr (type == KERN_F32 || type == KERN_F16 || type == KERN_BF16)
         launch(embed_plain<type>, dim3((unsigned)((m.n_col + 127) / 128), (unsigned)n_tok), 128, 0,
-               c->stream, m, ids, scale, dst);
+               c, m, ids, scale, dst);
     else
         launch(embed_quant<type>, dim3((unsigned)((m.n_col / 32 + 31) / 32), (unsigned)n_tok), 32,
-               0, c->stream, m, ids, scale, dst);
+               0, c, m, ids, scale, dst);
 }
 
 void cuda_embed(struct kern *k, const struct kern_weight *w, const int32_t *ids, int32_t n_tok,
@@ -556,6 +556,7 @@ void cuda_embed(struct kern *k, const struct kern_weight *w, const int32_t *ids,
     struct kern_cuda *c = cuda_of(k);
     struct cuda_cut cut = cuda_cut_begin(c);
     int32_t *at = (int32_t *)cuda_cut_take(&cut, sizeof(int32_t) * (size_t)n_tok);
+    const int32_t *from = at;
     struct matrix m = matrix_of(w);
     for (int32_t t = 0; t < n_tok; t++)
         assert(ids[t] >= 0 && ids[t] < w->n_row);
@@ -570,16 +571,20 @@ void cuda_embed(struct kern *k, const struct kern_weight *w, const int32_t *ids,
         cuda_put(c, dst, x, n * sizeof(float));
         return;
     }
-    cuda_put(c, at, ids, sizeof(int32_t) * (size_t)n_tok);
+    const int32_t *step = n_tok == 1 ? step_begin(c, ids[0]) : NULL;
+    if (step)
+        from = step;
+    else
+        cuda_put(c, at, ids, sizeof(int32_t) * (size_t)n_tok);
     switch (w->type) {
-    case KERN_F32: embed_launch<KERN_F32>(c, m, at, n_tok, scale, dst); break;
-    case KERN_F16: embed_launch<KERN_F16>(c, m, at, n_tok, scale, dst); break;
-    case KERN_BF16: embed_launch<KERN_BF16>(c, m, at, n_tok, scale, dst); break;
-    case KERN_Q4_0: embed_launch<KERN_Q4_0>(c, m, at, n_tok, scale, dst); break;
-    case KERN_Q8_0: embed_launch<KERN_Q8_0>(c, m, at, n_tok, scale, dst); break;
-    case KERN_Q4_K: embed_launch<KERN_Q4_K>(c, m, at, n_tok, scale, dst); break;
-    case KERN_Q5_K: embed_launch<KERN_Q5_K>(c, m, at, n_tok, scale, dst); break;
-    case KERN_Q6_K: embed_launch<KERN_Q6_K>(c, m, at, n_tok, scale, dst); break;
+    case KERN_F32: embed_launch<KERN_F32>(c, m, from, n_tok, scale, dst); break;
+    case KERN_F16: embed_launch<KERN_F16>(c, m, from, n_tok, scale, dst); break;
+    case KERN_BF16: embed_launch<KERN_BF16>(c, m, from, n_tok, scale, dst); break;
+    case KERN_Q4_0: embed_launch<KERN_Q4_0>(c, m, from, n_tok, scale, dst); break;
+    case KERN_Q8_0: embed_launch<KERN_Q8_0>(c, m, from, n_tok, scale, dst); break;
+    case KERN_Q4_K: embed_launch<KERN_Q4_K>(c, m, from, n_tok, scale, dst); break;
+    case KERN_Q5_K: embed_launch<KERN_Q5_K>(c, m, from, n_tok, scale, dst); break;
+    case KERN_Q6_K: embed_launch<KERN_Q6_K>(c, m, from, n_tok, scale, dst); break;
     default: assert(!"a type the device does not keep");
     }
 }

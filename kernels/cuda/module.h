@@ -9,7 +9,7 @@ extern "C" {
 #endif
 
 /* Changes with anything that the two sides share: struct kern_ops above all. */
-enum { CUDA_MODULE_ABI = 3 };
+enum { CUDA_MODULE_ABI = 4 };
 
 struct cuda_device {
     char name[128], pci[32]; /* pci: "0000:19:00.0" */
@@ -26,6 +26,9 @@ struct cuda_module {
     bool (*describe)(int32_t device, struct cuda_device *ret);
     /* NULL with one line in why: what is wrong, the value seen, what to try. */
     struct kern *(*open)(int32_t device, char *why, size_t why_bytes);
+    /* Decode steps so far that were run as one graph, and as single launches; 0 when steps are not
+     * noted (step.cu). */
+    void (*steps)(struct kern *k, uint64_t *ret_replayed, uint64_t *ret_plain);
 };
 
 #define CUDA_MODULE_SYMBOL "kern_cuda_module"

@@ -5,6 +5,8 @@
 
 #include "kernels/kernels.h"
 
+#include <utility>
+
 #ifdef CUDA_SHIM
 #include "kernels/cuda/shim.h"
 #define DYNAMIC_SHARED(name) unsigned char *name = shim_shared
@@ -12,17 +14,88 @@
 #include <cuda_fp16.h>
 #include <cuda_runtime.h>
 #define DYNAMIC_SHARED(name) extern __shared__ __align__(16) unsigned char name[]
+#endif
+
+/* ---- launches ---- */
+
+struct kern_cuda;
+enum { CALL_BYTES = 320 };
+
+/* One launch as data: two that do the same are equal byte for byte, so arguments that are structs
+ * have no padding. */
+struct launch_call {
+    void (*run)(const struct launch_call *, cudaStream_t);
+    void (*kernel)();
+    unsigned grid[3], n_thread;
+    size_t shared_bytes;
+    alignas(16) unsigned char arg[CALL_BYTES];
+};
+
+/* Runs it, or notes it for later (step.cu). */
+void cuda_call(struct kern_cuda *c, const struct launch_call *call);
+
+template <typename... P> constexpr size_t arg_at(size_t i)
+{
+    const size_t size[] = {sizeof(P)...}, align[] = {alignof(P)...};
+    size_t at = 0;
+    for (size_t j = 0; j < i; j++)
+        at = (at + align[j] - 1) / align[j] * align[j] + size[j];
+    return i < sizeof...(P) ? (at + align[i] - 1) / align[i] * align[i] : at;
+}
+
+template <typename T> static inline void arg_put(unsigned char *to, T v)
+{
+    memcpy(to, &v, sizeof v);
+}
+
+template <typename T> static inline T arg_get(const unsigned char *from)
+{
+    T v;
+    memcpy(&v, from, sizeof v);
+    return v;
+}
+
+template <typename... P> struct launch_of {
+    template <size_t... I>
+    static void start(const struct launch_call *l, cudaStream_t stream, std::index_sequence<I...>)
+    {
+        void (*kernel)(P...) = (void (*)(P...))l->kernel;
+        dim3 grid(l->grid[0], l->grid[1], l->grid[2]);
+#ifdef CUDA_SHIM
+        auto f = [=]() { kernel(arg_get<P>(l->arg + arg_at<P...>(I))...); };
+        shim_start(grid, l->n_thread, l->shared_bytes, f);
+#else
+        kernel<<<grid, l->n_thread, l->shared_bytes, stream>>>(
+            arg_get<P>(l->arg + arg_at<P...>(I))...);
+#endif
+    }
+    static void run(const struct launch_call *l, cudaStream_t stream)
+    {
+        start(l, stream, std::index_sequence_for<P...>());
+    }
+};
 
 template <typename... P, typename... A>
 static inline void launch(void (*kernel)(P...), dim3 grid, unsigned n_thread, size_t shared_bytes,
-                          cudaStream_t stream, A... args)
+                          struct kern_cuda *c, A... args)
 {
+    static_assert(arg_at<P...>(sizeof...(P)) <= CALL_BYTES, "raise CALL_BYTES");
+    struct launch_call l;
+    memset(&l, 0, sizeof l);
+    l.run = launch_of<P...>::run;
+    l.kernel = (void (*)())kernel;
+    l.grid[0] = grid.x, l.grid[1] = grid.y, l.grid[2] = grid.z;
+    l.n_thread = n_thread;
+    l.shared_bytes = shared_bytes;
+    size_t i = 0;
+    (arg_put<P>(l.arg + arg_at<P...>(i++), static_cast<P>(args)), ...);
+#ifndef CUDA_SHIM
     if (shared_bytes > 48 << 10)
         cudaFuncSetAttribute((const void *)kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
                              (int)shared_bytes);
-    kernel<<<grid, n_thread, shared_bytes, stream>>>(static_cast<P>(args)...);
-}
 #endif
+    cuda_call(c, &l);
+}
 
 #define FULL_WARP 0xffffffffu
 #define DEVICE static __device__ __forceinline__

@@ -211,12 +211,12 @@ void cuda_seal(struct kern *k, const struct kern_seal *jobs, int32_t n, int32_t 
         }
         cuda_put(c, dev_job, job, sizeof *job * (size_t)now);
         cuda_put(c, dev_to, to, sizeof *to * (size_t)now);
-        launch(seal_pages, dim3((unsigned)now), SEAL_THREADS, shared, c->stream,
+        launch(seal_pages, dim3((unsigned)now), SEAL_THREADS, shared, c,
                (const struct seal_job *)dev_job, s);
-        launch(scatter_pages, dim3((unsigned)now), 128, 0, c->stream, (const uint8_t *)pages, size,
+        launch(scatter_pages, dim3((unsigned)now), 128, 0, c, (const uint8_t *)pages, size,
                (uint8_t *const *)dev_to);
         cuda_ok(c, cudaMemcpyAsync(c->staging, pages, size * (size_t)now, cudaMemcpyDeviceToHost,
-                                   c->stream));
+                                   cuda_stream(c)));
         cuda_ok(c, cudaStreamSynchronize(c->stream));
         for (int32_t i = 0; i < now; i++)
             memcpy(jobs[at + i].page, (uint8_t *)c->staging + size * (size_t)i, size);

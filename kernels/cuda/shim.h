@@ -129,12 +129,10 @@ template <typename F> struct shim_call {
     F f;
     static void run(void *p) { static_cast<shim_call *>(p)->f(); }
 };
-template <typename... P, typename... A>
-static inline void launch(void (*kernel)(P...), dim3 grid, unsigned n_thread, size_t shared_bytes,
-                          cudaStream_t, A... args)
+template <typename F>
+static inline void shim_start(dim3 grid, unsigned n_thread, size_t shared_bytes, F f)
 {
-    auto f = [=]() { kernel(static_cast<P>(args)...); };
-    shim_call<decltype(f)> call = {f};
+    shim_call<F> call = {f};
     shim_run(grid, n_thread, shared_bytes, call.run, &call);
 }
 

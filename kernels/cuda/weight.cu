@@ -64,7 +64,7 @@ static void split(struct kern_cuda *c, const struct layout *l, size_t whole, con
                   size_t n, uint8_t *body, uint16_t *d)
 {
     size_t n_half = n * whole / 2;
-    launch(split_blocks, dim3((unsigned)((n_half + 255) / 256)), 256, 0, c->stream,
+    launch(split_blocks, dim3((unsigned)((n_half + 255) / 256)), 256, 0, c,
            (const uint16_t *)src, n_half, (int32_t)(whole / 2), l->d_at / 2, (uint16_t *)body, d);
 }
 

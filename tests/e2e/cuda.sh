@@ -51,6 +51,9 @@ json "$work/out" 'j["answer"]' >"$work/want"
 ask --no-save --backend cuda "My dog is called Rex. What is my dog called?" &&
     json "$work/out" 'j["answer"]' | cmp - "$work/want"
 ok cuda__ask__greedy_text_is_the_cpus
+DOGEAR_CUDA_GRAPH=1 ask --no-save --backend cuda "My dog is called Rex. What is my dog called?" &&
+    json "$work/out" 'j["answer"]' | cmp - "$work/want"
+ok cuda__ask__the_same_with_noted_steps
 
 # Long enough that blocks are sealed: filler, then turns that must resume from stored pages.
 filler=$(for i in 1 2 3 4 5 6 7 8; do printf 'My cat number %d is called Minka. ' $i; done)

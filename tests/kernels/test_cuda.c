@@ -10,7 +10,9 @@
 #include <string.h>
 
 #include <cmocka.h>
+#include <dlfcn.h>
 
+#include "kernels/cuda/module.h"
 #include "kernels/kernels.h"
 #include "kernels/page.h"
 #include "kernels/score.h"
@@ -710,6 +712,122 @@ static void cuda__alloc__too_much_gives_null(void **state)
     }
 }
 
+/* ---- decode steps ---- */
+
+enum { STEP_D = 64, STEP_HEADS = 2, STEP_VOCAB = 9, STEP_BLOCKS = 3 };
+
+/* A little of what decoding does, on one backend: rows of its table are its own memory. */
+struct stepper {
+    struct kern *k;
+    struct kern_weight *embed;
+    float *x, *key, *out, *gain;
+    struct kern_kv_block block[STEP_BLOCKS];
+    struct kern_kv kv;
+    float *mass; /* host */
+};
+
+static void stepper_open(struct stepper *s, struct kern *k, const uint8_t *embed, const float *gain)
+{
+    size_t n = STEP_HEADS * STEP_D, rows = STEP_D * KERN_BLOCK_TOK * sizeof(uint16_t);
+    uint16_t *zero = calloc(1, rows);
+    *s = (struct stepper){.k = k};
+    s->embed = k->ops->weight_new(k, KERN_F16, STEP_VOCAB, (int32_t)n, embed);
+    s->x = k->ops->alloc(k, n * 4);
+    s->key = k->ops->alloc(k, STEP_D * 4);
+    s->out = k->ops->alloc(k, n * 4);
+    s->gain = k->ops->alloc(k, STEP_D * 4);
+    k->ops->upload(k, s->gain, gain, STEP_D * 4);
+    for (int i = 0; i < STEP_BLOCKS; i++) {
+        s->block[i].k = k->ops->alloc(k, rows);
+        s->block[i].v = k->ops->alloc(k, rows);
+        k->ops->upload(k, s->block[i].k, zero, rows);
+        k->ops->upload(k, s->block[i].v, zero, rows);
+    }
+    s->mass = calloc(STEP_BLOCKS, sizeof *s->mass);
+    s->kv = (struct kern_kv){.n_head_kv = 1, .head_dim = STEP_D, .n_block_cap = STEP_BLOCKS,
+                             .block = s->block, .stamp = 77};
+    free(zero);
+}
+
+static void stepper_close(struct stepper *s)
+{
+    const struct kern_ops *ops = s->k->ops;
+    ops->sync(s->k);
+    ops->weight_free(s->k, s->embed);
+    void *all[] = {s->x, s->key, s->out, s->gain};
+    for (int i = 0; i < 4; i++)
+        ops->free(s->k, all[i]);
+    for (int i = 0; i < STEP_BLOCKS; i++) {
+        ops->free(s->k, s->block[i].k);
+        ops->free(s->k, s->block[i].v);
+    }
+    free(s->mass);
+}
+
+static void stepper_step(struct stepper *s, int32_t id, int32_t pos, const struct kern_rope *rope,
+                         float *ret)
+{
+    const struct kern_ops *ops = s->k->ops;
+    int32_t n = STEP_HEADS * STEP_D;
+    ops->embed(s->k, s->embed, &id, 1, 1, s->x);
+    ops->rmsnorm(s->k, s->key, s->x, s->gain, 1, STEP_D, STEP_D, 1e-5f);
+    ops->rope(s->k, s->key, 1, 1, STEP_D, STEP_D, pos, rope);
+    ops->kv_write(s->k, &s->kv, s->key, s->x, n, 1, pos);
+    ops->rope(s->k, s->x, 1, STEP_HEADS, STEP_D, n, pos, rope);
+    struct kern_attn a = {.n_tok = 1, .pos0 = pos, .n_head = STEP_HEADS, .q = s->x, .out = s->out,
+                          .mass = s->mass, .scale = 0.125f, .kv = &s->kv};
+    ops->attend(s->k, &a);
+    ops->download(s->k, ret, s->out, (size_t)n * 4);
+}
+
+/* Noted and run again, steps read their token and their place where the device keeps them. */
+static void cuda__step__noted_ones_agree_with_ref(void **state)
+{
+    const char *path = getenv("CUDA_MODULE");
+    const struct cuda_module *module = dlsym(dlopen(path, RTLD_NOW | RTLD_LOCAL), CUDA_MODULE_SYMBOL);
+    char why[256];
+    setenv("DOGEAR_CUDA_GRAPH", "1", 1);
+    struct kern *noted = kern_open_cuda(path, 0, 1, why, sizeof why);
+    unsetenv("DOGEAR_CUDA_GRAPH");
+    assert_non_null(noted);
+    size_t n = STEP_HEADS * STEP_D;
+    uint8_t *embed = weight_bytes(KERN_F16, STEP_VOCAB, (int32_t)n);
+    for (size_t i = 0; i < STEP_VOCAB * n; i++) /* of a size that rope shows in */
+        ((uint16_t *)(void *)embed)[i] += 6 << 10;
+    float *gain = floats(STEP_D, 1), freq[STEP_D / 2], got[STEP_HEADS * STEP_D], want[STEP_HEADS * STEP_D];
+    for (int i = 0; i < STEP_D / 2; i++)
+        freq[i] = powf(100, -(float)i / (STEP_D / 2));
+    struct kern_rope rope = {KERN_ROPE_HALVES, STEP_D, freq, 1};
+    struct stepper a, b;
+    stepper_open(&a, ref, embed, gain);
+    stepper_open(&b, noted, embed, gain);
+    enum { FIRST = 40, LAST = 140 };
+    for (int32_t pos = FIRST; pos < LAST; pos++) {
+        int32_t id = pos * pos % STEP_VOCAB;
+        stepper_step(&a, id, pos, &rope, want);
+        stepper_step(&b, id, pos, &rope, got);
+        double most = 0;
+        for (size_t i = 0; i < n; i++)
+            most = fmax(most, fabs((double)want[i]));
+        for (size_t i = 0; i < n; i++)
+            if (!(fabs((double)got[i] - (double)want[i]) <= TOLERANCE_ROWS * most))
+                fail_msg("position %d, element %zu: %g, not %g", pos, i, (double)got[i],
+                         (double)want[i]);
+    }
+    uint64_t replayed, plain;
+    module->steps(noted, &replayed, &plain);
+    assert_int_equal(replayed + plain, LAST - FIRST);
+    assert_true(plain <= 6); /* at the beginning and when a block begins */
+    noted->ops->sync(noted);
+    for (int i = 0; i < STEP_BLOCKS; i++)
+        assert_true(a.mass[i] > 0 && fabsf(a.mass[i] - b.mass[i]) <= TOLERANCE_MASS * a.mass[i]);
+    stepper_close(&b);
+    stepper_close(&a);
+    kern_close(noted);
+    free(embed);
+    free(gain);
+}
+
 static int open_both(void **state)
 {
     char why[256];
@@ -750,6 +868,7 @@ int main(void)
         cmocka_unit_test(cuda__attend__many_rows_of_pages_and_lists),
         cmocka_unit_test(cuda__score__agrees_with_ref),
         cmocka_unit_test(cuda__seal__same_bytes_as_the_codec),
+        cmocka_unit_test(cuda__step__noted_ones_agree_with_ref),
     };
     return cmocka_run_group_tests_name("cuda", tests, open_both, close_both);
 }
