@@ -437,7 +437,7 @@ void commands_verified(struct screen *sc, const struct engine_fidelity *f)
     else
         snprintf(choice, sizeof choice, "same first choice %s, not at %s",
                  format_percent(top, f->top1), format_count(at, f->first_divergence));
-    screen_notice(sc, "verified %s%s tokens: KL %s, %s", format_count(n, f->n),
+    screen_notice(sc, "verified %s tokens%s: KL %s, %s", format_count(n, f->n),
                   f->n < f->n_tok ? " (stopped)" : "", format_small(kl, f->kl_mean), choice);
 }
 
