@@ -150,7 +150,7 @@ uint16_t *kv_layer_get(struct kv_pool *p, const struct kv_block *b, int32_t laye
     char *rows = b->rows + (uint64_t)layer * layer_bytes(p);
     if (!p->kern->device)
         return (uint16_t *)(void *)rows;
-    p->kern->ops->download(p->kern, p->bounce, rows, layer_bytes(p)); /* rows came through it */
+    p->kern->ops->download(p->kern, p->bounce, rows, layer_bytes(p)); /* there with the rows */
     return p->bounce;
 }
 
@@ -180,8 +180,7 @@ enum status kv_rows_new(struct kv_pool *p, bool force, char **ret, struct err *e
                        "new conversation",
                        (unsigned long long)p->used_bytes, (unsigned long long)p->budget_bytes);
     char *rows = p->kern->ops->alloc(p->kern, p->rows_bytes);
-    void *zero = kv_bounce(p);
-    if (!rows || !zero) {
+    if (!rows || (p->kern->device && !kv_bounce(p))) {
         if (rows)
             p->kern->ops->free(p->kern, rows);
         return err_set(e, ERR_MEMORY,
@@ -191,8 +190,7 @@ enum status kv_rows_new(struct kv_pool *p, bool force, char **ret, struct err *e
     }
     /* Kernels may multiply rows that were never written by a weight of zero: they must be finite.
      */
-    memset(zero, 0, p->rows_bytes);
-    p->kern->ops->upload(p->kern, rows, zero, p->rows_bytes);
+    p->kern->ops->clear(p->kern, rows, p->rows_bytes);
     p->used_bytes += p->rows_bytes;
     *ret = rows;
     return OK;
@@ -222,15 +220,11 @@ struct kv_block *kv_block_empty(struct kv_pool *p, bool first)
     if (!first || !p->seals)
         return b;
     b->sinks = p->kern->ops->alloc(p->kern, p->sink_bytes);
-    void *zero = kv_bounce(p);
-    if (!b->sinks || !zero) {
-        if (b->sinks)
-            p->kern->ops->free(p->kern, b->sinks);
+    if (!b->sinks) {
         free(b);
         return NULL;
     }
-    memset(zero, 0, p->sink_bytes);
-    p->kern->ops->upload(p->kern, b->sinks, zero, p->sink_bytes);
+    p->kern->ops->clear(p->kern, b->sinks, p->sink_bytes);
     p->used_bytes += p->sink_bytes;
     return b;
 }
@@ -443,18 +437,9 @@ enum status kv_unshare(struct kv_line *l, int32_t j, struct err *e)
     const struct kern_ops *ops = p->kern->ops;
     struct kv_block *copy = NULL, *from = l->block[j];
     TRY(block_new(p, j == 0, &copy, e));
-    void *host = kv_bounce(p);
-    if (!host) {
-        kv_block_unref(p, copy);
-        return err_set(e, ERR_MEMORY, "out of memory: no %llu bytes to copy a block",
-                       (unsigned long long)p->rows_bytes);
-    }
-    ops->download(p->kern, host, from->rows, p->rows_bytes);
-    ops->upload(p->kern, copy->rows, host, p->rows_bytes);
-    if (copy->sinks) {
-        ops->download(p->kern, host, from->sinks, p->sink_bytes);
-        ops->upload(p->kern, copy->sinks, host, p->sink_bytes);
-    }
+    ops->copy(p->kern, copy->rows, from->rows, p->rows_bytes);
+    if (copy->sinks)
+        ops->copy(p->kern, copy->sinks, from->sinks, p->sink_bytes);
     kv_block_unref(p, from);
     l->block[j] = copy;
     kv_table_set(l, j);
@@ -625,16 +610,13 @@ void kv_truncate(struct kv_line *l, int32_t n)
 void kv_repeat(struct kv_line *l, int32_t n)
 {
     struct kv_pool *p = l->pool;
-    void *host = kv_bounce(p);
     int32_t n_real = l->n_tok / KERN_BLOCK_TOK, end = kv_blocks_for(l->n_tok + n);
     int32_t n_id = l->n_tok > 0 ? l->n_tok : 1;
-    assert(n <= kv_room(l) && host);
+    assert(n <= kv_room(l));
     for (int32_t j = n_real; n_real > 0 && j < end; j++) {
         const struct kv_block *from = l->block[j % n_real];
-        if (from->rows) {
-            p->kern->ops->download(p->kern, host, from->rows, p->rows_bytes);
-            p->kern->ops->upload(p->kern, l->block[j]->rows, host, p->rows_bytes);
-        }
+        if (from->rows)
+            p->kern->ops->copy(p->kern, l->block[j]->rows, from->rows, p->rows_bytes);
     }
     for (int32_t i = 0; i < n; i++)
         l->ids[l->n_tok + i] = l->ids[i % n_id];

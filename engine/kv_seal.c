@@ -191,13 +191,11 @@ static void keep_exact(struct kv_line *l, int32_t j)
         if (i % stride != 0)
             kv_exact_free(p, l->block[i]);
     size_t one = p->rows_bytes / (size_t)p->shape.n_layer;
-    void *host = kv_bounce(p);
-    b->exact = host ? p->kern->ops->alloc(p->kern, one) : NULL;
+    b->exact = p->kern->ops->alloc(p->kern, one);
     if (!b->exact)
         return;
     b->exact_layer = (int32_t)((uint32_t)j * 2654435761u >> 16) % p->shape.n_layer;
-    p->kern->ops->download(p->kern, host, b->rows + (size_t)b->exact_layer * one, one);
-    p->kern->ops->upload(p->kern, b->exact, host, one);
+    p->kern->ops->copy(p->kern, b->exact, b->rows + (size_t)b->exact_layer * one, one);
 }
 
 void kv_settle(struct kv_line *l)

@@ -124,13 +124,14 @@ struct kern_seal {
 struct kern_ops {
     void (*close)(struct kern *k);
     /* Memory. alloc returns 64-byte aligned memory or NULL. upload/download copy host <-> dev and
-     * wait until the host side may be reused; copy stays on the device. sync waits for everything,
-     * masses of attend included. */
+     * wait until the host side may be reused; copy and clear (bytes become zero; a multiple
+     * of 4) stay on the device. sync waits for everything, masses of attend included. */
     void *(*alloc)(struct kern *k, size_t size_bytes);
     void (*free)(struct kern *k, void *dev);
     void (*upload)(struct kern *k, void *dev, const void *host, size_t size_bytes);
     void (*download)(struct kern *k, void *host, const void *dev, size_t size_bytes);
     void (*copy)(struct kern *k, void *dev, const void *from_dev, size_t size_bytes);
+    void (*clear)(struct kern *k, void *dev, size_t size_bytes);
     void (*sync)(struct kern *k);
     /* What went wrong on the device since it was opened, in words; NULL = nothing. */
     const char *(*error)(struct kern *k);

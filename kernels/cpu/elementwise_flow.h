@@ -352,6 +352,7 @@ static void flow_softcap(struct kern *k, float *x, size_t n, float cap)
     {                                                                                              \
         .close = cpu_op_close, .alloc = mem_op_alloc, .free = mem_op_free,                         \
         .upload = mem_op_upload, .download = mem_op_download, .copy = mem_op_copy,                 \
+        .clear = mem_op_clear,                                                                     \
         .sync = mem_op_sync, .error = mem_op_error, .weight_size = tile_weight_size,               \
         .weight_new = tile_weight_new, .weight_owns = tile_weight_owns,                            \
         .weight_free = tile_weight_free, .embed = tile_embed, .matmul = matmul_op,                 \

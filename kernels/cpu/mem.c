@@ -34,6 +34,11 @@ void mem_op_copy(struct kern *k, void *dev, const void *from_dev, size_t size_by
     memcpy(dev, from_dev, size_bytes);
 }
 
+void mem_op_clear(struct kern *k, void *dev, size_t size_bytes)
+{
+    memset(dev, 0, size_bytes);
+}
+
 void mem_op_sync(struct kern *k)
 {
 }

@@ -21,6 +21,7 @@ void mem_op_free(struct kern *k, void *dev);
 void mem_op_upload(struct kern *k, void *dev, const void *host, size_t size_bytes);
 void mem_op_download(struct kern *k, void *host, const void *dev, size_t size_bytes);
 void mem_op_copy(struct kern *k, void *dev, const void *from_dev, size_t size_bytes);
+void mem_op_clear(struct kern *k, void *dev, size_t size_bytes);
 void mem_op_sync(struct kern *k);
 const char *mem_op_error(struct kern *k);
 void mem_op_seal(struct kern *k, const struct kern_seal *jobs, int32_t n, int32_t head_dim,

@@ -191,6 +191,7 @@ const struct kern_ops ops_ref = {
     .upload = mem_op_upload,
     .download = mem_op_download,
     .copy = mem_op_copy,
+    .clear = mem_op_clear,
     .sync = mem_op_sync,
     .error = mem_op_error,
     .weight_size = ref_weight_size,

@@ -147,6 +147,11 @@ static void op_copy(struct kern *k, void *dev, const void *from_dev, size_t size
     cuda_ok(c, cudaMemcpyAsync(dev, from_dev, size_bytes, cudaMemcpyDeviceToDevice, cuda_stream(c)));
 }
 
+static void op_clear(struct kern *k, void *dev, size_t size_bytes)
+{
+    cuda_fill(cuda_of(k), dev, 0, size_bytes / 4);
+}
+
 /* After it nothing on the device speaks of host arrays any more: the caller may free them. */
 static void op_sync(struct kern *k)
 {
@@ -207,6 +212,7 @@ static const struct kern_ops ops_cuda = {
     .upload = op_upload,
     .download = op_download,
     .copy = op_copy,
+    .clear = op_clear,
     .sync = op_sync,
     .error = op_error,
     .memory_free = op_memory_free,
