@@ -26,7 +26,7 @@ int store_dir_setup(void **state)
     return mkdtemp(dir) ? 0 : -1;
 }
 
-static void remove_tree(const char *path)
+void store_remove(const char *path)
 {
     DIR *d = opendir(path);
     struct dirent *ent;
@@ -36,7 +36,7 @@ static void remove_tree(const char *path)
             continue;
         snprintf(p, sizeof p, "%s/%s", path, ent->d_name);
         if (unlink(p) != 0)
-            remove_tree(p);
+            store_remove(p);
     }
     if (d)
         closedir(d);
@@ -45,7 +45,7 @@ static void remove_tree(const char *path)
 
 int store_dir_teardown(void **state)
 {
-    remove_tree(dir);
+    store_remove(dir);
     return 0;
 }
 

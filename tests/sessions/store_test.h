@@ -31,6 +31,7 @@ int store_dir_teardown(void **state);
  * TMPDIR does not say otherwise. Call once, first. */
 void store_dir_in_memory(void);
 const char *store_dir(void);
+void store_remove(const char *path); /* with everything in it */
 const char *store_file(const char *name); /* inside the folder; valid until the eighth next call */
 
 struct sessions *store_new(void); /* opens store_dir()/dogear.db */
