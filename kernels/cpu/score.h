@@ -8,5 +8,6 @@
 void score_ref(struct kern *k, const struct kern_score *s);
 void score_avx2(struct kern *k, const struct kern_score *s);
 void score_avx512(struct kern *k, const struct kern_score *s);
+void score_amx(struct kern *k, const struct kern_score *s);
 
 #endif

@@ -18,6 +18,9 @@
 #pragma GCC diagnostic ignored "-Wunused-function"
 #include "kernels/cpu/attn_page.h"
 #include "kernels/cpu/attn_tile.h"
+#if defined(ATTN_AMX)
+#include "kernels/cpu/attn_amx.h"
+#endif
 #pragma GCC diagnostic pop
 #include "kernels/cpu/cpu.h"
 #include "kernels/page.h"
@@ -30,28 +33,50 @@
 enum {
     SCORE_ROWS = 256,      /* rows x heads that meet one widened block */
     SCORE_RUN = 8,         /* key blocks of one item of exact rows */
+#if defined(ATTN_AMX)
+    SCORE_STRIP = 32, /* two tiles by two */
+    SCORE_ANTI_BLOCKS = 8,
+#else
     SCORE_STRIP = 16,      /* columns of a strip of queries */
     SCORE_ANTI_BLOCKS = 4, /* key blocks whose tiles make the left side of one product */
+#endif
     SCORE_ANTI_ROWS = SCORE_ANTI_BLOCKS * KERN_SCORE_GROUPS,
-    SCORE_ANTI_RUN = 64    /* key blocks of one item of antidiagonals */
+    SCORE_ANTI_RUN = 256   /* key blocks of one item of antidiagonals: each lays its queries out */
 };
 
 struct score_work {
-    float panel[PAGE_HEAD_DIM_MAX * PAGE_TOK];
+    _Alignas(64) float panel[PAGE_HEAD_DIM_MAX * PAGE_TOK];
     struct page_query page; /* its layout serves widening too */
+#if defined(ATTN_AMX)
+    int32_t amx_rows; /* rows of rows.amx_q; 0 = too few */
+#endif
     union {
         struct {
             float q[SCORE_ROWS * PAGE_HEAD_DIM_MAX];
             float x[SCORE_ROWS * PAGE_TOK];
+#if defined(ATTN_AMX)
+            _Alignas(64) uint8_t amx_q[SCORE_ROWS * PAGE_HEAD_DIM_MAX * 4];
+            _Alignas(64) uint8_t amx_k[PAGE_HEAD_DIM_MAX * PAGE_TOK * 4];
+#endif
         } rows;
         struct {
-            float k[SCORE_ANTI_ROWS * KERN_SCORE_STRIDE * PAGE_HEAD_DIM_MAX];
+            _Alignas(64) float k[SCORE_ANTI_ROWS * KERN_SCORE_STRIDE * PAGE_HEAD_DIM_MAX];
             float x[SCORE_ANTI_ROWS * SCORE_STRIP];
-            float q[(CPU_SCRATCH_BYTES - (600 << 10)) / (int)sizeof(float)]; /* strips */
+            float line[KERN_SCORE_STRIDE * PAGE_HEAD_DIM_MAX]; /* one row of k */
+            _Alignas(64) float q[(CPU_SCRATCH_BYTES - (SCORE_ANTI_ROWS + 8) * 16 * 1024 -
+                                  (96 << 10)) / (int)sizeof(float)]; /* strips */
         } anti;
     };
 };
 _Static_assert(sizeof(struct score_work) <= CPU_SCRATCH_BYTES, "fits a thread's scratch");
+
+#if defined(ATTN_AMX)
+#define SCORE_BEGIN() amx_begin()
+#define SCORE_END() TILE_RELEASE()
+#else
+#define SCORE_BEGIN() (void)0
+#define SCORE_END() (void)0
+#endif
 
 struct score_job {
     struct kern *kern;
@@ -86,28 +111,33 @@ static void score_widen(struct score_work *w, const struct kern_kv *kv, int32_t 
             w->panel[c * PAGE_TOK + t] = _cvtsh_ss(sink[c * KERN_SINK_PAD + t]);
 }
 
-/* log2 of the sum of 2^x over x[lo..hi) of n lanes; n a multiple of 16. x is overwritten. */
-ATTN_INLINE float score_log_sum(const struct kern_attn *a, float *x, int32_t n, int32_t hi)
+ATTN_INLINE vf score_capped(const struct kern_attn *a, vf x)
+{
+    if (a->softcap <= 0)
+        return x;
+    return VF_MUL(VF_SET1(a->softcap * SCORE_LOG2E),
+                  vf_tanh(VF_MUL(VF_SET1(SCORE_LN2 / a->softcap), x)));
+}
+
+/* The sum of 2^(x - top) over x[0..hi) of n lanes, and top, the largest; n a multiple of 16. x is
+ * overwritten. */
+ATTN_INLINE float score_sum(const struct kern_attn *a, float *x, int32_t n, int32_t hi,
+                            float *ret_top)
 {
     vf top = VF_SET1(SCORE_NONE), sum = VF_ZERO();
-    if (a->softcap > 0) {
-        vf inv = VF_SET1(SCORE_LN2 / a->softcap), cap = VF_SET1(a->softcap * SCORE_LOG2E);
-        for (int32_t j = 0; j < n; j += VL)
-            VF_STORE(x + j, VF_MUL(cap, vf_tanh(VF_MUL(inv, VF_LOAD(x + j)))));
-    }
     for (int32_t j = 0; j < n; j += VL) {
-        vf y = VF_LOAD(x + j);
-        if (hi < n) {
+        vf y = score_capped(a, VF_LOAD(x + j));
+        if (hi < n)
             y = vf_outside(y, j, 0, hi);
+        if (hi < n || a->softcap > 0)
             VF_STORE(x + j, y);
-        }
         top = VF_MAX(top, y);
     }
-    float most = vf_hmax(top);
-    vf at = VF_SET1(most);
+    *ret_top = vf_hmax(top);
+    vf at = VF_SET1(*ret_top);
     for (int32_t j = 0; j < n; j += VL)
         sum = VF_ADD(sum, vf_exp2(VF_SUB(VF_LOAD(x + j), at)));
-    return most + log2f(vf_hsum(sum));
+    return vf_hsum(sum);
 }
 
 /* ---- exact rows ---- */
@@ -124,16 +154,32 @@ static void rows_against(const struct score_job *t, struct score_work *w, int32_
     if (page && s->only && m <= PAGE_FEW_ROWS && (j > 0 || !a->kv->sink_k)) {
         page_scores(&w->page, a->kv->block[(size_t)head_kv * a->kv->n_block_cap + j].page, q, m,
                     w->rows.x);
+#if defined(ATTN_AMX)
+    } else if (row0 == q_row0 && m == w->amx_rows) {
+        score_widen(w, a->kv, head_kv, j, page);
+        amx_right(w->panel, PAGE_TOK, 0, d, d, PAGE_TOK, w->rows.amx_k, NULL);
+        amx_product(w->rows.amx_q, w->rows.amx_k, m, PAGE_TOK, d, w->rows.x, PAGE_TOK, false);
+#endif
     } else {
         score_widen(w, a->kv, head_kv, j, page);
         for (int32_t c = 0; c < PAGE_TOK; c += PANEL)
             tile_f32(m, PANEL, q, d, w->panel + c, PAGE_TOK, d, w->rows.x + c, PAGE_TOK, NULL);
     }
-    for (int32_t i = 0; i < m; i++) {
-        int32_t row = row0 + i / t->group, head = head_kv * t->group + i % t->group;
-        int32_t hi = score_min(PAGE_TOK, a->pos0 + s->row[row] - j * PAGE_TOK + 1);
-        s->mass[((size_t)head * s->n_row + row) * s->n_block + j] =
-            score_log_sum(a, w->rows.x + i * PAGE_TOK, PAGE_TOK, hi);
+    float top[VL], sum[VL];
+    for (int32_t i0 = 0; i0 < m; i0 += VL) {
+        int32_t n = score_min(VL, m - i0);
+        for (int32_t i = 0; i < n; i++) {
+            int32_t row = row0 + (i0 + i) / t->group;
+            int32_t hi = score_min(PAGE_TOK, a->pos0 + s->row[row] - j * PAGE_TOK + 1);
+            sum[i] = score_sum(a, w->rows.x + (i0 + i) * PAGE_TOK, PAGE_TOK, hi, &top[i]);
+        }
+        for (int32_t i = n; i < VL; i++)
+            top[i] = sum[i] = 1;
+        VF_STORE(top, VF_ADD(VF_LOAD(top), vf_log2(VF_LOAD(sum))));
+        for (int32_t i = 0; i < n; i++) {
+            int32_t row = row0 + (i0 + i) / t->group, head = head_kv * t->group + (i0 + i) % t->group;
+            s->mass[((size_t)head * s->n_row + row) * s->n_block + j] = top[i];
+        }
     }
 }
 
@@ -159,6 +205,7 @@ static void rows_item(void *ctx, int item, int n_item, int thread)
     float factor = a->scale * SCORE_LOG2E;
     int32_t most = SCORE_ROWS / t->group, first = 0;
     w->page.layout.shape.head_dim = 0;
+    SCORE_BEGIN();
     while (first < s->n_row && (a->pos0 + s->row[first]) / PAGE_TOK < j0)
         first++;
     for (int32_t row0 = first; row0 < s->n_row; row0 += most) {
@@ -171,6 +218,12 @@ static void rows_item(void *ctx, int item, int n_item, int thread)
                 VF_STORE(w->rows.q + (size_t)i * t->d + c,
                          VF_MUL(VF_SET1(factor), VF_LOAD(q + c)));
         }
+#if defined(ATTN_AMX)
+        w->amx_rows = (row1 - row0) * t->group; /* blocks that all of them see take tile registers */
+        if (w->amx_rows < AMX_ROWS || t->d % AMX_DEPTH)
+            w->amx_rows = 0;
+        amx_left(w->rows.q, (size_t)t->d, w->amx_rows, t->d, t->d, w->rows.amx_q);
+#endif
         for (int32_t j = j0; j < j1; j++) {
             int32_t seen = row0, far; /* rows from `seen` on see the block, from `far` on as page */
             while (seen < row1 && (a->pos0 + s->row[seen]) / PAGE_TOK < j)
@@ -189,6 +242,7 @@ static void rows_item(void *ctx, int item, int n_item, int thread)
                 rows_against(t, w, head_kv, j, far, row1, row0, true);
         }
     }
+    SCORE_END();
 }
 
 /* ---- antidiagonals ---- */
@@ -210,16 +264,16 @@ static float anti_own(const struct score_job *t, int32_t head, int32_t head_kv, 
     return sum * a->scale * SCORE_LOG2E * 2 / KERN_SCORE_STRIDE;
 }
 
-/* Column i of a pass: group i / group of the list, head i % group of the KV head. */
-static void anti_queries(const struct score_job *t, struct score_work *w, int32_t head_kv,
-                         int32_t col0, int32_t col1)
+/* Column i of a pass: group i / group of the list, head i % group of the KV head. One strip. */
+static void anti_queries(const struct score_job *t, float *strip, int32_t head_kv, int32_t col0,
+                         int32_t col1)
 {
     const struct kern_score *s = t->s;
     const struct kern_attn *a = s->a;
     float factor = a->scale * SCORE_LOG2E / KERN_SCORE_STRIDE;
-    size_t strip_floats = (size_t)KERN_SCORE_STRIDE * t->d * SCORE_STRIP;
+    memset(strip, 0, sizeof(float) * KERN_SCORE_STRIDE * (size_t)t->d * SCORE_STRIP);
     for (int32_t i = col0; i < col1; i++) {
-        float *to = w->anti.q + (i - col0) / SCORE_STRIP * strip_floats + (i - col0) % SCORE_STRIP;
+        float *to = strip + (i - col0);
         for (int32_t p = 0; p < KERN_SCORE_STRIDE; p++) {
             int32_t row = s->group[i / t->group] + KERN_SCORE_STRIDE - 1 - p;
             const float *q =
@@ -251,7 +305,30 @@ static void anti_block(const struct score_job *t, struct score_work *w, int32_t 
         }
         for (int32_t p = n; p < 16; p++)
             y[p] = SCORE_NONE;
-        *to = score_log_sum(a, y, 16, n);
+        float top, sum = score_sum(a, y, 16, n, &top);
+        *to = top + log2f(sum);
+    }
+}
+
+/* The same for a whole strip whose groups all lie behind the block: columns are lanes. */
+static void anti_block_behind(const struct score_job *t, int32_t head_kv, int32_t j, const float *x,
+                              int32_t col, int32_t n_col)
+{
+    const struct kern_score *s = t->s;
+    float out[SCORE_STRIP];
+    for (int32_t i = 0; i < SCORE_STRIP; i += VL) {
+        vf y[KERN_SCORE_GROUPS], top = VF_SET1(SCORE_NONE), sum = VF_ZERO();
+        for (int32_t p = 0; p < KERN_SCORE_GROUPS; p++) {
+            y[p] = score_capped(s->a, VF_LOAD(x + p * SCORE_STRIP + i));
+            top = VF_MAX(top, y[p]);
+        }
+        for (int32_t p = 0; p < KERN_SCORE_GROUPS; p++)
+            sum = VF_ADD(sum, vf_exp2(VF_SUB(y[p], top)));
+        VF_STORE(out + i, VF_ADD(top, vf_log2(sum)));
+    }
+    for (int32_t i = 0; i < n_col; i++) {
+        int32_t g = (col + i) / t->group, head = head_kv * t->group + (col + i) % t->group;
+        s->anti[((size_t)head * s->n_group + g) * s->n_block + j] = out[i];
     }
 }
 
@@ -269,32 +346,63 @@ static void anti_item(void *ctx, int item, int n_item, int thread)
     int32_t j1 = score_min(s->n_block, (run + 1) * SCORE_ANTI_RUN);
     const struct kern_kv_block *block = a->kv->block + (size_t)head_kv * a->kv->n_block_cap;
     w->page.layout.shape.head_dim = 0;
-    memset(w->anti.q, 0,
-           sizeof(float) * depth * SCORE_STRIP * ((col1 - col0 + SCORE_STRIP - 1) / SCORE_STRIP));
-    anti_queries(t, w, head_kv, col0, col1);
+    SCORE_BEGIN();
+    for (int32_t col = col0; col < col1; col += SCORE_STRIP) {
+        float *to = w->anti.q + (size_t)(col - col0) * depth;
+        int32_t end = score_min(col1, col + SCORE_STRIP);
+#if defined(ATTN_AMX)
+        anti_queries(t, w->anti.k, head_kv, col, end);
+        amx_right(w->anti.k, SCORE_STRIP, 0, depth, depth, SCORE_STRIP, (uint8_t *)to, NULL);
+#else
+        anti_queries(t, to, head_kv, col, end);
+#endif
+    }
     for (int32_t j = run * SCORE_ANTI_RUN; j < j1; j += SCORE_ANTI_BLOCKS) {
         int32_t n = score_min(SCORE_ANTI_BLOCKS, j1 - j);
         for (int32_t b = 0; b < n; b++) {
             /* scores only rank here: one form of a block serves all rows */
             score_widen(w, a->kv, head_kv, j + b, block[j + b].page != NULL);
             for (int32_t p = 0; p < KERN_SCORE_GROUPS; p++) {
-                float *to = w->anti.k + (size_t)(b * KERN_SCORE_GROUPS + p) * depth;
+                int32_t row = b * KERN_SCORE_GROUPS + p;
+#if defined(ATTN_AMX)
+                float *to = w->anti.line;
+#else
+                float *to = w->anti.k + (size_t)row * depth;
+#endif
                 const float *from = w->panel + p * KERN_SCORE_STRIDE;
                 for (int32_t c = 0; c < t->d; c++)
                     for (int32_t i = 0; i < KERN_SCORE_STRIDE; i += VL)
                         VF_STORE(to + c * KERN_SCORE_STRIDE + i, VF_LOAD(from + c * PAGE_TOK + i));
+#if defined(ATTN_AMX)
+                amx_left(to, 0, 1, depth, depth,
+                         (uint8_t *)(w->anti.k + (size_t)(row / AMX_ROWS * AMX_ROWS) * depth) +
+                             row % AMX_ROWS * 64);
+#else
+                (void)row;
+#endif
             }
         }
         for (int32_t col = col0; col < col1; col += SCORE_STRIP) {
             const float *q = w->anti.q + (size_t)(col - col0) * depth;
+#if defined(ATTN_AMX)
+            amx_product((const uint8_t *)w->anti.k, (const uint8_t *)q, n * KERN_SCORE_GROUPS,
+                        SCORE_STRIP, depth, w->anti.x, SCORE_STRIP, false);
+#else
             tile_f32(n * KERN_SCORE_GROUPS, SCORE_STRIP, w->anti.k, depth, q, SCORE_STRIP, depth,
                      w->anti.x, SCORE_STRIP, NULL);
-            for (int32_t b = 0; b < n; b++)
-                anti_block(t, w, head_kv, j + b,
-                           w->anti.x + b * KERN_SCORE_GROUPS * SCORE_STRIP, col,
-                           score_min(SCORE_STRIP, col1 - col));
+#endif
+            int32_t first = a->pos0 + s->group[col / t->group];
+            for (int32_t b = 0; b < n; b++) {
+                const float *x = w->anti.x + b * KERN_SCORE_GROUPS * SCORE_STRIP;
+                int32_t n_col = score_min(SCORE_STRIP, col1 - col);
+                if (first >= (j + b + 1) * PAGE_TOK)
+                    anti_block_behind(t, head_kv, j + b, x, col, n_col);
+                else
+                    anti_block(t, w, head_kv, j + b, x, col, n_col);
+            }
         }
     }
+    SCORE_END();
 }
 
 /* ---- from log-sums to masses ---- */

@@ -140,8 +140,12 @@ bool kern_score(struct kern *k, const struct kern_score *s)
         score_avx2(k, s);
         return true;
     }
-    if (lanes && (strcmp(k->name, "avx512") == 0 || strcmp(k->name, "amx") == 0)) {
+    if (lanes && strcmp(k->name, "avx512") == 0) {
         score_avx512(k, s);
+        return true;
+    }
+    if (lanes && strcmp(k->name, "amx") == 0) {
+        score_amx(k, s);
         return true;
     }
 #endif
