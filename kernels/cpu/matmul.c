@@ -34,6 +34,11 @@ static int32_t div_up(int32_t a, int32_t b)
     return (a + b - 1) / b;
 }
 
+static int32_t max_i(int32_t a, int32_t b)
+{
+    return a > b ? a : b;
+}
+
 /* Groups of the input of one pass. */
 static size_t act_slots(int32_t n_col)
 {
@@ -116,7 +121,7 @@ static void run_tiles(const struct run *run, const struct kern_mat *m, int32_t t
     } else {
         memset(s->c, 0, (size_t)n_tile * c_tile * sizeof(float));
         if (isa->begin)
-            isa->begin(w);
+            isa->begin();
         for (int32_t p = 0; p * PANEL_COLS < a->n_col; p++) {
             int n_col = a->n_col - p * PANEL_COLS;
             for (int i = 0; i < n_tile; i++)
@@ -176,12 +181,15 @@ void matmul_run(struct kern *k, const struct matmul_isa *isa, int n_mat,
     struct run run = {.k = k, .n_mat = n_mat, .mats = mats};
     int32_t n_col = mats[0].w->n_col;
     uint8_t *narrow = NULL, *wide = NULL;
+    int32_t few_tok = 0;
     assert(n_mat >= 1 && n_mat <= MAX_MATS);
     for (int i = 0; i < n_mat; i++) {
         const struct kern_weight *w = mats[i].w;
         assert(w->n_col == n_col);
         if (w->traits->bits == 0)
             continue;
+        if (isa->few)
+            few_tok = max_i(few_tok, isa->few_tok(w->traits));
         if (isa->is_wide(w->traits))
             wide = (uint8_t *)cpu->act + act_slots(n_col) * ACT_NARROW_MAX;
         else
@@ -190,7 +198,7 @@ void matmul_run(struct kern *k, const struct matmul_isa *isa, int n_mat,
     for (int32_t t = 0; t < n_tok; t += MATMUL_TOK) {
         int32_t n = n_tok - t < MATMUL_TOK ? n_tok - t : MATMUL_TOK;
         int32_t n_slot = n == 1 ? 1 : div_up(n, MATMUL_SLOTS) * MATMUL_SLOTS;
-        run.isa = isa->few && n <= isa->few_tok ? isa->few : isa;
+        run.isa = n <= few_tok ? isa->few : isa;
         run.tok0 = t;
         run.act = (struct act){.x = x + (size_t)t * x_stride,
                                .x_stride = x_stride,

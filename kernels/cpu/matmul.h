@@ -67,17 +67,18 @@ struct matmul_isa {
     /* c[tile][slot][16] += n_tile panels times the inputs of that panel; n_col of it exist. */
     void (*gemm)(const struct kern_weight *w, const struct panel *p, int n_tile, int n_col,
                  const struct act *a, int32_t panel, float *c);
-    /* Around the gemm calls of one thread for the tiles of one weight; or NULL. */
-    void (*begin)(const struct kern_weight *w);
+    /* Around the gemm calls of one thread for some tiles; or NULL. */
+    void (*begin)(void);
     void (*end)(void);
     /* One token: out[16] = one tile times the input. */
     void (*gemv)(const struct kern_weight *w, int32_t tile, const struct act *a, float *out);
     /* F32, F16, BF16: c[tile][slot][16] = n_tile tiles from tile0 on times the inputs. */
     void (*plain)(const struct kern_weight *w, int32_t tile0, int n_tile, const struct act *a,
                   float *c);
-    /* The set that takes up to few_tok tokens, and plain types, with the same results; NULL = none. */
+    /* The set that takes up to few_tok tokens of a type, and plain types, with the same results; NULL =
+     * none. Of products that share an input, the largest few_tok counts. */
     const struct matmul_isa *few;
-    int32_t few_tok;
+    int32_t (*few_tok)(const struct quant_type *t);
 };
 
 /* Makes room for the input of products with n_col columns; false when out of memory. */

@@ -1,7 +1,9 @@
-/* Inner loop of the matrix product with the tile registers of AMX, for more than a few tokens.
+/* Inner loop of the matrix product with the tile registers of AMX, for the types and numbers of tokens
+ * for which it is faster: a scale per 32 columns and no minimum (measured with bench_matmul: types with
+ * minima or a scale per 16 columns spend as long on scaling as the 8-bit dot products do in all).
  *
- * One instruction multiplies the inputs of 16 tokens with 16 rows of a weight, over 32 columns (16
- * where a scale holds for so many), in BF16 with float sums. Codes and quantised inputs are whole
+ * One instruction multiplies the inputs of 16 tokens with 16 rows of a weight, over the 32 columns of
+ * a scale, in BF16 with float sums. Codes and quantised inputs are whole
  * numbers of at most 8 bits, which BF16 holds, and their sums fit the 24 bits of a float: nothing is
  * rounded. An input of 13 bits is two BF16 numbers, 32 h and l. So the sums are the integers of
  * matmul_avx512.c, scaled and added up in the same order: the result is the same, bit for bit,
@@ -10,18 +12,19 @@
 #include "kernels/cpu/matmul_codes.h"
 #include "kernels/cpu/tile_regs.h"
 
+#include <assert.h>
+
 enum {
     TOK = MATMUL_SLOTS, /* tokens of a block: rows of a tile register */
     ROW_BYTES = 64,     /* a row of a tile register */
     SUM_BYTES = TOK * ROW_BYTES,
-    META_FLOATS = 4, /* scale; scale times the sum, of all 32 columns and of each half */
 };
 
-/* The input of 32 columns: BF16 [part][slot][32], then float [META_FLOATS][slot]. Of each 4 columns
+/* The input of 32 columns: BF16 [part][slot][32], then the scales, float [slot]. Of each 4 columns
  * the order is 0, 2, 1, 3, as the codes come out of their bytes. */
 INLINE size_t input_bytes(int32_t n_slot, int parts)
 {
-    return (size_t)n_slot * (size_t)(parts * ROW_BYTES + META_FLOATS * 4);
+    return (size_t)n_slot * (size_t)(parts * ROW_BYTES + 4);
 }
 
 INLINE void store_bf16(uint8_t *dst, const __m256i v[4])
@@ -40,10 +43,9 @@ INLINE void quantise_input(const float *x, int32_t n_col, uint8_t *dst, int32_t 
                            int32_t n_slot, int parts)
 {
     for (int32_t i = 0; i < n_col; i += 32, dst += input_bytes(n_slot, parts)) {
-        float *meta = (float *)(dst + (size_t)n_slot * parts * ROW_BYTES) + slot;
+        float *scale = (float *)(dst + (size_t)n_slot * parts * ROW_BYTES);
         __m256i v[4];
-        float d = scale_group(x + i, parts == 2 ? TWO_PARTS_MAX : 127, v);
-        int32_t s0 = sum8(_mm256_add_epi32(v[0], v[1])), s1 = sum8(_mm256_add_epi32(v[2], v[3]));
+        scale[slot] = scale_group(x + i, parts == 2 ? TWO_PARTS_MAX : 127, v);
         if (parts == 2) {
             __m256i low[4];
             for (int j = 0; j < 4; j++) {
@@ -54,10 +56,6 @@ INLINE void quantise_input(const float *x, int32_t n_col, uint8_t *dst, int32_t 
             store_bf16(dst + (size_t)(n_slot + slot) * ROW_BYTES, low);
         }
         store_bf16(dst + (size_t)slot * ROW_BYTES, v);
-        meta[0] = d;
-        meta[n_slot] = d * (float)(s0 + s1);
-        meta[2 * n_slot] = d * (float)s0;
-        meta[3 * n_slot] = d * (float)s1;
     }
 }
 
@@ -77,7 +75,7 @@ INLINE __m512i code_values(struct family f)
     int16_t value[32];
     for (int i = 0; i < 32; i++) {
         float x = (float)(f.is_codebook ? quant_iq4_values[i % 16]
-                                        : i % (1 << f.bits) - (has_min(f) ? 0 : 1 << f.shift));
+                                        : i % (1 << f.bits) - (1 << f.shift));
         uint32_t bits;
         memcpy(&bits, &x, 4);
         value[i] = (int16_t)(bits >> 16);
@@ -117,22 +115,19 @@ INLINE void unpack(const struct kern_weight *w, int32_t tile, int32_t panel, str
             _mm512_store_si512(row, low_bytes(v, value, f));
             _mm512_store_si512(row + ROW_BYTES, low_bytes(_mm512_srli_epi16(v, 8), value, f));
         }
-    for (int g = 0; g < n_group * 32 / f.group; g++) {
+    for (int g = 0; g < n_group; g++) {
         _mm512_storeu_ps(ret->scale[g], group_scale(scale, f, g));
-        if (has_min(f))
-            _mm512_storeu_ps(ret->min[g], group_min(scale, f, g));
         if (!f.is_super)
             scale += scale_block_bytes(f);
     }
 }
 
 /* Registers 0 and 1 hold sums, 2 to 5 inputs, 6 and 7 codes. */
-static void amx_begin(const struct kern_weight *w)
+static void amx_begin(void)
 {
-    uint8_t group = (uint8_t)w->traits->group;
-    const struct tile_shape sum = {TOK, ROW_BYTES}, input = {TOK, 2 * group},
-                            codes = {group / 2, ROW_BYTES};
-    tile_configure((struct tile_shape[TILE_REGS]){sum, sum, input, input, input, input, codes, codes});
+    const struct tile_shape whole = {TOK, ROW_BYTES};
+    tile_configure(
+        (struct tile_shape[TILE_REGS]){whole, whole, whole, whole, whole, whole, whole, whole});
 }
 
 static void amx_end(void)
@@ -164,19 +159,14 @@ INLINE void dots(const uint8_t *x, size_t part_bytes, const uint8_t *code, uint8
         DOTS(1, 4, 5, 7);
 }
 
-/* acc[tok] += the sums of a group, scaled; meta: of the block's first token. */
-INLINE void add_scaled(const struct panel *p, int sub, const float *meta, int32_t n_slot,
-                       const uint8_t *sum, __m512 acc[TOK], struct family f)
+/* acc[tok] += the sums of a group, scaled. */
+INLINE void add_scaled(const float *weight_scale, const float *input_scale, const uint8_t *sum,
+                       __m512 acc[TOK])
 {
-    __m512 scale = _mm512_loadu_ps(p->scale[sub]), min = scale;
-    const float *total = meta + (f.group == 32 ? 1 : 2 + sub % 2) * n_slot;
-    if (has_min(f))
-        min = _mm512_loadu_ps(p->min[sub]);
+    __m512 scale = _mm512_loadu_ps(weight_scale);
 #pragma GCC unroll 16
     for (int t = 0; t < TOK; t++) {
-        if (has_min(f))
-            acc[t] = _mm512_fnmadd_ps(min, _mm512_set1_ps(total[t]), acc[t]);
-        __m512 s = _mm512_mul_ps(_mm512_set1_ps(meta[t]), scale);
+        __m512 s = _mm512_mul_ps(_mm512_set1_ps(input_scale[t]), scale);
         acc[t] = _mm512_fmadd_ps(_mm512_load_ps(sum + t * ROW_BYTES), s, acc[t]);
     }
 }
@@ -189,73 +179,97 @@ struct block {
     float *c;
 };
 
-INLINE void block_dots(const struct block *b, int sub, int32_t n_slot, uint8_t *ret, struct family f,
-                       int turn)
+INLINE void block_dots(const struct block *b, int g, int32_t n_slot, uint8_t *ret, int parts, int turn)
 {
-    int half = 32 / f.group, parts = act_parts(f);
-    const uint8_t *x = b->x + (size_t)b->tok * ROW_BYTES + sub / half * input_bytes(n_slot, parts);
-    dots(x + sub % half * 32, (size_t)n_slot * ROW_BYTES,
-         b->p->code + (size_t)sub * f.group * 2 * TILE_ROWS, ret, parts, turn);
+    dots(b->x + (size_t)b->tok * ROW_BYTES + (size_t)g * input_bytes(n_slot, parts),
+         (size_t)n_slot * ROW_BYTES, b->p->code + (size_t)g * 16 * ROW_BYTES, ret, parts, turn);
 }
 
 /* Computes block b, whose first group's sums are in sum[0], and those of block `next`, if any. */
-INLINE void gemm_block(const struct block *b, const struct block *next, int n_sub, int32_t n_slot,
-                       uint8_t sum[2][SUM_BYTES], struct family f)
+INLINE void gemm_block(const struct block *b, const struct block *next, int n_group, int32_t n_slot,
+                       uint8_t sum[2][SUM_BYTES], int parts)
 {
     __m512 acc[TOK];
-    int parts = act_parts(f), half = 32 / f.group;
-    size_t step = input_bytes(n_slot, parts);
-    const uint8_t *meta = b->x + (size_t)n_slot * ROW_BYTES * parts;
+    const uint8_t *scale = b->x + (size_t)n_slot * ROW_BYTES * parts;
 #pragma GCC unroll 16
     for (int t = 0; t < TOK; t++)
         acc[t] = _mm512_loadu_ps(b->c + t * TILE_ROWS);
-    for (int i0 = 0; i0 < n_sub; i0 += 2) {
+    for (int g0 = 0; g0 < n_group; g0 += 2) {
 #pragma GCC unroll 2
-        for (int j = 0; j < 2; j++) {
-            int i = i0 + j;
-            if (i == n_sub)
+        for (int j = 0; j < 2; j++, scale += input_bytes(n_slot, parts)) {
+            int g = g0 + j;
+            if (g == n_group)
                 break;
             /* The tiles work on the group to come while this one is scaled. */
-            if (i + 1 < n_sub)
-                block_dots(b, i + 1, n_slot, sum[!j], f, !j);
+            if (g + 1 < n_group)
+                block_dots(b, g + 1, n_slot, sum[!j], parts, !j);
             else if (next && j == 1)
-                block_dots(next, 0, n_slot, sum[0], f, 0);
-            add_scaled(b->p, i, (const float *)(meta + i / half * step) + b->tok, n_slot, sum[j], acc,
-                       f);
+                block_dots(next, 0, n_slot, sum[0], parts, 0);
+            add_scaled(b->p->scale[g], (const float *)scale + b->tok, sum[j], acc);
         }
     }
-    if (next && n_sub % 2)
-        block_dots(next, 0, n_slot, sum[0], f, 0);
+    if (next && n_group % 2)
+        block_dots(next, 0, n_slot, sum[0], parts, 0);
 #pragma GCC unroll 16
     for (int t = 0; t < TOK; t++)
         _mm512_storeu_ps(b->c + t * TILE_ROWS, acc[t]);
 }
 
 INLINE void gemm(const struct panel *p, int n_tile, int n_col, const struct act *a, int32_t panel,
-                 float *c, struct family f)
+                 float *c, int parts)
 {
     _Alignas(64) uint8_t sum[2][SUM_BYTES];
-    const uint8_t *x = act_parts(f) == 2 ? a->wide : a->narrow;
-    x += (size_t)panel * PANEL_GROUPS * input_bytes(a->n_slot, act_parts(f));
+    const uint8_t *x = parts == 2 ? a->wide : a->narrow;
+    x += (size_t)panel * PANEL_GROUPS * input_bytes(a->n_slot, parts);
     struct block b = {p, x, 0, c};
-    block_dots(&b, 0, a->n_slot, sum[0], f, 0);
+    block_dots(&b, 0, a->n_slot, sum[0], parts, 0);
     for (int32_t i = 1; i <= n_tile * a->n_slot / TOK; i++) {
         int32_t tile = i % n_tile, tok = i / n_tile * TOK;
         struct block next = {p + tile, x, tok, c + ((size_t)tile * a->n_slot + tok) * TILE_ROWS};
-        gemm_block(&b, tok < a->n_tok ? &next : NULL, n_col / f.group, a->n_slot, sum, f);
+        gemm_block(&b, tok < a->n_tok ? &next : NULL, n_col / 32, a->n_slot, sum, parts);
         b = next;
     }
 }
 
+static bool is_ours(const struct quant_type *t)
+{
+    return t->group == 32 && !t->has_min;
+}
+
 static void amx_unpack(const struct kern_weight *w, int32_t tile, int32_t panel, struct panel *ret)
 {
-    EACH_FAMILY(w->type, unpack, w, tile, panel, ret)
+    switch (w->type) {
+    case KERN_Q4_0:
+        unpack(w, tile, panel, ret, (struct family){4, 32, 3, false, false});
+        break;
+    case KERN_Q5_0:
+        unpack(w, tile, panel, ret, (struct family){5, 32, 4, false, false});
+        break;
+    case KERN_Q8_0:
+        unpack(w, tile, panel, ret, (struct family){8, 32, 7, false, false});
+        break;
+    case KERN_IQ4_NL:
+        unpack(w, tile, panel, ret, (struct family){4, 32, 0, false, true});
+        break;
+    default:
+        assert(w->type == KERN_IQ4_XS);
+        unpack(w, tile, panel, ret, (struct family){4, 32, 0, true, true});
+    }
 }
 
 static void amx_gemm(const struct kern_weight *w, const struct panel *p, int n_tile, int n_col,
                      const struct act *a, int32_t panel, float *c)
 {
-    EACH_FAMILY(w->type, gemm, p, n_tile, n_col, a, panel, c)
+    if (uses_two_parts(w->traits))
+        gemm(p, n_tile, n_col, a, panel, c, 2);
+    else
+        gemm(p, n_tile, n_col, a, panel, c, 1);
+}
+
+/* Below this the panels take longer to unpack than the tiles save: measured. */
+static int32_t few_tok(const struct quant_type *t)
+{
+    return !is_ours(t) ? INT32_MAX : uses_two_parts(t) ? 12 : 40;
 }
 
 const struct matmul_isa matmul_amx = {
@@ -267,5 +281,5 @@ const struct matmul_isa matmul_amx = {
     .begin = amx_begin,
     .end = amx_end,
     .few = &matmul_avx512,
-    .few_tok = 4,
+    .few_tok = few_tok,
 };
