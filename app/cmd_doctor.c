@@ -83,8 +83,8 @@ int cmd_doctor(struct options *o)
     if (st == OK)
         st = sessions_check(store, o->repair, &h, &e);
     struct sessions_budget budget = {0};
-    if (st == OK && !o->no_save)
-        st = sessions_budget_get(store, &budget, &e);
+    struct err unkept;
+    bool kept = st == OK && sessions_budget_get(store, &budget, &unkept) == OK;
     bool sound = st == OK && h.text_ok && h.kv_ok;
     if (o->json) {
         json_t *j = json_object();
@@ -100,16 +100,18 @@ int cmd_doctor(struct options *o)
         json_object_set_new(j, "kv_floor_n", json_count(have_floor ? floor.n : -1));
         json_object_set_new(j, "db", store ? json_cstr(sessions_path(store)) : json_null());
         json_object_set_new(j, "ok", json_boolean(sound));
-        json_object_set_new(j, "problem", sound ? json_null() : json_cstr(st == OK ? h.detail : e.text));
+        json_object_set_new(j, "problem",
+                            sound ? json_null() : json_cstr(st == OK ? h.detail : e.text));
         if (st == OK) {
             json_object_set_new(j, "schema", json_integer(h.schema));
             json_object_set_new(j, "conversations", json_count(h.n_conversation));
             json_object_set_new(j, "messages", json_count(h.n_message));
             json_object_set_new(j, "db_bytes", json_count(h.db_bytes));
             json_object_set_new(j, "kv_db_bytes", json_count(h.kv_db_bytes));
-            json_object_set_new(j, "kv_budget", json_count(budget.limit_bytes));
-            json_object_set_new(j, "kv_budget_automatic", json_boolean(budget.automatic));
-            json_object_set_new(j, "kv_used", json_count(budget.used_bytes));
+            json_object_set_new(j, "kv_budget", json_count(kept ? budget.limit_bytes : -1));
+            json_object_set_new(j, "kv_budget_automatic",
+                                kept ? json_boolean(budget.automatic) : json_null());
+            json_object_set_new(j, "kv_used", json_count(kept ? budget.used_bytes : -1));
             json_object_set_new(j, "free_disk", json_count(h.free_disk_bytes));
         }
         json_print(j);
@@ -132,10 +134,13 @@ int cmd_doctor(struct options *o)
             printf("             text %.1f MB, cache %.1f MB, %.1f GB free on the disk\n",
                    (double)h.db_bytes / 1e6, (double)h.kv_db_bytes / 1e6,
                    (double)h.free_disk_bytes / 1e9);
-            printf("             cache budget %.1f MB%s, %.1f MB used\n",
-                   (double)budget.limit_bytes / 1e6,
-                   budget.automatic ? " (automatic; --store-budget sets another)" : "",
-                   (double)budget.used_bytes / 1e6);
+            if (kept)
+                printf("             cache budget %.1f MB%s, %.1f MB used\n",
+                       (double)budget.limit_bytes / 1e6,
+                       budget.automatic ? " (automatic; --store-budget sets another)" : "",
+                       (double)budget.used_bytes / 1e6);
+            else
+                printf("             cache budget -- (%s)\n", unkept.text);
             printf("check        text %s, cache %s\n", h.text_ok ? "ok" : "DAMAGED",
                    h.kv_ok ? "ok" : "DAMAGED (run dogear doctor --repair)");
             if (h.detail[0])

@@ -5,13 +5,17 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <sys/statvfs.h>
 #include <sys/sysmacros.h>
 #include <unistd.h>
 
 #include "engine/base/mem.h"
 #include "engine/base/str.h"
 
-enum { DB_STATEMENTS = 128 };
+enum {
+    DB_STATEMENTS = 128,
+    DB_ROOM_BYTES = 256 << 10, /* less is a full disk: WAL's shared memory alone takes 32 KiB */
+};
 
 struct db {
     sqlite3 *h;
@@ -138,9 +142,18 @@ static enum status error_busy(struct db *d, struct err *e)
                    comm, pid);
 }
 
+/* SQLite calls it SQLITE_FULL only in some places. */
+static bool disk_full(const char *path)
+{
+    struct statvfs v;
+    return statvfs(path, &v) == 0 && (uint64_t)v.f_bavail * v.f_frsize < DB_ROOM_BYTES;
+}
+
 enum status db_error(struct db *d, struct err *e, int rc)
 {
     const char *p = d->path;
+    if ((rc & 0xff) == SQLITE_IOERR && disk_full(p))
+        rc = SQLITE_FULL;
     switch (rc & 0xff) {
     case SQLITE_BUSY:
     case SQLITE_LOCKED:

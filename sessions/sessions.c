@@ -121,6 +121,32 @@ static void make_private(const char *path)
     free(folder);
 }
 
+/* Everything that is left when a file cannot be written. s->why says why not. */
+static enum status open_to_read(struct sessions *s, struct err *e)
+{
+    s->read_only = true;
+    TRY(open_reader(s, e));
+    return migrate_store(s->r, false, e);
+}
+
+/* On a full disk reading goes on: WAL would make a file first. What a crash left in the -wal file
+ * cannot be seen that way, so then it does not. */
+static enum status open_full_disk(struct sessions *s, struct err *e)
+{
+    char *wal = sqlite3_mprintf("%s-wal", s->path);
+    struct stat sb;
+    bool left = !wal || (stat(wal, &sb) == 0 && sb.st_size > 0);
+    struct err other;
+    sqlite3_free(wal);
+    db_close(s->w);
+    s->w = NULL;
+    s->why = *e;
+    if (left || open_to_read(s, &other) != OK)
+        return e->code;
+    store_trouble(s, e);
+    return OK;
+}
+
 static enum status open_files(struct sessions *s, const char *path, struct err *e)
 {
     bool writable;
@@ -132,12 +158,16 @@ static enum status open_files(struct sessions *s, const char *path, struct err *
     if (!path)
         make_private(s->path);
     TRY(store_claim_file(s->path, &writable, e));
-    s->read_only = !writable;
     if (!writable) {
-        TRY(open_reader(s, e));
-        return migrate_store(s->r, false, e);
+        err_set(&s->why, ERR_IO,
+                "%s is read-only: copy it to a place that can be written, or use --no-save",
+                s->path);
+        return open_to_read(s, e);
     }
-    TRY(open_writer(s, e));
+    enum status st = open_writer(s, e);
+    if (st == ERR_IO)
+        return open_full_disk(s, e);
+    TRY(st);
     TRY(open_reader(s, e));
     kvstore_open(s);
     TRY(writer_start(s, e));

@@ -16,7 +16,8 @@ struct writer;
 
 struct sessions {
     char *path;
-    bool read_only;       /* media or permissions: every write is refused */
+    bool read_only;       /* media, permissions, a full disk: every write is refused ... */
+    struct err why;       /* ... with this */
     _Atomic uint64_t vocab; /* sessions_set_vocab */
     bool deleted;         /* store's thread: text was deleted since the store was opened */
     int64_t version;      /* store's thread: PRAGMA data_version as last seen; 0 = never */

@@ -306,9 +306,10 @@ static void enqueue(struct writer *w, struct command *c)
 enum status writer_call(struct sessions *s, struct command *c, struct err *e)
 {
     struct writer *w = s->writer;
-    if (!w)
-        return err_set(e, ERR_IO, "%s is read-only: copy it to a place that can be written",
-                       s->path);
+    if (!w) {
+        *e = s->why;
+        return e->code;
+    }
     c->waited = true;
     c->finished = false;
     c->status = OK;
@@ -350,9 +351,7 @@ void writer_post(struct sessions *s, const struct command *c)
 {
     struct writer *w = s->writer;
     if (!w) {
-        struct err e;
-        err_set(&e, ERR_IO, "%s is read-only: this is not saved", s->path);
-        store_trouble(s, &e);
+        store_trouble(s, &s->why);
         if (c->more_free)
             c->more_free(c->more);
         return;

@@ -140,6 +140,31 @@ sqlite3 "$work/other.db" 'create table t(x); insert into t values(1)' 2>/dev/nul
 dogear list --db "$work/other.db"; [ $rc -eq 1 ] && one_line_error
 ok store__foreign_database__one_line
 
+# a disk of 2 MiB that is full: reading goes on, writing says why not, and goes on when there is room
+cat >"$work/full.sh" <<'S'
+disk=$1
+mount -t tmpfs -o size=2m none "$disk" || exit 77
+"$DOGEAR" ask --fake "$2" --db "$disk/d.db" once upon a time || exit 1
+head -c 4M /dev/zero >"$disk/fill" 2>/dev/null
+"$DOGEAR" list --db "$disk/d.db" | grep -q 'once upon' || exit 2
+"$DOGEAR" show 1 --db "$disk/d.db" | grep -q 'once upon' || exit 3
+"$DOGEAR" ask --fake "$2" --db "$disk/d.db" -r more 2>&1 | grep -q 'disk is full' || exit 4
+rm "$disk/fill"
+"$DOGEAR" ask --fake "$2" --db "$disk/d.db" -r more && "$DOGEAR" doctor --db "$disk/d.db" || exit 5
+mount -o remount,ro "$disk" || exit 77
+"$DOGEAR" list --db "$disk/d.db" | grep -q 'once upon' && "$DOGEAR" doctor --db "$disk/d.db" || exit 6
+"$DOGEAR" ask --fake "$2" --db "$disk/d.db" -r more 2>&1 | grep -q 'read-only.*--no-save' || exit 7
+S
+mkdir "$work/disk"
+DOGEAR=$DOGEAR unshare -rm bash "$work/full.sh" "$work/disk" "$fake" >"$work/out" 2>"$work/err"
+rc=$?
+if [ $rc -eq 77 ] || ! unshare -rm true 2>/dev/null; then
+    skip store__full_disk_and_read_only__can_be_read "no mount of its own"
+else
+    [ $rc -eq 0 ]
+    ok store__full_disk_and_read_only__can_be_read
+fi
+
 # a kill in the middle of an answer: the question whole, the answer up to what was stored of it,
 # within about a second
 : >"$work/stream"
