@@ -69,7 +69,6 @@ struct dash {
     bool disk_shared; /* nothing is kept: --no-save */
 
     double turn_at_s; /* end of the last turn of this chat; NAN = none in this session */
-    int64_t turn_ms;  /* Unix time of the same, from the store; 0 = none */
 
     /* precision map */
     const struct stats_map *map; /* NULL = no picture yet */

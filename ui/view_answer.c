@@ -229,10 +229,9 @@ static void draw_trace(const struct dash *d, struct pen *p)
     if (!t || t->n == 0) {
         pen_figure(p, t ? "-- the cache does not hold it: it comes with the next message" : "--",
                    "", "");
-        for (int i = p->shapes ? 4 : 3; i > 0 && !t;
-             i--) /* as high as the answer that is to come */
+        int rows = t ? 1 : p->shapes ? 5 : 4; /* as many as the answer that is to come will take */
+        for (int i = 0; i < rows; i++)
             pen_end(p);
-        pen_end(p);
         return;
     }
     draw_line(d, p);

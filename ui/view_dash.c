@@ -43,7 +43,7 @@ static const char *turn_note(const struct ui_model *m, char *buf, size_t size)
     else if (d && isfinite(d->turn_at_s))
         snprintf(buf, size, "last turn, %s", view_dash_age(a, sizeof a, m->now_s, d->turn_at_s));
     else
-        snprintf(buf, size, "no turn yet");
+        snprintf(buf, size, m->n_message > 0 ? "no turn since it was opened" : "no turn yet");
     return buf;
 }
 
@@ -84,6 +84,8 @@ static void draw_tiers(const struct ui_model *m, struct pen *p)
     pen_line(p, "by tier");
     if (total == 0) {
         pen_put(p, "--", ROLE_TITLE);
+        if (m->dash && m->dash->disk_chat_bytes > 0)
+            pen_figure(p, " on disk; the next message takes it up", "", "");
         pen_end(p);
         return;
     }
