@@ -65,12 +65,19 @@ static void draw_context(const struct ui_model *m, struct pen *p)
     pen_line(p, "prompt");
     pen_figure(p, "reused ", format_count(a, s->n_reused), "");
     pen_figure(p, "   read ", format_count(a, s->n_read), "");
-    if (s->phase == STATS_PREFILL) {
-        pen_figure(p, "   now ", format_count(a, s->n_prefill_done), "");
-        pen_figure(p, "/", format_count(b, s->n_prefill_total), "");
-        pen_figure(p, ", ", format_seconds(a, s->eta_s), " left");
-    }
     pen_end(p);
+    if (s->phase == STATS_PREFILL) {
+        char left[48] = "";
+        if (isfinite(s->eta_s))
+            snprintf(left, sizeof left, ", %.0f s left", s->eta_s);
+        snprintf(of, sizeof of, " %s of %s%s", format_count(a, s->n_prefill_done),
+                 format_count(b, s->n_prefill_total), left);
+        pen_line(p, "reading");
+        pen_bar(p, s->n_prefill_total > 0 ? (double)s->n_prefill_done / s->n_prefill_total : NAN,
+                pen_cols(p, (int)strlen(of)), ROLE_TIER_0, NULL);
+        pen_put(p, of, ROLE_TITLE);
+        pen_end(p);
+    }
 }
 
 /* Tiers as one bar: each known tier that holds something gets at least one cell. */
