@@ -1,4 +1,4 @@
-/* KV pieces out: get, find, load, verify. Readers use their own connection under r_lock; what is
+/* KV pieces out: find, load, verify. Readers use their own connection under r_lock; what is
  * not exactly what was put is missing. */
 #include <stdio.h>
 #include <stdlib.h>
@@ -112,70 +112,6 @@ static void decoder_give(struct kvstore *kv, ZSTD_DCtx *z)
     ZSTD_freeDCtx(z);
 }
 
-static int32_t tok_end(const struct kv_piece *p)
-{
-    if (p->plane < 0)
-        return p->block;
-    return p->block >= 0 && p->block < INT32_MAX / KV_IO_BLOCK_TOK
-               ? (p->block + 1) * KV_IO_BLOCK_TOK
-               : -1;
-}
-
-/* The stored bytes of one piece; NULL when it is not there. Sets *ret_known when a row names it. */
-static void *fetch_one(struct db *d, const struct kvstore_put *name, const struct kv_piece *piece,
-                       struct kvstore_stored *t, bool *ret_known)
-{
-    struct err ignored;
-    sqlite3_stmt *q = NULL;
-    bool row = false;
-    int64_t block;
-    *ret_known = false;
-    if (!d || kvstore_find(d, name->fingerprint, name->hash, name->n_tok, piece->plane < 0, &block,
-                           &ignored) != OK)
-        return NULL;
-    if (db_query(d, &ignored, &q,
-                 "SELECT first, n_chunk, raw, stored, codec, sum FROM piece WHERE block = ?"
-                 " AND layer = ? AND head_group = ? AND plane = ?",
-                 "iiii", block, (int64_t)piece->layer, (int64_t)piece->head_group,
-                 (int64_t)piece->plane) != OK)
-        return NULL;
-    if (db_next(d, q, &row, &ignored) == OK && row)
-        read_stored(q, 0, t);
-    db_done(q);
-    *ret_known = row;
-    return row ? kvstore_read(d, piece->plane, t) : NULL;
-}
-
-static bool io_get(void *ctx, int64_t timeline, uint64_t fingerprint, uint64_t tok_hash,
-                   struct kv_piece *piece, void **ret_owned)
-{
-    struct sessions *s = ctx;
-    struct kvstore *kv = s->kv;
-    struct kvstore_put name = {timeline, fingerprint, tok_hash, tok_end(piece), 1, NULL};
-    struct kvstore_stored t;
-    bool known;
-    if (timeline <= 0 || name.n_tok <= 0 || !kvstore_plane_valid(piece->plane))
-        return false;
-    writer_drain(s, WRITER_KV);
-    pthread_mutex_lock(&kv->r_lock);
-    void *packed = fetch_one(kv->r, &name, piece, &t, &known);
-    pthread_mutex_unlock(&kv->r_lock);
-    if (!known)
-        return false;
-    struct kvstore_piece_name full = {fingerprint,  tok_hash,          t.raw,       name.n_tok,
-                                      piece->layer, piece->head_group, piece->plane};
-    ZSTD_DCtx *z = decoder_take(kv);
-    void *data = kvstore_decode(z, &full, &t, packed);
-    decoder_give(kv, z);
-    if (!data) {
-        kvstore_post_drop(s, &name, piece, true);
-        return false;
-    }
-    piece->data = *ret_owned = data;
-    piece->size_bytes = (size_t)t.raw;
-    return true;
-}
-
 int32_t kvstore_list(struct db *d, int64_t block, struct kvstore_listed **ret)
 {
     sqlite3_stmt *q;
@@ -272,7 +208,7 @@ static int32_t visit_all(struct sessions *s, const struct kvstore_put *name, boo
             more = visit(visit_ctx, &piece);
         } else {
             n_bad++;
-            kvstore_post_drop(s, name, &piece, true);
+            kvstore_post_drop(s, name, &piece);
         }
     }
     decoder_give(s->kv, z);
@@ -380,7 +316,7 @@ const struct kv_io *sessions_kv_io(struct sessions *s)
 {
     if (!s || !s->kv)
         return NULL;
-    s->kv->io = (struct kv_io){s, kvstore_io_put, io_get, kvstore_io_dropped, io_find, io_load};
+    s->kv->io = (struct kv_io){s, kvstore_io_put, io_find, io_load};
     return &s->kv->io;
 }
 

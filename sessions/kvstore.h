@@ -105,11 +105,9 @@ void *kvstore_decode(ZSTD_DCtx *z, const struct kvstore_piece_name *name,
 /* ---- any thread: queue and return ---- */
 void kvstore_io_put(void *ctx, int64_t timeline, uint64_t fingerprint, int32_t n_tok_end,
                     uint64_t tok_hash, const struct kv_piece *pieces, int n_piece);
-void kvstore_io_dropped(void *ctx, int64_t timeline, uint64_t fingerprint, uint64_t tok_hash,
-                        int32_t layer, int32_t head_group, int32_t block, int32_t plane);
-/* damaged: this piece is of no use to anybody; else planes >= its plane, unless others use them. */
+/* This piece is damaged: of no use to anybody. */
 void kvstore_post_drop(struct sessions *s, const struct kvstore_put *name,
-                       const struct kv_piece *piece, bool damaged);
+                       const struct kv_piece *piece);
 /* The conversation uses these blocks from now on; takes the malloc'ed rows. */
 void kvstore_adopt(struct sessions *s, int64_t conversation, int64_t *blocks, int32_t n);
 

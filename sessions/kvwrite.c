@@ -294,8 +294,9 @@ static enum status put_piece(struct kvstore *kv, const struct kvstore_put *put, 
         return st;
     if (st == OK && same) /* a fork or a chat that begins alike wrote it already */
         return OK;
-    if (st == OK)
-        TRY(kvstore_drop_planes(d, block, p->layer, p->head_group, p->plane, p->plane, e));
+    if (st == OK) /* the planes above another plane 0 are of no use */
+        TRY(kvstore_drop_planes(d, block, p->layer, p->head_group, p->plane,
+                                p->plane == 0 ? KV_IO_PLANE_F16 - 1 : p->plane, e));
     size_t n;
     const unsigned char *bytes = pack(kv, p, buf, cap, &n, &codec);
     int64_t first = 0, n_chunk = 0;
@@ -405,49 +406,25 @@ static enum status run_drop(struct sessions *s, struct command *c, struct err *e
     struct db *d = s->kv->w;
     const struct kvstore_put *p = c->more;
     const struct kv_piece *what = p->pieces;
-    int64_t block, others = 0;
+    int64_t block;
     enum status st = kvstore_find(d, p->fingerprint, p->hash, p->n_tok, what->plane < 0, &block, e);
     if (st == ERR_NOT_FOUND)
         return OK;
     TRY(st);
-    /* number 1: the piece is damaged, nobody can use it */
-    if (c->number) {
-        TRY(kvstore_drop_planes(d, block, what->layer, what->head_group, what->plane, what->plane,
-                                e));
-        return kvstore_sum(d, block, e);
-    }
-    TRY(db_int(d, e, &others, "SELECT EXISTS (SELECT 1 FROM ref WHERE block = ? AND chat <> ?)",
-               "ii", block, p->chat));
-    if (others)
-        return OK;
-    TRY(kvstore_drop_planes(d, block, what->layer, what->head_group, what->plane, KV_IO_PLANES - 1,
-                            e));
+    TRY(kvstore_drop_planes(d, block, what->layer, what->head_group, what->plane, what->plane, e));
     return kvstore_sum(d, block, e);
 }
 
 void kvstore_post_drop(struct sessions *s, const struct kvstore_put *name,
-                       const struct kv_piece *piece, bool damaged)
+                       const struct kv_piece *piece)
 {
     struct kvstore_put *p = mem_alloc(sizeof *p + sizeof *piece);
     *p = *name;
     p->pieces = (struct kv_piece *)(p + 1);
     p->n_piece = 1;
     *p->pieces = *piece;
-    struct command c = {
-        .lane = WRITER_KV, .run = run_drop, .number = damaged, .more = p, .more_free = free};
+    struct command c = {.lane = WRITER_KV, .run = run_drop, .more = p, .more_free = free};
     writer_post(s, &c);
-}
-
-void kvstore_io_dropped(void *ctx, int64_t timeline, uint64_t fingerprint, uint64_t tok_hash,
-                        int32_t layer, int32_t head_group, int32_t block, int32_t plane)
-{
-    if (timeline <= 0 || plane < 0 || block < 0 || block >= INT32_MAX / KV_IO_BLOCK_TOK)
-        return;
-    struct kvstore_put name = {timeline, fingerprint, tok_hash, (block + 1) * KV_IO_BLOCK_TOK,
-                               1,        NULL};
-    struct kv_piece piece = {
-        .layer = layer, .head_group = head_group, .block = block, .plane = plane};
-    kvstore_post_drop(ctx, &name, &piece, false);
 }
 
 /* ---- a conversation's life ---- */

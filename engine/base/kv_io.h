@@ -51,25 +51,17 @@ static inline uint64_t kv_io_hash(uint64_t hash, const int32_t *ids, int32_t n)
     return hash;
 }
 
-/* All callbacks may be called from the engine's thread, load from several at a time; put and dropped
- * never block on disk, the others read (and wait for puts still queued). `timeline` is the number the caller gave with the
- * turn; it says who uses a piece, not which piece it is. Numbers <= 0 are not kept. */
+/* All callbacks may be called from the engine's thread, load from several at a time; put never blocks
+ * on disk, the others read (and wait for puts still queued). `timeline` is the number the caller gave
+ * with the turn; it says who uses a piece, not which piece it is. Numbers <= 0 are not kept. */
 struct kv_io {
     void *ctx;
     /* Copies and queues the pieces for writing. All of them end at n_tok_end, and tok_hash is the
      * hash of the first n_tok_end ids: for pages n_tok_end = 64 * (block + 1), so one call per
-     * block; for state block = n_tok_end. A piece that is already there is replaced. */
+     * block; for state block = n_tok_end. A piece that is already there is replaced, and with
+     * another plane 0 all planes of its page: it was stepped down. */
     void (*put)(void *ctx, int64_t timeline, uint64_t fingerprint, int32_t n_tok_end,
                 uint64_t tok_hash, const struct kv_piece *pieces, int n_piece);
-    /* Reads one piece (named by layer, head_group, block, plane; tok_hash as for put) into a buffer
-     * that the callee allocates with malloc and the caller frees; sets data and size_bytes. False
-     * when it is missing, damaged or written under another fingerprint or token log. */
-    bool (*get)(void *ctx, int64_t timeline, uint64_t fingerprint, uint64_t tok_hash,
-                struct kv_piece *piece, void **ret_owned);
-    /* Planes >= `plane` of a page were dropped in memory; they are dropped on disk too unless
-     * another timeline uses them. tok_hash as for put. */
-    void (*dropped)(void *ctx, int64_t timeline, uint64_t fingerprint, uint64_t tok_hash,
-                    int32_t layer, int32_t head_group, int32_t block, int32_t plane);
     /* What is held for a log: the first *ret_n_block blocks have pages, and the newest state stands
      * at *ret_n_state tokens (0 = none). */
     void (*find)(void *ctx, int64_t timeline, uint64_t fingerprint, const int32_t *ids,

@@ -56,17 +56,6 @@ static void io_put(void *ctx, int64_t timeline, uint64_t fingerprint, int32_t n_
     }
 }
 
-static bool io_get(void *ctx, int64_t timeline, uint64_t fingerprint, uint64_t hash,
-                   struct kv_piece *piece, void **ret)
-{
-    return false;
-}
-
-static void io_dropped(void *ctx, int64_t timeline, uint64_t fingerprint, uint64_t hash,
-                       int32_t layer, int32_t head_group, int32_t block, int32_t plane)
-{
-}
-
 static bool holds(uint64_t fingerprint, uint64_t hash, int32_t n_tok, bool state)
 {
     for (int i = 0; i < store.n; i++)
@@ -121,7 +110,7 @@ static int32_t io_load(void *ctx, int64_t timeline, uint64_t fingerprint, uint64
 
 static struct engine *open_model(const char *kv)
 {
-    static const struct kv_io io = {NULL, io_put, io_get, io_dropped, io_find, io_load};
+    static const struct kv_io io = {NULL, io_put, io_find, io_load};
     const char *dir = getenv("DOGEAR_DATA");
     char path[1024];
     snprintf(path, sizeof path, "%s/_derived/TinyStories-656K-F16.rebuilt.gguf", dir ? dir : "");

@@ -91,6 +91,27 @@ int64_t store_answer(struct sessions *s, int64_t id, int64_t parent, const char 
     return m;
 }
 
+static bool take_piece(void *ctx, const struct kv_piece *p)
+{
+    struct kv_piece *want = ctx;
+    if (p->layer != want->layer || p->head_group != want->head_group || p->plane != want->plane)
+        return true;
+    want->size_bytes = p->size_bytes;
+    want->data = memcpy(mem_alloc(p->size_bytes), p->data, p->size_bytes);
+    return false;
+}
+
+bool store_get(const struct kv_io *io, int64_t chat, uint64_t fingerprint, uint64_t hash,
+               struct kv_piece *piece, void **ret_owned)
+{
+    bool state = piece->plane < 0;
+    int32_t end = state ? piece->block : (piece->block + 1) * KV_IO_BLOCK_TOK;
+    piece->data = NULL;
+    io->load(io->ctx, chat, fingerprint, hash, end, state, take_piece, piece);
+    *ret_owned = (void *)piece->data;
+    return piece->data != NULL;
+}
+
 char *store_path_text(struct sessions *s, int64_t id)
 {
     struct sessions_message *m;

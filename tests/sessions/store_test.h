@@ -40,6 +40,10 @@ int64_t store_say(struct sessions *s, int64_t id, int64_t parent, const char *ro
 /* An answer with ids first_id, first_id + 1, ... */
 int64_t store_answer(struct sessions *s, int64_t id, int64_t parent, const char *text,
                      int32_t first_id, int32_t n_id);
+/* One piece, as named by layer, head_group, block and plane; sets data and size_bytes. False when it
+ * is missing. Free *ret_owned. */
+bool store_get(const struct kv_io *io, int64_t chat, uint64_t fingerprint, uint64_t hash,
+               struct kv_piece *piece, void **ret_owned);
 /* "role:text|role:text" of the open branch; malloc'ed. */
 char *store_path_text(struct sessions *s, int64_t id);
 

@@ -47,7 +47,7 @@ static int good_pieces(const struct kv_io *io, int64_t chat, int block, uint64_t
     for (int i = 0; i < PAGES; i++) {
         struct kv_piece p = {.layer = i / 2, .block = block, .plane = i % 2};
         void *owned;
-        if (!io->get(io->ctx, chat, 1, hash, &p, &owned))
+        if (!store_get(io, chat, 1, hash, &p, &owned))
             continue;
         fill(want, hash, i / 2, i % 2);
         assert_int_equal(p.size_bytes, PAGE_BYTES);

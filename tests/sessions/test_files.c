@@ -297,7 +297,7 @@ static void kvstore__full_disk__costs_kv_and_never_text(void **state)
     for (int i = 0; i < PIECES; i++) { /* what is there is right */
         struct kv_piece p = {.block = i};
         void *owned;
-        if (io->get(io->ctx, id, 1, (uint64_t)i + 1, &p, &owned)) {
+        if (store_get(io, id, 1, (uint64_t)i + 1, &p, &owned)) {
             assert_int_equal(p.size_bytes, sizeof page);
             assert_memory_equal(p.data, page, sizeof page);
             free(owned);
@@ -306,7 +306,7 @@ static void kvstore__full_disk__costs_kv_and_never_text(void **state)
     struct kv_piece p = {0, 0, PIECES, 0, page, sizeof page}, back = {.block = PIECES};
     void *owned;
     io->put(io->ctx, id, 1, (PIECES + 1) * 64, PIECES + 1, &p, 1);
-    assert_true(io->get(io->ctx, id, 1, PIECES + 1, &back, &owned));
+    assert_true(store_get(io, id, 1, PIECES + 1, &back, &owned));
     free(owned);
     sessions_close(s);
 }

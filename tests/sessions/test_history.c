@@ -102,7 +102,7 @@ static void compare_kv(const struct model *w, struct sessions *s, const struct m
         uint64_t hash = kv_io_hash(KV_IO_HASH_EMPTY, ids, (b + 1) * 64);
         struct kv_piece p = {.block = b, .plane = 1};
         void *owned;
-        assert_true(io->get(io->ctx, c->id, 5, hash, &p, &owned));
+        assert_true(store_get(io, c->id, 5, hash, &p, &owned));
         assert_memory_equal(p.data, &hash, sizeof hash);
         free(owned);
     }

@@ -130,7 +130,7 @@ static void export__file__carries_text_and_kv_exactly(void **state)
     io = sessions_kv_io(t);
     struct kv_piece back = {.layer = 2, .block = 0, .plane = 3};
     void *owned;
-    assert_true(io->get(io->ctx, got.first_id, 9, 4711, &back, &owned));
+    assert_true(store_get(io, got.first_id, 9, 4711, &back, &owned));
     assert_int_equal(back.size_bytes, sizeof page);
     assert_memory_equal(back.data, page, sizeof page);
     free(owned);
@@ -155,13 +155,16 @@ static void import__chatgpt__keeps_the_tree(void **state)
         "\"sys\":{\"message\":{\"author\":{\"role\":\"system\"},\"content\":{\"content_type\":"
         "\"text\",\"parts\":[\"\"]}},\"parent\":\"root\",\"children\":[\"u\"]},"
         "\"u\":{\"message\":{\"author\":{\"role\":\"user\"},\"create_time\":1700000001.25,"
-        "\"content\":{\"content_type\":\"multimodal_text\",\"parts\":[{\"asset\":1},\"Where to?\"]}},"
+        "\"content\":{\"content_type\":\"multimodal_text\",\"parts\":[{\"asset\":1},\"Where "
+        "to?\"]}},"
         "\"parent\":\"sys\",\"children\":[\"a1\",\"t\"]},"
-        "\"a1\":{\"message\":{\"author\":{\"role\":\"assistant\"},\"content\":{\"parts\":[\"Rome\"]}},"
+        "\"a1\":{\"message\":{\"author\":{\"role\":\"assistant\"},\"content\":{\"parts\":[\"Rome\"]"
+        "}},"
         "\"parent\":\"u\",\"children\":[]},"
         "\"t\":{\"message\":{\"author\":{\"role\":\"tool\"},\"content\":{\"parts\":[\"search\"]}},"
         "\"parent\":\"u\",\"children\":[\"a2\",\"u\"]},"
-        "\"a2\":{\"message\":{\"author\":{\"role\":\"assistant\"},\"content\":{\"parts\":[\"Oslo\"]}},"
+        "\"a2\":{\"message\":{\"author\":{\"role\":\"assistant\"},\"content\":{\"parts\":[\"Oslo\"]"
+        "}},"
         "\"parent\":\"t\",\"children\":[\"gone\"]},"
         "\"x\":{\"message\":null,\"parent\":\"y\",\"children\":[\"y\"]},"
         "\"y\":{\"message\":null,\"parent\":\"x\",\"children\":[\"x\"]}"
