@@ -72,7 +72,7 @@ static void quantise_slot(void *ctx, int slot, int n_slot, int thread)
         run->isa->quantise_wide(x, a->n_col, a->wide, slot, a->n_slot);
 }
 
-typedef float tile_row __attribute__((vector_size(4 * TILE_ROWS), aligned(4)));
+typedef float tile_row __attribute__((vector_size(4 * TILE_ROWS), aligned(4), may_alias));
 
 /* dst[n] = c + bias + (add ? dst : 0) */
 static void store_row(float *dst, const float *c, const float *bias, bool add, int32_t n)
