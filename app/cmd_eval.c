@@ -415,6 +415,7 @@ static const struct {
     {"prefill_error", offsetof(struct engine_attention, prefill_error)},
     {"decode_density", offsetof(struct engine_attention, decode_density)},
     {"decode_mass", offsetof(struct engine_attention, decode_mass)},
+    {"decode_mass_p5", offsetof(struct engine_attention, decode_mass_p5)},
     {"decode_error", offsetof(struct engine_attention, decode_error)},
 };
 enum { N_ATTENTION = sizeof attention_figures / sizeof *attention_figures };
@@ -438,9 +439,9 @@ static enum status attention_measure(const struct options *o, char **presets, in
     for (int i = 0; st == OK && i < n_preset; i++) {
         json_t *j = json_pack("{s:s s:i}", "preset", presets[i], "n_tok", n < limit ? n : limit);
         if (!o->json && i == 0)
-            printf("%-16s %35s | %26s\n%-16s %8s %8s %8s %8s | %8s %8s %8s\n", "", "reading a prompt",
-                   "answering", "preset", "density", "mass", "5th", "error", "density", "mass",
-                   "error");
+            printf("%-16s %35s | %35s\n%-16s %8s %8s %8s %8s | %8s %8s %8s %8s\n", "",
+                   "reading a prompt", "answering", "preset", "density", "mass", "5th", "error",
+                   "density", "mass", "5th", "error");
         if (!o->json)
             printf("%-16s", presets[i]);
         for (int f = 0; f < N_ATTENTION; f++) {

@@ -138,3 +138,29 @@ void blocks_lines(const struct prefill_method *m, float coverage, const float *m
         take_greedily(&v, m->score == PREFILL_COLUMNS, coverage, column, slash);
     }
 }
+
+/* ---- what was kept ---- */
+
+void mass_add(struct mass_tally *t, double mass, int32_t n)
+{
+    int bin = (int)(mass * MASS_BINS);
+    t->bin[bin < 0 ? 0 : bin > MASS_BINS ? MASS_BINS : bin] += n;
+    t->sum += mass * n;
+    t->n += n;
+}
+
+double mass_mean(const struct mass_tally *t)
+{
+    return t->n > 0 ? t->sum / (double)t->n : NAN;
+}
+
+double mass_p5(const struct mass_tally *t)
+{
+    int64_t below = 0;
+    for (int i = 0; i <= MASS_BINS && t->n > 0; i++) {
+        below += t->bin[i];
+        if (below * 20 > t->n)
+            return (double)i / MASS_BINS;
+    }
+    return NAN;
+}

@@ -31,4 +31,14 @@ int32_t blocks_cover(const struct ranked *rank, int32_t n_rank, const float *mas
 void blocks_lines(const struct prefill_method *m, float coverage, const float *mass,
                   const int32_t *own, int32_t n_vote, int32_t n_block, bool *column, bool *slash);
 
+/* Retained masses, 0..1, as they come: their mean and 5th percentile; NAN = none yet. All 0 = empty. */
+enum { MASS_BINS = 256 };
+struct mass_tally {
+    double sum;
+    int64_t n, bin[MASS_BINS + 1];
+};
+void mass_add(struct mass_tally *t, double mass, int32_t n);
+double mass_mean(const struct mass_tally *t);
+double mass_p5(const struct mass_tally *t);
+
 #endif

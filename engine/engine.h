@@ -246,7 +246,8 @@ enum status engine_bench(struct engine *en, const struct engine_bench *b,
 struct engine_attention {
     double prefill_density, prefill_mass, prefill_mass_p5; /* blocks read; softmax mass kept */
     double prefill_error; /* of the outputs of the last rows against dense, relative */
-    double decode_density, decode_mass, decode_error; /* the same, row by row after a prompt */
+    double decode_density, decode_mass, decode_mass_p5; /* the same, row by row after a prompt */
+    double decode_error;
 };
 /* Reads ids densely and, beside it, by each preset in chunks of 512, the last of which tell the
  * error; the last 128 tokens are judged as an answer.

@@ -174,7 +174,7 @@ static enum status bench_once(struct local *l, struct kv_line *line, const struc
 static enum status bench_ops(struct local *l, struct kv_line *line, const struct engine_bench *b,
                              const int32_t *ids, struct engine_bench_result *ret, struct err *e)
 {
-    _Static_assert(ENGINE_BENCH_OPS == TIMED_N, "one place for each");
+    _Static_assert((int)ENGINE_BENCH_OPS == (int)TIMED_N, "one place for each");
     struct kern_times t;
     double all, seal = 0;
     if (kv_n_tok(line) > b->depth)
@@ -415,7 +415,7 @@ static void judge_close(struct judging *j, struct engine_attention *ret)
     for (int32_t i = 0; i < j->n_preset; i++) {
         struct judged *p = &j->at[i];
         struct engine_attention *r = &ret[i];
-        *r = (struct engine_attention){NAN, NAN, NAN, NAN, NAN, NAN, NAN};
+        *r = (struct engine_attention){NAN, NAN, NAN, NAN, NAN, NAN, NAN, NAN};
         if (p->sparse && j->n_layer > 0) {
             struct sparse_report t;
             sparse_report(p->sparse, &t);
@@ -429,6 +429,7 @@ static void judge_close(struct judging *j, struct engine_attention *ret)
             select_report(p->select, &t);
             r->decode_density = t.density;
             r->decode_mass = t.mass_mean;
+            r->decode_mass_p5 = t.mass_p5;
             r->decode_error = p->decode_error / j->n_layer;
         }
         sparse_free(p->sparse);

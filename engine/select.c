@@ -19,7 +19,7 @@ enum {
 };
 
 #define SHARE 0.25f
-#define MISS 0.10 /* a retained mass further under the coverage than this counts as missed */
+#define MISS 0.05 /* a retained mass further under the coverage than this counts as missed */
 
 struct layer_list {
     float *ring;     /* dev [SELECT_EVERY][n_head, head_dim]; NULL before the first */
@@ -60,8 +60,9 @@ struct select {
     int32_t *first, *index; /* of the list at hand */
     int32_t index_cap;
 
-    double n_read, n_all, mass_sum;
-    int32_t n_mass, n_choice, n_failed;
+    double n_read, n_all;
+    struct mass_tally kept; /* of every KV head that was looked at */
+    int32_t n_look, n_choice, n_failed;
 };
 
 static const int32_t recent_rows[PROBES] = {5, 10, 15}, this_row[1] = {0};
@@ -120,8 +121,9 @@ void select_begin(struct select *se, float coverage, int32_t answer0)
         free(l->let);
         l->let = NULL;
     }
-    se->n_read = se->n_all = se->mass_sum = 0;
-    se->n_mass = se->n_choice = se->n_failed = 0;
+    se->n_read = se->n_all = 0;
+    memset(&se->kept, 0, sizeof se->kept);
+    se->n_look = se->n_choice = se->n_failed = 0;
 }
 
 /* ---- choosing ---- */
@@ -509,15 +511,18 @@ static void look(struct select *se, struct layer_list *l, const struct kern_attn
     }
     for (int32_t h = 0; h < n_kv; h++) {
         const float *mass = se->look + (size_t)h * cap;
+        double here = 0, of = 0;
         for (int32_t j = 0; j <= b; j++)
-            all += (double)mass[j];
+            of += (double)mass[j];
         for (int32_t i = list->first[2 * h]; i < list->first[2 * h + 1]; i++)
-            kept += (double)mass[list->index[i]];
-        kept += (double)mass[b] + (b > 0 ? (double)mass[b - 1] : 0);
+            here += (double)mass[list->index[i]];
+        here += (double)mass[b] + (b > 0 ? (double)mass[b - 1] : 0);
+        mass_add(&se->kept, of > 0 ? here / of : 1, 1);
+        kept += here;
+        all += of;
     }
     double w = all > 0 ? kept / all : 1;
-    se->mass_sum += w;
-    se->n_mass++;
+    se->n_look++;
     if (se->p.coverage > 0 && w < (double)se->p.coverage - MISS && ++l->n_missed == 2) {
         l->failed = true;
         se->n_failed++;
@@ -606,8 +611,9 @@ void select_report(const struct select *se, struct select_report *ret)
 {
     *ret = (struct select_report){
         .density = se->n_all > 0 ? se->n_read / se->n_all : NAN,
-        .mass_mean = se->n_mass > 0 ? se->mass_sum / se->n_mass : NAN,
-        .n_mass = se->n_mass,
+        .mass_mean = mass_mean(&se->kept),
+        .mass_p5 = mass_p5(&se->kept),
+        .n_mass = se->n_look,
         .n_choice = se->n_choice,
         .n_failed = se->n_failed,
     };

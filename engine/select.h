@@ -33,7 +33,8 @@ struct select_params {
 /* Of one answer; NAN = nothing yet. */
 struct select_report {
     double density;   /* blocks read of all blocks, over tokens, layers and heads */
-    double mass_mean; /* retained, on the layers that were looked at */
+    double mass_mean; /* retained, over the KV heads of the layers that were looked at; */
+    double mass_p5;   /* their 5th percentile */
     int32_t n_mass;   /* how many such looks */
     int32_t n_choice; /* lists chosen, layers x times */
     int32_t n_failed; /* layers that went back to dense */

@@ -120,12 +120,12 @@ void sparse_begin(struct sparse *sp, float coverage)
         for (int32_t h = 0; h < sp->s.n_head_kv; h++)
             l->head[h] = (struct head_state){.aim = (1 + sp->p.coverage) / 2}; /* until rows tell */
     }
-    sp->n_read = sp->n_all = sp->mass_sum = 0;
+    sp->n_read = sp->n_all = 0;
     sp->error_sum = sp->error_before_sum = sp->fix_sum = 0;
-    sp->n_mass = sp->n_audit = sp->n_held_out = sp->n_fix = 0;
+    sp->n_audit = sp->n_held_out = sp->n_fix = 0;
     sp->score_s = sp->attend_s = sp->sparse_all = sp->sparse_read = 0;
     sp->hash = 2463534242u;
-    memset(sp->mass_bin, 0, sizeof sp->mass_bin);
+    memset(&sp->kept, 0, sizeof sp->kept);
     memset(sp->n_call, 0, sizeof sp->n_call);
     size_t n_head = (size_t)sp->s.n_layer * (size_t)sp->s.n_head;
     memset(sp->head_mass, 0, n_head * sizeof *sp->head_mass);
@@ -570,8 +570,8 @@ void sparse_report(const struct sparse *sp, struct sparse_report *ret)
 {
     *ret = (struct sparse_report){
         .density = sp->n_all > 0 ? sp->n_read / sp->n_all : NAN,
-        .mass_mean = sp->n_mass > 0 ? sp->mass_sum / (double)sp->n_mass : NAN,
-        .mass_p5 = NAN,
+        .mass_mean = mass_mean(&sp->kept),
+        .mass_p5 = mass_p5(&sp->kept),
         .mass_worst = NAN,
         .worst_layer = -1,
         .worst_head = -1,
@@ -585,12 +585,6 @@ void sparse_report(const struct sparse *sp, struct sparse_report *ret)
         .score_share = NAN,
         .reason = SPARSE_OFF,
     };
-    int64_t below = 0;
-    for (int i = 0; i <= MASS_BINS && isnan(ret->mass_p5) && sp->n_mass > 0; i++) {
-        below += sp->mass_bin[i];
-        if (below * 20 > sp->n_mass)
-            ret->mass_p5 = (double)i / MASS_BINS;
-    }
     for (int32_t i = 0; i < sp->s.n_layer * sp->s.n_head; i++) {
         double w = sp->head_n[i] ? sp->head_mass[i] / sp->head_n[i] : NAN;
         if (sp->head_n[i] && (isnan(ret->mass_worst) || w < ret->mass_worst)) {

@@ -13,18 +13,10 @@
 
 /* ---- reading out ---- */
 
-static void note_mass(struct sparse *sp, double w, int32_t n)
-{
-    int bin = (int)(w * MASS_BINS);
-    sp->mass_bin[bin < 0 ? 0 : bin > MASS_BINS ? MASS_BINS : bin] += n;
-    sp->mass_sum += n * w;
-    sp->n_mass += n;
-}
-
 /* What one held-out row per 64 would have shown where attention is dense. */
 void sparse_note_dense(struct sparse *sp, int32_t n_row)
 {
-    note_mass(sp, 1, (n_row + TOK - 1) / TOK * sp->s.n_head);
+    mass_add(&sp->kept, 1, (n_row + TOK - 1) / TOK * sp->s.n_head);
 }
 
 /* Whether KV head h reads everything in the row block of a row. */
@@ -96,7 +88,7 @@ static void read_anchors(struct sparse *sp, int32_t layer)
             for (int32_t g = 0; g < group; g++) {
                 int32_t head = h * group + g;
                 float w = dense ? 1 : kept(sp, i, head);
-                note_mass(sp, (double)w, 1);
+                mass_add(&sp->kept, (double)w, 1);
                 sp->head_mass[(size_t)layer * n_head + head] += (double)w;
                 sp->head_n[(size_t)layer * n_head + head]++;
                 if (dense)

@@ -5,7 +5,7 @@
 #include "engine/blocks.h"
 #include "engine/sparse.h"
 
-enum { TOK = KERN_BLOCK_TOK, MASS_BINS = 256 };
+enum { TOK = KERN_BLOCK_TOK };
 
 struct head_state {
     float aim;   /* coverage aimed at by the estimate */
@@ -63,8 +63,7 @@ struct sparse {
 
     /* the turn */
     double n_read, n_all;        /* blocks */
-    double mass_sum;
-    int64_t n_mass, mass_bin[MASS_BINS + 1];
+    struct mass_tally kept;      /* of held-out rows */
     double *head_mass;           /* [n_layer, n_head] */
     int32_t *head_n;
     double error_sum, error_before_sum, fix_sum;
