@@ -15,6 +15,10 @@ for _ in 1 2 3 4 5; do text+=$text; done
 formats=(exact 8/4 4/4 adaptive)
 n_killed=0 n_resumed=0
 
+# Measured once for a model, then kept: or every run would be killed while it measures.
+dogear doctor --calibrate -m "$model" --db "$db"
+ok kill__model__is_measured
+
 declare -A span=([ask]=800 [other]=30) # milliseconds that such a run takes: learned below, on any machine
 
 # run_and_kill ARGUMENTS...: in the background, killed at some moment of the time that its kind of run takes.
