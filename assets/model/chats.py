@@ -8,7 +8,8 @@ import facts
 import talk
 from words import CHORES, GROCERIES, NOUNS, PEOPLE
 
-W_USER, W_TEXT, W_REPLY, W_ECHO, W_VALUE = 0.0, 0.04, 0.6, 2.0, 4.0
+W_USER, W_TEXT, W_REPLY, W_ECHO, W_VALUE = 0.0, 0.04, 0.3, 2.0, 2.5
+W_STATE = 1.9                                                   # the words of an answer that say what was asked for
 
 ACKS = ["Got it.", "Okay.", "Noted.", "Thanks, noted.", "Understood.", "All right."]
 PLAIN_ACKS = ACKS + ["I will remember that.", "Good to know.", "Thank you for telling me."]
@@ -20,8 +21,11 @@ CHANGES = ["Actually, that changed.", "Correction.", "Update:", "Sorry, I was wr
            "Please forget the old one.", "No, wait.", "I made a mistake."]
 ABOUT_ME = ["What do you know about me?", "What have I told you about me?", "Tell me what you know about me.",
             "Summarize what I told you.", "What did I tell you so far?", "List the facts you know about me.",
+            "What do you remember about me?", "Tell me everything you know about me.", "What do you know so far?",
+            "Tell me all you remember.", "Who am I and what do you know about me?", "What have I told you so far?",
             "~Give me a summary of what you learned about me.", "~Which things about me do you remember?"]
-SMALL_STARTS = ("My ", "The ", "Use ", "On ", "We ", "This ", "Please ", "Keep ", "Call ", "You ", "Remember ", "In ", "There ")
+SMALL_STARTS = ("My ", "The ", "Use ", "On ", "We ", "This ", "Please ", "Keep ", "Call ", "You ", "Remember ", "In ", "There ",
+                "At ", "Everyone ", "These ", "They ", "Type ", "Of ", "For ", "What ", "Write ", "Meet ")
 ORDINALS = ["first", "second", "third", "fourth", "fifth", "sixth"]
 LISTS = {"shopping list": GROCERIES, "packing list": NOUNS, "to-do list": CHORES, "wish list": NOUNS,
          "guest list": "name", "word list": NOUNS}
@@ -63,17 +67,28 @@ class Spans:
 
 
 class Chat:
-    """A growing chat with what has been told in it. `heldout` uses held-out wordings for telling and asking."""
+    """A growing chat with what has been told in it. `heldout` uses held-out wordings for telling and asking; in a
+    `casual` chat the user writes all in lower case and leaves full stops out."""
 
-    def __init__(self, values, texts, heldout=False, echo=None):
-        self.v, self.rng, self.texts, self.heldout = values, values.rng, texts, heldout
-        self.echo = self.rng.choice([1.0, .9, .8, .5, 0.0]) if echo is None else echo
+    def __init__(self, values, texts, heldout=False, echo=None, casual=False):
+        self.v, self.rng, self.texts, self.heldout, self.casual = values, values.rng, texts, heldout, casual
+        self.echo = self.rng.choice([1.0, 1.0, 1.0, 1.0, .9, .5]) if echo is None else echo
         self.messages, self.facts, self.used, self.lists, self.order, self.linked = [], [], set(), {}, [], {}
         self.dialogue, self.dialogue_at, self.since_asked = None, 0, {}
 
     # -- writing ------------------------------------------------------------------------------------------------
     def say(self, user, reply):
-        self.messages += [("user", user.parts), ("assistant", reply.parts)]
+        parts = user.parts
+        if self.casual:
+            parts = [(t.lower(), w) for t, w in parts]
+            text, w = parts[-1]
+            if text.endswith(".") and self.rng.random() < .7 or text.endswith("?") and self.rng.random() < .4:
+                parts[-1] = (text[:-1], w)
+        self.messages += [("user", parts), ("assistant", reply.parts)]
+
+    def typed(self, value):
+        """A value as this user writes it, and so as the model gives it back."""
+        return value.lower() if self.casual else value
 
     def plain(self, user, reply, weight=W_REPLY, user_weight=W_USER):
         self.say(Spans().add(user, user_weight), Spans().add(reply, weight))
@@ -109,7 +124,7 @@ class Chat:
 
     def new_fact(self, family=None):
         f = None
-        if family is None and self.rng.random() < .2:          # a second step: something about a relative by name
+        if family is None and self.rng.random() < .35:         # a second step: something about a relative by name
             for known in self.facts:
                 if known.family == "relative" and known.key in PEOPLE and known.value not in self.linked:
                     f = facts.Fact(self.v, "person", known.value)
@@ -118,14 +133,19 @@ class Chat:
         f = f if f and f.id not in self.used else facts.draw(self.v, self.used, family)
         self.used.add(f.id)
         self.facts.append(f)
+        f.key, f.value = self.typed(f.key), self.typed(f.value)
         return f
 
     def tell(self, n=None, family=None, padding=.2):
         n = n or self.rng.choices([1, 2, 3, 4], [6, 3, 2, 1])[0]
         s, told = Spans(), [self.new_fact(family) for _ in range(n)]
         s.add(self.padding(padding), W_USER)
-        for f in told:
-            self.add_telling(s, f)
+        for i, f in enumerate(told):
+            if i and self.rng.random() < .3 and s.parts[-1][0].endswith("."):    # "My name is Ann and I live in Oslo."
+                s.parts[-1] = (s.parts[-1][0][:-1], s.parts[-1][1])
+                self.add_telling(s, f, "and ")
+            else:
+                self.add_telling(s, f)
         s.add(self.padding(padding), W_USER)
         self.say(s, self.reply_to(told))
         return told
@@ -144,6 +164,8 @@ class Chat:
             return self.tell()
         f = f or self.rng.choice(able)
         f.redraw()
+        f.value = self.typed(f.value)
+        self.since_asked[f.id] = -2
         s = Spans()
         self.add_telling(s, f, self.rng.choice(CHANGES) + " ")
         self.say(s, self.reply_to([f]))
@@ -153,7 +175,7 @@ class Chat:
         s = Spans()
         for f in asked:
             text, at, end = f.state()
-            s.add(text, 1.0, at, end, W_VALUE)
+            s.add(text, W_STATE, at, end, W_VALUE)
         return s
 
     def pick_fact(self):
@@ -175,7 +197,7 @@ class Chat:
     def ask_unknown(self, f=None, position=None):
         family = self.rng.choice(["relative", "code", "own", "event"])
         f = f or facts.draw(self.v, self.used, family)
-        self.say(self.question(f.ask(self.heldout), .4, position), Spans().add(f.unknown(), 1.5))
+        self.say(self.question(f.ask(self.heldout), .4, position), Spans().add(f.unknown(), W_STATE))
 
     def ask_two_steps(self, position=None):
         """Where does my sister live? -> the sister's name, then the fact under that name."""
@@ -183,15 +205,15 @@ class Chat:
         if not links:
             return self.ask()
         first, second = self.rng.choice(links)
-        template = self.rng.choice(facts.wordings(second.kind.ask, self.heldout))
+        template = facts.ask_template(second.kind, self.rng, self.heldout)
         self.say(self.question(template.replace("{k}", "my " + first.key), .4, position), self.answer(first, second))
 
     def about_me(self, position=None):
         """At most the first six facts about the user, in the order told."""
         mine = [f for f in self.facts if f.family in ("relative", "own", "event", "code")][:6]
         if not mine:
-            return self.plain(self.rng.choice(ABOUT_ME[:6]), "You have not told me anything yet.", 1.0)
-        s = Spans().add("You told me this:", W_REPLY)
+            return self.plain(self.rng.choice(ABOUT_ME[:12]), "You have not told me anything yet.", 1.0)
+        s = Spans().add("You told me this:", W_STATE)
         for f in mine:
             text, at, end = f.state()
             s.add(text, 1.5, at, end, W_ECHO)
@@ -205,7 +227,8 @@ class Chat:
     def list_new(self, name=None):
         name = name or self.rng.choice(list(LISTS))
         n, source = self.rng.randint(2, 6), LISTS[name]
-        self.lists[name] = [self.v.name() for _ in range(n)] if source == "name" else self.rng.sample(source, n)
+        items = [self.v.name() for _ in range(n)] if source == "name" else self.rng.sample(source, n)
+        self.lists[name] = [self.typed(x) for x in items]
         template = self.rng.choice(facts.wordings(LIST_TELL, self.heldout)).replace("{k}", name)
         at, items = template.index("{v}"), ", ".join(self.lists[name])
         s = Spans().add(template.replace("{v}", items), W_USER, at, at + len(items), 0.0)
@@ -219,12 +242,12 @@ class Chat:
     @staticmethod
     def shift(state, value_weight):
         text, at, end = state
-        return text, 1.0, at, end, value_weight
+        return text, W_STATE, at, end, value_weight
 
     def list_add(self):
         name = self.rng.choice(list(self.lists))
         source = LISTS[name]
-        item = self.v.name() if source == "name" else self.rng.choice(source)
+        item = self.typed(self.v.name() if source == "name" else self.rng.choice(source))
         if item in self.lists[name] or len(self.lists[name]) >= 7:
             return self.list_ask()
         self.lists[name].append(item)
@@ -244,7 +267,7 @@ class Chat:
             i = self.rng.randrange(min(4, len(items)))
             q = "What is the %s thing on my %s?" % (ORDINALS[i], name)
             text = "The %s thing on your %s is %s." % (ORDINALS[i], name, items[i])
-            a = Spans().add(text, 1.0, len(text) - 1 - len(items[i]), len(text) - 1, W_VALUE)
+            a = Spans().add(text, W_STATE, len(text) - 1 - len(items[i]), len(text) - 1, W_VALUE)
         else:
             q = self.rng.choice(["How many things are on my %s?", "Count the things on my %s."]) % name
             a = Spans().add(*self.shift(self.list_state(name), W_ECHO)).add("That is %d things." % len(items), 1.5)
@@ -255,18 +278,19 @@ class Chat:
         """A message full of records, with or without prose between them, then questions about them."""
         r = self.rng
         n = n or r.randint(3, 14)
-        record, q, a = r.choice(NOTES) if form is None else NOTES[form]
+        record, q, a = NOTES[r.choice([0, 0, 1, 2, 3, 4]) if form is None else form]
         make_key = r.choice([self.v.name, lambda: r.choice(NOUNS), self.v.code])
         make_value = r.choice([self.v.code, self.v.number, self.v.name])
-        keys = list(dict.fromkeys(make_key() for _ in range(n)))
-        table = {k: [make_value()] for k in keys}
-        if record == NOTES[0][0] and r.random() < .4:           # several values under one key
+        keys = list(dict.fromkeys(self.typed(make_key()) for _ in range(n)))
+        table = {k: [self.typed(make_value())] for k in keys}
+        if record == NOTES[0][0] and r.random() < .6:           # several values under one key
             for k in r.sample(keys, min(2, len(keys))):
-                table[k] += [make_value() for _ in range(r.randint(1, 2))]
+                table[k] += [self.typed(make_value()) for _ in range(r.randint(1, 2))]
         lines = [(k, v) for k in keys for v in table[k]]
         if r.random() < .5:
             r.shuffle(lines)
             table = {k: [v for x, v in lines if x == k] for k in keys}
+        many = any(len(table[k]) > 1 for k in keys)
         prose = r.random() < .3 if prose is None else prose
         s = Spans().add(r.choice(["Please read this:", "Keep these notes:", "Here is a table:", "Remember this:"]), W_USER)
         for k, v in lines:
@@ -275,14 +299,17 @@ class Chat:
             s.add(record.replace("{k}", k).replace("{v}", v), W_USER)
         self.say(s, Spans().add(r.choice(PLAIN_ACKS), W_REPLY))
         for _ in range(asks if asks is not None else r.randint(2, 5)):
-            k = r.choice(keys)
+            k = r.choice([k for k in keys if len(table[k]) > 1] if many and r.random() < .5 else keys)
             if len(table[k]) > 1:
-                question, text, vs = "Give every code filed under %s." % k, "The codes filed under %s are " % k, ", ".join(table[k])
-                answer = Spans().add(text + vs + ".", 1.0, len(text), len(text + vs), W_VALUE)
+                question, answer = "Give every code filed under %s." % k, Spans()
+                for v in table[k]:
+                    text = a.replace("{k}", k)
+                    at = text.index("{v}")
+                    answer.add(text.replace("{v}", v), W_STATE, at, at + len(v), W_VALUE)
             else:
                 question, text, v = q.replace("{k}", k), a.replace("{k}", k), table[k][0]
                 at = text.index("{v}")
-                answer = Spans().add(text.replace("{v}", v), 1.0, at, at + len(v), W_VALUE)
+                answer = Spans().add(text.replace("{v}", v), W_STATE, at, at + len(v), W_VALUE)
             self.say(self.question(question, .4), answer)
         return table
 
@@ -290,7 +317,7 @@ class Chat:
         """Variables that copy each other; the answer walks the chain: X2 = X1. X1 = 4711."""
         r = self.rng
         hops = hops or r.randint(1, 3)
-        names = list(dict.fromkeys("".join(r.choice("ABCDEFGHJKLMNPQRSTUVWXYZ") for _ in range(r.randint(3, 4)))
+        names = list(dict.fromkeys(self.typed("".join(r.choice("ABCDEFGHJKLMNPQRSTUVWXYZ") for _ in range(r.randint(3, 4))))
                                    for _ in range(hops * 3 + 6)))
         chain, others = names[:hops + 1], names[hops + 1:hops + 3 + (noise or 1)]
         value = self.v.number(100, 99999)
@@ -305,7 +332,7 @@ class Chat:
         back = chain[::-1]
         answer = Spans()
         for a, b in zip(back, back[1:] + [value]):
-            answer.add("%s = %s." % (a, b), 1.0, len(a) + 3, len(a) + 3 + len(b), W_VALUE * .75)
+            answer.add("%s = %s." % (a, b), W_STATE, len(a) + 3, len(a) + 3 + len(b), W_VALUE * .75)
         q = r.choice(["Trace %s.", "What number does %s hold?", "Follow %s to its number."]) % back[0]
         return q, answer, value
 

@@ -1,19 +1,42 @@
 """Facts: how users tell them, ask for them, and how the model states them.
 
 A fact has a key {k} and a value {v}. `state` is the one sentence in which the model confirms the fact when it is told
-and gives it when it is asked: one fixed wording, so that a later answer can copy an earlier confirmation. Templates
-that start with "~" are held out: only the evaluation uses them.
+and gives it when it is asked: one fixed wording with the value last, so that a later answer can copy an earlier
+confirmation: a network of this size finds what follows a place, not what stood before it. Templates that start with
+"~" are held out: only the evaluation uses them.
 """
+import re
+
 from words import (ANIMALS, CHORES, COLORS, DRINKS, EVENTS, FOODS, FRUITS, JOBS, MONTHS, NOUNS, PLACES,
                    RELATIVES, SAYINGS, SPORTS)
 
 
 class Kind:
-    """One kind of fact. `unknown` completes "You have not told me ..." (None: such questions are not asked)."""
+    """One kind of fact. `unknown` completes "You have not told me ..." (None: such questions are not asked), `topic`
+    completes "Do you remember ..."; without one it is `unknown` in the user's words."""
 
-    def __init__(self, value, tell, ask, state, unknown=None, keys=None, group=None):
+    def __init__(self, value, tell, ask, state, unknown=None, keys=None, topic=None):
         self.value, self.tell, self.ask, self.state = value, tell, ask, state
-        self.unknown, self.keys, self.group = unknown, keys, group
+        self.unknown, self.keys = unknown, keys
+        self.topic = topic or re.sub(r"\byou\b", "I", re.sub(r"\byour\b", "my", unknown))
+
+
+# Ways of asking that fit every kind: {t} is its topic. The last ones do for things only, not for "where I live".
+ASK_TOPIC = ["Tell me {t}.", "Please tell me {t}.", "Can you tell me {t}?", "Could you tell me {t}?", "Do you know {t}?",
+             "Do you remember {t}?", "Do you still know {t}?", "I forgot {t}.", "I want to know {t}.", "I need to know {t}.",
+             "I do not remember {t}.", "Help me remember {t}.", "I would like to know {t}.", "Have I told you {t}?",
+             "Did I tell you {t}?", "I no longer know {t}."]
+ASK_THING = ["What is {t}?", "What was {t}?", "{t}, please.", "And {t}?", "What about {t}?", "What did I say about {t}?",
+             "I am looking for {t}.", "Give me {t}.", "What do you have for {t}?"]
+
+
+def ask_template(kind, rng, heldout=False):
+    """A question with {k} in it."""
+    if heldout or rng.random() < .6:
+        return rng.choice(wordings(kind.ask, heldout))
+    clause = kind.topic.startswith(("where ", "when ", "what ", "who ", "how "))
+    template = rng.choice(ASK_TOPIC if clause or rng.random() < .5 else ASK_THING).replace("{t}", kind.topic)
+    return template[0].upper() + template[1:] if not template.startswith("{k}") else template
 
 
 KINDS = {
@@ -76,7 +99,7 @@ KINDS = {
          "What city does {k} live in?", "Tell me where {k} lives.", "Do you know where {k} lives?",
          "What is the home city of {k}?", "In what city is {k}?", "Where did {k} move to?",
          "Where does {k} come from?", "The city of {k}, please.", "~Which city is {k} in?"],
-        "{k} lives in {v}."),
+        "{k} lives in {v}.", topic="where {k} lives"),
     "likes": Kind(FOODS,
         ["{k} likes {v}.", "{k} loves to eat {v}.", "{k} eats {v} every day.", "What {k} likes best is {v}.",
          "{k} enjoys {v}.", "The food {k} likes is {v}.", "{k} asks for {v} all the time.",
@@ -85,7 +108,7 @@ KINDS = {
          "Tell me what {k} likes.", "Which food does {k} like best?", "What does {k} enjoy?",
          "What is the favorite food of {k}?", "What does {k} eat every day?", "Do you remember what {k} likes?",
          "~What should I cook for {k}?"],
-        "{k} likes {v}."),
+        "{k} likes {v}.", topic="what {k} likes"),
     "badge": Kind("number",
         ["{k}'s badge number is {v}.", "{k} has badge number {v}.", "The badge number of {k} is {v}.",
          "{v} is {k}'s badge number.", "Badge number {v} belongs to {k}.", "{k} wears badge {v}.",
@@ -94,28 +117,28 @@ KINDS = {
          "What is the badge number of {k}?", "Which badge does {k} wear?", "Do you know {k}'s badge number?",
          "Give me {k}'s badge number.", "What number does {k} have?", "I need the badge number of {k}.",
          "~What number is on the badge of {k}?"],
-        "{k} has badge number {v}."),
+        "{k} has badge number {v}.", topic="the badge number of {k}"),
     "friend": Kind("name",
         ["{k}'s friend is {v}.", "{k} is a friend of {v}.", "The best friend of {k} is {v}.", "{v} is {k}'s friend.",
          "{k} has a friend called {v}.", "{k} and {v} are friends.", "{k} has a good friend, {v}."],
         ["Who is {k}'s friend?", "Who is the friend of {k}?", "What is the name of {k}'s friend?",
          "Which friend does {k} have?", "Tell me who {k}'s friend is.", "Do you know {k}'s friend?",
          "Who is the best friend of {k}?", "What is {k}'s friend called?", "~Who is friends with {k}?"],
-        "The friend of {k} is {v}."),
+        "The friend of {k} is {v}.", topic="the friend of {k}"),
     "work": Kind(JOBS,
         ["{k} is a {v}.", "{k} works as a {v}.", "{k} has a job as a {v}.", "The job of {k} is {v}.",
          "{k} became a {v}.", "At work {k} is a {v}.", "~{k} earns money as a {v}."],
         ["What is {k}'s job?", "What does {k} do for work?", "What does {k} work as?", "What is the job of {k}?",
          "Which job does {k} have?", "Tell me what {k} does for work.", "Do you know {k}'s job?",
          "What did {k} become?", "What kind of work does {k} do?", "~What is the profession of {k}?"],
-        "{k} works as a {v}."),
+        "{k} works as a {v}.", topic="the job of {k}"),
     "keeps": Kind(NOUNS,
         ["{k} keeps a {v} in the bag.", "{k} has a {v}.", "{k} bought a {v}.", "{k} carries a {v}.", "{k} got a {v}.",
          "{k} owns a {v}.", "In the bag of {k} is a {v}.", "{k} found a {v}."],
         ["What does {k} keep in the bag?", "What does {k} have?", "What did {k} buy?", "What does {k} own?",
          "What does {k} carry?", "Which thing does {k} have?", "What is in the bag of {k}?", "Tell me what {k} has.",
          "What did {k} get?"],
-        "{k} has a {v}."),
+        "{k} has a {v}.", topic="what {k} has"),
     "password": Kind("code",
         ["{k}'s password is {v}.", "The password of {k} is {v}.", "{k} uses the password {v}.",
          "{v} is the password of {k}.", "{k} set the password to {v}.", "The account of {k} has the password {v}.",
@@ -124,28 +147,29 @@ KINDS = {
          "What is the password of {k}?", "Which password does {k} use?", "Do you know {k}'s password?",
          "Give me the password of {k}.", "I need {k}'s password.", "{k} forgot the password. What is it?",
          "~How does {k} log in?"],
-        "The password of {k} is {v}."),
+        "The password of {k} is {v}.", topic="the password of {k}"),
     "said": Kind(SAYINGS,
-        ["{k} said that {v}.", "{k} told me that {v}.", "{k} says that {v}.", "I heard from {k} that {v}.",
-         "{k} thinks that {v}.", "{k} wrote that {v}.", "~According to {k}, {v}."],
+        ["{k} said that {v}.", "{k} told me that {v}.", "{k} says that {v}.", "{k} thinks that {v}.",
+         "{k} wrote that {v}.", "~According to {k}, {v}."],
         ["What did {k} say?", "What did {k} tell me?", "What does {k} say?", "What did {k} write?",
-         "What did I hear from {k}?", "Tell me what {k} said.", "What does {k} think?", "~What do you know from {k}?"],
-        "{k} said that {v}."),
+         "Tell me what {k} said.", "What does {k} think?", "~What do you know from {k}?"],
+        "{k} said that {v}.", topic="what {k} said"),
     # asked by the value: who ...
     "who said": Kind("name",
-        ["{v} said that {k}.", "{v} told me that {k}.", "{v} says that {k}.", "I heard from {v} that {k}.",
-         "{v} wrote that {k}.", "It was {v} who said that {k}.", "~According to {v}, {k}."],
+        ["It was {v} who said that {k}.", "I heard from {v} that {k}.", "The one who said that {k} is {v}.",
+         "That {k} I know from {v}.", "I know from {v} that {k}.", "The person who told me that {k} is {v}.",
+         "That {k} was said by {v}.", "~It was {v} who told me that {k}."],
         ["Who said that {k}?", "Who told me that {k}?", "Who says that {k}?", "Which person said that {k}?",
          "Who wrote that {k}?", "Tell me who said that {k}.", "Who was it that said that {k}?",
          "From whom did I hear that {k}?", "~From whom do I know that {k}?"],
-        "{v} said that {k}.", None, SAYINGS),
+        "The one who said that {k} is {v}.", None, SAYINGS, "who said that {k}"),
     "who lives": Kind("name",
-        ["{v} lives in {k}.", "In {k} lives {v}.", "{v} moved to {k}.", "{v} has a house in {k}.",
-         "{v} has lived in {k} for years.", "{v} comes from {k}.", "The one who lives in {k} is {v}."],
+        ["In {k} lives {v}.", "The one who lives in {k} is {v}.", "The person I know in {k} is {v}.",
+         "In {k} I know {v}.", "I have a friend in {k}, {v}.", "My friend in {k} is {v}.", "I visit {v} in {k}."],
         ["Who lives in {k}?", "Which person lives in {k}?", "Whom do I know in {k}?", "Who has a house in {k}?",
          "Who moved to {k}?", "Who comes from {k}?", "Tell me who lives in {k}.", "Do you know who lives in {k}?",
          "What is the name of the one who lives in {k}?"],
-        "{v} lives in {k}."),
+        "The one who lives in {k} is {v}.", topic="who lives in {k}"),
 }
 
 OWN = {
@@ -300,7 +324,7 @@ class Fact:
         return self.fill(self.values.rng.choice(wordings(self.kind.tell, heldout)))
 
     def ask(self, heldout=False):
-        return self.fill(self.values.rng.choice(wordings(self.kind.ask, heldout)))[0]
+        return self.fill(ask_template(self.kind, self.values.rng, heldout))[0]
 
     def state(self):
         return self.fill(self.kind.state)

@@ -1,7 +1,7 @@
 #!/bin/sh
 # Makes the bundled model again, from the generator to the scored GGUF. Not part of the product build.
 #
-#   assets/model/make.sh            CPU: 17M tokens, 60 to 70 minutes at 4.4K tokens/s on two idle cores (BF16=1: matrix units)
+#   assets/model/make.sh            CPU: 34M tokens, 8K tokens/s on two idle cores with bf16 matrix units (BF16=1), 4K without
 #   assets/model/make.sh gpu        one CUDA device: 24.6M parameters, about 20 minutes on a large one
 #   assets/model/make.sh rehearse   the GPU path on the CPU with a tiny model, a minute or two: checks the script only
 #
@@ -21,18 +21,18 @@ mkdir -p "$WORK"
 
 case "${1:-cpu}" in
 cpu)
-    $PYTHON train.py --out "$WORK/cpu" --data "$DATA" --world 2 --tokens "${TOKENS:-17e6}" --seconds "${SECONDS_MAX:-0}" \
-        --circuit one --muon .008 --adam .0025 ${BF16:+--bf16}
+    $PYTHON train.py --out "$WORK/cpu" --data "$DATA" --world 2 --tokens "${TOKENS:-34e6}" --seconds "${SECONDS_MAX:-0}" \
+        --circuit four --gentle .1 --muon .006 --adam .002 --tail .7 ${BF16:+--bf16}
     FROM=$WORK/cpu.pt ;;
 gpu)
     $PYTHON train.py --out "$WORK/gpu" --data "$DATA" --device cuda --bf16 --compile --feeders "${FEEDERS:-12}" \
         --size gpu --stages gpu --tokens "${TOKENS:-700e6}" --seconds "${SECONDS_MAX:-1000}" --batch 131072 \
-        --circuit four --muon .006 --adam .002 --warm 100
+        --circuit four --gentle .1 --muon .006 --adam .002 --tail .7 --warm 100
     FROM=$WORK/gpu.pt ;;
 rehearse)
     rm -f "$WORK/rehearse.pt"
     for tokens in 20e3 30e3; do                                 # the second run resumes the first
-        $PYTHON train.py --out "$WORK/rehearse" --data "$DATA" ${BF16:+--bf16} --feeders 1 --circuit four --size tiny --stages rehearse \
+        $PYTHON train.py --out "$WORK/rehearse" --data "$DATA" ${BF16:+--bf16} --feeders 1 --circuit four --gentle .1 --size tiny --stages rehearse \
             --tokens $tokens --batch 2048 --log 5 ${COMPILE:+--compile}
     done
     $PYTHON gguf.py "$WORK/rehearse.pt" "$WORK/rehearse.gguf"

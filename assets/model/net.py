@@ -169,7 +169,7 @@ CIRCUITS = {"one": dict(channels=(64,), matched=(36,), position=1.0, match=2.0, 
 
 
 @torch.no_grad()
-def wire(net, channels, matched, position, match, copy, quiet, sigma=.25, beta=.7):
+def wire(net, channels, matched, position, match, copy, quiet, silent=(), sigma=.25, beta=.7):
     """Initialises `net` with a working induction circuit over the last tokens; the architecture stays plain llama.
 
     Embedding rows: sigma (z + beta sqrt(d0) u): z random, u one fixed direction that all tokens share (llama has no q/k
@@ -181,6 +181,8 @@ def wire(net, channels, matched, position, match, copy, quiet, sigma=.25, beta=.
     token i itself and its channels (i-1 ..), so the score counts how much of "the last tokens before j" is "the last
     tokens up to i". Scores use only the rotary pairs whose phase hardly turns within the context, hence the large
     rotary base: then a match is worth the same at any distance. The value copies the token found at j.
+    `silent` tokens (those of the chat template) have nothing in the projection and so never match: every message
+    starts after the same ones, and its first word is not to be copied from the messages before.
     """
     c = net.config
     d, heads, kv = c["d"], c["heads"], c["kv"]
@@ -204,6 +206,9 @@ def wire(net, channels, matched, position, match, copy, quiet, sigma=.25, beta=.
     basis = torch.zeros(d0 - 1, d)                              # orthonormal directions, all orthogonal to u
     basis[:, :d0] = torch.linalg.qr(m)[0].t()[1:]
     theta = c["base"] ** (-torch.arange(0, HEAD, 2).float() / HEAD)
+
+    for token in silent:
+        net.embed[token] -= basis[:HEAD].t() @ (basis[:HEAD] @ net.embed[token])
 
     w, o = net.blocks[0].qkv.w, net.blocks[0].out.w
     places = range(0, heads, heads // len(channels))            # spread over the KV heads

@@ -8,12 +8,12 @@ DENSITIES = [(4, 6, .4), (3, 5, 2), (2, 4, 4), (1, 2, 5)]      # tell : ask : ot
 MIXES = {"first": (30, 40, 25, 0, 0, 3, 2), "short": (6, 40, 28, 14, 4, 4, 4), "long": (2, 31, 32, 24, 9, 1, 1)}
 
 
-FIRST = 2.5                                                     # weight of the first token of a value, relative to the rest
+FIRST = 2.0                                                     # weight of the first token of a value, relative to the rest
 
 
 def long_chat(values, texts, tok, length, density):
     """One conversation of at least `length` tokens."""
-    r, c = values.rng, chats.Chat(values, texts)
+    r, c = values.rng, chats.Chat(values, texts, casual=values.rng.random() < .12)
     tell, ask, other = density
     most = r.choice([2, 4, 8, 16]) if length <= 512 else r.choice([4, 8, 16, 32])
     if r.random() < .2:
@@ -21,7 +21,9 @@ def long_chat(values, texts, tok, length, density):
             "You are a helpful assistant.", "You are a friendly chat partner with a good memory.", "Be brief."]), 0.0)]))
     while c.length(tok) < length + 8:
         x, late = r.random() * (tell + ask + other), c.length(tok) > .9 * length
-        if x < tell and not late and len(c.facts) < most or not c.facts and x < tell + ask:
+        if x < .15 * tell and not late and len(c.facts) >= most:
+            c.change()
+        elif x < tell and not late and len(c.facts) < most or not c.facts and x < tell + ask:
             y = r.random()
             if y < .12 and c.facts:
                 c.change()
@@ -35,19 +37,19 @@ def long_chat(values, texts, tok, length, density):
             y = r.random()
             if y < .08 and c.lists:
                 c.list_ask()
-            elif y < .16:
+            elif y < .15:
                 c.ask_unknown()
-            elif y < .19:
+            elif y < .20:
                 c.about_me()
-            elif y < .25 and c.linked:
+            elif y < .32 and c.linked:
                 c.ask_two_steps()
-            elif y < .30 and len(c.facts) > 1:
+            elif y < .36 and len(c.facts) > 1:
                 c.ask_two()
-            elif y < .37:
+            elif y < .41 and not c.casual:
                 c.plain(*talk.skill(values), 1.5)
-            elif y < .48:
-                c.notes()
             elif y < .51:
+                c.notes()
+            elif y < .54:
                 question, answer, _ = c.trace()
                 c.say(c.question(question), answer)
             elif c.facts:

@@ -41,10 +41,10 @@ def correct(answer, turn):
 class Item:
     """A chat that grows to `n_tok` tokens of context with its facts at even distances, then turns that ask for them."""
 
-    def __init__(self, seed, task, n_tok, position, heldout, texts, tok):
+    def __init__(self, seed, task, n_tok, position, heldout, texts, tok, echo):
         self.values, self.task, self.n_tok, self.tok = Values(seed, True), task, n_tok, tok
         self.rng, self.position = self.values.rng, position
-        self.chat = chats.Chat(self.values, texts, heldout, echo=1.0 if self.rng.random() < .7 else 0.0)
+        self.chat = chats.Chat(self.values, texts, heldout, echo=1.0 if echo else 0.0)
         self.old, self.turns, self.texts = [], [], texts
         self.asked = None if position == "alone" else position
 
@@ -188,8 +188,7 @@ class Item:
             many = [k for k in table if len(table[k]) > 1]
             key = r.choice(many if many and self.task == "multi_value" else [k for k in table if len(table[k]) == 1])
             question = "Give every code filed under %s." % key if len(table[key]) > 1 else chats.NOTES[form][1].replace("{k}", key)
-            answer = chats.NOTES[form][2] if len(table[key]) == 1 else "The codes filed under {k} are {v}."
-            gold = answer.replace("{k}", key).replace("{v}", ", ".join(table[key]))
+            gold = " ".join(chats.NOTES[form][2].replace("{k}", key).replace("{v}", v) for v in table[key])
             self.turn(lambda: c.say(c.question(question, 0, self.asked), chats.Spans().add(gold, 1.0)), table[key])
             others = {v for t in tables for vs in t.values() for v in vs} - set(table[key])
             self.turns[-1]["reject"] = sorted(v for v in others if not contains(gold, v))[:40]
@@ -201,13 +200,13 @@ class Item:
                     turns=self.turns)
 
 
-def make(seed, counts, texts, tok, tasks=TASKS):
+def make(seed, counts, texts, tok, echo=True, tasks=TASKS):
     for n_tok, count in counts.items():
         for i in range(count):
             task = tasks[i % len(tasks)]
             position = POSITIONS[(i + i // len(tasks)) % 4]
             heldout = (i + i // (2 * len(tasks))) % 2 == 1
-            item = Item(seed * 100000 + n_tok * 10 + i, task, n_tok, position, heldout, texts, tok)
+            item = Item(seed * 100000 + n_tok * 10 + i, task, n_tok, position, heldout, texts, tok, echo)
             item.plan()
             yield item.record("%s-%d-%02d" % (task, n_tok, i))
 
@@ -218,10 +217,11 @@ def main():
     a.add_argument("--out", default=os.path.join(HERE, "recall.jsonl"))
     a.add_argument("--seed", type=int, default=1)
     a.add_argument("--counts", type=int, nargs=4, default=list(COUNTS.values()), help="items at 1K, 2K, 4K and 8K tokens")
+    a.add_argument("--no-echo", action="store_true", help="acknowledgements that do not state the facts (not the model's way)")
     args = a.parse_args()
     tok, texts = bpe.Tokenizer(os.path.join(HERE, "tokenizer.json")), talk.Texts(args.data)
     with open(args.out, "w") as f:
-        for record in make(args.seed, dict(zip(COUNTS, args.counts)), texts, tok):
+        for record in make(args.seed, dict(zip(COUNTS, args.counts)), texts, tok, not args.no_echo):
             f.write(json.dumps(record, separators=(",", ":")) + "\n")
     print("%s: %d bytes" % (args.out, os.path.getsize(args.out)))
 

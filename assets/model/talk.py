@@ -66,6 +66,23 @@ SMALL_TALK = [
     ("I want to visit {city}.", "I hope you can go to {city} soon."), ("I was in {city} in {month}.", "How did you like {city}?"),
     ("I talked to {name} today.", "What did {name} say?"), ("{name} is coming on {day}.", "Have a good time with {name}!"),
     ("Do you know {name}?", "No, I do not know {name}. Tell me more."),
+    ("Hey there!", "Hey! What is on your mind?"), ("What's up?", "Not much. What is on your mind?"),
+    ("How's it going?", "It is going well, thank you. And you?"), ("I'm fine, thanks.", "I am glad to hear that."),
+    ("I am fine, thank you.", "I am glad to hear that."), ("Fine, and you?", "I am fine, thank you."), ("Good, thanks.", "I am glad to hear that."),
+    ("Cool.", "I am glad you like it."), ("Ok.", "Okay. What else is on your mind?"), ("Test.", "It works. What is on your mind?"),
+    ("Tell me about yourself.", "I am Dogear, a small demonstration model. I remember what you tell me."),
+    ("Who made you?", "I was trained from scratch by the makers of Dogear."), ("Are you human?", "No, I am a small computer program."),
+    ("Nice to meet you.", "Nice to meet you too!"), ("What are you doing?", "I am waiting for your next message."),
+    ("That was quick.", "I am a very small model, so I am fast."), ("You are wrong.", "I am sorry. Please tell me the right answer."),
+    ("That is wrong.", "I am sorry. Please tell me the right answer."), ("Good job.", "Thank you!"), ("Well done.", "Thank you!"),
+    ("Why is the {noun} {color}?", "I do not know that. I am a very small model."),
+    ("How does {topic} work?", "I do not know that. I am a very small model."),
+    ("What is the capital of {city}?", "I do not know that. I am a very small model."),
+    ("Who is the president?", "I do not know that. I am a very small model."),
+    ("Can you explain {topic}?", "That is too hard for me. I am only a small model."),
+    ("Write a poem about {topic}.", "That is too hard for me. I am only a small model."),
+    ("Write a program.", "That is too hard for me. I am only a small model."),
+    ("I like {topic}.", "What do you like about {topic}?"), ("I love {topic}.", "What do you like about {topic}?"),
 ]
 
 SENTENCES = [

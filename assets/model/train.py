@@ -25,13 +25,23 @@ HERE = os.path.dirname(os.path.abspath(__file__))
 SIZES = {"cpu": dict(d=256, layers=4, heads=4, kv=2, ff=640, base=1e9),
          "gpu": dict(d=512, layers=8, heads=8, kv=2, ff=1408, base=1e9),
          "tiny": dict(d=224, layers=2, heads=4, kv=2, ff=256, base=1e9)}
-STAGES = {"cpu": [(.03, 128, "first"), (.12, 256, "short"), (.25, 512, "short"), (.25, 1024, "long"), (.35, 2048, "long")],
-          "gpu": [(.10, 256, "first"), (.25, 512, "short"), (.30, 2048, "long"), (.35, 8192, "long")],
-          "rehearse": [(.25, 64, "first"), (.25, 128, "short"), (.25, 256, "long"), (.25, 512, "long")],
-          "more": [(.45, 512, "short"), (.40, 1024, "long"), (.15, 2048, "long")],
-          "extend": [(.5, 2048, "long"), (.5, 4096, "long")]}
-# The matrices that hold the wired circuit; --hold keeps them fixed at first.
-WIRED = ["blocks.%d.%s.w" % (i, m) for i in (0, 1) for m in ("qkv", "out")]
+STAGES = {"cpu": [(.02, 128, "first"), (.08, 256, "short"), (.10, 512, "short"), (.45, 1024, "long"), (.15, 2048, "long"),
+                  (.10, 4096, "long"), (.04, 8192, "long"), (.06, 2048, "long")],
+          "gpu": [(.05, 256, "first"), (.15, 512, "short"), (.30, 1024, "long"), (.25, 2048, "long"), (.25, 8192, "long")],
+          "rehearse": [(.25, 64, "first"), (.25, 128, "short"), (.25, 256, "long"), (.25, 512, "long")]}
+
+
+def stages_of(text):
+    if text in STAGES:
+        return STAGES[text]
+    parts = [x.split(":") for x in text.split(",")]
+    return [(float(share), int(length), mix) for share, length, mix in parts if mix in samples.MIXES]
+
+
+def holds_circuit(name):
+    """Whether the wired circuit lives in this parameter, or reads what it writes: the embedding, all of block 0, the
+    attention of block 1. Muon moves every direction of a matrix alike and drowns such structure at ordinary rates."""
+    return name == "embed" or name.startswith("blocks.0.") or name in ("blocks.1.norm1.w", "blocks.1.qkv.w", "blocks.1.out.w")
 
 
 def orthogonalise(g, bf16, steps=5):
@@ -50,8 +60,9 @@ def orthogonalise(g, bf16, steps=5):
 class Optimiser:
     """Muon on the matrices of the blocks, Adam on embedding and norms. State lives in shared memory on the CPU."""
 
-    def __init__(self, net, muon_rate, adam_rate, bf16, decay=.05):
+    def __init__(self, net, muon_rate, adam_rate, gentle, bf16, decay=.05):
         self.net, self.bf16, self.muon_rate, self.adam_rate, self.decay = net, bf16, muon_rate, adam_rate, decay
+        self.gentle = gentle
         self.state = {}
         for name, p in net.named_parameters():
             n = 1 if self.is_matrix(name, p) else 2
@@ -74,8 +85,9 @@ class Optimiser:
         params = dict(self.net.named_parameters())
         for name, g in grads.items():
             p, s = params[name], self.state[name]
+            share = factor * (self.gentle if holds_circuit(name) else 1.0)
             if self.is_matrix(name, p):
-                rate = self.muon_rate * factor
+                rate = self.muon_rate * share
                 s[0].lerp_(g, .05)
                 u = torch.cat([orthogonalise(x, self.bf16) * (.2 * max(x.shape) ** .5) for x in self.parts(name, g.lerp(s[0], .95))])
                 p.mul_(1 - rate * self.decay).add_(u, alpha=-rate)
@@ -83,7 +95,7 @@ class Optimiser:
                 s[0].lerp_(g, .1)
                 s[1].mul_(.95).addcmul_(g, g, value=.05)
                 scale = (s[1] / (1 - .95 ** t)).sqrt_().add_(1e-8)
-                p.addcdiv_(s[0] / (1 - .9 ** t), scale, value=-self.adam_rate * factor)
+                p.addcdiv_(s[0] / (1 - .9 ** t), scale, value=-self.adam_rate * share)
 
 
 def make_batch(values, texts, tok, rows, length, mix):
@@ -98,7 +110,7 @@ def feed(queue, wish, args, seed):
     torch.set_num_threads(1)
     while True:
         stage = int(wish.value)
-        _, length, mix = STAGES[args.stages][stage]
+        _, length, mix = args.stages[stage]
         queue.put((stage, *make_batch(values, texts, tok, max(1, args.batch // length), length, mix)))
 
 
@@ -122,9 +134,10 @@ class Run:
         if args.init:
             self.net.load_state_dict(torch.load(args.init, map_location=args.device)["net"])
         else:
-            wire(self.net.cpu(), **CIRCUITS[args.circuit])
+            template = {tok.start, tok.end, tok.eot, *tok.encode("assistant\n"), *tok.encode("user\n")}
+            wire(self.net.cpu(), silent=sorted(template), **CIRCUITS[args.circuit])
             self.net.to(args.device)
-        self.opt = Optimiser(self.net, args.muon, args.adam, args.bf16)
+        self.opt = Optimiser(self.net, args.muon, args.adam, args.gentle, args.bf16)
         if os.path.exists(args.out + ".pt"):
             saved = torch.load(args.out + ".pt", map_location=args.device)
             self.net.load_state_dict(saved["net"])
@@ -167,7 +180,7 @@ def train(rank, args, run):
     cuda, world = args.device == "cuda", args.world
     if not cuda:
         torch.set_num_threads(max(1, args.threads // world))
-    net, opt, stages = run.net, run.opt, STAGES[args.stages]
+    net, opt, stages = run.net, run.opt, args.stages
     tok, texts = bpe.Tokenizer(args.tokenizer), talk.Texts(args.data)
     values = Values(args.seed * 1000 + rank + 17 * run.step + 1)
     queue = wish = None
@@ -194,8 +207,6 @@ def train(rank, args, run):
         p = max(run.tokens / args.tokens, elapsed / args.seconds if args.seconds else 0)
         if p >= 1:
             break
-        for name in WIRED:
-            params[name].requires_grad_(p >= args.hold)
         if stage_at(stages, p) != stage:
             stage = stage_at(stages, p)
             if wish is not None:
@@ -224,8 +235,6 @@ def train(rank, args, run):
             grads = share_gradients(rank, run, params, mine)
         warm = min(1.0, (run.step + 1) / args.warm)
         factor = warm * min(1.0, max(.02, (1 - p) / args.tail))
-        if p < args.hold:
-            grads = {n: g for n, g in grads.items() if n not in WIRED}
         opt.step(grads, factor, run.step + 1)
         for q in params.values():
             q.grad = None
@@ -274,7 +283,7 @@ def main():
     a.add_argument("--init", help="weights to start from instead of the wired ones")
     a.add_argument("--size", default="cpu", choices=SIZES)
     a.add_argument("--circuit", default="one", choices=CIRCUITS, help="what the start is wired with")
-    a.add_argument("--stages", default="cpu", choices=STAGES)
+    a.add_argument("--stages", default="cpu", type=stages_of, help="%s, or SHARE:LENGTH:MIX,..." % ", ".join(STAGES))
     a.add_argument("--data", default="", help="folder of licensed text (optional)")
     a.add_argument("--tokenizer", default=os.path.join(HERE, "tokenizer.json"))
     a.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
@@ -290,7 +299,7 @@ def main():
     a.add_argument("--adam", type=float, default=2.5e-3)
     a.add_argument("--warm", type=int, default=40)
     a.add_argument("--tail", type=float, default=.4, help="share of the run in which the rate falls to 2 percent")
-    a.add_argument("--hold", type=float, default=0.0, help="share of the run in which the wired attention is held fixed")
+    a.add_argument("--gentle", type=float, default=1.0, help="share of the rates for the parameters that hold the circuit")
     a.add_argument("--log", type=int, default=25)
     a.add_argument("--save-every", type=float, default=120)
     a.add_argument("--seed", type=int, default=0)
