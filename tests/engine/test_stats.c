@@ -305,15 +305,16 @@ static void stats__preset__is_changed_and_read_again(void **state)
     struct engine *en = open_with("exact", 0, 2048);
     struct err e;
     struct told a = turn(en, 3, ids, 500, 5);
+    struct stats exact, s;
+    engine_stats(en, &exact);
     assert_int_equal(engine_set_kv(en, "no-such", &e), ERR_USAGE);
     assert_int_equal(engine_set_kv(en, "4/4", &e), OK);
     struct told b = turn(en, 3, ids, 500, 5);
     assert_int_equal(b.last->n_reused, 0);
-    struct stats s;
     engine_stats(en, &s);
     assert_string_equal(s.kv, "4/4");
-    assert_true(s.tier_bytes[4] > 0);
-    assert_int_equal(s.tier_bytes[1], 0);
+    assert_true(s.tier_bytes[4] > 0);                           /* fragile layers may be above it, others below */
+    assert_true(s.kv_chat_bytes < exact.kv_chat_bytes * .6);
     const char *what;
     assert_string_equal(engine_kv_name(en, 0, &what), "exact");
     told_free(&a);
