@@ -16,8 +16,9 @@ for n in $lengths; do
     "$dogear" eval -m "$model" --suite recall -c "$n" --kv "$presets" |
         awk -v n="$n" 'NR == 1 || ($2 == "recall" && $3 == n)'
     # While a prompt is read, a chunk's rows stand beside its fresh pages: with the least chunk 420
-    # tokens' worth of f16 that is free again afterwards. B/token tells what a chat took at rest.
+    # tokens' worth of f16 that is free again afterwards; and 512 tokens are kept for answers.
+    # B/token tells what a chat took at rest.
     "$dogear" eval -m "$model" --suite recall -c "$n" --kv adaptive \
-        --kv-budget $((tok * (n / 4 + 420))) |
+        --kv-budget $((tok * ((n + 512) / 4 + 480))) |
         awk -v n="$n" '$2 == "recall" && $3 == n'
 done
