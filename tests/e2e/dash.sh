@@ -52,6 +52,7 @@ m = find(r"disk this chat ([0-9.]+) ([KMGT]?i?B)"); seen["disk"] = float(m[0]) *
 m = find(r"of ([0-9.]+) ([KMGT]?i?B) by tier"); seen["budget"] = float(m[0]) * unit[m[1]] if m else None
 m = find(r"([0-9,]+) of ([0-9,]+) [0-9.]+% prompt"); seen["n_tok"], seen["n_ctx"] = [int(x.replace(",", "")) for x in m] if m else (None, None)
 count("reused", "reused"); count("read", "read"); count("fits", "fits")
+m = find(r"by turn [▁▂▃▄▅▆▇█ ]*([0-9.]+) ([KMGT]?i?B) "); seen["most"] = float(m[0]) * unit[m[1]] if m else None
 m = find(r"KL ([0-9][0-9.e-]*)"); seen["kl"] = float(m[0]) if m else None
 m = find(r"top-1 ([0-9.]+)%"); seen["top1"] = float(m[0]) / 100 if m else None
 m = find(r"over ([0-9,]+) positions"); seen["n"] = int(m[0].replace(",", "")) if m else None
@@ -129,6 +130,8 @@ for size in '120 40' '200 60'; do
     tm resize-window -x "${size% *}" -y "${size#* }"
     has 'verified' && sleep 1
     check "${size/ /x}"
+    near most "$(sqlite3 "$db" "SELECT max(n) FROM (SELECT sum(t.value) AS n FROM turn, json_each(turn.figures, '\$.tier_bytes') AS t WHERE t.value > 0 GROUP BY message)")"
+    ok "dash__by_turn__highest_is_the_most_that_a_turn_left_${size/ /x}"
     shows 'Precision map' || [ "${size% *}" = 120 ]
     ok "dash__beside_the_chat__${size/ /x}"
 done
