@@ -68,10 +68,10 @@ class Spans:
 
 class Chat:
     """A growing chat with what has been told in it. `heldout` uses held-out wordings for telling and asking; in a
-    `casual` chat the user writes all in lower case and leaves full stops out."""
+    `casual` chat the user writes all in lower case; `bare` is the share of messages without their last mark."""
 
-    def __init__(self, values, texts, heldout=False, echo=None, casual=False):
-        self.v, self.rng, self.texts, self.heldout, self.casual = values, values.rng, texts, heldout, casual
+    def __init__(self, values, texts, heldout=False, echo=None, casual=False, bare=0.0):
+        self.v, self.rng, self.texts, self.heldout, self.casual, self.bare = values, values.rng, texts, heldout, casual, bare
         self.echo = self.rng.choice([1.0, 1.0, 1.0, 1.0, .9, .5]) if echo is None else echo
         self.messages, self.facts, self.used, self.lists, self.order, self.linked = [], [], set(), {}, [], {}
         self.dialogue, self.dialogue_at, self.since_asked = None, 0, {}
@@ -81,9 +81,8 @@ class Chat:
         parts = user.parts
         if self.casual:
             parts = [(t.lower(), w) for t, w in parts]
-            text, w = parts[-1]
-            if text.endswith(".") and self.rng.random() < .7 or text.endswith("?") and self.rng.random() < .4:
-                parts[-1] = (text[:-1], w)
+        if self.bare and self.rng.random() < self.bare and parts[-1][0].endswith((".", "?", "!")):
+            parts = parts[:-1] + [(parts[-1][0][:-1], parts[-1][1])]
         self.messages += [("user", parts), ("assistant", reply.parts)]
 
     def typed(self, value):

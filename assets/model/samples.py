@@ -13,7 +13,8 @@ FIRST = 2.0                                                     # weight of the 
 
 def long_chat(values, texts, tok, length, density):
     """One conversation of at least `length` tokens."""
-    r, c = values.rng, chats.Chat(values, texts, casual=values.rng.random() < .12)
+    r, casual = values.rng, values.rng.random() < .12
+    c = chats.Chat(values, texts, casual=casual, bare=.6 if casual else .15)
     tell, ask, other = density
     most = r.choice([2, 4, 8, 16]) if length <= 512 else r.choice([4, 8, 16, 32])
     if r.random() < .2:
@@ -25,11 +26,11 @@ def long_chat(values, texts, tok, length, density):
             c.change()
         elif x < tell and not late and len(c.facts) < most or not c.facts and x < tell + ask:
             y = r.random()
-            if y < .12 and c.facts:
+            if y < .18 and c.facts:
                 c.change()
-            elif y < .19:
+            elif y < .25:
                 c.list_new()
-            elif y < .22 and c.lists:
+            elif y < .29 and c.lists:
                 c.list_add()
             else:
                 c.tell()
