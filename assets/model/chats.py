@@ -299,16 +299,11 @@ class Chat:
         self.say(s, Spans().add(r.choice(PLAIN_ACKS), W_REPLY))
         for _ in range(asks if asks is not None else r.randint(2, 5)):
             k = r.choice([k for k in keys if len(table[k]) > 1] if many and r.random() < .5 else keys)
-            if len(table[k]) > 1:
-                question, answer = "Give every code filed under %s." % k, Spans()
-                for v in table[k]:
-                    text = a.replace("{k}", k)
-                    at = text.index("{v}")
-                    answer.add(text.replace("{v}", v), W_STATE, at, at + len(v), W_VALUE)
-            else:
-                question, text, v = q.replace("{k}", k), a.replace("{k}", k), table[k][0]
+            question, answer = "Give every code filed under %s." % k if len(table[k]) > 1 else q.replace("{k}", k), Spans()
+            for v in table[k]:
+                text = a.replace("{k}", k)
                 at = text.index("{v}")
-                answer = Spans().add(text.replace("{v}", v), W_STATE, at, at + len(v), W_VALUE)
+                answer.add(text.replace("{v}", v), W_STATE, at, at + len(v), W_VALUE)
             self.say(self.question(question, .4), answer)
         return table
 

@@ -34,8 +34,13 @@ STAGES = {"cpu": [(.02, 128, "first"), (.08, 256, "short"), (.10, 512, "short"),
 def stages_of(text):
     if text in STAGES:
         return STAGES[text]
-    parts = [x.split(":") for x in text.split(",")]
-    return [(float(share), int(length), mix) for share, length, mix in parts if mix in samples.MIXES]
+    stages = []
+    for part in text.split(","):
+        share, length, mix = part.split(":")
+        if mix not in samples.MIXES:
+            raise argparse.ArgumentTypeError("mix %r: want one of %s" % (mix, ", ".join(samples.MIXES)))
+        stages.append((float(share), int(length), mix))
+    return stages
 
 
 def holds_circuit(name):
