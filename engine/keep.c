@@ -124,13 +124,15 @@ struct pieces {
     size_t used, size;
 };
 
-static void add_piece(struct pieces *p, int32_t layer, int32_t block, int32_t plane, size_t begin)
+static struct kv_piece *add_piece(struct pieces *p, int32_t layer, int32_t block, int32_t plane,
+                                  size_t begin)
 {
-    p->piece[p->n++] = (struct kv_piece){.layer = layer,
-                                         .block = block,
-                                         .plane = plane,
-                                         .data = p->data + begin,
-                                         .size_bytes = p->used - begin};
+    p->piece[p->n] = (struct kv_piece){.layer = layer,
+                                       .block = block,
+                                       .plane = plane,
+                                       .data = p->data + begin,
+                                       .size_bytes = p->used - begin};
+    return &p->piece[p->n++];
 }
 
 static void add_bytes(struct pieces *p, const void *src, size_t n)
@@ -174,6 +176,14 @@ static void add_lowest(struct kern_page *const *page, int32_t n_head, int32_t d,
     p->used += 2 * half;
 }
 
+/* Codes of keys, codes of values, low bytes, high bytes. */
+static void part_lowest(struct kv_piece *piece, int32_t n_head, int32_t d)
+{
+    size_t plane = (size_t)n_head * page_plane_size(d), half = (size_t)n_head * page_base_size(d) / 2;
+    piece->part[0] = piece->part[1] = (uint32_t)plane;
+    piece->part[2] = piece->part[3] = (uint32_t)half;
+}
+
 /* The way back of one head, to the first bytes of its page. */
 static void take_lowest(char *page, const char *piece, int32_t h, int32_t n_head, int32_t d)
 {
@@ -207,33 +217,32 @@ static void add_pages(const struct kv_line *l, int32_t j, struct pieces *p)
                 move_sinks(s, sinks, y, (uint16_t *)(void *)(p->data + p->used), true);
                 p->used += KERN_SINK_TOK * tok_layer_bytes(s);
             }
-            if (p->used > begin)
-                add_piece(p, y, j, plane, begin);
+            if (p->used == begin)
+                continue;
+            struct kv_piece *piece = add_piece(p, y, j, plane, begin);
+            if (plane == 0)
+                part_lowest(piece, s->n_head_kv, s->head_dim);
         }
     }
     free(sinks);
 }
 
-/* Rows of the tokens from block `first` to the n_tok'th, one layer: a piece. f16 blocks and windows
+/* Rows of the tokens from..end - 1, all of one block, of one layer: a piece. f16 blocks and windows
  * alike. */
-static void add_rows(struct kv_line *l, int32_t first, int32_t n_tok, int32_t layer, int32_t block,
+static void add_rows(struct kv_line *l, int32_t from, int32_t end, int32_t layer, int32_t block,
                      int32_t plane, struct pieces *p)
 {
     const struct kv_shape *s = &l->pool->shape;
-    size_t one = tok_layer_bytes(s), begin = p->used;
-    int32_t n = n_tok - first * KERN_BLOCK_TOK;
-    char *packed = mem_alloc(one * (size_t)n);
-    uint16_t *rows = NULL;
-    for (int32_t i = 0; i < n; i++) {
-        if (i % KERN_BLOCK_TOK == 0)
-            rows = kv_layer_get(l->pool, l->block[first + i / KERN_BLOCK_TOK], layer);
-        move_token(s, rows, i % KERN_BLOCK_TOK, (uint16_t *)(void *)(packed + (size_t)i * one),
-                   true);
-    }
-    split_bytes(p->data + begin, packed, one / 2 * (size_t)n);
+    size_t one = tok_layer_bytes(s), n = (size_t)(end - from), begin = p->used;
+    char *packed = mem_alloc(one * n);
+    uint16_t *rows = kv_layer_get(l->pool, l->block[from / KERN_BLOCK_TOK], layer);
+    for (size_t i = 0; i < n; i++)
+        move_token(s, rows, from % KERN_BLOCK_TOK + (int32_t)i,
+                   (uint16_t *)(void *)(packed + i * one), true);
+    split_bytes(p->data + begin, packed, one / 2 * n);
     free(packed);
-    p->used += one * (size_t)n;
-    add_piece(p, layer, block, plane, begin);
+    p->used += one * n;
+    add_piece(p, layer, block, plane, begin)->part[0] = (uint32_t)(one / 2 * n);
 }
 
 static struct pieces *pieces_new(const struct kv_line *l, size_t size_bytes, int per_layer)
@@ -258,10 +267,10 @@ static void pieces_free(struct pieces *p)
     free(p);
 }
 
-/* Where the block of position n ends, or the log of n_tok tokens in it. */
-static int32_t block_end(int32_t n, int32_t n_tok)
+/* Where the window's rows from position n on are cut next, in a log of n_tok tokens. */
+static int32_t rows_end(int32_t n, int32_t n_tok)
 {
-    int32_t end = (n / KERN_BLOCK_TOK + 1) * KERN_BLOCK_TOK;
+    int32_t end = (n / KV_IO_ROWS_TOK + 1) * KV_IO_ROWS_TOK;
     return end < n_tok ? end : n_tok;
 }
 
@@ -298,7 +307,7 @@ static void put_block(const struct keep *k, int64_t id, struct kv_line *l, int32
         add_pages(l, j, p);
     } else {
         for (int32_t y = 0; y < s->n_layer; y++)
-            add_rows(l, j, (j + 1) * KERN_BLOCK_TOK, y, j, KV_IO_PLANE_F16, p);
+            add_rows(l, j * KERN_BLOCK_TOK, (j + 1) * KERN_BLOCK_TOK, y, j, KV_IO_PLANE_F16, p);
     }
     k->io.put(k->io.ctx, id, k->fingerprint, (j + 1) * KERN_BLOCK_TOK, hash_upto(l, j + 1),
               p->piece, p->n);
@@ -317,17 +326,17 @@ void keep_blocks(const struct keep *k, int64_t id, struct kv_line *l)
     l->kept_seen = end;
 }
 
-static bool put_rows(const struct keep *k, int64_t id, struct kv_line *l, int32_t j, int32_t n_tok,
+static bool put_rows(const struct keep *k, int64_t id, struct kv_line *l, int32_t from, int32_t end,
                      uint64_t hash)
 {
     const struct kv_shape *s = &l->pool->shape;
-    size_t n = (size_t)(n_tok - j * KERN_BLOCK_TOK);
-    struct pieces *p = pieces_new(l, n * tok_layer_bytes(s) * (size_t)s->n_layer, 1);
+    struct pieces *p =
+        pieces_new(l, (size_t)(end - from) * tok_layer_bytes(s) * (size_t)s->n_layer, 1);
     if (!p)
         return false;
     for (int32_t y = 0; y < s->n_layer; y++)
-        add_rows(l, j, n_tok, y, n_tok, KV_IO_WINDOW, p);
-    k->io.put(k->io.ctx, id, k->fingerprint, n_tok, hash, p->piece, p->n);
+        add_rows(l, from, end, y, end, KV_IO_WINDOW, p);
+    k->io.put(k->io.ctx, id, k->fingerprint, end, hash, p->piece, p->n);
     pieces_free(p);
     return true;
 }
@@ -335,20 +344,21 @@ static bool put_rows(const struct keep *k, int64_t id, struct kv_line *l, int32_
 void keep_state(const struct keep *k, int64_t id, struct kv_line *l)
 {
     keep_blocks(k, id, l);
-    int32_t first = settled_end(l), from = first * KERN_BLOCK_TOK;
-    if (!k->io.put || l->pool->kern->kv_bytes != (int32_t)sizeof(uint16_t) || l->n_tok <= from)
+    int32_t first = settled_end(l), at = first * KERN_BLOCK_TOK, from = at;
+    if (!k->io.put || l->pool->kern->kv_bytes != (int32_t)sizeof(uint16_t) || l->n_tok <= at)
         return;
-    uint64_t hash = hash_upto(l, first), whole = kv_io_hash(hash, l->ids + from, l->n_tok - from);
-    if (whole == l->kept_state)
-        return;
-    for (int32_t j = first, end; from < l->n_tok; j++, from = end) {
-        end = block_end(from, l->n_tok);
+    if (l->kept_from <= at && l->kept_end > at)
+        from = l->kept_end == l->n_tok ? l->n_tok : l->kept_end - l->kept_end % KV_IO_ROWS_TOK;
+    l->kept_from = at; /* what is before belongs to a window that is gone */
+    uint64_t hash = kv_io_hash(hash_upto(l, first), l->ids + at, from - at);
+    for (int32_t end; from < l->n_tok; from = end) {
+        end = rows_end(from, l->n_tok);
         hash = kv_io_hash(hash, l->ids + from, end - from);
         /* Rows that were made of pages are made again. */
-        if (!l->block[j]->thawed && !put_rows(k, id, l, j, end, hash))
+        if (!l->block[from / KERN_BLOCK_TOK]->thawed && !put_rows(k, id, l, from, end, hash))
             return;
+        l->kept_end = end;
     }
-    l->kept_state = whole;
 }
 
 /* ---- in ---- */
@@ -359,8 +369,8 @@ struct loading {
     int32_t j;
     char **bytes;         /* [n_layer * n_head_kv]: page bytes so far */
     size_t *have;         /* their lengths */
-    int32_t n_layer_seen; /* rows or windows */
-    int32_t first, n_win;
+    int32_t n_layer_seen; /* of rows */
+    int32_t from, n_row;  /* positions */
     bool bad, whole;
 };
 
@@ -505,56 +515,50 @@ static bool load_pages(const struct keep *k, int64_t id, struct loading *g, uint
     return ok;
 }
 
-/* Rows of a whole block (exact preset) or of the window, one piece per layer. */
+/* Rows of a whole block (exact preset) or of a part of the window, one piece per layer. */
 static bool visit_rows(void *ctx, const struct kv_piece *piece)
 {
     struct loading *g = ctx;
     const struct kv_shape *s = &g->l->pool->shape;
     size_t one = tok_layer_bytes(s);
+    uint16_t packed[2 * PAGE_HEAD_DIM_MAX * 64];
     if (piece->head_group != 0 || piece->layer != g->n_layer_seen ||
         (piece->plane != KV_IO_WINDOW && piece->plane != KV_IO_PLANE_F16))
         return true;
-    if (piece->layer >= s->n_layer || piece->size_bytes != (size_t)g->n_win * one) {
+    if (piece->layer >= s->n_layer || piece->size_bytes != (size_t)g->n_row * one ||
+        one > sizeof packed) {
         g->bad = true;
         return false;
     }
     const char *low = piece->data, *high = low + piece->size_bytes / 2;
-    uint16_t *rows = NULL;
-    for (int32_t i = 0; i < g->n_win; i++, low += one / 2, high += one / 2) {
-        struct kv_block *b = g->l->block[g->first + i / KERN_BLOCK_TOK];
-        if (i % KERN_BLOCK_TOK == 0)
-            rows = kv_layer_get(g->l->pool, b, piece->layer);
-        uint16_t packed[2 * PAGE_HEAD_DIM_MAX * 64];
-        if (one > sizeof packed) {
-            g->bad = true;
-            return false;
-        }
+    struct kv_block *b = g->l->block[g->from / KERN_BLOCK_TOK];
+    uint16_t *rows = kv_layer_get(g->l->pool, b, piece->layer);
+    for (int32_t i = 0; i < g->n_row; i++, low += one / 2, high += one / 2) {
         join_bytes((char *)packed, low, high, one / 2);
-        move_token(s, rows, i % KERN_BLOCK_TOK, packed, false);
-        if (g->first == 0 && i < KERN_SINK_TOK && g->l->block[0]->sinks)
-            put_sink(g->l->pool, g->l->block[0], piece->layer, i, packed);
-        if (i % KERN_BLOCK_TOK == KERN_BLOCK_TOK - 1 || i == g->n_win - 1)
-            kv_layer_put(g->l->pool, b, piece->layer, rows);
+        move_token(s, rows, g->from % KERN_BLOCK_TOK + i, packed, false);
+        if (g->from + i < KERN_SINK_TOK && b->sinks)
+            put_sink(g->l->pool, b, piece->layer, i, packed);
     }
+    kv_layer_put(g->l->pool, b, piece->layer, rows);
     g->n_layer_seen++;
     return true;
 }
 
-/* Rows for the tokens after the blocks at hand, up to n_tok; commits them. */
+/* Rows of the tokens that follow those at hand, up to n_tok in the same block; commits them. */
 static bool load_rows(const struct keep *k, int64_t id, struct loading *g, const int32_t *ids,
                       int32_t n_tok, uint64_t hash, bool state)
 {
     struct kv_line *l = g->l;
     struct err e;
-    g->first = l->n_tok / KERN_BLOCK_TOK;
-    g->n_win = n_tok - l->n_tok;
+    g->from = l->n_tok;
+    g->n_row = n_tok - l->n_tok;
     g->n_layer_seen = 0;
     g->bad = false;
-    if (kv_reserve(l, g->n_win, &e) != OK ||
+    if (kv_reserve(l, g->n_row, &e) != OK ||
         k->io.load(k->io.ctx, id, k->fingerprint, hash, n_tok, state, visit_rows, g) < 0 ||
         g->bad || g->n_layer_seen != l->pool->shape.n_layer)
         return false;
-    kv_commit(l, ids + l->n_tok, g->n_win);
+    kv_commit(l, ids + l->n_tok, g->n_row);
     return true;
 }
 
@@ -665,7 +669,7 @@ static bool load_window(const struct keep *k, int64_t id, struct kv_line *l, con
 {
     struct loading g = {.l = l};
     while (l->n_tok < n_tok) {
-        int32_t end = block_end(l->n_tok, n_tok);
+        int32_t end = rows_end(l->n_tok, n_tok);
         hash = kv_io_hash(hash, ids + l->n_tok, end - l->n_tok);
         if (!load_rows(k, id, &g, ids, end, hash, true))
             return false;
@@ -735,6 +739,8 @@ int32_t keep_load(const struct keep *k, int64_t id, struct kv_line *l, const int
         whole = kv_thaw(l, o.n_block - 1, &e) == OK;
     if (whole && o.rows)
         whole = load_window(k, id, l, ids, o.n_tok, hash);
+    l->kept_from = o.n_block * KERN_BLOCK_TOK;
+    l->kept_end = whole && o.rows ? l->n_tok : 0;
     if (!whole || !o.rows)
         kv_truncate(l, l->n_tok); /* steps back to where reading can go on */
     return l->n_tok;

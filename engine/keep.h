@@ -1,14 +1,15 @@
 /* Keeping timelines on disk through struct kv_io, and taking them up again.
  *
  * What is put: pages as they seal (exact preset: f16 rows of complete blocks), and the f16 rows of
- * the window, block by block, when the timeline rests: another one is taken up, nobody has written
- * for a while, or the engine closes. (The window of one turn is as many bytes as all the pages that
- * the turn adds, and of no use any more after the next one; without it at most 127 tokens are read
- * again.) A log that was cut inside of its last block finds the rows before that block, so it goes
- * on from there as it would in memory. Pages go by the planes of the ladder; a piece holds all KV heads
- * of one layer; its bytes are ordered so that like stands by like and compresses: planes first, then
- * scales and offsets, of 16-bit numbers all low bytes before all high ones. What comes back is checked byte for byte against the page format; the first thing
- * that is missing or damaged ends what is taken up, and the rest is read from ids.
+ * the window when the timeline rests: another one is taken up, nobody has written for a while, or
+ * the engine closes. (Rows of no use any more after the next turn; without them at most 127 tokens
+ * are read again.) They go by KV_IO_ROWS_TOK tokens, each once: the next rest adds what came since.
+ * A log that was cut inside of its last block finds the rows before, so it goes on from there as it
+ * would in memory. Pages go by the planes of the ladder; a piece holds all KV heads of one layer;
+ * its bytes are ordered so that like stands by like and compresses: planes first, then scales and
+ * offsets, of 16-bit numbers all low bytes before all high ones. What comes back is checked byte
+ * for byte against the page format; the first thing that is missing or damaged ends what is taken
+ * up, and the rest is read from ids.
  *
  * Engine thread only. */
 #ifndef ENGINE_KEEP_H

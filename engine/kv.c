@@ -5,6 +5,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "engine/base/kv_io.h"
 #include "engine/base/mem.h"
 #include "engine/kv_impl.h"
 
@@ -560,6 +561,8 @@ static void cut(struct kv_line *l, int32_t n)
         l->kept_seen = n / KERN_BLOCK_TOK;
     if (l->kept_block > n / KERN_BLOCK_TOK)
         l->kept_block = 0;
+    if (l->kept_end > n)
+        l->kept_end = n - n % KV_IO_ROWS_TOK;
     int32_t tail = n / KERN_BLOCK_TOK;
     if (tail < l->n_block && l->block[tail]->sealed && l->block[tail]->n_ref == 1) {
         l->block[tail]->sealed = false; /* will be written again */

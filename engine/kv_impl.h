@@ -71,7 +71,7 @@ struct kv_line {
     int32_t kept_seen;  /* blocks before this one were looked at by keep_blocks */
     int32_t kept_block; /* kept_hash is the hash of the ids of that many blocks */
     uint64_t kept_hash;
-    uint64_t kept_state; /* hash of the whole log when its state was last put; 0 = never */
+    int32_t kept_from, kept_end; /* the window's rows of these positions are on disk */
     struct kv_block **block; /* [block_cap] */
     int32_t n_block, block_cap;
     struct kern_kv *layer;       /* [n_layer], views into table */

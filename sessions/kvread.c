@@ -240,9 +240,18 @@ static int32_t io_load(void *ctx, int64_t timeline, uint64_t fingerprint, uint64
 /* ---- what is held ---- */
 
 struct found {
-    int64_t *blocks; /* rows of the leading blocks and of the state, to be adopted by the chat */
-    int32_t n, n_block, n_state;
+    int64_t *blocks; /* rows of the leading blocks and of states, to be adopted by the chat */
+    int32_t n, cap, n_block, n_state;
 };
+
+static void found_add(struct found *f, int64_t block)
+{
+    if (f->n == f->cap) {
+        f->cap = f->cap ? f->cap * 2 : 64;
+        f->blocks = mem_realloc(f->blocks, (size_t)f->cap * sizeof *f->blocks);
+    }
+    f->blocks[f->n++] = block;
+}
 
 static void find(struct kvstore *kv, uint64_t fingerprint, const int32_t *ids, int32_t n_id,
                  struct found *f)
@@ -250,13 +259,12 @@ static void find(struct kvstore *kv, uint64_t fingerprint, const int32_t *ids, i
     struct err ignored;
     uint64_t hash = KV_IO_HASH_EMPTY;
     int64_t block;
-    f->blocks = mem_alloc(((size_t)n_id / KV_IO_BLOCK_TOK + 2) * sizeof *f->blocks);
     for (int32_t at = 0; at + KV_IO_BLOCK_TOK <= n_id; at += KV_IO_BLOCK_TOK) {
         hash = kv_io_hash(hash, ids + at, KV_IO_BLOCK_TOK);
         if (kvstore_find(kv->r, fingerprint, hash, at + KV_IO_BLOCK_TOK, false, &block, &ignored) !=
             OK)
             break;
-        f->blocks[f->n++] = block;
+        found_add(f, block);
         f->n_block++;
     }
     /* A state may stand anywhere; few are kept, but which lengths exist is only known by looking.
@@ -265,7 +273,6 @@ static void find(struct kvstore *kv, uint64_t fingerprint, const int32_t *ids, i
     bool row = true;
     int32_t at = 0;
     hash = KV_IO_HASH_EMPTY;
-    int64_t best = 0;
     if (db_query(kv->r, &ignored, &q,
                  "SELECT n_tok, hash, id FROM block WHERE state = 1 AND fingerprint = ?1"
                  " AND n_tok <= ?2 ORDER BY n_tok",
@@ -278,13 +285,13 @@ static void find(struct kvstore *kv, uint64_t fingerprint, const int32_t *ids, i
         hash = kv_io_hash(hash, ids + at, (int32_t)n_tok - at);
         at = (int32_t)n_tok;
         if ((uint64_t)sqlite3_column_int64(q, 1) == hash) {
+            if (f->n_state <= kvstore_window(at)) /* rows of an older window are of no use */
+                f->n = f->n_block;
             f->n_state = at;
-            best = sqlite3_column_int64(q, 2);
+            found_add(f, sqlite3_column_int64(q, 2));
         }
     }
     db_done(q);
-    if (f->n_state)
-        f->blocks[f->n++] = best;
 }
 
 static void io_find(void *ctx, int64_t timeline, uint64_t fingerprint, const int32_t *ids,

@@ -56,6 +56,11 @@ static inline int kvstore_table(int32_t plane)
 {
     return plane < 0 ? KVSTORE_STATE : plane;
 }
+/* Where the rows begin that belong to a state of n_tok tokens: its own block and the one before. */
+static inline int32_t kvstore_window(int32_t n_tok)
+{
+    return ((n_tok - 1) / KV_IO_BLOCK_TOK - 1) * KV_IO_BLOCK_TOK;
+}
 static inline bool kvstore_plane_valid(int32_t plane)
 {
     return plane >= KV_IO_META && plane < KV_IO_PLANES;

@@ -13,11 +13,10 @@ enum {
     KV_MISSES_MAX = 8,   /* after so many pieces that did not compress ... */
     KV_MISS_SAMPLE = 16, /* ... only every 16th of that plane and layer is tried */
     KV_ZSTD_LEVEL = 1,
-    KV_ZSTD_BLOCKS = 8,                     /* of a piece, at most ... */
-    KV_ZSTD_BLOCK_BYTES = 4096,             /* ... unless they were shorter than this */
-    KV_CELL_BYTES = 20,                     /* a row's own bytes in a database page, at most */
-    KV_PAGE_ROOM = KVSTORE_PAGE_BYTES - 64, /* of an empty one; SQLite keeps 35 */
-    KV_CHUNK_MIN_BYTES = 512,               /* less room than that is left empty */
+    KV_PAGE_ROOM = KVSTORE_PAGE_BYTES - 8, /* of an empty database page */
+    KV_CELL_BYTES = 13,      /* a row's own: place 2, length 2, rowid up to 4, record header 5 */
+    KV_CHUNK_MAX_BYTES = KVSTORE_PAGE_BYTES - 35 - 5, /* more would go to an overflow page */
+    KV_CHUNK_MIN_BYTES = 128,                         /* less room than that is left empty */
 };
 
 void kvstore_checksum(const struct kvstore_piece_name *name, const void *data, size_t n,
@@ -213,18 +212,15 @@ static enum status make_block(struct db *d, const struct kvstore_put *p, bool st
                  *ret);
 }
 
-/* One frame, in blocks: a block has its own table of codes, and pieces are made of parts that have
- * little in common. 0 = it did not fit. */
+/* One frame, a block for each part: a block has its own table of codes. 0 = it did not fit. */
 static size_t compress(ZSTD_CCtx *z, const struct kv_piece *p, void *buf, size_t cap)
 {
     ZSTD_outBuffer out = {buf, cap, 0};
     ZSTD_CCtx_reset(z, ZSTD_reset_session_only);
     ZSTD_CCtx_setParameter(z, ZSTD_c_compressionLevel, KV_ZSTD_LEVEL);
-    size_t n = p->size_bytes / KV_ZSTD_BLOCKS + 1;
-    if (n < KV_ZSTD_BLOCK_BYTES)
-        n = KV_ZSTD_BLOCK_BYTES;
-    for (size_t at = 0; at < p->size_bytes;) {
-        bool last = n >= p->size_bytes - at;
+    for (size_t at = 0, i = 0; at < p->size_bytes; i++) {
+        size_t n = i < KV_IO_PARTS ? p->part[i] : 0;
+        bool last = n == 0 || n >= p->size_bytes - at;
         ZSTD_inBuffer in = {(const char *)p->data + at, last ? p->size_bytes - at : n, 0};
         if (ZSTD_compressStream2(z, &out, &in, last ? ZSTD_e_end : ZSTD_e_flush) != 0)
             return 0;
@@ -263,6 +259,8 @@ static enum status write_chunks(struct kvstore *kv, int table, const unsigned ch
         if (*room < KV_CHUNK_MIN_BYTES + KV_CELL_BYTES && n - off + KV_CELL_BYTES > (size_t)*room)
             *room = KV_PAGE_ROOM;
         size_t k = (size_t)(*room - KV_CELL_BYTES);
+        if (k > KV_CHUNK_MAX_BYTES)
+            k = KV_CHUNK_MAX_BYTES;
         if (k > n - off)
             k = n - off;
         TRY(db_do(kv->w, e, kvstore_sql[table].insert, "b", bytes + off, k));
@@ -309,18 +307,24 @@ static enum status put_piece(struct kvstore *kv, const struct kvstore_put *put, 
 }
 
 /* Old states of a chat: only the two newest ends, the open branch's and the one before, are worth
- * their bytes, with the whole block of rows before each; pages stand for the rest. */
+ * their bytes, with the rows of their block and of the one before; pages stand for the rest. Rows of
+ * other branches that end at the same places go when there are too many. */
 static enum status forget_states(struct db *d, int64_t chat, struct err *e)
 {
     int64_t *blocks;
     int32_t n;
+    _Static_assert(KV_IO_BLOCK_TOK == 64 && KV_IO_ROWS_TOK == 16, "the numbers below");
     TRY(kvstore_ids(d,
-                    "WITH mine (id, n_tok) AS (SELECT b.id, b.n_tok FROM ref r JOIN block b"
-                    "  ON b.id = r.block WHERE r.chat = ? AND b.state = 1),"
-                    " last (id, n_tok) AS (SELECT id, n_tok FROM mine WHERE n_tok % 64 <> 0"
-                    "  OR id = (SELECT max(id) FROM mine) ORDER BY id DESC LIMIT 2)"
-                    " SELECT id FROM mine WHERE id NOT IN (SELECT id FROM last)"
-                    "  AND n_tok NOT IN (SELECT (n_tok - 1) / 64 * 64 FROM last)",
+                    "WITH mine (id, n_tok) AS MATERIALIZED (SELECT b.id, b.n_tok FROM ref r"
+                    "  JOIN block b ON b.id = r.block WHERE r.chat = ? AND b.state = 1),"
+                    " ends (id, n_tok) AS MATERIALIZED (SELECT id, n_tok FROM mine"
+                    "  WHERE n_tok % 16 <> 0 OR id = (SELECT max(id) FROM mine)"
+                    "  ORDER BY id DESC LIMIT 2),"
+                    " kept (id) AS (SELECT mine.id FROM mine JOIN ends ON mine.id = ends.id"
+                    "  OR (mine.n_tok % 16 = 0 AND mine.n_tok < ends.n_tok"
+                    "   AND mine.n_tok > ((ends.n_tok - 1) / 64 - 1) * 64)" /* kvstore_window */
+                    "  GROUP BY mine.id ORDER BY mine.id DESC LIMIT 32)"
+                    " SELECT id FROM mine WHERE id NOT IN (SELECT id FROM kept)",
                     chat, &blocks, &n, e));
     enum status st = OK;
     for (int32_t i = 0; i < n && st == OK; i++) {

@@ -1,10 +1,11 @@
 /* What the engine hands to whoever keeps KV on disk, and asks back: plain data, no SQL, no model.
  *
  * A piece is one plane of the sealed pages of one layer for a group of KV heads and one 64-token
- * block, or (plane KV_IO_WINDOW, KV_IO_META) state at some point of the log: the f16 rows of one layer
- * since the last block boundary before that point, sampler, precision map. The receiver stores the bytes as they are (it may compress them
- * losslessly) and returns them unchanged or not at all: a piece whose checksum does not match is
- * missing, never guessed.
+ * block, or (plane KV_IO_WINDOW, KV_IO_META) state at some point of the log: the f16 rows of one
+ * layer since the last multiple of KV_IO_ROWS_TOK before that point (so that a turn writes its own
+ * rows and not those before it again), sampler, precision map. The receiver stores the bytes as they
+ * are (it may compress them losslessly) and returns them unchanged or not at all: a piece whose
+ * checksum does not match is missing, never guessed.
  *
  * Pieces are named by the tokens they stand for, not by the timeline: the hash of the log from its
  * first token to the end of the block, with the fingerprint of everything else that decides their
@@ -24,7 +25,13 @@
 #include <stdint.h>
 
 enum { KV_IO_WINDOW = -1, KV_IO_META = -2 };
-enum { KV_IO_BLOCK_TOK = 64, KV_IO_PLANES = 7, KV_IO_PLANE_F16 = 6 };
+enum {
+    KV_IO_BLOCK_TOK = 64,
+    KV_IO_ROWS_TOK = 16, /* divides a block */
+    KV_IO_PLANES = 7,
+    KV_IO_PLANE_F16 = 6,
+    KV_IO_PARTS = 4
+};
 
 struct kv_piece {
     int32_t layer;      /* -1 for pieces that belong to no layer */
@@ -33,6 +40,9 @@ struct kv_piece {
     int32_t plane;      /* 0..6 as above; or KV_IO_WINDOW, KV_IO_META */
     const void *data;
     size_t size_bytes;
+    /* Bytes of the first parts of data, which have little in common: what compresses them looks at
+     * each alone. 0 = the rest is one part. A hint, not kept. */
+    uint32_t part[KV_IO_PARTS];
 };
 
 /* Hash of a token log, token by token, so that it can be continued: start with KV_IO_HASH_EMPTY.

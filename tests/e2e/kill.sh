@@ -6,6 +6,7 @@
 # moments others.
 . "$(dirname "$0")/lib.sh"
 kills=${KILLS:-24}
+limit_s=${LIMIT_S:-900} # hours beside other work, which may stop a run for minutes
 RANDOM=${SEED:-1}
 model=$(dirname "$0")/../../assets/model/dogear-memo.gguf
 db=$work/store/dogear.db

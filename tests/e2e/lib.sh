@@ -7,6 +7,7 @@ export HOME=$work XDG_DATA_HOME=$work/data XDG_CONFIG_HOME=$work/config XDG_STAT
 unset NO_COLOR KERNELS LLAMA_CACHE HF_HOME HF_HUB_CACHE OLLAMA_MODELS
 n_case=0 n_bad=0
 at_exit=()
+limit_s=${LIMIT_S:-120} # of one run: then it hangs
 
 finish() {
     local c
@@ -37,7 +38,7 @@ skip() {
 # dogear ARGUMENTS: stdout to $work/out, stderr to $work/err, status in $rc
 dogear() {
     rc=0
-    timeout 120 "$DOGEAR" "$@" >"$work/out" 2>"$work/err" </dev/null || rc=$?
+    timeout "$limit_s" "$DOGEAR" "$@" >"$work/out" 2>"$work/err" </dev/null || rc=$?
     return $rc
 }
 
@@ -46,7 +47,7 @@ dogear_in() {
     rc=0
     local text=$1
     shift
-    printf '%s' "$text" | timeout 120 "$DOGEAR" "$@" >"$work/out" 2>"$work/err" || rc=$?
+    printf '%s' "$text" | timeout "$limit_s" "$DOGEAR" "$@" >"$work/out" 2>"$work/err" || rc=$?
     return $rc
 }
 
