@@ -142,9 +142,9 @@ int cmd_doctor(struct options *o)
             else
                 printf("             cache budget -- (%s)\n", unkept.text);
             printf("check        text %s, cache %s\n", h.text_ok ? "ok" : "DAMAGED",
-                   h.kv_ok ? "ok" : "DAMAGED (run dogear doctor --repair)");
+                   !h.kv_ok ? "DAMAGED (run dogear doctor --repair)" : kept ? "ok" : "--");
             if (h.detail[0])
-                printf("             %s\n", h.detail);
+                printf("             %s%s\n", sound ? "repaired: " : "", h.detail);
         }
     }
     if (st != OK && !o->json)

@@ -343,7 +343,8 @@ static enum status run_thin(const struct options *o, struct sessions *s, struct 
     } else {
         char size[16];
         format_size(freed, size);
-        printf("%s of cache dropped; the text is untouched\n", size);
+        printf("%s of cache dropped%s; the text is untouched\n", size,
+               freed ? "" : ": none is finer, or other conversations read it, too");
     }
     return OK;
 }

@@ -45,7 +45,8 @@ CREATE TABLE piece (
 ) STRICT, WITHOUT ROWID;
 
 -- A table per plane: dropping a plane of an old chat then frees whole database pages. A piece is cut
--- where a database page ends, because rows of odd sizes would leave much of each page empty.
+-- where a database page ends, because rows of odd sizes would leave much of each page empty (state:
+-- one row, see kvwrite.c).
 CREATE TABLE chunk_0 (id INTEGER PRIMARY KEY, data BLOB NOT NULL) STRICT;
 CREATE TABLE chunk_1 (id INTEGER PRIMARY KEY, data BLOB NOT NULL) STRICT;
 CREATE TABLE chunk_2 (id INTEGER PRIMARY KEY, data BLOB NOT NULL) STRICT;

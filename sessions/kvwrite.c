@@ -249,26 +249,35 @@ static const void *pack(struct kvstore *kv, const struct kv_piece *p, void *buf,
     return buf;
 }
 
-/* Appends bytes to a table, cut so that its last page is filled before the next one begins. The
- * room is an estimate: wrong, it wastes space and nothing else. */
-static enum status write_chunks(struct kvstore *kv, int table, const unsigned char *bytes, size_t n,
-                                int64_t *ret_first, int64_t *ret_n_chunk, struct err *e)
+static enum status write_chunk(struct kvstore *kv, int table, const unsigned char *bytes, size_t n,
+                               int64_t *first, int64_t *n_chunk, struct err *e)
 {
-    for (size_t off = 0; off < n;) {
-        int32_t *room = &kv->room[table];
+    TRY(db_do(kv->w, e, kvstore_sql[table].insert, "b", bytes, n));
+    if (*n_chunk == 0)
+        *first = sqlite3_last_insert_rowid(db_handle(kv->w));
+    ++*n_chunk;
+    return OK;
+}
+
+/* Appends bytes to a table, cut so that its last page is filled before the next one begins. The
+ * room is an estimate: wrong, it wastes space and nothing else. State is not cut: SQLite gives a long
+ * row pages of its own, which it frees without a copy in the journal, and state goes soon. */
+static enum status write_chunks(struct kvstore *kv, int table, const unsigned char *bytes, size_t n,
+                                int64_t *first, int64_t *n_chunk, struct err *e)
+{
+    int32_t *room = &kv->room[table];
+    if (table == KVSTORE_STATE)
+        return write_chunk(kv, table, bytes, n, first, n_chunk, e);
+    for (size_t off = 0, k; off < n; off += k) {
         if (*room < KV_CHUNK_MIN_BYTES + KV_CELL_BYTES && n - off + KV_CELL_BYTES > (size_t)*room)
             *room = KV_PAGE_ROOM;
-        size_t k = (size_t)(*room - KV_CELL_BYTES);
+        k = (size_t)(*room - KV_CELL_BYTES);
         if (k > KV_CHUNK_MAX_BYTES)
             k = KV_CHUNK_MAX_BYTES;
         if (k > n - off)
             k = n - off;
-        TRY(db_do(kv->w, e, kvstore_sql[table].insert, "b", bytes + off, k));
-        if (off == 0)
-            *ret_first = sqlite3_last_insert_rowid(db_handle(kv->w));
+        TRY(write_chunk(kv, table, bytes + off, k, first, n_chunk, e));
         *room -= (int32_t)k + KV_CELL_BYTES;
-        off += k;
-        ++*ret_n_chunk;
     }
     return OK;
 }

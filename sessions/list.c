@@ -54,6 +54,8 @@ enum status list_row(struct sessions *s, sqlite3_stmt *st, struct sessions_row *
         status = thin_sizes(s, ret->id, ret->tier_bytes, e);
     for (int i = 0; i < SESSIONS_TIERS; i++)
         ret->kv_bytes += ret->tier_bytes[i];
+    if (s->read_only)
+        ret->kv_bytes = -1;
     if (status != OK) {
         free(ret->title);
         free(ret->model);

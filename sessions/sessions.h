@@ -40,7 +40,7 @@ struct sessions_row {
     char *model;                 /* name of the model last used */
     int64_t created_ms, updated_ms; /* Unix time */
     int32_t n_message, n_tok;    /* on the open branch */
-    int64_t kv_bytes;            /* on disk, all branches */
+    int64_t kv_bytes;            /* on disk, all branches; -1 = unknown: a store that is only read */
     int64_t tier_bytes[SESSIONS_TIERS]; /* by precision tier, as in engine/stats.h */
     bool pinned;
     char *snippet;               /* search only: match with \x02..\x03 around hits; else NULL */

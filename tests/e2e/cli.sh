@@ -132,6 +132,14 @@ dogear doctor && grep -q 'text ok' "$work/out"
 ok doctor__healthy__exit_0
 dogear doctor --json && [ "$(json "$work/out" 'j["ok"]')" = True ]
 ok doctor__json
+# a cached piece that is not what its checksum says
+sqlite3 "$XDG_DATA_HOME/dogear/dogear-kv.db" 'INSERT INTO chunk_0 VALUES (1, x'\''00'\'');
+    INSERT INTO block (id, fingerprint, hash, n_tok, state) VALUES (1, 1, 1, 64, 0);
+    INSERT INTO ref SELECT min(id), 1 FROM chat; INSERT INTO piece VALUES (1, 0, 0, 0, 1, 1, 1, 1, 0, zeroblob(16))'
+dogear doctor; [ $rc -eq 1 ] && grep -q 'cache DAMAGED' "$work/out" && dogear doctor --repair &&
+    grep -q 'cache ok' "$work/out" && grep -q 'repaired: KV: 1 damaged piece' "$work/out" && dogear doctor &&
+    ! grep -q 'repaired' "$work/out"
+ok doctor__repair__says_what_was_damaged
 
 echo 'this is no database' >"$work/foreign.db"
 dogear list --db "$work/foreign.db"; [ $rc -eq 1 ] && one_line_error && [ "$(cat "$work/foreign.db")" = 'this is no database' ]
@@ -152,7 +160,7 @@ head -c 4M /dev/zero >"$disk/fill" 2>/dev/null
 rm "$disk/fill"
 "$DOGEAR" ask --fake "$2" --db "$disk/d.db" -r more && "$DOGEAR" doctor --db "$disk/d.db" || exit 5
 mount -o remount,ro "$disk" || exit 77
-"$DOGEAR" list --db "$disk/d.db" | grep -q 'once upon' && "$DOGEAR" doctor --db "$disk/d.db" || exit 6
+"$DOGEAR" list --db "$disk/d.db" | grep -q ' -- .*once upon' && "$DOGEAR" doctor --db "$disk/d.db" || exit 6
 "$DOGEAR" ask --fake "$2" --db "$disk/d.db" -r more 2>&1 | grep -q 'read-only.*--no-save' || exit 7
 S
 mkdir "$work/disk"
