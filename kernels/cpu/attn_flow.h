@@ -28,8 +28,9 @@ enum {
     SUM_FLOATS = 160 << 10, /* room for block sums: rows x blocks x 2 floats */
     ITEMS_PER_THREAD = 6,   /* fewer items than this per thread: split the segments */
     SPLIT_MIN_SEG = 8,      /* segments of a split, at least */
-    /* Tile registers take over for this many rows and segments. Less deep, the rows of a chunk and
-     * single ones must come out the same to the bit; deeper, splits round differently anyway. */
+    /* Tile registers take over for this many rows and blocks behind them, read or not. Less deep, the
+     * rows of a chunk and single ones must come out the same to the bit; deeper, splits round
+     * differently anyway. */
     AMX_MIN_ROWS = 16,
     AMX_MIN_SEG = 2 * SPLIT_MIN_SEG
 };
@@ -73,6 +74,7 @@ struct seg {
     int32_t k_stride;
     const struct kern_page *page;
     uint64_t dropped;
+    int32_t rows0, rows1; /* read by rows of position blocks [rows0, rows1] */
     /* what the segment after it reads, to be fetched meanwhile: half with K, half with V */
     const char *next_k, *next_v;
     size_t next_bytes;
@@ -93,7 +95,8 @@ struct plan {
 
 struct tile {
     int32_t head_kv, row0, row1; /* rows of the call */
-    int32_t block;               /* position block of all its rows */
+    int32_t block, last_block;   /* position blocks of its first and its last row; the same unless
+                                    rows were picked */
     int32_t first_block;         /* oldest block any row sees */
     bool sinks;                  /* segment 0 is the sinks */
     const int32_t *listed;       /* listed older blocks, or NULL: all of them */
@@ -110,20 +113,41 @@ static int32_t max_i(int32_t a, int32_t b)
     return a > b ? a : b;
 }
 
-/* First position that row sees. */
-static int32_t first_seen(const struct kern_attn *a, int32_t row)
+static int32_t row_of(const struct kern_attn *a, int32_t i)
 {
-    return a->window > 0 ? max_i(0, a->pos0 + row - a->window + 1) : 0;
+    return a->row ? a->row[i] : i;
 }
 
-/* Tiles are counted through the position blocks of the pass, rows_per_tile rows each. */
-static void tile_rows_of(const struct plan *p, int32_t index, int32_t *ret_row0, int32_t *ret_row1)
+static int32_t pos_of(const struct kern_attn *a, int32_t i)
+{
+    return a->pos0 + row_of(a, i);
+}
+
+/* First position that a row sees. */
+static int32_t first_seen(const struct kern_attn *a, int32_t row)
+{
+    return a->window > 0 ? max_i(0, pos_of(a, row) - a->window + 1) : 0;
+}
+
+/* End of the rows that may share tiles with `row`, the first of them: those of its position block.
+ * Picked rows are few and far between: they share tiles wherever they lie, once all read pages. */
+static int32_t run_end(const struct plan *p, int32_t row)
 {
     const struct kern_attn *a = p->a;
+    int32_t block = pos_of(a, row) / PAGE_TOK, end = row + 1;
+    if (!a->row)
+        return min_i((block + 1) * PAGE_TOK - a->pos0, p->row1);
+    while (end < p->row1 && (block >= 2 || pos_of(a, end) / PAGE_TOK == block))
+        end++;
+    return end;
+}
+
+/* Tiles are counted through the runs of the pass, rows_per_tile rows each. */
+static void tile_rows_of(const struct plan *p, int32_t index, int32_t *ret_row0, int32_t *ret_row1)
+{
     int32_t row = p->row0;
     for (;;) {
-        int32_t block_end = ((a->pos0 + row) / PAGE_TOK + 1) * PAGE_TOK - a->pos0;
-        int32_t end = min_i(block_end, p->row1), n = end - row;
+        int32_t end = run_end(p, row), n = end - row;
         int32_t n_tile = (n + p->rows_per_tile - 1) / p->rows_per_tile;
         if (index < n_tile) {
             /* equal shares, so that the last tile is not a sliver */
@@ -140,8 +164,7 @@ static int32_t tile_count(const struct plan *p)
 {
     int32_t count = 0;
     for (int32_t row = p->row0; row < p->row1;) {
-        int32_t block_end = ((p->a->pos0 + row) / PAGE_TOK + 1) * PAGE_TOK - p->a->pos0;
-        int32_t end = min_i(block_end, p->row1);
+        int32_t end = run_end(p, row);
         count += (end - row + p->rows_per_tile - 1) / p->rows_per_tile;
         row = end;
     }
@@ -153,7 +176,8 @@ static struct tile tile_make(const struct plan *p, int32_t head_kv, int32_t inde
     const struct kern_attn *a = p->a;
     struct tile t = {.head_kv = head_kv};
     tile_rows_of(p, index, &t.row0, &t.row1);
-    t.block = (a->pos0 + t.row0) / PAGE_TOK;
+    t.block = pos_of(a, t.row0) / PAGE_TOK;
+    t.last_block = pos_of(a, t.row1 - 1) / PAGE_TOK;
     t.first_block = first_seen(a, t.row0) / PAGE_TOK;
     const struct kern_kv_block *zero = &a->kv->block[(size_t)head_kv * a->kv->n_block_cap];
     bool zero_listed = true;
@@ -174,7 +198,7 @@ static struct tile tile_make(const struct plan *p, int32_t head_kv, int32_t inde
     bool zero_whole = zero_listed && !zero->page && zero->k;
     t.sinks = t.block >= 2 && first_seen(a, t.row0) < KERN_SINK_TOK && !zero_whole &&
               (a->kv->sink_k || zero->k);
-    t.n_seg = t.sinks + t.n_older + (t.block > t.first_block) + 1;
+    t.n_seg = t.sinks + t.n_older + (t.block > t.first_block) + 1 + 2 * (t.last_block - t.block);
     return t;
 }
 
@@ -182,7 +206,7 @@ static struct seg tile_seg(const struct plan *p, const struct tile *t, int32_t i
 {
     const struct kern_kv *kv = p->a->kv;
     const struct kern_kv_block *head = kv->block + (size_t)t->head_kv * kv->n_block_cap;
-    struct seg s = {.tok1 = PAGE_TOK, .k_stride = PAGE_TOK};
+    struct seg s = {.tok1 = PAGE_TOK, .k_stride = PAGE_TOK, .rows1 = INT32_MAX};
     if (t->sinks && i == 0) {
         s.kind = SEG_ROWS;
         s.dropped = head[0].dropped;
@@ -198,10 +222,23 @@ static struct seg tile_seg(const struct plan *p, const struct tile *t, int32_t i
     }
     i -= t->sinks;
     bool older = i < t->n_older;
-    s.block = older ? (t->listed ? t->listed[i] : t->first_block + i)
-                    : t->block - (t->block > t->first_block) + (i - t->n_older);
+    /* Behind the older blocks: rows of the newest, then, where rows lie in several blocks, what is
+     * new to some of them and older to others once more as pages. */
+    int32_t near0 = t->block - (t->block > t->first_block), n_near = t->last_block - near0 + 1;
+    s.block = older ? (t->listed ? t->listed[i] : t->first_block + i) : near0 + (i - t->n_older);
+    bool again = !older && s.block > t->last_block;
+    if (again)
+        s.block -= n_near;
     const struct kern_kv_block *b = &head[s.block];
     s.dropped = b->dropped;
+    if (again) {
+        if (!b->page)
+            return s;
+        s.rows0 = s.block + 2;
+        older = true;
+    } else if (!older && b->page) {
+        s.rows1 = s.block + 1;
+    }
     if (older && b->page) {
         s.kind = SEG_PAGE;
         s.page = b->page;
@@ -219,9 +256,23 @@ static struct seg tile_seg(const struct plan *p, const struct tile *t, int32_t i
 ATTN_INLINE void seen_of(const struct kern_attn *a, const struct seg *s, int32_t row,
                          int32_t *ret_lo, int32_t *ret_hi)
 {
-    int32_t at = s->block * PAGE_TOK;
+    int32_t at = s->block * PAGE_TOK, pos = pos_of(a, row);
+    bool reads = pos / PAGE_TOK >= s->rows0 && pos / PAGE_TOK <= s->rows1;
     *ret_lo = max_i(s->tok0, first_seen(a, row) - at);
-    *ret_hi = min_i(s->tok1, a->pos0 + row - at + 1);
+    *ret_hi = reads ? min_i(s->tok1, pos - at + 1) : 0;
+}
+
+/* Tokens of the segment that any row of the tile sees lie below this. */
+static int32_t seen_end(const struct kern_attn *a, const struct seg *s, const struct tile *t)
+{
+    int32_t lo, hi, end = 0;
+    for (int32_t row = t->row1 - 1; row >= t->row0; row--) {
+        seen_of(a, s, row, &lo, &hi);
+        end = max_i(end, hi);
+        if (!a->row) /* the last row sees furthest */
+            break;
+    }
+    return end;
 }
 
 /* Columns taken at once: one or two rows of 8 lanes need twice as many for enough sums in flight. */
@@ -391,7 +442,7 @@ static void tile_attend(const struct plan *p, struct work *w, const struct tile 
     float factor = a->scale * ATTN_LOG2E;
     for (int32_t i = 0; i < m; i++) {
         int32_t row = t->row0 + i / p->group, head = t->head_kv * p->group + i % p->group;
-        const float *q = a->q + ((size_t)row * a->n_head + head) * d;
+        const float *q = a->q + ((size_t)row_of(a, row) * a->n_head + head) * d;
         for (int32_t c = 0; c < d; c++)
             w->q[i * d + c] = q[c] * factor;
         w->top[i] = ATTN_LOWEST;
@@ -401,7 +452,8 @@ static void tile_attend(const struct plan *p, struct work *w, const struct tile 
     w->page.layout.shape.head_dim = 0;
     w->any_turned = false;
 #if defined(ATTN_AMX)
-    w->amx = m >= AMX_MIN_ROWS && d % AMX_DEPTH == 0 && t->n_seg >= AMX_MIN_SEG;
+    w->amx = m >= AMX_MIN_ROWS && d % AMX_DEPTH == 0 &&
+             t->last_block - t->first_block + 1 >= AMX_MIN_SEG;
     if (w->amx) {
         amx_begin();
         amx_left(w->q, d, m, d, d, w->amx_q);
@@ -419,8 +471,7 @@ static void tile_attend(const struct plan *p, struct work *w, const struct tile 
         }
         int32_t lo, hi, n_tok = 0, n_key = 0;
         if (s.kind != SEG_NONE) {
-            seen_of(a, &s, t->row1 - 1, &lo, &n_tok); /* the last row sees furthest */
-            n_tok = max_i(0, n_tok);
+            n_tok = seen_end(a, &s, t);
             n_key = (n_tok + 15) & ~15;
         }
         if (n_key == 0) {
@@ -589,7 +640,9 @@ static struct plan plan_make(struct kern *k, const struct kern_attn *a, int32_t 
     struct plan p = {.kern = k, .a = a, .row0 = row0, .row1 = row1};
     p.group = a->n_head / a->kv->n_head_kv;
     p.head_dim = a->kv->head_dim;
-    int32_t n_seg = (a->pos0 + row1 - 1) / PAGE_TOK + 2; /* of the longest tile, at most */
+    int32_t n_seg = pos_of(a, row1 - 1) / PAGE_TOK + 2; /* of the longest tile, at most */
+    if (a->row)
+        n_seg += pos_of(a, row1 - 1) / PAGE_TOK - a->pos0 / PAGE_TOK;
     p.rows_per_tile = TILE_ROWS / p.group;
     if (a->mass)
         p.rows_per_tile = min_i(p.rows_per_tile, SUM_FLOATS / 2 / n_seg / p.group);
@@ -616,6 +669,7 @@ static void flow_attend(struct kern *k, const struct kern_attn *a)
 {
     const struct kern_kv *kv = a->kv;
     assert(a->n_head % kv->n_head_kv == 0 && kv->head_dim <= PAGE_HEAD_DIM_MAX);
+    assert(!a->row || (!a->list && a->window == 0));
     if (kv->head_dim % 16 || a->n_head / kv->n_head_kv > TILE_ROWS) {
         attn_ref_attend(k, a); /* shapes of toy models: not worth lanes of their own */
         return;

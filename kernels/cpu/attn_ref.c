@@ -93,7 +93,7 @@ static void attend_row(const struct kern_attn *a, int32_t head_kv, int32_t row)
 {
     const struct kern_kv *kv = a->kv;
     int32_t d = kv->head_dim, group = a->n_head / kv->n_head_kv;
-    int32_t pos = a->pos0 + row, b = pos / PAGE_TOK;
+    int32_t asks = a->row ? a->row[row] : row, pos = a->pos0 + asks, b = pos / PAGE_TOK;
     int32_t first_pos = a->window > 0 && pos - a->window + 1 > 0 ? pos - a->window + 1 : 0;
     struct block_rows rows;
     for (int32_t g0 = 0; g0 < group; g0 += HEAD_STEP) {
@@ -119,7 +119,7 @@ static void attend_row(const struct kern_attn *a, int32_t head_kv, int32_t row)
                     }
                     for (int32_t g = 0; g < n_g; g++) {
                         int32_t head = head_kv * group + g0 + g;
-                        const float *q = a->q + ((size_t)row * a->n_head + head) * d;
+                        const float *q = a->q + ((size_t)asks * a->n_head + head) * d;
                         double score = 0;
                         for (int32_t c = 0; c < d; c++) {
                             score += (double)q[c] * rows.k[c * PAGE_TOK + t];

@@ -72,6 +72,7 @@ struct shape {
     int32_t bits_k, bits_v; /* 0: no pages; 1: every page another depth */
     bool rotated, listed, mass;
     bool dropped; /* of the tokens before the rows, three in ten */
+    int32_t picked; /* only every so manieth row asks, and the one behind it; 0 = all */
 };
 
 struct scene {
@@ -183,6 +184,14 @@ static struct scene scene_make(const struct shape *h)
                              .scale = 1 / sqrtf((float)d),
                              .softcap = h->softcap,
                              .window = h->window};
+    if (h->picked) {
+        int32_t *row = scene_own(&s, sizeof(int32_t) * (size_t)h->n_tok), n = 0;
+        for (int32_t i = 0; i < h->n_tok; i++)
+            if (i % h->picked < 2)
+                row[n++] = i;
+        s.a.row = row;
+        s.a.n_tok = n;
+    }
     return s;
 }
 
@@ -256,7 +265,7 @@ static void shape_print(const struct shape *h, const char *name)
     print_error("%s: d %d heads %dx%d rows %d at %d window %d cap %g bits %d/%d%s%s%s\n", name,
                 h->head_dim, h->n_head_kv, h->group, h->n_tok, h->pos0, h->window, h->softcap,
                 h->bits_k, h->bits_v, h->rotated ? " rotated" : "", h->listed ? " listed" : "",
-                h->dropped ? " dropped" : "");
+                h->dropped ? " dropped" : h->picked ? " picked" : "");
 }
 
 /* Runs one case on every instruction set this machine has. code_error: rms that packing alone
@@ -465,6 +474,34 @@ static void attn__attend__mixed_depths_and_shapes(void **state)
     kern_close(k);
 }
 
+/* Rows picked out of a chunk: what they get among all the others, wherever they lie. */
+static void attn__attend__picked_rows(void **state)
+{
+    struct kern *k = open_kern();
+    static const int32_t from[] = {0, 70, 130, 1000};
+    for (int i = 0; i < LENGTH(from); i++)
+        for (int bits = 0; bits <= 1; bits++) {
+            struct shape h = {.head_dim = 64, .n_head_kv = 2, .group = 1 + i, .n_tok = 500,
+                              .pos0 = from[i], .bits_k = bits, .bits_v = bits, .picked = 37,
+                              .rotated = i % 2, .mass = true};
+            check_shape(k, &h);
+            struct scene s = scene_make(&h);
+            struct result part = scene_run(&s, k, attn_ref_attend, false);
+            const int32_t *row = s.a.row, n = s.a.n_tok;
+            s.a.row = NULL;
+            s.a.n_tok = h.n_tok;
+            struct result all = scene_run(&s, k, attn_ref_attend, false);
+            size_t size = (size_t)s.a.n_head * 64;
+            for (int32_t r = 0; r < n; r++)
+                assert_memory_equal(part.out + r * size, all.out + row[r] * size,
+                                    size * sizeof(float));
+            result_free(&part);
+            result_free(&all);
+            scene_free(&s);
+        }
+    kern_close(k);
+}
+
 /* What a position reads depends on the position alone: any chunking gives the same rows. */
 static void attn__attend__chunking_does_not_matter(void **state)
 {
@@ -591,6 +628,7 @@ int main(void)
         cmocka_unit_test(attn__attend__many_rows_long_context),
         cmocka_unit_test(attn__attend__pages_of_every_depth),
         cmocka_unit_test(attn__attend__mixed_depths_and_shapes),
+        cmocka_unit_test(attn__attend__picked_rows),
         cmocka_unit_test(attn__attend__chunking_does_not_matter),
         cmocka_unit_test(attn__attend__same_result_every_time),
         cmocka_unit_test(attn__attend__next_to_nothing_is_nothing),
