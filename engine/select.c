@@ -19,12 +19,14 @@ enum {
 };
 
 #define SHARE 0.25f
+#define COVER_TOP 0.995f /* the coverage aimed at stays below */
 #define MISS 0.05 /* a retained mass further under the coverage than this counts as missed */
 
 struct layer_list {
     float *ring;     /* dev [SELECT_EVERY][n_head, head_dim]; NULL before the first */
     int32_t *index;  /* [n_head_kv][cap] ascending; the newest blocks are put behind as they age */
     int32_t *n;      /* [n_head_kv] */
+    float *aim;      /* [n_head_kv] coverage that a choice goes for */
     int32_t cap;
     int32_t end;     /* blocks before this one are decided on; 0 = no list yet */
     int32_t n_row;   /* in the ring */
@@ -87,6 +89,7 @@ struct select *select_new(struct kern *k, const struct sparse_shape *s,
     se->layer = mem_calloc((size_t)s->n_layer, sizeof *se->layer);
     for (int32_t i = 0; i < s->n_layer; i++) {
         se->layer[i].n = mem_calloc((size_t)s->n_head_kv, sizeof(int32_t));
+        se->layer[i].aim = mem_calloc((size_t)s->n_head_kv, sizeof(float));
     }
     se->first = mem_calloc(2 * (size_t)s->n_head_kv, sizeof(int32_t));
     return se;
@@ -101,6 +104,7 @@ void select_free(struct select *se)
             se->k->ops->free(se->k, se->layer[i].ring);
         free(se->layer[i].index);
         free(se->layer[i].n);
+        free(se->layer[i].aim);
         free(se->layer[i].let);
     }
     void *parts[] = {se->layer, se->only,  se->mass,  se->lse,  se->rank,
@@ -118,6 +122,8 @@ void select_begin(struct select *se, float coverage, int32_t answer0)
         struct layer_list *l = &se->layer[i];
         l->end = l->n_row = l->next = l->n_missed = 0;
         l->failed = false;
+        for (int32_t h = 0; h < se->s.n_head_kv; h++) /* three queries speak for sixteen others */
+            l->aim[h] = se->p.coverage > 0 ? (1 + se->p.coverage) / 2 : 0;
         free(l->let);
         l->let = NULL;
     }
@@ -287,7 +293,7 @@ static void choose_head(struct select *se, struct layer_list *l, int32_t head_kv
         rank[n_rank++] = (struct ranked){most, j};
     }
     blocks_rank(rank, n_rank);
-    float least, c = se->p.coverage;
+    float least, c = l->aim[head_kv];
     index[n++] = 0;
     n += blocks_cover(rank, n_rank, mass, n_block, group, c > 0 ? c : INFINITY, budget, acc,
                       index + n);
@@ -362,7 +368,7 @@ uint64_t select_bytes(const struct sparse_shape *s, int32_t n_tok)
     uint64_t n_layer = (uint64_t)s->n_layer, n_kv = (uint64_t)s->n_head_kv;
     uint64_t n_head = (uint64_t)s->n_head, n_block = (uint64_t)n_tok / TOK + 65;
     uint64_t per_layer = sizeof(float) * SELECT_EVERY * n_head * (uint64_t)s->head_dim +
-                         n_kv * n_block * (sizeof(int32_t) + sizeof(bool));
+                         n_kv * (n_block * (sizeof(int32_t) + sizeof(bool)) + sizeof(float));
     uint64_t per_block = n_kv * (sizeof(bool) + sizeof(struct ranked) + sizeof(float) +
                                  sizeof(int32_t)) + 2 * PROBES * n_head * sizeof(float);
     uint64_t observed = PROMPT_ROWS * n_head * (n_block + 1) * sizeof(float);
@@ -517,7 +523,9 @@ static void look(struct select *se, struct layer_list *l, const struct kern_attn
         for (int32_t i = list->first[2 * h]; i < list->first[2 * h + 1]; i++)
             here += (double)mass[list->index[i]];
         here += (double)mass[b] + (b > 0 ? (double)mass[b - 1] : 0);
-        mass_add(&se->kept, of > 0 ? here / of : 1, 1);
+        float own = of > 0 ? (float)(here / of) : 1, c = se->p.coverage;
+        mass_add(&se->kept, (double)own, 1);
+        l->aim[h] = fminf(fmaxf(l->aim[h] + 0.5f * (c - own), c), fmaxf(COVER_TOP, c));
         kept += here;
         all += of;
     }
