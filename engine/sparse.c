@@ -16,7 +16,7 @@ enum {
     SEL_PER_BLOCK = 4,  /* rows of a row block that choose */
     SEL_RAGGED = 8,     /* rows that choose when there are few */
     AUDIT_BLOCKS = 2,   /* one row in so many row blocks audits the correction */
-    PROBE_AFTER = 3,    /* chunks until a layer that did not pay is looked at again; */
+    PROBE_AFTER = 3,    /* chunks until a layer or head that did not pay is looked at again; */
     PROBE_MOST = 31     /* doubled each time in vain, up to this */
 };
 
@@ -83,6 +83,7 @@ struct sparse *sparse_new(struct kern *k, const struct sparse_shape *s,
     sp->head_n = mem_calloc(n_head, sizeof *sp->head_n);
     sp->dropped = mem_calloc((size_t)s->n_head, sizeof *sp->dropped);
     sp->n_listed = mem_calloc((size_t)s->n_head_kv, sizeof *sp->n_listed);
+    sp->asleep = mem_calloc((size_t)s->n_head_kv, sizeof *sp->asleep);
     sparse_begin(sp, p->coverage);
     return sp;
 }
@@ -95,8 +96,8 @@ void sparse_free(struct sparse *sp)
         free(sp->layer[i].head);
     void *parts[] = {sp->layer, sp->chosen, sp->row,   sp->held,     sp->group,     sp->mass,
                      sp->anti,  sp->lse,    sp->index, sp->estimate, sp->rank,      sp->first,
-                     sp->n_listed, sp->lse_host, sp->held_host, sp->sparse_host, sp->dropped,
-                     sp->head_mass, sp->head_n};
+                     sp->n_listed, sp->asleep, sp->lse_host, sp->held_host, sp->sparse_host,
+                     sp->dropped, sp->head_mass, sp->head_n};
     for (size_t i = 0; i < sizeof parts / sizeof *parts; i++)
         free(parts[i]);
     if (sp->lse_dev)
@@ -118,7 +119,8 @@ void sparse_begin(struct sparse *sp, float coverage)
         l->more_rows = false;
         l->n_read = l->n_all = 0;
         for (int32_t h = 0; h < sp->s.n_head_kv; h++)
-            l->head[h] = (struct head_state){.aim = (1 + sp->p.coverage) / 2}; /* until rows tell */
+            l->head[h] = (struct head_state){.aim = (1 + sp->p.coverage) / 2, /* until rows tell */
+                                             .n_wait = PROBE_AFTER};
     }
     sp->n_read = sp->n_all = 0;
     sp->error_sum = sp->error_before_sum = sp->fix_sum = 0;
@@ -390,12 +392,12 @@ static void choose_head(void *ctx, int part, int n_part)
     sp->n_listed[part] = 0;
     head->listed = false;
     bool lines = reads_lines(&sp->p.method), column[sp->n_block], slash[sp->n_block];
-    if (lines)
+    if (lines && !sp->asleep[part])
         vote(sp, part, column, slash);
     for (int32_t r = 0; r < sp->n_row_block; r++) {
         int32_t b = sp->block0 + r, n = -1;
         int32_t *index = sp->index + first[r];
-        if (sp->chosen[r] && !head->failed)
+        if (sp->chosen[r] && !sp->asleep[part])
             n = lines || sp->p.method.score == PREFILL_STATIC
                     ? choose_lines(sp, r, lines ? column : NULL, slash, index)
                     : choose_blocks(sp, part, r, head->aim, index);
@@ -408,6 +410,14 @@ static void choose_head(void *ctx, int part, int n_part)
         }
         first[r + 1] = first[r] + n;
         sp->n_listed[part] += n + min_i(2, b + 1);
+    }
+    if (sp->asleep[part]) {
+        head->n_sleep--;
+    } else if (head->listed) {
+        head->n_wait = PROBE_AFTER;
+    } else {
+        head->n_sleep = head->n_wait;
+        head->n_wait = min_i(2 * head->n_wait + 1, PROBE_MOST);
     }
 }
 
@@ -460,9 +470,12 @@ const struct kern_block_list *sparse_choose(struct sparse *sp, int32_t layer,
                       : l->more_rows          ? 2 * SEL_PER_BLOCK
                                               : SEL_PER_BLOCK,
                       turn_end);
-    struct kern_score score = {.a = a, .n_block = sp->n_block, .n_row = sp->n_row, .row = sp->row,
-                               .mass = sp->mass, .lse = sp->lse, .n_group = sp->n_group,
-                               .group = sp->group, .anti = sp->anti};
+    for (int32_t h = 0; h < sp->s.n_head_kv; h++)
+        sp->asleep[h] = l->head[h].failed || (!sp->p.always && l->head[h].n_sleep > 0);
+    struct kern_score score = {.a = a, .n_block = sp->n_block, .asleep = sp->asleep,
+                               .n_row = sp->n_row, .row = sp->row, .mass = sp->mass,
+                               .lse = sp->lse, .n_group = sp->n_group, .group = sp->group,
+                               .anti = sp->anti};
     if (sp->n_row + sp->n_group > 0 && !kern_score(sp->k, &score))
         return NULL;
     void *ctx[] = {sp, l};

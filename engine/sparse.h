@@ -9,6 +9,8 @@
  * back to dense attention when it fails, and is what is shown. w also bounds the error: the answer
  * of a row lies within 2 (1 - w) max|v| of the dense one.
  *
+ * A head that read everything is not looked at again for 3 chunks, then 7, 15, 31.
+ *
  * Dense attention (no list at all, bit-identical) is used at coverage 1, for short contexts, few
  * rows, sliding windows, backends without a scorer, and where the cost model says it does not pay.
  * Decisions depend on the tokens alone, never on the clock; the state starts afresh at each turn.

@@ -27,21 +27,32 @@ static bool row_is_dense(const struct sparse *sp, int32_t h, int32_t row)
     return first[r + 1] - first[r] >= max_i(0, sp->block0 + r - 1);
 }
 
+/* Of held-out row i: its dense answer [n_head, head_dim], and the log-sum-exp of it [n_head]. */
+static const float *held_out(const struct sparse *sp, int32_t i)
+{
+    return sp->held_host + (size_t)i * (size_t)(sp->s.n_head * sp->s.head_dim);
+}
+
+static const float *held_lse(const struct sparse *sp, int32_t i)
+{
+    return held_out(sp, sp->n_held) + (size_t)i * (size_t)sp->s.n_head;
+}
+
 /* Retained mass of query head `head` in held-out row i. */
 static float kept(const struct sparse *sp, int32_t i, int32_t head)
 {
-    int32_t n_head = sp->s.n_head;
-    size_t row = (size_t)n_head * (size_t)(sp->s.head_dim + 1);
-    float dense = sp->held_host[i * row + (size_t)n_head * sp->s.head_dim + head];
-    float sparse = sp->lse_host[(size_t)sp->held[i].row * n_head + head];
-    return fminf(1, expf(sparse - dense));
+    float sparse = sp->lse_host[(size_t)sp->held[i].row * sp->s.n_head + head];
+    return fminf(1, expf(sparse - held_lse(sp, i)[head]));
 }
 
-/* Answers the held-out rows densely, one by one, beside what the lists gave. */
+/* Answers the held-out rows densely, all in one call where the backend picks rows, and fetches what
+ * the lists gave them. */
 static bool answer_held(struct sparse *sp, const struct kern_attn *a)
 {
     struct kern *k = sp->k;
     size_t n = (size_t)sp->s.n_head * sp->s.head_dim, row = n + (size_t)sp->s.n_head;
+    if (sp->n_held == 0)
+        return false;
     if ((size_t)sp->n_held > sp->held_dev_cap) {
         if (sp->held_dev)
             k->ops->free(k, sp->held_dev);
@@ -55,18 +66,29 @@ static bool answer_held(struct sparse *sp, const struct kern_attn *a)
         if (!got)
             return false;
     }
-    for (int32_t i = 0; i < sp->n_held; i++) {
-        struct kern_attn one = *a;
-        one.q = a->q + (size_t)sp->held[i].row * n;
-        one.out = sp->held_dev + i * row;
-        one.lse = one.out + n;
-        one.n_tok = 1;
-        one.pos0 = a->pos0 + sp->held[i].row;
-        one.list = NULL;
-        k->ops->attend(k, &one);
-        k->ops->download(k, sp->sparse_host + i * n, a->out + (size_t)sp->held[i].row * n,
-                         n * sizeof(float));
+    int32_t at[sp->n_held];
+    struct kern_attn with = *a;
+    with.list = NULL;
+    with.out = sp->held_dev;
+    with.lse = sp->held_dev + (size_t)sp->n_held * n;
+    for (int32_t i = 0; i < sp->n_held; i++)
+        at[i] = sp->held[i].row;
+    if (!k->device) {
+        with.row = at;
+        with.n_tok = sp->n_held;
+        k->ops->attend(k, &with);
     }
+    for (int32_t i = 0; k->device && i < sp->n_held; i++) {
+        struct kern_attn one = with;
+        one.q = a->q + (size_t)at[i] * n;
+        one.out = with.out + (size_t)i * n;
+        one.lse = with.lse + (size_t)i * (size_t)sp->s.n_head;
+        one.n_tok = 1;
+        one.pos0 = a->pos0 + at[i];
+        k->ops->attend(k, &one);
+    }
+    for (int32_t i = 0; i < sp->n_held; i++)
+        k->ops->download(k, sp->sparse_host + i * n, a->out + (size_t)at[i] * n, n * sizeof(float));
     k->ops->download(k, sp->held_host, sp->held_dev, (size_t)sp->n_held * row * sizeof(float));
     return true;
 }
@@ -163,7 +185,7 @@ static struct word word_of(const struct sparse *sp, int32_t anchor, int32_t head
     size_t d = (size_t)sp->s.head_dim, n_head = (size_t)sp->s.n_head;
     float w = kept(sp, anchor, head), lost = 1 - w;
     return (struct word){
-        .dense = sp->held_host + (size_t)anchor * n_head * (d + 1) + (size_t)head * d,
+        .dense = held_out(sp, anchor) + (size_t)head * d,
         .sparse = sp->sparse_host + ((size_t)anchor * n_head + (size_t)head) * d,
         .w = w,
         .gain = lost > sp->dropped[head] ? sp->dropped[head] / lost : 1,
@@ -190,7 +212,7 @@ static float strength_of(const struct sparse *sp, const struct head_state *head)
 static void fit(struct sparse *sp, struct layer_state *l)
 {
     int32_t d = sp->s.head_dim, group = sp->s.n_head / sp->s.n_head_kv;
-    size_t n = (size_t)sp->s.n_head * d, row = n + (size_t)sp->s.n_head;
+    size_t n = (size_t)sp->s.n_head * d;
     for (int32_t h = 0; h < sp->s.n_head_kv; h++) {
         l->head[h].fix_num *= (double)FIX_FADE;
         l->head[h].fix_den *= (double)FIX_FADE;
@@ -208,7 +230,7 @@ static void fit(struct sparse *sp, struct layer_state *l)
                 struct word word = word_of(sp, anchor, head);
                 float strength = strength_of(sp, at);
                 for (int32_t c = 0; c < d; c++) {
-                    float dense = sp->held_host[i * row + (size_t)head * d + c];
+                    float dense = held_out(sp, i)[(size_t)head * d + c];
                     float off = dense - sp->sparse_host[i * n + (size_t)head * d + c];
                     float fix = fix_of(sp, &word, c, dense - off);
                     if (pass == 0) {
@@ -216,7 +238,8 @@ static void fit(struct sparse *sp, struct layer_state *l)
                         at->fix_den += (double)fix * (double)fix;
                     }
                     before += (double)off * (double)off;
-                    after += pow((double)(off - strength * fix), 2);
+                    double left = (double)(off - strength * fix);
+                    after += left * left;
                     all += (double)dense * (double)dense;
                 }
             }
@@ -275,15 +298,14 @@ static void correct(struct sparse *sp, int32_t layer, const struct kern_attn *a)
 {
     struct fixing f = {sp, &sp->layer[layer], a};
     struct kern *k = sp->k;
-    size_t n = (size_t)sp->s.n_head * sp->s.head_dim, row = n + (size_t)sp->s.n_head;
+    size_t n = (size_t)sp->s.n_head * sp->s.head_dim;
     if (!sp->ragged) {
         note_dropped(sp);
         fit(sp, &sp->layer[layer]);
         kern_parallel(k, sp->n_held, fix_block, &f);
     }
     for (int32_t i = 0; i < sp->n_held; i++)
-        k->ops->upload(k, a->out + (size_t)sp->held[i].row * n, sp->held_host + i * row,
-                       n * sizeof(float));
+        k->ops->upload(k, a->out + (size_t)sp->held[i].row * n, held_out(sp, i), n * sizeof(float));
 }
 
 void sparse_hold(struct sparse *sp, int32_t layer, const struct kern_attn *a)

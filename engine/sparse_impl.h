@@ -11,6 +11,7 @@ struct head_state {
     float aim;   /* coverage aimed at by the estimate */
     bool failed; /* dense for the rest of the turn */
     bool listed; /* in the call at hand: some row block reads a list */
+    int32_t n_sleep, n_wait; /* calls it is not looked at, since it read all; and after the next time */
     double fix_num, fix_den; /* of the strength of the correction, by least squares */
 };
 
@@ -48,6 +49,7 @@ struct sparse {
     float *mass, *anti, *lse;
     float *estimate;         /* [n_head_kv][group][n_block] of the row block at hand */
     struct ranked *rank;     /* [n_head_kv][n_block] */
+    bool *asleep;            /* [n_head_kv] */
     int32_t *first, *index;
     struct kern_block_list list;
     int32_t *n_listed;       /* [n_head_kv] blocks read, forced ones included */
@@ -56,7 +58,7 @@ struct sparse {
         held_cap, group_cap, chosen_cap;
     float *lse_dev, *lse_host;     /* [n_tok, n_head] of the sparse pass */
     int32_t lse_rows;
-    float *held_dev, *held_host;   /* [held_cap][n_head * (head_dim + 1)]: outputs, lse behind */
+    float *held_dev, *held_host;   /* [n_held][n_head, head_dim] outputs, then [n_held][n_head] lse */
     float *sparse_host;            /* [held_cap][n_head, head_dim]: what the lists gave there */
     float *dropped;                /* [n_head] mass that anchors usually lack: their median */
     size_t held_dev_cap;

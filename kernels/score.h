@@ -21,6 +21,8 @@ enum { KERN_SCORE_STRIDE = 16, KERN_SCORE_GROUPS = KERN_BLOCK_TOK / KERN_SCORE_S
 struct kern_score {
     const struct kern_attn *a; /* rows, queries, keys, scale, softcap; window 0; the rest unused */
     int32_t n_block;           /* (pos0 + n_tok - 1) / 64 + 1, <= n_block_cap */
+    const bool *asleep;        /* host [n_head_kv]: heads nobody asks about, whose results may hold
+                                  anything; NULL = none */
 
     int32_t n_row;      /* exact rows; 0 = none */
     const int32_t *row; /* host [n_row] rows of the call, ascending */

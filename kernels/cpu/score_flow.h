@@ -92,6 +92,11 @@ static int32_t score_min(int32_t a, int32_t b)
     return a < b ? a : b;
 }
 
+static bool score_asleep(const struct kern_score *s, int32_t head_kv)
+{
+    return s->asleep && s->asleep[head_kv];
+}
+
 /* Keys of block j into w->panel [d][64]; page: as blocks older than b-1 are read. */
 static void score_widen(struct score_work *w, const struct kern_kv *kv, int32_t head_kv, int32_t j,
                         bool page)
@@ -204,6 +209,8 @@ static void rows_item(void *ctx, int item, int n_item, int thread)
     const struct kern_kv_block *block = a->kv->block + (size_t)head_kv * a->kv->n_block_cap;
     float factor = a->scale * SCORE_LOG2E;
     int32_t most = SCORE_ROWS / t->group, first = 0;
+    if (score_asleep(s, head_kv))
+        return;
     w->page.layout.shape.head_dim = 0;
     SCORE_BEGIN();
     while (first < s->n_row && (a->pos0 + s->row[first]) / PAGE_TOK < j0)
@@ -272,17 +279,43 @@ static void anti_queries(const struct score_job *t, float *strip, int32_t head_k
     const struct kern_attn *a = s->a;
     float factor = a->scale * SCORE_LOG2E / KERN_SCORE_STRIDE;
     memset(strip, 0, sizeof(float) * KERN_SCORE_STRIDE * (size_t)t->d * SCORE_STRIP);
-    for (int32_t i = col0; i < col1; i++) {
-        float *to = strip + (i - col0);
-        for (int32_t p = 0; p < KERN_SCORE_STRIDE; p++) {
-            int32_t row = s->group[i / t->group] + KERN_SCORE_STRIDE - 1 - p;
-            const float *q =
-                a->q + ((size_t)row * a->n_head + head_kv * t->group + i % t->group) * t->d;
-            for (int32_t c = 0; c < t->d; c++)
-                to[(c * KERN_SCORE_STRIDE + p) * SCORE_STRIP] = q[c] * factor;
+    /* a few channels at a time: as much of the strip as the nearest cache holds */
+    for (int32_t c0 = 0; c0 < t->d; c0 += 16)
+        for (int32_t i = col0; i < col1; i++) {
+            float *to = strip + (size_t)c0 * KERN_SCORE_STRIDE * SCORE_STRIP + (i - col0);
+            for (int32_t p = 0; p < KERN_SCORE_STRIDE; p++) {
+                int32_t row = s->group[i / t->group] + KERN_SCORE_STRIDE - 1 - p;
+                const float *q =
+                    a->q + ((size_t)row * a->n_head + head_kv * t->group + i % t->group) * t->d + c0;
+                for (int32_t c = 0; c < 16; c++)
+                    to[(c * KERN_SCORE_STRIDE + p) * SCORE_STRIP] = q[c] * factor;
+            }
         }
+}
+
+#if defined(ATTN_AMX)
+/* x[n_row][SCORE_STRIP] from the large parts alone: to rank, eight bits of each number will do. */
+static void anti_product(const uint8_t *k, const uint8_t *q, int32_t n_row, int32_t depth, float *x)
+{
+    int32_t n_step = depth / AMX_DEPTH, row = SCORE_STRIP * (int32_t)sizeof *x;
+    bool two = n_row > AMX_ROWS;
+    TILE_ZERO(0);
+    TILE_ZERO(1);
+    TILE_ZERO(2);
+    TILE_ZERO(3);
+    for (int32_t i = 0; i < n_step; i++, k += AMX_PAIR_BYTES, q += 2 * AMX_PAIR_BYTES) {
+        amx_load_right(2, q);
+        amx_load_left(two ? 2 : 1, k, (size_t)n_step * AMX_PAIR_BYTES);
+        amx_dots(two ? 2 : 1, 2);
+    }
+    TILE_STORE(0, x, row);
+    TILE_STORE(1, x + AMX_ROWS, row);
+    if (two) {
+        TILE_STORE(2, x + AMX_ROWS * SCORE_STRIP, row);
+        TILE_STORE(3, x + AMX_ROWS * SCORE_STRIP + AMX_ROWS, row);
     }
 }
+#endif
 
 static void anti_block(const struct score_job *t, struct score_work *w, int32_t head_kv, int32_t j,
                        const float *x, int32_t col, int32_t n_col)
@@ -345,6 +378,8 @@ static void anti_item(void *ctx, int item, int n_item, int thread)
     int32_t depth = KERN_SCORE_STRIDE * t->d;
     int32_t j1 = score_min(s->n_block, (run + 1) * SCORE_ANTI_RUN);
     const struct kern_kv_block *block = a->kv->block + (size_t)head_kv * a->kv->n_block_cap;
+    if (score_asleep(s, head_kv))
+        return;
     w->page.layout.shape.head_dim = 0;
     SCORE_BEGIN();
     for (int32_t col = col0; col < col1; col += SCORE_STRIP) {
@@ -385,8 +420,8 @@ static void anti_item(void *ctx, int item, int n_item, int thread)
         for (int32_t col = col0; col < col1; col += SCORE_STRIP) {
             const float *q = w->anti.q + (size_t)(col - col0) * depth;
 #if defined(ATTN_AMX)
-            amx_product((const uint8_t *)w->anti.k, (const uint8_t *)q, n * KERN_SCORE_GROUPS,
-                        SCORE_STRIP, depth, w->anti.x, SCORE_STRIP, false);
+            anti_product((const uint8_t *)w->anti.k, (const uint8_t *)q, n * KERN_SCORE_GROUPS, depth,
+                         w->anti.x);
 #else
             tile_f32(n * KERN_SCORE_GROUPS, SCORE_STRIP, w->anti.k, depth, q, SCORE_STRIP, depth,
                      w->anti.x, SCORE_STRIP, NULL);
@@ -436,6 +471,8 @@ static void normalise_item(void *ctx, int item, int n_item, int thread)
 {
     const struct score_job *t = ctx;
     const struct kern_score *s = t->s;
+    if (score_asleep(s, item / t->group))
+        return;
     for (int32_t i = 0; i < s->n_row; i++) {
         size_t at = (size_t)item * s->n_row + i;
         s->lse[at] = score_normalise(s->mass + at * s->n_block,

@@ -69,6 +69,8 @@ static void ref_head(void *ctx, int head, int n_head, int thread)
     const struct kern_attn *a = s->a;
     int32_t d = a->kv->head_dim, head_kv = head / (n_head / a->kv->n_head_kv);
     float *k = cpu_scratch(job->kern, thread);
+    if (s->asleep && s->asleep[head_kv])
+        return;
     double *log_sum = (double *)(k + PAGE_HEAD_DIM_MAX * PAGE_TOK), x[PAGE_TOK];
     for (int32_t i = 0; i < s->n_row; i++) {
         int32_t pos = a->pos0 + s->row[i], b = pos / PAGE_TOK;

@@ -65,6 +65,9 @@ static inline struct heads heads_make(enum heads_kind kind, int32_t n, int32_t n
     memset(h.rows, 0, 2 * half * n_block * n_head_kv * sizeof *h.rows);
     h.q = aligned_alloc(64, ((size_t)n * n_head * d * sizeof *h.q + 63) & ~(size_t)63);
     float *topic = malloc(sizeof(float) * HEADS_TOPICS * d), *near = malloc(sizeof(float) * d);
+    float *turn = malloc(sizeof(float) * d); /* radians per position */
+    for (int32_t c = d / 2; c < d; c++)
+        turn[c] = powf(0.02f, (float)((c - d / 2) / 2) / (d / 2 / 2));
     for (int32_t hk = 0; hk < n_head_kv; hk++) {
         enum heads_kind what = kind != HEADS_MIXED ? kind : (enum heads_kind)(hk % 4);
         float norm = sqrtf((float)d);
@@ -73,6 +76,8 @@ static inline struct heads heads_make(enum heads_kind kind, int32_t n, int32_t n
         /* channels: half carry topics, half carry places as slow rotations */
         int32_t dt = d / 2;
         float seek = what == HEADS_RECALL ? 1.0f : 0.0f, place = what == HEADS_SPREAD ? 0 : 1.0f;
+        /* the more keys, the sharper, or the many far ones would add up */
+        float sharp = 60 + 12 * fmaxf(0, log2f((float)n / 4096));
         for (int32_t p = 0; p < n; p++) {
             struct kern_kv_block *b = &h.kv.block[hk * n_block + p / 64];
             if (!b->k) {
@@ -85,8 +90,7 @@ static inline struct heads heads_make(enum heads_kind kind, int32_t n, int32_t n
                 if (c < dt)
                     x += seek * t[c] + (p < 4 && place > 0 ? 1.2f : 0);
                 else
-                    near[c] = place * ((c - dt) % 2 ? sinf : cosf)(
-                                          (float)p * powf(0.02f, (float)((c - dt) / 2) / (dt / 2)));
+                    near[c] = place * ((c - dt) % 2 ? sinf : cosf)((float)p * turn[c]);
                 b->k[c * 64 + p % 64] = kern_f32_to_f16(c < dt ? x : x + near[c]);
                 b->v[(size_t)(p % 64) * d + c] =
                     kern_f32_to_f16(0.6f * heads_noise(&h) + 0.8f * t[c]);
@@ -101,7 +105,7 @@ static inline struct heads heads_make(enum heads_kind kind, int32_t n, int32_t n
                     if (c < dt)
                         x += seek * want[c] * 18 / norm + (place > 0 ? 1.2f * 8 / norm : 0);
                     else
-                        x += place * near[c] * (what == HEADS_RECALL ? 34 : 60) / norm;
+                        x += place * near[c] * (what == HEADS_RECALL ? 34 : sharp) / norm;
                     q[c] = x;
                 }
                 if (what == HEADS_NEEDLE && heads_mix((uint32_t)(p * 31 + head)) % 53 == 0) {
@@ -118,6 +122,7 @@ static inline struct heads heads_make(enum heads_kind kind, int32_t n, int32_t n
     }
     free(topic);
     free(near);
+    free(turn);
     return h;
 }
 

@@ -87,6 +87,8 @@ static void kern_score__exact_rows__are_what_attention_sums(void **state)
 /* Tile registers take sixteen bits of each factor; and dense rows and listed ones may be answered by
  * different kernels. */
 #define MASS_TOLERANCE 3e-4
+/* Antidiagonals only rank: there tile registers take eight bits, cut off, of scores up to some ten. */
+#define ANTI_TOLERANCE 2e-2
 
 static void kern_score__lanes__agree_with_plain(void **state)
 {
@@ -119,7 +121,8 @@ static void kern_score__lanes__agree_with_plain(void **state)
             for (size_t j = 0; j < n_mass; j++)
                 assert_float_equal(r1.mass[j], want.mass[j], MASS_TOLERANCE);
             for (size_t j = 0; j < n_anti; j++)
-                assert_float_equal(r1.anti[j], want.anti[j], MASS_TOLERANCE);
+                assert_float_equal(r1.anti[j], want.anti[j],
+                                   strcmp(one->name, "amx") ? MASS_TOLERANCE : ANTI_TOLERANCE);
             for (int32_t j = 0; j < a.n_head * 24; j++)
                 assert_float_equal(r1.lse[j], want.lse[j], MASS_TOLERANCE);
             assert_memory_equal(r1.mass, r2.mass, n_mass * sizeof(float));
