@@ -46,7 +46,7 @@ static enum status gather(const struct options *o, struct str *prompt, struct er
         }
         free(text);
     }
-    if (prompt->len == 0)
+    if (prompt->len == 0 && !o->resume)
         return err_set(e, ERR_USAGE, "nothing to ask: give a prompt, -p, -f or standard input");
     if (!utf8_valid(str_c(prompt), prompt->len))
         return err_set(e, ERR_USAGE, "the prompt is not valid UTF-8");
@@ -98,12 +98,28 @@ static void print_growth(const struct chat *c, size_t *shown)
     *shown = m.len;
 }
 
+/* Without a prompt: the last question, when a crash, a cancel or a limit came before the end of its
+ * answer. */
+static enum status begin(struct chat *c, const struct str *prompt, struct err *e)
+{
+    struct chat_message m;
+    if (prompt->len)
+        return chat_send(c, str_c(prompt), prompt->len, e);
+    if (chat_count(c) > 0) {
+        chat_get(c, chat_count(c) - 1, &m);
+        if (m.cut || !strcmp(m.role, "user"))
+            return chat_regenerate(c, e);
+    }
+    return err_set(e, ERR_USAGE, "nothing to ask: no question was left without its answer; give a "
+                                 "prompt, -p, -f or standard input");
+}
+
 static int converse(struct chat *c, const struct options *o, struct engine *en,
                     const struct str *prompt)
 {
     struct err e;
     bool plain = o->raw || !engine_info(en)->chat_format[0];
-    if (chat_send(c, str_c(prompt), prompt->len, &e) != OK)
+    if (begin(c, prompt, &e) != OK)
         return cli_fail(&e);
     /* a continued text is shown whole, like the peers' completion tools do */
     if (plain && !o->json) {

@@ -52,7 +52,7 @@ static const struct option table[] = {
     {NULL, "sparse-from", INT, OFF(sparse_from), "N", "measuring: sparse attention from N tokens on, even where it does not pay", 0, 1 << 30},
     {NULL, "db", TEXT, OFF(db), "FILE", "conversation store", 0, 0},
     {NULL, "no-save", FLAG, OFF(no_save), NULL, "leave nothing on disk", 0, 0},
-    {"-r", "resume", RESUME, OFF(resume_id), "[ID]", "open a saved conversation (the latest without ID)", 0, 0},
+    {"-r", "resume", RESUME, OFF(resume_id), "[ID]", "open a saved conversation (the latest without ID); ask without a prompt answers what was left open", 0, 0},
     {NULL, "raw", FLAG, OFF(raw), NULL, "ignore the chat template: continue the text", 0, 0},
     {NULL, "json", FLAG, OFF(json), NULL, "JSON on stdout", 0, 0},
     {NULL, "ids", FLAG, OFF(ids), NULL, "tokenize: ids only", 0, 0},

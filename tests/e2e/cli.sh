@@ -187,13 +187,24 @@ dogear list --json && id=$(json "$work/out" 'j[0]["id"]') && dogear show "$id" -
 ok kill__while_streaming__nothing_typed_is_lost
 dogear doctor
 ok kill__store__sound_afterwards
+{ printf 'on hello\nrate 200\nsay one two'; printf ' more%.0s' {1..300}; } >"$work/long.txt" # a minute
+"$DOGEAR" ask --fake "$work/long.txt" hello again >"$work/stream" 2>/dev/null </dev/null &
+pid=$!
+wait_for 20 stored 'one two'
+kill -9 $pid 2>/dev/null
+wait $pid 2>/dev/null
+dogear show "$(($id + 1))" --json && [ "$(json "$work/out" 'j["path"][1]["complete"]')" = False ] &&
+    dogear ask --fake "$fake" -r && dogear show "$(($id + 1))" --json &&
+    [ "$(json "$work/out" 'j["path"][0]["text"], j["path"][1]["complete"]')" = "('hello again', True)" ] &&
+    ! dogear ask --fake "$fake" -r && [ $rc -eq 2 ] && one_line_error
+ok ask__resume_without_prompt__answers_what_was_left_open
 : >"$work/stream"
 "$DOGEAR" ask --fake "$fake" slow again >"$work/stream" 2>"$work/err" </dev/null &
 pid=$!
 wait_for 20 grep -q three "$work/stream"
 kill -INT $pid
 wait $pid
-[ $? -eq 130 ] && dogear show "$(($id + 1))" --json && [ "$(json "$work/out" 'j["path"][1]["stop"]')" = cancel ]
+[ $? -eq 130 ] && dogear show "$(($id + 2))" --json && [ "$(json "$work/out" 'j["path"][1]["stop"]')" = cancel ]
 ok interrupt__ask__stores_what_was_said
 
 for shell in bash zsh fish; do dogear --completion-$shell && grep -q kv-budget "$work/out" || break; done
