@@ -163,12 +163,21 @@ static void write_text(const struct screen *sc, const char *path)
     str_fini(&tmp);
 }
 
-static void draw(struct screen *sc, const struct loop_options *o, FILE *log)
+/* A frame's time counts from the end of the wait before it, with what was done about events. */
+struct woken {
+    double wall_s, cpu_s;
+};
+
+static struct woken woken_now(void)
 {
-    double start_s = now_s(), start_cpu_s = cpu_s();
+    return (struct woken){now_s(), cpu_s()};
+}
+
+static void draw(struct screen *sc, const struct loop_options *o, FILE *log, struct woken from)
+{
     screen_draw(sc);
     if (log)
-        fprintf(log, "%.3f %.3f\n", (now_s() - start_s) * 1000, (cpu_s() - start_cpu_s) * 1000);
+        fprintf(log, "%.3f %.3f\n", (now_s() - from.wall_s) * 1000, (cpu_s() - from.cpu_s) * 1000);
     if (o->frame_text)
         write_text(sc, o->frame_text);
 }
@@ -177,12 +186,13 @@ static void run(struct ui_front *front, struct screen *sc, const struct loop_opt
 {
     const struct loop_wake *w = o->wake;
     double frame_s = 0;
+    struct woken woken = woken_now();
     while (!screen_done(sc)) {
         int timeout_ms = screen_tick(sc, now_s());
         if (screen_dirty(sc)) {
             double due_ms = (frame_s + FRAME_S - now_s()) * 1000;
             if (due_ms <= 0) {
-                draw(sc, o, log);
+                draw(sc, o, log, woken);
                 frame_s = now_s();
             } else if (timeout_ms < 0 || due_ms < timeout_ms) {
                 timeout_ms = (int)due_ms + 1;
@@ -193,6 +203,7 @@ static void run(struct ui_front *front, struct screen *sc, const struct loop_opt
             timeout_ms = SETTLE_MS;
         struct pollfd fds[2] = {{w->event_fd, POLLIN, 0}, {w->signal_fd, POLLIN, 0}};
         front->wait(front->ctx, fds, 2, timeout_ms);
+        woken = woken_now();
         if ((fds[1].revents & POLLIN) && !take_signals(w->signal_fd, front, sc))
             break;
         if (fds[0].revents & POLLIN) {

@@ -705,6 +705,10 @@ static enum status open_display(struct err *e)
                        "no display: %s (DISPLAY is \"%s\", WAYLAND_DISPLAY \"%s\"); "
                        "`dogear` alone runs in the terminal",
                        SDL_GetError(), x ? x : "", wayland ? wayland : "");
+    /* SDL would carry every frame whole through OpenGL, which without a graphics card computes it
+     * on the cores that the model needs. X takes just the rectangles that changed. */
+    if (strcmp(SDL_GetCurrentVideoDriver(), "x11") == 0)
+        SDL_SetHint(SDL_HINT_FRAMEBUFFER_ACCELERATION, "0");
     return OK;
 }
 

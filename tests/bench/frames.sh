@@ -1,10 +1,10 @@
 # How long frames of the window take while the engine has every core, and what it uses when nothing
 # happens. For people, not for the suite: times depend on the machine.
-#   frames.sh DOGEAR MODEL [SECONDS]     needs Xvfb, xdotool; prints one line per phase
-# wall is what a user waits for a frame, cpu what this thread computed for it; a busy machine
-# stretches the first, not the second.
+#   frames.sh DOGEAR MODEL [SECONDS [IDLE]]   needs Xvfb, xdotool; prints one line per phase
+# A frame's time runs from the moment the program wakes up for it until it is shown: wall is what a
+# user waits, cpu what this thread computed; a busy machine stretches the first, not the second.
 set -u
-dogear=$(realpath "$1") model=$(realpath "$2") seconds=${3:-10}
+dogear=$(realpath "$1") model=$(realpath "$2") seconds=${3:-10} idle=${4:-10}
 work=$(mktemp -d)
 export HOME=$work XDG_DATA_HOME=$work/data XDG_CONFIG_HOME=$work/config XDG_STATE_HOME=$work/state \
     XDG_CACHE_HOME=$work/cache LC_ALL=C.UTF-8
@@ -56,8 +56,9 @@ xdotool key Escape Escape
 xdotool key ctrl+plus ctrl+plus ctrl+0
 sleep 1
 report zoom
+[ "$idle" -gt 0 ] || exit 0
 sleep 2
 before=$(ticks) from=$(date +%s.%N)
-sleep 10
+sleep "$idle"
 awk -v t=$(($(ticks) - before)) -v a="$from" -v b="$(date +%s.%N)" \
     'BEGIN { printf "idle       %.2f %% of a core over %.0f s, dashboard open\n", t / (b - a), b - a }'
