@@ -40,7 +40,7 @@ struct chat {
     struct stats_choice *choice; /* of the first ids of the answer `choice_of` */
     int32_t n_choice;
     int64_t choice_of; /* message; 0 = none */
-    struct stats_agree *agree; /* of the first positions of the path that ended with agree_of */
+    struct stats_agree *agree; /* of the first ids of the answer `agree_of` */
     int32_t n_agree;
     int64_t agree_of; /* message; 0 = none */
 
@@ -93,7 +93,7 @@ static struct message *path_add(struct chat *c, int64_t id, const char *role, co
     return m;
 }
 
-/* What the model said of the tokens of an answer from an earlier session. */
+/* What the model, and verifying, said of the tokens of an answer from an earlier session. */
 static void load_choices(struct chat *c)
 {
     struct sessions_turn *t;
@@ -110,6 +110,9 @@ static void load_choices(struct chat *c)
         c->n_choice = (int32_t)(last->choices_bytes / sizeof *c->choice);
         c->choice_of = last->message;
     }
+    free(c->agree);
+    c->agree = last ? figures_agree(last->figures, &c->n_agree) : NULL;
+    c->agree_of = c->agree ? last->message : 0;
     sessions_turns_free(t, n);
 }
 
@@ -251,10 +254,9 @@ bool chat_answer(const struct chat *c, struct chat_answer *ret)
         ret->choice = c->choice;
         ret->n_choice = c->n_choice < m->n_id ? c->n_choice : m->n_id;
     }
-    if (m->id == c->agree_of && ret->first > 0 && c->n_agree >= ret->first) {
-        int32_t n = c->n_agree - ret->first + 1; /* a token is chosen at the position before it */
-        ret->agree = c->agree + ret->first - 1;
-        ret->n_agree = n < m->n_id ? n : m->n_id;
+    if (m->id == c->agree_of) {
+        ret->agree = c->agree;
+        ret->n_agree = c->n_agree < m->n_id ? c->n_agree : m->n_id;
     }
     return true;
 }
@@ -565,7 +567,7 @@ static void keep_figures(struct chat *c, int64_t message)
 {
     struct stats s;
     engine_stats(c->engine, &s);
-    char *text = figures_text(&s);
+    char *text = figures_text(&s, c->agree, message == c->agree_of ? c->n_agree : 0);
     size_t n = message == c->choice_of ? (size_t)c->n_choice : 0;
     sessions_turn_put(c->store, message, text, c->choice, n * sizeof *c->choice);
     free(text);
@@ -585,13 +587,27 @@ static void finish_answer(struct chat *c, const char *stop)
     c->running = c->answering = c->unflushed = false;
 }
 
-static void take_agreement(struct chat *c, struct engine_event *ev)
+/* Keeps what verifying found of the last answer's tokens; of the rest its figures tell. */
+static void take_agreement(struct chat *c, const struct engine_event *ev)
 {
+    const struct message *last = &c->messages[c->n_message - 1];
+    int32_t first = 0;
     free(c->agree);
-    c->agree = ev->agree;
-    c->n_agree = ev->agree ? ev->fidelity.n : 0;
-    c->agree_of = c->messages[c->n_message - 1].id;
-    ev->agree = NULL;
+    c->agree = NULL;
+    c->agree_of = 0;
+    if (strcmp(last->role, "assistant") != 0)
+        return;
+    for (int32_t i = 0; i + 1 < c->n_message; i++)
+        first += c->messages[i].n_id;
+    int32_t n = ev->fidelity.n - first + 1; /* a token is chosen at the position before it */
+    n = n < last->n_id ? n : last->n_id;
+    if (ev->agree && first > 0 && n > 0) {
+        c->agree = mem_alloc((size_t)n * sizeof *c->agree);
+        memcpy(c->agree, ev->agree + first - 1, (size_t)n * sizeof *c->agree);
+        c->n_agree = n;
+        c->agree_of = last->id;
+    }
+    keep_figures(c, last->id);
 }
 
 /* The event without what it owns. */
@@ -652,8 +668,6 @@ static bool translate(struct chat *c, struct engine_event *ev, struct chat_event
         if (ev->kind == ENGINE_EV_VERIFIED) {
             c->running = false;
             take_agreement(c, ev);
-            if (!strcmp(c->messages[c->n_message - 1].role, "assistant"))
-                keep_figures(c, c->messages[c->n_message - 1].id);
         }
         return true;
     }

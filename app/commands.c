@@ -330,11 +330,10 @@ static void cmd_model(struct screen *sc, const char *args)
 
 static void cmd_context(struct screen *sc, const char *args)
 {
-    struct stats st;
+    struct stats st = *screen_stats(sc);
     char a[FORMAT_SIZE], b[FORMAT_SIZE], c[FORMAT_SIZE];
     struct str s = {0};
     (void)args;
-    engine_stats(screen_engine_of(sc), &st);
     double part = st.n_ctx > 0 && st.n_tok >= 0 ? (double)st.n_tok / st.n_ctx : NAN;
     str_addf(&s, "tokens held    %s of %s (%s)\n", format_count(a, st.n_tok),
              format_count(b, st.n_ctx), format_percent(c, part));
@@ -367,13 +366,11 @@ static void add_sparse(struct str *s, const struct stats *st)
 
 static void cmd_coverage(struct screen *sc, const char *args)
 {
-    struct engine *en = screen_engine_of(sc);
-    struct stats st;
     char *end;
     double c = strtod(args, &end);
     if (!args[0]) {
+        struct stats st = *screen_stats(sc);
         struct str s = {0};
-        engine_stats(en, &st);
         str_addf(&s, "coverage       %g%s\n", st.coverage, st.coverage >= 1 ? " (dense)" : "");
         add_sparse(&s, &st);
         str_adds(&s, "\n/coverage C changes it from the next answer on; 1 is dense.");
@@ -391,10 +388,9 @@ static void cmd_coverage(struct screen *sc, const char *args)
 
 static void cmd_stats(struct screen *sc, const char *args)
 {
-    struct stats st;
+    struct stats st = *screen_stats(sc);
     char a[FORMAT_SIZE], b[FORMAT_SIZE];
     struct str s = {0};
-    engine_stats(screen_engine_of(sc), &st);
     if (args[0]) {
         struct err e;
         int64_t id = chat_conversation(screen_chat(sc));

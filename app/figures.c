@@ -8,6 +8,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "engine/base/mem.h"
@@ -30,6 +31,15 @@ static json_t *layers(const float *v, int32_t n)
     for (int32_t i = 0; i < n; i++)
         json_array_append_new(a, json_figure((double)v[i]));
     return a;
+}
+
+/* A time of CLOCK_MONOTONIC as milliseconds since 1970, and back: the first ends with the machine. */
+static int64_t clock_lead_ms(void)
+{
+    struct timespec wall, mono;
+    clock_gettime(CLOCK_REALTIME, &wall);
+    clock_gettime(CLOCK_MONOTONIC, &mono);
+    return ((int64_t)wall.tv_sec - mono.tv_sec) * 1000 + (wall.tv_nsec - mono.tv_nsec) / 1000000;
 }
 
 static json_t *figures_json(const struct stats *s)
@@ -82,6 +92,9 @@ static json_t *figures_json(const struct stats *s)
         {"kl_measured", json_figure(s->kl_measured)},
         {"top1_measured", json_figure(s->top1_measured)},
         {"fidelity_n", json_whole(s->fidelity_n)},
+        {"fidelity_at_ms", isfinite(s->fidelity_at_s)
+                               ? json_integer((int64_t)(s->fidelity_at_s * 1000) + clock_lead_ms())
+                               : json_null()},
         {"kl_p99_measured", json_figure(s->kl_p99_measured)},
         {"nll_difference", json_figure(s->nll_difference)},
         {"first_divergence", json_whole(s->first_divergence)},
@@ -95,10 +108,19 @@ static json_t *figures_json(const struct stats *s)
     return j;
 }
 
-char *figures_text(const struct stats *s)
+char *figures_text(const struct stats *s, const struct stats_agree *agree, int32_t n)
 {
     json_t *j = figures_json(s);
-    char *text = json_dumps(j, JSON_COMPACT);
+    if (n > 0) {
+        json_t *kl = json_array(), *same = json_array();
+        for (int32_t i = 0; i < n; i++) {
+            json_array_append_new(kl, json_figure((double)agree[i].kl));
+            json_array_append_new(same, json_boolean(agree[i].same));
+        }
+        json_object_set_new(j, "token_kl", kl);
+        json_object_set_new(j, "token_same", same);
+    }
+    char *text = json_dumps(j, JSON_COMPACT | JSON_REAL_PRECISION(9));
     json_decref(j);
     return text ? text : mem_strdup("{}");
 }
@@ -132,8 +154,34 @@ bool figures_parse(const char *text, struct stats *ret)
     const json_t *tiers = json_object_get(j, "tier_bytes");
     for (int i = 0; i < STATS_TIERS; i++)
         ret->tier_bytes[i] = whole(tiers, stats_tier_name[i]);
+    const char *kv = json_string_value(json_object_get(j, "kv"));
+    snprintf(ret->kv, sizeof ret->kv, "%s", kv ? kv : "");
+    ret->kl_measured = number(j, "kl_measured");
+    ret->top1_measured = number(j, "top1_measured");
+    ret->kl_p99_measured = number(j, "kl_p99_measured");
+    ret->nll_difference = number(j, "nll_difference");
+    ret->first_divergence = (int32_t)whole(j, "first_divergence");
+    ret->fidelity_n = (int32_t)whole(j, "fidelity_n");
+    ret->fidelity_at_s = (number(j, "fidelity_at_ms") - (double)clock_lead_ms()) / 1000;
     json_decref(j);
     return true;
+}
+
+struct stats_agree *figures_agree(const char *text, int32_t *ret_n)
+{
+    struct stats_agree *a = NULL;
+    json_t *j = json_loads(text, 0, NULL);
+    const json_t *kl = json_object_get(j, "token_kl"), *same = json_object_get(j, "token_same");
+    size_t n = json_array_size(kl);
+    if (n > 0 && n == json_array_size(same) && n <= INT32_MAX) {
+        a = mem_alloc(n * sizeof *a);
+        for (size_t i = 0; i < n; i++)
+            a[i] = (struct stats_agree){(float)json_number_value(json_array_get(kl, i)),
+                                        json_is_true(json_array_get(same, i))};
+        *ret_n = (int32_t)n;
+    }
+    json_decref(j);
+    return a;
 }
 
 /* ---- files ---- */

@@ -645,7 +645,7 @@ int screen_tick(struct screen *sc, double now_s)
         screen_engine(sc);
     if (running || sc->stats_s == 0) {
         if (now_s - sc->stats_s >= STATS_EVERY_S) {
-            engine_stats(sc->engine, &sc->model.stats);
+            screen_stats(sc);
             sc->stats_s = now_s;
             sc->dirty = true;
             history_add(&sc->history, &sc->model.stats);

@@ -70,5 +70,7 @@ void screen_quit(struct screen *sc);
 struct chat *screen_chat(struct screen *sc);
 struct sessions *screen_store(struct screen *sc);
 struct engine *screen_engine_of(struct screen *sc);
+/* The engine's figures of now, with what the store knows that the engine has forgotten. */
+const struct stats *screen_stats(struct screen *sc);
 
 #endif

@@ -71,14 +71,46 @@ void dash_opened(struct screen *sc)
     }
     d->map_stale = d->disk_stale = true;
     history_clear_turns(&sc->history);
+    stats_init(&d->verified);
     if (!id || sessions_turns(sc->store, id, &t, &n, &ignored) != OK)
         return;
     for (int32_t i = 0; i < n; i++) {
         struct stats s;
-        if (figures_parse(t[i].figures, &s))
-            history_add_turn(&sc->history, &s);
+        if (!figures_parse(t[i].figures, &s))
+            continue;
+        history_add_turn(&sc->history, &s);
+        if (s.fidelity_n > 0)
+            d->verified = s;
     }
     sessions_turns_free(t, n);
+}
+
+static int coarsest_tier(const struct stats *s)
+{
+    int i = STATS_TIERS - 1;
+    while (i > 0 && s->tier_bytes[i] <= 0)
+        i--;
+    return i;
+}
+
+const struct stats *screen_stats(struct screen *sc)
+{
+    struct stats *s = &sc->model.stats;
+    const struct stats *v = &sc->dash.verified;
+    engine_stats(sc->engine, s);
+    /* The engine forgets when it ends or another chat is opened. What was found counts for a cache
+     * that is kept in the same way, and as fine. */
+    if (v->fidelity_n < 0 || s->fidelity_n >= 0 || s->timeline != sc->dash.conversation ||
+        strcmp(s->kv, v->kv) != 0 || coarsest_tier(s) > coarsest_tier(v))
+        return s;
+    s->kl_measured = v->kl_measured;
+    s->top1_measured = v->top1_measured;
+    s->kl_p99_measured = v->kl_p99_measured;
+    s->nll_difference = v->nll_difference;
+    s->first_divergence = v->first_divergence;
+    s->fidelity_n = v->fidelity_n;
+    s->fidelity_at_s = v->fidelity_at_s;
+    return s;
 }
 
 void dash_turn_ended(struct screen *sc)
@@ -190,13 +222,13 @@ double dash_tick(struct screen *sc, double now_s)
     }
     if (d->map_waits && engine_map(sc->engine, &d->map)) {
         d->map_waits = false;
-        engine_stats(sc->engine, &sc->model.stats);
+        screen_stats(sc);
         sc->dirty = true;
     }
     if (!running && (d->disk_stale || now_s - d->disk_s >= DISK_EVERY_S)) {
         ask_disk(sc, now_s);
-        engine_stats(sc->engine, &sc->model.stats); /* memory of the process */
-        sc->dirty = true;                           /* ages move on, too */
+        screen_stats(sc);   /* memory of the process */
+        sc->dirty = true; /* ages move on, too */
     }
     if (d->trace_waits)
         return now_s + TRACE_WAIT_S;

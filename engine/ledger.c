@@ -244,6 +244,19 @@ static int32_t room(const struct kv_pool *p, double page_bytes, int32_t n_chunk)
     return n < INT32_MAX ? (int32_t)n : INT32_MAX;
 }
 
+/* Where whole chunks do not fit on top of what is held, a shorter prompt may. */
+static int32_t room_beyond(const struct kv_pool *p, const struct kv_line *l, double page_bytes,
+                           int32_t n_chunk)
+{
+    int32_t held = l ? l->n_tok : 0, n = room(p, page_bytes, n_chunk);
+    while (n <= held && n_chunk > KERN_BLOCK_TOK) {
+        n_chunk /= 2;
+        n = room(p, page_bytes, n_chunk);
+        n = n < held + n_chunk ? n : held + n_chunk;
+    }
+    return n;
+}
+
 int32_t ledger_room(const struct kv_pool *p, const struct kv_line *l, int32_t n_chunk)
 {
     double sum = 0, heads = (double)p->shape.n_layer * p->shape.n_head_kv;
@@ -253,13 +266,14 @@ int32_t ledger_room(const struct kv_pool *p, const struct kv_line *l, int32_t n_
             sum += (double)l->block[j]->page_bytes;
             n++;
         }
-    return room(p, n ? sum / (n * heads) : (double)kv_pages_bytes(p) / heads, n_chunk);
+    double page_bytes = n ? sum / (n * heads) : (double)kv_pages_bytes(p) / heads;
+    return room_beyond(p, l, page_bytes, n_chunk);
 }
 
-int32_t ledger_room_floor(const struct kv_pool *p, int32_t n_chunk)
+int32_t ledger_room_floor(const struct kv_pool *p, const struct kv_line *l, int32_t n_chunk)
 {
     const struct page_shape floor = {p->shape.head_dim, p->preset.floor_k, p->preset.floor_v};
-    return room(p, (double)page_size(&floor), n_chunk);
+    return room_beyond(p, l, (double)page_size(&floor), n_chunk);
 }
 
 const char *ledger_floor_name(const struct preset *p)

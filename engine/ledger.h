@@ -28,10 +28,11 @@ double ledger_error2(const struct kv_line *l, int32_t layer, enum page_tensor te
 double ledger_page_error(const struct kern_page *page);
 /* Bytes of this line by tier, as in stats_tier_name. */
 void ledger_tiers(const struct kv_line *l, int64_t ret[STATS_TIERS]);
-/* Tokens that the pool's budget holds when one line has it all, read in chunks of n_chunk: with
- * pages as they are in this line (NULL = as sealed), and stepped down to the preset's floor. */
+/* Tokens that the pool's budget holds when this line (NULL = an empty one) has it all, read in
+ * chunks of n_chunk: with pages as they are in it (none = as sealed), and stepped down to the
+ * preset's floor. Where chunks are too long to add any, what one shorter prompt may add. */
 int32_t ledger_room(const struct kv_pool *p, const struct kv_line *l, int32_t n_chunk);
-int32_t ledger_room_floor(const struct kv_pool *p, int32_t n_chunk);
+int32_t ledger_room_floor(const struct kv_pool *p, const struct kv_line *l, int32_t n_chunk);
 /* Name of the coarsest tier that the preset steps down to. */
 const char *ledger_floor_name(const struct preset *p);
 /* Fills everything but times and timeline; what *ret held is reused or freed. */

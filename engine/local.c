@@ -215,7 +215,7 @@ void local_walk(struct local *l, int64_t id, const struct kv_line *line, bool of
     if (l->kern->ops->memory_used)
         s->vram_bytes = (int64_t)l->kern->ops->memory_used(l->kern);
     s->fit_tok = ledger_room(l->pool, line, l->plan.n_chunk);
-    s->fit_floor_tok = ledger_room_floor(l->pool, l->plan.n_chunk);
+    s->fit_floor_tok = ledger_room_floor(l->pool, line, l->plan.n_chunk);
     snprintf(s->kv, sizeof s->kv, "%s", l->preset->name);
     snprintf(s->kv_floor, sizeof s->kv_floor, "%s", ledger_floor_name(l->preset));
     if (map) {

@@ -145,17 +145,26 @@ static void draw_tier_history(struct pen *p, const struct history *h, int rows)
 static void draw_room(const struct ui_model *m, struct pen *p)
 {
     const struct stats *s = &m->stats;
-    char a[FORMAT_SIZE];
+    char a[FORMAT_SIZE], text[64];
     struct dash_room now = dash_room(s, s->fit_tok), floor = dash_room(s, s->fit_floor_tok);
+    const char *tier = s->kv_floor[0] ? s->kv_floor : "the floor";
     pen_line(p, "fits");
-    pen_figure(p, "", format_count(a, now.n_tok), " more tokens as it is");
-    if (floor.n_tok != now.n_tok) {
-        char after[32];
-        snprintf(after, sizeof after, " at the floor%s%s", s->kv_floor[0] ? ", " : "", s->kv_floor);
-        pen_figure(p, "   ", format_count(a, floor.n_tok), after);
+    if (floor.n_tok == 0 && floor.context) {
+        pen_figure(p, "no more: ", "the context is full", "");
+    } else if (floor.n_tok == 0) {
+        snprintf(text, sizeof text, " at %s: a larger budget makes room", tier);
+        pen_figure(p, "", "no more", text);
+    } else if (now.n_tok == 0) {
+        snprintf(text, sizeof text, " more tokens, as pages step down to %s", tier);
+        pen_figure(p, "", format_count(a, floor.n_tok), text);
+    } else {
+        pen_figure(p, "", format_count(a, now.n_tok), " more tokens as it is");
+        snprintf(text, sizeof text, " at the floor%s%s", s->kv_floor[0] ? ", " : "", s->kv_floor);
+        if (floor.n_tok != now.n_tok)
+            pen_figure(p, "   ", format_count(a, floor.n_tok), text);
+        if (now.context)
+            pen_figure(p, "   the context ends first", "", "");
     }
-    if (now.context)
-        pen_figure(p, "   the context ends first", "", "");
     pen_end(p);
 }
 

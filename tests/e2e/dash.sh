@@ -36,26 +36,23 @@ figures() {
 import json, re, sys
 text = re.sub(r"\s+", " ", open(sys.argv[1]).read())
 unit = {"B": 1, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30, "TiB": 2**40}
-def find(pattern):
-    m = re.search(pattern, text)
-    return m.groups() if m else None
-def size(name, pattern):
-    m = find(pattern + r" ([0-9.]+) ([KMGT]?i?B)\b")
-    seen[name] = float(m[0]) * unit[m[1]] if m else None
-def count(name, pattern):
-    m = find(pattern + r" ([0-9,]+)")
-    seen[name] = int(m[0].replace(",", "")) if m else None
+figures = { # where each stands; a # is the figure
+    "n_tok": "# of [0-9,]+ [0-9.]+% prompt", "n_ctx": "[0-9,]+ of # [0-9.]+% prompt",
+    "reused": "reused #", "read": "read #", "chat": "this chat #", "f16": "in f16 #",
+    "of_f16": "in f16 [0-9.]+ [KM]?i?B # ", "per_token": "#/token", "used": "budget [█░]* #",
+    "budget": "of # by tier", "tier_f16": "■ f16 #", "tier_8": "■ 8/8 #", "fits": "fits #",
+    "most": "by turn [▁▂▃▄▅▆▇█ ]*# ", "ram": "RAM #", "weights": "weights #", "scratch": "scratch #",
+    "disk": "disk this chat #", "disk_all": "all chats #", "disk_limit": "all chats [0-9.]+ [KM]?i?B of #",
+    "kl": "KL #", "top1": "top-1 #", "n": "over # positions", "p99": "99% below #",
+    "written": "written #", "computed": "computed #", "page_to": "page [0-9]+, tokens [0-9]+ to #",
+    "n_answer": "Last answer # tokens", "perplexity": "perplexity #", "chosen": 'chosen ".*?" #',
+    "likeliest": 'likeliest ".*?" #'}
 seen = {}
-size("chat", "this chat"); size("f16", "in f16"); size("ram", "RAM"); size("weights", "weights")
-size("disk_all", "all chats"); size("used", "budget [█░]*"); size("tier_f16", "■ f16"); size("tier_8", "■ 8/8")
-m = find(r"disk this chat ([0-9.]+) ([KMGT]?i?B)"); seen["disk"] = float(m[0]) * unit[m[1]] if m else None
-m = find(r"of ([0-9.]+) ([KMGT]?i?B) by tier"); seen["budget"] = float(m[0]) * unit[m[1]] if m else None
-m = find(r"([0-9,]+) of ([0-9,]+) [0-9.]+% prompt"); seen["n_tok"], seen["n_ctx"] = [int(x.replace(",", "")) for x in m] if m else (None, None)
-count("reused", "reused"); count("read", "read"); count("fits", "fits")
-m = find(r"by turn [▁▂▃▄▅▆▇█ ]*([0-9.]+) ([KMGT]?i?B) "); seen["most"] = float(m[0]) * unit[m[1]] if m else None
-m = find(r"KL ([0-9][0-9.e-]*)"); seen["kl"] = float(m[0]) if m else None
-m = find(r"top-1 ([0-9.]+)%"); seen["top1"] = float(m[0]) / 100 if m else None
-m = find(r"over ([0-9,]+) positions"); seen["n"] = int(m[0].replace(",", "")) if m else None
+for name, where in figures.items():
+    m = re.search(where.replace("#", r"([0-9][0-9.,]*(?:e-[0-9]+)?)( ?[KMGT]?i?B\b|%)?"), text)
+    of = m[2].strip() if m and m[2] else None
+    value = float(m[1].strip(",").replace(",", "")) * (0.01 if of == "%" else unit.get(of, 1)) if m else None
+    seen[name] = int(value) if value and value == int(value) else value
 print(json.dumps(seen))
 P
 }
@@ -77,6 +74,8 @@ count_chat() {
     [ $sealed -gt 0 ] || sealed=0
     chat=$(((blocks - sealed) * rows + sinks + sealed * 8 * page))
 }
+# This is the only conversation in memory; up to two blocks of rows lie ready for what comes.
+in_use() { near used $chat || near used $((chat + rows)) || near used $((chat + 2 * rows)); }
 ram_as_kernel() { near ram "$(awk '{print $2 * 4096}' "/proc/$(cat "$work/pid")/statm")" 0.1; }
 disk_as_file() {
     near disk_all "$(sqlite3 "$kv" 'SELECT (SELECT * FROM pragma_page_count) * (SELECT * FROM pragma_page_size) - (SELECT * FROM pragma_freelist_count) * (SELECT * FROM pragma_page_size)')" 0.02
@@ -89,6 +88,10 @@ check() {
     near f16 $((blocks * rows)) && near chat $chat && near tier_f16 $(((blocks - sealed) * rows + sinks)) &&
         near tier_8 $((sealed * 8 * page))
     ok "dash__cache__is_what_its_shape_takes_$1"
+    near per_token "$(python3 -c "print($chat / $n)")" && near of_f16 "$(python3 -c "print($chat / ($blocks * $rows))")" 0.01
+    ok "dash__per_token__is_the_cache_by_its_tokens_$1"
+    in_use && near budget $((12 << 20))
+    ok "dash__budget__as_given_and_as_used_$1"
     near fits $((8192 - n)) # the context ends before the budget does
     ok "dash__fits__up_to_the_context_$1"
     for _ in 1 2 3 4 5 6 7 8 9 10; do # the screen itself has just grown
@@ -96,19 +99,42 @@ check() {
         sleep 1
         figures
     done
-    near weights "$(json "$work/plan" 'j["plan"]["weights_bytes"]')" && ram_as_kernel
+    near weights "$(json "$work/plan" 'j["plan"]["weights_bytes"]')" && ram_as_kernel &&
+        near scratch "$(json "$work/plan" 'j["plan"]["scratch_bytes"]')" && shows 'VRAM --'
     ok "dash__memory__as_the_kernel_counts_$1"
     for _ in 1 2 3 4 5 6 7 8 9 10; do # the store may be writing while we look
         disk_as_file && break
         sleep 1
         figures
     done
-    disk_as_file
+    disk_as_file && near disk_limit $((700 << 20))
     ok "dash__disk__as_the_file_says_$1"
 }
 
+# What the model says of the last answer's tokens when it reads the chat at once, without a cache
+# that was compressed: their number, perplexity, the probability of the last one and of the likeliest.
+count_answer() {
+    sqlite3 "$db" 'SELECT hex(ids) FROM message WHERE ids IS NOT NULL ORDER BY id' >"$work/hex"
+    python3 -c 'import sys; sys.stdout.buffer.write(bytes.fromhex(sys.stdin.read()))' <"$work/hex" >"$work/ids"
+    dogear logits -m "$model" --tokens "$work/ids" --out "$work/logits" || return 1
+    python3 - "$work" "$(n_last)" >"$work/answer" <<'P'
+import array, json, math, sys
+ids, logits, n = array.array("i"), array.array("f"), int(sys.argv[2])
+ids.frombytes(open(sys.argv[1] + "/ids", "rb").read())
+logits.frombytes(open(sys.argv[1] + "/logits", "rb").read())
+width, total = len(logits) // len(ids), 0
+for at in range(len(ids) - n, len(ids)):
+    row = logits[(at - 1) * width:at * width]
+    whole = sum(math.exp(x - max(row)) for x in row)
+    chosen = math.exp(row[ids[at]] - max(row)) / whole
+    total += math.log(chosen)
+print(json.dumps({"perplexity": math.exp(-total / n), "chosen": chosen, "likeliest": 1 / whole}))
+P
+}
+n_last() { sqlite3 "$db" 'SELECT n_id FROM message ORDER BY id DESC LIMIT 1'; }
+
 dogear info "$model" --json && cp "$work/out" "$work/plan"
-start 80 24
+start 80 24 '--kv-budget 12M --store-budget 700M'
 say 'Hello! How are you today?'
 wait_for 60 turns 1
 keys F2
@@ -139,6 +165,22 @@ tm resize-window -x 80 -y 24
 has 'Overview'
 keys F2
 has 'Controls'
+keys Tab
+has 'Precision map' && shows 'L3' && ! shows 'L4' && keys End && has "page $((blocks - 1))," && figures && near page_to $((n - 1)) 0
+ok dash__map__layers_and_pages_of_this_chat
+keys Tab
+has 'Sparse attention' && figures && near written "$(n_last)" 0 && near computed 1 && shows '3 turns kept'
+ok dash__speed__tokens_written_and_turns_kept
+keys Tab
+has 'Last answer' && keys End && count_answer
+as_model_says() {
+    figures
+    near n_answer "$(n_last)" 0 && near perplexity "$(json "$work/answer" 'j["perplexity"]')" 0.01 &&
+        near chosen "$(json "$work/answer" 'j["chosen"]')" 0.01 && near likeliest "$(json "$work/answer" 'j["likeliest"]')" 0.01
+}
+wait_for 20 as_model_says
+ok dash__answer__probabilities_as_the_logits_say
+keys Tab
 # Verify: the screen says what the command line finds on the same store.
 say '/verify'
 wait_for 60 shows 'positions'
@@ -150,8 +192,8 @@ keys C-d
 wait_for 20 test -f "$work/rc"
 [ "$(cat "$work/rc")" = 0 ] && [ ! -s "$work/err" ]
 ok dash__end__clean_exit
-dogear verify "$id" -m "$model" --json && near kl "$(json "$work/out" 'j["kl_mean"]')" 0.02 &&
-    near top1 "$(json "$work/out" 'j["top1"]')" 0.01 && near n "$(json "$work/out" 'j["n"]')"
+dogear verify "$id" -m "$model" --json && cp "$work/out" "$work/found" && near kl "$(json "$work/out" 'j["kl_mean"]')" 0.02 &&
+    near top1 "$(json "$work/out" 'j["top1"]')" 0.01 && near n "$(json "$work/out" 'j["n"]')" && near p99 "$(json "$work/out" 'j["kl_p99"]')" 0.02
 ok dash__verify__as_the_command_line_measures
 
 # Its controls by key, on the chat as it is on disk.
@@ -159,6 +201,17 @@ start 80 24 "-r $id"
 has 'What is my dog called?'
 keys F2
 has 'Controls'
+as_verified() {
+    figures
+    near kl "$(json "$work/found" 'j["kl_mean"]')" 0.02 && near top1 "$(json "$work/found" 'j["top1"]')" 0.01 &&
+        near n "$(json "$work/found" 'j["n"]')"
+}
+wait_for 20 as_verified
+ok dash__verified__told_again_after_the_restart
+keys Tab Tab Tab
+has ' choice, KL '
+ok dash__verified__of_each_token_after_the_restart
+keys Tab
 keys Down
 keys Left
 has '‹ 0.99 ›'
