@@ -225,12 +225,18 @@ int theme_nearest_256(int32_t rgb)
 
 int theme_nearest_8(int32_t rgb)
 {
-    int r = rgb >> 16 & 255, g = rgb >> 8 & 255, b = rgb & 255;
-    int max = r > g ? r : g;
-    max = max > b ? max : b;
-    if (max < 80)
+    enum { DARK = 80, GREY = 48 };
+    int c[3] = {rgb >> 16 & 255, rgb >> 8 & 255, rgb & 255}, min = 255, max = 0, ret = 0;
+    for (int i = 0; i < 3; i++) {
+        min = c[i] < min ? c[i] : min;
+        max = c[i] > max ? c[i] : max;
+    }
+    if (max < DARK)
         return 0;
-    /* Hue by the channels close to the strongest: a pastel and a deep tone are the same colour. */
-    int cut = max * 3 / 4;
-    return (r > cut ? 1 : 0) | (g > cut ? 2 : 0) | (b > cut ? 4 : 0);
+    if (max - min < GREY)
+        return 7;
+    /* By hue: a pastel and a deep tone are the same colour; orange is yellow, brown is red. */
+    for (int i = 0; i < 3; i++)
+        ret |= 100 * (c[i] - min) >= (max < 192 ? 60 : 50) * (max - min) ? 1 << i : 0;
+    return ret;
 }

@@ -97,6 +97,8 @@ static void style_of(struct tui *t, const struct cell *c, attr_t *ret_attr, int 
     int fg = curses_colour(t, role->fg), bg_colour = curses_colour(t, bg);
     if (t->colours == 8 && fg >= 0 && fg == bg_colour)
         fg = fg == 7 ? 0 : 7; /* eight colours may fold text and shade into one */
+    if (t->colours == 8 && bg_colour < 0 && fg == (t->theme.dark ? 0 : 7))
+        fg = 7 - fg; /* faint lines would be those of the screen */
     *ret_pair = pair_of(t, fg, bg_colour);
     uint8_t bits = c->attr | role->attr;
     attr_t a = A_NORMAL;

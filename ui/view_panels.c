@@ -241,6 +241,17 @@ static void help_dash(const struct ui_model *m, struct help_line *lines, int max
     help_add(lines, max, n, "", "", false);
 }
 
+static int help_rows(const struct help_line *l, int w)
+{
+    int n = 0;
+    size_t at = 0, next, len = strlen(l->right);
+    do {
+        text_wrap(l->right + at, len - at, w, false, &next);
+        n++;
+    } while ((at += next) < len);
+    return n;
+}
+
 static void draw_help(const struct ui_model *m, struct cells *c, struct rect screen)
 {
     enum { LINES_MAX = 220 };
@@ -264,21 +275,33 @@ static void draw_help(const struct ui_model *m, struct cells *c, struct rect scr
         if (w > left_w)
             left_w = w;
     }
-    struct rect box = layout_popup(screen, 92, n + 2);
-    struct rect in = draw_box(c, box, "Help", "Up Down PgUp PgDn scroll   Esc close");
-    if (left_w > in.w / 2)
-        left_w = in.w / 2;
-    int most = n > in.h ? n - in.h : 0;
+    /* What is said of a key goes on below where it does not fit beside it. */
+    struct rect wide = layout_popup(screen, 92, screen.h);
+    left_w = left_w > wide.w / 2 - 1 ? wide.w / 2 - 1 : left_w;
+    int right_w = wide.w - left_w - 6, n_row = 0;
+    for (int i = 0; i < n; i++)
+        n_row += help_rows(&lines[i], right_w);
+    struct rect in = draw_box(c, layout_popup(screen, 92, n_row + 2), "Help",
+                              "Up Down PgUp PgDn scroll   Esc close");
+    int most = n_row > in.h ? n_row - in.h : 0;
     if (*m->help_scroll > most)
         *m->help_scroll = most;
     if (*m->help_scroll < 0)
         *m->help_scroll = 0;
-    for (int y = 0; y < in.h && *m->help_scroll + y < n; y++) {
-        const struct help_line *l = &lines[*m->help_scroll + y];
-        put_cut(c, in, in.x + 1, in.y + y, l->title ? in.w - 2 : left_w, l->left,
-                l->title ? ROLE_ACCENT : ROLE_KEY, ROLE_POPUP, l->title ? CELL_BOLD : 0);
-        put_cut(c, in, in.x + left_w + 3, in.y + y, in.w - left_w - 4, l->right, ROLE_POPUP,
-                ROLE_POPUP, 0);
+    int y = -*m->help_scroll;
+    for (int i = 0; i < n && y < in.h; i++) {
+        const struct help_line *l = &lines[i];
+        if (y >= 0)
+            put_cut(c, in, in.x + 1, in.y + y, l->title ? in.w - 2 : left_w, l->left,
+                    l->title ? ROLE_ACCENT : ROLE_KEY, ROLE_POPUP, l->title ? CELL_BOLD : 0);
+        size_t at = 0, next, len = strlen(l->right);
+        do {
+            size_t part = text_wrap(l->right + at, len - at, right_w, false, &next);
+            if (y >= 0 && y < in.h)
+                cells_put(c, in, in.x + left_w + 3, in.y + y, l->right + at, part, ROLE_POPUP,
+                          ROLE_POPUP, 0);
+            y++;
+        } while ((at += next) < len);
     }
 }
 

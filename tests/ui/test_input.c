@@ -234,7 +234,11 @@ static void theme__nearest__table(void **state)
     assert_int_equal(theme_nearest_256(0xff0000), 196);
     assert_int_equal(theme_nearest_256(0x808080), 244);
     assert_int_equal(theme_nearest_8(0xe06c75), 1);
-    assert_int_equal(theme_nearest_8(0x98c379), 2 | 1);
+    assert_int_equal(theme_nearest_8(0x98c379), 2);
+    assert_int_equal(theme_nearest_8(0xe5a54b), 1 | 2);
+    assert_int_equal(theme_nearest_8(0xa35a00), 1);
+    assert_int_equal(theme_nearest_8(0x7fb4ca), 2 | 4);
+    assert_int_equal(theme_nearest_8(0x7f848e), 7);
     assert_int_equal(theme_nearest_8(0x202020), 0);
     assert_int_equal(theme_nearest_8(0xffffff), 7);
 }
