@@ -11,6 +11,7 @@
 
 #include <cmocka.h>
 
+#include "engine/engine.h"
 #include "engine/floor.h"
 #include "engine/kv_impl.h"
 #include "engine/ledger.h"
@@ -180,14 +181,14 @@ static void floor__care__serves_the_fragile_layer_at_the_same_bytes(void **state
             assert_true(kv_step(care[i].seal) >= kv_step(care[1].seal) &&
                         kv_step(care[i].floor) == kv_step(care[i].seal));
         if (r > 0 && r < 5)
-            assert_true(kv_step(care[1].seal) < r && kv_step(care[0].seal) > r);
+            assert_true(kv_step(care[1].seal) < r && kv_step(care[7].seal) > r);
         assert_true(care[1].harm_k > 100 * care[3].harm_k);
     }
     /* Where pages step down, the floors are spread and the beginning is not. */
     care_of("adaptive", 8, one, care);
     for (int32_t i = 0; i < 8; i++)
         assert_true(care[i].seal.bits_k == 8 && care[i].seal.bits_v == 8);
-    assert_true(kv_step(care[1].floor) < 3 && kv_step(care[0].floor) > 3);
+    assert_true(kv_step(care[1].floor) < 3 && kv_step(care[7].floor) > 3);
     /* More layers than groups: a group's cost is its layers' together. */
     struct floor f = {.rung = 3, .n = 1, .n_group = FLOOR_GROUPS - 2};
     for (int32_t i = 0; i < f.n_group; i++)
@@ -196,6 +197,19 @@ static void floor__care__serves_the_fragile_layer_at_the_same_bytes(void **state
     floor_care(&f, presets_find("4/4"), 16, care);
     for (int32_t i = 0; i < 16; i++)
         assert_true((care[i].seal.bits_k > 4) == (i >= 5 && i <= 7));
+}
+
+/* Where a short text shows nothing, keys of early layers come before keys of late ones, values last,
+ * and the controller prices them so. */
+static void floor__care__doubts_what_was_not_seen(void **state)
+{
+    struct kv_care care[4];
+    const double kl[4] = {0, 1, 0, 0};
+    care_of("4/2", 4, kl, care);
+    assert_true(care[0].seal.bits_k > care[3].seal.bits_k);
+    assert_true(care[0].seal.bits_k > care[0].seal.bits_v);
+    assert_true(care[0].harm_k > care[2].harm_k && care[2].harm_k > care[3].harm_k);
+    assert_true(care[3].harm_k > care[3].harm_v && care[0].harm_v == care[3].harm_v);
 }
 
 /* The layer that was spoilt is the one that measuring finds. */
@@ -214,6 +228,45 @@ static void floor__groups__planted_bias_is_found_in_its_layer(void **state)
         assert_true(after.group[layer].kl_k / before.group[layer].kl_k >
                     4 * after.group[i].kl_k / before.group[i].kl_k);
     unload(&x);
+}
+
+/* A context and a budget that were asked for by number: the finest floor that lets one hold the other,
+ * to the byte; and a clear no where none does. */
+static void floor__budget__decides_how_deep_pages_may_go(void **state)
+{
+    enum { N_CTX = 2048 };
+    char path[1024];
+    snprintf(path, sizeof path, "%s/reference/llama-F16.gguf", bed_data());
+    struct gguf *g;
+    struct model *m;
+    struct err e;
+    bed_check(gguf_open(path, &g, &e), &e);
+    bed_check(model_read(g, &m, &e), &e);
+    const struct kv_shape shape = {m->p.n_layer, m->p.n_head_kv, m->p.head_dim};
+    for (int32_t step = 3; step <= KV_STEPS; step++) { /* the first is the preset's own */
+        struct preset p = *presets_find("adaptive");
+        if (step < KV_STEPS)
+            p.floor_k = kv_ladder[step].bits_k, p.floor_v = kv_ladder[step].bits_v;
+        else
+            p.floor_k = p.floor_v = 2;
+        struct engine_params with = {
+            .model_path = path, .n_ctx = N_CTX, .n_thread = 1, .kv = "adaptive",
+            .kv_budget_bytes = kv_most_bytes(&shape, &p, N_CTX, KERN_BLOCK_TOK) - (step == KV_STEPS)};
+        struct engine *en = NULL;
+        enum status st = engine_open(&with, &en, &e);
+        if (step == KV_STEPS) {
+            assert_int_equal(st, ERR_MEMORY);
+            assert_non_null(strstr(e.text, "KV budget; the largest that fits is -c 1984"));
+            continue;
+        }
+        bed_check(st, &e);
+        struct stats s;
+        engine_stats(en, &s);
+        assert_string_equal(s.kv_floor, floor_names[step]);
+        engine_close(en);
+    }
+    model_free(m);
+    gguf_close(g);
 }
 
 /* Bytes by tier after stepping down to a budget that asks for `part` of the pages' bytes. */
@@ -336,7 +389,9 @@ int main(void)
         cmocka_unit_test(floor__planted_key_bias__is_found),
         cmocka_unit_test(floor__groups__planted_bias_is_found_in_its_layer),
         cmocka_unit_test(floor__care__serves_the_fragile_layer_at_the_same_bytes),
+        cmocka_unit_test(floor__care__doubts_what_was_not_seen),
         cmocka_unit_test(floor__mixed_depths__sealed_stepped_and_counted),
+        cmocka_unit_test(floor__budget__decides_how_deep_pages_may_go),
         cmocka_unit_test(floor__file__round_trip_and_damage),
         cmocka_unit_test(floor__controller__passes_it_only_at_last),
     };
