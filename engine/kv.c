@@ -46,17 +46,23 @@ bool kv_can_seal(const struct kv_shape *s)
 uint64_t kv_most_bytes(const struct kv_shape *s, const struct preset *preset, int32_t n_tok,
                        int32_t n_chunk)
 {
-    const struct page_shape page = {s->head_dim, preset->floor_k, preset->floor_v};
+    const struct page_shape least = {s->head_dim, preset->floor_k, preset->floor_v};
     const struct page_shape fresh = {s->head_dim, preset->bits_k, preset->bits_v};
-    uint64_t n_block = ((uint64_t)n_tok + KERN_BLOCK_TOK - 1) / KERN_BLOCK_TOK;
     uint64_t heads = (uint64_t)s->n_layer * (uint64_t)s->n_head_kv;
-    uint64_t table = n_block * heads * sizeof(struct kern_kv_block) + 4 * (uint64_t)n_tok;
-    uint64_t open = (uint64_t)n_chunk / KERN_BLOCK_TOK + 3; /* blocks that have rows at once */
-    if (!preset->bits_k || open >= n_block)
-        return n_block * kv_block_bytes(s) + table;
+    int32_t n_block = kv_blocks_for(n_tok), n_rows = kv_open_blocks(n_chunk);
+    if (!preset->bits_k)
+        return (uint64_t)n_block * kv_block_bytes(s);
+    n_rows = n_rows < n_block ? n_rows : n_block;
     /* What a chunk seals is not stepped down before it is done. */
-    return open * (kv_block_bytes(s) + heads * page_size(&fresh)) +
-           n_block * heads * page_size(&page) + kv_tok_bytes(s) * KERN_SINK_PAD + table;
+    uint64_t n_fresh = n_rows > 2 ? (uint64_t)(n_rows - 2) : 0, n_old = (uint64_t)(n_block - n_rows);
+    return (uint64_t)n_rows * kv_block_bytes(s) + kv_tok_bytes(s) * KERN_SINK_PAD +
+           heads * (n_fresh * page_size(&fresh) + n_old * page_size(&least));
+}
+
+uint64_t kv_table_bytes(const struct kv_shape *s, int32_t n_tok)
+{
+    uint64_t pages = (uint64_t)kv_blocks_for(n_tok) * (uint64_t)s->n_layer * (uint64_t)s->n_head_kv;
+    return pages * sizeof(struct kern_kv_block) + sizeof(int32_t) * (uint64_t)n_tok;
 }
 
 /* ---- rows ---- */
@@ -447,15 +453,19 @@ enum status kv_unshare(struct kv_line *l, int32_t j, struct err *e)
     return OK;
 }
 
+static bool tail_is_shared(const struct kv_line *l)
+{
+    int32_t tail = l->n_tok / KERN_BLOCK_TOK; /* the block that is written next */
+    return tail < l->n_block && l->block[tail]->n_ref > 1;
+}
+
 uint64_t kv_reserve_bytes(const struct kv_line *l, int32_t n_more)
 {
     const struct kv_pool *p = l->pool;
-    int32_t need = kv_blocks_for(l->n_tok + n_more);
-    int32_t sealed = p->seals ? kv_sealed_end(l->n_tok + n_more) : 0;
-    uint64_t sum = 0;
-    int32_t n_rows = need - l->n_block + 1; /* one more: a shared tail is copied */
-    if (n_rows > p->n_spare)
-        sum += (uint64_t)(n_rows - p->n_spare) * p->rows_bytes + p->sink_bytes;
+    int32_t end = l->n_tok + n_more, sealed = p->seals ? kv_sealed_end(end) : 0;
+    int32_t n_rows = kv_blocks_for(end) - l->n_block + tail_is_shared(l);
+    bool sinks = p->seals && (l->n_block == 0 || (l->n_tok < KERN_BLOCK_TOK && tail_is_shared(l)));
+    uint64_t sum = (uint64_t)(n_rows > 0 ? n_rows : 0) * p->rows_bytes + (sinks ? p->sink_bytes : 0);
     for (int32_t j = 0; j < sealed; j++)
         if (j >= l->n_block || !l->block[j]->page)
             sum += kv_pages_bytes(p);
@@ -467,10 +477,9 @@ enum status kv_reserve(struct kv_line *l, int32_t n_more, struct err *e)
     if (n_more > l->n_ctx - l->n_tok)
         return err_set(e, ERR_USAGE, "context is full: %d tokens held, %d more asked for, %d fit",
                        l->n_tok, n_more, l->n_ctx);
-    int32_t tail = l->n_tok / KERN_BLOCK_TOK; /* the block that is written next */
     int32_t need = kv_blocks_for(l->n_tok + n_more), had = l->n_block;
-    if (tail < l->n_block && l->block[tail]->n_ref > 1)
-        TRY(kv_unshare(l, tail, e));
+    if (tail_is_shared(l))
+        TRY(kv_unshare(l, l->n_tok / KERN_BLOCK_TOK, e));
     TRY(kv_code_reserve(l, l->n_tok + n_more, e));
     if (need > l->block_cap)
         table_grow(l, need > 2 * l->block_cap ? need : 2 * l->block_cap);
@@ -529,8 +538,7 @@ int32_t kv_chunk(const struct preset *preset)
 
 int32_t kv_room(const struct kv_line *l)
 {
-    int32_t tail = l->n_tok / KERN_BLOCK_TOK;
-    if (tail < l->n_block && l->block[tail]->n_ref > 1)
+    if (tail_is_shared(l))
         return 0;
     int64_t room = (int64_t)l->n_block * KERN_BLOCK_TOK;
     return (int32_t)(room < l->n_ctx ? room : l->n_ctx) - l->n_tok;

@@ -52,9 +52,12 @@ struct kv_care {
 /* Bytes of f16 keys and values per token, and per block of 64. */
 uint64_t kv_tok_bytes(const struct kv_shape *s);
 uint64_t kv_block_bytes(const struct kv_shape *s);
-/* Most bytes a line of n_tok tokens takes while it is read in chunks of n_chunk. */
+/* Most bytes of a pool that a line of n_tok tokens takes while it is read in chunks of n_chunk:
+ * rows, pages as the preset seals them and at its floor, sinks. */
 uint64_t kv_most_bytes(const struct kv_shape *s, const struct preset *preset, int32_t n_tok,
                        int32_t n_chunk);
+/* What it takes beside, which no pool's budget counts: the log and the tables. */
+uint64_t kv_table_bytes(const struct kv_shape *s, int32_t n_tok);
 /* Whether pages exist for this head size. */
 bool kv_can_seal(const struct kv_shape *s);
 bool kv_seals(const struct kv_line *l); /* the preset does */
@@ -95,7 +98,7 @@ int64_t kv_f16_bytes(const struct kv_line *l);
  * ERR_MEMORY when the pool's budget is used up (drop another line and try again) or the system
  * refuses; ERR_USAGE beyond n_ctx. Nothing is changed on error. */
 enum status kv_reserve(struct kv_line *l, int32_t n_more, struct err *e);
-/* Bytes that such a reserve would allocate, at most. */
+/* Bytes that such a reserve adds to what lines hold. */
 uint64_t kv_reserve_bytes(const struct kv_line *l, int32_t n_more);
 /* The table of one layer for the op table. Borrowed; valid until the next reserve. */
 const struct kern_kv *kv_layer(const struct kv_line *l, int32_t layer);

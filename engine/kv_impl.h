@@ -159,6 +159,13 @@ static inline int32_t kv_sealed_end(int32_t n_tok)
     return n_tok > 0 && last >= 2 ? last - 1 : 0;
 }
 
+/* Blocks that have rows at once while chunks of so many tokens are read: the chunk's own, and the two
+ * before it where a block begins with the chunk, one of them shared with it where not. */
+static inline int32_t kv_open_blocks(int32_t n_chunk)
+{
+    return (n_chunk + KERN_BLOCK_TOK - 1) / KERN_BLOCK_TOK + 2;
+}
+
 static inline int32_t kv_blocks_for(int32_t n_tok)
 {
     return n_tok / KERN_BLOCK_TOK + (n_tok % KERN_BLOCK_TOK != 0);

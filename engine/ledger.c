@@ -123,9 +123,10 @@ static bool step_down(struct kv_pool *p, const struct candidate *c, bool last)
     return true;
 }
 
+/* Rows that no block uses are taken again, or given back, before anything is refused. */
 static bool fits(const struct kv_pool *p, uint64_t need_bytes)
 {
-    return p->used_bytes + need_bytes <= p->budget_bytes;
+    return p->used_bytes - (uint64_t)p->n_spare * p->rows_bytes + need_bytes <= p->budget_bytes;
 }
 
 /* Steps pages down, the cheapest first, until want_bytes fit; tells whether any was. */
@@ -228,17 +229,17 @@ void ledger_tiers(const struct kv_line *l, int64_t ret[STATS_TIERS])
     }
 }
 
-/* As kv_most_bytes counts, turned round, without the tables that no budget counts. */
+/* As kv_most_bytes counts, turned round. */
 static int32_t room(const struct kv_pool *p, double page_bytes, int32_t n_chunk)
 {
     double budget = (double)p->budget_bytes, rows = (double)p->rows_bytes;
     int64_t n_block = (int64_t)(budget / rows);
     if (p->seals) {
         double heads = (double)p->shape.n_layer * p->shape.n_head_kv;
-        int32_t open = n_chunk / KERN_BLOCK_TOK + 3; /* blocks that have rows at once */
-        double fixed = open * (rows + (double)kv_pages_bytes(p)) + (double)p->sink_bytes;
-        int64_t paged = (int64_t)((budget - fixed) / (heads * page_bytes));
-        n_block = paged > n_block ? paged : n_block;
+        int32_t open = kv_open_blocks(n_chunk);
+        double fixed = open * rows + (open - 2) * (double)kv_pages_bytes(p) + (double)p->sink_bytes;
+        if (budget > fixed)
+            n_block = open + (int64_t)((budget - fixed) / (heads * page_bytes));
     }
     int64_t n = n_block * KERN_BLOCK_TOK;
     return n < INT32_MAX ? (int32_t)n : INT32_MAX;

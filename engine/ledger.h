@@ -11,7 +11,7 @@
 #include "engine/stats.h"
 #include "kernels/page.h"
 
-/* Steps pages of all lines of the pool down until need_bytes more fit its budget. False when
+/* Steps pages of all lines of the pool down until need_bytes more of lines fit its budget. False when
  * everything is at the preset's floor (or the preset is fixed) and it still does not fit. */
 bool ledger_fit(struct kv_pool *p, uint64_t need_bytes);
 bool ledger_under_floor(const struct kv_pool *p); /* pages had to pass the soft floor */

@@ -115,16 +115,18 @@ struct kv_pool *local_pool(const struct local *l, uint64_t budget_bytes)
 }
 
 /* A context and a budget that were both asked for by number and do not fit at the preset's floor
- * are leave to go below it; what is above the measured floor goes first all the same. */
+ * are leave to go a step below it; what is above the measured floor goes first all the same. */
 static bool ask_for_less(struct local *l)
 {
     const struct engine_params *p = &l->params;
-    if (!l->preset->adaptive || p->n_ctx <= 0 || !p->kv_budget_bytes || l->preset->floor_v <= 2)
+    int32_t step = kv_step((struct kv_depth){l->preset->floor_k, l->preset->floor_v});
+    if (!l->preset->adaptive || p->n_ctx <= 0 || !p->kv_budget_bytes || step + 1 >= KV_STEPS)
         return false;
-    if (l->floor.n == 0) /* until it is measured the preset's own counts */
-        l->floor_default = l->preset;
+    if (l->floor.n == 0 && !l->floor_default) /* until it is measured the preset's own counts */
+        l->floor_default = presets_find(l->preset->name);
     l->adapted = *l->preset;
-    l->adapted.floor_v = 2;
+    l->adapted.floor_k = kv_ladder[step + 1].bits_k;
+    l->adapted.floor_v = kv_ladder[step + 1].bits_v;
     l->preset = &l->adapted;
     return true;
 }
@@ -254,7 +256,7 @@ static enum status make_plan(struct local *l, struct err *e)
     const struct engine_params *p = &l->params;
     uint64_t left = k->ops->memory_free ? k->ops->memory_free(k) : plan_available();
     enum status s = plan_make(l->model, k, l->preset, p->n_ctx, p->kv_budget_bytes, left, &l->plan, e);
-    if (s == ERR_MEMORY && ask_for_less(l))
+    while (s == ERR_MEMORY && ask_for_less(l))
         s = plan_make(l->model, k, l->preset, p->n_ctx, p->kv_budget_bytes, left, &l->plan, e);
     return s;
 }

@@ -47,8 +47,8 @@ const char *plan_size_text(uint64_t size_bytes, char buf[32])
     return buf;
 }
 
-/* The largest multiple of 64 tokens whose cache takes at most `room`, and together with the block
- * scores of sparse attention `left`. */
+/* The largest multiple of 64 tokens whose cache takes at most `room`, and together with its tables
+ * and the block scores of sparse attention `left`. */
 static int32_t most_tok(const struct model_params *p, const struct preset *preset, int32_t n_chunk,
                         uint64_t room, uint64_t left)
 {
@@ -57,8 +57,9 @@ static int32_t most_tok(const struct model_params *p, const struct preset *prese
     while (hi - lo > 1) {
         int32_t mid = lo + (hi - lo) / 2;
         uint64_t kv = kv_most_bytes(&s, preset, mid * KERN_BLOCK_TOK, n_chunk);
-        uint64_t scores = policy_bytes(p, preset, mid * KERN_BLOCK_TOK, n_chunk);
-        if (kv <= room && kv + scores <= left)
+        uint64_t beside = policy_bytes(p, preset, mid * KERN_BLOCK_TOK, n_chunk) +
+                          kv_table_bytes(&s, mid * KERN_BLOCK_TOK);
+        if (kv <= room && kv + beside <= left)
             lo = mid;
         else
             hi = mid;
@@ -98,7 +99,7 @@ enum status plan_make(const struct model *m, struct kern *k, const struct preset
         p.lowered = true;
     }
     p.kv = kv_most_bytes(&s, preset, p.n_ctx, p.n_chunk);
-    p.scratch += policy_bytes(&m->p, preset, p.n_ctx, p.n_chunk);
+    p.scratch += policy_bytes(&m->p, preset, p.n_ctx, p.n_chunk) + kv_table_bytes(&s, p.n_ctx);
     p.total = p.weights_private + p.weights_mapped + p.scratch + p.kv;
     if (p.n_ctx > p.n_ctx_max) {
         if (p.n_ctx_max < MIN_CTX)

@@ -13,7 +13,7 @@ struct plan {
     uint64_t weights_private; /* copied into the backend's own order */
     uint64_t weights_mapped;  /* read in place from the file */
     uint64_t weights_kept;    /* of a device: in the host's memory, beside all the rest here */
-    uint64_t scratch; /* activations, and the block scores of sparse attention */
+    uint64_t scratch; /* activations, the block scores of sparse attention, tables of the cache */
     uint64_t kv_tok;    /* f16 bytes per token */
     uint64_t kv;        /* for one conversation of n_ctx */
     uint64_t kv_budget; /* what all timelines in memory may take, >= kv */

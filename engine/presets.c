@@ -32,7 +32,7 @@ static const struct preset rows[] = {
      .floor_k = 4,
      .floor_v = 4,
      .adaptive = true,
-     .what = "8/8, stepped down page by page to 4/4 as the budget asks, least harm first"},
+     .what = "8/8, stepped down page by page as the budget asks, least harm first, to a measured floor"},
 
     /* Ways of reading less, all over 8/8 pages; shares where the papers have token counts made for
      * longer contexts than ours, so that methods meet at the same cost. */

@@ -178,6 +178,44 @@ static void ledger__budget__holds_the_planned_context(void **state)
     read_in_least(64);
 }
 
+/* What a pool's lines will take is foreseen to the byte, whether rows are lying about or not, and
+ * whether a tail is shared or not. */
+static void ledger__reserve__is_foreseen_to_the_byte(void **state)
+{
+    bed_data();
+    static const int32_t steps[] = {1, 63, 64, 200, 1, 1, 256, 30, 129};
+    static int32_t ids[256];
+    struct err e;
+    for (int32_t i = 0; i < 256; i++)
+        ids[i] = 3 + i % 500;
+    for (int forked = 0; forked < 2; forked++) {
+        struct kv_pool *p = kv_pool_new(bed.k, &bed.pool->shape, presets_find("8/8"), 1u << 28);
+        struct kv_line *line = kv_line_new(p, 1024), *fork = NULL;
+        for (size_t i = 0; i < sizeof steps / sizeof *steps; i++) {
+            if (forked) {
+                kv_line_free(fork);
+                fork = kv_line_fork(line, kv_n_tok(line));
+            }
+            uint64_t had = kv_pool_bytes(p) - (uint64_t)p->n_spare * p->rows_bytes;
+            uint64_t need = kv_reserve_bytes(line, steps[i]);
+            assert_true(ledger_fit(p, need));
+            kv_pool_set_budget(p, had + need - 1);
+            assert_false(ledger_fit(p, need));
+            kv_pool_set_budget(p, had + need);
+            assert_true(ledger_fit(p, need));
+            bed_check(kv_reserve(line, steps[i], &e), &e);
+            assert_int_equal(kv_pool_bytes(p) - (uint64_t)p->n_spare * p->rows_bytes, had + need);
+            kv_pool_set_budget(p, 1u << 28);
+            bed_check(forward_run(bed.f, line, ids, steps[i], FORWARD_NONE, NULL, NULL, &e), &e);
+            if (i % 2)
+                kv_pool_trim(p);
+        }
+        kv_line_free(fork);
+        kv_line_free(line);
+        kv_pool_free(p);
+    }
+}
+
 static void ledger__fit__leaves_fixed_formats_alone(void **state)
 {
     bed_data();
@@ -193,6 +231,7 @@ int main(void)
         cmocka_unit_test(ledger__mass__adds_up),
         cmocka_unit_test(ledger__fit__steps_down_the_cheapest),
         cmocka_unit_test(ledger__budget__holds_the_planned_context),
+        cmocka_unit_test(ledger__reserve__is_foreseen_to_the_byte),
         cmocka_unit_test(ledger__fit__leaves_fixed_formats_alone),
     };
     return cmocka_run_group_tests_name("ledger", tests, setup, teardown);

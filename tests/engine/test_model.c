@@ -220,18 +220,19 @@ static void plan__make__lowers_or_refuses(void **state)
     assert_int_equal(plan_make(m, k, presets_find("exact"), 4096, 0, 64 * gib, &p, &e), OK);
     assert_int_equal(p.n_ctx, 4096);
     assert_true(p.kv_budget >= p.kv && p.kv_budget <= 4 * p.kv);
-    /* Block scores of sparse attention grow with the context and are counted. */
+    /* Block scores of sparse attention and the cache's tables grow with the context and are counted. */
+    const struct kv_shape shape = {m->p.n_layer, m->p.n_head_kv, m->p.head_dim};
     uint64_t scratch = p.scratch;
     assert_int_equal(plan_make(m, k, presets_find("exact"), 65536, 0, 64 * gib, &p, &e), OK);
     assert_int_equal(p.scratch - scratch,
                      policy_bytes(&m->p, presets_find("exact"), 65536, PLAN_CHUNK) -
-                         policy_bytes(&m->p, presets_find("exact"), 4096, PLAN_CHUNK));
+                         policy_bytes(&m->p, presets_find("exact"), 4096, PLAN_CHUNK) +
+                         kv_table_bytes(&shape, 65536) - kv_table_bytes(&shape, 4096));
     assert_true(p.scratch > scratch);
     assert_true(plan_available() > 0);
 
     /* A budget that holds the context only if little of it is read at once. */
     const struct preset *adaptive = presets_find("adaptive");
-    const struct kv_shape shape = {m->p.n_layer, m->p.n_head_kv, m->p.head_dim};
     for (int32_t chunk = KERN_BLOCK_TOK; chunk <= PLAN_CHUNK; chunk *= 2) {
         uint64_t need = kv_most_bytes(&shape, adaptive, 2048, chunk);
         assert_int_equal(plan_make(m, k, adaptive, 2048, need, 64 * gib, &p, &e), OK);
