@@ -106,7 +106,7 @@ enum status cli_engine_with(const struct options *o, bool vocab_only, const stru
         .vocab_only = vocab_only,
         .fake_script = o->fake,
         .kv_io = kv_io,
-        .cache_dir = o->no_save ? NULL : floors,
+        .cache_dir = floors, /* of models, not of chats: with --no-save, too */
         .wake = wake ? loop_wake_fire : NULL,
         .wake_ctx = wake,
         .progress = progress,

@@ -17,7 +17,7 @@ static struct loop_options loop_options(const struct options *o, struct loop_wak
     return (struct loop_options){
         .wake = wake,
         .theme = o->theme,
-        .history_path = o->no_save ? "" : NULL, /* --no-save leaves nothing on disk */
+        .history_path = o->no_save ? "" : NULL, /* --no-save leaves nothing of it on disk */
         .prompt = o->prompt,
         .open_id = o->resume_id,
         .pick = o->resume && o->resume_id == 0,

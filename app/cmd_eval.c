@@ -43,11 +43,23 @@ static struct row row_new(const char *preset, const char *suite)
     return r;
 }
 
+/* The budget is for what can follow one; the others are what it is compared with. */
+static bool follows_budget(const char *preset)
+{
+    struct engine_preset p;
+    for (int32_t i = 0; engine_preset(i, &p); i++)
+        if (strcmp(p.name, preset) == 0)
+            return p.adaptive;
+    return false;
+}
+
 static enum status open_preset(const struct options *o, const char *preset, int32_t n_ctx,
                                struct engine **ret, struct err *e)
 {
     struct options with = *o;
     with.kv = (char *)preset;
+    if (!follows_budget(preset))
+        with.kv_budget_bytes = 0;
     with.n_ctx = n_ctx; /* 0 = the model's own: -c means something else here */
     return cli_engine(&with, false, NULL, NULL, ret, e);
 }
@@ -302,7 +314,7 @@ static enum status suite_measure(const struct options *o, const struct suite *s,
 {
     struct engine *en;
     int32_t longest = 0; /* a budget is planned for what will be asked, not for the model's most */
-    for (int i = 0; i < s->n_item && o->kv_budget_bytes; i++)
+    for (int i = 0; i < s->n_item && o->kv_budget_bytes && follows_budget(preset); i++)
         longest = s->items[i].n_tok > longest ? s->items[i].n_tok : longest;
     TRY(open_preset(o, preset, longest ? longest + 512 : 0, &en, e));
     struct sums lengths[MAX_LENGTHS] = {{0}}, all = {.n_tok = -1};

@@ -28,7 +28,8 @@ bool engine_preset(int32_t i, struct engine_preset *ret)
 {
     const struct preset *p = presets_at(i);
     if (p)
-        *ret = (struct engine_preset){p->name, p->what, preset_lossy(p), preset_simulated(p)};
+        *ret = (struct engine_preset){p->name, p->what, preset_lossy(p), preset_simulated(p),
+                                      p->adaptive};
     return p;
 }
 

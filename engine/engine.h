@@ -70,6 +70,7 @@ const struct engine_info *engine_info(const struct engine *en); /* borrowed for 
 struct engine_preset {
     const char *name, *what; /* static */
     bool lossy, simulated;   /* as kv_lossy and kv_simulated above */
+    bool adaptive;           /* follows the budget */
 };
 /* The i-th value of engine_params.kv; false behind the last. */
 bool engine_preset(int32_t i, struct engine_preset *ret);
