@@ -20,6 +20,7 @@ enum {
 
 #define SHARE 0.25f
 #define COVER_TOP 0.995f /* the coverage aimed at stays below */
+#define MOST 0.8f        /* a list of more than this part of the pages is all of them */
 #define MISS 0.05 /* a retained mass further under the coverage than this counts as missed */
 
 struct layer_list {
@@ -223,7 +224,8 @@ static void candidates_of_head(void *ctx, int part, int n_part)
     bool *only = se->only + (size_t)part * se->n_block;
     struct ranked *rank = se->rank + (size_t)part * se->n_block;
     int32_t n = se->at_hand ? budget_of(se) : CANDIDATES * budget_of(se), n_rank = se->older - 1;
-    bool all = se->p.method.score == DECODE_EXACT || !se->has_bounds;
+    /* what bounds leave out has an unknown mass: a coverage is counted over all pages */
+    bool all = se->p.method.score == DECODE_EXACT || !se->has_bounds || se->p.coverage > 0;
     for (int32_t j = 0; j < se->n_block; j++)
         only[j] = all || forced(se, j);
     if (all)
@@ -293,14 +295,14 @@ static void choose_head(struct select *se, struct layer_list *l, int32_t head_kv
         rank[n_rank++] = (struct ranked){most, j};
     }
     blocks_rank(rank, n_rank);
-    float least, c = l->aim[head_kv];
+    float aim = l->aim[head_kv];
     index[n++] = 0;
-    n += blocks_cover(rank, n_rank, mass, n_block, group, c > 0 ? c : INFINITY, budget, acc,
-                      index + n);
-    least = acc[0];
+    n += blocks_cover(rank, n_rank, mass, n_block, group, aim > 0 ? aim : INFINITY,
+                      aim > 0 ? n_rank : budget, acc, index + n);
+    float least = acc[0];
     for (int32_t g = 1; g < group; g++)
         least = fminf(least, acc[g]);
-    if (c > 0 && least < c)
+    if (aim > 0 && (least < aim || n > MOST * se->older))
         for (n = 0; n < se->older; n++)
             index[n] = n;
     blocks_order(index, n);

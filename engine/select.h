@@ -1,12 +1,11 @@
 /* Progressive selection while decoding: which pages the next tokens read, chosen again every 16.
  *
  * After LoopServe's decode phase: per layer and KV head the pages are ranked by the queries of the
- * most recent output tokens, over all pages, so that what was left out can return. Two steps: the
- * per-channel bounds of a page (Quest) say which pages could matter, exact scores of a few of the
- * recent queries decide among those. Pages are taken until a coverage of the softmax mass is
- * reached; a head that does not reach it within its share of the pages reads them all. Always
- * read: sinks, the first page, the window of the newest 256 positions and the whole answer so far.
- * Nothing is deleted.
+ * most recent output tokens, over all pages, so that what was left out can return. With a coverage,
+ * exact scores of a few of the recent queries rank all pages, and as many are taken as reach it in
+ * the softmax mass; with a share, the per-channel bounds of a page (Quest) say which pages could
+ * matter, exact scores decide among those. Always read: sinks, the first page, the window of the
+ * newest 256 positions and the whole answer so far. Nothing is deleted.
  *
  * Once in 16 tokens one layer, in turn, answers densely too: the mass its list really keeps. What a
  * head lacks it aims at above the coverage, from half-way to all on. A
@@ -26,7 +25,7 @@ struct select;
 
 struct select_params {
     float coverage; /* mass to keep; 0 = none asked for: take the share; 1 = dense */
-    float share;    /* most pages of all, 0 = 0.25 */
+    float share;    /* of the pages, without a coverage; 0 = 0.25 */
     int32_t n_min;  /* keys below which all are read; 0 = SPARSE_N_MIN */
     struct decode_method method; /* all 0 = our own */
 };
