@@ -107,8 +107,6 @@ uint64_t kv_pages_bytes(const struct kv_pool *p);             /* of all pages of
 enum status kv_pages_new(struct kv_pool *p, struct kv_block *b, struct err *e);
 void kv_pages_free(struct kv_pool *p, struct kv_block *b); /* and the exact rows */
 void kv_exact_free(struct kv_pool *p, struct kv_block *b);
-/* Brings the device's copy of a page that changed up to date. No allocation that could fail it. */
-void kv_page_changed(struct kv_pool *p, struct kv_block *b, int32_t i);
 /* Makes copies of all pages of a block that was put together on the host. */
 enum status kv_pages_copy(struct kv_pool *p, struct kv_block *b, struct err *e);
 /* One layer of a block's rows, [k, v][n_head_kv][64 * head_dim], where the host reaches it: valid

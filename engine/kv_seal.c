@@ -82,20 +82,6 @@ void kv_exact_free(struct kv_pool *p, struct kv_block *b)
     b->exact = NULL;
 }
 
-void kv_page_changed(struct kv_pool *p, struct kv_block *b, int32_t i)
-{
-    if (!b->copy)
-        return;
-    const struct kern_ops *ops = p->kern->ops;
-    size_t size = b->page[i]->size_bytes;
-    struct kern_page *less = ops->alloc(p->kern, size);
-    if (less) { /* else the old place, which is larger, serves on */
-        ops->free(p->kern, b->copy[i]);
-        b->copy[i] = less;
-    }
-    ops->upload(p->kern, b->copy[i], b->page[i], size);
-}
-
 void kv_pages_free(struct kv_pool *p, struct kv_block *b)
 {
     kv_exact_free(p, b);

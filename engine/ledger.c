@@ -98,11 +98,52 @@ static size_t collect(struct kv_pool *p, bool last, struct candidate **ret)
     return n;
 }
 
-/* One step down, into memory of the new size. False when memory is short or it was done already
- * (a block shared by two lines is listed twice). */
-static bool step_down(struct kv_pool *p, const struct candidate *c, bool last)
+/* Pages that step down together. */
+enum { BATCH = 256 };
+struct stepping {
+    struct kern_demote job[BATCH];
+    const struct candidate *of[BATCH];
+    struct kern_page *less[BATCH]; /* memory of the new size */
+    int32_t n;
+};
+
+/* What was taken is done. */
+static void step_run(struct kv_pool *p, struct stepping *b)
 {
-    struct kern_page *page = c->block->page[c->index];
+    const struct kern_ops *ops = p->kern->ops;
+    if (b->n > 0)
+        ops->demote(p->kern, b->job, b->n);
+    for (int32_t i = 0; i < b->n; i++) {
+        struct kv_block *block = b->of[i]->block;
+        int32_t at = b->of[i]->index;
+        memcpy(b->less[i], block->page[at], block->page[at]->size_bytes);
+        free(block->page[at]);
+        block->page[at] = b->less[i];
+        if (!block->copy)
+            continue;
+        if (b->job[i].dev_to != block->copy[at])
+            ops->free(p->kern, block->copy[at]);
+        block->copy[at] = b->job[i].dev_to;
+    }
+    b->n = 0;
+}
+
+/* A block shared by two lines is listed twice: its page may be among those taken. */
+static bool taken(const struct stepping *b, const struct candidate *c)
+{
+    for (int32_t i = 0; c->block->n_ref > 1 && i < b->n; i++)
+        if (b->of[i]->block == c->block && b->of[i]->index == c->index)
+            return true;
+    return false;
+}
+
+/* One step down, into memory of the new size. False when memory is short or it was done already. */
+static bool step_down(struct kv_pool *p, struct stepping *b, const struct candidate *c, bool last)
+{
+    const struct kern_ops *ops = p->kern->ops;
+    if (b->n == BATCH || taken(b, c))
+        step_run(p, b);
+    struct kern_page *page = c->block->page[c->index], *dev = NULL, *dev_to = NULL;
     int32_t s = step_of(page);
     if (s >= KV_STEPS || !may_step(&p->care[c->index / p->shape.n_head_kv], s, last))
         return false;
@@ -112,11 +153,14 @@ static bool step_down(struct kv_pool *p, const struct candidate *c, bool last)
     struct kern_page *less = mem_try(size);
     if (!less)
         return false;
-    page_demote(page, next.bits_k, next.bits_v);
-    memcpy(less, page, size);
-    free(page);
-    c->block->page[c->index] = less;
-    kv_page_changed(p, c->block, c->index);
+    if (c->block->copy) {
+        dev = c->block->copy[c->index];
+        dev_to = ops->alloc(p->kern, size);
+        dev_to = dev_to ? dev_to : dev; /* the old place, which is larger, serves on */
+    }
+    b->job[b->n] = (struct kern_demote){page, dev, dev_to, next.bits_k, next.bits_v};
+    b->of[b->n] = c;
+    b->less[b->n++] = less;
     c->block->page_bytes -= old - size;
     c->block->kept = false; /* its scales moved: put again */
     p->used_bytes -= old - size;
@@ -133,6 +177,8 @@ static bool fits(const struct kv_pool *p, uint64_t need_bytes)
 static bool step_until(struct kv_pool *p, uint64_t want_bytes, bool last)
 {
     bool moved = false;
+    struct stepping batch;
+    batch.n = 0;
     for (size_t done = 1; done > 0 && !fits(p, want_bytes); moved = moved || done > 0) {
         struct candidate *list;
         size_t n = collect(p, last, &list);
@@ -140,7 +186,8 @@ static bool step_until(struct kv_pool *p, uint64_t want_bytes, bool last)
         if (n > 0)
             qsort(list, n, sizeof *list, by_price);
         for (size_t i = 0; i < n && !fits(p, want_bytes); i++)
-            done += step_down(p, &list[i], last);
+            done += step_down(p, &batch, &list[i], last);
+        step_run(p, &batch);
         free(list);
     }
     return moved;

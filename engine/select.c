@@ -152,9 +152,8 @@ static int32_t budget_of(const struct select *se)
 
 /* The channels that bounds use: all, or those where the group's queries are large on average, as
  * many as pages times channels come to what is read anyway (HSA: the root of the compression). */
-static void mark_channels(const struct select *se, int32_t head_kv, bool *use)
+static void mark_channels(const struct select *se, const float *q, int32_t head_kv, bool *use)
 {
-    const struct kern_attn *a = &se->rows;
     int32_t d = se->s.head_dim, group = se->s.n_head / se->s.n_head_kv, n = d;
     struct ranked rank[PAGE_HEAD_DIM_MAX];
     if (se->p.method.score == DECODE_CHANNELS)
@@ -162,7 +161,7 @@ static void mark_channels(const struct select *se, int32_t head_kv, bool *use)
     for (int32_t c = 0; c < d; c++) {
         rank[c] = (struct ranked){0, c};
         for (int32_t g = 0; g < group; g++)
-            rank[c].score += fabsf(a->q[(size_t)(head_kv * group + g) * d + c]);
+            rank[c].score += fabsf(q[(size_t)(head_kv * group + g) * d + c]);
         use[c] = n == d;
     }
     blocks_rank(rank, d);
@@ -170,19 +169,16 @@ static void mark_channels(const struct select *se, int32_t head_kv, bool *use)
         use[rank[i].block] = true;
 }
 
-/* Softmax over pages of the largest score that any key of a page could have, per probe and head;
- * a page counts by the head that may need it most. */
-static void rank_by_bounds(struct select *se, int32_t head_kv, struct ranked *rank)
+/* The largest score that any key of a page could have, per probe and head. */
+static void bound_pages(struct select *se, int32_t head_kv)
 {
     const struct kern_attn *a = &se->rows;
     int32_t d = se->s.head_dim, group = se->s.n_head / se->s.n_head_kv, m = se->n_probe * group;
     bool use[PAGE_HEAD_DIM_MAX];
-    mark_channels(se, head_kv, use);
+    mark_channels(se, a->q, head_kv, use);
     float *bound = se->bound + (size_t)head_kv * m * se->n_block;
     const struct kern_kv_block *block = a->kv->block + (size_t)head_kv * a->kv->n_block_cap;
-    float lo[PAGE_HEAD_DIM_MAX], hi[PAGE_HEAD_DIM_MAX], top[m];
-    for (int32_t i = 0; i < m; i++)
-        top[i] = -INFINITY;
+    float lo[PAGE_HEAD_DIM_MAX], hi[PAGE_HEAD_DIM_MAX];
     for (int32_t j = 1; j < se->older; j++) {
         page_bounds(block[j].page, lo, hi);
         for (int32_t c = 0; c < d; c++)
@@ -200,9 +196,43 @@ static void rank_by_bounds(struct select *se, int32_t head_kv, struct ranked *ra
             float all = 0;
             for (int32_t x = 0; x < 8; x++)
                 all += sum[x];
-            bound[(size_t)i * se->n_block + j] = all *= a->scale;
-            top[i] = all > top[i] ? all : top[i];
+            bound[(size_t)i * se->n_block + j] = all * a->scale;
         }
+    }
+}
+
+/* The same of all heads where the pages are a device's. */
+static void bound_pages_there(struct select *se)
+{
+    const struct kern_attn *a = &se->rows;
+    int32_t n_kv = se->s.n_head_kv, d = se->s.head_dim;
+    bool *use = NULL;
+    if (se->p.method.score == DECODE_CHANNELS) {
+        size_t n_q = (size_t)a->n_head * (size_t)d;
+        float *q = mem_alloc(n_q * sizeof *q);
+        se->k->ops->download(se->k, q, a->q, n_q * sizeof *q);
+        use = mem_alloc((size_t)n_kv * (size_t)d * sizeof *use);
+        for (int32_t h = 0; h < n_kv; h++)
+            mark_channels(se, q, h, use + (size_t)h * d);
+        free(q);
+    }
+    const struct kern_bounds b = {.kv = a->kv, .q = a->q, .n_head = a->n_head, .scale = a->scale,
+                                  .n_row = se->n_probe, .row = se->probe, .use = use, .block0 = 1,
+                                  .block1 = se->older, .bound = se->bound, .stride = se->n_block};
+    se->k->ops->bounds(se->k, &b);
+    free(use);
+}
+
+/* Softmax over pages of their bounds; a page counts by the head that may need it most. */
+static void rank_by_bounds(struct select *se, int32_t head_kv, struct ranked *rank)
+{
+    int32_t m = se->n_probe * (se->s.n_head / se->s.n_head_kv);
+    const float *bound = se->bound + (size_t)head_kv * m * se->n_block;
+    float top[m];
+    for (int32_t i = 0; i < m; i++) {
+        top[i] = -INFINITY;
+        for (int32_t j = 1; j < se->older; j++)
+            top[i] = fmaxf(top[i], bound[(size_t)i * se->n_block + j]);
     }
     for (int32_t j = 1; j < se->older; j++) {
         rank[j - 1] = (struct ranked){-INFINITY, j};
@@ -230,6 +260,8 @@ static void candidates_of_head(void *ctx, int part, int n_part)
         only[j] = all || forced(se, j);
     if (all)
         return;
+    if (!se->k->ops->bounds)
+        bound_pages(se, part);
     rank_by_bounds(se, part, rank);
     blocks_rank(rank, n_rank);
     for (int32_t i = 0; i < n_rank && n > 0; i++)
@@ -356,8 +388,6 @@ static bool look_from(struct select *se, struct layer_list *l, const struct kern
 
 static bool has_bounds(const struct select *se, const struct kern_attn *a)
 {
-    if (se->k->device) /* pages are not the host's; all are scored exactly in less time */
-        return false;
     for (int32_t h = 0; h < se->s.n_head_kv; h++)
         for (int32_t j = 1; j < se->older; j++)
             if (!a->kv->block[(size_t)h * a->kv->n_block_cap + j].page)
@@ -386,6 +416,8 @@ static void choose(struct select *se, struct layer_list *l, const struct kern_at
     se->has_bounds = has_bounds(se, a);
     if (se->at_hand && !se->has_bounds)
         return;
+    if (se->has_bounds && se->p.method.score != DECODE_EXACT && se->k->ops->bounds)
+        bound_pages_there(se);
     kern_parallel(se->k, se->s.n_head_kv, candidates_of_head, se);
     if (se->at_hand) {
         list_marked(se, l);

@@ -42,6 +42,7 @@ struct kern;        /* an open backend */
 struct kern_weight; /* a matrix in the backend's own tile order */
 struct kern_page;   /* a sealed page of keys and values: page.h */
 struct kern_score;  /* what to score: score.h */
+struct kern_bounds;
 
 /* One product of a group that shares its input: dst[t][r] = (add ? dst : 0) + bias[r] + sum w*x. */
 struct kern_mat {
@@ -124,6 +125,13 @@ struct kern_seal {
     int32_t n_skip;
 };
 
+/* One page that steps down to bits_k and bits_v: the host's bytes change in place. */
+struct kern_demote {
+    struct kern_page *page;         /* host */
+    struct kern_page *dev, *dev_to; /* its copy, and where that is to lie, maybe the same place; NULL on the CPU */
+    int32_t bits_k, bits_v;
+};
+
 struct kern_ops {
     void (*close)(struct kern *k);
     /* Memory. alloc returns 64-byte aligned memory or NULL. upload/download copy host <-> dev and
@@ -178,8 +186,13 @@ struct kern_ops {
     /* Seals n heads' blocks into pages of this shape (page.h), on the host and on the device; waits. */
     void (*seal)(struct kern *k, const struct kern_seal *jobs, int32_t n, int32_t head_dim,
                  int32_t bits_k, int32_t bits_v, uint32_t flags);
+    /* Steps n pages of one head_dim down (page_demote), on the host and on the device; waits. No page
+     * twice, none to more bits than it has. */
+    void (*demote)(struct kern *k, const struct kern_demote *jobs, int32_t n);
     /* score.h; NULL = no scorer. */
     bool (*score)(struct kern *k, const struct kern_score *s);
+    /* score.h; NULL = pages are the host's (page_bounds). */
+    void (*bounds)(struct kern *k, const struct kern_bounds *b);
     /* dst[t][i] = act(gate[t][i]) * up[t][i]; rows of n floats, stride apart in gate and up,
      * packed in dst (dst_stride). dst may be gate. */
     void (*glu)(struct kern *k, float *dst, int32_t dst_stride, const float *gate, const float *up,

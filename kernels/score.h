@@ -41,6 +41,21 @@ struct kern_score {
  * result does not depend on the number of threads. */
 bool kern_score(struct kern *k, const struct kern_score *s);
 
+/* The largest score that any key of a page could have (Quest, Tang et al. 2024), from what each
+ * channel can hold: sum over channels of max(q lo, q hi). */
+struct kern_bounds {
+    const struct kern_kv *kv;
+    const float *q;     /* dev [rows][n_head, head_dim] */
+    int32_t n_head;
+    float scale;
+    int32_t n_row;
+    const int32_t *row; /* host [n_row] of q */
+    const bool *use;    /* host [n_head_kv][head_dim] channels that count; NULL = all */
+    int32_t block0, block1; /* blocks [block0, block1) are asked; all have pages */
+    float *bound;       /* host [n_head_kv][n_row][group][stride]: element block of the last */
+    int32_t stride;     /* >= block1 */
+};
+
 #ifdef __cplusplus
 }
 #endif

@@ -8,6 +8,7 @@
 # DATA    folder of openly licensed text (../shared/data); without it the generator's own grammar is the only source
 # PYTHON  an interpreter with torch >= 2.4 and numpy (pip install torch numpy)
 # TOKENS, SECONDS_MAX   token budget, wall-clock limit; BF16=1, COMPILE=1 add these to the rehearsal (slow on old CPUs)
+# ONLY_TRAIN=1  ends with the model, unscored
 # WORK    where checkpoints go; a run that was interrupted goes on from its last checkpoint
 set -eu
 cd "$(dirname "$0")"
@@ -42,6 +43,7 @@ rehearse)
 esac
 
 $PYTHON gguf.py "$FROM" dogear-memo.gguf --type q8_0
+[ -z "${ONLY_TRAIN:-}" ] || exit 0
 $PYTHON suite.py --data "$DATA" --out "$WORK/recall.jsonl"
 cmp "$WORK/recall.jsonl" recall.jsonl || echo "recall.jsonl differs from the committed suite (other DATA?)" >&2
 $PYTHON evaluate.py dogear-memo.gguf

@@ -357,6 +357,7 @@ static void flow_softcap(struct kern *k, float *x, size_t n, float cap)
         .weight_new = tile_weight_new, .weight_owns = tile_weight_owns,                            \
         .weight_free = tile_weight_free, .embed = tile_embed, .matmul = matmul_op,                 \
         .rmsnorm = flow_rmsnorm, .rope = flow_rope, .kv_write = flow_kv_write,                     \
-        .attend = attend_op, .seal = mem_op_seal, .glu = flow_glu, .add = flow_add,                \
+        .attend = attend_op, .seal = mem_op_seal, .demote = mem_op_demote, .glu = flow_glu,          \
+        .add = flow_add,                                                                           \
         .softcap = flow_softcap,                                                                   \
     }

@@ -67,3 +67,14 @@ void mem_op_seal(struct kern *k, const struct kern_seal *jobs, int32_t n, int32_
     struct seal_all all = {jobs, {head_dim, bits_k, bits_v}, flags};
     kern_parallel(k, n, seal_part, &all);
 }
+
+static void demote_part(void *ctx, int part, int n_part)
+{
+    const struct kern_demote *job = (const struct kern_demote *)ctx + part;
+    page_demote(job->page, job->bits_k, job->bits_v);
+}
+
+void mem_op_demote(struct kern *k, const struct kern_demote *jobs, int32_t n)
+{
+    kern_parallel(k, n, demote_part, (void *)jobs);
+}

@@ -24,6 +24,7 @@ void mem_op_copy(struct kern *k, void *dev, const void *from_dev, size_t size_by
 void mem_op_clear(struct kern *k, void *dev, size_t size_bytes);
 void mem_op_sync(struct kern *k);
 const char *mem_op_error(struct kern *k);
+void mem_op_demote(struct kern *k, const struct kern_demote *jobs, int32_t n);
 void mem_op_seal(struct kern *k, const struct kern_seal *jobs, int32_t n, int32_t head_dim,
                  int32_t bits_k, int32_t bits_v, uint32_t flags);
 

@@ -205,6 +205,7 @@ const struct kern_ops ops_ref = {
     .kv_write = ref_kv_write,
     .attend = attn_ref_attend,
     .seal = mem_op_seal,
+    .demote = mem_op_demote,
     .glu = ref_glu,
     .add = ref_add,
     .softcap = ref_softcap,

@@ -469,3 +469,71 @@ bool cuda_score(struct kern *k, const struct kern_score *s)
     return (s->n_row == 0 || score_rows(c, s, a, cut)) &&
            (s->n_group == 0 || score_groups(c, s, a, cut));
 }
+
+/* ---- bounds of pages ---- */
+
+struct bounds_args {
+    const struct kern_kv_block *block; /* dev */
+    const float *q;
+    const int32_t *row;
+    const uint8_t *use; /* or NULL */
+    float *bound;
+    int32_t head_dim, n_block_cap, n_head, group, n_row, block0, stride;
+    float scale;
+};
+
+/* One block of threads per page; each warp takes some of the rows and heads. */
+static __global__ void bound_pages(struct bounds_args a)
+{
+    DYNAMIC_SHARED(memory);
+    int32_t d = a.head_dim, j = a.block0 + (int32_t)blockIdx.x, head_kv = (int32_t)blockIdx.y;
+    int32_t lane = (int32_t)threadIdx.x % 32, n = a.n_row * a.group;
+    float *lo = (float *)memory, *hi = lo + d;
+    const kern_page *p = a.block[(size_t)head_kv * a.n_block_cap + j].page;
+    const uint16_t *scale = page_k_scale(p);
+    float top = (float)((1 << p->bits_k) - 1);
+    for (int32_t c = (int32_t)threadIdx.x; c < d; c += (int32_t)blockDim.x) {
+        bool used = !a.use || a.use[head_kv * d + c];
+        lo[c] = used ? half_value(scale[d + c]) : 0;
+        hi[c] = used ? lo[c] + half_value(scale[c]) * top : 0;
+    }
+    __syncthreads();
+    for (int32_t i = (int32_t)threadIdx.x / 32; i < n; i += (int32_t)blockDim.x / 32) {
+        const float *q = a.q + ((size_t)a.row[i / a.group] * a.n_head + head_kv * a.group + i % a.group) * d;
+        float sum = 0;
+        for (int32_t c = lane; c < d; c += 32)
+            sum += fmaxf(q[c] * lo[c], q[c] * hi[c]);
+        sum = warp_sum(sum);
+        if (lane == 0)
+            a.bound[((size_t)head_kv * n + i) * a.stride + j] = sum * a.scale;
+    }
+}
+
+void cuda_bounds(struct kern *k, const struct kern_bounds *b)
+{
+    struct kern_cuda *c = cuda_of(k);
+    const struct kern_kv *kv = b->kv;
+    int32_t group = b->n_head / kv->n_head_kv, n_page = b->block1 - b->block0;
+    size_t n_use = (size_t)kv->n_head_kv * (size_t)kv->head_dim;
+    size_t n = (size_t)b->n_head * (size_t)b->n_row * (size_t)b->stride;
+    struct cuda_cut cut = cuda_cut_begin(c);
+    int32_t *row = (int32_t *)cuda_cut_take(&cut, sizeof(int32_t) * (size_t)b->n_row);
+    uint8_t *use = (uint8_t *)cuda_cut_take(&cut, n_use);
+    float *bound = (float *)cuda_cut_take(&cut, sizeof(float) * n);
+    const struct kern_kv_block *block = cuda_table_of(c, kv);
+    assert(kv->head_dim <= PAGE_HEAD_DIM_MAX);
+    if (n_page <= 0)
+        return;
+    if (!row || !use || !bound || !block) {
+        cuda_ok(c, (cudaError_t)cudaErrorMemoryAllocation);
+        return;
+    }
+    cuda_put(c, row, b->row, sizeof(int32_t) * (size_t)b->n_row);
+    if (b->use)
+        cuda_put(c, use, b->use, n_use);
+    struct bounds_args a = {block, b->q, row, b->use ? use : NULL, bound, kv->head_dim, kv->n_block_cap,
+                            b->n_head, group, b->n_row, b->block0, b->stride, b->scale};
+    launch(bound_pages, dim3((unsigned)n_page, (unsigned)kv->n_head_kv), 128,
+           2 * sizeof(float) * (size_t)kv->head_dim, c, a);
+    cuda_get(c, b->bound, bound, sizeof(float) * n);
+}

@@ -11,10 +11,24 @@ bool cuda_ok(struct kern_cuda *c, cudaError_t e)
     return e == cudaSuccess;
 }
 
-/* A copy from ordinary host memory returns when the source has been read. */
+/* Through page-locked memory of our own: the caller may reuse its bytes at once, whatever the driver
+ * makes of ordinary memory, and nobody waits before all of it is on its way. */
 void cuda_put(struct kern_cuda *c, void *dev, const void *host, size_t size_bytes)
 {
-    cuda_ok(c, cudaMemcpyAsync(dev, host, size_bytes, cudaMemcpyHostToDevice, cuda_stream(c)));
+    const char *from = (const char *)host;
+    char *to = (char *)dev;
+    cudaStream_t stream = cuda_stream(c);
+    for (size_t at = 0; at < size_bytes;) {
+        size_t n = size_bytes - at < CUDA_STAGING_BYTES / 2 ? size_bytes - at : CUDA_STAGING_BYTES / 2;
+        if (c->put_at + n > CUDA_STAGING_BYTES) {
+            cuda_ok(c, cudaStreamSynchronize(stream));
+            c->put_at = 0;
+        }
+        memcpy(c->putting + c->put_at, from + at, n);
+        cuda_ok(c, cudaMemcpyAsync(to + at, c->putting + c->put_at, n, cudaMemcpyHostToDevice, stream));
+        c->put_at += (n + 63) / 64 * 64;
+        at += n;
+    }
 }
 
 void cuda_get(struct kern_cuda *c, void *host, const void *dev, size_t size_bytes)
@@ -22,7 +36,7 @@ void cuda_get(struct kern_cuda *c, void *host, const void *dev, size_t size_byte
     const char *from = (const char *)dev;
     char *to = (char *)host;
     for (size_t at = 0; at < size_bytes;) { /* through page-locked memory: faster, and no surprises */
-        size_t n = size_bytes - at < c->staging_bytes ? size_bytes - at : c->staging_bytes;
+        size_t n = size_bytes - at < CUDA_STAGING_BYTES ? size_bytes - at : CUDA_STAGING_BYTES;
         cudaStream_t stream = cuda_stream(c);
         cuda_ok(c, cudaMemcpyAsync(c->staging, from + at, n, cudaMemcpyDeviceToHost, stream));
         cuda_ok(c, cudaStreamSynchronize(stream));
@@ -77,19 +91,32 @@ const struct kern_kv_block *cuda_table_of(struct kern_cuda *c, const struct kern
 
 /* ---- masses ---- */
 
-static void mass_flush(struct kern_cuda *c, struct cuda_mass *m)
+/* Adds what the device has summed to the host's arrays: one wait for as many as staging holds. */
+static void masses_flush(struct kern_cuda *c)
 {
-    if (!m->dirty)
-        return;
-    m->dirty = false;
-    float *got = (float *)malloc(sizeof *got * m->n);
-    if (got) {
-        cuda_get(c, got, m->dev, sizeof *got * m->n);
-        for (size_t i = 0; i < m->n; i++)
-            m->host[i] += got[i];
-        free(got);
+    size_t at = 0;
+    for (int first = 0, i = 0; i <= CUDA_TABLES; i++) {
+        struct cuda_mass *m = i < CUDA_TABLES ? &c->mass[i] : NULL;
+        size_t size = m && m->dirty ? m->n * sizeof(float) : 0;
+        if (at > 0 && (!m || at + size > CUDA_STAGING_BYTES)) {
+            const float *got = (const float *)c->staging;
+            cuda_ok(c, cudaStreamSynchronize(c->stream));
+            for (; first < i; first++) {
+                struct cuda_mass *done = &c->mass[first];
+                for (size_t j = 0; done->dirty && j < done->n; j++)
+                    done->host[j] += got[j];
+                got += done->dirty ? done->n : 0;
+                done->dirty = false;
+            }
+            at = 0;
+        }
+        if (size == 0)
+            continue;
+        cuda_ok(c, cudaMemcpyAsync((char *)c->staging + at, m->dev, size, cudaMemcpyDeviceToHost,
+                                   cuda_stream(c)));
+        cuda_fill(c, m->dev, 0, m->n);
+        at += size;
     }
-    cuda_fill(c, m->dev, 0, m->n);
 }
 
 float *cuda_mass_of(struct kern_cuda *c, float *host, size_t n)
@@ -98,12 +125,14 @@ float *cuda_mass_of(struct kern_cuda *c, float *host, size_t n)
     for (int i = 0; i < CUDA_TABLES && !m; i++)
         if (c->mass[i].host == host || !c->mass[i].host)
             m = &c->mass[i];
+    if (n * sizeof(float) > CUDA_STAGING_BYTES)
+        return NULL;
     if (!m) { /* all places are taken: one of them starts anew */
+        masses_flush(c);
         m = &c->mass[c->clock++ % CUDA_TABLES];
-        mass_flush(c, m);
     }
     if (m->cap < n) {
-        mass_flush(c, m);
+        masses_flush(c);
         arena_free(c, m->dev);
         m->dev = (float *)arena_alloc(c, sizeof(float) * n);
         if (!m->dev) {
@@ -156,10 +185,9 @@ static void op_clear(struct kern *k, void *dev, size_t size_bytes)
 static void op_sync(struct kern *k)
 {
     struct kern_cuda *c = cuda_of(k);
-    for (int i = 0; i < CUDA_TABLES; i++) {
-        mass_flush(c, &c->mass[i]);
+    masses_flush(c);
+    for (int i = 0; i < CUDA_TABLES; i++)
         c->mass[i].host = NULL;
-    }
     cuda_ok(c, cudaStreamSynchronize(cuda_stream(c)));
     cuda_ok(c, cudaGetLastError());
 }
@@ -182,6 +210,8 @@ static void op_close(struct kern *k)
     arena_close(c);
     if (c->staging)
         cudaFreeHost(c->staging);
+    if (c->putting)
+        cudaFreeHost(c->putting);
 #ifndef CUDA_SHIM
     if (c->stream)
         cudaStreamDestroy(c->stream);
@@ -229,7 +259,9 @@ static const struct kern_ops ops_cuda = {
     .kv_write = cuda_kv_write,
     .attend = cuda_attend,
     .seal = cuda_seal,
+    .demote = cuda_demote,
     .score = cuda_score,
+    .bounds = cuda_bounds,
     .glu = cuda_glu,
     .add = cuda_add,
     .softcap = cuda_softcap,
@@ -361,12 +393,12 @@ static struct kern *module_open(int32_t device, char *why, size_t why_bytes)
     c->base.name = "cuda";
     c->base.kv_bytes = 2;
     c->base.device = true;
-    c->staging_bytes = CUDA_STAGING_BYTES;
     c->scratch = (unsigned char *)arena_alloc(c, c->scratch_bytes);
     bool ok = c->scratch != NULL;
     for (int i = 0; ok && i < CUDA_ROPE_TABLES; i++)
         ok = (c->rope[i].dev = (float *)arena_alloc(c, sizeof c->rope[i].freq)) != NULL;
-    ok = ok && cudaMallocHost(&c->staging, c->staging_bytes) == cudaSuccess;
+    ok = ok && cudaMallocHost(&c->staging, CUDA_STAGING_BYTES) == cudaSuccess &&
+         cudaMallocHost((void **)&c->putting, CUDA_STAGING_BYTES) == cudaSuccess;
     if (!ok) {
         snprintf(why, why_bytes,
                  "out of GPU memory: no %zu MiB of scratch; close other programs that use the GPU "

@@ -51,8 +51,9 @@ struct kern_cuda {
     struct cuda_step *step;
     unsigned char *scratch;
     size_t scratch_bytes;
-    void *staging;        /* page-locked host memory */
-    size_t staging_bytes;
+    void *staging;        /* page-locked host memory, CUDA_STAGING_BYTES, for what comes back; */
+    char *putting;        /* as much for what goes to the device, */
+    size_t put_at;        /* from here on not on its way */
     void *near;           /* host memory for inputs and answers of products of kept matrices */
     size_t near_bytes;
     struct {
@@ -158,6 +159,8 @@ void cuda_matmul(struct kern *k, int n_mat, const struct kern_mat *mats, const f
 
 void cuda_attend(struct kern *k, const struct kern_attn *a);
 bool cuda_score(struct kern *k, const struct kern_score *s);
+void cuda_bounds(struct kern *k, const struct kern_bounds *b);
+void cuda_demote(struct kern *k, const struct kern_demote *jobs, int32_t n);
 void cuda_seal(struct kern *k, const struct kern_seal *jobs, int32_t n, int32_t head_dim,
                int32_t bits_k, int32_t bits_v, uint32_t flags);
 

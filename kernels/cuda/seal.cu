@@ -1,9 +1,8 @@
-/* Sealing on the device: one block of threads per head's 64 tokens, one thread per group. The
- * arithmetic is that of page_seal.h, line by line, so that the bytes are the CPU's; this file is
- * compiled without fused multiply-adds for that. */
+/* Sealing and stepping down on the device: one block of threads per head's 64 tokens, one thread per
+ * group. The arithmetic is that of page_seal.h and page.c, line by line, so that the bytes are the
+ * CPU's; this file is compiled without fused multiply-adds for that. */
+#include "kernels/cuda/attn.cuh"
 #include "kernels/cuda/backend.h"
-
-#include "kernels/page.h"
 
 #define SEAL_FN static __device__ __noinline__ /* one copy of each: half a minute less to compile */
 #define SEAL_INLINE static __device__ __forceinline__
@@ -182,7 +181,7 @@ void cuda_seal(struct kern *k, const struct kern_seal *jobs, int32_t n, int32_t 
     struct page_shape shape = {head_dim, bits_k, bits_v};
     size_t size = page_size(&shape);
     struct seal_shape s = {};
-    assert(size > 0 && size % 16 == 0 && size <= c->staging_bytes);
+    assert(size > 0 && size % 16 == 0 && size <= CUDA_STAGING_BYTES);
     s.head_dim = head_dim;
     s.n_group = page_n_group(head_dim);
     s.bits_k = bits_k;
@@ -197,7 +196,7 @@ void cuda_seal(struct kern *k, const struct kern_seal *jobs, int32_t n, int32_t 
     enum { AT_ONCE = 512 };
     struct seal_job job[AT_ONCE];
     uint8_t *to[AT_ONCE];
-    int32_t most = (int32_t)(c->staging_bytes / size);
+    int32_t most = (int32_t)(CUDA_STAGING_BYTES / size);
     most = most < AT_ONCE ? most : AT_ONCE;
     for (int32_t at = 0; at < n; at += most) {
         int32_t now = n - at < most ? n - at : most;
@@ -220,5 +219,134 @@ void cuda_seal(struct kern *k, const struct kern_seal *jobs, int32_t n, int32_t 
         cuda_ok(c, cudaStreamSynchronize(c->stream));
         for (int32_t i = 0; i < now; i++)
             memcpy(jobs[at + i].page, (uint8_t *)c->staging + size * (size_t)i, size);
+    }
+}
+
+/* ---- stepping down ---- */
+
+/* Scale and offset of one group for its codes without their lowest bits: cut_refit of page.c. The
+ * group is channel `fixed`, tokens [from, end) (keys), or token `fixed`, channels [from, end). */
+SEAL_FN void group_cut(const kern_page *p, bool value, int32_t fixed, int32_t from, int32_t end,
+                       int32_t drop, uint16_t *scale, uint16_t *lo)
+{
+    int32_t d = p->head_dim, n_plane = (value ? p->bits_v : p->bits_k) / PAGE_PLANE_BITS;
+    const uint8_t *plane = page_plane_of(p, value, 0);
+    int64_t n = end - from, c = 0, cut = 0, cut_cut = 0, c_cut = 0;
+    int32_t next[PAGE_PLANES];
+    for (int32_t i = 0; i < n_plane; i++)
+        next[i] = (int32_t)(page_plane_of(p, value, i) - plane);
+    for (int32_t x = from; x < end; x++) {
+        int32_t t = value ? fixed : x, ch = value ? x : fixed;
+        int32_t at = t / 16 * 4 * d + ch / 16 * 64;
+        at += value ? ch % 16 * 4 + t % 4 : t % 16 * 4 + ch % 4;
+        int32_t up = 2 * ((value ? t : ch) / 4 % 4), code = 0;
+        for (int32_t i = 0; i < n_plane; i++)
+            code = code << 2 | (plane[next[i] + at] >> up & 3);
+        int32_t less = code >> drop;
+        c += code;
+        cut += less;
+        cut_cut += less * less;
+        c_cut += code * less;
+    }
+    double s0 = half_value(*scale), lo0 = half_value(*lo);
+    int64_t var = n * cut_cut - cut * cut, cov = n * c_cut - c * cut;
+    double s1 = var > 0 ? s0 * (double)cov / (double)var : s0 * (1 << drop);
+    uint16_t half = half_finite(s1);
+    double kept = half_value(half);
+    *scale = half;
+    *lo = half_finite(lo0 + (s0 * (double)c - kept * (double)cut) / (double)n);
+}
+
+struct demote_job {
+    const uint8_t *from;
+    uint8_t *to, *base; /* base: header, scales and offsets, for the host too */
+    int32_t bits_k, bits_v;
+};
+
+/* Planes that stay lie where they lay. */
+static __global__ void __launch_bounds__(SEAL_THREADS)
+    demote_pages(const struct demote_job *jobs, int32_t base_bytes)
+{
+    const struct demote_job job = jobs[blockIdx.x];
+    const kern_page *p = (const kern_page *)job.from;
+    int32_t d = p->head_dim, n_group = (d + PAGE_GROUP - 1) / PAGE_GROUP, tid = (int32_t)threadIdx.x;
+    int32_t drop_k = p->bits_k - job.bits_k, drop_v = p->bits_v - job.bits_v;
+    int32_t skip = p->n_skip < PAGE_TOK ? p->n_skip : 0, n_v = PAGE_TOK * n_group;
+    uint32_t size = (uint32_t)(base_bytes + 16 * d * ((job.bits_k + job.bits_v) / PAGE_PLANE_BITS));
+    for (int32_t i = tid; i < base_bytes / 4; i += SEAL_THREADS)
+        ((uint32_t *)job.base)[i] = ((const uint32_t *)job.from)[i];
+    __syncthreads();
+    uint16_t *scale_k = (uint16_t *)(job.base + sizeof *p), *scale_v = scale_k + 2 * d;
+    for (int32_t c = tid; c < d && drop_k > 0; c += SEAL_THREADS)
+        group_cut(p, false, c, skip, PAGE_TOK, drop_k, &scale_k[c], &scale_k[d + c]);
+    for (int32_t i = tid; i < n_v && drop_v > 0; i += SEAL_THREADS) {
+        int32_t c0 = i / PAGE_TOK * PAGE_GROUP;
+        group_cut(p, true, i % PAGE_TOK, c0, c0 + PAGE_GROUP < d ? c0 + PAGE_GROUP : d, drop_v,
+                  &scale_v[i], &scale_v[n_v + i]);
+    }
+    if (tid == 0) {
+        kern_page *to = (kern_page *)job.base;
+        to->bits_k = (uint8_t)job.bits_k;
+        to->bits_v = (uint8_t)job.bits_v;
+        to->size_bytes = size;
+    }
+    __syncthreads(); /* from may be to: all of it has been read */
+    for (int32_t i = tid; i < base_bytes / 16; i += SEAL_THREADS)
+        ((uint4 *)job.to)[i] = ((const uint4 *)job.base)[i];
+    for (uint32_t i = (uint32_t)(base_bytes / 16 + tid); i < size / 16 && job.to != job.from; i += SEAL_THREADS)
+        ((uint4 *)job.to)[i] = ((const uint4 *)job.from)[i];
+}
+
+/* Whether the planes that stay are the first ones of the page: all steps of the ladder. */
+static bool planes_stay(const struct kern_page *page, int32_t bits_k, int32_t bits_v)
+{
+    struct page_shape from = page_shape_of(page), to = {from.head_dim, bits_k, bits_v};
+    for (int32_t i = 0; i < bits_k / PAGE_PLANE_BITS; i++)
+        if (page_plane_at(&from, PAGE_K, i) != page_plane_at(&to, PAGE_K, i))
+            return false;
+    for (int32_t i = 0; i < bits_v / PAGE_PLANE_BITS; i++)
+        if (page_plane_at(&from, PAGE_V, i) != page_plane_at(&to, PAGE_V, i))
+            return false;
+    return true;
+}
+
+void cuda_demote(struct kern *k, const struct kern_demote *jobs, int32_t n)
+{
+    struct kern_cuda *c = cuda_of(k);
+    enum { AT_ONCE = 512 };
+    struct demote_job job[AT_ONCE];
+    struct kern_page *page[AT_ONCE];
+    for (int32_t at = 0; at < n;) {
+        size_t base = page_base_size(jobs[at].page->head_dim);
+        struct cuda_cut cut = cuda_cut_begin(c);
+        uint8_t *bases = (uint8_t *)cuda_cut_take(&cut, base * AT_ONCE);
+        void *dev_job = cuda_cut_take(&cut, sizeof job);
+        int32_t now = 0;
+        assert(bases && dev_job && base * AT_ONCE <= CUDA_STAGING_BYTES);
+        for (; at < n && now < AT_ONCE; at++) {
+            const struct kern_demote *j = &jobs[at];
+            if (!planes_stay(j->page, j->bits_k, j->bits_v)) {
+                size_t size = page_demote(j->page, j->bits_k, j->bits_v);
+                cuda_put(c, j->dev_to, j->page, size);
+                continue;
+            }
+            page[now] = j->page;
+            job[now] = {(const uint8_t *)j->dev, (uint8_t *)j->dev_to, bases + base * (size_t)now,
+                        j->bits_k, j->bits_v};
+            now++;
+        }
+        if (now == 0)
+            continue;
+        cuda_put(c, dev_job, job, sizeof *job * (size_t)now);
+        launch(demote_pages, dim3((unsigned)now), SEAL_THREADS, 0, c,
+               (const struct demote_job *)dev_job, (int32_t)base);
+        cuda_ok(c, cudaMemcpyAsync(c->staging, bases, base * (size_t)now, cudaMemcpyDeviceToHost,
+                                   cuda_stream(c)));
+        cuda_ok(c, cudaStreamSynchronize(c->stream));
+        for (int32_t i = 0; i < now; i++)
+            if (c->error == cudaSuccess)
+                memcpy(page[i], (uint8_t *)c->staging + base * (size_t)i, base);
+            else /* the host's pages stay right whatever becomes of the device */
+                page_demote(page[i], job[i].bits_k, job[i].bits_v);
     }
 }

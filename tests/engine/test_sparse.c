@@ -861,7 +861,60 @@ static void select_attend__published_methods__read_their_share(void **state)
     kern_close(k);
 }
 
-int main(void)
+/* Of the answer of select_attend to every position of an answer, on k. */
+static void select_answers(struct kern *k, const struct heads *h, int32_t answer0,
+                           const struct select_params *p, float *out, struct select_report *r)
+{
+    struct sparse_shape s = {1, 4, 2, 64};
+    struct select *se = select_new(k, &s, p);
+    select_begin(se, 0.9f, answer0);
+    struct kern_attn a = heads_attn(h, answer0 - 64, 64, NULL);
+    select_observe(se, 0, &a);
+    for (int32_t pos = answer0; pos < h->n; pos++, out += 4 * 64) {
+        a = heads_attn(h, pos, 1, out);
+        select_attend(se, 0, &a);
+    }
+    select_report(se, r);
+    select_free(se);
+}
+
+/* A backend whose pages are not the host's chooses the same by its own bounds. The heads lie in host
+ * memory, so CUDA_MODULE must be the shim's. */
+static void select_attend__cuda__chooses_as_the_cpu(void **state)
+{
+    static const struct decode_method methods[] = {
+        {0}, {.score = DECODE_BOUNDS, .share = 0.25f}, {.score = DECODE_CHANNELS, .share = 0.25f}};
+    enum { ANSWER = 36 };
+    char why[256];
+    int32_t n = 1088 + ANSWER;
+    struct kern *cpu = kern_open_cpu("ref", 1);
+    struct kern *cuda = kern_open_cuda(getenv("CUDA_MODULE"), 0, 1, why, sizeof why);
+    if (!cuda)
+        fail_msg("%s", why);
+    struct heads h = heads_make(HEADS_RECALL, n, 4, 2, 64, 21);
+    heads_seal(&h, n - ANSWER, 8, 4);
+    static float want[ANSWER * 4 * 64], got[ANSWER * 4 * 64];
+    for (size_t i = 0; i < sizeof methods / sizeof *methods; i++) {
+        struct select_params p = {.n_min = 1, .method = methods[i]};
+        struct select_report r[2];
+        select_answers(cpu, &h, n - ANSWER, &p, want, &r[0]);
+        select_answers(cuda, &h, n - ANSWER, &p, got, &r[1]);
+        assert_true(r[0].n_choice > 0 && r[0].density < 0.9);
+        assert_int_equal(r[1].n_choice, r[0].n_choice);
+        assert_true(fabs(r[1].density - r[0].density) < 1e-9);
+        double off = 0, all = 0;
+        for (size_t x = 0; x < sizeof want / sizeof *want; x++) {
+            off += pow((double)got[x] - (double)want[x], 2);
+            all += pow((double)want[x], 2);
+        }
+        assert_true(sqrt(off / all) < 1e-3);
+    }
+    heads_free(&h);
+    kern_close(cuda);
+    kern_close(cpu);
+}
+
+int main(int n_arg, char **arg)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(kern_score__exact_rows__are_what_attention_sums),
@@ -886,6 +939,11 @@ int main(void)
         cmocka_unit_test(select_attend__short_context_or_coverage_one__is_dense),
         cmocka_unit_test(select_attend__topic_returns__its_page_is_read_again),
         cmocka_unit_test(select_attend__published_methods__read_their_share),
+        cmocka_unit_test(select_attend__cuda__chooses_as_the_cpu),
     };
+    if (n_arg > 1)
+        cmocka_set_test_filter(arg[1]);
+    if (!getenv("CUDA_MODULE"))
+        cmocka_set_skip_filter("*cuda*");
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
