@@ -33,7 +33,7 @@ static const struct option table[] = {
     {"-c", "ctx-size", INT, OFF(n_ctx), "N", "context in tokens (0 = the model's own, as memory allows)", 0, 1 << 24},
     {"-t", "threads", INT, OFF(n_thread), "N", "CPU threads (0 = one per core)", 0, 1024},
     {"-ngl", "gpu-layers", INT, OFF(n_gpu_layer), "N", "layers whose weights lie on the GPU, with --backend cuda (-1 = all that fit)", -1, 1 << 16},
-    {NULL, "backend", TEXT, OFF(backend), "NAME", "auto, cpu or cuda", 0, 0},
+    {NULL, "backend", TEXT, OFF(backend), "NAME", "auto (the CPU), cpu or cuda", 0, 0},
     {"-s", "seed", U64, OFF(sampling.seed), "N", "random seed (-1 = random)", 0, 0},
     {NULL, "temp", FLOAT, OFF(sampling.temp), "T", "temperature (0 = greedy; default 0.8)", 0, 100},
     {NULL, "top-k", INT, OFF(sampling.top_k), "N", "keep the N likeliest tokens (0 = all; default 40)", -1, 1 << 24},

@@ -73,6 +73,17 @@ ok cuda__resume__cpu_cuda_cpu_reuses_and_says_the_same
 sed -n 2,3p "$work/got" | grep -qv '^(0,'
 ok cuda__resume__pages_were_reused
 
+# A budget that 8/8 pages of the prompt do not fit (1.28 MB): they step down on the device.
+squeeze() { # squeeze BACKEND
+    ask --no-save --backend "$1" --kv adaptive --kv-budget 1300K "$(for i in {1..80}; do
+        printf 'My cat number %d is called Minka. ' "$i"
+    done) What is my cat called?" && json "$work/out" 'j["answer"], j["kv_bytes"] < 1200000'
+}
+squeeze cpu >"$work/want" && grep -q True "$work/want"
+ok cuda__budget__cpu_steps_down
+squeeze cuda | cmp - "$work/want"
+ok cuda__budget__steps_down_and_says_the_same
+
 dogear bench -m "$model" --backend cuda -ngl 1 -p 8 -n 2 -r 1 --ops --json
 json "$work/out" 'all(r["ops"]["matmul"]["calls"] > 0 and r["ops"]["attend"]["s"] > 0 for r in j)' | grep -q True
 ok cuda__bench__times_every_op
