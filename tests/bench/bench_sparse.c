@@ -399,10 +399,16 @@ static void run_model(struct kern *k, const char *path, const char *text_path, i
     sparse_report(r.sp, &was);
     printf("%s reading %s, %d keys, %d layers: dense %.1f ms, asked for 0.95 %.1f ms: %.2fx (last %d "
            "rows %.2fx, density %.3f, of the fewest blocks that hold 0.95 %.3f), density %.3f, mass "
-           "%.3f (p5 %.3f), scoring %.1f %% of dense; %s\n",
+           "%.3f (p5 %.3f), scoring %.1f %% of sparse calls; %s\n",
            m->p.name, text_path, n, m->p.n_layer, r.dense_s * 1e3, r.sparse_s * 1e3,
            r.dense_s / r.sparse_s, ROWS, r.end_dense_s / r.end_sparse_s, r.density / m->p.n_layer,
-           r.fewest / m->p.n_layer, was.density, was.mass_mean, was.mass_p5, 100 * was.score_share * r.sparse_s / r.dense_s, sparse_reason_text(was.reason));
+           r.fewest / m->p.n_layer, was.density, was.mass_mean, was.mass_p5, 100 * was.score_share,
+           sparse_reason_text(was.reason));
+    for (int32_t i = 0; i < m->p.n_layer; i++) {
+        double density, mass;
+        sparse_report_layer(r.sp, i, &density, &mass);
+        printf("  layer %d: density %.3f, mass of the rows that read lists %.3f\n", i, density, mass);
+    }
     sparse_free(r.sp);
     kv_line_free(line);
     kv_pool_free(pool);
@@ -539,7 +545,7 @@ static void run_decode(struct kern *k, int32_t n, float coverage)
     struct select_report r;
     select_report(se, &r);
     printf("mixed  %6d keys 4/4, one row, %s: dense %8.1f us, selected %8.1f us: %.2fx; density "
-           "%.3f, mass %.3f\n", n, coverage > 0 ? "coverage 0.95" : "a quarter", dense * 1e6,
+           "%.3f with its first 16, mass %.3f\n", n, coverage > 0 ? "coverage 0.95" : "a quarter", dense * 1e6,
            chosen * 1e6, dense / chosen, r.density, r.mass_mean);
     fflush(stdout);
     select_free(se);

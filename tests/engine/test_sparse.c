@@ -8,7 +8,7 @@
 
 #include "engine/blocks.h"
 #include "engine/select.h"
-#include "engine/sparse.h"
+#include "engine/sparse_impl.h"
 #include "kernels/score.h"
 #include "tests/engine/heads.h"
 
@@ -451,6 +451,97 @@ static void sparse_choose__end_of_a_turn__reads_everything(void **state)
 }
 
 /* Which blocks are read depends on no number of threads; dense rows are summed in another order. */
+/* What is listed holds the mass aimed at in the rows that chose; held-out rows are none of them. */
+static void sparse_choose__lists__cover_what_is_aimed_at(void **state)
+{
+    int32_t n = 3072, pos0 = 2048, n_head = 4, group = 2, n_rb = 16, n_checked = 0;
+    struct sparse_bed b =
+        bed_make(HEADS_RECALL, n, n_head, 2, 64,
+                 &(struct sparse_params){.coverage = 0.9f, .n_min = 1, .always = true, .rho_max = 2});
+    struct kern_attn a = heads_attn(&b.h, pos0, n - pos0, b.out);
+    enum sparse_reason why;
+    assert_non_null(sparse_choose(b.sp, 0, &a, INT32_MAX, &why));
+    const struct sparse *sp = b.sp;
+    for (int32_t i = 0; i < sp->n_held; i++)
+        for (int32_t j = 0; j < sp->n_row; j++)
+            assert_true(sp->held[i].row != sp->row[j]);
+    for (int32_t head = 0; head < n_head; head++)
+        for (int32_t r = 0; r < n_rb; r++) {
+            const int32_t *first = sp->first + head / group * (n_rb + 1) + r;
+            double kept = 0;
+            int32_t n_row = 0, at = pos0 / 64 + r;
+            for (int32_t i = 0; i < sp->n_row; i++) {
+                const float *mass = sp->mass + ((size_t)head * sp->n_row + i) * sp->n_block;
+                if (sp->row[i] / 64 != r)
+                    continue;
+                n_row++;
+                kept += (double)mass[at] + (double)mass[at - 1];
+                for (int32_t j = first[0]; j < first[1]; j++)
+                    kept += (double)mass[sp->index[j]];
+            }
+            assert_int_equal(n_row, 4);
+            assert_true(kept / n_row > (double)sp->layer[0].head[head / group].aim - 1e-5);
+            n_checked += first[1] - first[0] < at - 1;
+        }
+    assert_true(n_checked > n_head * n_rb / 2);
+    bed_free(&b);
+}
+
+/* Lists begin with the first call that ends at n_min keys. */
+static void sparse_choose__around_the_least_length__is_dense_below(void **state)
+{
+    for (int32_t n = 4095; n <= 4096; n++) {
+        struct sparse_bed b =
+            bed_make(HEADS_RECALL, n, 2, 1, 64, &(struct sparse_params){.coverage = 0.9f});
+        struct kern_attn a = heads_attn(&b.h, n - 300, 300, b.out);
+        enum sparse_reason why;
+        const struct kern_block_list *list = sparse_choose(b.sp, 0, &a, INT32_MAX, &why);
+        assert_int_equal(why, n < 4096 ? SPARSE_SHORT : SPARSE_ON);
+        assert_true((list != NULL) == (n == 4096));
+        bed_free(&b);
+    }
+}
+
+/* Without a correction rows are what the lists give, but for those that are known exactly. */
+static void sparse_attend__no_correction__is_the_lists(void **state)
+{
+    struct prefill_method m = {.score = PREFILL_STATIC, .first = 64, .local = 128};
+    struct sparse_bed b = bed_make(HEADS_RECALL, 2048, 2, 1, 64,
+                                   &(struct sparse_params){.coverage = 0.9f, .n_min = 1, .method = m});
+    struct kern_attn a = heads_attn(&b.h, 1536, 512, b.out);
+    sparse_attend(b.sp, 0, &a, INT32_MAX);
+    a.out = b.dense;
+    a.list = &b.sp->list;
+    b.k->ops->attend(b.k, &a);
+    bool held[512] = {false};
+    for (int32_t i = 0; i < b.sp->n_held; i++)
+        held[b.sp->held[i].row] = true;
+    for (int32_t r = 0; r < 512; r++)
+        assert_int_equal(memcmp(b.out + r * 128, b.dense + r * 128, 128 * sizeof(float)) != 0, held[r]);
+    bed_free(&b);
+}
+
+/* Of four heads one reads everything: it is left alone for three calls, then for seven. */
+static void sparse_choose__head_that_reads_all__sleeps(void **state)
+{
+    enum { SPREAD = 2 };
+    struct sparse_bed b = bed_make(HEADS_MIXED, 4096, 4, 4, 32,
+                                   &(struct sparse_params){.coverage = 0.9f, .n_min = 1});
+    struct kern_attn a = heads_attn(&b.h, 3584, 512, b.out);
+    const struct head_state *head = b.sp->layer[0].head;
+    static const int32_t left[] = {3, 2, 1, 0, 7, 6};
+    for (size_t i = 0; i < sizeof left / sizeof *left; i++) {
+        enum sparse_reason why;
+        assert_non_null(sparse_choose(b.sp, 0, &a, INT32_MAX, &why));
+        assert_int_equal(head[SPREAD].n_sleep, left[i]);
+        assert_int_equal(b.sp->asleep[SPREAD], i % 4 != 0);
+        assert_int_equal(b.sp->first[SPREAD * 9 + 1] - b.sp->first[SPREAD * 9], 55);
+        for (int32_t h = 0; h < 4; h++)
+            assert_true(h == SPREAD || (head[h].listed && !b.sp->asleep[h]));
+    }
+    bed_free(&b);
+}
+
 static void sparse_attend__number_of_threads__changes_no_list(void **state)
 {
     struct heads h = heads_make(HEADS_MIXED, 2048, 8, 4, 64, 7);
@@ -927,6 +1018,10 @@ int main(int n_arg, char **arg)
         cmocka_unit_test(sparse_attend__structured_heads__keep_their_coverage),
         cmocka_unit_test(sparse_report__held_out_rows__speak_for_all),
         cmocka_unit_test(sparse_choose__end_of_a_turn__reads_everything),
+        cmocka_unit_test(sparse_choose__lists__cover_what_is_aimed_at),
+        cmocka_unit_test(sparse_choose__around_the_least_length__is_dense_below),
+        cmocka_unit_test(sparse_attend__no_correction__is_the_lists),
+        cmocka_unit_test(sparse_choose__head_that_reads_all__sleeps),
         cmocka_unit_test(sparse_attend__number_of_threads__changes_no_list),
         cmocka_unit_test(sparse_attend__fitted_correction__never_hurts),
         cmocka_unit_test(sparse_attend__held_out_rows__are_exact),
