@@ -423,7 +423,7 @@ static void cmd_verify(struct screen *sc, const char *args)
 
 void commands_verified(struct screen *sc, const struct engine_fidelity *f)
 {
-    char kl[FORMAT_SIZE], top[FORMAT_SIZE], n[FORMAT_SIZE], at[FORMAT_SIZE], choice[96];
+    char kl[FORMAT_SIZE], top[FORMAT_SIZE], n[FORMAT_SIZE], choice[96];
     if (f->n == 0) {
         screen_notice(sc, "verifying stopped before anything was compared");
         return;
@@ -431,8 +431,7 @@ void commands_verified(struct screen *sc, const struct engine_fidelity *f)
     if (f->first_divergence < 0)
         snprintf(choice, sizeof choice, "every first choice the same");
     else
-        snprintf(choice, sizeof choice, "same first choice %s, not at %s",
-                 format_percent(top, f->top1), format_count(at, f->first_divergence));
+        snprintf(choice, sizeof choice, "same first choice %s", format_percent(top, f->top1));
     screen_notice(sc, "verified %s tokens%s: KL %s, %s", format_count(n, f->n),
                   f->n < f->n_tok ? " (stopped)" : "", format_small(kl, f->kl_mean), choice);
 }

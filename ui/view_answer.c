@@ -269,7 +269,7 @@ static void draw_legend(const struct ui_model *m, struct pen *p)
 void view_answer_draw(const struct ui_model *m, struct pen *p)
 {
     struct dash *d = m->dash;
-    char note[64], a[FORMAT_SIZE];
+    char note[64], a[FORMAT_SIZE], b[FORMAT_SIZE];
     double sum = 0;
     int n = 0;
     bool verified = false;
@@ -280,7 +280,7 @@ void view_answer_draw(const struct ui_model *m, struct pen *p)
             n++;
         }
     }
-    snprintf(note, sizeof note, "%d tokens, perplexity %s", d->n_token,
+    snprintf(note, sizeof note, "%s tokens, perplexity %s", format_count(b, d->n_token),
              format_rate(a, n ? exp(-sum / n) : NAN));
     pen_heading(p, "Last answer", note);
     if (d->n_token == 0) {

@@ -147,15 +147,14 @@ static void draw_room(const struct ui_model *m, struct pen *p)
     const struct stats *s = &m->stats;
     char a[FORMAT_SIZE], text[64];
     struct dash_room now = dash_room(s, s->fit_tok), floor = dash_room(s, s->fit_floor_tok);
-    const char *tier = s->kv_floor[0] ? s->kv_floor : "the floor";
     pen_line(p, "fits");
     if (floor.n_tok == 0 && floor.context) {
         pen_figure(p, "no more: ", "the context is full", "");
     } else if (floor.n_tok == 0) {
-        snprintf(text, sizeof text, " at %s: a larger budget makes room", tier);
-        pen_figure(p, "", "no more", text);
+        pen_figure(p, "", "short turns", " at most: a larger budget makes room");
     } else if (now.n_tok == 0) {
-        snprintf(text, sizeof text, " more tokens, as pages step down to %s", tier);
+        snprintf(text, sizeof text, " more tokens, as pages step down to %s",
+                 s->kv_floor[0] ? s->kv_floor : "the floor");
         pen_figure(p, "", format_count(a, floor.n_tok), text);
     } else {
         pen_figure(p, "", format_count(a, now.n_tok), " more tokens as it is");

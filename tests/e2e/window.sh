@@ -5,6 +5,7 @@
 for tool in Xvfb xdotool; do
     command -v $tool >/dev/null || { skip window "$tool is missing"; exit 0; }
 done
+export LSAN_OPTIONS=suppressions=$(cd "$(dirname "$0")" && pwd)/leaks.supp:print_suppressions=0
 fake=$work/fake.txt
 cat >"$fake" <<'S'
 ctx 8192

@@ -211,7 +211,7 @@ static void dash__fits__says_what_ends_first(void **state)
         {8192, 100, 5000, 20000, "fits 4,900 more tokens as it is 8,092 at the floor, 4/4\n"},
         {8192, 100, 9000, 20000, "fits 8,092 more tokens as it is the context ends first\n"},
         {8192, 6000, 5000, 8000, "fits 2,000 more tokens, as pages step down to 4/4\n"},
-        {8192, 6000, 5000, 5000, "fits no more at 4/4: a larger budget makes room\n"},
+        {8192, 6000, 5000, 5000, "fits short turns at most: a larger budget makes room\n"},
         {8192, 8192, 9000, 9000, "fits no more: the context is full\n"},
         {8192, 6000, -1, -1, "fits -- more tokens as it is\n"},
     };
