@@ -129,6 +129,7 @@ static void notice_set(struct screen *sc, const char *text, bool is_error)
     str_clear(&sc->notice);
     str_adds(&sc->notice, text);
     sc->notice_is_error = is_error;
+    sc->notice_while_busy = false;
     sc->notice_until_s = screen_now_s() + (is_error ? ERROR_S : NOTICE_S);
     sc->dirty = true;
 }
@@ -566,6 +567,8 @@ void screen_engine(struct screen *sc)
             break;
         case CHAT_EV_DONE:
             sc->cancel_sent = false;
+            if (sc->notice_while_busy)
+                sc->notice_until_s = 0;
             if (ev.done.stop == ENGINE_STOP_CANCEL && ev.done.n_generated == 0)
                 screen_notice(sc, "stopped before the first word; /regen answers after all");
             else if (ev.done.stop == ENGINE_STOP_CONTEXT)

@@ -122,6 +122,7 @@ void screen_send(struct screen *sc, const char *text, size_t n)
                                           : chat_send(sc->chat, text, n, &e);
     if (s == ERR_BUSY) { /* the text stays where it is */
         screen_notice(sc, "still answering; your text is kept (Esc stops the answer)");
+        sc->notice_while_busy = true;
         return;
     }
     if (s != OK) {

@@ -102,6 +102,7 @@ struct screen {
 
     struct str notice;
     bool notice_is_error;
+    bool notice_while_busy; /* it is no longer true when the answer ends */
     double notice_until_s; /* 0 = none */
     double interrupt_s;    /* last Ctrl+C that found nothing to do */
     bool cancel_sent;
