@@ -125,6 +125,17 @@ void kv_watch_copy(struct kv_line *l, const struct kv_line *from);   /* equally 
 void kv_watch_free(struct kv_line *l);
 /* The last rows of a layer; what the preset calls the window. */
 struct kv_rows kv_watch_ring(const struct kv_line *l, int32_t layer);
+/* One query and how it looks at keys. */
+struct kv_query {
+    const float *q; /* [head_dim] */
+    int32_t head_dim, pos;
+    int32_t window; /* 0 = none */
+    float scale, softcap;
+};
+/* Its scores of the keys k [head_dim][64] of block j: -INFINITY where it does not look, behind its
+ * position, before its window and where a bit of dropped is set. */
+void kv_score_block(const struct kv_query *w, const float *k, int32_t j, uint64_t dropped,
+                    float ret[KERN_BLOCK_TOK]);
 /* sum[pos] += the probability of each row and query head of the group, from first_block on; sum:
  * whole blocks. */
 void kv_watch_rows(const struct kv_line *l, int32_t layer, int32_t head, const struct kv_rows *r,

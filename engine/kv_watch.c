@@ -111,12 +111,31 @@ static void keys_of(const struct kv_line *l, int32_t layer, int32_t head, int32_
         k[i] = kern_f16_to_f32(b->k[i]);
 }
 
+void kv_score_block(const struct kv_query *w, const float *k, int32_t j, uint64_t dropped,
+                    float ret[TOK])
+{
+    int32_t behind = w->pos - j * TOK + 1, before = w->window > 0 ? behind - w->window : 0;
+    memset(ret, 0, TOK * sizeof *ret);
+    for (int32_t c = 0; c < w->head_dim; c++)
+        for (int32_t t = 0; t < TOK; t++)
+            ret[t] += w->q[c] * k[c * TOK + t];
+    for (int32_t t = 0; t < TOK; t++) {
+        ret[t] *= w->scale;
+        if (w->softcap > 0)
+            ret[t] = w->softcap * tanhf(ret[t] / w->softcap);
+        if (t >= behind || t < before || dropped >> t & 1)
+            ret[t] = -INFINITY;
+    }
+}
+
 void kv_watch_rows(const struct kv_line *l, int32_t layer, int32_t head, const struct kv_rows *r,
                    int32_t first_block, float *sum)
 {
     const struct kv_shape *s = &l->pool->shape;
-    int32_t d = s->head_dim, group = r->n_head / s->n_head_kv, end = r->pos0 + r->n;
+    int32_t group = r->n_head / s->n_head_kv, end = r->pos0 + r->n;
     float k[PAGE_HEAD_DIM_MAX * TOK], score[TOK];
+    struct kv_query w = {.head_dim = s->head_dim, .window = r->window, .scale = r->scale,
+                         .softcap = r->softcap};
     for (int32_t j = first_block; j * TOK < end; j++) {
         uint64_t dropped =
             l->layer[layer].block[(size_t)head * (size_t)l->block_cap + (size_t)j].dropped;
@@ -124,23 +143,15 @@ void kv_watch_rows(const struct kv_line *l, int32_t layer, int32_t head, const s
             continue;
         keys_of(l, layer, head, j, k);
         for (int32_t i = 0; i < r->n; i++) {
-            int32_t pos = r->pos0 + i, slot = r->period ? pos % r->period : i;
-            int32_t n = pos - j * TOK + 1 < TOK ? pos - j * TOK + 1 : TOK;
+            w.pos = r->pos0 + i;
+            int32_t slot = r->period ? w.pos % r->period : i;
+            int32_t n = w.pos - j * TOK + 1 < TOK ? w.pos - j * TOK + 1 : TOK;
             for (int32_t g = 0; g < group && n > 0; g++) {
                 size_t at = (size_t)slot * (size_t)r->n_head + (size_t)(head * group + g);
-                const float *q = r->q + at * (size_t)d;
-                memset(score, 0, sizeof score);
-                for (int32_t c = 0; c < d; c++)
-                    for (int32_t t = 0; t < TOK; t++)
-                        score[t] += q[c] * k[c * TOK + t];
-                for (int32_t t = 0; t < n; t++) {
-                    float x = score[t] * r->scale;
-                    if (r->softcap > 0)
-                        x = r->softcap * tanhf(x / r->softcap);
-                    bool seen = r->window <= 0 || j * TOK + t > pos - r->window;
-                    if (seen && !(dropped >> t & 1))
-                        sum[j * TOK + t] += expf(x - r->lse[at]);
-                }
+                w.q = r->q + at * (size_t)s->head_dim;
+                kv_score_block(&w, k, j, dropped, score);
+                for (int32_t t = 0; t < n; t++)
+                    sum[j * TOK + t] += score[t] > -INFINITY ? expf(score[t] - r->lse[at]) : 0;
             }
         }
     }

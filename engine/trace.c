@@ -74,13 +74,6 @@ static bool keys_of(const struct look *w, int32_t head, int32_t j, float *k, int
     return true;
 }
 
-static bool seen(const struct look *w, int32_t head, int32_t at)
-{
-    const struct kern_kv *kv = w->a->kv;
-    const struct kern_kv_block *b = &kv->block[head * kv->n_block_cap + at / TOK];
-    return (w->a->window <= 0 || at > w->pos - w->a->window) && !(b->dropped >> at % TOK & 1);
-}
-
 /* Adds the softmax of the scores of one query head; rows: 1 where the position is an f16 row. */
 static void add_head(struct look *w, int32_t head, const float *score, const uint8_t *rows)
 {
@@ -104,27 +97,21 @@ static void look_part(void *ctx, int head, int n_part)
     struct look *w = ctx;
     const struct kern_attn *a = w->a;
     int32_t d = a->kv->head_dim, group = a->n_head / n_part, n = w->pos + 1;
-    float k[PAGE_HEAD_DIM_MAX * TOK], dot[TOK];
+    float k[PAGE_HEAD_DIM_MAX * TOK], one[TOK];
     float *score = w->score + (size_t)(head * group) * (size_t)n;
     uint8_t *rows = mem_calloc((size_t)n, 1);
+    struct kv_query query = {.head_dim = d, .pos = w->pos, .window = a->window, .scale = a->scale,
+                             .softcap = a->softcap};
     for (int32_t j = 0; j * TOK < n; j++) {
         int32_t sink, most = n - j * TOK < TOK ? n - j * TOK : TOK;
         bool page = keys_of(w, head, j, k, &sink);
         for (int32_t t = 0; t < most; t++)
             rows[j * TOK + t] = !page || t < sink;
         for (int32_t g = 0; g < group; g++) {
-            const float *q = w->q + (size_t)(head * group + g) * (size_t)d;
-            memset(dot, 0, sizeof dot);
-            for (int32_t c = 0; c < d; c++)
-                for (int32_t t = 0; t < TOK; t++)
-                    dot[t] += q[c] * k[c * TOK + t];
-            for (int32_t t = 0; t < most; t++) {
-                float x = dot[t] * a->scale;
-                if (a->softcap > 0)
-                    x = a->softcap * tanhf(x / a->softcap);
-                score[(size_t)g * (size_t)n + (size_t)(j * TOK + t)] =
-                    seen(w, head, j * TOK + t) ? x : -INFINITY;
-            }
+            query.q = w->q + (size_t)(head * group + g) * (size_t)d;
+            kv_score_block(&query, k, j, a->kv->block[head * a->kv->n_block_cap + j].dropped, one);
+            memcpy(score + (size_t)g * (size_t)n + (size_t)(j * TOK), one,
+                   (size_t)most * sizeof *one);
         }
     }
     for (int32_t g = 0; g < group; g++)
