@@ -1,7 +1,7 @@
 #!/bin/bash
 # Our speed beside llama.cpp's: the same files, in turns, medians and their ratio.
 #
-#   beside.sh [-b DOGEAR] [-p LLAMA_BENCH] [-d DEPTH_TOOL] [-t THREADS] [-r ROUNDS] [-D DEPTHS] FILE.gguf...
+#   beside.sh [-b DOGEAR] [-p LLAMA_BENCH] [-d DEPTH_TOOL] [-t THREADS] [-r ROUNDS] [-D DEPTHS [-K KV,...]] FILE.gguf...
 #
 # Without -p ours alone is measured. Every round runs 512 tokens of prompt and 32 of answer at depth 0,
 # ours and theirs one after the other. With -D, and an exact cache: 16 tokens of answer, 32 appended
@@ -10,9 +10,10 @@
 #   DEPTH_TOOL FILE f16 f16 FLASH_ATTENTION(0|1) N_PROMPT N_ANSWER REPEATS DEPTH
 # and prints "tps":NUMBER; of its two settings the faster counts. A prompt of d tokens takes about the
 # mean of its first and last 512, times d / 512: attention's part grows in a straight line.
+# With -K answers of 16 tokens alone, by each of these formats of our cache against the same best of theirs.
 set -u
-dogear=build/app/dogear bench= tool= threads=2 rounds=3 depths=
-while getopts b:p:d:t:r:D: o; do
+dogear=build/app/dogear bench= tool= threads=2 rounds=3 depths= formats=
+while getopts b:p:d:t:r:D:K: o; do
     case $o in
     b) dogear=$OPTARG ;;
     p) bench=$OPTARG ;;
@@ -20,6 +21,7 @@ while getopts b:p:d:t:r:D: o; do
     t) threads=$OPTARG ;;
     r) rounds=$OPTARG ;;
     D) depths=${OPTARG//,/ } ;;
+    K) formats=${OPTARG//,/ } ;;
     *) exit 2 ;;
     esac
 done
@@ -38,17 +40,37 @@ ours() { # MODEL FILE DEPTH ARGUMENTS: one line per test
         awk '/^(pp|tg)/ {print $1 "@" $2, $4}' | while read -r test value; do say "$model" "$test" ours "$value"; done
 }
 
+ours_by_format() { # MODEL FILE DEPTH
+    local kv value
+    for kv in $formats; do
+        value=$("$dogear" bench -m "$2" -t "$threads" --kv "$kv" -d "$3" -r 1 -p 0 -n 16 2>/dev/null |
+            awk '/^tg/ {print $4, "(" $7, "GB/s,", $NF, "of the limit)"}')
+        echo "$1 tg16@$3 $kv $value" >&2
+        say "$1" "tg16@$3,$kv" ours "${value%% *}"
+    done
+}
+
 theirs_at() { # MODEL FILE DEPTH N_PROMPT N_ANSWER TEST
-    local fa value best=
+    local fa value test best=
     for fa in 0 1; do
         value=$("$tool" "$2" f16 f16 $fa "$4" "$5" 1 "$3" 2>/dev/null | sed -n 's/.*"tps":\([0-9.]*\).*/\1/p')
         best=$(printf '%s\n' $best $value | sort -g | tail -1)
     done
-    say "$1" "$6" theirs "$best"
+    for test in $6; do say "$1" "$test" theirs "$best"; done
 }
 
 for file in "$@"; do
     model=$(basename "$file" .gguf)
+    if [ "$formats" ]; then
+        for depth in $depths; do
+            for _ in $(seq "$rounds"); do
+                ours_by_format "$model" "$file" "$depth"
+                [ "$tool" ] && theirs_at "$model" "$file" "$depth" 0 16 \
+                    "$(for kv in $formats; do echo "tg16@$depth,$kv"; done)"
+            done
+        done
+        continue
+    fi
     for _ in $(seq "$rounds"); do
         ours "$model" "$file" 0 -p 512 -n 32
         [ "$bench" ] && "$bench" -m "$file" -t "$threads" -p 512 -n 32 -r 1 2>/dev/null |
