@@ -15,12 +15,14 @@ enum {
     PROBES = 3,      /* recent queries that decide; x heads of a group they should stay few */
     PROMPT_ROWS = 32,/* last rows of a prompt that choose (SnapKV, RocketKV) */
     LOCAL = 4,       /* newest blocks, always read */
-    CANDIDATES = 2   /* pages that bounds let through, in shares */
+    CANDIDATES = 2,  /* pages that bounds let through, in shares */
+    PROBE_AFTER = 3, /* choices until a layer that read nearly everything chooses again; */
+    PROBE_MOST = 31  /* doubled each time in vain, up to this */
 };
 
 #define SHARE 0.25f
 #define COVER_TOP 0.995f /* the coverage aimed at stays below */
-#define MOST 0.8f        /* a list of more than this part of the pages is all of them */
+#define MOST 0.8f        /* a list of more than this part of the pages is all of them, does not pay */
 #define MISS 0.05 /* a retained mass further under the coverage than this counts as missed */
 
 struct layer_list {
@@ -34,6 +36,7 @@ struct layer_list {
     int32_t next;    /* position the ring goes on with */
     int32_t n_missed;
     bool failed;
+    int32_t n_sleep, n_wait; /* choices to pass over; and after the next one in vain */
     bool *let;       /* [n_head_kv][n_let] pages that the prompt's last rows let through; or NULL */
     int32_t n_let;
 };
@@ -123,6 +126,8 @@ void select_begin(struct select *se, float coverage, int32_t answer0)
         struct layer_list *l = &se->layer[i];
         l->end = l->n_row = l->next = l->n_missed = 0;
         l->failed = false;
+        l->n_sleep = 0;
+        l->n_wait = PROBE_AFTER;
         for (int32_t h = 0; h < se->s.n_head_kv; h++) /* three queries speak for sixteen others */
             l->aim[h] = se->p.coverage > 0 ? (1 + se->p.coverage) / 2 : 0;
         free(l->let);
@@ -247,6 +252,13 @@ static bool let_through(const struct layer_list *l, int32_t head_kv, int32_t j)
     return !l->let || j >= l->n_let || l->let[(size_t)head_kv * l->n_let + j];
 }
 
+/* Bounds say which pages are looked at. What they leave out has an unknown mass: a coverage is
+ * counted over all pages. */
+static bool by_bounds(const struct select *se)
+{
+    return se->has_bounds && se->p.method.score != DECODE_EXACT && se->p.coverage <= 0;
+}
+
 /* Marks the pages that are looked at exactly; for methods by bounds alone: those that are read. */
 static void candidates_of_head(void *ctx, int part, int n_part)
 {
@@ -254,8 +266,7 @@ static void candidates_of_head(void *ctx, int part, int n_part)
     bool *only = se->only + (size_t)part * se->n_block;
     struct ranked *rank = se->rank + (size_t)part * se->n_block;
     int32_t n = se->at_hand ? budget_of(se) : CANDIDATES * budget_of(se), n_rank = se->older - 1;
-    /* what bounds leave out has an unknown mass: a coverage is counted over all pages */
-    bool all = se->p.method.score == DECODE_EXACT || !se->has_bounds || se->p.coverage > 0;
+    bool all = !by_bounds(se);
     for (int32_t j = 0; j < se->n_block; j++)
         only[j] = all || forced(se, j);
     if (all)
@@ -407,16 +418,29 @@ uint64_t select_bytes(const struct sparse_shape *s, int32_t n_tok)
     return n_layer * per_layer + per_block * n_block + observed;
 }
 
+/* Whether the lists leave out enough; those of a share always do. */
+static bool pays(const struct select *se, const struct layer_list *l)
+{
+    int32_t n = 0;
+    for (int32_t h = 0; h < se->s.n_head_kv; h++)
+        n += l->n[h];
+    return se->p.coverage <= 0 || n <= MOST * se->older * se->s.n_head_kv;
+}
+
 /* Chooses from the ring, which is full; the layer stays without a list when it cannot. */
 static void choose(struct select *se, struct layer_list *l, const struct kern_attn *a)
 {
     if (!look_from(se, l, a, se->at_hand ? 1 : SELECT_EVERY))
         return;
+    if (l->n_sleep > 0) {
+        l->n_sleep--;
+        return;
+    }
     se->rows.q = l->ring;
     se->has_bounds = has_bounds(se, a);
     if (se->at_hand && !se->has_bounds)
         return;
-    if (se->has_bounds && se->p.method.score != DECODE_EXACT && se->k->ops->bounds)
+    if (by_bounds(se) && se->k->ops->bounds)
         bound_pages_there(se);
     kern_parallel(se->k, se->s.n_head_kv, candidates_of_head, se);
     if (se->at_hand) {
@@ -430,8 +454,14 @@ static void choose(struct select *se, struct layer_list *l, const struct kern_at
         for (int32_t h = 0; h < se->s.n_head_kv; h++)
             choose_head(se, l, h);
     }
-    l->end = se->older;
     se->n_choice++;
+    if (pays(se, l)) {
+        l->end = se->older;
+        l->n_wait = PROBE_AFTER;
+    } else {
+        l->n_sleep = l->n_wait;
+        l->n_wait = l->n_wait < PROBE_MOST ? 2 * l->n_wait + 1 : PROBE_MOST;
+    }
 }
 
 /* Takes the masses [n_head_kv][stride] of a dense answer as what the following layers go by. */

@@ -8,9 +8,10 @@
  * newest 256 positions and the whole answer so far. Nothing is deleted.
  *
  * Once in 16 tokens one layer, in turn, answers densely too: the mass its list really keeps. What a
- * head lacks it aims at above the coverage, from half-way to all on. A
- * layer that falls short twice stays dense for the rest of the answer. Dense as well: the first 16
- * tokens of an answer, contexts shorter than n_min, sliding windows, backends without a scorer.
+ * head lacks there it aims at above the coverage, from half-way to all on. A layer that falls short
+ * twice stays dense for the rest of the answer; one whose lists hold nearly everything stays dense
+ * for 3 choices, then 7, 15, 31. Dense as well: the first 16 tokens of an answer, contexts shorter
+ * than n_min, sliding windows, backends without a scorer.
  * Published methods take the same way with their own score, and no fallback: methods.h.
  *
  * Threads: the engine's. */

@@ -9,7 +9,7 @@
  *     time [n_tok...]             the same on synthetic heads, for 512 rows at the end of n_tok keys, in
  *                                 parts; of the mixed heads one in four cannot be sparse
  *     prompt [n_tok...]           whole prompts of n_tok, of the spread heads none can be sparse
- *     decode [n_tok...]           one row: dense against a quarter of the pages, and coverage 0.95
+ *     decode [n_tok...]           an answer: dense against a quarter of the pages, and coverage 0.95
  *
  * One thread is timed by the processor time it took, more by the clock on the wall.
  *
@@ -515,38 +515,40 @@ static void run_prompt(struct kern *k, enum heads_kind kind, int32_t n)
     heads_free(&h);
 }
 
-static void run_decode(struct kern *k, int32_t n, float coverage)
+/* An answer of 64 tokens, and the last 16 of it, when lists are there. */
+static void run_decode(struct kern *k, enum heads_kind kind, int32_t n, float coverage)
 {
-    struct heads h = heads_make(HEADS_MIXED, n, 2 * HEADS, 2 * HEADS_KV, DIM, 3);
-    heads_seal(&h, n - 64, 4, 4);
+    enum { LAST = ANSWER - SELECT_EVERY };
+    struct heads h = heads_make(kind, n, 2 * HEADS, 2 * HEADS_KV, DIM, 3);
+    heads_seal(&h, n - ANSWER, 4, 4);
     float *out = floats((size_t)2 * HEADS * DIM);
     struct select_params p = {.share = 0.25f, .n_min = 1};
     struct sparse_shape shape = {1, 2 * HEADS, 2 * HEADS_KV, DIM};
     struct select *se = select_new(k, &shape, &p);
-    double dense = INFINITY, chosen = INFINITY;
-    for (int i = 0; i < n_repeat + 2; i++) {
-        select_begin(se, coverage, n - 3 * SELECT_EVERY);
-        for (int pass = 0; pass < 3; pass++) { /* dense; choose; read lists and choose */
-            double t0 = now_s();
-            for (int32_t t = 0; t < SELECT_EVERY; t++) {
-                struct kern_attn a = heads_attn(&h, n - (3 - pass) * SELECT_EVERY + t, 1, out);
-                if (pass == 0)
+    double took[2][2] = {{INFINITY, INFINITY}, {INFINITY, INFINITY}}; /* [dense, selected][all, last] */
+    for (int i = 0; i < n_repeat; i++)
+        for (int way = 0; way < 2; way++) {
+            double start = now_s(), last = 0;
+            select_begin(se, coverage, n - ANSWER);
+            for (int32_t t = 0; t < ANSWER; t++) {
+                struct kern_attn a = heads_attn(&h, n - ANSWER + t, 1, out);
+                if (t == LAST)
+                    last = now_s();
+                if (way == 0)
                     k->ops->attend(k, &a);
                 else
                     select_attend(se, 0, &a);
             }
-            double took = (now_s() - t0) / SELECT_EVERY;
-            if (pass == 0)
-                dense = least(dense, took);
-            if (pass == 2)
-                chosen = least(chosen, took);
+            double end = now_s();
+            took[way][0] = least(took[way][0], (end - start) / ANSWER);
+            took[way][1] = least(took[way][1], (end - last) / SELECT_EVERY);
         }
-    }
     struct select_report r;
     select_report(se, &r);
-    printf("mixed  %6d keys 4/4, one row, %s: dense %8.1f us, selected %8.1f us: %.2fx; density "
-           "%.3f with its first 16, mass %.3f\n", n, coverage > 0 ? "coverage 0.95" : "a quarter", dense * 1e6,
-           chosen * 1e6, dense / chosen, r.density, r.mass_mean);
+    printf("%-6s %6d keys 4/4, %s: a token dense %8.1f us, selected %8.1f us: %.2fx, of the last 16 "
+           "%.2fx; density %.3f, mass %.3f\n", kind_name(kind), n,
+           coverage > 0 ? "coverage 0.95" : "a quarter", took[0][0] * 1e6, took[1][0] * 1e6,
+           took[0][0] / took[1][0], took[0][1] / took[1][1], r.density, r.mass_mean);
     fflush(stdout);
     select_free(se);
     free(out);
@@ -577,8 +579,9 @@ int main(int argc, char **argv)
         for (int i = 2; i < argc; i++) {
             int32_t n = atoi(argv[i]) / 64 * 64;
             if (*what == 'd' && n >= 2 * ROWS) {
-                run_decode(k, n, 0);
-                run_decode(k, n, 0.95f);
+                run_decode(k, HEADS_MIXED, n, 0);
+                run_decode(k, HEADS_MIXED, n, 0.95f);
+                run_decode(k, HEADS_SPREAD, n, 0.95f);
             }
             if (*what == 'p' && n >= 64) {
                 run_prompt(k, HEADS_SPREAD, n);

@@ -83,7 +83,7 @@ static void select_attend__structured_heads__reads_a_part_and_keeps_the_mass(voi
     }
 }
 
-/* What no list can keep is read whole. */
+/* What no list can keep is read whole, and not chosen from each time: after 16 tokens and 80. */
 static void select_attend__spread_heads__stay_dense(void **state)
 {
     struct select_bed b = select_bed_make(HEADS_SPREAD, 2048, 96,
@@ -91,6 +91,7 @@ static void select_attend__spread_heads__stay_dense(void **state)
     struct select_report r = select_bed_run(&b);
     assert_true(b.error < 1e-5);
     assert_float_equal(r.density, 1, 1e-9);
+    assert_int_equal(r.n_choice, 2);
     select_bed_free(&b);
 }
 
