@@ -346,12 +346,21 @@ static void draw_controls(const struct ui_model *m, struct pen *p)
     }
 }
 
+/* What does not fit is cut off at the end: on short screens the least important, and never the
+ * controls while the keys are theirs. */
 static void draw_overview(const struct ui_model *m, struct pen *p)
 {
-    bool roomy = p->r.h >= 32;
-    void (*const parts[])(const struct ui_model *, struct pen *) = {
-        draw_context, draw_cache, draw_memory, draw_fidelity, draw_controls};
-    for (size_t i = 0; i < sizeof parts / sizeof *parts; i++) {
+    enum { N_PART = 5 };
+    typedef void part(const struct ui_model *, struct pen *);
+    static part *const whole[N_PART] = {draw_context, draw_cache, draw_memory, draw_fidelity,
+                                        draw_controls};
+    static part *const short_one[N_PART] = {draw_cache, draw_fidelity, draw_controls, draw_context,
+                                            draw_memory};
+    static part *const with_keys[N_PART] = {draw_controls, draw_cache, draw_fidelity, draw_context,
+                                            draw_memory};
+    bool roomy = p->r.h >= 32, fits = p->r.h >= (p->r.w < 70 ? 28 : 20);
+    part *const *parts = fits ? whole : m->dash && m->dash->focus ? with_keys : short_one;
+    for (int i = 0; i < N_PART; i++) {
         if (roomy && i > 0)
             pen_end(p);
         parts[i](m, p);

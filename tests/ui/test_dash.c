@@ -294,6 +294,22 @@ static void dash__states__say_what_is_the_case(void **state)
     free(s);
 }
 
+/* The controls can be seen while keys change them, in the lowest terminal too. */
+static void dash__short_screen__shows_the_controls_that_keys_change(void **state)
+{
+    (void)state;
+    struct scene *s = unknown();
+    struct cells *c = cells_new(80, 12);
+    for (int focus = 0; focus < 2; focus++) {
+        s->dash.focus = focus;
+        cells_clear(c);
+        view_dash_draw(&s->m, c, (struct rect){0, 0, 80, 7});
+        assert_non_null(strstr(row(c, 1), focus ? "Controls" : "Cache in memory"));
+    }
+    cells_free(c);
+    free(s);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -302,6 +318,7 @@ int main(void)
         cmocka_unit_test(dash__nothing_known__shows_no_number),
         cmocka_unit_test(dash__fits__says_what_ends_first),
         cmocka_unit_test(dash__states__say_what_is_the_case),
+        cmocka_unit_test(dash__short_screen__shows_the_controls_that_keys_change),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
