@@ -18,7 +18,8 @@
 #   kernels   every op against the plain one (test_cuda); what fails again by itself, under memcheck
 #   engine    logits, greedy text, part of the layers, resume CPU -> GPU -> CPU (tests/e2e/cuda.sh),
 #             then all of it with decode steps as graphs
-#   reference logits against float64 arithmetic and the peer's (test_reference)
+#   reference logits against float64 arithmetic and the peer's (test_reference); masses and pages that
+#             step down (test_ledger)
 #   memcheck racecheck synccheck   compute-sanitizer on test_cuda
 #   bench1b-TYPE   Llama-3.2-1B's shape of TYPE q4, q8 or f16 (Q4_K_M, Q8_0, F16); depths 0, 8 K, 32 K,
 #                  128 K; f16 and 4/4 caches; decode also as a graph
@@ -83,15 +84,15 @@ pack() {
     [ -f "$build/build.ninja" ] || meson setup "$build" "$root" --buildtype=release -Dcuda=auto \
         "-Dgpu_arch=${GPU_ARCH:-90}" || exit 1
     ninja -C "$build" app/dogear tests/kernels/test_cuda tests/engine/engine_test_reference \
-        tests/bench/mkmodel || exit 1
-    cp "$build/app/dogear" "$build/tests/kernels/test_cuda" "$build/tests/engine/engine_test_reference" \
-        "$build/tests/bench/mkmodel" "$dir/"
+        tests/engine/engine_test_ledger tests/bench/mkmodel || exit 1
+    cp "$build"/{app/dogear,tests/kernels/test_cuda,tests/bench/mkmodel} \
+        "$build"/tests/engine/engine_test_{reference,ledger} "$dir/"
     if ninja -C "$build" -t targets all | grep -q '^kernels/cuda/libdogear-cuda.so:'; then
         ninja -C "$build" kernels/cuda/libdogear-cuda.so || exit 1
         cp "$build/kernels/cuda/libdogear-cuda.so" "$dir/"
     fi
     # the C library is the target's own
-    ldd "$dir/dogear" "$dir/test_cuda" "$dir/engine_test_reference" "$dir/mkmodel" |
+    ldd "$dir"/{dogear,test_cuda,engine_test_reference,engine_test_ledger,mkmodel} |
         awk '$3 ~ /^\// {print $3}' | sort -u |
         grep -vE '/(libc|libm|libdl|libpthread|librt|ld-linux[^/]*)\.so' |
         while read -r lib; do cp -L "$lib" "$dir/lib/"; done
@@ -148,6 +149,10 @@ def rate(fn, n=10):
 print(f"bf16 8192^3: {2 * 8192**3 / rate(lambda: a @ b) / 1e12:.0f} TFLOP/s")
 print(f"f16 8192^3: {2 * 8192**3 / rate(lambda: h @ g) / 1e12:.0f} TFLOP/s")
 x = torch.empty(1 << 30, device="cuda", dtype=torch.float32); y = torch.empty_like(x)
+try:
+    torch.compile(lambda x: x * 2 + 1)(torch.ones(8, device="cuda")); print("torch.compile works")
+except Exception as e:
+    print("torch.compile fails:", str(e)[:300])
 print(f"copy: {2 * x.numel() * 4 / rate(lambda: y.copy_(x)) / 1e9:.0f} GB/s read and written")
 P
 }
@@ -208,7 +213,9 @@ engine() {
 reference() {
     [ -d "$dir-reference" ] || { echo "no $dir-reference here"; return 77; }
     DOGEAR_DATA=$dir-reference CUDA_MODULE=$(module) CMOCKA_MESSAGE_OUTPUT=TAP \
-        "$dir/engine_test_reference" '*cuda*'
+        "$dir/engine_test_reference" '*cuda*' &&
+        DOGEAR_DATA=$dir-reference CUDA_MODULE=$(module) CMOCKA_MESSAGE_OUTPUT=TAP \
+            "$dir/engine_test_ledger" 'ledger__[mf]*'
 }
 
 sanitize() {
@@ -324,11 +331,11 @@ plan() {
     *) type=F16 ;;
     esac
     case $1 in
-    info) plan_limit=60 plan_command=info ;;
+    info) plan_limit=80 plan_command=info ;;
     peerstart) plan_limit=10 plan_command=peerstart ;;
     build) plan_limit=150 plan_command=build ;;
     kernels) plan_limit=120 plan_command=kernels ;;
-    engine) plan_limit=170 plan_command=engine ;;
+    engine) plan_limit=145 plan_command=engine ;;
     reference) plan_limit=40 plan_command=reference ;;
     memcheck | racecheck | synccheck) plan_limit=130 plan_command="sanitize $1" ;;
     peerwait) plan_limit=180 plan_command=peerwait ;;

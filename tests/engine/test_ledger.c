@@ -1,4 +1,5 @@
-/* The budget controller: the cache fits, the cheapest pages pay, the others do not change. */
+/* The budget controller: the cache fits, the cheapest pages pay, the others do not change. On the backend
+ * of CUDA_MODULE (a device's, or the shim's) where that is set; an argument is a pattern of tests. */
 #include <math.h>
 #include <setjmp.h>
 #include <stdarg.h>
@@ -24,7 +25,11 @@ static int setup(void **state)
     if (!f)
         return 0; /* the tests skip */
     fclose(f);
-    struct kern *k = kern_open_cpu(NULL, 2);
+    const char *module = getenv("CUDA_MODULE");
+    char why[256] = "";
+    struct kern *k = module ? kern_open_cuda(module, 0, 2, why, sizeof why) : kern_open_cpu(NULL, 2);
+    if (!k)
+        fail_msg("%s", why);
     bed_open(&bed, k, path, 256);
     kv_line_free(bed.line);
     kv_pool_free(bed.pool);
@@ -123,7 +128,13 @@ static void ledger__fit__steps_down_the_cheapest(void **state)
             const struct kern_kv *kv = kv_layer(bed.line, i / bed.pool->shape.n_head_kv);
             size_t at =
                 (size_t)(i % bed.pool->shape.n_head_kv) * (size_t)kv->n_block_cap + (size_t)j;
-            assert_ptr_equal(kv->block[at].page, b->page[i]);
+            assert_ptr_equal(kv->block[at].page, b->copy ? b->copy[i] : b->page[i]);
+            if (b->copy) { /* a device's page is the host's, byte for byte */
+                char *there = malloc(b->page[i]->size_bytes);
+                bed.k->ops->download(bed.k, there, b->copy[i], b->page[i]->size_bytes);
+                assert_memory_equal(there, b->page[i], b->page[i]->size_bytes);
+                free(there);
+            }
             assert_true(
                 page_check(b->page[i], b->page[i]->size_bytes, bed.pool->shape.head_dim, NULL));
             free(before[j][i].bytes);
@@ -225,7 +236,7 @@ static void ledger__fit__leaves_fixed_formats_alone(void **state)
     kv_pool_free(p);
 }
 
-int main(void)
+int main(int n_arg, char **arg)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(ledger__mass__adds_up),
@@ -234,5 +245,7 @@ int main(void)
         cmocka_unit_test(ledger__reserve__is_foreseen_to_the_byte),
         cmocka_unit_test(ledger__fit__leaves_fixed_formats_alone),
     };
+    if (n_arg > 1)
+        cmocka_set_test_filter(arg[1]);
     return cmocka_run_group_tests_name("ledger", tests, setup, teardown);
 }
