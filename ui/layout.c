@@ -43,8 +43,10 @@ void layout_compute(int cols, int rows, const struct layout_want *want, struct l
     editor_h = min_int(editor_h, h);
     h -= editor_h;
     int editor_y = h;
-    if (h >= 3)
-        l.rule = (struct rect){x, --h, w, 1};
+    if (h >= 3) {
+        int rule_h = clamp(want->rule_rows, 1, h / 3);
+        l.rule = (struct rect){x, h -= rule_h, w, rule_h};
+    }
     int y = 0;
     if (h >= 6) {
         l.title = (struct rect){x, 0, w, 1};

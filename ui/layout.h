@@ -18,6 +18,7 @@ struct layout_want {
     bool list;       /* the conversation list beside the chat, if the screen is wide enough */
     bool dash;       /* the dashboard beside the chat, if the screen is wide enough */
     int editor_rows; /* rows the editor's text takes */
+    int rule_rows;   /* rows a notice takes; one at least is given */
 };
 
 struct layout {
@@ -25,7 +26,7 @@ struct layout {
     struct rect title;             /* one row above the transcript */
     struct rect chat;              /* the transcript */
     struct rect text;              /* the column of text inside chat (same rows) */
-    struct rect rule;              /* one row between transcript and editor: notices */
+    struct rect rule;              /* between transcript and editor: notices */
     struct rect prompt;            /* two columns at the editor's left */
     struct rect editor;
     struct rect dash, dash_border; /* a column of one cell at the dashboard's left */

@@ -158,6 +158,33 @@ void view_status_draw(const struct ui_model *m, struct cells *c, struct rect r)
     str_fini(&model);
 }
 
+/* The notice in lines of w columns; draws them where there is an r. Returns how many there are. */
+static int notice_lines(const struct ui_model *m, int w, struct cells *c, struct rect r, int x)
+{
+    struct str clean = {0}, line = {0};
+    int n = 0;
+    if (m->notice)
+        text_clean_line(&clean, m->notice, strlen(m->notice));
+    for (size_t at = 0, next; at < clean.len; at += next) {
+        size_t len = text_wrap(clean.data + at, clean.len - at, w, false, &next);
+        if (n < r.h) {
+            str_clear(&line);
+            str_addc(&line, ' ');
+            if (n + 1 < r.h)
+                str_add(&line, clean.data + at, len);
+            else /* all the rest, as far as it goes */
+                text_ellipsis(&line, clean.data + at, clean.len - at, w);
+            str_addc(&line, ' ');
+            cells_put(c, r, x, r.y + n, str_c(&line), line.len,
+                      m->notice_is_error ? ROLE_ERROR : ROLE_NOTICE, 0, 0);
+        }
+        n++;
+    }
+    str_fini(&clean);
+    str_fini(&line);
+    return n;
+}
+
 void view_status_rule(const struct ui_model *m, struct cells *c, struct rect r, struct rect text,
                       int n_below)
 {
@@ -166,25 +193,14 @@ void view_status_rule(const struct ui_model *m, struct cells *c, struct rect r, 
     for (int x = r.x; x < r.x + r.w; x++)
         cells_puts(c, r, x, r.y, "─", ROLE_BORDER, 0, 0);
     int right = text.x + text.w;
-    if (n_below > 0) {
-        char more[64], key[32], count[FORMAT_SIZE];
-        keymap_first_key(m->keymap, KEYMAP_GLOBAL, ACT_SCROLL_END, key, sizeof key);
-        snprintf(more, sizeof more, " ↓ %s more line%s%s%s ", format_count(count, n_below),
-                 n_below == 1 ? "" : "s", key[0] ? " · " : "", key);
-        right -= text_width(more, strlen(more));
-        cells_puts(c, r, right, r.y, more, ROLE_DIM, 0, 0);
-    }
-    if (m->notice) {
-        struct str clean = {0}, cut = {0};
-        text_clean_line(&clean, m->notice, strlen(m->notice));
-        text_ellipsis(&cut, str_c(&clean), clean.len, right - text.x - 3);
-        str_insert(&cut, 0, " ", 1);
-        str_adds(&cut, " ");
-        cells_put(c, r, text.x + (text.w > 8 ? 1 : 0), r.y, str_c(&cut), cut.len,
-                  m->notice_is_error ? ROLE_ERROR : ROLE_NOTICE, 0, 0);
-        str_fini(&clean);
-        str_fini(&cut);
-    }
+    char more[64], key[32], count[FORMAT_SIZE];
+    keymap_first_key(m->keymap, KEYMAP_GLOBAL, ACT_SCROLL_END, key, sizeof key);
+    snprintf(more, sizeof more, " ↓ %s more line%s%s%s ", format_count(count, n_below),
+             n_below == 1 ? "" : "s", key[0] ? " · " : "", key);
+    int more_w = text_width(more, strlen(more));
+    if (n_below > 0 && notice_lines(m, text.w - more_w - 3, c, (struct rect){0}, 0) <= 1)
+        cells_puts(c, r, right - more_w, r.y, more, ROLE_DIM, 0, 0);
+    notice_lines(m, text.w - 3, c, r, text.x + (text.w > 8 ? 1 : 0));
 }
 
 void view_status_editor(const struct ui_model *m, struct cells *c, const struct layout *l)
@@ -209,6 +225,7 @@ void view_layout(const struct ui_model *m, const struct cells *c, struct layout 
     struct layout first;
     layout_compute(cells_cols(c), cells_rows(c), &want, &first);
     want.editor_rows = editor_rows(m->editor, first.editor.w);
+    want.rule_rows = notice_lines(m, first.text.w - 3, NULL, (struct rect){0}, 0);
     layout_compute(cells_cols(c), cells_rows(c), &want, ret);
 }
 

@@ -257,7 +257,7 @@ static void layout__any_size__inside_and_disjoint(void **state)
         for (int rows = 1; rows <= 90; rows += rows < 30 ? 1 : 7)
             for (int bits = 0; bits < 4; bits++)
                 for (int editor = 1; editor < 200; editor = editor * 3 + 1) {
-                    struct layout_want w = {bits & 1, bits & 2, editor};
+                    struct layout_want w = {bits & 1, bits & 2, editor, editor % 7};
                     struct layout l;
                     layout_compute(cols, rows, &w, &l);
                     struct rect screen = {0, 0, cols, rows};
