@@ -92,7 +92,8 @@ static void watch_arm(struct watch *w, const struct pollfd *fds, int n)
 {
     if (!w->started) {
         w->n_fd = n < WATCH_MAX ? n : WATCH_MAX;
-        memcpy(w->fds, fds, (size_t)w->n_fd * sizeof *fds);
+        if (w->n_fd > 0)
+            memcpy(w->fds, fds, (size_t)w->n_fd * sizeof *fds);
         w->fds[w->n_fd] = (struct pollfd){w->stop_fd, POLLIN, 0};
         w->started = pthread_create(&w->thread, NULL, watch_run, w) == 0;
     } else if (atomic_exchange(&w->fired, false)) {
