@@ -28,6 +28,11 @@ static size_t upto(int32_t head_dim, int32_t plane)
     return page_size(&s);
 }
 
+static size_t page_max(const struct kv_shape *s)
+{
+    return upto(s->head_dim, KV_STEPS - 1);
+}
+
 /* The highest plane of a page; -1 for a shape that is not on the ladder. */
 static int32_t top_plane(const struct kern_page *page)
 {
@@ -367,8 +372,9 @@ struct loading {
     struct kv_line *l;
     struct kv_block *b; /* being filled */
     int32_t j;
-    char **bytes;         /* [n_layer * n_head_kv]: page bytes so far */
-    size_t *have;         /* their lengths */
+    int32_t layer, n_page; /* whose pages are coming; how many are made */
+    char *bytes;           /* [n_head_kv][page_max]: what came of them */
+    size_t *have;          /* [n_head_kv]: their lengths */
     int32_t n_layer_seen; /* of rows */
     int32_t from, n_row;  /* positions */
     bool bad, whole;
@@ -393,63 +399,6 @@ static void put_sink(struct kv_pool *p, struct kv_block *b, int32_t layer, int32
     set_sink(&p->shape, sinks, layer, t, packed);
     ops->upload(p->kern, b->sinks, sinks, p->sink_bytes);
     free(sinks);
-}
-
-/* Page bytes arrive plane by plane, in ascending order, for all heads of a layer at once. */
-static bool visit_page(void *ctx, const struct kv_piece *piece)
-{
-    struct loading *g = ctx;
-    const struct kv_shape *s = &g->l->pool->shape;
-    const char *at = piece->data;
-    size_t left = piece->size_bytes, from, size;
-    if (piece->layer < 0 || piece->layer >= s->n_layer || piece->plane < 0 ||
-        piece->plane >= KV_STEPS || piece->head_group != 0)
-        return true;
-    from = upto(s->head_dim, piece->plane - 1);
-    size = upto(s->head_dim, piece->plane) - from;
-    if (piece->plane == 0 && left < size * (size_t)s->n_head_kv) {
-        g->bad = true;
-        return false;
-    }
-    for (int32_t h = 0; h < s->n_head_kv; h++) {
-        size_t i = (size_t)piece->layer * (size_t)s->n_head_kv + (size_t)h;
-        if (piece->plane > 0) {
-            struct kern_page head;
-            if (g->have[i] < sizeof head)
-                return true; /* the lowest plane is missing: nothing above it is of use */
-            memcpy(&head, g->bytes[i], sizeof head);
-            if (piece->plane > top_plane(&head))
-                continue;
-            if (g->have[i] != from) { /* a plane between is missing */
-                if (left < size)
-                    return true;
-                at += size;
-                left -= size;
-                continue;
-            }
-        }
-        if (left < size) {
-            g->bad = true;
-            return false;
-        }
-        if (!g->bytes[i])
-            g->bytes[i] = mem_alloc(upto(s->head_dim, KV_STEPS - 1));
-        if (piece->plane == 0)
-            take_lowest(g->bytes[i], piece->data, h, s->n_head_kv, s->head_dim);
-        else
-            memcpy(g->bytes[i] + from, at, size);
-        g->have[i] = from + size;
-        at += size;
-        left -= size;
-    }
-    if (piece->plane == 0 && g->j == 0) {
-        if (left != KERN_SINK_TOK * tok_layer_bytes(s)) {
-            g->bad = true;
-            return false;
-        }
-        put_sinks(g->l->pool, g->b, piece->layer, (uint16_t *)(void *)at);
-    }
-    return true;
 }
 
 /* Makes one page of the bytes that came: planes that are gone move scales and offsets. */
@@ -492,26 +441,94 @@ static struct kern_page *build_page(const struct kv_pool *p, int32_t layer, cons
     return page;
 }
 
+/* Makes the pages of the layer whose bytes are at hand, then begins another one. */
+static bool make_pages(struct loading *g, int32_t next)
+{
+    const struct kv_pool *p = g->l->pool;
+    int32_t n_head = p->shape.n_head_kv;
+    for (int32_t h = 0; g->layer >= 0 && h < n_head && !g->bad; h++) {
+        struct kern_page *page =
+            build_page(p, g->layer, g->bytes + (size_t)h * page_max(&p->shape), g->have[h],
+                       &g->b->page_bytes);
+        g->b->page[(size_t)g->layer * (size_t)n_head + (size_t)h] = page;
+        g->n_page += page != NULL;
+        g->bad = !page;
+    }
+    g->layer = next;
+    memset(g->have, 0, (size_t)n_head * sizeof *g->have);
+    return !g->bad;
+}
+
+/* Page bytes arrive layer by layer, there plane by plane, in ascending order, for all heads of a
+ * layer at once. */
+static bool visit_page(void *ctx, const struct kv_piece *piece)
+{
+    struct loading *g = ctx;
+    const struct kv_shape *s = &g->l->pool->shape;
+    const char *at = piece->data;
+    size_t left = piece->size_bytes, from, size;
+    if (piece->layer < 0 || piece->layer >= s->n_layer || piece->plane < 0 ||
+        piece->plane >= KV_STEPS || piece->head_group != 0)
+        return true;
+    if (piece->layer != g->layer && !make_pages(g, piece->layer))
+        return false;
+    from = upto(s->head_dim, piece->plane - 1);
+    size = upto(s->head_dim, piece->plane) - from;
+    if (piece->plane == 0 && left < size * (size_t)s->n_head_kv) {
+        g->bad = true;
+        return false;
+    }
+    for (int32_t h = 0; h < s->n_head_kv; h++) {
+        char *bytes = g->bytes + (size_t)h * page_max(s);
+        if (piece->plane > 0) {
+            struct kern_page head;
+            if (g->have[h] < sizeof head)
+                return true; /* the lowest plane is missing: nothing above it is of use */
+            memcpy(&head, bytes, sizeof head);
+            if (piece->plane > top_plane(&head))
+                continue;
+            if (g->have[h] != from) { /* a plane between is missing */
+                if (left < size)
+                    return true;
+                at += size;
+                left -= size;
+                continue;
+            }
+        }
+        if (left < size) {
+            g->bad = true;
+            return false;
+        }
+        if (piece->plane == 0)
+            take_lowest(bytes, piece->data, h, s->n_head_kv, s->head_dim);
+        else
+            memcpy(bytes + from, at, size);
+        g->have[h] = from + size;
+        at += size;
+        left -= size;
+    }
+    if (piece->plane == 0 && g->j == 0) {
+        if (left != KERN_SINK_TOK * tok_layer_bytes(s)) {
+            g->bad = true;
+            return false;
+        }
+        put_sinks(g->l->pool, g->b, piece->layer, (uint16_t *)(void *)at);
+    }
+    return true;
+}
+
 /* Fills g->b; touches nothing that other blocks share. */
 static bool load_pages(const struct keep *k, int64_t id, struct loading *g, uint64_t hash)
 {
-    const struct kv_pool *p = g->l->pool;
-    struct kv_block *b = g->b;
-    size_t n = (size_t)p->shape.n_layer * (size_t)p->shape.n_head_kv;
-    int32_t end = (g->j + 1) * KERN_BLOCK_TOK;
-    memset(g->have, 0, n * sizeof *g->have);
+    const struct kv_shape *s = &g->l->pool->shape;
+    int32_t n_page = s->n_layer * s->n_head_kv, end = (g->j + 1) * KERN_BLOCK_TOK;
     g->bad = false;
-    if (k->io.load(k->io.ctx, id, k->fingerprint, hash, end, false, visit_page, g) < 0 || g->bad)
-        return false;
-    b->page = mem_calloc(n, sizeof(struct kern_page *));
-    bool ok = true;
-    for (size_t i = 0; i < n && ok; i++) {
-        b->page[i] = g->have[i] ? build_page(p, (int32_t)i / p->shape.n_head_kv, g->bytes[i],
-                                             g->have[i], &b->page_bytes)
-                                : NULL;
-        ok = b->page[i] != NULL;
-    }
-    b->sealed = b->kept = ok;
+    g->layer = -1;
+    g->n_page = 0;
+    g->b->page = mem_calloc((size_t)n_page, sizeof(struct kern_page *));
+    bool ok = k->io.load(k->io.ctx, id, k->fingerprint, hash, end, false, visit_page, g) >= 0 &&
+              !g->bad && make_pages(g, -1) && g->n_page == n_page;
+    g->b->sealed = g->b->kept = ok;
     return ok;
 }
 
@@ -609,31 +626,36 @@ static int32_t load_batch(struct batch *t, struct kv_line *l, const int32_t *ids
     return n_got;
 }
 
+/* How many of n blocks to read at a time: no more than fit, and one that shows that no more do. */
+static int32_t batch_size(const struct kv_pool *p, int32_t n)
+{
+    uint64_t room = p->used_bytes < p->budget_bytes ? p->budget_bytes - p->used_bytes : 0;
+    uint64_t fit = room / kv_pages_bytes(p) + 1;
+    n = n < LOAD_BLOCKS ? n : LOAD_BLOCKS;
+    return fit < (uint64_t)n ? (int32_t)fit : n;
+}
+
 static int32_t load_sealed(const struct keep *k, int64_t id, struct kv_line *l, const int32_t *ids,
                            int32_t n_block, uint64_t *hash)
 {
     const struct kv_shape *s = &l->pool->shape;
-    size_t n_page = (size_t)s->n_layer * (size_t)s->n_head_kv;
-    int32_t most = 2 * l->pool->kern->n_thread, n_got = 0;
-    most = most < 1 ? 1 : most > LOAD_BLOCKS ? LOAD_BLOCKS : most;
+    int32_t n_head = s->n_head_kv, n_got = 0;
     struct batch *t = mem_calloc(1, sizeof *t);
     t->k = k;
     t->id = id;
-    for (int32_t i = 0; i < most; i++) {
-        t->g[i].bytes = mem_calloc(n_page, sizeof *t->g[i].bytes);
-        t->g[i].have = mem_calloc(n_page, sizeof *t->g[i].have);
+    for (int32_t i = 0; i < LOAD_BLOCKS; i++) {
+        t->g[i].bytes = mem_alloc((size_t)n_head * page_max(s));
+        t->g[i].have = mem_calloc((size_t)n_head, sizeof *t->g[i].have);
     }
     for (int32_t n, got = 0; n_got < n_block; n_got += got) {
-        n = n_block - n_got < most ? n_block - n_got : most;
+        n = batch_size(l->pool, n_block - n_got);
         got = load_batch(t, l, ids, n, hash);
         if (got < n) {
             n_got += got;
             break;
         }
     }
-    for (int32_t i = 0; i < most; i++) {
-        for (size_t page = 0; page < n_page; page++)
-            free(t->g[i].bytes[page]);
+    for (int32_t i = 0; i < LOAD_BLOCKS; i++) {
         free(t->g[i].bytes);
         free(t->g[i].have);
     }

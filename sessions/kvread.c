@@ -28,36 +28,60 @@ static bool stored_valid(const struct kvstore_stored *t)
            t->first >= 0 && t->first <= INT64_MAX / 2 && t->n_chunk >= 0 && t->n_chunk <= t->stored;
 }
 
-/* Reads a piece whose place is valid into t->stored bytes. */
-static bool read_into(struct db *d, int32_t plane, const struct kvstore_stored *t, char *dst)
+/* A piece whose place is valid, on its way to dst (t->stored bytes). */
+struct wanted {
+    const struct kvstore_stored *t;
+    char *dst;
+    int64_t n; /* bytes found; t->stored when it is whole */
+};
+
+static int64_t chunks_end(const struct wanted *w)
+{
+    return w->t->first + w->t->n_chunk;
+}
+
+/* Pieces of one table whose chunks follow each other, in one query. */
+static void read_run(struct db *d, int table, struct wanted *w, int32_t n)
 {
     sqlite3_stmt *q;
     struct err ignored;
     bool row = true;
-    int64_t at = 0;
-    if (db_query(d, &ignored, &q, kvstore_sql[kvstore_table(plane)].select, "ii", t->first,
-                 t->first + t->n_chunk) != OK)
-        return false;
-    while (db_next(d, q, &row, &ignored) == OK && row) {
-        const void *p = sqlite3_column_blob(q, 0);
-        int64_t n = sqlite3_column_bytes(q, 0);
-        if (!p || n > t->stored - at)
-            break;
-        memcpy(dst + at, p, (size_t)n);
-        at += n;
+    if (db_query(d, &ignored, &q, kvstore_sql[table].select, "ii", w->t->first,
+                 chunks_end(&w[n - 1])) != OK)
+        return;
+    for (int32_t i = 0; db_next(d, q, &row, &ignored) == OK && row;) {
+        int64_t id = sqlite3_column_int64(q, 0);
+        const void *p = sqlite3_column_blob(q, 1);
+        int64_t size = sqlite3_column_bytes(q, 1);
+        while (id >= chunks_end(&w[i]))
+            i++;
+        if (p && size <= w[i].t->stored - w[i].n)
+            memcpy(w[i].dst + w[i].n, p, (size_t)size);
+        w[i].n += size;
     }
     db_done(q);
-    return at == t->stored;
+}
+
+/* What was put together lies together: a plane of a block is one run. */
+static void read_table(struct db *d, int table, struct wanted *w, int32_t n)
+{
+    for (int32_t from = 0, to; from < n; from = to) {
+        for (to = from + 1; to < n && w[to].t->first == chunks_end(&w[to - 1]);)
+            to++;
+        read_run(d, table, &w[from], to - from);
+    }
 }
 
 void *kvstore_read(struct db *d, int32_t plane, const struct kvstore_stored *t)
 {
-    char *packed = stored_valid(t) ? mem_try((size_t)t->stored) : NULL;
-    if (packed && !read_into(d, plane, t, packed)) {
-        free(packed);
-        packed = NULL;
+    struct wanted w = {t, stored_valid(t) ? mem_try((size_t)t->stored) : NULL, 0};
+    if (w.dst)
+        read_run(d, kvstore_table(plane), &w, 1);
+    if (w.dst && w.n != t->stored) {
+        free(w.dst);
+        w.dst = NULL;
     }
-    return packed;
+    return w.dst;
 }
 
 /* The raw bytes, in packed itself or in buf (t->raw bytes); NULL when they are not what was put. */
@@ -90,26 +114,49 @@ void *kvstore_decode(ZSTD_DCtx *z, const struct kvstore_piece_name *name,
     return (void *)raw;
 }
 
-/* Several threads may decode at a time; decoders are large and go from hand to hand. */
-static ZSTD_DCtx *decoder_take(struct kvstore *kv)
+/* Several threads may read at a time; what they need is large and goes from hand to hand. */
+static struct kvstore_reader *reader_take(struct kvstore *kv)
 {
-    ZSTD_DCtx *z = NULL;
+    struct kvstore_reader *r = NULL;
     pthread_mutex_lock(&kv->r_lock);
-    if (kv->n_decoder)
-        z = kv->decoder[--kv->n_decoder];
+    if (kv->n_reader)
+        r = kv->reader[--kv->n_reader];
     pthread_mutex_unlock(&kv->r_lock);
-    return z ? z : ZSTD_createDCtx();
+    if (!r) {
+        r = mem_calloc(1, sizeof *r);
+        r->z = ZSTD_createDCtx();
+    }
+    return r;
 }
 
-static void decoder_give(struct kvstore *kv, ZSTD_DCtx *z)
+void kvstore_reader_free(struct kvstore_reader *r)
+{
+    ZSTD_freeDCtx(r->z);
+    free(r->packed.p);
+    free(r->raw.p);
+    free(r);
+}
+
+static void reader_give(struct kvstore *kv, struct kvstore_reader *r)
 {
     pthread_mutex_lock(&kv->r_lock);
-    if (z && kv->n_decoder < KVSTORE_DECODERS) {
-        kv->decoder[kv->n_decoder++] = z;
-        z = NULL;
-    }
+    bool room = kv->n_reader < KVSTORE_READERS;
+    if (room)
+        kv->reader[kv->n_reader++] = r;
     pthread_mutex_unlock(&kv->r_lock);
-    ZSTD_freeDCtx(z);
+    if (!room)
+        kvstore_reader_free(r);
+}
+
+/* At least n bytes; what was there is gone. */
+static char *buffer(struct kvstore_buffer *b, size_t n)
+{
+    if (b->size < n) {
+        free(b->p);
+        b->p = mem_try(n + n / 4);
+        b->size = b->p ? n + n / 4 : 0;
+    }
+    return b->p;
 }
 
 int32_t kvstore_list(struct db *d, int64_t block, struct kvstore_listed **ret)
@@ -145,54 +192,74 @@ int32_t kvstore_list(struct db *d, int64_t block, struct kvstore_listed **ret)
 /* The pieces of a block with their stored bytes. */
 struct fetched {
     struct kvstore_listed *all;
-    char **packed; /* [n], into bytes; NULL = cannot be right */
-    char *bytes;
+    char **packed; /* [n], in the reader's buffer; NULL = cannot be right */
     size_t raw_max;
     int32_t n;
 };
 
+/* The bytes of all pieces that lie in one table, to `at` and after it; returns where they end. */
+static char *fetch_table(struct db *d, int table, struct fetched *f, struct wanted *w, char *at)
+{
+    int32_t n = 0;
+    for (int32_t i = 0; i < f->n; i++) {
+        const struct kvstore_listed *l = &f->all[i];
+        if (!stored_valid(&l->stored) || !kvstore_plane_valid(l->plane) ||
+            kvstore_table(l->plane) != table)
+            continue;
+        f->packed[i] = at;
+        w[n++] = (struct wanted){&l->stored, at, 0};
+        at += l->stored.stored;
+        if (f->raw_max < (size_t)l->stored.raw)
+            f->raw_max = (size_t)l->stored.raw;
+    }
+    read_table(d, table, w, n);
+    for (int32_t i = 0, k = 0; k < n; i++)
+        if (f->packed[i] == w[k].dst) {
+            if (w[k].n != w[k].t->stored)
+                f->packed[i] = NULL;
+            k++;
+        }
+    return at;
+}
+
 /* In one read transaction: each costs SQLite a lock and a look for a journal. */
-static void fetch(struct kvstore *kv, const struct kvstore_put *name, bool state, struct fetched *f)
+static void fetch(struct kvstore *kv, const struct kvstore_put *name, bool state,
+                  struct kvstore_reader *r, struct fetched *f)
 {
     struct db *d = kv->r;
     struct err ignored;
     int64_t block;
-    size_t size = 0, at = 0;
+    size_t size = 0;
     *f = (struct fetched){0};
     if (!d || db_exec(d, "BEGIN", &ignored) != OK)
         return;
     if (kvstore_find(d, name->fingerprint, name->hash, name->n_tok, state, &block, &ignored) == OK)
         f->n = kvstore_list(d, block, &f->all);
     f->packed = mem_calloc((size_t)f->n + 1, sizeof *f->packed);
+    struct wanted *w = mem_alloc(((size_t)f->n + 1) * sizeof *w);
     for (int32_t i = 0; i < f->n; i++)
         if (stored_valid(&f->all[i].stored))
             size += (size_t)f->all[i].stored.stored;
-    f->bytes = mem_try(size + 1);
-    if (!f->bytes)
+    char *at = buffer(&r->packed, size + 1);
+    if (!at)
         f->n = 0; /* as if nothing were held: it is read from ids */
-    for (int32_t i = 0; i < f->n && f->bytes; i++) {
-        const struct kvstore_listed *l = &f->all[i];
-        if (!stored_valid(&l->stored) || !kvstore_plane_valid(l->plane) ||
-            (l->plane < 0) != state || !read_into(d, l->plane, &l->stored, f->bytes + at))
-            continue;
-        f->packed[i] = f->bytes + at;
-        at += (size_t)l->stored.stored;
-        if (f->raw_max < (size_t)l->stored.raw)
-            f->raw_max = (size_t)l->stored.raw;
-    }
+    else if (state)
+        fetch_table(d, KVSTORE_STATE, f, w, at);
+    for (int table = 0; at && !state && table < KVSTORE_STATE; table++)
+        at = fetch_table(d, table, f, w, at);
+    free(w);
     db_exec(d, "COMMIT", &ignored);
 }
 
 /* Hands the pieces out; returns how many were damaged. */
 static int32_t visit_all(struct sessions *s, const struct kvstore_put *name, bool state,
-                         const struct fetched *f,
+                         struct kvstore_reader *r, const struct fetched *f,
                          bool (*visit)(void *visit_ctx, const struct kv_piece *piece),
                          void *visit_ctx)
 {
-    ZSTD_DCtx *z = decoder_take(s->kv);
-    void *buf = mem_try(f->raw_max + 1);
+    void *buf = buffer(&r->raw, f->raw_max + 1);
     int32_t n_bad = 0;
-    bool more = z && buf;
+    bool more = r->z && buf;
     for (int32_t i = 0; i < f->n && more; i++) {
         const struct kvstore_listed *l = &f->all[i];
         struct kvstore_piece_name full = {name->fingerprint, name->hash, l->stored.raw,
@@ -203,7 +270,7 @@ static int32_t visit_all(struct sessions *s, const struct kvstore_put *name, boo
                                  .plane = l->plane,
                                  .block = state ? name->n_tok : name->n_tok / KV_IO_BLOCK_TOK - 1,
                                  .size_bytes = (size_t)l->stored.raw};
-        piece.data = f->packed[i] ? decode(z, &full, &l->stored, f->packed[i], buf) : NULL;
+        piece.data = f->packed[i] ? decode(r->z, &full, &l->stored, f->packed[i], buf) : NULL;
         if (piece.data) {
             more = visit(visit_ctx, &piece);
         } else {
@@ -211,8 +278,6 @@ static int32_t visit_all(struct sessions *s, const struct kvstore_put *name, boo
             kvstore_post_drop(s, name, &piece);
         }
     }
-    decoder_give(s->kv, z);
-    free(buf);
     return n_bad;
 }
 
@@ -226,12 +291,13 @@ static int32_t io_load(void *ctx, int64_t timeline, uint64_t fingerprint, uint64
     if (timeline <= 0 || n_tok_end <= 0)
         return -1;
     struct fetched f;
+    struct kvstore_reader *r = reader_take(s->kv);
     writer_drain(s, WRITER_KV);
     pthread_mutex_lock(&s->kv->r_lock);
-    fetch(s->kv, &name, state, &f);
+    fetch(s->kv, &name, state, r, &f);
     pthread_mutex_unlock(&s->kv->r_lock);
-    int32_t n_bad = f.n ? visit_all(s, &name, state, &f, visit, visit_ctx) : -1;
-    free(f.bytes);
+    int32_t n_bad = f.n ? visit_all(s, &name, state, r, &f, visit, visit_ctx) : -1;
+    reader_give(s->kv, r);
     free(f.packed);
     free(f.all);
     return n_bad;
@@ -397,10 +463,10 @@ void kvstore_verify(struct sessions *s, struct db *d, char *detail, size_t cap, 
     struct err e;
     int32_t n = 0, n_bad = 0;
     enum status st = all_blocks(d, &all, &n, &e);
-    ZSTD_DCtx *z = decoder_take(s->kv);
+    struct kvstore_reader *r = reader_take(s->kv);
     for (int32_t i = 0; i < n; i++)
-        n_bad += verify_block(z, d, &all[i], false);
-    decoder_give(s->kv, z);
+        n_bad += verify_block(r->z, d, &all[i], false);
+    reader_give(s->kv, r);
     free(all);
     if (st == OK && n_bad == 0)
         return;
@@ -419,11 +485,11 @@ static enum status repair_rows(struct sessions *s, struct db *d, struct err *e)
     int32_t n;
     TRY(all_blocks(d, &all, &n, e));
     enum status st = OK;
-    ZSTD_DCtx *z = decoder_take(s->kv);
+    struct kvstore_reader *r = reader_take(s->kv);
     for (int32_t i = 0; i < n && st == OK; i++)
-        if (verify_block(z, d, &all[i], true))
+        if (verify_block(r->z, d, &all[i], true))
             st = kvstore_cut(d, all[i].id, KV_IO_PLANES - 1, e);
-    decoder_give(s->kv, z);
+    reader_give(s->kv, r);
     free(all);
     return st == OK ? kvstore_sweep(d, e) : st;
 }

@@ -17,7 +17,7 @@ enum {
 #define SQL_OF(name)                                                                               \
     {                                                                                              \
         "INSERT INTO chunk_" name " (data) VALUES (?)",                                            \
-            "SELECT data FROM chunk_" name " WHERE id >= ? AND id < ? ORDER BY id",                \
+            "SELECT id, data FROM chunk_" name " WHERE id >= ? AND id < ? ORDER BY id",                \
             "DELETE FROM chunk_" name " WHERE id >= ? AND id < ?"                                  \
     }
 const struct kvstore_sql kvstore_sql[KVSTORE_TABLES] = {
@@ -174,8 +174,8 @@ static void kv_free(struct kvstore *kv)
 {
     close_both(kv);
     ZSTD_freeCCtx(kv->compressor);
-    while (kv->n_decoder)
-        ZSTD_freeDCtx(kv->decoder[--kv->n_decoder]);
+    while (kv->n_reader)
+        kvstore_reader_free(kv->reader[--kv->n_reader]);
     pthread_mutex_destroy(&kv->r_lock);
     free(kv->path);
     free(kv);

@@ -17,7 +17,7 @@ enum {
     KVSTORE_TABLES = KV_IO_PLANES + 1,
     KVSTORE_STATE = KV_IO_PLANES, /* table of window and meta pieces */
     KVSTORE_LAYERS = 64, /* told apart when looking what compresses; a power of two */
-    KVSTORE_DECODERS = 32, /* kept for the next time, at most */
+    KVSTORE_READERS = 32, /* kept for the next time, at most */
     KVSTORE_RAW_MAX_BYTES = 256 << 20, /* of a piece; larger sizes in the file are damage */
 };
 
@@ -26,6 +26,17 @@ struct kvstore_sql {
     const char *insert, *select, *erase;
 };
 extern const struct kvstore_sql kvstore_sql[KVSTORE_TABLES];
+
+struct kvstore_buffer {
+    char *p;
+    size_t size;
+};
+/* What one thread needs to read a block: fresh memory for each would cost more than the reading. */
+struct kvstore_reader {
+    ZSTD_DCtx *z; /* may be NULL: no memory */
+    struct kvstore_buffer packed, raw;
+};
+void kvstore_reader_free(struct kvstore_reader *r);
 
 struct kvstore {
     struct kv_io io;
@@ -39,8 +50,8 @@ struct kvstore {
 
     pthread_mutex_t r_lock; /* protects what follows */
     struct db *r;           /* NULL when out of use */
-    ZSTD_DCtx *decoder[KVSTORE_DECODERS]; /* not in use just now */
-    int32_t n_decoder;
+    struct kvstore_reader *reader[KVSTORE_READERS]; /* not in use just now */
+    int32_t n_reader;
 };
 
 void kvstore_open(struct sessions *s);    /* on failure s->kv stays NULL, trouble says why */
