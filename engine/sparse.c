@@ -20,7 +20,7 @@ enum {
     PROBE_MOST = 31     /* doubled each time in vain, up to this */
 };
 
-#define RHO_MAX 0.6f
+#define RHO_MAX 0.85f /* a block read through a list costs little more than one read densely */
 #define ANTI_SHARE 0.5f
 #define NEEDLE 0.05f        /* a block with this much mass of any choosing row is read */
 #define GAIN_MIN 0.90       /* predicted cost, in dense ones, that still counts as paying */

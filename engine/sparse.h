@@ -34,7 +34,7 @@ struct sparse_shape {
 struct sparse_params {
     float coverage;  /* mass to keep, 0.7..1; 1 = dense */
     int32_t n_min;   /* keys below which attention stays dense; 0 = SPARSE_N_MIN, as measured to pay */
-    float rho_max;   /* a row block whose list would hold more than this share is dense; 0 = 0.6 */
+    float rho_max;   /* a row block whose list would hold more than this share is dense; 0 = 0.85 */
     bool always;     /* ask no cost model: for measuring */
     bool no_feedback;
     struct prefill_method method; /* all 0 = cap */

@@ -32,7 +32,7 @@
 #include "kernels/score.h"
 #include "tests/engine/heads.h"
 
-enum { ROWS = 512, ANSWER = 64, N_COVER = 3 };
+enum { ROWS = 512, ANSWER = 64, N_COVER = 3, LAYERS = 64 }; /* LAYERS: that are told of */
 static const float covers[N_COVER] = {0.90f, 0.95f, 0.99f};
 
 /* Of a preset, how it reads prompts or how it answers; the oracle is no preset. */
@@ -312,7 +312,7 @@ struct recorder {
     int32_t n;
     struct sparse *sp;
     double dense_s, sparse_s, end_dense_s, end_sparse_s; /* all; of the last chunk */
-    double density, fewest; /* of the last chunk, summed over layers: ours, the oracle's */
+    double density[LAYERS], fewest[LAYERS]; /* of the last chunk, by layer: ours, the oracle's */
 };
 
 static void record(void *ctx, int32_t layer, const struct kern_attn *a)
@@ -325,7 +325,7 @@ static void record(void *ctx, int32_t layer, const struct kern_attn *a)
     double dense = now_s() - t1, sparse = t1 - t0;
     r->dense_s += dense;
     r->sparse_s += sparse;
-    if (a->pos0 + a->n_tok < r->n || a->n_tok != ROWS || a->window > 0)
+    if (a->pos0 + a->n_tok < r->n || a->n_tok != ROWS || a->window > 0 || layer >= LAYERS)
         return;
     r->end_dense_s += dense;
     r->end_sparse_s += sparse;
@@ -335,9 +335,9 @@ static void record(void *ctx, int32_t layer, const struct kern_attn *a)
     int32_t *index = mem_alloc(sizeof *index * n * (size_t)v.n_block);
     enum sparse_reason why;
     const struct kern_block_list *list = sparse_choose(r->sp, layer, a, INT32_MAX, &why);
-    r->density += list ? density_of(&v, list) : 1;
+    r->density[layer] = list ? density_of(&v, list) : 1;
     choose_by_truth(&v, 0.95f, first, index);
-    r->fewest += density_of(&v, &(struct kern_block_list){first, index});
+    r->fewest[layer] = density_of(&v, &(struct kern_block_list){first, index});
     free(first);
     free(index);
     view_free(&v);
@@ -398,16 +398,16 @@ static void run_model(struct kern *k, const char *path, const char *text_path, i
     struct sparse_report was;
     sparse_report(r.sp, &was);
     printf("%s reading %s, %d keys, %d layers: dense %.1f ms, asked for 0.95 %.1f ms: %.2fx (last %d "
-           "rows %.2fx, density %.3f, of the fewest blocks that hold 0.95 %.3f), density %.3f, mass "
-           "%.3f (p5 %.3f), scoring %.1f %% of sparse calls; %s\n",
+           "rows %.2fx), density %.3f, mass %.3f (p5 %.3f), scoring %.1f %% of sparse calls; %s\n",
            m->p.name, text_path, n, m->p.n_layer, r.dense_s * 1e3, r.sparse_s * 1e3,
-           r.dense_s / r.sparse_s, ROWS, r.end_dense_s / r.end_sparse_s, r.density / m->p.n_layer,
-           r.fewest / m->p.n_layer, was.density, was.mass_mean, was.mass_p5, 100 * was.score_share,
-           sparse_reason_text(was.reason));
-    for (int32_t i = 0; i < m->p.n_layer; i++) {
+           r.dense_s / r.sparse_s, ROWS, r.end_dense_s / r.end_sparse_s, was.density, was.mass_mean,
+           was.mass_p5, 100 * was.score_share, sparse_reason_text(was.reason));
+    for (int32_t i = 0; i < m->p.n_layer && i < LAYERS; i++) {
         double density, mass;
         sparse_report_layer(r.sp, i, &density, &mass);
-        printf("  layer %d: density %.3f, mass of the rows that read lists %.3f\n", i, density, mass);
+        printf("  layer %d: density %.3f, mass %.3f; of the last rows density "
+               "%.3f, of the fewest blocks that hold 0.95 %.3f\n", i, density, mass, r.density[i],
+               r.fewest[i]);
     }
     sparse_free(r.sp);
     kv_line_free(line);
