@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # What compression costs a model, as tables: mean KL on a text, then recall by length and by turn of
-# the suite's questions, where `adaptive` gets a quarter of what f16 takes for the context it is planned
-# for (the length and 512 tokens of turns).
+# the suite's questions, where `adaptive` gets a quarter of what f16 takes for the length alone, turns and
+# answers included; where that holds no such chat (README, "What a budget holds") the refusal is shown.
 # usage: quality.sh [MODEL [TEXT]]
 # DOGEAR names the binary; LENGTHS, PRESETS, SUITE (a file of items), ITEMS (at most so many of each
 # length, evenly chosen), THREADS and DEADLINE (seconds from now; rows not begun by then are left out)
@@ -22,7 +22,7 @@ trap 'rm -rf "$work"' EXIT
 tok=$("$dogear" info "$model" --json | python3 -c 'import json,sys; print(json.load(sys.stdin)["plan"]["kv_bytes_per_token"])')
 
 [ -z "$text" ] || "$dogear" eval -t "$threads" -m "$model" --text "$text" -c 4096 --kv "$presets" \
-    --kv-budget $((tok * (4096 + 64) / 4))
+    --kv-budget $((tok * 4096 / 4))
 printf '\n%-14s %6s %8s %4s %8s  %s\n' preset length recall n B/token 'right by turn'
 for n in $lengths; do
     grep "\"n_tok\":$n," "$suite" >"$work/all.jsonl" || continue
@@ -32,7 +32,7 @@ for n in $lengths; do
     for kv in ${presets//,/ }; do
         [ "$(date +%s)" -lt "$end" ] || continue
         "$dogear" eval -t "$threads" -m "$model" --suite "$work/some.jsonl" -c "$n" --kv "$kv" \
-            --kv-budget $((tok * (n + 512) / 4)) --json >"$work/row.json" 2>"$work/err" ||
+            --kv-budget $((tok * n / 4)) --json >"$work/row.json" 2>"$work/err" ||
             { printf '%-14s %6d  %s\n' "$kv" "$n" "$(cat "$work/err")"; continue; }
         python3 - "$work/row.json" "$n" <<'P'
 import json, sys

@@ -41,6 +41,16 @@ dogear eval -m "$llama" --text "$work/long" -c 600 --kv exact,8/4,4/4 --json &&
     [ "$(json "$work/out" 'j[0]["kl_mean"] == 0 < j[1]["kl_mean"] < j[2]["kl_mean"]')" = True ] &&
     [ "$(json "$work/out" 'j[0]["bytes_per_token"] > j[1]["bytes_per_token"] > j[2]["bytes_per_token"] > 0')" = True ]
 ok eval__text__prices_and_bytes
+[ "$(find "$work/cache/dogear/floors" -type f | wc -l)" = 1 ]
+ok eval__floor__is_remembered
+rm -r "$work/cache" && dogear eval --no-save -m "$llama" --text "$work/long" -c 600 --kv 4/4 &&
+    [ "$(find "$work/cache" -type f)" = "$(find "$work/cache/dogear/floors" -type f)" ] && [ -d "$work/cache" ]
+ok eval__no_save__remembers_the_floor_alone
+# A third of f16, where 4/4 pages and the window take more; the exact rows are not bound by it.
+dogear eval -m "$llama" --text "$work/long" -c 4096 --kv exact,adaptive --kv-budget 1M --json &&
+    [ "$(json "$work/out" 'j[0]["kl_mean"] == 0 < j[1]["kl_mean"] and j[0]["bytes_per_token"] > 1000')" = True ] &&
+    [ "$(json "$work/out" 'j[1]["bytes_per_token"] * j[1]["n_tok"] <= 2**20')" = True ]
+ok eval__budget__is_adaptives_alone
 dogear eval -m "$llama" --attention --text "$work/long" -c 1024 --kv exact,a-shape,snapkv-turn --json &&
     [ "$(json "$work/out" '[r["preset"] for r in j]')" = "['exact', 'a-shape', 'snapkv-turn']" ] &&
     [ "$(json "$work/out" 'j[0]["prefill_density"] is None and j[0]["decode_density"] is None')" = True ] &&
