@@ -6,7 +6,7 @@
  * reads rows of its own block and the one before, pages of all older ones, sinks in f16.
  *
  * A simulated number format (presets.h) changes rows in place instead, by the same rule of
- * positions; eviction marks tokens in the tables that attention reads. Both want a CPU backend.
+ * positions; eviction marks tokens in the tables that attention reads and wants a CPU backend.
  *
  * A pool owns blocks; one block holds the f16 rows of 64 positions of all layers and heads in one
  * device allocation. A line (timeline) is the log of the ids exactly as fed plus a list of blocks.

@@ -1,4 +1,5 @@
-/* Rows of a timeline in a simulated number format (engine/simulate.h), in place. CPU only. */
+/* Rows of a timeline in a simulated number format (engine/simulate.h), in place; a device's rows come to
+ * the host for it and go back. */
 #include <stdlib.h>
 #include <string.h>
 
@@ -46,15 +47,14 @@ static void code_tensor(const struct preset_format *f, int32_t bits, uint16_t *r
             rows[keys ? c * TOK + tok[i].at : tok[i].at * d + c] = kern_f32_to_f16(x[i * d + c]);
 }
 
-/* Tokens [t0, t1) of block j of one head. */
-static void code_head(const struct kv_line *l, int32_t j, int32_t layer, int32_t head, int32_t t0,
-                      int32_t t1)
+/* Tokens [t0, t1) of block j of one head; rows: of the layer (kv_layer_get). */
+static void code_head(const struct kv_line *l, uint16_t *rows, int32_t j, int32_t layer,
+                      int32_t head, int32_t t0, int32_t t1)
 {
     const struct kv_shape *s = &l->pool->shape;
     const struct preset *p = &l->pool->preset;
-    size_t row = (size_t)(layer * s->n_head_kv + head);
-    const struct kern_kv_block *b =
-        &l->layer[layer].block[(size_t)head * (size_t)l->block_cap + (size_t)j];
+    size_t row = (size_t)(layer * s->n_head_kv + head), one = (size_t)TOK * (size_t)s->head_dim;
+    uint16_t *k = rows + (size_t)head * one, *v = k + (size_t)s->n_head_kv * one;
     const float *q_max = l->watch.q_max ? l->watch.q_max + row * (size_t)s->head_dim : NULL;
     const float *sum =
         l->watch.sum ? l->watch.sum + (row * (size_t)l->block_cap + (size_t)j) * TOK : NULL;
@@ -75,8 +75,8 @@ static void code_head(const struct kv_line *l, int32_t j, int32_t layer, int32_t
     for (int32_t tier = 0; tier < 2; tier++) {
         const struct token *part = tier ? tok + high : tok;
         int32_t n_part = tier ? n - high : high, bits = p->tier_bits;
-        code_tensor(&p->k, tier ? p->k.bits : bits, b->k, true, s->head_dim, part, n_part, q_max);
-        code_tensor(&p->v, tier ? p->v.bits : bits, b->v, false, s->head_dim, part, n_part, NULL);
+        code_tensor(&p->k, tier ? p->k.bits : bits, k, true, s->head_dim, part, n_part, q_max);
+        code_tensor(&p->v, tier ? p->v.bits : bits, v, false, s->head_dim, part, n_part, NULL);
     }
 }
 
@@ -84,31 +84,36 @@ static void code_head(const struct kv_line *l, int32_t j, int32_t layer, int32_t
 
 struct code_job {
     const struct kv_line *l;
-    int32_t layer; /* at_write */
-    int32_t from, end; /* positions */
+    uint16_t *rows;
+    int32_t layer, from, end; /* positions of one block */
 };
 
-/* One part is one KV head: the tokens just written. */
-static void write_part(void *ctx, int head, int n_part)
+/* One part is one KV head. */
+static void code_part(void *ctx, int head, int n_part)
 {
     const struct code_job *job = ctx;
-    for (int32_t at = job->from; at < job->end; at++)
-        code_head(job->l, at / TOK, job->layer, head, at % TOK, at % TOK + 1);
+    bool each = job->l->pool->preset.at_write;
+    int32_t j = job->from / TOK, n = job->end - j * TOK;
+    for (int32_t t = job->from - j * TOK; t < n; t = each ? t + 1 : n)
+        code_head(job->l, job->rows, j, job->layer, head, t, each ? t + 1 : n);
+}
+
+static void code_layer(const struct kv_line *l, int32_t layer, int32_t from, int32_t end)
+{
+    struct kv_pool *p = l->pool;
+    struct kv_block *b = l->block[from / TOK];
+    struct code_job job = {l, kv_layer_get(p, b, layer), layer, from, end};
+    kern_parallel(p->kern, p->shape.n_head_kv, code_part, &job);
+    kv_layer_put(p, b, layer, job.rows);
 }
 
 void kv_code_written(struct kv_line *l, int32_t layer, int32_t n_tok_end)
 {
-    struct code_job job = {.l = l, .layer = layer, .from = l->n_tok, .end = n_tok_end};
-    if (preset_simulated(&l->pool->preset) && l->pool->preset.at_write)
-        kern_parallel(l->pool->kern, l->pool->shape.n_head_kv, write_part, &job);
-}
-
-/* One part is one head of a layer: block `from`. */
-static void block_part(void *ctx, int part, int n_part)
-{
-    const struct code_job *job = ctx;
-    int32_t n_kv = job->l->pool->shape.n_head_kv;
-    code_head(job->l, job->from, part / n_kv, part % n_kv, 0, TOK);
+    const struct preset *p = &l->pool->preset;
+    for (int32_t at = l->n_tok, end; preset_simulated(p) && p->at_write && at < n_tok_end; at = end) {
+        end = (at / TOK + 1) * TOK < n_tok_end ? (at / TOK + 1) * TOK : n_tok_end;
+        code_layer(l, layer, at, end);
+    }
 }
 
 /* Blocks before this one are read coded by the position after n_tok - 1 and all after it. */
@@ -128,11 +133,11 @@ void kv_code_blocks(struct kv_line *l)
     struct kv_pool *p = l->pool;
     for (int32_t j = l->first_rows; kv_codes_blocks(p) && j < coded_end(l->n_tok); j++) {
         struct kv_block *b = l->block[j];
-        struct code_job job = {.l = l, .from = j};
         if (!b->thawed) {
             if (b->n_ref > 1)
                 return; /* another line may end here and read the rows: kv_reserve makes a copy */
-            kern_parallel(p->kern, p->shape.n_layer * p->shape.n_head_kv, block_part, &job);
+            for (int32_t i = 0; i < p->shape.n_layer; i++)
+                code_layer(l, i, j * TOK, (j + 1) * TOK);
             b->thawed = true;
         }
         l->first_rows = j + 1;

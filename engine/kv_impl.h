@@ -27,6 +27,7 @@ struct kv_block {
 struct kv_rows {
     const float *q;   /* [n][n_head, head_dim] */
     const float *lse; /* [n][n_head] */
+    const uint16_t *keys; /* host [blocks asked for][n_head_kv][head_dim][64]; NULL = where the table says */
     int32_t n, pos0, n_head;
     int32_t period; /* row of position p lies at p modulo this; 0 = at p - pos0 */
     float scale, softcap;

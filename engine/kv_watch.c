@@ -1,6 +1,6 @@
 /* What attention tells about tokens, for presets that weigh them: sums of the probability that fell
  * on each, the last queries, the largest query of each channel. Rows are recomputed plainly from
- * the keys and the log-sum-exp that the attention kernel returns. CPU backends only. */
+ * the keys and the log-sum-exp that the attention kernel returns; a device's come to the host for it. */
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
@@ -98,17 +98,22 @@ void kv_watch_free(struct kv_line *l)
 
 /* ---- rows of attention ---- */
 
-/* Keys of one block as float [head_dim][64]. */
-static void keys_of(const struct kv_line *l, int32_t layer, int32_t head, int32_t j, float *k)
+/* Keys of one block as float [head_dim][64]; at: number of the block among r->keys. */
+static void keys_of(const struct kv_line *l, int32_t layer, int32_t head, int32_t j,
+                    const struct kv_rows *r, int32_t at, float *k)
 {
     const struct kern_kv_block *b =
         &l->layer[layer].block[(size_t)head * (size_t)l->block_cap + (size_t)j];
-    if (!b->k) {
+    size_t n = (size_t)l->pool->shape.head_dim * TOK;
+    const uint16_t *from = b->k;
+    if (r->keys)
+        from = r->keys + ((size_t)at * (size_t)l->pool->shape.n_head_kv + (size_t)head) * n;
+    if (!from) {
         page_unpack_k(b->page, k);
         return;
     }
-    for (int32_t i = 0; i < l->pool->shape.head_dim * TOK; i++)
-        k[i] = kern_f16_to_f32(b->k[i]);
+    for (size_t i = 0; i < n; i++)
+        k[i] = kern_f16_to_f32(from[i]);
 }
 
 void kv_score_block(const struct kv_query *w, const float *k, int32_t j, uint64_t dropped,
@@ -141,7 +146,7 @@ void kv_watch_rows(const struct kv_line *l, int32_t layer, int32_t head, const s
             l->layer[layer].block[(size_t)head * (size_t)l->block_cap + (size_t)j].dropped;
         if (dropped == UINT64_MAX)
             continue;
-        keys_of(l, layer, head, j, k);
+        keys_of(l, layer, head, j, r, j - first_block, k);
         for (int32_t i = 0; i < r->n; i++) {
             w.pos = r->pos0 + i;
             int32_t slot = r->period ? w.pos % r->period : i;
@@ -217,7 +222,18 @@ static void keep_largest(struct kv_line *l, int32_t layer, const struct kern_att
         }
 }
 
-void kv_watch(struct kv_line *l, int32_t layer, const struct kern_attn *a)
+/* A device's keys of the blocks [first, end), one behind the other. */
+static uint16_t *keys_near(struct kv_line *l, int32_t layer, int32_t first, int32_t end)
+{
+    size_t n = (size_t)l->pool->shape.n_head_kv * (size_t)l->pool->shape.head_dim * TOK;
+    uint16_t *keys = mem_alloc((size_t)(end - first) * n * sizeof *keys);
+    for (int32_t j = first; j < end; j++)
+        memcpy(keys + (size_t)(j - first) * n, kv_layer_get(l->pool, l->block[j], layer),
+               n * sizeof *keys);
+    return keys;
+}
+
+static void watch(struct kv_line *l, int32_t layer, const struct kern_attn *a)
 {
     const struct preset *p = &l->pool->preset;
     struct kv_watch *w = &l->watch;
@@ -245,6 +261,30 @@ void kv_watch(struct kv_line *l, int32_t layer, const struct kern_attn *a)
         job.rows.window = a->window;
         /* Formats ask for the blocks that are not coded yet. */
         job.first_block = p->tier_share > 0 ? l->first_rows : 0;
+        uint16_t *keys = NULL;
+        if (l->pool->kern->device)
+            job.rows.keys = keys =
+                keys_near(l, layer, job.first_block, kv_blocks_for(a->pos0 + a->n_tok));
         kern_parallel(l->pool->kern, l->pool->shape.n_head_kv, watch_part, &job);
+        free(keys);
     }
+}
+
+void kv_watch(struct kv_line *l, int32_t layer, const struct kern_attn *a)
+{
+    struct kern *k = l->pool->kern;
+    if (!k->device) {
+        watch(l, layer, a);
+        return;
+    }
+    size_t n_lse = (size_t)a->n_tok * (size_t)a->n_head;
+    size_t n_q = n_lse * (size_t)l->pool->shape.head_dim;
+    struct kern_attn near = *a;
+    float *q = mem_alloc((n_q + n_lse) * sizeof *q);
+    k->ops->download(k, q, a->q, n_q * sizeof *q);
+    k->ops->download(k, q + n_q, a->lse, n_lse * sizeof *q);
+    near.q = q;
+    near.lse = q + n_q;
+    watch(l, layer, &near);
+    free(q);
 }

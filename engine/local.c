@@ -425,11 +425,10 @@ static void local_set_coverage(struct engine *en, float coverage)
     atomic_store(&l->coverage, l->preset && preset_lossy(l->preset) ? 1 : coverage);
 }
 
-/* Simulated formats and eviction work on rows in our own memory. */
+/* Eviction works on rows and tables in our own memory. */
 static enum status check_backend(const struct local *l, const struct preset *p, struct err *e)
 {
-    bool anywhere = !preset_simulated(p) && !preset_lossy(p);
-    return anywhere || !l->kern->device
+    return !preset_lossy(p) || !l->kern->device
                ? OK
                : err_set(e, ERR_UNSUPPORTED,
                          "KV preset '%s' runs on the CPU only; use --backend cpu", p->name);
