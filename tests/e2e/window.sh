@@ -113,6 +113,8 @@ pixels() { "$PICTURE" "$work/$1.png" "$2"; }
 start --fake "$fake"
 has 'Type a message' && [ -n "$id" ]
 ok window__start__new_chat
+! grep -E 'libGL|libLLVM' "/proc/$pid/maps" >"$work/out"
+ok window__frames__go_to_x_without_opengl
 type_ 'Tell me about herons'
 has '› Tell me about herons' && keys Return && has 'That is all.' && has 'long-legged wading' && has '── c ──' && none_of '**'
 ok window__turn__streams_markdown
