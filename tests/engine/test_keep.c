@@ -354,6 +354,40 @@ static void keep__put__writes_each_block_once(void **state)
     store_clear();
 }
 
+/* Rows of the window that were put from held[from] on, in tokens. */
+static int32_t rows_put(int from, size_t row_bytes)
+{
+    size_t sum = 0;
+    for (int i = from; i < store.n; i++)
+        if (store.held[i].p.plane == KV_IO_WINDOW && store.held[i].p.layer == 0)
+            sum += store.held[i].p.size_bytes;
+    return (int32_t)(sum / row_bytes);
+}
+
+static void keep__rest__puts_only_rows_that_are_new(void **state)
+{
+    enum { TURNS = 4, ANSWER = 9 };
+    struct path a = {.n = 0};
+    struct engine *en = open_model("4/4");
+    begin(en, &a, 1500);
+    engine_close(en);
+    size_t whole = 0; /* of KV_IO_ROWS_TOK tokens */
+    for (int i = 0; i < store.n; i++)
+        if (store.held[i].p.plane == KV_IO_WINDOW && store.held[i].p.size_bytes > whole)
+            whole = store.held[i].p.size_bytes;
+    assert_true(rows_put(0, whole / KV_IO_ROWS_TOK) > 64);
+    for (int i = 0; i < TURNS; i++) {
+        int n_before = store.n;
+        int32_t n_tok = a.n;
+        en = open_model("4/4");
+        turn(en, &a, "", ANSWER);
+        engine_close(en);
+        assert_in_range(rows_put(n_before, whole / KV_IO_ROWS_TOK), 1,
+                        a.n - n_tok + KV_IO_ROWS_TOK - 1);
+    }
+    store_clear();
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -363,6 +397,7 @@ int main(void)
         cmocka_unit_test(keep__resume__survives_damage),
         cmocka_unit_test(keep__resume__takes_thinned_pages),
         cmocka_unit_test(keep__put__writes_each_block_once),
+        cmocka_unit_test(keep__rest__puts_only_rows_that_are_new),
     };
     return cmocka_run_group_tests_name("keep", tests, NULL, NULL);
 }
