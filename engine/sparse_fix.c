@@ -73,20 +73,9 @@ static bool answer_held(struct sparse *sp, const struct kern_attn *a)
     with.lse = sp->held_dev + (size_t)sp->n_held * n;
     for (int32_t i = 0; i < sp->n_held; i++)
         at[i] = sp->held[i].row;
-    if (!k->device) {
-        with.row = at;
-        with.n_tok = sp->n_held;
-        k->ops->attend(k, &with);
-    }
-    for (int32_t i = 0; k->device && i < sp->n_held; i++) {
-        struct kern_attn one = with;
-        one.q = a->q + (size_t)at[i] * n;
-        one.out = with.out + (size_t)i * n;
-        one.lse = with.lse + (size_t)i * (size_t)sp->s.n_head;
-        one.n_tok = 1;
-        one.pos0 = a->pos0 + at[i];
-        k->ops->attend(k, &one);
-    }
+    with.row = at;
+    with.n_tok = sp->n_held;
+    k->ops->attend(k, &with);
     for (int32_t i = 0; i < sp->n_held; i++)
         k->ops->download(k, sp->sparse_host + i * n, a->out + (size_t)at[i] * n, n * sizeof(float));
     k->ops->download(k, sp->held_host, sp->held_dev, (size_t)sp->n_held * row * sizeof(float));

@@ -113,7 +113,7 @@ struct kern_attn {
     const struct kern_block_list *list; /* NULL = dense */
     const int32_t *row; /* host [n_tok], block by block ascending: row i asks with q[row[i]] at pos0 + row[i] and is
                            answered in out[i] (and lse[i]); no window, no list. NULL = all rows in
-                           turn. CPU backends only */
+                           turn */
 };
 
 /* One head's 64 rows on their way into a page. The host keeps every page's bytes: they are what is

@@ -61,7 +61,8 @@ static __global__ void combine_parts(struct attn_args a, struct attn_parts p, fl
         sum += part > 0 ? part * exp2f(p.top[first + (size_t)i * ROWS_PAIRS] - top) : 0;
         any_turned = any_turned || (i % 2 && part > 0);
     }
-    float *out = a.out + ((size_t)row * a.n_head + head) * d;
+    size_t answer = (size_t)(a.row ? index : row) * a.n_head + head;
+    float *out = a.out + answer * d;
     for (int32_t c = (int32_t)threadIdx.x; c < d; c += (int32_t)blockDim.x) {
         float plain = 0, rotated = 0;
         for (int32_t i = 0; i < 2 * p.n_split; i++) {
@@ -85,7 +86,7 @@ static __global__ void combine_parts(struct attn_args a, struct attn_parts p, fl
     if (threadIdx.x > 0)
         return;
     if (a.lse)
-        a.lse[(size_t)row * a.n_head + head] = top * LN2 + logf(sum);
+        a.lse[answer] = top * LN2 + logf(sum);
     if (final) {
         final[(at * ROWS_PAIRS + pair) * 2] = top;
         final[(at * ROWS_PAIRS + pair) * 2 + 1] = sum;
@@ -134,14 +135,21 @@ static bool args_make(struct kern_cuda *c, const struct kern_attn *a, struct cud
     g.lse = a->lse;
     g.n_tok = a->n_tok;
     g.pos0 = a->pos0;
-    g.place = step_place(c, a->n_tok, &g.pos0);
+    g.place = a->row ? NULL : step_place(c, a->n_tok, &g.pos0);
     g.n_head = a->n_head;
     g.group = a->n_head / kv->n_head_kv;
     g.factor = a->scale * LOG2E;
     g.softcap = a->softcap * LOG2E;
     g.window = a->window;
-    g.n_block = (a->pos0 + a->n_tok - 1) / PAGE_TOK + 1;
+    g.n_block = (a->pos0 + (a->row ? a->row[a->n_tok - 1] : a->n_tok - 1)) / PAGE_TOK + 1;
     g.n_row_block = g.n_block - a->pos0 / PAGE_TOK;
+    if (a->row) {
+        int32_t *row = (int32_t *)cuda_cut_take(cut, sizeof(int32_t) * (size_t)a->n_tok);
+        if (!row)
+            return false;
+        cuda_put(c, row, a->row, sizeof(int32_t) * (size_t)a->n_tok);
+        g.row = row;
+    }
     if (a->list) {
         size_t n_first = (size_t)kv->n_head_kv * (size_t)(g.n_row_block + 1), n_index = 0;
         for (size_t i = 0; i < n_first; i++)
@@ -160,7 +168,7 @@ static bool args_make(struct kern_cuda *c, const struct kern_attn *a, struct cud
     return g.block != NULL;
 }
 
-/* How the call is cut for attn_rows: pairs, tiles, splits. */
+/* How the call is cut for attn_rows: pairs, tiles, splits. n_row: of a.row. */
 static struct attn_parts parts_plan(struct kern_cuda *c, const struct attn_args &a, int32_t n_row)
 {
     struct attn_parts p = {};
@@ -199,7 +207,7 @@ static bool parts_take(struct cuda_cut *cut, const struct attn_args &a, struct a
 static bool attend_part(struct kern_cuda *c, const struct attn_args &a, struct cuda_cut cut,
                         float *mass)
 {
-    struct attn_parts p = parts_plan(c, a, 0);
+    struct attn_parts p = parts_plan(c, a, a.n_tok);
     struct cuda_cut room = cut;
     while (!parts_take(&room, a, &p, true, mass != NULL)) {
         if (p.n_split == 1)
@@ -240,20 +248,24 @@ void cuda_attend(struct kern *k, const struct kern_attn *a)
         cuda_ok(c, (cudaError_t)cudaErrorMemoryAllocation);
         return;
     }
-    if (!a->mass && a->n_tok >= TILED_ROWS && attn_tile_launch(c, g))
+    if (!a->mass && !a->row && a->n_tok >= TILED_ROWS && attn_tile_launch(c, g))
         return;
-    /* as many rows at a time as scratch holds; pieces end where 64-blocks do */
+    /* as many rows at a time as scratch holds */
     for (int32_t row = 0, n = a->n_tok; row < a->n_tok;) {
         struct attn_args part = g;
         n = n < a->n_tok - row ? n : a->n_tok - row;
-        part.q += (size_t)row * a->n_head * kv->head_dim;
+        part.n_tok = n;
         part.out += (size_t)row * a->n_head * kv->head_dim;
         part.lse = g.lse ? g.lse + (size_t)row * a->n_head : NULL;
-        part.pos0 += row;
-        part.n_tok = n;
-        int32_t skipped = part.pos0 / PAGE_TOK - a->pos0 / PAGE_TOK;
-        part.first = g.first ? g.first + skipped : NULL; /* rows of the list keep their length */
-        part.n_block = (part.pos0 + n - 1) / PAGE_TOK + 1;
+        if (g.row) {
+            part.row += row;
+        } else {
+            part.q += (size_t)row * a->n_head * kv->head_dim;
+            part.pos0 += row;
+            int32_t skipped = part.pos0 / PAGE_TOK - a->pos0 / PAGE_TOK;
+            part.first = g.first ? g.first + skipped : NULL; /* rows of the list keep their length */
+            part.n_block = (part.pos0 + n - 1) / PAGE_TOK + 1;
+        }
         if (attend_part(c, part, cut, mass)) {
             row += n;
         } else if (n > 1) {

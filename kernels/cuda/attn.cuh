@@ -21,7 +21,7 @@ struct attn_args {
     float *out, *lse;
     const int32_t *place;         /* dev: to be added to pos0, or NULL */
     const int32_t *first, *index; /* dev; NULL = dense */
-    const int32_t *row;  /* scoring: dev [gridDim.y] rows of the call, one per tile; else NULL */
+    const int32_t *row;  /* dev [gridDim.y] picked or scored rows of the call, one per tile; or NULL */
     const uint8_t *only; /* scoring: dev [n_head_kv][n_block] blocks that count, or NULL */
     int32_t n_head_kv, head_dim, n_block_cap;
     int32_t n_tok, pos0, n_head, group;

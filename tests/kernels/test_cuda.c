@@ -407,7 +407,7 @@ static void check_attention(const struct shape *h)
 {
     static struct twins s;
     twins_make(&s, h);
-    size_t n_lse = (size_t)(h->n_tok * h->n_head_kv * h->group), n = n_lse * (size_t)h->head_dim;
+    size_t n_lse = (size_t)(s.a[0].n_tok * s.a[0].n_head), n = n_lse * (size_t)h->head_dim;
     size_t n_mass = (size_t)(h->n_head_kv * s.kv[0].n_block_cap);
     float *out[2] = {malloc(n * 4), malloc(n * 4)}, *lse[2] = {malloc(n_lse * 4), malloc(n_lse * 4)};
     float *mass[2] = {calloc(n_mass, 4), calloc(n_mass, 4)};
@@ -438,7 +438,7 @@ static void check_attention(const struct shape *h)
         double e = fabs((double)mass[0][i] - (double)mass[1][i]) / (h->n_tok * h->group);
         worst_mass = e > worst_mass || isnan(e) ? e : worst_mass;
     }
-    bool tile = h->n_tok >= 32 && !h->mass;
+    bool tile = h->n_tok >= 32 && !h->mass && !h->picked;
     bool wide = h->bits_k && h->head_dim > 128;
     if (!(worst <= (!tile ? TOLERANCE_ROWS : wide ? TOLERANCE_TILE_WIDE : TOLERANCE_TILE) &&
           worst_lse <= (tile && h->bits_k ? TOLERANCE_LSE_PAGE : TOLERANCE_LSE) &&
@@ -479,6 +479,15 @@ static void cuda__attend__few_rows_of_pages(void **state)
                                         .pos0 = 700 + i, .bits_k = 1, .bits_v = 1,
                                         .rotated = i % 2, .listed = i % 3 == 0, .mass = i < 2,
                                         .window = i == 2 ? 300 : 0});
+}
+
+/* Rows picked out of a chunk, as audits of sparse attention ask for them. */
+static void cuda__attend__picked_rows(void **state)
+{
+    check_attention(&(struct shape){.head_dim = 64, .n_head_kv = 2, .group = 3, .n_tok = 150,
+                                    .pos0 = 200, .bits_k = 1, .bits_v = 1, .picked = 37, .mass = true});
+    check_attention(&(struct shape){.head_dim = 80, .n_head_kv = 1, .group = 9, .n_tok = 70, .pos0 = 1,
+                                    .picked = 9});
 }
 
 static void cuda__attend__many_rows(void **state)
@@ -898,6 +907,7 @@ int main(int n_arg, char **arg)
         cmocka_unit_test(cuda__matmul__tiny_inputs_give_zero),
         cmocka_unit_test(cuda__attend__few_rows_of_f16),
         cmocka_unit_test(cuda__attend__few_rows_of_pages),
+        cmocka_unit_test(cuda__attend__picked_rows),
         cmocka_unit_test(cuda__attend__many_rows),
         cmocka_unit_test(cuda__attend__many_rows_of_pages_and_lists),
         cmocka_unit_test(cuda__score__agrees_with_ref),
