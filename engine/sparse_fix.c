@@ -251,7 +251,7 @@ struct fixing {
     const struct kern_attn *a;
 };
 
-/* The rows of one anchor's block take it in. */
+/* The rows of one anchor's block take it in: o = keep * o + add, the same for all of them. */
 static void fix_block(void *ctx, int part, int n_part)
 {
     const struct fixing *f = ctx;
@@ -259,25 +259,29 @@ static void fix_block(void *ctx, int part, int n_part)
     struct kern *k = sp->k;
     int32_t d = sp->s.head_dim, n_head = sp->s.n_head, group = n_head / sp->s.n_head_kv;
     size_t n = (size_t)n_head * (size_t)d;
-    float fixed[n];
+    float fixed[n], add[n], keep[n_head];
     bool any = false;
-    for (int32_t h = 0; h < sp->s.n_head_kv; h++)
-        any = any || (strength_of(sp, &f->l->head[h]) > 0 && !row_is_dense(sp, h, sp->held[part].row));
-    if (!any || sp->held[part].audit)
+    for (int32_t head = 0; head < n_head && !sp->held[part].audit; head++) {
+        float strength = strength_of(sp, &f->l->head[head / group]);
+        if (row_is_dense(sp, head / group, sp->held[part].row))
+            strength = 0;
+        struct word word = word_of(sp, part, head);
+        for (int32_t c = 0; c < d; c++)
+            add[head * d + c] = strength * fix_of(sp, &word, c, 0);
+        keep[head] = 1;
+        if (sp->p.method.fix != FIX_PLAIN)
+            keep[head] -= strength * word.gain * (1 - word.w);
+        any = any || strength > 0;
+    }
+    if (!any)
         return;
     int32_t row0 = (f->a->pos0 + sp->held[part].row) / TOK * TOK - f->a->pos0;
     for (int32_t row = row0; row < row0 + TOK; row++) {
         float *out = f->a->out + (size_t)row * n;
         k->ops->download(k, fixed, out, n * sizeof(float));
-        for (int32_t head = 0; head < n_head; head++) {
-            float strength = strength_of(sp, &f->l->head[head / group]);
-            if (strength == 0 || row_is_dense(sp, head / group, row))
-                continue;
-            struct word word = word_of(sp, part, head);
-            float *o = fixed + (size_t)head * d;
-            for (int32_t c = 0; c < d; c++)
-                o[c] += strength * fix_of(sp, &word, c, o[c]);
-        }
+        for (int32_t head = 0; head < n_head; head++)
+            for (int32_t c = head * d; c < (head + 1) * d; c++)
+                fixed[c] = keep[head] * fixed[c] + add[c];
         k->ops->upload(k, out, fixed, n * sizeof(float));
     }
 }
