@@ -39,16 +39,10 @@ static int32_t max_i(int32_t a, int32_t b)
     return a > b ? a : b;
 }
 
-/* Groups of the input of one pass. */
-static size_t act_slots(int32_t n_col)
-{
-    return (size_t)(n_col / 32) * MATMUL_TOK;
-}
-
 bool matmul_reserve(struct kern *k, int32_t n_col)
 {
     struct kern_cpu *c = cpu_of(k);
-    size_t need = act_slots(n_col) * (ACT_NARROW_MAX + ACT_WIDE_MAX);
+    size_t need = (size_t)(n_col / 32) * ACT_GROUP_BYTES;
     if (need <= c->act_bytes)
         return true;
     void *bigger = aligned_alloc(64, (need + 63) / 64 * 64);
@@ -105,7 +99,16 @@ static void store_tiles(const struct run *run, const struct kern_mat *m, int32_t
     }
 }
 
-/* Up to MATMUL_ITEM_TILES tiles of a matrix. */
+/* Asks for the memory that store_tiles will write. */
+static void fetch_rows(const struct run *run, const struct kern_mat *m, int32_t tile0, int n_tile)
+{
+    for (int32_t t = 0; t < run->act.n_tok; t++)
+        for (int i = 0; i < n_tile; i++)
+            __builtin_prefetch(m->dst + (size_t)(run->tok0 + t) * m->dst_stride +
+                                   (tile0 + i) * TILE_ROWS, 1);
+}
+
+/* Up to item_tiles tiles of a matrix. */
 static void run_tiles(const struct run *run, const struct kern_mat *m, int32_t tile0, int n_tile,
                       struct work_space *s)
 {
@@ -119,6 +122,7 @@ static void run_tiles(const struct run *run, const struct kern_mat *m, int32_t t
         for (int i = 0; i < n_tile; i++)
             isa->gemv(w, tile0 + i, a, s->c + i * TILE_ROWS);
     } else {
+        fetch_rows(run, m, tile0, n_tile);
         memset(s->c, 0, (size_t)n_tile * c_tile * sizeof(float));
         if (isa->begin)
             isa->begin();
@@ -144,8 +148,9 @@ static void run_item(void *ctx, int item, int n_item, int thread)
     int32_t tile = (item - (i ? run->item_end[i - 1] : 0)) * run->item_tiles[i];
     int32_t end = tile + run->item_tiles[i];
     end = end < m->w->n_tile ? end : m->w->n_tile;
-    for (; tile < end; tile += MATMUL_ITEM_TILES) {
-        int n = end - tile < MATMUL_ITEM_TILES ? end - tile : MATMUL_ITEM_TILES;
+    int item_tiles = run->isa->item_tiles;
+    for (; tile < end; tile += item_tiles) {
+        int n = end - tile < item_tiles ? end - tile : item_tiles;
         run_tiles(run, m, tile, n, cpu_scratch(run->k, thread));
     }
 }
@@ -160,13 +165,13 @@ static int32_t plan_items(struct run *run)
     int32_t fair = n_tile / (8 * run->k->n_thread);
     for (int i = 0; i < run->n_mat; i++) {
         const struct kern_weight *w = run->mats[i].w;
-        int32_t step = MATMUL_ITEM_TILES;
+        int32_t step = run->isa->item_tiles;
         if (run->act.n_tok == 1)
             step = (int32_t)(ITEM_BYTES / w->tile_bytes);
         step = step < fair ? step : fair;
         step = step > 1 ? step : 1;
         if (w->traits->bits == 0)
-            step = div_up(step, MATMUL_ITEM_TILES) * MATMUL_ITEM_TILES;
+            step = div_up(step, run->isa->item_tiles) * run->isa->item_tiles;
         n_item += div_up(w->n_tile, step);
         run->item_tiles[i] = step;
         run->item_end[i] = n_item;
@@ -180,7 +185,7 @@ void matmul_run(struct kern *k, const struct matmul_isa *isa, int n_mat,
     struct kern_cpu *cpu = cpu_of(k);
     struct run run = {.k = k, .n_mat = n_mat, .mats = mats};
     int32_t n_col = mats[0].w->n_col;
-    uint8_t *narrow = NULL, *wide = NULL;
+    bool narrow = false, wide = false;
     int32_t few_tok = 0;
     assert(n_mat >= 1 && n_mat <= MAX_MATS);
     for (int i = 0; i < n_mat; i++) {
@@ -191,22 +196,26 @@ void matmul_run(struct kern *k, const struct matmul_isa *isa, int n_mat,
         if (isa->few)
             few_tok = max_i(few_tok, isa->few_tok(w->traits));
         if (isa->is_wide(w->traits))
-            wide = (uint8_t *)cpu->act + act_slots(n_col) * ACT_NARROW_MAX;
+            wide = true;
         else
-            narrow = cpu->act;
+            narrow = true;
     }
-    for (int32_t t = 0; t < n_tok; t += MATMUL_TOK) {
-        int32_t n = n_tok - t < MATMUL_TOK ? n_tok - t : MATMUL_TOK;
+    if (isa->few && (n_tok <= few_tok || !wide))
+        isa = isa->few;
+    for (int32_t t = 0; t < n_tok; t += isa->max_tok) {
+        int32_t n = n_tok - t < isa->max_tok ? n_tok - t : isa->max_tok;
         int32_t n_slot = n == 1 ? 1 : div_up(n, MATMUL_SLOTS) * MATMUL_SLOTS;
-        run.isa = n <= few_tok ? isa->few : isa;
+        size_t slots = (size_t)(n_col / 32) * (size_t)n_slot;
+        size_t narrow_bytes = narrow ? slots * ACT_NARROW_MAX : 0;
+        run.isa = isa->few && n <= few_tok ? isa->few : isa;
         run.tok0 = t;
         run.act = (struct act){.x = x + (size_t)t * x_stride,
                                .x_stride = x_stride,
                                .n_tok = n,
                                .n_col = n_col,
                                .n_slot = n_slot,
-                               .narrow = narrow,
-                               .wide = wide};
+                               .narrow = narrow ? cpu->act : NULL,
+                               .wide = wide ? (uint8_t *)cpu->act + narrow_bytes : NULL};
         if ((narrow || wide) && (int64_t)n * n_col > SERIAL_VALUES)
             pool_run(cpu->pool, n_slot, quantise_slot, &run);
         else if (narrow || wide)

@@ -1,7 +1,7 @@
 /* The fast matrix product: what its driver (matmul.c) and the instruction sets (matmul_avx2.c,
  * matmul_avx512.c, matmul_amx.c) agree on. Internal to kernels/.
  *
- * dst[t] = W x[t] is computed for up to MATMUL_TOK tokens at a time. The input is quantised to 8 bits
+ * dst[t] = W x[t] is computed for up to max_tok tokens at a time. The input is quantised to 8 bits
  * (13 to 16 for types whose own codes are as fine) with a scale per 32 columns, and laid out [group
  * of 32 columns][token], so that a pass over the tokens with a group's weights in registers reads one
  * cache line after the other. Several tokens: a panel (256
@@ -13,11 +13,11 @@
 #include "kernels/cpu/tile.h"
 
 enum {
-    MATMUL_TOK = 128, /* tokens of one pass over the weights */
+    MATMUL_TOK = 512, /* tokens of one pass over the weights, at most */
     MATMUL_SLOTS = 16, /* the room for a group's tokens is a multiple of this many */
     PANEL_COLS = 256,
     PANEL_GROUPS = PANEL_COLS / 32,
-    MATMUL_ITEM_TILES = 4, /* tiles that are worked on together */
+    MATMUL_ITEM_TILES = 8, /* tiles that are worked on together, at most */
 };
 
 /* 32 columns of one token: x[i] is about d * q[i]. */
@@ -39,8 +39,8 @@ struct act16 {
     int32_t pad[2];
 };
 
-/* The most that 32 columns of a token take. */
-enum { ACT_NARROW_MAX = 80, ACT_WIDE_MAX = 144 };
+/* The most that 32 columns take: of a token in the narrow form, and of all tokens of a pass in both. */
+enum { ACT_NARROW_MAX = 80, ACT_GROUP_BYTES = MATMUL_TOK * 132 };
 
 /* The input of one pass, as far as the types at hand need it. */
 struct act {
@@ -59,6 +59,8 @@ struct panel {
 };
 
 struct matmul_isa {
+    int item_tiles; /* tiles that are worked on together */
+    int max_tok;    /* tokens of one pass */
     bool (*is_wide)(const struct quant_type *t); /* the input is wanted in more than 8 bits */
     /* All columns of one token, into act.narrow and act.wide. */
     void (*quantise)(const float *x, int32_t n_col, void *narrow, int32_t slot, int32_t n_slot);

@@ -1,11 +1,12 @@
 /* Inner loop of the matrix product with the tile registers of AMX, for the types and numbers of tokens
- * for which it is faster: a scale per 32 columns and no minimum (measured with bench_matmul: types with
- * minima or a scale per 16 columns spend as long on scaling as the 8-bit dot products do in all).
+ * for which it is faster: a scale per 32 columns and no minimum, whose inputs have 13 bits (measured with
+ * bench_matmul: types with minima or a scale per 16 columns spend as long on scaling as the 8-bit dot
+ * products do in all).
  *
  * One instruction multiplies the inputs of 16 tokens with 16 rows of a weight, over the 32 columns of
- * a scale, in BF16 with float sums. Codes and quantised inputs are whole
- * numbers of at most 8 bits, which BF16 holds, and their sums fit the 24 bits of a float: nothing is
- * rounded. An input of 13 bits is two BF16 numbers, 32 h and l. So the sums are the integers of
+ * a scale, in BF16 with float sums. Codes are whole numbers of at most 8 bits, which BF16 holds, an input
+ * of 13 bits is two such numbers, 32 h and l, and their sums fit the 24 bits of a float: nothing is
+ * rounded. So the sums are the integers of
  * matmul_avx512.c, scaled and added up in the same order: the result is the same, bit for bit,
  * whichever of the two computes it. (8-bit tiles take as long, since every group of columns has a
  * scale of its own, and leave integers that have to be converted.) */
@@ -20,11 +21,11 @@ enum {
     SUM_BYTES = TOK * ROW_BYTES,
 };
 
-/* The input of 32 columns: BF16 [part][slot][32], then the scales, float [slot]. Of each 4 columns
+/* The input of 32 columns: BF16 [32 h, l][slot][32], then the scales, float [slot]. Of each 4 columns
  * the order is 0, 2, 1, 3, as the codes come out of their bytes. */
-INLINE size_t input_bytes(int32_t n_slot, int parts)
+INLINE size_t input_bytes(int32_t n_slot)
 {
-    return (size_t)n_slot * (size_t)(parts * ROW_BYTES + 4);
+    return (size_t)n_slot * (2 * ROW_BYTES + 4);
 }
 
 INLINE void store_bf16(uint8_t *dst, const __m256i v[4])
@@ -39,34 +40,21 @@ INLINE void store_bf16(uint8_t *dst, const __m256i v[4])
     }
 }
 
-INLINE void quantise_input(const float *x, int32_t n_col, uint8_t *dst, int32_t slot,
-                           int32_t n_slot, int parts)
+static void quantise_wide(const float *x, int32_t n_col, void *wide, int32_t slot, int32_t n_slot)
 {
-    for (int32_t i = 0; i < n_col; i += 32, dst += input_bytes(n_slot, parts)) {
-        float *scale = (float *)(dst + (size_t)n_slot * parts * ROW_BYTES);
-        __m256i v[4];
-        scale[slot] = scale_group(x + i, parts == 2 ? TWO_PARTS_MAX : 127, v);
-        if (parts == 2) {
-            __m256i low[4];
-            for (int j = 0; j < 4; j++) {
-                __m256i high = high_part(v[j]);
-                low[j] = low_part(v[j], high);
-                v[j] = _mm256_slli_epi32(high, PART_BITS);
-            }
-            store_bf16(dst + (size_t)(n_slot + slot) * ROW_BYTES, low);
+    uint8_t *dst = wide;
+    for (int32_t i = 0; i < n_col; i += 32, dst += input_bytes(n_slot)) {
+        float *scale = (float *)(dst + (size_t)n_slot * 2 * ROW_BYTES);
+        __m256i v[4], low[4];
+        scale[slot] = scale_group(x + i, TWO_PARTS_MAX, v);
+        for (int j = 0; j < 4; j++) {
+            __m256i high = high_part(v[j]);
+            low[j] = low_part(v[j], high);
+            v[j] = _mm256_slli_epi32(high, PART_BITS);
         }
         store_bf16(dst + (size_t)slot * ROW_BYTES, v);
+        store_bf16(dst + (size_t)(n_slot + slot) * ROW_BYTES, low);
     }
-}
-
-static void quantise_narrow(const float *x, int32_t n_col, void *dst, int32_t slot, int32_t n_slot)
-{
-    quantise_input(x, n_col, dst, slot, n_slot, 1);
-}
-
-static void quantise_wide(const float *x, int32_t n_col, void *dst, int32_t slot, int32_t n_slot)
-{
-    quantise_input(x, n_col, dst, slot, n_slot, 2);
 }
 
 /* The value of every code of up to 5 bits in BF16. */
@@ -141,17 +129,14 @@ static void amx_end(void)
         TILE_LOAD(CODES, code, ROW_BYTES);                                                         \
         TILE_ZERO(SUM);                                                                            \
         TILE_DOT_BF16(SUM, INPUT_0, CODES);                                                        \
-        if (parts == 2) {                                                                          \
-            TILE_LOAD(INPUT_1, x + part_bytes, ROW_BYTES);                                         \
-            TILE_DOT_BF16(SUM, INPUT_1, CODES);                                                    \
-        }                                                                                          \
+        TILE_LOAD(INPUT_1, x + part_bytes, ROW_BYTES);                                             \
+        TILE_DOT_BF16(SUM, INPUT_1, CODES);                                                        \
         TILE_STORE(SUM, ret, ROW_BYTES);                                                           \
     } while (0)
 
 /* ret[tok][16]: the products of one group of columns; by turns with one half of the registers and
  * the other. */
-INLINE void dots(const uint8_t *x, size_t part_bytes, const uint8_t *code, uint8_t *ret, int parts,
-                 int turn)
+INLINE void dots(const uint8_t *x, size_t part_bytes, const uint8_t *code, uint8_t *ret, int turn)
 {
     if (turn == 0)
         DOTS(0, 2, 3, 6);
@@ -179,61 +164,56 @@ struct block {
     float *c;
 };
 
-INLINE void block_dots(const struct block *b, int g, int32_t n_slot, uint8_t *ret, int parts, int turn)
+INLINE void block_dots(const struct block *b, int g, int32_t n_slot, uint8_t *ret, int turn)
 {
-    dots(b->x + (size_t)b->tok * ROW_BYTES + (size_t)g * input_bytes(n_slot, parts),
-         (size_t)n_slot * ROW_BYTES, b->p->code + (size_t)g * 16 * ROW_BYTES, ret, parts, turn);
+    dots(b->x + (size_t)b->tok * ROW_BYTES + (size_t)g * input_bytes(n_slot),
+         (size_t)n_slot * ROW_BYTES, b->p->code + (size_t)g * 16 * ROW_BYTES, ret, turn);
 }
 
 /* Computes block b, whose first group's sums are in sum[0], and those of block `next`, if any. */
 INLINE void gemm_block(const struct block *b, const struct block *next, int n_group, int32_t n_slot,
-                       uint8_t sum[2][SUM_BYTES], int parts)
+                       uint8_t sum[2][SUM_BYTES])
 {
     __m512 acc[TOK];
-    const uint8_t *scale = b->x + (size_t)n_slot * ROW_BYTES * parts;
+    const uint8_t *scale = b->x + (size_t)n_slot * ROW_BYTES * 2;
 #pragma GCC unroll 16
     for (int t = 0; t < TOK; t++)
         acc[t] = _mm512_loadu_ps(b->c + t * TILE_ROWS);
     for (int g0 = 0; g0 < n_group; g0 += 2) {
 #pragma GCC unroll 2
-        for (int j = 0; j < 2; j++, scale += input_bytes(n_slot, parts)) {
+        for (int j = 0; j < 2; j++, scale += input_bytes(n_slot)) {
             int g = g0 + j;
             if (g == n_group)
                 break;
             /* The tiles work on the group to come while this one is scaled. */
             if (g + 1 < n_group)
-                block_dots(b, g + 1, n_slot, sum[!j], parts, !j);
+                block_dots(b, g + 1, n_slot, sum[!j], !j);
             else if (next && j == 1)
-                block_dots(next, 0, n_slot, sum[0], parts, 0);
+                block_dots(next, 0, n_slot, sum[0], 0);
             add_scaled(b->p->scale[g], (const float *)scale + b->tok, sum[j], acc);
         }
     }
     if (next && n_group % 2)
-        block_dots(next, 0, n_slot, sum[0], parts, 0);
+        block_dots(next, 0, n_slot, sum[0], 0);
 #pragma GCC unroll 16
     for (int t = 0; t < TOK; t++)
         _mm512_storeu_ps(b->c + t * TILE_ROWS, acc[t]);
 }
 
-INLINE void gemm(const struct panel *p, int n_tile, int n_col, const struct act *a, int32_t panel,
-                 float *c, int parts)
+static void amx_gemm(const struct kern_weight *w, const struct panel *p, int n_tile, int n_col,
+                     const struct act *a, int32_t panel, float *c)
 {
     _Alignas(64) uint8_t sum[2][SUM_BYTES];
-    const uint8_t *x = parts == 2 ? a->wide : a->narrow;
-    x += (size_t)panel * PANEL_GROUPS * input_bytes(a->n_slot, parts);
+    const uint8_t *x = (const uint8_t *)a->wide +
+                       (size_t)panel * PANEL_GROUPS * input_bytes(a->n_slot);
     struct block b = {p, x, 0, c};
-    block_dots(&b, 0, a->n_slot, sum[0], parts, 0);
+    block_dots(&b, 0, a->n_slot, sum[0], 0);
     for (int32_t i = 1; i <= n_tile * a->n_slot / TOK; i++) {
         int32_t tile = i % n_tile, tok = i / n_tile * TOK;
         struct block next = {p + tile, x, tok, c + ((size_t)tile * a->n_slot + tok) * TILE_ROWS};
-        gemm_block(&b, tok < a->n_tok ? &next : NULL, n_col / 32, a->n_slot, sum, parts);
+        gemm_block(&b, tok < a->n_tok ? &next : NULL, n_col / 32, a->n_slot, sum);
         b = next;
     }
-}
-
-static bool is_ours(const struct quant_type *t)
-{
-    return t->group == 32 && !t->has_min;
 }
 
 static void amx_unpack(const struct kern_weight *w, int32_t tile, int32_t panel, struct panel *ret)
@@ -257,24 +237,16 @@ static void amx_unpack(const struct kern_weight *w, int32_t tile, int32_t panel,
     }
 }
 
-static void amx_gemm(const struct kern_weight *w, const struct panel *p, int n_tile, int n_col,
-                     const struct act *a, int32_t panel, float *c)
-{
-    if (uses_two_parts(w->traits))
-        gemm(p, n_tile, n_col, a, panel, c, 2);
-    else
-        gemm(p, n_tile, n_col, a, panel, c, 1);
-}
-
 /* Below this the panels take longer to unpack than the tiles save: measured. */
 static int32_t few_tok(const struct quant_type *t)
 {
-    return !is_ours(t) ? INT32_MAX : uses_two_parts(t) ? 12 : 40;
+    return uses_two_parts(t) ? 12 : INT32_MAX;
 }
 
 const struct matmul_isa matmul_amx = {
+    .item_tiles = MATMUL_ITEM_TILES,
+    .max_tok = MATMUL_TOK, /* unpacking is a tenth of the time with a fourth of them */
     .is_wide = uses_two_parts,
-    .quantise = quantise_narrow,
     .quantise_wide = quantise_wide,
     .unpack = amx_unpack,
     .gemm = amx_gemm,

@@ -384,6 +384,8 @@ INLINE __m256 flow_load_bf16(const uint8_t *p)
 #include "kernels/cpu/plain_flow.h"
 
 const struct matmul_isa matmul_avx2 = {
+    .item_tiles = 4,
+    .max_tok = 128,
     .is_wide = uses_act16,
     .quantise = quantise8,
     .quantise_wide = quantise16,

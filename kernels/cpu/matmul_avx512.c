@@ -203,6 +203,8 @@ INLINE __m512 flow_load_bf16(const uint8_t *p)
 #include "kernels/cpu/plain_flow.h"
 
 const struct matmul_isa matmul_avx512 = {
+    .item_tiles = 4,
+    .max_tok = 128,
     .is_wide = uses_two_parts,
     .quantise = quantise8,
     .quantise_wide = quantise_pairs,
