@@ -88,6 +88,10 @@ struct kv_line {
 enum status kv_rows_new(struct kv_pool *p, bool force, char **ret, struct err *e);
 void kv_rows_free(struct kv_pool *p, char *rows);
 void *kv_bounce(struct kv_pool *p); /* rows_bytes of host memory, or NULL */
+/* One layer of a block's rows, [k, v][n_head_kv][64 * head_dim], where the host reaches it: valid
+ * until the next call. kv_layer_put brings back what was written into it. */
+uint16_t *kv_layer_get(struct kv_pool *p, const struct kv_block *b, int32_t layer);
+void kv_layer_put(struct kv_pool *p, struct kv_block *b, int32_t layer, const uint16_t *rows);
 uint64_t kv_stamp(void); /* for a table that changed: no number comes twice */
 
 /* Gives the line a block j of its own with the same rows. */
@@ -110,10 +114,6 @@ void kv_pages_free(struct kv_pool *p, struct kv_block *b); /* and the exact rows
 void kv_exact_free(struct kv_pool *p, struct kv_block *b);
 /* Makes copies of all pages of a block that was put together on the host. */
 enum status kv_pages_copy(struct kv_pool *p, struct kv_block *b, struct err *e);
-/* One layer of a block's rows, [k, v][n_head_kv][64 * head_dim], where the host reaches it: valid
- * until the next call. kv_layer_put brings back what was written into it. */
-uint16_t *kv_layer_get(struct kv_pool *p, const struct kv_block *b, int32_t layer);
-void kv_layer_put(struct kv_pool *p, struct kv_block *b, int32_t layer, const uint16_t *rows);
 /* After a commit: pages stand for complete blocks outside the window, their rows go. */
 void kv_settle(struct kv_line *l);
 /* Fills rows of block j again from its pages, as context for reading what follows it. */
