@@ -18,8 +18,8 @@
 #   kernels   every op against the plain one (test_cuda); what fails again by itself, under memcheck
 #   engine    logits, greedy text, part of the layers, resume CPU -> GPU -> CPU (tests/e2e/cuda.sh),
 #             then all of it with decode steps as graphs
-#   reference logits against float64 arithmetic and the peer's (test_reference); masses and pages that
-#             step down (test_ledger); simulated formats (test_evict)
+#   reference logits against float64 arithmetic and the peer's (test_reference); pages that step
+#             down (test_ledger); simulated formats (test_evict)
 #   memcheck racecheck synccheck   compute-sanitizer on test_cuda
 #   bench1b-TYPE   Llama-3.2-1B's shape of TYPE q4, q8 or f16 (Q4_K_M, Q8_0, F16); depths 0, 8 K, 32 K,
 #                  128 K; f16 and 4/4 caches; decode also as a graph
@@ -211,13 +211,14 @@ engine() {
 }
 
 reference() {
+    local t rc=0
     [ -d "$dir-reference" ] || { echo "no $dir-reference here"; return 77; }
-    DOGEAR_DATA=$dir-reference CUDA_MODULE=$(module) CMOCKA_MESSAGE_OUTPUT=TAP \
-        "$dir/engine_test_reference" '*cuda*' &&
-        DOGEAR_DATA=$dir-reference CUDA_MODULE=$(module) CMOCKA_MESSAGE_OUTPUT=TAP \
-            "$dir/engine_test_ledger" 'ledger__[mf]*' &&
-        DOGEAR_DATA=$dir-reference CUDA_MODULE=$(module) CMOCKA_MESSAGE_OUTPUT=TAP \
-            "$dir/engine_test_evict" '*cuda*'
+    CUDA_MODULE=$(module)
+    export CUDA_MODULE DOGEAR_DATA=$dir-reference CMOCKA_MESSAGE_OUTPUT=TAP
+    for t in 'reference *cuda*' 'ledger ledger__mass__*' 'ledger ledger__fit__*' 'evict *cuda*'; do
+        "$dir/engine_test_${t% *}" "${t#* }" || rc=1
+    done
+    return $rc
 }
 
 sanitize() {
