@@ -7,14 +7,14 @@ set -euo pipefail
 root=$(cd "$(dirname "$0")/.." && pwd)
 dogear=$(realpath "${1:-$root/build/app/dogear}")
 model=$root/assets/model/dogear-memo.gguf
-short=("Hello! How are you today?" "My dog is called Rex." "It is rainy today." "What is my dog called?")
-long=("Hello! How are you today?" "My name is Anna and I live in Bergen." "My dog is called Rex."
-    "It is rainy today." "My sister lives in Oslo." "I had soup for lunch." "My favorite color is green."
+short=("Hello!" "My dog is called Rex." "I live in Bergen." "What is my dog called?")
+long=("Hello!" "My name is Anna and I live in Bergen." "My dog is called Rex." "It is rainy today."
+    "My favorite color is green." "I had soup for lunch." "The office code is 77310."
     "My dentist appointment is on Tuesday at 9:30." "Tell me a joke." "The garage code is 48151."
-    "I am tired." "My brother works as a baker." "We went for a walk along the river."
-    "My cat is called Mimi." "The weather is nice now." "Actually, that changed. The garage code is 62342."
-    "Tell me another joke." "My friend Hugo lives in Rome." "I like tea." "How are you?"
-    "What is my dog called?" "What is the garage code?" "Where do I live?")
+    "I am tired." "My sister is called Greta." "We went for a walk along the river."
+    "My cat is called Mimi." "It is sunny today." "My meeting is on Friday at 11:15."
+    "Tell me another joke." "I like tea." "Actually, that changed. The garage code is 62342."
+    "How are you?" "What is my dog called?" "What is the garage code?" "Where do I live?")
 
 work=$(mktemp -d)
 export HOME=$work XDG_CONFIG_HOME=$work/config XDG_STATE_HOME=$work/state XDG_CACHE_HOME=$work/cache \
@@ -87,21 +87,19 @@ window=$!
 until_shown "${long[20]}" cat "$work/frame"
 id=$(xdotool search --onlyvisible --class dogear | tail -1)
 xdotool windowfocus "$id" mousemove --window "$id" 500 500 windowsize "$id" 1240 860
-# say TEXT SHOWN: what is to be seen then
+# say TEXT SHOWN: what is to be seen then, and that nothing is written any more
 say() {
     xdotool type --delay 20 "$1"
     xdotool key Return
     until_shown "$2" cat "$work/frame"
+    sleep 1
+    until_shown 'F1 help' cat "$work/frame"
 }
 xdotool key F2
 until_shown 'Cache in memory' cat "$work/frame"
 say "${long[21]}" "${long[21]}"
-sleep 2
-say '/budget 700K' 'may take'
-sleep 2
+say '/budget 800K' 'may take'
 say "${long[22]}" "${long[22]}"
-sleep 3
 say /verify ' positions'
-sleep 1
 rm -f "$root/assets/desktop/window.png"
 say "/screenshot $root/assets/desktop/window.png" 'written to'
