@@ -128,8 +128,7 @@ static enum status path_reload(struct chat *c, struct err *e)
         if (rows[i].ids)
             add_ids(m, rows[i].ids, rows[i].n_id);
         bool answer = !strcmp(rows[i].role, "assistant");
-        m->cut = answer && (!rows[i].done || !strcmp(rows[i].stop, "length") ||
-                            !strcmp(rows[i].stop, "cancel") || !strcmp(rows[i].stop, "context"));
+        m->cut = answer && (!rows[i].done || (rows[i].stop[0] && strcmp(rows[i].stop, "eos") != 0));
         m->n_sibling = rows[i].n_sibling;
         m->sibling = rows[i].sibling;
     }

@@ -26,7 +26,7 @@ CREATE TABLE message (
     done       INTEGER NOT NULL DEFAULT 1, -- 0 = an answer still streaming, or cut by a crash
     indexed    INTEGER NOT NULL DEFAULT 1, -- 1 = message_fts holds this text
     role       TEXT NOT NULL,              -- 'system', 'user', 'assistant'
-    stop       TEXT NOT NULL DEFAULT '',   -- why an answer ended: 'eos', 'length', 'context', 'cancel'
+    stop       TEXT NOT NULL DEFAULT '',   -- why an answer ended: 'eos', 'length', 'context', 'cancel', 'failed'
     text       TEXT NOT NULL,
     ids        BLOB, -- int32 little-endian, exactly as fed; NULL while unknown
     vocab      INTEGER NOT NULL DEFAULT 0 -- whose ids they are (sessions_set_vocab); 0 = not recorded
