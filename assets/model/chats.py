@@ -3,18 +3,22 @@
 A message is a list of spans (text, weight); the weight is that of the loss on the tokens of the span. Told values
 cannot be predicted and weigh 0; the value in an answer weighs most.
 """
+import re
+
 import bpe
 import facts
 import talk
 from words import CHORES, GROCERIES, NOUNS, PEOPLE
 
 W_USER, W_TEXT, W_REPLY, W_ECHO, W_VALUE = 0.0, 0.04, 0.3, 2.0, 2.5
+W_NEXT = 1.95                                                    # the words of a summary that say which fact comes next
 W_STATE = 1.9                                                   # the words of an answer that say what was asked for
 
 ACKS = ["Got it.", "Okay.", "Noted.", "Thanks, noted.", "Understood.", "All right."]
 PLAIN_ACKS = ACKS + ["I will remember that.", "Good to know.", "Thank you for telling me."]
 LEADS = ["", "", "", "", "", "By the way, ", "Also, ", "Just so you know, ", "Listen, ", "Oh, and ", "One more thing. ",
-         "Please remember this. ", "Please note: "]
+         "Please remember this. ", "Please note: ", "Hi! ", "Hi, ", "Hello. ", "So, ", "Well, ", "For later: ", "You should know that ",
+         "Remember that ", "I want to tell you something. ", "Let me tell you, ", "Don't forget: ", "For your information, "]
 ASK_LEADS = ["", "", "", "", "", "", "Hey, ", "Quick question. ", "Okay. ", "Let me test you. ", "I have a question. ",
              "Sorry, ", "Well, ", "So, "]
 CHANGES = ["Actually, that changed.", "Correction.", "Update:", "Sorry, I was wrong before.", "Things changed.",
@@ -23,7 +27,11 @@ ABOUT_ME = ["What do you know about me?", "What have I told you about me?", "Tel
             "Summarize what I told you.", "What did I tell you so far?", "List the facts you know about me.",
             "What do you remember about me?", "Tell me everything you know about me.", "What do you know so far?",
             "Tell me all you remember.", "Who am I and what do you know about me?", "What have I told you so far?",
+            "What do you remember?", "What do you know?", "Summarize our chat.", "Give me a list of what I told you.",
+            "Sum up what you know about me.", "What did you learn about me?", "Which facts do you know about me?",
+            "Tell me a summary of my facts.", "Repeat everything I told you.", "What did I say about myself?",
             "~Give me a summary of what you learned about me.", "~Which things about me do you remember?"]
+DO_NOT_KNOW = ["I do not know that. I am a very small model.", "That is too hard for me. I am only a small model."]
 SMALL_STARTS = ("My ", "The ", "Use ", "On ", "We ", "This ", "Please ", "Keep ", "Call ", "You ", "Remember ", "In ", "There ",
                 "At ", "Everyone ", "These ", "They ", "Type ", "Of ", "For ", "What ", "Write ", "Meet ")
 ORDINALS = ["first", "second", "third", "fourth", "fifth", "sixth"]
@@ -31,6 +39,10 @@ LISTS = {"shopping list": GROCERIES, "packing list": NOUNS, "to-do list": CHORES
          "guest list": "name", "word list": NOUNS}
 LIST_TELL = ["My {k}: {v}.", "Here is my {k}: {v}.", "Remember my {k}: {v}.", "On my {k} are {v}.", "~This goes on my {k}: {v}."]
 LIST_ASK = ["What is on my {k}?", "Read me my {k}.", "What was my {k}?", "Repeat my {k}.", "Do you remember my {k}?",
+            "What did I put on my {k}?", "What do I have on my {k}?", "Tell me my {k}.", "Show me my {k}.", "My {k}, please.",
+            "Which things are on my {k}?", "I need my {k}.", "I forgot what is on my {k}.", "What belongs on my {k}?",
+            "Tell me what is on my {k}.", "Can you read my {k} to me?", "Do you still have my {k}?", "And my {k}?",
+            "Give me everything on my {k}.", "What did I want on my {k}?", "Could you repeat my {k}?", "I lost my {k}. What was on it?",
             "~Which things did I put on my {k}?"]
 # (record, question, answer): facts without a person behind them, as documents and tables hold them
 NOTES = [
@@ -40,6 +52,19 @@ NOTES = [
     ("{k}: {v};", "Look up {k}.", "{k}: {v}"),
     ("{k} = {v}.", "What is {k}?", "{k} = {v}."),
 ]
+
+
+SHORT = [(re.compile(a), b) for a, b in (
+    (r"\b([Ww]hat|[Ww]ho|[Ww]here|[Ww]hen|[Hh]ow|[Tt]hat|[Ii]t|[Tt]here|name) is\b", r"\1's"), (r"\bI am\b", "I'm"), (r"\bdo not\b", "don't"),
+    (r"\bcannot\b", "can't"), (r"\bI have (?=forgotten|lived|told)", "I've "), (r"\bI would\b", "I'd"), (r"\bis not\b", "isn't"),
+    (r"\bdid not\b", "didn't"), (r"\bI will\b", "I'll"))]
+
+
+def shorten(text):
+    """Do not -> don't, as people type."""
+    for pattern, short in SHORT:
+        text = pattern.sub(short, text)
+    return text
 
 
 def join(a, b):
@@ -70,15 +95,18 @@ class Chat:
     """A growing chat with what has been told in it. `heldout` uses held-out wordings for telling and asking; in a
     `casual` chat the user writes all in lower case; `bare` is the share of messages without their last mark."""
 
-    def __init__(self, values, texts, heldout=False, echo=None, casual=False, bare=0.0):
+    def __init__(self, values, texts, heldout=False, echo=None, casual=False, bare=0.0, short=False):
         self.v, self.rng, self.texts, self.heldout, self.casual, self.bare = values, values.rng, texts, heldout, casual, bare
+        self.short = short
         self.echo = self.rng.choice([1.0, 1.0, 1.0, 1.0, .9, .5]) if echo is None else echo
         self.messages, self.facts, self.used, self.lists, self.order, self.linked = [], [], set(), {}, [], {}
-        self.dialogue, self.dialogue_at, self.since_asked = None, 0, {}
+        self.since_asked = {}
 
     # -- writing ------------------------------------------------------------------------------------------------
     def say(self, user, reply):
         parts = user.parts
+        if self.short:
+            parts = [(shorten(t), w) for t, w in parts]
         if self.casual:
             parts = [(t.lower(), w) for t, w in parts]
         if self.bare and self.rng.random() < self.bare and parts[-1][0].endswith((".", "?", "!")):
@@ -152,7 +180,7 @@ class Chat:
     def add_telling(self, s, f, lead=None):
         text, at, end = f.tell(self.heldout)
         lead = self.rng.choice(LEADS) if lead is None else lead
-        if lead.endswith((", ", "and ")) and text.startswith(SMALL_STARTS):
+        if lead.endswith((", ", "and ", "that ")) and text.startswith(SMALL_STARTS):
             text = text[0].lower() + text[1:]
         s.add(lead + text, W_USER, at + len(lead), end + len(lead), 0.0)
 
@@ -211,11 +239,11 @@ class Chat:
         """At most the first six facts about the user, in the order told."""
         mine = [f for f in self.facts if f.family in ("relative", "own", "event", "code")][:6]
         if not mine:
-            return self.plain(self.rng.choice(ABOUT_ME[:12]), "You have not told me anything yet.", 1.0)
+            return self.plain(self.rng.choice(facts.wordings(ABOUT_ME, False)), "You have not told me anything yet.", 1.0)
         s = Spans().add("You told me this:", W_STATE)
         for f in mine:
             text, at, end = f.state()
-            s.add(text, 1.5, at, end, W_ECHO)
+            s.add(text, W_NEXT, at, end, W_ECHO)
         self.say(self.question(self.rng.choice(facts.wordings(ABOUT_ME, self.heldout)), .3, position), s)
 
     # -- lists --------------------------------------------------------------------------------------------------
@@ -273,8 +301,9 @@ class Chat:
         self.say(self.question(q, .4, position), a)
 
     # -- documents ----------------------------------------------------------------------------------------------
-    def notes(self, n=None, form=None, asks=None, prose=None):
-        """A message full of records, with or without prose between them, then questions about them."""
+    def notes(self, n=None, form=None, asks=None, prose=None, several=.6):
+        """A message full of records, with or without prose between them, then questions about them; `several` is the
+        chance that some keys have several values, where the form of record can have them."""
         r = self.rng
         n = n or r.randint(3, 14)
         record, q, a = NOTES[r.choice([0, 0, 1, 2, 3, 4]) if form is None else form]
@@ -282,7 +311,7 @@ class Chat:
         make_value = r.choice([self.v.code, self.v.number, self.v.name])
         keys = list(dict.fromkeys(self.typed(make_key()) for _ in range(n)))
         table = {k: [self.typed(make_value())] for k in keys}
-        if record == NOTES[0][0] and r.random() < .6:           # several values under one key
+        if record == NOTES[0][0] and r.random() < several:           # several values under one key
             for k in r.sample(keys, min(2, len(keys))):
                 table[k] += [self.typed(make_value()) for _ in range(r.randint(1, 2))]
         lines = [(k, v) for k in keys for v in table[k]]
@@ -298,7 +327,7 @@ class Chat:
             s.add(record.replace("{k}", k).replace("{v}", v), W_USER)
         self.say(s, Spans().add(r.choice(PLAIN_ACKS), W_REPLY))
         for _ in range(asks if asks is not None else r.randint(2, 5)):
-            k = r.choice([k for k in keys if len(table[k]) > 1] if many and r.random() < .5 else keys)
+            k = r.choice([k for k in keys if len(table[k]) > 1] if many and r.random() < .65 else keys)
             question, answer = "Give every code filed under %s." % k if len(table[k]) > 1 else q.replace("{k}", k), Spans()
             for v in table[k]:
                 text = a.replace("{k}", k)
@@ -337,13 +366,9 @@ class Chat:
             if r.random() < long:
                 return self.plain(*talk.essay(r, r.randint(2, 7)))
             return self.plain(*talk.small_talk(r))
-        if x < .82 and self.texts.dialogues:
-            if self.dialogue is None or self.dialogue_at + 2 > len(self.dialogue):
-                self.dialogue, self.dialogue_at = r.choice(self.texts.dialogues), r.randrange(4)
-            pair = self.dialogue[self.dialogue_at:self.dialogue_at + 2]
-            self.dialogue_at += 2
-            if len(pair) == 2:
-                return self.plain(pair[0], pair[1], W_REPLY * .2, W_TEXT)
+        if x < .82 and self.texts.dialogues:                    # other people's words, answered within what it can do
+            said = r.choice(r.choice(self.texts.dialogues))
+            return self.plain(said, r.choice(DO_NOT_KNOW if said.rstrip().endswith("?") else talk.ESSAY_REPLIES), W_REPLY, W_TEXT)
         if x < .92 or not self.texts.requests:
             p = r.choice(r.choice(self.texts.books))[:500]
             return self.plain("I am reading a book. " + p, r.choice(talk.ESSAY_REPLIES), W_REPLY, W_TEXT)

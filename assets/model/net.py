@@ -88,12 +88,17 @@ class Block(nn.Module):
         self.gate_up = Linear(d, 2 * c["ff"], d ** -.5)
         self.down = Linear(c["ff"], d, c["ff"] ** -.5 / deep)
 
-    def forward(self, x, cos, sin, past=None):
-        """past: None, or a list [k, v] of earlier positions that is extended in place (decoding)."""
+    def project(self, x, cos, sin):
+        """The block up to attention: q [b, heads, t, HEAD], k and v [b, kv, t, HEAD]."""
         b, t, _ = x.shape
         y = self.qkv(self.norm1(x)).view(b, t, self.heads + 2 * self.kv, HEAD).transpose(1, 2)
         q, k, v = y.split((self.heads, self.kv, self.kv), 1)
-        q, k = rotate(q, cos, sin), rotate(k, cos, sin)
+        return rotate(q, cos, sin), rotate(k, cos, sin), v
+
+    def forward(self, x, cos, sin, past=None):
+        """past: None, or a list [k, v] of earlier positions that is extended in place (decoding)."""
+        t = x.shape[1]
+        q, k, v = self.project(x, cos, sin)
         if self.training and past is None and not x.is_cuda and torch.is_autocast_enabled("cpu"):
             return self.mix(x, Attention.apply(q, k, v))
         causal = True

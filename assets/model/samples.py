@@ -4,8 +4,8 @@ import talk
 from words import NOUNS, PLACES
 
 DENSITIES = [(4, 6, .4), (3, 5, 2), (2, 4, 4), (1, 2, 5)]      # tell : ask : other talk
-# shares of drill, chats of the four densities, books, dialogues; drills only while sequences are short
-MIXES = {"first": (30, 40, 25, 0, 0, 3, 2), "short": (6, 40, 28, 14, 4, 4, 4), "long": (2, 31, 32, 24, 9, 1, 1)}
+# shares of drill, chats of the four densities, books, dialogues
+MIXES = {"first": (30, 40, 25, 0, 0, 3, 2), "short": (6, 40, 28, 14, 4, 4, 4), "long": (7, 29, 30, 23, 9, 1, 1)}
 
 
 FIRST = 2.0                                                     # weight of the first token of a value, relative to the rest
@@ -14,7 +14,7 @@ FIRST = 2.0                                                     # weight of the 
 def long_chat(values, texts, tok, length, density):
     """One conversation of at least `length` tokens."""
     r, casual = values.rng, values.rng.random() < .12
-    c = chats.Chat(values, texts, casual=casual, bare=.6 if casual else .15)
+    c = chats.Chat(values, texts, casual=casual, bare=.6 if casual else .15, short=r.random() < .35)
     tell, ask, other = density
     most = r.choice([2, 4, 8, 16]) if length <= 512 else r.choice([4, 8, 16, 32])
     if r.random() < .2:
@@ -36,21 +36,23 @@ def long_chat(values, texts, tok, length, density):
                 c.tell()
         elif x < tell + ask:
             y = r.random()
-            if y < .08 and c.lists:
+            if y < .10 and c.lists:
                 c.list_ask()
-            elif y < .15:
+            elif y < .16:
                 c.ask_unknown()
-            elif y < .20:
+            elif y < .23:
                 c.about_me()
-            elif y < .32 and c.linked:
+            elif y < .37 and c.linked:
                 c.ask_two_steps()
-            elif y < .36 and len(c.facts) > 1:
+            elif y < .41 and len(c.facts) > 1:
                 c.ask_two()
-            elif y < .41 and not c.casual:
+            elif y < .45 and not c.casual:
                 c.plain(*talk.skill(values), 1.5)
             elif y < .51:
                 c.notes()
-            elif y < .54:
+            elif y < .56:                                       # several values under a key: hard, so also in small tables
+                c.notes(r.choice([2, 3, 5, 8]), form=0, several=1)
+            elif y < .59:
                 question, answer, _ = c.trace()
                 c.say(c.question(question), answer)
             elif c.facts:
@@ -61,11 +63,11 @@ def long_chat(values, texts, tok, length, density):
 
 
 def drill(values, texts, tok, length):
-    """Repeated random tokens, dictionaries as text, and short look-up chats."""
-    r, x = values.rng, values.rng.random()
+    """Repeated random tokens, sets told again in another order, dictionaries as text (one or several values to a key)."""
+    r, kind = values.rng, values.rng.choices(["repeat", "set", "several", "single"], [3, 2, 3, 2])[0]
     ids, weights = [tok.eot], [0.0]
     while len(ids) < length:
-        if x < .4:
+        if kind == "repeat":
             low = r.choice([0, 0, 256])
             part = [r.randrange(low, tok.n_text) for _ in range(r.randint(6, max(8, min(96, length // 3))))]
             times = r.randint(2, 4)
@@ -74,14 +76,31 @@ def drill(values, texts, tok, length):
             continue
         make_key = r.choice([values.name, lambda: r.choice(NOUNS), lambda: r.choice(PLACES), values.code])
         make_value = r.choice([values.name, values.code, lambda: r.choice(NOUNS), values.number])
-        keys = list(dict.fromkeys(make_key() for _ in range(r.randint(3, max(4, min(24, length // 12))))))
-        table, sep = {k: make_value() for k in keys}, r.choice([":", " =", " is", " ->"])
-        lines = [(k, 0.0) for k in keys] + [(k, 2.0) for k in r.choices(keys, k=r.randint(2, len(keys) + 2))]
-        for k, w in lines:
-            for text, weight in ((k + sep, 0.0), (" " + table[k], w), ("\n", 0.0)):
-                piece = tok.encode(text)
-                ids += piece
-                weights += [weight] * len(piece)
+        if kind == "set":                                       # the further the answer, the less is left to choose from
+            items = list(dict.fromkeys(make_value() for _ in range(r.randint(2, 7))))
+            parts = [(r.choice(["Set", "Things", "All"]) + ":", 0.0)] + [(" " + x + ",", 0.0) for x in items] + [("\nAgain:", 0.0)]
+            n = len(items)
+            parts += [(" " + x + ",", 2.0 * (i + 1) / n) for i, x in enumerate(r.sample(items, n))] + [(" that is all.", 1.0), ("\n", 0.0)]
+        else:
+            keys = list(dict.fromkeys(make_key() for _ in range(r.randint(2, max(4, min(24, length // 16))))))
+            most = 3 if kind == "several" else 1
+            table, sep = {k: [make_value() for _ in range(r.randint(1, most))] for k in keys}, r.choice([":", " =", " is", " ->"])
+            told = [(k, v) for k in keys for v in table[k]]
+            if r.random() < .5:
+                r.shuffle(told)
+                table = {k: [v for x, v in told if x == k] for k in keys}
+            parts = [x for k, v in told for x in ((k + sep, 0.0), (" " + v, 0.0), ("\n", 0.0))]
+            for k in r.choices(keys, k=r.randint(2, len(keys) + 2)):
+                if kind == "several":
+                    parts.append(("All of %s\n" % k, 0.0))
+                for v in table[k]:
+                    parts += [(k + sep, 0.0 if v is table[k][0] else 1.0), (" " + v, 2.0), ("\n", 0.0)]
+                if kind == "several":
+                    parts.append(("that is all.\n", 1.0))
+        for text, weight in parts:
+            piece = tok.encode(text)
+            ids += piece
+            weights += [weight] * len(piece)
         ids.append(tok.eot)
         weights.append(0.0)
     return ids, weights

@@ -18,7 +18,7 @@ import torch.multiprocessing as mp
 import bpe
 import samples
 import talk
-from net import CIRCUITS, HEAD, Net, repeat_accuracy, wire
+from net import CIRCUITS, HEAD, Block, Net, repeat_accuracy, wire
 from words import Values
 
 HERE = os.path.dirname(os.path.abspath(__file__))
@@ -196,8 +196,10 @@ def train(rank, args, run):
             context.Process(target=feed, args=(queue, wish, args, args.seed * 7919 + 31 * run.step + i), daemon=True).start()
     mine = owned(net, rank, world)
     params = dict(net.named_parameters())
-    if args.compile:                                            # not loss(): its shapes differ from step to step
+    if args.compile and cuda:                                   # not loss(): its shapes differ from step to step
         net.hidden = torch.compile(net.hidden, dynamic=False)
+    elif args.compile:                                          # our attention stays as it is; what is around it is fused
+        Block.project, Block.mix = (torch.compile(part, dynamic=False) for part in (Block.project, Block.mix))
     autocast = torch.autocast(args.device, torch.bfloat16) if args.bf16 else contextlib.nullcontext()
     start, base, saved, stage = time.time(), run.seconds, time.time(), -1
     nll_sum = weight_sum = value_sum = value_n = 0.0
