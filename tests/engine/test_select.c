@@ -71,7 +71,7 @@ static void select_attend__structured_heads__reads_a_part_and_keeps_the_mass(voi
         struct select_bed b = select_bed_make(kinds[i], 4048, 88,
                                               &(struct select_params){.coverage = 0.95f, .n_min = 1});
         struct select_report r = select_bed_run(&b);
-        print_message("kind %d: density %.3f, mass %.4f of %d looks, error %.4f\n", (int)kinds[i],
+        print_message("# kind %d: density %.3f, mass %.4f of %d looks, error %.4f\n", (int)kinds[i],
                       r.density, r.mass_mean, r.n_mass, b.error);
         assert_int_equal(r.n_choice, 5);
         assert_int_equal(r.n_failed, 0);
@@ -200,7 +200,7 @@ static void select_attend__published_methods__read_their_share(void **state)
             }
         struct select_report r;
         select_report(se, &r);
-        print_message("%s: density %.3f, mass %.3f of %d looks, error %.3f\n", cases[i].name,
+        print_message("# %s: density %.3f, mass %.3f of %d looks, error %.3f\n", cases[i].name,
                       r.density, r.mass_mean, r.n_mass, error);
         assert_true(r.n_choice > 0);
         assert_true(error > 0 && error < 0.2);

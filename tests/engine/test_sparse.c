@@ -363,7 +363,7 @@ static void sparse_attend__structured_heads__keep_their_coverage(void **state)
         bed_run(&b, 0, n, 512);
         struct sparse_report r;
         sparse_report(b.sp, &r);
-        print_message("kind %d: density %.3f, mass mean %.4f, 5th %.3f, worst %.4f, error %.4f, "
+        print_message("# kind %d: density %.3f, mass mean %.4f, 5th %.3f, worst %.4f, error %.4f, "
                       "audits %.4f (%d), %s\n", (int)kinds[i], r.density, r.mass_mean, r.mass_p5,
                       r.mass_worst, relative_error(&b, 0, n), r.error_mean, r.n_audit,
                       sparse_reason_text(r.reason));
@@ -688,7 +688,7 @@ static void sparse_choose__published_methods__read_what_they_say(void **state)
         sparse_attend(b.sp, 0, &a, INT32_MAX);
         struct sparse_report r;
         sparse_report(b.sp, &r);
-        print_message("method %d: density %.3f, mass %.3f\n", (int)i, r.density, r.mass_mean);
+        print_message("# method %d: density %.3f, mass %.3f\n", (int)i, r.density, r.mass_mean);
         assert_int_equal(r.reason, SPARSE_ON);
         assert_true(r.density >= cases[i].least && r.density <= cases[i].most);
     }
