@@ -100,7 +100,7 @@ static void some_ids(int32_t *ids, int32_t n)
 static void picture(struct engine *en, int64_t timeline, struct stats_map *m)
 {
     engine_map_ask(en, timeline);
-    for (int i = 0; i < 20000; i++) {
+    for (int i = 0; i < 120000; i++) {
         if (engine_map(en, m))
             return;
         nanosleep(&(struct timespec){0, 1000000}, NULL);
