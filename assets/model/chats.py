@@ -11,7 +11,7 @@ import talk
 from words import CHORES, GROCERIES, NOUNS, PEOPLE
 
 W_USER, W_TEXT, W_REPLY, W_ECHO, W_VALUE = 0.0, 0.04, 0.3, 2.0, 2.5
-W_NEXT = 1.95                                                    # the words of a summary that say which fact comes next
+W_NEXT = 1.95                                                   # the words of a summary that say which fact comes next
 W_STATE = 1.9                                                   # the words of an answer that say what was asked for
 
 ACKS = ["Got it.", "Okay.", "Noted.", "Thanks, noted.", "Understood.", "All right."]
@@ -65,10 +65,6 @@ def shorten(text):
     for pattern, short in SHORT:
         text = pattern.sub(short, text)
     return text
-
-
-def join(a, b):
-    return a + " " + b if a and b else a or b
 
 
 class Spans:
@@ -311,7 +307,7 @@ class Chat:
         make_value = r.choice([self.v.code, self.v.number, self.v.name])
         keys = list(dict.fromkeys(self.typed(make_key()) for _ in range(n)))
         table = {k: [self.typed(make_value())] for k in keys}
-        if record == NOTES[0][0] and r.random() < several:           # several values under one key
+        if record == NOTES[0][0] and r.random() < several:       # several values under one key
             for k in r.sample(keys, min(2, len(keys))):
                 table[k] += [self.typed(make_value()) for _ in range(r.randint(1, 2))]
         lines = [(k, v) for k in keys for v in table[k]]
