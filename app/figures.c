@@ -89,15 +89,15 @@ static json_t *figures_json(const struct stats *s)
         {"layer_mass", layers(s->layer_mass, s->n_layer)},
         {"bytes_per_token", json_figure(s->bytes_per_tok)},
         {"harm_predicted", json_figure(s->harm_predicted)},
-        {"kl_measured", json_figure(s->kl_measured)},
-        {"top1_measured", json_figure(s->top1_measured)},
-        {"fidelity_n", json_whole(s->fidelity_n)},
-        {"fidelity_at_ms", isfinite(s->fidelity_at_s)
-                               ? json_integer((int64_t)(s->fidelity_at_s * 1000) + clock_lead_ms())
+        {"kl_measured", json_figure(s->verified.kl)},
+        {"top1_measured", json_figure(s->verified.top1)},
+        {"fidelity_n", json_whole(s->verified.n)},
+        {"fidelity_at_ms", isfinite(s->verified.at_s)
+                               ? json_integer((int64_t)(s->verified.at_s * 1000) + clock_lead_ms())
                                : json_null()},
-        {"kl_p99_measured", json_figure(s->kl_p99_measured)},
-        {"nll_difference", json_figure(s->nll_difference)},
-        {"first_divergence", json_whole(s->first_divergence)},
+        {"kl_p99_measured", json_figure(s->verified.kl_p99)},
+        {"nll_difference", json_figure(s->verified.nll_difference)},
+        {"first_divergence", json_whole(s->verified.first_divergence)},
         {"step_error", json_figure(s->step_error)},
         {"harm_measured", json_figure(s->harm_measured)},
         {"step_n", json_whole(s->step_n)},
@@ -156,13 +156,13 @@ bool figures_parse(const char *text, struct stats *ret)
         ret->tier_bytes[i] = whole(tiers, stats_tier_name[i]);
     const char *kv = json_string_value(json_object_get(j, "kv"));
     snprintf(ret->kv, sizeof ret->kv, "%s", kv ? kv : "");
-    ret->kl_measured = number(j, "kl_measured");
-    ret->top1_measured = number(j, "top1_measured");
-    ret->kl_p99_measured = number(j, "kl_p99_measured");
-    ret->nll_difference = number(j, "nll_difference");
-    ret->first_divergence = (int32_t)whole(j, "first_divergence");
-    ret->fidelity_n = (int32_t)whole(j, "fidelity_n");
-    ret->fidelity_at_s = (number(j, "fidelity_at_ms") - (double)clock_lead_ms()) / 1000;
+    ret->verified.kl = number(j, "kl_measured");
+    ret->verified.top1 = number(j, "top1_measured");
+    ret->verified.kl_p99 = number(j, "kl_p99_measured");
+    ret->verified.nll_difference = number(j, "nll_difference");
+    ret->verified.first_divergence = (int32_t)whole(j, "first_divergence");
+    ret->verified.n = (int32_t)whole(j, "fidelity_n");
+    ret->verified.at_s = (number(j, "fidelity_at_ms") - (double)clock_lead_ms()) / 1000;
     json_decref(j);
     return true;
 }

@@ -79,7 +79,7 @@ void dash_opened(struct screen *sc)
         if (!figures_parse(t[i].figures, &s))
             continue;
         history_add_turn(&sc->history, &s);
-        if (s.fidelity_n > 0)
+        if (s.verified.n > 0)
             d->verified = s;
     }
     sessions_turns_free(t, n);
@@ -100,16 +100,10 @@ const struct stats *screen_stats(struct screen *sc)
     engine_stats(sc->engine, s);
     /* The engine forgets when it ends or another chat is opened. What was found counts for a cache
      * that is kept in the same way, and as fine. */
-    if (v->fidelity_n < 0 || s->fidelity_n >= 0 || s->timeline != sc->dash.conversation ||
+    if (v->verified.n < 0 || s->verified.n >= 0 || s->timeline != sc->dash.conversation ||
         strcmp(s->kv, v->kv) != 0 || coarsest_tier(s) > coarsest_tier(v))
         return s;
-    s->kl_measured = v->kl_measured;
-    s->top1_measured = v->top1_measured;
-    s->kl_p99_measured = v->kl_p99_measured;
-    s->nll_difference = v->nll_difference;
-    s->first_divergence = v->first_divergence;
-    s->fidelity_n = v->fidelity_n;
-    s->fidelity_at_s = v->fidelity_at_s;
+    s->verified = v->verified;
     return s;
 }
 

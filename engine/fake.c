@@ -248,8 +248,8 @@ static const struct {
     {"decode_density", offsetof(struct stats, decode_density), 'd'},
     {"decode_mass", offsetof(struct stats, decode_mass), 'd'},
     {"harm_predicted", offsetof(struct stats, harm_predicted), 'd'},
-    {"kl_measured", offsetof(struct stats, kl_measured), 'd'},
-    {"top1_measured", offsetof(struct stats, top1_measured), 'd'},
+    {"kl_measured", offsetof(struct stats, verified.kl), 'd'},
+    {"top1_measured", offsetof(struct stats, verified.top1), 'd'},
     {"bytes_per_tok", offsetof(struct stats, bytes_per_tok), 'd'},
     {"kv_bytes", offsetof(struct stats, kv_bytes), 'l'},
     {"kv_chat_bytes", offsetof(struct stats, kv_chat_bytes), 'l'},
@@ -257,14 +257,14 @@ static const struct {
     {"kv_budget_bytes", offsetof(struct stats, kv_budget_bytes), 'l'},
     {"rss_bytes", offsetof(struct stats, rss_bytes), 'l'},
     {"weights_bytes", offsetof(struct stats, weights_bytes), 'l'},
-    {"kl_p99_measured", offsetof(struct stats, kl_p99_measured), 'd'},
-    {"nll_difference", offsetof(struct stats, nll_difference), 'd'},
-    {"first_divergence", offsetof(struct stats, first_divergence), 'i'},
+    {"kl_p99_measured", offsetof(struct stats, verified.kl_p99), 'd'},
+    {"nll_difference", offsetof(struct stats, verified.nll_difference), 'd'},
+    {"first_divergence", offsetof(struct stats, verified.first_divergence), 'i'},
     {"step_error", offsetof(struct stats, step_error), 'd'},
     {"harm_measured", offsetof(struct stats, harm_measured), 'd'},
     {"step_n", offsetof(struct stats, step_n), 'i'},
     {"step_at_s", offsetof(struct stats, step_at_s), 'd'},
-    {"fidelity_n", offsetof(struct stats, fidelity_n), 'i'},
+    {"fidelity_n", offsetof(struct stats, verified.n), 'i'},
     {"fit_tok", offsetof(struct stats, fit_tok), 'i'},
     {"fit_floor_tok", offsetof(struct stats, fit_floor_tok), 'i'},
     {"ttft_s", offsetof(struct stats, ttft_s), 'd'},
@@ -480,16 +480,16 @@ static void verify(struct fake *f, struct job *j)
     s->phase = STATS_IDLE;
     s->n_verify_done = s->n_verify_total = -1;
     if (done > 0) {
-        s->fidelity_n = done;
-        s->fidelity_at_s = now_s();
+        s->verified.n = done;
+        s->verified.at_s = now_s();
     }
     ev->fidelity = (struct engine_fidelity){.n_tok = j->n_verify,
                                             .n = done,
-                                            .first_divergence = s->first_divergence,
-                                            .kl_mean = s->kl_measured,
-                                            .kl_p99 = s->kl_p99_measured,
-                                            .top1 = s->top1_measured,
-                                            .nll = s->nll_difference,
+                                            .first_divergence = s->verified.first_divergence,
+                                            .kl_mean = s->verified.kl,
+                                            .kl_p99 = s->verified.kl_p99,
+                                            .top1 = s->verified.top1,
+                                            .nll = s->verified.nll_difference,
                                             .nll_exact = 0};
     pthread_mutex_unlock(&f->lock);
     if (f->agree_every > 0)

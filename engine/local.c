@@ -9,6 +9,7 @@
 
 #include "engine/base/mem.h"
 #include "engine/base/str.h"
+#include "engine/room.h"
 
 #define DEMO_PREFIX "Dogear" /* general.name of the bundled models begins with it */
 enum { GPU_CTX_LEAST = 8192 }; /* layers leave the GPU before the context is shorter */
@@ -46,89 +47,10 @@ enum status local_check_ids(const struct local *l, const int32_t *ids, int32_t n
     return OK;
 }
 
-static struct kv_shape local_kv_shape(const struct local *l)
+struct kv_shape local_kv_shape(const struct local *l)
 {
     const struct model_params *p = &l->model->p;
     return (struct kv_shape){p->n_layer, p->n_head_kv, p->head_dim};
-}
-
-static void tell_notice(struct local *l, const char *text)
-{
-    struct engine_event *ev = mem_calloc(1, sizeof *ev);
-    ev->kind = ENGINE_EV_NOTICE;
-    ev->turn = atomic_load(&l->n_turn);
-    ev->text = mem_strdup(text);
-    ev->len = strlen(text);
-    queue_push(l->events, ev);
-}
-
-static bool not_cancelled(void *ctx, int32_t layer)
-{
-    struct local *l = ctx;
-    (void)layer;
-    return !atomic_load(&l->cancel);
-}
-
-/* The floor says something about this preset. */
-static bool wants_floor(const struct preset *p)
-{
-    return p->bits_k && (p->floor_k < 8 || p->floor_v < 8);
-}
-
-/* What is known of the layers, into a pool of the present preset. */
-static void set_care(const struct local *l, struct kv_pool *pool)
-{
-    int32_t n = l->model->p.n_layer;
-    struct kv_care *care = mem_calloc((size_t)n, sizeof *care);
-    kv_care_usual(l->preset, n, care);
-    if (l->floor.n > 0 && wants_floor(l->preset))
-        floor_care(&l->floor, l->preset, n, care);
-    for (int32_t i = 0; l->floor.n == 0 && l->floor_default && i < n; i++)
-        care[i].soft = (struct kv_depth){l->floor_default->floor_k, l->floor_default->floor_v};
-    kv_pool_set_care(pool, care);
-    free(care);
-}
-
-/* Puts a known floor in force; the pool may not be there yet. */
-static void use_floor(struct local *l)
-{
-    if (l->floor.n == 0 || !wants_floor(l->preset))
-        return;
-    const struct preset *rung = presets_find(floor_names[l->floor.rung]);
-    if (l->preset->adaptive && rung->bits_k <= l->preset->floor_k &&
-        rung->bits_v <= l->preset->floor_v) {
-        l->adapted = *l->preset;
-        l->adapted.floor_k = rung->bits_k;
-        l->adapted.floor_v = rung->bits_v;
-        l->preset = &l->adapted;
-    }
-    if (l->pool)
-        set_care(l, l->pool);
-}
-
-struct kv_pool *local_pool(const struct local *l, uint64_t budget_bytes)
-{
-    const struct kv_shape shape = local_kv_shape(l);
-    struct kv_pool *pool = kv_pool_new(l->kern, &shape, l->preset, budget_bytes);
-    set_care(l, pool);
-    return pool;
-}
-
-/* A context and a budget that were both asked for by number and do not fit at the preset's floor
- * are leave to go a step below it; what is above the measured floor goes first all the same. */
-static bool ask_for_less(struct local *l)
-{
-    const struct engine_params *p = &l->params;
-    int32_t step = kv_step((struct kv_depth){l->preset->floor_k, l->preset->floor_v});
-    if (!l->preset->adaptive || p->n_ctx <= 0 || !p->kv_budget_bytes || step + 1 >= KV_STEPS)
-        return false;
-    if (l->floor.n == 0 && !l->floor_default) /* until it is measured the preset's own counts */
-        l->floor_default = presets_find(l->preset->name);
-    l->adapted = *l->preset;
-    l->adapted.floor_k = kv_ladder[step + 1].bits_k;
-    l->adapted.floor_v = kv_ladder[step + 1].bits_v;
-    l->preset = &l->adapted;
-    return true;
 }
 
 struct engine_floor local_floor_info(const struct floor *f)
@@ -137,65 +59,6 @@ struct engine_floor local_floor_info(const struct floor *f)
     snprintf(r.format, sizeof r.format, "%s", floor_names[f->rung]);
     r.kl = f->kl[f->rung];
     return r;
-}
-
-void local_need_depths(struct local *l, int32_t n_tok)
-{
-    if (!l->preset->adaptive && n_tok > 2 * KERN_BLOCK_TOK)
-        local_need_floor(l);
-}
-
-void local_need_floor(struct local *l)
-{
-    struct err ignored; /* without a measured floor the preset's holds */
-    if (!wants_floor(l->preset))
-        return;
-    if (l->floor.n == 0 && !l->floor_tried) {
-        l->floor_tried = true;
-        tell_notice(l, "measuring once how far this model's cache may be compressed");
-        if (floor_measure(l->model, l->tokenizer, FLOOR_LIMIT, not_cancelled, l, &l->floor,
-                          &ignored) == OK) {
-            if (l->cache_dir)
-                floor_store(l->cache_dir, l->floor_key, &l->floor);
-        } else if (atomic_load(&l->cancel)) {
-            l->floor_tried = false;
-        }
-    }
-    use_floor(l);
-}
-
-static bool fit(struct local *l, uint64_t need_bytes)
-{
-    local_need_floor(l);
-    bool fits = ledger_fit(l->pool, need_bytes);
-    if (ledger_under_floor(l->pool) && !l->floor_told) {
-        char text[200];
-        snprintf(text, sizeof text,
-                 "the KV budget is too small for this model's %s %s: the cache is compressed "
-                 "further, answers may differ; /verify tells how much",
-                 l->floor.n > 0 ? "measured floor" : "floor",
-                 l->floor.n > 0 ? floor_names[l->floor.rung] : "4/4");
-        tell_notice(l, text);
-        l->floor_told = true;
-    }
-    return fits;
-}
-
-bool local_make_room(struct local *l, int64_t id, struct kv_line *line, int32_t n)
-{
-    uint64_t before = kv_pool_bytes(l->pool);
-    return lines_drop_oldest(l->lines, id) ||
-           (fit(l, kv_reserve_bytes(line, n)) && kv_pool_bytes(l->pool) < before);
-}
-
-enum status local_reserve(struct local *l, int64_t id, struct kv_line *line, int32_t n,
-                          struct err *e)
-{
-    local_need_depths(l, kv_n_tok(line) + n);
-    enum status s = kv_reserve(line, n, e);
-    while (s == ERR_MEMORY && local_make_room(l, id, line, n))
-        s = kv_reserve(line, n, e);
-    return s;
 }
 
 void local_walk(struct local *l, int64_t id, const struct kv_line *line, bool often)
@@ -233,20 +96,6 @@ void local_walk(struct local *l, int64_t id, const struct kv_line *line, bool of
     l->walk_s = l->walked_s - start;
 }
 
-bool local_fit_budget(struct local *l)
-{
-    uint64_t want = atomic_load(&l->budget);
-    if (want == kv_pool_budget(l->pool) || l->budget_seen == want)
-        return false;
-    l->budget_seen = want; /* the pool may hold more than was asked for: at least one block */
-    kv_pool_set_budget(l->pool, want);
-    kv_pool_trim(l->pool);
-    while (kv_pool_bytes(l->pool) > want && lines_drop_oldest(l->lines, l->stats.timeline))
-        ;
-    fit(l, 0);
-    return true;
-}
-
 /* ---- opening ---- */
 
 /* The memory plan on the backend at hand; with a lower floor where that helps. */
@@ -256,7 +105,7 @@ static enum status make_plan(struct local *l, struct err *e)
     const struct engine_params *p = &l->params;
     uint64_t left = k->ops->memory_free ? k->ops->memory_free(k) : plan_available();
     enum status s = plan_make(l->model, k, l->preset, p->n_ctx, p->kv_budget_bytes, left, &l->plan, e);
-    while (s == ERR_MEMORY && ask_for_less(l))
+    while (s == ERR_MEMORY && room_ask_less(l))
         s = plan_make(l->model, k, l->preset, p->n_ctx, p->kv_budget_bytes, left, &l->plan, e);
     return s;
 }
@@ -472,7 +321,7 @@ static enum status open_parts(struct local *l, struct err *e)
     TRY(choose_preset(l, &shape, e));
     l->floor_key = model_fingerprint(l->model) ^ tokenizer_hash(l->tokenizer);
     if (l->cache_dir && floor_load(l->cache_dir, l->floor_key, &l->floor))
-        use_floor(l);
+        room_use_floor(l);
     TRY(open_backend(l, e));
     TRY(check_backend(l, l->preset, e));
     model_set_ctx(l->model, l->plan.n_ctx);
@@ -481,7 +330,7 @@ static enum status open_parts(struct local *l, struct err *e)
     TRY(forward_new(l->model, PLAN_CHUNK, &l->forward, e));
     fill_info(l);
     local_use_preset(l, l->preset);
-    l->pool = local_pool(l, l->plan.kv_budget);
+    l->pool = room_pool(l, l->plan.kv_budget);
     l->lines = lines_new(l->pool, l->plan.n_ctx);
     l->witness = witness_new(l->kern, l->model->p.n_head, &shape);
     l->stats.n_ctx = l->plan.n_ctx;

@@ -74,28 +74,15 @@ struct local {
 
 enum status local_open(const struct engine_params *p, struct engine **ret, struct err *e);
 
-/* Frees memory for n more tokens: first other timelines leave, then (adaptive) precision steps
- * down. False when nothing is left to free. */
-bool local_make_room(struct local *l, int64_t id, struct kv_line *line, int32_t n);
-/* Room for n more tokens of the timeline `id`: drops other timelines from memory as needed. */
-enum status local_reserve(struct local *l, int64_t id, struct kv_line *line, int32_t n,
-                          struct err *e);
 /* Tells what a walk over all pages of the line (NULL = none) tells: tiers, harm, room, and the map
  * when it was asked for. Does nothing when it comes sooner than `often` allows. */
 void local_walk(struct local *l, int64_t id, const struct kv_line *line, bool often);
-/* Brings the pool to the budget asked for; true when that changed something. */
-bool local_fit_budget(struct local *l);
 /* Makes what depends on the preset follow it, but for the pool and its lines. */
 void local_use_preset(struct local *l, const struct preset *p);
 /* ERR_USAGE for ids outside the vocabulary. */
 enum status local_check_ids(const struct local *l, const int32_t *ids, int32_t n, struct err *e);
 
-/* Makes the model's floor known, by measuring once when it must be, and puts it in force. */
-void local_need_floor(struct local *l);
-/* The same where pages are sealed as the floor says and a timeline of n_tok will have some. */
-void local_need_depths(struct local *l, int32_t n_tok);
-/* A pool for timelines of the present preset. */
-struct kv_pool *local_pool(const struct local *l, uint64_t budget_bytes);
+struct kv_shape local_kv_shape(const struct local *l);
 /* Shows f to the caller. */
 struct engine_floor local_floor_info(const struct floor *f);
 double local_now_s(void); /* CLOCK_MONOTONIC */

@@ -7,6 +7,7 @@
 #include "engine/decode.h"
 #include "engine/local.h"
 #include "engine/prefill.h"
+#include "engine/room.h"
 #include "kernels/limits.h"
 #include "kernels/timed.h"
 
@@ -38,7 +39,7 @@ static enum status each_row(struct local *l, struct kv_line *line, const int32_t
     int32_t n_chunk = forward_n_chunk(l->forward);
     for (int32_t at = 0; at < n; at += n_chunk) {
         int32_t now = n - at < n_chunk ? n - at : n_chunk;
-        TRY(local_reserve(l, BENCH_LINE, line, now, e));
+        TRY(room_reserve(l, BENCH_LINE, line, now, e));
         TRY(forward_run(l->forward, line, ids + at, now, FORWARD_ALL, NULL, NULL, e));
         for (int32_t r = 0; r < now; r += FORWARD_HEAD_ROWS) {
             int32_t n_row = now - r < FORWARD_HEAD_ROWS ? now - r : FORWARD_HEAD_ROWS;
@@ -112,7 +113,7 @@ static enum status fill(struct local *l, struct kv_line *line, const int32_t *id
         TRY(prefill_run(l->forward, line, ids, real, NULL, NULL, NULL, e));
     while (kv_n_tok(line) < depth) {
         int32_t n = depth - kv_n_tok(line) < real ? depth - kv_n_tok(line) : real;
-        TRY(local_reserve(l, BENCH_LINE, line, n, e));
+        TRY(room_reserve(l, BENCH_LINE, line, n, e));
         kv_repeat(line, n);
     }
     return OK;
@@ -156,7 +157,7 @@ static enum status bench_once(struct local *l, struct kv_line *line, const struc
         kv_truncate(line, b->depth);
     TRY(fill(l, line, ids, b->depth, e));
     int32_t n = b->n_prompt > 0 ? b->n_prompt : b->n_gen;
-    TRY(local_reserve(l, BENCH_LINE, line, n, e));
+    TRY(room_reserve(l, BENCH_LINE, line, n, e));
     policy_begin(l->policy, atomic_load(&l->coverage), b->depth + (b->n_prompt > 0 ? b->n_prompt : 0));
     double start = now_s(), sealed = kv_seal_s(l->pool);
     if (b->n_prompt > 0) {

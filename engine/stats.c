@@ -12,9 +12,8 @@ const char *const stats_tier_name[STATS_TIERS] = {"f16", "8/8", "8/4", "6/4",
 void stats_forget_fidelity(struct stats *s)
 {
     s->harm_predicted = s->step_error = s->harm_measured = s->step_at_s = NAN;
-    s->kl_measured = s->kl_p99_measured = s->top1_measured = s->nll_difference = NAN;
-    s->fidelity_at_s = NAN;
-    s->step_n = s->fidelity_n = s->first_divergence = -1;
+    s->verified = (struct stats_verified){NAN, NAN, NAN, NAN, -1, -1, NAN};
+    s->step_n = -1;
     s->n_verify_done = s->n_verify_total = -1;
 }
 

@@ -10,6 +10,16 @@ enum { STATS_TIERS = 8, STATS_LAYERS = 128 };
 
 enum stats_phase { STATS_IDLE, STATS_LOADING, STATS_PREFILL, STATS_DECODE, STATS_VERIFY };
 
+/* A timeline's cache against the whole of it read again exactly (engine_verify). */
+struct stats_verified {
+    double kl, kl_p99;        /* of the next token, nats: mean, and what 99 % lie below */
+    double top1;              /* share of equal likeliest tokens */
+    double nll_difference;    /* compressed less exact, nats per token */
+    int32_t first_divergence; /* position; -1 = none, or unknown (see n) */
+    int32_t n;                /* positions measured; -1 = never */
+    double at_s;              /* when */
+};
+
 struct stats {
     enum stats_phase phase;
     double at_s; /* CLOCK_MONOTONIC when the snapshot was taken */
@@ -66,13 +76,7 @@ struct stats {
     double harm_measured;             /* harm_predicted, corrected by measured / predicted there */
     int32_t step_n;                   /* answers compared */
     double step_at_s;
-    /* Verified: the whole timeline read again exactly (engine_verify). */
-    double kl_measured, top1_measured;/* mean KL, nats; share of equal likeliest tokens */
-    double kl_p99_measured;
-    double nll_difference;            /* compressed less exact, nats per token */
-    int32_t first_divergence;         /* position; -1 = none or unknown (see fidelity_n) */
-    int32_t fidelity_n;               /* positions measured; -1 = never */
-    double fidelity_at_s;             /* when */
+    struct stats_verified verified;
     int32_t n_verify_done, n_verify_total; /* while phase is STATS_VERIFY; else -1 */
 };
 

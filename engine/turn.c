@@ -10,6 +10,7 @@
 #include "engine/decode.h"
 #include "engine/detok.h"
 #include "engine/prefill.h"
+#include "engine/room.h"
 #include "engine/sampler.h"
 
 #define EVENT_PERIOD_S 0.1 /* progress and snapshots, at most this often */
@@ -162,7 +163,7 @@ static enum status read_prompt(struct run *r, const float **logits, struct err *
         int32_t left = r->n_prompt - kv_n_tok(r->line);
         int32_t most = forward_n_chunk(r->l->forward);
         if (s == ERR_MEMORY &&
-            !local_make_room(r->l, r->t->timeline, r->line, left < most ? left : most))
+            !room_make(r->l, r->t->timeline, r->line, left < most ? left : most))
             break;
     } while (s == ERR_MEMORY);
     r->n_read = kv_n_tok(r->line) - r->n_reused;
@@ -287,9 +288,9 @@ static enum status write_answer(struct run *r, const float *logits, struct err *
         }
         if (r->n_generated == r->t->n_predict)
             break;
-        if (local_fit_budget(l))
+        if (room_fit_budget(l))
             local_walk(l, r->t->timeline, r->line, false);
-        TRY(local_reserve(l, r->t->timeline, r->line, 1, e));
+        TRY(room_reserve(l, r->t->timeline, r->line, 1, e));
         TRY(decode_step(l->forward, r->line, id, &logits, e));
         keep_blocks(&l->keep, r->t->timeline, r->line);
     }
@@ -334,7 +335,7 @@ static enum status run_turn(struct run *r, struct err *e)
     const float *logits;
     TRY(render(r, e));
     lines_keep(l->lines, &l->keep, t->timeline); /* any of them may have to leave memory */
-    local_need_depths(l, r->n_prompt);
+    room_need_depths(l, r->n_prompt);
     r->line = lines_take(l->lines, t->timeline, r->ids.ids, r->n_prompt);
     keep_load(&l->keep, t->timeline, r->line, r->ids.ids, r->n_prompt);
     if (kv_n_tok(r->line) == r->n_prompt) /* the logits after the last token are needed again */

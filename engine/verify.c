@@ -6,6 +6,7 @@
 
 #include "engine/base/compare.h"
 #include "engine/base/mem.h"
+#include "engine/room.h"
 
 #define EVENT_PERIOD_S 0.1
 
@@ -186,13 +187,15 @@ static void tell_end(struct run *r, const struct engine_fidelity *f)
         if (s->timeline != r->v->timeline)
             stats_forget_fidelity(s);
         s->timeline = r->v->timeline;
-        s->kl_measured = f->kl_mean;
-        s->kl_p99_measured = f->kl_p99;
-        s->top1_measured = f->top1;
-        s->nll_difference = f->nll - f->nll_exact;
-        s->first_divergence = f->first_divergence;
-        s->fidelity_n = f->n;
-        s->fidelity_at_s = local_now_s();
+        s->verified = (struct stats_verified){
+            .kl = f->kl_mean,
+            .kl_p99 = f->kl_p99,
+            .top1 = f->top1,
+            .nll_difference = f->nll - f->nll_exact,
+            .first_divergence = f->first_divergence,
+            .n = f->n,
+            .at_s = local_now_s(),
+        };
     }
     pthread_mutex_unlock(&r->l->lock);
 }
@@ -205,10 +208,10 @@ struct engine_event *verify_run(struct local *l, const struct verify *v)
     struct err err;
     enum status s = check(&r, &shape, &err);
     if (s == OK) {
-        local_need_depths(l, v->n);
+        room_need_depths(l, v->n);
         /* What they take is bounded by the length, which was checked. */
         struct kv_pool *exact = kv_pool_new(l->kern, &shape, NULL, UINT64_MAX);
-        struct kv_pool *packed = local_pool(l, UINT64_MAX);
+        struct kv_pool *packed = room_pool(l, UINT64_MAX);
         r.agree = mem_calloc((size_t)v->n, sizeof *r.agree);
         s = read_all(&r, exact, packed, &err);
         kv_pool_free(exact);

@@ -6,6 +6,7 @@
 
 #include "engine/base/mem.h"
 #include "engine/local.h"
+#include "engine/room.h"
 #include "engine/trace.h"
 #include "engine/turn.h"
 #include "engine/verify.h"
@@ -79,7 +80,7 @@ static void set_preset(struct local *l, const struct preset *preset)
     kv_pool_free(l->pool);
     local_use_preset(l, preset);
     l->preset_asked = true;
-    l->pool = local_pool(l, budget);
+    l->pool = room_pool(l, budget);
     l->lines = lines_new(l->pool, l->plan.n_ctx);
     pthread_mutex_lock(&l->lock);
     stats_forget_fidelity(&l->stats);
@@ -93,7 +94,7 @@ static void act(struct local *l, const struct command *c)
         lines_drop(l->lines, c->timeline);
     else if (c->kind == COMMAND_PRESET)
         set_preset(l, c->preset);
-    else if (c->kind == COMMAND_FIT && !local_fit_budget(l))
+    else if (c->kind == COMMAND_FIT && !room_fit_budget(l))
         goto out;
     else if (c->kind == COMMAND_MAP && !atomic_load(&l->map_wanted))
         goto out;

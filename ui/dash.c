@@ -5,10 +5,10 @@
 
 enum dash_light dash_light(const struct stats *s)
 {
-    if (isfinite(s->kl_measured) && isfinite(s->top1_measured)) {
-        if (s->kl_measured < 0.01 && s->top1_measured >= 0.97)
+    if (isfinite(s->verified.kl) && isfinite(s->verified.top1)) {
+        if (s->verified.kl < 0.01 && s->verified.top1 >= 0.97)
             return DASH_LIGHT_GOOD;
-        return s->kl_measured < 0.05 && s->top1_measured >= 0.9 ? DASH_LIGHT_FAIR : DASH_LIGHT_POOR;
+        return s->verified.kl < 0.05 && s->verified.top1 >= 0.9 ? DASH_LIGHT_FAIR : DASH_LIGHT_POOR;
     }
     bool exact = s->tier_bytes[0] > 0; /* everything held is in f16 */
     for (int i = 1; i < STATS_TIERS; i++)

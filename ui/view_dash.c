@@ -277,16 +277,16 @@ static void draw_fidelity(const struct ui_model *m, struct pen *p)
         pen_end(p);
         return;
     }
-    pen_figure(p, "KL ", format_small(a, s->kl_measured), "");
-    pen_figure(p, "   top-1 ", format_percent(b, s->top1_measured), "");
-    if (light >= DASH_LIGHT_GOOD && s->fidelity_n >= 0) {
+    pen_figure(p, "KL ", format_small(a, s->verified.kl), "");
+    pen_figure(p, "   top-1 ", format_percent(b, s->verified.top1), "");
+    if (light >= DASH_LIGHT_GOOD && s->verified.n >= 0) {
         char of[96];
         snprintf(of, sizeof of, " positions, %s",
-                 view_dash_age(note, sizeof note, m->now_s, s->fidelity_at_s));
-        pen_figure(p, "   over ", format_count(a, s->fidelity_n), of);
-        pen_figure(p, "   99% below ", format_small(a, s->kl_p99_measured), "");
-        if (s->first_divergence >= 0)
-            pen_figure(p, "   first differs at ", format_count(b, s->first_divergence), "");
+                 view_dash_age(note, sizeof note, m->now_s, s->verified.at_s));
+        pen_figure(p, "   over ", format_count(a, s->verified.n), of);
+        pen_figure(p, "   99% below ", format_small(a, s->verified.kl_p99), "");
+        if (s->verified.first_divergence >= 0)
+            pen_figure(p, "   first differs at ", format_count(b, s->verified.first_divergence), "");
     }
     pen_end(p);
 }

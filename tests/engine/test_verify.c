@@ -145,9 +145,9 @@ static void verify__fixed_format__equals_a_comparison_by_hand(void **state)
     struct stats s;
     engine_stats(en, &s);
     assert_int_equal(s.phase, STATS_IDLE);
-    assert_int_equal(s.fidelity_n, N_TOK);
-    assert_true(s.kl_measured == f.kl_mean && s.top1_measured == f.top1);
-    assert_true(isfinite(s.fidelity_at_s) && s.n_verify_total == -1);
+    assert_int_equal(s.verified.n, N_TOK);
+    assert_true(s.verified.kl == f.kl_mean && s.verified.top1 == f.top1);
+    assert_true(isfinite(s.verified.at_s) && s.n_verify_total == -1);
 
     /* Nothing was changed: the timeline goes on from where it stood. */
     struct engine_turn t = {
@@ -164,7 +164,7 @@ static void verify__fixed_format__equals_a_comparison_by_hand(void **state)
         engine_event_free(ev);
     }
     engine_stats(en, &s);
-    assert_int_equal(s.fidelity_n, N_TOK);
+    assert_int_equal(s.verified.n, N_TOK);
     /* Of another timeline nothing is known. */
     t.timeline = 2;
     bed_check(engine_submit(en, &t, &number, &e), &e);
@@ -174,8 +174,8 @@ static void verify__fixed_format__equals_a_comparison_by_hand(void **state)
         engine_event_free(ev);
     }
     engine_stats(en, &s);
-    assert_int_equal(s.fidelity_n, -1);
-    assert_true(isnan(s.kl_measured) && isnan(s.fidelity_at_s));
+    assert_int_equal(s.verified.n, -1);
+    assert_true(isnan(s.verified.kl) && isnan(s.verified.at_s));
     compare_fini(&c);
     engine_close(en);
 }

@@ -54,9 +54,9 @@ static inline void scene_fill(struct scene *s)
     st->bytes_per_tok = 123456;
     st->harm_predicted = 1.234e-5, st->harm_measured = 1.234e-5, st->step_n = 12345;
     st->step_at_s = 1;
-    st->kl_measured = 1.234e-5, st->kl_p99_measured = 1.234e-5, st->top1_measured = 0.9912;
-    st->nll_difference = 0.01, st->first_divergence = 123456, st->fidelity_n = 123456;
-    st->fidelity_at_s = 1;
+    st->verified.kl = 1.234e-5, st->verified.kl_p99 = 1.234e-5, st->verified.top1 = 0.9912;
+    st->verified.nll_difference = 0.01, st->verified.first_divergence = 123456, st->verified.n = 123456;
+    st->verified.at_s = 1;
     s->m.now_s = 50;
     s->m.history = &s->history;
     for (int i = 0; i < 300; i++) {

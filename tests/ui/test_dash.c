@@ -136,8 +136,8 @@ static const struct figure {
     {IN_DASH(turn_at_s), 'd', 40, DASH_OVERVIEW, "Context no turn yet", "Context last turn, 60 s ago"},
     {IN_STATS(harm_predicted), 'd', 0.0021, DASH_OVERVIEW, "predicted harm -- of", "harm 0.0021 of"},
     {IN_STATS(harm_measured), 'd', 0.0034, DASH_OVERVIEW, "sampled --", "sampled 0.0034"},
-    {IN_STATS(kl_measured), 'd', 0.004, DASH_OVERVIEW, "verified KL --", "verified KL 0.004"},
-    {IN_STATS(top1_measured), 'd', 0.98, DASH_OVERVIEW, "top-1 --\n", "top-1 98%\n"},
+    {IN_STATS(verified.kl), 'd', 0.004, DASH_OVERVIEW, "verified KL --", "verified KL 0.004"},
+    {IN_STATS(verified.top1), 'd', 0.98, DASH_OVERVIEW, "top-1 --\n", "top-1 98%\n"},
     {IN_STATS(prefill_tps), 'd', 345, DASH_SPEED, "reading -- tok/s", "reading 345 tok/s"},
     {IN_STATS(decode_tps), 'd', 45.6, DASH_SPEED, "writing -- tok/s", "writing 45.6 tok/s"},
     {IN_STATS(ttft_s), 'd', 1.5, DASH_SPEED, "first -- to the first", "first 1.50 s to the first"},
@@ -255,12 +255,12 @@ static void dash__states__say_what_is_the_case(void **state)
                   {0.05, 0.99, "state ● poor"},
                   {0.001, 0.89, "state ● poor"}};
     for (size_t i = 0; i < sizeof lights / sizeof *lights; i++) {
-        st->kl_measured = lights[i].kl, st->top1_measured = lights[i].top1;
+        st->verified.kl = lights[i].kl, st->verified.top1 = lights[i].top1;
         expect(&s->m, DASH_OVERVIEW, lights[i].want);
     }
-    st->fidelity_n = 777, st->fidelity_at_s = 100 - 120, st->kl_p99_measured = 0.25;
+    st->verified.n = 777, st->verified.at_s = 100 - 120, st->verified.kl_p99 = 0.25;
     expect(&s->m, DASH_OVERVIEW, "over 777 positions, 2 min ago 99% below 0.25\n");
-    st->first_divergence = 42;
+    st->verified.first_divergence = 42;
     expect(&s->m, DASH_OVERVIEW, "first differs at 42\n");
     st->step_n = 1, st->step_at_s = 98;
     expect(&s->m, DASH_OVERVIEW, "in 1 sample, 2 s ago");
