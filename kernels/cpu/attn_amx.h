@@ -17,6 +17,12 @@ enum {
     AMX_PAIR_BYTES = 2 * AMX_TILE_BYTES /* a tile of large parts, then one of small parts */
 };
 
+/* n terms with zeros behind them. */
+ATTN_INLINE int32_t amx_depth(int32_t n)
+{
+    return (n + AMX_DEPTH - 1) / AMX_DEPTH * AMX_DEPTH;
+}
+
 /* Upper halves: the large part, by cutting, and the small part, rounded. */
 ATTN_INLINE vi amx_large(vf x)
 {
@@ -28,22 +34,33 @@ ATTN_INLINE vi amx_small(vf x, vi large)
     return VI_ADD(_mm512_castps_si512(VF_SUB(x, VF_OF_BITS(large))), VI_SET1(0x8000));
 }
 
-/* Left side: m rows of depth floats, `live` of them read, to [m / 16][depth / 32] pairs of tiles of 16
- * rows by 32 terms. What is not live is zero. */
-static void amx_left(const float *a, size_t a_stride, int32_t m, int32_t live, int32_t depth,
-                     uint8_t *dst)
+/* 32 terms of a row: a large and a small part of each, to where a left side keeps them. Terms 16 apart lie
+ * side by side, here and in right sides: that takes no shuffling. */
+ATTN_INLINE void amx_put_left(uint8_t *to, vf low, vf high)
+{
+    const vi top = VI_SET1((int)0xffff0000);
+    vi large[2] = {amx_large(low), amx_large(high)};
+    vi small[2] = {amx_small(low, large[0]), amx_small(high, large[1])};
+    VI_STORE(to, VI_OR(large[1], VI_SHR(large[0], 16)));
+    VI_STORE(to + AMX_TILE_BYTES, VI_SELECT(top, small[1], VI_SHR(small[0], 16)));
+}
+
+/* Where row i of a left side of n_step tiles of depth begins. */
+ATTN_INLINE uint8_t *amx_left_row(uint8_t *left, int32_t i, int32_t n_step)
+{
+    return left + (size_t)(i / AMX_ROWS * n_step) * AMX_PAIR_BYTES + i % AMX_ROWS * 64;
+}
+
+/* Left side: m rows of depth floats to [m / 16][depth / 32] pairs of tiles of 16 rows by 32 terms. */
+static void amx_left(const float *a, size_t a_stride, int32_t m, int32_t depth, uint8_t *dst)
 {
     int32_t n_step = depth / AMX_DEPTH;
     for (int32_t i = 0; i < m; i++) {
-        uint8_t *row = dst + (size_t)(i / AMX_ROWS * n_step) * AMX_PAIR_BYTES + i % AMX_ROWS * 64;
-        for (int32_t k = 0; k < depth; k += VL) {
-            uint8_t *to = row + (size_t)(k / AMX_DEPTH) * AMX_PAIR_BYTES + k % AMX_DEPTH * 2;
-            vf x = k < live ? VF_LOAD(a + i * a_stride + k) : VF_ZERO();
-            vi large = amx_large(x), small = amx_small(x, large);
-            _mm256_store_si256((__m256i *)to, _mm512_cvtepi32_epi16(VI_SHR(large, 16)));
-            _mm256_store_si256((__m256i *)(to + AMX_TILE_BYTES),
-                               _mm512_cvtepi32_epi16(VI_SHR(small, 16)));
-        }
+        const float *from = a + i * a_stride;
+        uint8_t *to = amx_left_row(dst, i, n_step);
+        for (int32_t k = 0; k < n_step; k++)
+            amx_put_left(to + (size_t)k * AMX_PAIR_BYTES, VF_LOAD(from + k * AMX_DEPTH),
+                         VF_LOAD(from + k * AMX_DEPTH + VL));
     }
 }
 
@@ -54,25 +71,87 @@ ATTN_INLINE void amx_right(const void *b, size_t b_stride, int half, int32_t liv
                            int32_t n_col, uint8_t *dst, const char *ahead)
 {
     const vi top = VI_SET1((int)0xffff0000);
-    for (int32_t k = 0; k < depth; k += 2) {
+    for (int32_t k = 0; k < depth; k += k % AMX_DEPTH == VL - 1 ? VL + 1 : 1) {
         uint8_t *row = dst + (size_t)(k / AMX_DEPTH * (n_col / 16)) * AMX_PAIR_BYTES +
-                       k % AMX_DEPTH / 2 * 64;
+                       k % AMX_DEPTH * 64;
         for (int32_t c = 0; c < n_col; c += 16, row += AMX_PAIR_BYTES) {
             vf x[2];
             vi large[2], small[2];
-            if (ahead)
-                _mm_prefetch(ahead + ((size_t)k * n_col + 2 * c) * 2, _MM_HINT_T0);
+            if (ahead) {
+                _mm_prefetch(ahead, _MM_HINT_T0);
+                ahead += 64;
+            }
             for (int i = 0; i < 2; i++) {
-                size_t at = (size_t)(k + i) * b_stride + (size_t)c;
-                x[i] = k + i >= live ? VF_ZERO()
-                       : half        ? VF_HALF((const uint16_t *)b + at)
-                                     : VF_LOAD((const float *)b + at);
+                size_t at = (size_t)(k + i * VL) * b_stride + (size_t)c;
+                x[i] = k + i * VL >= live ? VF_ZERO()
+                       : half             ? VF_HALF((const uint16_t *)b + at)
+                                          : VF_LOAD((const float *)b + at);
                 large[i] = amx_large(x[i]);
                 small[i] = amx_small(x[i], large[i]);
             }
             VI_STORE(row, VI_OR(large[1], VI_SHR(large[0], 16)));
             VI_STORE(row + AMX_TILE_BYTES, VI_SELECT(top, small[1], VI_SHR(small[0], 16)));
         }
+    }
+}
+
+/* Lane i of the result: the maximum, or the sum, of row i; sums in the order of vf_hsum. */
+ATTN_INLINE vf amx_fold(const vf row[AMX_ROWS], bool sum)
+{
+    vf four[4], two[2];
+#define FOLD(a, b) (sum ? VF_ADD(a, b) : VF_MAX(a, b))
+#define FOLD_128(a, b, m, n) FOLD(_mm512_shuffle_f32x4(a, b, m), _mm512_shuffle_f32x4(a, b, n))
+#define FOLD_32(a, b, m, n) FOLD(_mm512_shuffle_ps(a, b, m), _mm512_shuffle_ps(a, b, n))
+    for (int i = 0; i < 4; i++) {
+        vf ab = FOLD_128(row[i], row[4 + i], 0x44, 0xee);
+        vf cd = FOLD_128(row[8 + i], row[12 + i], 0x44, 0xee);
+        four[i] = FOLD_128(ab, cd, 0x88, 0xdd);
+    }
+    for (int i = 0; i < 2; i++)
+        two[i] = FOLD_32(four[2 * i], four[2 * i + 1], 0x44, 0xee);
+    return FOLD_32(two[0], two[1], 0x88, 0xdd);
+#undef FOLD
+#undef FOLD_128
+#undef FOLD_32
+}
+
+/* Turns m rows of n_key scores, `stride` apart, into probabilities against each row's running maximum:
+ * a left side of `depth` terms, zero behind n_key. keep: what is left of everything before. sums: of
+ * these probabilities. All arrays have room for m rounded up to 16, and so has s. */
+static void amx_softmax(const float *s, size_t stride, int32_t m, int32_t n_key, int32_t depth,
+                        float *top, float *sum, float *keep, float *sums, uint8_t *left)
+{
+    int32_t n_step = depth / AMX_DEPTH;
+    for (int32_t i = 0; i < m; i += AMX_ROWS) {
+        vf part[AMX_ROWS];
+        for (int r = 0; r < AMX_ROWS; r++) {
+            const float *x = s + (size_t)(i + r) * stride;
+            part[r] = VF_LOAD(x);
+            for (int32_t j = VL; j < n_key; j += VL)
+                part[r] = VF_MAX(part[r], VF_LOAD(x + j));
+        }
+        vf before = VF_LOAD(top + i), now = VF_MAX(before, amx_fold(part, false));
+        vf kept = vf_exp2(VF_SUB(before, now));
+        VF_STORE(top + i, now);
+        VF_STORE(keep + i, kept);
+        for (int r = 0; r < AMX_ROWS; r++) {
+            const float *x = s + (size_t)(i + r) * stride;
+            uint8_t *to = amx_left_row(left, i + r, n_step);
+            vf at = VF_SET1(top[i + r]);
+            part[r] = VF_ZERO();
+            for (int32_t k = 0; k < depth; k += AMX_DEPTH, to += AMX_PAIR_BYTES) {
+                vf low = vf_exp2(VF_SUB(VF_LOAD(x + k), at)), high = VF_ZERO();
+                part[r] = VF_ADD(part[r], low);
+                if (k + VL < n_key) {
+                    high = vf_exp2(VF_SUB(VF_LOAD(x + k + VL), at));
+                    part[r] = VF_ADD(part[r], high);
+                }
+                amx_put_left(to, low, high);
+            }
+        }
+        vf all = amx_fold(part, true);
+        VF_STORE(sums + i, all);
+        VF_STORE(sum + i, VF_ADD(VF_MUL(VF_LOAD(sum + i), kept), all));
     }
 }
 

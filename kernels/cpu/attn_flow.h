@@ -49,6 +49,7 @@ struct work {
     float s[TILE_ROWS * PAGE_TOK];            /* scores, then probabilities [m][64] */
     float panel[PAGE_HEAD_DIM_MAX * PAGE_TOK];
     float top[TILE_ROWS], sum[TILE_ROWS], keep[TILE_ROWS];
+    float sums[TILE_ROWS]; /* of this segment's probabilities */
     float block_top[SUM_FLOATS / 2], block_sum[SUM_FLOATS / 2]; /* [m][segment], when mass is asked */
     bool any_turned; /* turned holds something */
     struct page_query page;
@@ -286,25 +287,11 @@ static void seg_scores(const struct plan *p, struct work *w, const struct seg *s
                        int32_t n_key)
 {
     int32_t d = p->head_dim;
-#if defined(ATTN_AMX)
-    if (w->amx && s->kind == SEG_ROWS) {
-        amx_right(s->k, s->k_stride, 1, d, d, n_key, w->amx_kv, s->next_k);
-        amx_product(w->amx_q, w->amx_kv, m, n_key, d, w->s, PAGE_TOK, false);
-        return;
-    }
-#endif
     if (s->kind == SEG_PAGE) {
         if (m <= PAGE_FEW_ROWS)
             page_scores_ahead(&w->page, s->page, w->q, m, w->s, s->next_k, s->next_bytes);
         else {
             page_widen_k(&w->page.layout, s->page, w->panel);
-#if defined(ATTN_AMX)
-            if (w->amx) {
-                amx_right(w->panel, PAGE_TOK, 0, d, d, n_key, w->amx_kv, s->next_k);
-                amx_product(w->amx_q, w->amx_kv, m, n_key, d, w->s, PAGE_TOK, false);
-                return;
-            }
-#endif
             for (int32_t c = 0; c < n_key; c += PANEL)
                 tile_f32(m, min_i(PANEL, n_key - c), w->q, d, w->panel + c, PAGE_TOK, d, w->s + c,
                          PAGE_TOK, NULL);
@@ -319,6 +306,14 @@ static void seg_scores(const struct plan *p, struct work *w, const struct seg *s
     }
 }
 
+/* x[m][d] times keep[m]. */
+ATTN_INLINE void scale_rows(float *x, const float *keep, int32_t m, int32_t d)
+{
+    for (int32_t i = 0; i < m; i++)
+        for (int32_t c = 0; keep[i] != 1 && c < d; c += VL)
+            VF_STORE(x + i * d + c, VF_MUL(VF_SET1(keep[i]), VF_LOAD(x + i * d + c)));
+}
+
 /* out = out * keep + P * V over the first n_tok tokens: beyond, rows may hold anything. */
 static void seg_values(const struct plan *p, struct work *w, const struct seg *s, int32_t m,
                        int32_t n_tok)
@@ -330,44 +325,17 @@ static void seg_values(const struct plan *p, struct work *w, const struct seg *s
             memset(w->turned, 0, sizeof(float) * m * d);
             w->any_turned = true;
         }
-        for (int32_t i = 0; i < m; i++) {
-            vf keep = VF_SET1(w->keep[i]);
-            for (int32_t c = 0; c < d; c += VL) {
-                float *o = w->out + i * d + c;
-                VF_STORE(o, VF_MUL(keep, VF_LOAD(o)));
-                if (w->any_turned) {
-                    o = w->turned + i * d + c;
-                    VF_STORE(o, VF_MUL(keep, VF_LOAD(o)));
-                }
-            }
-        }
+        scale_rows(w->out, w->keep, m, d);
+        if (w->any_turned)
+            scale_rows(w->turned, w->keep, m, d);
         page_values(&w->page, s->page, w->s, m, turned ? w->turned : w->out, s->next_v,
                     s->next_bytes);
         return;
     }
     if (w->any_turned)
-        for (int32_t i = 0; i < m; i++)
-            for (int32_t c = 0; c < d; c++)
-                w->turned[i * d + c] *= w->keep[i];
-    if (s->kind == SEG_PAGE)
-        page_widen_v(&w->page.layout, s->page, w->panel);
-#if defined(ATTN_AMX)
-    if (w->amx) {
-        int32_t depth = (n_tok + AMX_DEPTH - 1) / AMX_DEPTH * AMX_DEPTH;
-        int32_t n_key = (n_tok + 15) & ~15;
-        for (int32_t i = 0; i < m; i++)
-            for (int32_t c = 0; w->keep[i] != 1 && c < d; c += VL)
-                VF_STORE(w->out + i * d + c, VF_MUL(VF_SET1(w->keep[i]), VF_LOAD(w->out + i * d + c)));
-        amx_left(w->s, PAGE_TOK, m, n_key, depth, w->amx_p);
-        if (s->kind == SEG_PAGE)
-            amx_right(w->panel, d, 0, n_tok, depth, d, w->amx_kv, s->next_v);
-        else
-            amx_right(s->v, d, 1, n_tok, depth, d, w->amx_kv, s->next_v);
-        amx_product(w->amx_p, w->amx_kv, m, d, depth, w->out, d, true);
-        return;
-    }
-#endif
+        scale_rows(w->turned, w->keep, m, d);
     if (s->kind == SEG_PAGE) {
+        page_widen_v(&w->page.layout, s->page, w->panel);
         for (int32_t c = 0; c < d; c += PANEL)
             tile_f32(m, min_i(PANEL, d - c), w->s, PAGE_TOK, w->panel + c, d, n_tok, w->out + c, d,
                      w->keep);
@@ -381,13 +349,10 @@ static void seg_values(const struct plan *p, struct work *w, const struct seg *s
     }
 }
 
-/* Turns the scores of one row into probabilities against its running maximum. */
-ATTN_INLINE void row_softmax(const struct kern_attn *a, struct work *w, int32_t i, int32_t n_key,
-                             int32_t lo, int32_t hi, uint64_t dropped, float *ret_sum)
+/* Caps the scores of one row; -inf where it does not see. */
+ATTN_INLINE void row_mask(const struct kern_attn *a, float *s, int32_t n_key, int32_t lo,
+                          int32_t hi, uint64_t dropped)
 {
-    float *s = w->s + i * PAGE_TOK;
-    vf top = VF_SET1(w->top[i]);
-    bool whole = lo <= 0 && hi >= n_key;
     if (a->softcap > 0) {
         vf inv = VF_SET1(ATTN_LN2 / a->softcap), cap = VF_SET1(a->softcap * ATTN_LOG2E);
         for (int32_t j = 0; j < n_key; j += VL)
@@ -395,14 +360,17 @@ ATTN_INLINE void row_softmax(const struct kern_attn *a, struct work *w, int32_t 
     }
     for (uint64_t left = dropped; left; left &= left - 1)
         s[__builtin_ctzll(left)] = -INFINITY;
-    for (int32_t j = 0; j < n_key; j += VL) {
-        vf x = VF_LOAD(s + j);
-        if (!whole) {
-            x = vf_outside(x, j, lo, hi);
-            VF_STORE(s + j, x);
-        }
-        top = VF_MAX(top, x);
-    }
+    for (int32_t j = 0; (lo > 0 || hi < n_key) && j < n_key; j += VL)
+        VF_STORE(s + j, vf_outside(VF_LOAD(s + j), j, lo, hi));
+}
+
+/* Turns the scores of one row into probabilities against its running maximum. */
+ATTN_INLINE void row_softmax(struct work *w, int32_t i, int32_t n_key)
+{
+    float *s = w->s + i * PAGE_TOK;
+    vf top = VF_SET1(w->top[i]);
+    for (int32_t j = 0; j < n_key; j += VL)
+        top = VF_MAX(top, VF_LOAD(s + j));
     float top_now = vf_hmax(top);
     w->keep[i] = top_now == w->top[i] ? 1.0f : exp2f(w->top[i] - top_now);
     w->top[i] = top_now;
@@ -412,9 +380,51 @@ ATTN_INLINE void row_softmax(const struct kern_attn *a, struct work *w, int32_t 
         VF_STORE(s + j, x);
         sum = VF_ADD(sum, x);
     }
-    *ret_sum = vf_hsum(sum);
-    w->sum[i] = w->sum[i] * w->keep[i] + *ret_sum;
+    w->sums[i] = vf_hsum(sum);
+    w->sum[i] = w->sum[i] * w->keep[i] + w->sums[i];
 }
+
+/* row_mask for all m rows of the tile. */
+static void seg_mask(const struct plan *p, struct work *w, const struct tile *t,
+                     const struct seg *s, int32_t m, int32_t n_key)
+{
+    for (int32_t i = 0; i < m; i += p->group) {
+        int32_t lo, hi;
+        seen_of(p->a, s, t->row0 + i / p->group, &lo, &hi);
+        bool whole = lo <= 0 && hi >= n_key && !s->dropped && !(p->a->softcap > 0);
+        for (int32_t j = i; !whole && j < i + p->group; j++)
+            row_mask(p->a, w->s + j * PAGE_TOK, n_key, lo, hi, s->dropped);
+    }
+}
+
+#if defined(ATTN_AMX)
+/* All of a segment in tile registers. Each step is for all rows at once: going through the steps strip
+ * by strip, to stay in L1 or to let vector and tile units overlap, was 5 to 10 % slower. */
+static void seg_tiles(const struct plan *p, struct work *w, const struct tile *t,
+                      const struct seg *s, int32_t m, int32_t n_tok, int32_t n_key)
+{
+    int32_t d = p->head_dim, depth = amx_depth(n_tok);
+    if (s->kind == SEG_PAGE) {
+        page_widen_k(&w->page.layout, s->page, w->panel);
+        amx_right(w->panel, PAGE_TOK, 0, d, d, n_key, w->amx_kv, s->next_k);
+    } else {
+        amx_right(s->k, s->k_stride, 1, d, d, n_key, w->amx_kv, s->next_k);
+    }
+    amx_product(w->amx_q, w->amx_kv, m, n_key, d, w->s, PAGE_TOK, false);
+    seg_mask(p, w, t, s, m, n_key);
+    amx_softmax(w->s, PAGE_TOK, m, n_key, depth, w->top, w->sum, w->keep, w->sums, w->amx_p);
+    scale_rows(w->out, w->keep, m, d);
+    if (w->any_turned)
+        scale_rows(w->turned, w->keep, m, d);
+    if (s->kind == SEG_PAGE) {
+        page_widen_v(&w->page.layout, s->page, w->panel);
+        amx_right(w->panel, d, 0, n_tok, depth, d, w->amx_kv, s->next_v);
+    } else {
+        amx_right(s->v, d, 1, n_tok, depth, d, w->amx_kv, s->next_v);
+    }
+    amx_product(w->amx_p, w->amx_kv, m, d, depth, w->out, d, true);
+}
+#endif
 
 /* A segment is done before the hardware has noticed where the next one lies, so the kernels fetch
  * it as they go; a page is taken to be as long as the one before it. */
@@ -456,7 +466,7 @@ static void tile_attend(const struct plan *p, struct work *w, const struct tile 
              t->last_block - t->first_block + 1 >= AMX_MIN_SEG;
     if (w->amx) {
         amx_begin();
-        amx_left(w->q, d, m, d, d, w->amx_q);
+        amx_left(w->q, d, m, d, w->amx_q);
     }
 #endif
     int32_t n_sum = seg1 - seg0;
@@ -469,7 +479,7 @@ static void tile_attend(const struct plan *p, struct work *w, const struct tile 
             next = tile_seg(p, t, i + 1);
             seg_look_ahead(&s, &next, d);
         }
-        int32_t lo, hi, n_tok = 0, n_key = 0;
+        int32_t n_tok = 0, n_key = 0;
         if (s.kind != SEG_NONE) {
             n_tok = seen_end(a, &s, t);
             n_key = (n_tok + 15) & ~15;
@@ -481,17 +491,24 @@ static void tile_attend(const struct plan *p, struct work *w, const struct tile 
             }
             continue;
         }
-        seg_scores(p, w, &s, m, n_key);
-        for (int32_t j = 0; j < m; j++) {
-            float sum;
-            seen_of(a, &s, t->row0 + j / p->group, &lo, &hi);
-            row_softmax(a, w, j, n_key, lo, hi, s.dropped, &sum);
-            if (a->mass) {
-                w->block_top[j * n_sum + i - seg0] = w->top[j];
-                w->block_sum[j * n_sum + i - seg0] = sum;
-            }
+#if defined(ATTN_AMX)
+        bool tiles = w->amx && !(s.kind == SEG_PAGE && m <= PAGE_FEW_ROWS);
+        if (tiles)
+            seg_tiles(p, w, t, &s, m, n_tok, n_key);
+#else
+        const bool tiles = false;
+#endif
+        if (!tiles) {
+            seg_scores(p, w, &s, m, n_key);
+            seg_mask(p, w, t, &s, m, n_key);
+            for (int32_t j = 0; j < m; j++)
+                row_softmax(w, j, n_key);
+            seg_values(p, w, &s, m, n_tok);
         }
-        seg_values(p, w, &s, m, n_tok);
+        for (int32_t j = 0; a->mass && j < m; j++) {
+            w->block_top[j * n_sum + i - seg0] = w->top[j];
+            w->block_sum[j * n_sum + i - seg0] = w->sums[j];
+        }
     }
 #if defined(ATTN_AMX)
     if (w->amx)

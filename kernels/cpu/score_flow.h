@@ -229,7 +229,7 @@ static void rows_item(void *ctx, int item, int n_item, int thread)
         w->amx_rows = (row1 - row0) * t->group; /* blocks that all of them see take tile registers */
         if (w->amx_rows < AMX_ROWS || t->d % AMX_DEPTH)
             w->amx_rows = 0;
-        amx_left(w->rows.q, (size_t)t->d, w->amx_rows, t->d, t->d, w->rows.amx_q);
+        amx_left(w->rows.q, (size_t)t->d, w->amx_rows, t->d, w->rows.amx_q);
 #endif
         for (int32_t j = j0; j < j1; j++) {
             int32_t seen = row0, far; /* rows from `seen` on see the block, from `far` on as page */
@@ -409,7 +409,7 @@ static void anti_item(void *ctx, int item, int n_item, int thread)
                     for (int32_t i = 0; i < KERN_SCORE_STRIDE; i += VL)
                         VF_STORE(to + c * KERN_SCORE_STRIDE + i, VF_LOAD(from + c * PAGE_TOK + i));
 #if defined(ATTN_AMX)
-                amx_left(to, 0, 1, depth, depth,
+                amx_left(to, 0, 1, depth,
                          (uint8_t *)(w->anti.k + (size_t)(row / AMX_ROWS * AMX_ROWS) * depth) +
                              row % AMX_ROWS * 64);
 #else
