@@ -96,7 +96,7 @@ class Chat:
         self.short = short
         self.echo = self.rng.choice([1.0, 1.0, 1.0, 1.0, .9, .5]) if echo is None else echo
         self.messages, self.facts, self.used, self.lists, self.order, self.linked = [], [], set(), {}, [], {}
-        self.since_asked = {}
+        self.since_asked, self.summed = {}, False
 
     # -- writing ------------------------------------------------------------------------------------------------
     def say(self, user, reply):
@@ -236,6 +236,7 @@ class Chat:
         mine = [f for f in self.facts if f.family in ("relative", "own", "event", "code")][:6]
         if not mine:
             return self.plain(self.rng.choice(facts.wordings(ABOUT_ME, False)), "You have not told me anything yet.", 1.0)
+        self.summed = True
         s = Spans().add("You told me this:", W_STATE)
         for f in mine:
             text, at, end = f.state()

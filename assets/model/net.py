@@ -173,6 +173,23 @@ CIRCUITS = {"one": dict(channels=(64,), matched=(36,), position=1.0, match=2.0, 
             "four": dict(channels=(40, 32, 24, 16), matched=(14, 8, 8, 6), position=1.2, match=3.5, copy=2.0, quiet=.15)}
 
 
+def grow(state, layers):
+    """The weights of a trained net as those of one with more layers that computes the same: copies of block 1, whose
+    attention finds matches already, come in behind it, with outputs of zero until training gives them a use."""
+    have = 1 + max(int(name.split(".")[1]) for name in state if name.startswith("blocks."))
+    grown = {}
+    for name, w in state.items():
+        if not name.startswith("blocks."):
+            grown[name] = w
+            continue
+        _, block, rest = name.split(".", 2)
+        block = int(block)
+        grown["blocks.%d.%s" % (block if block < 2 else block + layers - have, rest)] = w
+        for copy in range(2, 2 + layers - have) if block == 1 else ():
+            grown["blocks.%d.%s" % (copy, rest)] = torch.zeros_like(w) if rest in ("out.w", "down.w") else w.clone()
+    return grown
+
+
 @torch.no_grad()
 def wire(net, channels, matched, position, match, copy, quiet, silent=(), sigma=.25, beta=.7):
     """Initialises `net` with a working induction circuit over the last tokens; the architecture stays plain llama.

@@ -4,8 +4,8 @@ import talk
 from words import NOUNS, PLACES
 
 DENSITIES = [(4, 6, .4), (3, 5, 2), (2, 4, 4), (1, 2, 5)]      # tell : ask : other talk
-# shares of drill, chats of the four densities, books, dialogues
-MIXES = {"first": (30, 40, 25, 0, 0, 3, 2), "short": (6, 40, 28, 14, 4, 4, 4), "long": (7, 29, 30, 23, 9, 1, 1)}
+# shares of drill, chats of the four densities, books, dialogues, tables
+MIXES = {"first": (30, 40, 25, 0, 0, 3, 2, 0), "short": (6, 40, 28, 14, 4, 4, 4, 0), "long": (6, 28, 28, 22, 9, 1, 1, 5)}
 
 
 FIRST = 2.0                                                     # weight of the first token of a value, relative to the rest
@@ -36,29 +36,41 @@ def long_chat(values, texts, tok, length, density):
                 c.tell()
         elif x < tell + ask:
             y = r.random()
-            if y < .10 and c.lists:
+            if y < .09 and c.lists:
                 c.list_ask()
-            elif y < .16:
+            elif y < .15:
                 c.ask_unknown()
-            elif y < .23:
+            elif y < .27 and (not c.summed or r.random() < .25):     # a second summary is a copy of the first
                 c.about_me()
-            elif y < .37 and c.linked:
+            elif y < .45 and c.linked:
                 c.ask_two_steps()
-            elif y < .41 and len(c.facts) > 1:
+            elif y < .48 and len(c.facts) > 1:
                 c.ask_two()
-            elif y < .45 and not c.casual:
+            elif y < .51 and not c.casual:
                 c.plain(*talk.skill(values), 1.5)
-            elif y < .51:
+            elif y < .57:
                 c.notes()
-            elif y < .56:                                       # several values under a key: hard, so also in small tables
+            elif y < .62:                                       # several values under a key: hard, so also in small tables
                 c.notes(r.choice([2, 3, 5, 8]), form=0, several=1)
-            elif y < .59:
+            elif y < .65:
                 question, answer, _ = c.trace()
                 c.say(c.question(question), answer)
             elif c.facts:
                 c.ask()
         else:
             c.filler()
+    return c.tokens(tok)
+
+
+def tables(values, texts, tok, length):
+    """A chat of little else than tables with several values to a key, none of which may come twice or be left out."""
+    r = values.rng
+    c = chats.Chat(values, texts, casual=r.random() < .1, bare=.1, short=r.random() < .3)
+    while c.length(tok) < length + 8:
+        c.notes(r.choice([1, 2, 3, 4, 6, 10, 10]), form=0, several=1, asks=r.randint(1, 4))
+        if r.random() < .6:
+            for _ in range(r.randint(1, max(1, length // 200))):
+                c.filler()
     return c.tokens(tok)
 
 
@@ -129,11 +141,13 @@ def dialogues(values, texts, tok, length):
 
 def sample(values, texts, tok, length, mix):
     """(ids, weights), both of `length`, from one draw of the mix."""
-    kind = values.rng.choices(range(7), MIXES[mix])[0]
+    kind = values.rng.choices(range(8), MIXES[mix])[0]
     if kind in (5, 6) and not (texts.books and texts.dialogues):
         kind = 3
     if kind == 0:
         ids, weights = drill(values, texts, tok, length)
+    elif kind == 7:
+        ids, weights = tables(values, texts, tok, length)
     elif kind == 5:
         ids, weights = plain_text(values, texts, tok, length)
     elif kind == 6:

@@ -18,11 +18,11 @@ import torch.multiprocessing as mp
 import bpe
 import samples
 import talk
-from net import CIRCUITS, HEAD, Block, Net, repeat_accuracy, wire
+from net import CIRCUITS, HEAD, Block, Net, grow, repeat_accuracy, wire
 from words import Values
 
 HERE = os.path.dirname(os.path.abspath(__file__))
-SIZES = {"cpu": dict(d=256, layers=4, heads=4, kv=2, ff=640, base=1e9),
+SIZES = {"cpu": dict(d=256, layers=5, heads=4, kv=2, ff=640, base=1e9),
          "gpu": dict(d=512, layers=8, heads=8, kv=2, ff=1408, base=1e9),
          "tiny": dict(d=224, layers=2, heads=4, kv=2, ff=256, base=1e9)}
 STAGES = {"cpu": [(.02, 128, "first"), (.08, 256, "short"), (.10, 512, "short"), (.45, 1024, "long"), (.15, 2048, "long"),
@@ -137,7 +137,7 @@ class Run:
         self.net = Net(dict(SIZES[args.size], vocab=tok.size)).to(args.device)
         self.step, self.tokens, self.seconds = 0, 0, 0.0
         if args.init:
-            self.net.load_state_dict(torch.load(args.init, map_location=args.device)["net"])
+            self.net.load_state_dict(grow(torch.load(args.init, map_location=args.device)["net"], self.net.config["layers"]))
         else:
             template = {tok.start, tok.end, tok.eot, *tok.encode("assistant\n"), *tok.encode("user\n")}
             wire(self.net.cpu(), silent=sorted(template), **CIRCUITS[args.circuit])
@@ -287,7 +287,7 @@ def share_gradients(rank, run, params, mine):
 def main():
     a = argparse.ArgumentParser()
     a.add_argument("--out", default="run")
-    a.add_argument("--init", help="weights to start from instead of the wired ones")
+    a.add_argument("--init", help="weights to start from instead of the wired ones; of fewer layers: grown")
     a.add_argument("--size", default="cpu", choices=SIZES)
     a.add_argument("--circuit", default="one", choices=CIRCUITS, help="what the start is wired with")
     a.add_argument("--stages", default="cpu", type=stages_of, help="%s, or SHARE:LENGTH:MIX,..." % ", ".join(STAGES))
