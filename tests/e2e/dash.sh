@@ -65,14 +65,15 @@ sys.exit(0 if seen is not None and abs(seen - want) <= float(sys.argv[4]) * max(
 P
 }
 
-# Independent counts of this chat: 4 layers, 2 KV heads of 64 channels, blocks of 64 tokens.
-rows=$((4 * 2 * 2 * 64 * 64 * 2)) sinks=$((4 * 2 * 2 * 64 * 16 * 2)) page=$((64 + 4 * 64 + 4 * 64 + 16 * 64 * 8))
+# Independent counts of this chat: 5 layers, 2 KV heads of 64 channels, blocks of 64 tokens.
+layers=5
+rows=$((layers * 2 * 2 * 64 * 64 * 2)) sinks=$((layers * 2 * 2 * 64 * 16 * 2)) page=$((64 + 4 * 64 + 4 * 64 + 16 * 64 * 8))
 count_chat() {
     n=$(sqlite3 "$db" 'SELECT sum(n_id) FROM message')
     blocks=$(((n + 63) / 64))
     sealed=$(((n - 1) / 64 - 1))
     [ $sealed -gt 0 ] || sealed=0
-    chat=$(((blocks - sealed) * rows + sinks + sealed * 8 * page))
+    chat=$(((blocks - sealed) * rows + sinks + sealed * layers * 2 * page))
 }
 # This is the only conversation in memory; up to two blocks of rows lie ready for what comes.
 in_use() { near used $chat || near used $((chat + rows)) || near used $((chat + 2 * rows)); }
@@ -86,7 +87,7 @@ check() {
     near n_tok "$n" && near n_ctx 8192
     ok "dash__tokens__are_those_in_the_store_$1"
     near f16 $((blocks * rows)) && near chat $chat && near tier_f16 $(((blocks - sealed) * rows + sinks)) &&
-        near tier_8 $((sealed * 8 * page))
+        near tier_8 $((sealed * layers * 2 * page))
     ok "dash__cache__is_what_its_shape_takes_$1"
     near per_token "$(python3 -c "print($chat / $n)")" && near of_f16 "$(python3 -c "print($chat / ($blocks * $rows))")" 0.01
     ok "dash__per_token__is_the_cache_by_its_tokens_$1"
@@ -134,7 +135,7 @@ P
 n_last() { sqlite3 "$db" 'SELECT n_id FROM message ORDER BY id DESC LIMIT 1'; }
 
 dogear info "$model" --json && cp "$work/out" "$work/plan"
-start 80 24 '--kv-budget 12M --store-budget 700M'
+start 80 24 '--kv-budget 15M --store-budget 700M'
 say 'Hello! How are you today?'
 wait_for 60 turns 1
 keys F2
@@ -166,7 +167,7 @@ has 'Overview'
 keys F2
 has 'Controls'
 keys Tab
-has 'Precision map' && shows 'L3' && ! shows 'L4' && keys End && has "page $((blocks - 1))," && figures && near page_to $((n - 1)) 0
+has 'Precision map' && shows "L$((layers - 1))" && ! shows "L$layers" && keys End && has "page $((blocks - 1))," && figures && near page_to $((n - 1)) 0
 ok dash__map__layers_and_pages_of_this_chat
 keys Tab
 has 'Sparse attention' && figures && near written "$(n_last)" 0 && near computed 1 && shows '3 turns kept'

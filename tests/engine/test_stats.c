@@ -20,7 +20,7 @@
 /* A row of logits computed alone against the same one in a chunk: other summation order. */
 #define CHOICE_TOLERANCE 2e-3f
 
-enum { LAYERS = 4, HEADS = 2, DIM = 64, BLOCK = 64 };
+enum { LAYERS = 5, HEADS = 2, DIM = 64, BLOCK = 64 };
 static const int64_t ROWS_BYTES = (int64_t)LAYERS * HEADS * DIM * BLOCK * 2 * 2;
 static const int64_t SINK_BYTES = (int64_t)LAYERS * HEADS * DIM * 16 * 2 * 2;
 
