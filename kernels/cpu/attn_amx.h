@@ -34,9 +34,9 @@ ATTN_INLINE vi amx_small(vf x, vi large)
     return VI_ADD(_mm512_castps_si512(VF_SUB(x, VF_OF_BITS(large))), VI_SET1(0x8000));
 }
 
-/* 32 terms of a row: a large and a small part of each, to where a left side keeps them. Terms 16 apart lie
- * side by side, here and in right sides: that takes no shuffling. */
-ATTN_INLINE void amx_put_left(uint8_t *to, vf low, vf high)
+/* 16 pairs of terms, each in its large and its small part, to a row of a left or of a right side. The terms
+ * of a pair are 16 apart on both: that takes no shuffling. */
+ATTN_INLINE void amx_put(uint8_t *to, vf low, vf high)
 {
     const vi top = VI_SET1((int)0xffff0000);
     vi large[2] = {amx_large(low), amx_large(high)};
@@ -59,7 +59,7 @@ static void amx_left(const float *a, size_t a_stride, int32_t m, int32_t depth, 
         const float *from = a + i * a_stride;
         uint8_t *to = amx_left_row(dst, i, n_step);
         for (int32_t k = 0; k < n_step; k++)
-            amx_put_left(to + (size_t)k * AMX_PAIR_BYTES, VF_LOAD(from + k * AMX_DEPTH),
+            amx_put(to + (size_t)k * AMX_PAIR_BYTES, VF_LOAD(from + k * AMX_DEPTH),
                          VF_LOAD(from + k * AMX_DEPTH + VL));
     }
 }
@@ -70,27 +70,23 @@ static void amx_left(const float *a, size_t a_stride, int32_t m, int32_t depth, 
 ATTN_INLINE void amx_right(const void *b, size_t b_stride, int half, int32_t live, int32_t depth,
                            int32_t n_col, uint8_t *dst, const char *ahead)
 {
-    const vi top = VI_SET1((int)0xffff0000);
-    for (int32_t k = 0; k < depth; k += k % AMX_DEPTH == VL - 1 ? VL + 1 : 1) {
-        uint8_t *row = dst + (size_t)(k / AMX_DEPTH * (n_col / 16)) * AMX_PAIR_BYTES +
-                       k % AMX_DEPTH * 64;
+    for (int32_t k = 0; k < depth / 2; k++) {
+        int32_t low = k / VL * AMX_DEPTH + k % VL; /* the pair of term low + 16 */
+        uint8_t *row = dst + (size_t)(k / VL * (n_col / 16)) * AMX_PAIR_BYTES + k % VL * 64;
         for (int32_t c = 0; c < n_col; c += 16, row += AMX_PAIR_BYTES) {
             vf x[2];
-            vi large[2], small[2];
             if (ahead) {
                 _mm_prefetch(ahead, _MM_HINT_T0);
                 ahead += 64;
             }
             for (int i = 0; i < 2; i++) {
-                size_t at = (size_t)(k + i * VL) * b_stride + (size_t)c;
-                x[i] = k + i * VL >= live ? VF_ZERO()
-                       : half             ? VF_HALF((const uint16_t *)b + at)
-                                          : VF_LOAD((const float *)b + at);
-                large[i] = amx_large(x[i]);
-                small[i] = amx_small(x[i], large[i]);
+                int32_t term = low + i * VL;
+                size_t at = (size_t)term * b_stride + (size_t)c;
+                x[i] = term >= live ? VF_ZERO()
+                       : half       ? VF_HALF((const uint16_t *)b + at)
+                                    : VF_LOAD((const float *)b + at);
             }
-            VI_STORE(row, VI_OR(large[1], VI_SHR(large[0], 16)));
-            VI_STORE(row + AMX_TILE_BYTES, VI_SELECT(top, small[1], VI_SHR(small[0], 16)));
+            amx_put(row, x[0], x[1]);
         }
     }
 }
@@ -146,7 +142,7 @@ static void amx_softmax(const float *s, size_t stride, int32_t m, int32_t n_key,
                     high = vf_exp2(VF_SUB(VF_LOAD(x + k + VL), at));
                     part[r] = VF_ADD(part[r], high);
                 }
-                amx_put_left(to, low, high);
+                amx_put(to, low, high);
             }
         }
         vf all = amx_fold(part, true);
