@@ -190,7 +190,7 @@ ok kill__store__sound_afterwards
 { printf 'on hello\nrate 200\nsay one two'; printf ' more%.0s' {1..300}; } >"$work/long.txt" # a minute
 "$DOGEAR" ask --fake "$work/long.txt" hello again >"$work/stream" 2>/dev/null </dev/null &
 pid=$!
-wait_for 20 stored 'one two'
+wait_for 20 stored 'one two more' # not the chat before, which says one two as well
 kill -9 $pid 2>/dev/null
 wait $pid 2>/dev/null
 dogear show "$(($id + 1))" --json && [ "$(json "$work/out" 'j["path"][1]["complete"]')" = False ] &&
