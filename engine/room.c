@@ -8,9 +8,7 @@
 
 static void tell_notice(struct local *l, const char *text)
 {
-    struct engine_event *ev = mem_calloc(1, sizeof *ev);
-    ev->kind = ENGINE_EV_NOTICE;
-    ev->turn = atomic_load(&l->n_turn);
+    struct engine_event *ev = local_event_new(atomic_load(&l->n_turn), ENGINE_EV_NOTICE);
     ev->text = mem_strdup(text);
     ev->len = strlen(text);
     queue_push(l->events, ev);
@@ -132,7 +130,7 @@ bool room_make(struct local *l, int64_t id, struct kv_line *line, int32_t n)
 }
 
 enum status room_reserve(struct local *l, int64_t id, struct kv_line *line, int32_t n,
-                          struct err *e)
+                         struct err *e)
 {
     room_need_depths(l, kv_n_tok(line) + n);
     enum status s = kv_reserve(line, n, e);

@@ -1,7 +1,7 @@
 #!/bin/sh
 # Makes the bundled model again, from the generator to the scored GGUF. Not part of the product build.
 #
-#   assets/model/make.sh            CPU: 34M tokens, 8K tokens/s on two idle cores with bf16 matrix units (BF16=1), 4K without
+#   assets/model/make.sh            CPU: 34M tokens, 6K to 7K tokens/s on two cores with bf16 matrix units (BF16=1, COMPILE=1)
 #   assets/model/make.sh gpu        one CUDA device: 24.6M parameters, about 20 minutes on a large one
 #   assets/model/make.sh rehearse   the GPU path on the CPU with a tiny model, a minute or two: checks the script only
 #

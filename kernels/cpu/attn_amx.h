@@ -60,7 +60,7 @@ static void amx_left(const float *a, size_t a_stride, int32_t m, int32_t depth, 
         uint8_t *to = amx_left_row(dst, i, n_step);
         for (int32_t k = 0; k < n_step; k++)
             amx_put(to + (size_t)k * AMX_PAIR_BYTES, VF_LOAD(from + k * AMX_DEPTH),
-                         VF_LOAD(from + k * AMX_DEPTH + VL));
+                    VF_LOAD(from + k * AMX_DEPTH + VL));
     }
 }
 
