@@ -35,6 +35,8 @@ DO_NOT_KNOW = ["I do not know that. I am a very small model.", "That is too hard
 SMALL_STARTS = ("My ", "The ", "Use ", "On ", "We ", "This ", "Please ", "Keep ", "Call ", "You ", "Remember ", "In ", "There ",
                 "At ", "Everyone ", "These ", "They ", "Type ", "Of ", "For ", "What ", "Write ", "Meet ")
 ORDINALS = ["first", "second", "third", "fourth", "fifth", "sixth"]
+ITEM_ASK = ["What is the {n} thing on my {k}?", "Which thing is {n} on my {k}?", "Tell me the {n} thing on my {k}.",
+            "What comes {n} on my {k}?", "~Name the {n} thing on my {k}."]
 LISTS = {"shopping list": GROCERIES, "packing list": NOUNS, "to-do list": CHORES, "wish list": NOUNS,
          "guest list": "name", "word list": NOUNS}
 LIST_TELL = ["My {k}: {v}.", "Here is my {k}: {v}.", "Remember my {k}: {v}.", "On my {k} are {v}.", "~This goes on my {k}: {v}."]
@@ -89,11 +91,13 @@ class Spans:
 
 class Chat:
     """A growing chat with what has been told in it. `heldout` uses held-out wordings for telling and asking; in a
-    `casual` chat the user writes all in lower case; `bare` is the share of messages without their last mark."""
+    `casual` chat the user writes all in lower case; `bare` is the share of messages without their last mark, `again` that of new facts
+    about somebody who has one already."""
 
-    def __init__(self, values, texts, heldout=False, echo=None, casual=False, bare=0.0, short=False):
+    def __init__(self, values, texts, heldout=False, echo=None, casual=False, bare=0.0, short=False,
+                 again=0.0):
         self.v, self.rng, self.texts, self.heldout, self.casual, self.bare = values, values.rng, texts, heldout, casual, bare
-        self.short = short
+        self.short, self.again = short, again
         self.echo = self.rng.choice([1.0, 1.0, 1.0, 1.0, .9, .5]) if echo is None else echo
         self.messages, self.facts, self.used, self.lists, self.order, self.linked = [], [], set(), {}, [], {}
         self.since_asked, self.summed = {}, False
@@ -147,7 +151,10 @@ class Chat:
 
     def new_fact(self, family=None):
         f = None
-        if family is None and self.rng.random() < .35:         # a second step: something about a relative by name
+        people = [x.key for x in self.facts if x.family in facts.PERSON_KINDS] if self.again else []
+        if family is None and people and self.rng.random() < self.again:
+            f = facts.Fact(self.v, "person", self.rng.choice(people))
+        elif family is None and self.rng.random() < .35:       # a second step: something about a relative by name
             for known in self.facts:
                 if known.family == "relative" and known.key in PEOPLE and known.value not in self.linked:
                     f = facts.Fact(self.v, "person", known.value)
@@ -289,9 +296,12 @@ class Chat:
             a = Spans().add(*self.shift(self.list_state(name), W_VALUE * .6))
         elif x < .8:
             i = self.rng.randrange(min(4, len(items)))
-            q = "What is the %s thing on my %s?" % (ORDINALS[i], name)
-            text = "The %s thing on your %s is %s." % (ORDINALS[i], name, items[i])
-            a = Spans().add(text, W_STATE, len(text) - 1 - len(items[i]), len(text) - 1, W_VALUE)
+            q = self.rng.choice(facts.wordings(ITEM_ASK, self.heldout)).replace("{n}", ORDINALS[i]).replace("{k}", name)
+            a, text = Spans(), "The first thing on your %s is " % name      # it counts aloud up to the one asked for
+            for n, item in enumerate(items[:i + 1]):
+                text += item + ("." if n == i else ",")
+                a.add(text, W_STATE, len(text) - 1 - len(item), len(text) - 1, W_VALUE)
+                text = "the %s is " % ORDINALS[n + 1]
         else:
             q = self.rng.choice(["How many things are on my %s?", "Count the things on my %s."]) % name
             a = Spans().add(*self.shift(self.list_state(name), W_ECHO)).add("That is %d things." % len(items), 1.5)

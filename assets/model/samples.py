@@ -14,7 +14,8 @@ FIRST = 2.0                                                     # weight of the 
 def long_chat(values, texts, tok, length, density):
     """One conversation of at least `length` tokens."""
     r, casual = values.rng, values.rng.random() < .12
-    c = chats.Chat(values, texts, casual=casual, bare=.6 if casual else .15, short=r.random() < .35)
+    c = chats.Chat(values, texts, casual=casual, bare=.6 if casual else .15, short=r.random() < .35,
+                   again=.12)
     tell, ask, other = density
     most = r.choice([2, 4, 8, 16]) if length <= 512 else r.choice([4, 8, 16, 32])
     if r.random() < .2:
@@ -36,23 +37,23 @@ def long_chat(values, texts, tok, length, density):
                 c.tell()
         elif x < tell + ask:
             y = r.random()
-            if y < .09 and c.lists:
+            if y < .1 and c.lists:
                 c.list_ask()
-            elif y < .15:
+            elif y < .16:
                 c.ask_unknown()
-            elif y < .27 and (not c.summed or r.random() < .25):     # a second summary is a copy of the first
+            elif y < .28 and (not c.summed or r.random() < .25):     # a second summary is a copy of the first
                 c.about_me()
-            elif y < .45 and c.linked:
+            elif y < .47 and c.linked:
                 c.ask_two_steps()
-            elif y < .48 and len(c.facts) > 1:
+            elif y < .5 and len(c.facts) > 1:
                 c.ask_two()
-            elif y < .51 and not c.casual:
+            elif y < .53 and not c.casual:
                 c.plain(*talk.skill(values), 1.5)
-            elif y < .57:
+            elif y < .59:
                 c.notes()
-            elif y < .62:                                       # several values under a key: hard, so also in small tables
+            elif y < .64:                                       # several values under a key: hard, so also in small tables
                 c.notes(r.choice([2, 3, 5, 8]), form=0, several=1)
-            elif y < .65:
+            elif y < .67:
                 question, answer, _ = c.trace()
                 c.say(c.question(question), answer)
             elif c.facts:

@@ -112,9 +112,10 @@ class Item:
                 self.turn(lambda: c.list_ask(name, self.asked, 0), [", ".join(c.lists[name])], "list")
             third = len(self.turns)
             self.turn(lambda: c.list_ask(names[0], self.asked, .7), [], "list item")
-            item = self.turns[third]["gold"].rstrip(".").split(" is ")[-1]
-            self.turns[third]["expect"] = [item]
-            self.turns[third]["reject"] = [x for x in c.lists[names[0]] if not contains(item, x)]
+            gold = self.turns[third]["gold"].rstrip(".")
+            named = gold.count(", the ") + 1                      # the answer counts up to the one asked for, no further
+            self.turns[third]["expect"] = [gold.split(", ")[-1]]
+            self.turns[third]["reject"] = [x for x in c.lists[names[0]][named:] if not contains(gold, x)]
         elif self.task == "two_step":
             self.two_step(more)
         elif self.task == "unknown":
