@@ -292,7 +292,7 @@ static int32_t io_load(void *ctx, int64_t timeline, uint64_t fingerprint, uint64
         return -1;
     struct fetched f;
     struct kvstore_reader *r = reader_take(s->kv);
-    writer_drain(s, WRITER_KV);
+    writer_drain_shown(s, WRITER_KV);
     pthread_mutex_lock(&s->kv->r_lock);
     fetch(s->kv, &name, state, r, &f);
     pthread_mutex_unlock(&s->kv->r_lock);
@@ -368,7 +368,7 @@ static void io_find(void *ctx, int64_t timeline, uint64_t fingerprint, const int
     *ret_n_block = *ret_n_state = 0;
     if (timeline <= 0 || n_id <= 0)
         return;
-    writer_drain(s, WRITER_KV);
+    writer_drain_shown(s, WRITER_KV);
     struct err ignored;
     pthread_mutex_lock(&s->kv->r_lock);
     if (s->kv->r && db_exec(s->kv->r, "BEGIN", &ignored) == OK) {

@@ -461,6 +461,7 @@ void kvstore_adopt(struct sessions *s, int64_t conversation, int64_t *blocks, in
     struct command c = {.lane = WRITER_KV,
                         .run = run_adopt,
                         .lazy = true,
+                        .aside = true,
                         .conversation = conversation,
                         .number = n,
                         .more = blocks,

@@ -23,6 +23,7 @@ struct lane {
     struct command *first, *last;
     size_t size_bytes;         /* of the queued commands' more */
     uint64_t n_posted, n_done; /* commands; applied in order, so n_done tells which */
+    uint64_t n_shown;          /* n_posted after the last command that readers wait for */
     bool busy;                 /* a batch is being applied */
     bool stuck;                /* the last batch failed and waits to be tried again */
     int64_t due_ms;            /* not before; CLOCK_MONOTONIC */
@@ -298,6 +299,8 @@ static void enqueue(struct writer *w, struct command *c)
         lane->first = c;
     lane->last = c;
     lane->n_posted++;
+    if (!c->aside && !c->chore)
+        lane->n_shown = lane->n_posted;
     lane->size_bytes += c->size_bytes;
     lane->stuck = false; /* somebody may be waiting for this one: try again at once */
     pthread_cond_signal(&w->work);
@@ -384,19 +387,27 @@ void writer_post(struct sessions *s, const struct command *c)
     }
 }
 
-void writer_drain(struct sessions *s, enum writer_lane which)
+static void drain(struct writer *w, struct lane *lane, bool shown_only)
 {
-    struct writer *w = s->writer;
-    if (!w)
-        return;
-    struct lane *lane = &w->lane[which];
     pthread_mutex_lock(&w->lock);
-    uint64_t until = lane->n_posted;
-    if (lane->first && !lane->stuck) {
+    uint64_t until = shown_only ? lane->n_shown : lane->n_posted;
+    if (lane->n_done < until && lane->first && !lane->stuck) {
         lane->due_ms = 0;
         pthread_cond_signal(&w->work);
     }
     while (lane->n_done < until && (lane->first || lane->busy) && !lane->stuck)
         pthread_cond_wait(&w->done, &w->lock);
     pthread_mutex_unlock(&w->lock);
+}
+
+void writer_drain(struct sessions *s, enum writer_lane which)
+{
+    if (s->writer)
+        drain(s->writer, &s->writer->lane[which], false);
+}
+
+void writer_drain_shown(struct sessions *s, enum writer_lane which)
+{
+    if (s->writer)
+        drain(s->writer, &s->writer->lane[which], true);
 }

@@ -19,6 +19,7 @@ struct command {
     bool bare;  /* runs alone and outside a transaction */
     bool lazy;  /* posted: may wait a second for others to share its transaction */
     bool chore; /* posted: can as well be done another day; dropped when the store is closed */
+    bool aside; /* posted: whoever reads does not wait for it */
     bool latest; /* posted: a later command with the same run and message replaces this one */
 
     int64_t conversation, message, number; /* arguments, as run needs them */
@@ -48,5 +49,8 @@ enum status writer_call(struct sessions *s, struct command *c, struct err *e);
 void writer_post(struct sessions *s, const struct command *c);
 /* Waits until what was in the lane when called is applied, or cannot be for now. */
 void writer_drain(struct sessions *s, enum writer_lane lane);
+/* The same, but for chores and what is put aside: a reader sees no difference, and a commit takes
+ * tens of milliseconds. */
+void writer_drain_shown(struct sessions *s, enum writer_lane lane);
 
 #endif

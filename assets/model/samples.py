@@ -15,7 +15,7 @@ def long_chat(values, texts, tok, length, density):
     """One conversation of at least `length` tokens."""
     r, casual = values.rng, values.rng.random() < .12
     c = chats.Chat(values, texts, casual=casual, bare=.6 if casual else .15, short=r.random() < .35,
-                   again=.12)
+                   again=.06)
     tell, ask, other = density
     most = r.choice([2, 4, 8, 16]) if length <= 512 else r.choice([4, 8, 16, 32])
     if r.random() < .2:

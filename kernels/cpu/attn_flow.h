@@ -20,7 +20,7 @@
 #include "kernels/page.h"
 
 #if defined(ATTN_AMX)
-#include "kernels/cpu/attn_amx.h"
+#include "kernels/cpu/attn_page_amx.h"
 #endif
 
 enum {
@@ -30,9 +30,15 @@ enum {
     SPLIT_MIN_SEG = 8,      /* segments of a split, at least */
     /* Tile registers take over for this many rows and blocks behind them, read or not. Less deep, the
      * rows of a chunk and single ones must come out the same to the bit; deeper, splits round
-     * differently anyway. */
+     * differently anyway. Pages come out the same at once. */
     AMX_MIN_ROWS = 16,
-    AMX_MIN_SEG = 2 * SPLIT_MIN_SEG
+    AMX_MIN_SEG = 2 * SPLIT_MIN_SEG,
+    AMX_MIN_PAGE_ROWS = 8,
+#if defined(ATTN_AMX)
+    TURNED_ROWS = TILE_ROWS
+#else
+    TURNED_ROWS = PAGE_FEW_ROWS
+#endif
 };
 
 #define ATTN_LOG2E 1.4426950408889634f
@@ -45,7 +51,7 @@ enum {
 struct work {
     float q[TILE_ROWS * PAGE_HEAD_DIM_MAX];   /* [m][head_dim], scaled by scale * log2(e) */
     float out[TILE_ROWS * PAGE_HEAD_DIM_MAX]; /* [m][head_dim] */
-    float turned[PAGE_FEW_ROWS * PAGE_HEAD_DIM_MAX]; /* the part of out from rotated pages */
+    float turned[TURNED_ROWS * PAGE_HEAD_DIM_MAX]; /* the part of out from rotated pages */
     float s[TILE_ROWS * PAGE_TOK];            /* scores, then probabilities [m][64] */
     float panel[PAGE_HEAD_DIM_MAX * PAGE_TOK];
     float top[TILE_ROWS], sum[TILE_ROWS], keep[TILE_ROWS];
@@ -54,7 +60,8 @@ struct work {
     bool any_turned; /* turned holds something */
     struct page_query page;
 #if defined(ATTN_AMX)
-    bool amx; /* this tile's products are computed in tile registers */
+    bool amx, amx_page; /* products with this tile's rows, or pages, are computed in tile registers */
+    struct page_tiles tiles;
     _Alignas(64) uint8_t amx_q[TILE_ROWS * PAGE_HEAD_DIM_MAX * 4];
     _Alignas(64) uint8_t amx_p[TILE_ROWS * PAGE_TOK * 4];
     _Alignas(64) uint8_t amx_kv[PAGE_HEAD_DIM_MAX * PAGE_TOK * 4];
@@ -282,13 +289,29 @@ static int32_t panel_step(int32_t m)
     return m <= 2 && PANEL < 32 ? 32 : PANEL;
 }
 
+/* Whether m rows multiply a page by its codes; else it is widened for them. */
+static bool page_by_codes(const struct work *w, int32_t m)
+{
+#if defined(ATTN_AMX)
+    return w->amx_page || m <= PAGE_FEW_ROWS;
+#else
+    return m <= PAGE_FEW_ROWS;
+#endif
+}
+
 /* Scores of n_key tokens (a multiple of 16) for all m rows into w->s. */
 static void seg_scores(const struct plan *p, struct work *w, const struct seg *s, int32_t m,
                        int32_t n_key)
 {
     int32_t d = p->head_dim;
     if (s->kind == SEG_PAGE) {
-        if (m <= PAGE_FEW_ROWS)
+#if defined(ATTN_AMX)
+        if (w->amx_page) {
+            page_tile_scores(&w->tiles, &w->page.layout, s->page, w->q, m, w->s, s->next_k);
+            return;
+        }
+#endif
+        if (page_by_codes(w, m))
             page_scores_ahead(&w->page, s->page, w->q, m, w->s, s->next_k, s->next_bytes);
         else {
             page_widen_k(&w->page.layout, s->page, w->panel);
@@ -319,7 +342,7 @@ static void seg_values(const struct plan *p, struct work *w, const struct seg *s
                        int32_t n_tok)
 {
     int32_t d = p->head_dim;
-    if (s->kind == SEG_PAGE && m <= PAGE_FEW_ROWS) {
+    if (s->kind == SEG_PAGE && page_by_codes(w, m)) {
         bool turned = s->page->flags & PAGE_V_ROTATED;
         if (turned && !w->any_turned) {
             memset(w->turned, 0, sizeof(float) * m * d);
@@ -328,8 +351,14 @@ static void seg_values(const struct plan *p, struct work *w, const struct seg *s
         scale_rows(w->out, w->keep, m, d);
         if (w->any_turned)
             scale_rows(w->turned, w->keep, m, d);
-        page_values(&w->page, s->page, w->s, m, turned ? w->turned : w->out, s->next_v,
-                    s->next_bytes);
+        float *out = turned ? w->turned : w->out;
+#if defined(ATTN_AMX)
+        if (w->amx_page) {
+            page_tile_values(&w->tiles, &w->page.layout, s->page, w->s, m, out, s->next_v);
+            return;
+        }
+#endif
+        page_values(&w->page, s->page, w->s, m, out, s->next_v, s->next_bytes);
         return;
     }
     if (w->any_turned)
@@ -398,30 +427,20 @@ static void seg_mask(const struct plan *p, struct work *w, const struct tile *t,
 }
 
 #if defined(ATTN_AMX)
-/* All of a segment in tile registers. Each step is for all rows at once: going through the steps strip
- * by strip, to stay in L1 or to let vector and tile units overlap, was 5 to 10 % slower. */
+/* All of a segment of rows in tile registers. Each step is for all rows at once: going through the steps
+ * strip by strip, to stay in L1 or to let vector and tile units overlap, was 5 to 10 % slower. */
 static void seg_tiles(const struct plan *p, struct work *w, const struct tile *t,
                       const struct seg *s, int32_t m, int32_t n_tok, int32_t n_key)
 {
     int32_t d = p->head_dim, depth = amx_depth(n_tok);
-    if (s->kind == SEG_PAGE) {
-        page_widen_k(&w->page.layout, s->page, w->panel);
-        amx_right(w->panel, PAGE_TOK, 0, d, d, n_key, w->amx_kv, s->next_k);
-    } else {
-        amx_right(s->k, s->k_stride, 1, d, d, n_key, w->amx_kv, s->next_k);
-    }
+    amx_right(s->k, s->k_stride, 1, d, d, n_key, w->amx_kv, s->next_k);
     amx_product(w->amx_q, w->amx_kv, m, n_key, d, w->s, PAGE_TOK, false);
     seg_mask(p, w, t, s, m, n_key);
     amx_softmax(w->s, PAGE_TOK, m, n_key, depth, w->top, w->sum, w->keep, w->sums, w->amx_p);
     scale_rows(w->out, w->keep, m, d);
     if (w->any_turned)
         scale_rows(w->turned, w->keep, m, d);
-    if (s->kind == SEG_PAGE) {
-        page_widen_v(&w->page.layout, s->page, w->panel);
-        amx_right(w->panel, d, 0, n_tok, depth, d, w->amx_kv, s->next_v);
-    } else {
-        amx_right(s->v, d, 1, n_tok, depth, d, w->amx_kv, s->next_v);
-    }
+    amx_right(s->v, d, 1, n_tok, depth, d, w->amx_kv, s->next_v);
     amx_product(w->amx_p, w->amx_kv, m, d, depth, w->out, d, true);
 }
 #endif
@@ -464,10 +483,11 @@ static void tile_attend(const struct plan *p, struct work *w, const struct tile 
 #if defined(ATTN_AMX)
     w->amx = m >= AMX_MIN_ROWS && d % AMX_DEPTH == 0 &&
              t->last_block - t->first_block + 1 >= AMX_MIN_SEG;
-    if (w->amx) {
+    w->amx_page = m >= AMX_MIN_PAGE_ROWS;
+    if (w->amx || w->amx_page)
         amx_begin();
+    if (w->amx)
         amx_left(w->q, d, m, d, w->amx_q);
-    }
 #endif
     int32_t n_sum = seg1 - seg0;
     struct seg next = {SEG_NONE};
@@ -492,7 +512,7 @@ static void tile_attend(const struct plan *p, struct work *w, const struct tile 
             continue;
         }
 #if defined(ATTN_AMX)
-        bool tiles = w->amx && !(s.kind == SEG_PAGE && m <= PAGE_FEW_ROWS);
+        bool tiles = w->amx && s.kind == SEG_ROWS;
         if (tiles)
             seg_tiles(p, w, t, &s, m, n_tok, n_key);
 #else
@@ -511,7 +531,7 @@ static void tile_attend(const struct plan *p, struct work *w, const struct tile 
         }
     }
 #if defined(ATTN_AMX)
-    if (w->amx)
+    if (w->amx || w->amx_page)
         TILE_RELEASE();
 #endif
     if (w->any_turned) {

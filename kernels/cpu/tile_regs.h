@@ -41,5 +41,8 @@ static inline void tile_configure(const struct tile_shape shape[TILE_REGS])
  * and of odd k first, each in order, rounded to nearest at every step. */
 #define TILE_DOT_BF16(sum, a, b)                                                                   \
     __asm__ volatile("tdpbf16ps " TILE_REG(b) ", " TILE_REG(a) ", " TILE_REG(sum)::)
+/* sum[m][n] += the sum over k of a[m][k] * b[k / 4][n][k % 4], signed times unsigned bytes, 32-bit sums. */
+#define TILE_DOT_BYTES(sum, a, b)                                                                  \
+    __asm__ volatile("tdpbsud " TILE_REG(b) ", " TILE_REG(a) ", " TILE_REG(sum)::)
 
 #endif
