@@ -118,9 +118,9 @@ static void run_tiles(const struct run *run, const struct kern_mat *m, int32_t t
     size_t c_tile = (size_t)a->n_slot * TILE_ROWS;
     if (w->traits->bits == 0) {
         (isa->few ? isa->few : isa)->plain(w, tile0, n_tile, a, s->c);
-    } else if (a->n_tok == 1) {
+    } else if (a->n_tok <= isa->gemv_tok) {
         for (int i = 0; i < n_tile; i++)
-            isa->gemv(w, tile0 + i, a, s->c + i * TILE_ROWS);
+            isa->gemv(w, tile0 + i, a, s->c + i * c_tile);
     } else {
         fetch_rows(run, m, tile0, n_tile);
         memset(s->c, 0, (size_t)n_tile * c_tile * sizeof(float));

@@ -4,9 +4,9 @@
  * dst[t] = W x[t] is computed for up to max_tok tokens at a time. The input is quantised to 8 bits
  * (13 to 16 for types whose own codes are as fine) with a scale per 32 columns, and laid out [group
  * of 32 columns][token], so that a pass over the tokens with a group's weights in registers reads one
- * cache line after the other. Several tokens: a panel (256
- * columns of a tile) is unpacked once into the thread's scratch and used for all of them. One
- * token: the codes go from memory to the registers and are used once. */
+ * cache line after the other. Many tokens: a panel (256
+ * columns of a tile) is unpacked once into the thread's scratch and used for all of them. Few:
+ * the codes go from memory to the registers and are used at once. */
 #ifndef KERNELS_CPU_MATMUL_H
 #define KERNELS_CPU_MATMUL_H
 
@@ -72,7 +72,8 @@ struct matmul_isa {
     /* Around the gemm calls of one thread for some tiles; or NULL. */
     void (*begin)(void);
     void (*end)(void);
-    /* One token: out[16] = one tile times the input. */
+    /* Few tokens: out[slot][16] = one tile times the inputs. */
+    int gemv_tok; /* at most so many */
     void (*gemv)(const struct kern_weight *w, int32_t tile, const struct act *a, float *out);
     /* F32, F16, BF16: c[tile][slot][16] = n_tile tiles from tile0 on times the inputs. */
     void (*plain)(const struct kern_weight *w, int32_t tile0, int n_tile, const struct act *a,

@@ -392,5 +392,6 @@ const struct matmul_isa matmul_avx2 = {
     .unpack = avx2_unpack,
     .gemm = avx2_gemm,
     .gemv = avx2_gemv,
+    .gemv_tok = 1,
     .plain = plain_run,
 };

@@ -5,8 +5,8 @@
  * the same path; offsets are in the starting value of the sums, as minus offset times the sum of
  * the inputs. Types whose codes are finer than an input of 8 bits (8-bit codes, the codebook's
  * values) take it in 13, as two 8-bit parts: two dot products, the sum of the first moved up, still
- * exact. With several tokens two tiles share every broadcast, and the sums of 8 tokens
- * stay in registers. */
+ * exact. With few tokens the codes are used as they come from memory and all sums of up to 8 tokens stay
+ * in registers; with many, two unpacked tiles share every broadcast. */
 #include "kernels/cpu/matmul_codes.h"
 
 INLINE void unpack(const struct kern_weight *w, int32_t tile, int32_t panel, struct panel *ret,
@@ -18,9 +18,11 @@ INLINE void unpack(const struct kern_weight *w, int32_t tile, int32_t panel, str
     n_group = n_group < PANEL_GROUPS ? n_group : PANEL_GROUPS;
     code += (size_t)panel * PANEL_GROUPS * TILE_VEC * (size_t)f.bits;
     scale += (size_t)panel * scale_block_bytes(f) * (f.is_super ? 1 : PANEL_GROUPS);
-    for (int g = 0; g < n_group; g++, code += f.bits * TILE_VEC)
+    for (int g = 0; g < n_group; g++, code += f.bits * TILE_VEC) {
+        prefetch(code + PANEL_GROUPS * f.bits * TILE_VEC, f.bits); /* of the tile's next panel */
         for (int j = 0; j < 8; j++)
             _mm512_store_si512(ret->code + (g * 8 + j) * TILE_VEC, load_codes(code, f, j));
+    }
     for (int g = 0; g < n_group * 32 / f.group; g++) {
         _mm512_storeu_ps(ret->scale[g], group_scale(scale, f, g));
         if (has_min(f))
@@ -127,46 +129,82 @@ INLINE void gemm(const struct panel *p, int n_tile, int n_col, const struct act 
         gemm_tiles(p + i, 1, n_col, a, panel, c + i * c_tile, f);
 }
 
-/* The order of the float operations is that of gemm: a token's result may not depend on what came
- * with it. */
-INLINE void gemv(const struct kern_weight *w, int32_t tile, const struct act *a, float *out,
-                 struct family f)
+/* A tile times the inputs of n_tok tokens from tok0 on, a constant, with codes that go from memory to
+ * registers. The order of the float operations is that of gemm: a token's result may not depend on what
+ * came with it. */
+INLINE void walk(const struct kern_weight *w, int32_t tile, const struct act *a, int32_t tok0, int n_tok,
+                 float *out, struct family f)
 {
+    enum { MAX_TOK = 8 };
     const uint8_t *code = w->tiles + (size_t)tile * w->tile_bytes;
     const uint8_t *scale = code + w->scale_offset;
     int32_t n_group = a->n_col / 32, block_groups = f.is_super ? PANEL_GROUPS : 1;
     int n_vec = f.group / 4, parts = act_parts(f);
-    __m512 acc = _mm512_setzero_ps();
+    int ways = n_tok == 1 ? 2 : 1; /* a single token's sum would wait for its last dot */
+    __m512 acc[MAX_TOK];
+    for (int t = 0; t < n_tok; t++)
+        acc[t] = _mm512_setzero_ps();
     for (int32_t g0 = 0; g0 < n_group; g0 += block_groups, scale += scale_block_bytes(f))
         for (int g = 0; g < block_groups; g++, code += f.bits * TILE_VEC) {
-            const struct act8 *x = input_at(a, (size_t)(g0 + g), f);
+            const struct act8 *x = input_at(a, (size_t)(g0 + g) * a->n_slot + tok0, f);
             prefetch(code + PREFETCH_BYTES, f.bits);
             for (int part = 0; part < 32 / f.group; part++) {
                 int sub = g * (32 / f.group) + part;
-                /* Several sums: each waits for its last dot. */
-                __m512i sum[2] = {start(x, part, f), _mm512_setzero_si512()};
-                __m512i high[2] = {_mm512_setzero_si512(), _mm512_setzero_si512()};
+                __m512i sum[MAX_TOK][2], high[MAX_TOK][2];
+                for (int t = 0; t < n_tok; t++) {
+                    sum[t][0] = start(&x[t * parts], part, f);
+                    sum[t][1] = high[t][0] = high[t][1] = _mm512_setzero_si512();
+                }
+#pragma GCC unroll 8
                 for (int j = part * n_vec; j < (part + 1) * n_vec; j++) {
                     __m512i v = load_codes(code, f, j);
-                    sum[j % 2] = _mm512_dpbusd_epi32(sum[j % 2], v,
-                                                     broadcast32(x[parts - 1].q + 4 * j));
+                    int way = j % ways;
+                    for (int t = 0; t < n_tok; t++) {
+                        const struct act8 *xt = &x[t * parts];
+                        sum[t][way] = _mm512_dpbusd_epi32(sum[t][way], v,
+                                                          broadcast32(xt[parts - 1].q + 4 * j));
+                        if (parts == 2)
+                            high[t][way] = _mm512_dpbusd_epi32(high[t][way], v,
+                                                               broadcast32(xt->q + 4 * j));
+                    }
+                }
+                __m512 ws = group_scale(scale, f, sub), min = ws;
+                if (has_min(f))
+                    min = group_min(scale, f, sub);
+                for (int t = 0; t < n_tok; t++) {
+                    const struct act8 *xt = &x[t * parts];
+                    if (has_min(f)) {
+                        float xs = f.group == 16 ? xt->sum16[part] : xt->sum32;
+                        acc[t] = _mm512_fnmadd_ps(min, _mm512_set1_ps(xs), acc[t]);
+                    }
+                    __m512i dot = sum[t][0], top = high[t][0];
+                    if (ways == 2) {
+                        dot = _mm512_add_epi32(dot, sum[t][1]);
+                        top = _mm512_add_epi32(top, high[t][1]);
+                    }
                     if (parts == 2)
-                        high[j % 2] = _mm512_dpbusd_epi32(high[j % 2], v,
-                                                          broadcast32(x->q + 4 * j));
+                        dot = _mm512_add_epi32(dot, _mm512_slli_epi32(top, PART_BITS));
+                    acc[t] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(dot),
+                                             _mm512_mul_ps(_mm512_set1_ps(xt->d), ws), acc[t]);
                 }
-                if (has_min(f)) {
-                    float xs = f.group == 16 ? x->sum16[part] : x->sum32;
-                    acc = _mm512_fnmadd_ps(group_min(scale, f, sub), _mm512_set1_ps(xs), acc);
-                }
-                __m512 s = _mm512_mul_ps(_mm512_set1_ps(x->d), group_scale(scale, f, sub));
-                __m512i dot = _mm512_add_epi32(sum[0], sum[1]);
-                if (parts == 2)
-                    dot = _mm512_add_epi32(
-                        dot, _mm512_slli_epi32(_mm512_add_epi32(high[0], high[1]), PART_BITS));
-                acc = _mm512_fmadd_ps(_mm512_cvtepi32_ps(dot), s, acc);
             }
         }
-    _mm512_storeu_ps(out, acc);
+    for (int t = 0; t < n_tok; t++)
+        _mm512_storeu_ps(out + (size_t)(tok0 + t) * TILE_ROWS, acc[t]);
+}
+
+INLINE void gemv(const struct kern_weight *w, int32_t tile, const struct act *a, float *out,
+                 struct family f)
+{
+    int32_t t = 0;
+    for (; t + 8 <= a->n_tok; t += 8)
+        walk(w, tile, a, t, 8, out, f);
+    for (; t + 4 <= a->n_tok; t += 4)
+        walk(w, tile, a, t, 4, out, f);
+    for (; t + 2 <= a->n_tok; t += 2)
+        walk(w, tile, a, t, 2, out, f);
+    if (t < a->n_tok)
+        walk(w, tile, a, t, 1, out, f);
 }
 
 static void avx512_unpack(const struct kern_weight *w, int32_t tile, int32_t panel,
@@ -211,5 +249,6 @@ const struct matmul_isa matmul_avx512 = {
     .unpack = avx512_unpack,
     .gemm = avx512_gemm,
     .gemv = avx512_gemv,
+    .gemv_tok = MATMUL_SLOTS, /* more share what is unpacked: measured */
     .plain = plain_run,
 };
