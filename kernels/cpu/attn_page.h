@@ -10,6 +10,8 @@
 #ifndef KERNELS_CPU_ATTN_PAGE_H
 #define KERNELS_CPU_ATTN_PAGE_H
 
+#include <math.h>
+
 #include "kernels/cpu/attn_vec.h"
 #include "kernels/page.h"
 
@@ -301,7 +303,7 @@ static void page_scores_ahead(struct page_query *w, const struct kern_page *page
         for (int32_t i = 0; i < n; i++) {
             float sum = fold_store(folded[i], d, vf_hmax(most[i]), code.wide, w->word[i],
                                    &dot.step[i]);
-            dot.add[i] = vf_hsum(base[i]) - dot.step[i] * code.mid * sum;
+            dot.add[i] = fmaf(-(dot.step[i] * code.mid), sum, vf_hsum(base[i]));
         }
         if (i0 == 0)
             page_dot_ahead(&dot, ahead, ahead_bytes);
@@ -346,7 +348,7 @@ static __attribute__((unused)) void page_values(struct page_query *w, const stru
                 }
                 float sum = fold_store(folded, PAGE_TOK, vf_hmax(most), code.wide, w->word[i],
                                        &dot.step[i]);
-                dot.add[i] = vf_hsum(base) - dot.step[i] * code.mid * sum;
+                dot.add[i] = fmaf(-(dot.step[i] * code.mid), sum, vf_hsum(base));
             }
             if (i0 == 0 && ahead)
                 page_dot_ahead(&dot, ahead + ahead_bytes / n_group * g, ahead_bytes / n_group);

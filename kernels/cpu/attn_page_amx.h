@@ -126,8 +126,8 @@ static void page_left(struct page_tiles *w, const struct page_code *code, const 
     }
     vf step = _mm512_maskz_div_ps(live, largest, bound);
     VF_STORE(w->step, step);
-    VF_STORE(w->add, VF_SUB(amx_fold(base, true),
-                            VF_MUL(VF_MUL(step, VF_SET1(code->mid)), amx_fold(sum, true))));
+    VF_STORE(w->add, VF_FNMA(VF_MUL(step, VF_SET1(code->mid)), amx_fold(sum, true),
+                             amx_fold(base, true)));
 }
 
 /* One or two tiles of 16 outputs; registers 0 to 3 hold sums, 4 and 5 the left side, 6 and 7 the
