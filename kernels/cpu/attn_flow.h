@@ -34,10 +34,11 @@ enum {
     AMX_MIN_ROWS = 16,
     AMX_MIN_SEG = 2 * SPLIT_MIN_SEG,
     AMX_MIN_PAGE_ROWS = 8,
+    /* Up to so many rows multiply a page by its codes; for more it is widened. */
 #if defined(ATTN_AMX)
-    TURNED_ROWS = TILE_ROWS
+    CODE_ROWS = TILE_ROWS
 #else
-    TURNED_ROWS = PAGE_FEW_ROWS
+    CODE_ROWS = PAGE_FEW_ROWS
 #endif
 };
 
@@ -51,7 +52,7 @@ enum {
 struct work {
     float q[TILE_ROWS * PAGE_HEAD_DIM_MAX];   /* [m][head_dim], scaled by scale * log2(e) */
     float out[TILE_ROWS * PAGE_HEAD_DIM_MAX]; /* [m][head_dim] */
-    float turned[TURNED_ROWS * PAGE_HEAD_DIM_MAX]; /* the part of out from rotated pages */
+    float turned[CODE_ROWS * PAGE_HEAD_DIM_MAX]; /* the part of out from rotated pages */
     float s[TILE_ROWS * PAGE_TOK];            /* scores, then probabilities [m][64] */
     float panel[PAGE_HEAD_DIM_MAX * PAGE_TOK];
     float top[TILE_ROWS], sum[TILE_ROWS], keep[TILE_ROWS];
@@ -60,7 +61,7 @@ struct work {
     bool any_turned; /* turned holds something */
     struct page_query page;
 #if defined(ATTN_AMX)
-    bool amx, amx_page; /* products with this tile's rows, or pages, are computed in tile registers */
+    bool amx; /* products with rows of f16 are computed in tile registers */
     struct page_tiles tiles;
     _Alignas(64) uint8_t amx_q[TILE_ROWS * PAGE_HEAD_DIM_MAX * 4];
     _Alignas(64) uint8_t amx_p[TILE_ROWS * PAGE_TOK * 4];
@@ -289,16 +290,6 @@ static int32_t panel_step(int32_t m)
     return m <= 2 && PANEL < 32 ? 32 : PANEL;
 }
 
-/* Whether m rows multiply a page by its codes; else it is widened for them. */
-static bool page_by_codes(const struct work *w, int32_t m)
-{
-#if defined(ATTN_AMX)
-    return w->amx_page || m <= PAGE_FEW_ROWS;
-#else
-    return m <= PAGE_FEW_ROWS;
-#endif
-}
-
 /* Scores of n_key tokens (a multiple of 16) for all m rows into w->s. */
 static void seg_scores(const struct plan *p, struct work *w, const struct seg *s, int32_t m,
                        int32_t n_key)
@@ -306,12 +297,12 @@ static void seg_scores(const struct plan *p, struct work *w, const struct seg *s
     int32_t d = p->head_dim;
     if (s->kind == SEG_PAGE) {
 #if defined(ATTN_AMX)
-        if (w->amx_page) {
+        if (m >= AMX_MIN_PAGE_ROWS) {
             page_tile_scores(&w->tiles, &w->page.layout, s->page, w->q, m, w->s, s->next_k);
             return;
         }
 #endif
-        if (page_by_codes(w, m))
+        if (m <= CODE_ROWS)
             page_scores_ahead(&w->page, s->page, w->q, m, w->s, s->next_k, s->next_bytes);
         else {
             page_widen_k(&w->page.layout, s->page, w->panel);
@@ -342,7 +333,7 @@ static void seg_values(const struct plan *p, struct work *w, const struct seg *s
                        int32_t n_tok)
 {
     int32_t d = p->head_dim;
-    if (s->kind == SEG_PAGE && page_by_codes(w, m)) {
+    if (s->kind == SEG_PAGE && m <= CODE_ROWS) {
         bool turned = s->page->flags & PAGE_V_ROTATED;
         if (turned && !w->any_turned) {
             memset(w->turned, 0, sizeof(float) * m * d);
@@ -353,7 +344,7 @@ static void seg_values(const struct plan *p, struct work *w, const struct seg *s
             scale_rows(w->turned, w->keep, m, d);
         float *out = turned ? w->turned : w->out;
 #if defined(ATTN_AMX)
-        if (w->amx_page) {
+        if (m >= AMX_MIN_PAGE_ROWS) {
             page_tile_values(&w->tiles, &w->page.layout, s->page, w->s, m, out, s->next_v);
             return;
         }
@@ -483,8 +474,7 @@ static void tile_attend(const struct plan *p, struct work *w, const struct tile 
 #if defined(ATTN_AMX)
     w->amx = m >= AMX_MIN_ROWS && d % AMX_DEPTH == 0 &&
              t->last_block - t->first_block + 1 >= AMX_MIN_SEG;
-    w->amx_page = m >= AMX_MIN_PAGE_ROWS;
-    if (w->amx || w->amx_page)
+    if (m >= AMX_MIN_PAGE_ROWS) /* fewer than for rows of f16 */
         amx_begin();
     if (w->amx)
         amx_left(w->q, d, m, d, w->amx_q);
@@ -531,7 +521,7 @@ static void tile_attend(const struct plan *p, struct work *w, const struct tile 
         }
     }
 #if defined(ATTN_AMX)
-    if (w->amx || w->amx_page)
+    if (m >= AMX_MIN_PAGE_ROWS)
         TILE_RELEASE();
 #endif
     if (w->any_turned) {
