@@ -313,10 +313,12 @@ static enum status suite_measure(const struct options *o, const struct suite *s,
                                  json_t *rows, struct err *e)
 {
     struct engine *en;
-    int32_t longest = 0; /* a budget is planned for what will be asked, not for the model's most */
-    for (int i = 0; i < s->n_item && o->kv_budget_bytes && follows_budget(preset); i++)
-        longest = s->items[i].n_tok > longest ? s->items[i].n_tok : longest;
-    TRY(open_preset(o, preset, longest ? longest + 512 : 0, &en, e));
+    int32_t n_ctx = 0; /* a budget is planned for what will be asked, not for the model's most */
+    for (int i = 0; i < s->n_item && o->kv_budget_bytes && follows_budget(preset); i++) {
+        int32_t n = s->items[i].n_tok + 2 * (s->items[i].n_turn + 1) * MAX_ANSWER_TOK;
+        n_ctx = n > n_ctx ? n : n_ctx;
+    }
+    TRY(open_preset(o, preset, n_ctx, &en, e));
     struct sums lengths[MAX_LENGTHS] = {{0}}, all = {.n_tok = -1};
     struct breakdown parts = {0};
     int n_length = 0;

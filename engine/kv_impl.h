@@ -162,6 +162,11 @@ static inline bool kv_remembers(const struct kv_line *l)
     return p->evict.score != EVICT_NONE || p->tier_share > 0 || p->k.balance == BALANCE_QUERY;
 }
 
+/* At 2 bits refitted codes pull every value towards the mean, which does not average out over tokens
+ * as noise does: squared errors of that depth count so many times. */
+#define KV_PULL_K 6.0
+#define KV_PULL_V 3.0
+
 /* Blocks before this one are read from pages by the position n_tok - 1 and all after it. */
 static inline int32_t kv_sealed_end(int32_t n_tok)
 {

@@ -40,7 +40,10 @@ static double harm_at(const struct kv_care *care, const struct kern_page *page, 
 {
     double k = page_error(page, PAGE_K, kv_ladder[step].bits_k);
     double v = page_error(page, PAGE_V, kv_ladder[step].bits_v);
-    return care->harm_k * (isfinite(k) ? k * k : 0) + care->harm_v * (isfinite(v) ? v * v : 0);
+    double pull_k = kv_ladder[step].bits_k == 2 ? KV_PULL_K : 1;
+    double pull_v = kv_ladder[step].bits_v == 2 ? KV_PULL_V : 1;
+    return care->harm_k * pull_k * (isfinite(k) ? k * k : 0) +
+           care->harm_v * pull_v * (isfinite(v) ? v * v : 0);
 }
 
 /* ---- the controller ---- */

@@ -8,7 +8,9 @@
 #include "engine/policy.h"
 
 enum {
-    MIN_CTX = 128, /* a context shorter than this is of no use */
+    MIN_CTX = 128,  /* a context shorter than this is of no use */
+    OPEN_SHARE = 8, /* of a budget at most an eighth for rows that a chunk holds open while it is read:
+                       pages step down for their sake, and stay so */
 };
 #define HEADROOM_MIN ((uint64_t)256 << 20) /* left to everybody else */
 
@@ -85,8 +87,12 @@ enum status plan_make(const struct model *m, struct kern *k, const struct preset
     /* Largest context that fits, by whole blocks; a budget the user gave bounds it too. */
     uint64_t room = kv_budget && kv_budget < left ? kv_budget : left;
     p.n_ctx = n_ctx > 0 ? n_ctx : m->p.n_ctx_train;
-    p.n_ctx_max = most_tok(&m->p, preset, p.n_chunk = PLAN_CHUNK, room, left);
-    for (int32_t n = PLAN_CHUNK / 2;
+    p.n_chunk = PLAN_CHUNK;
+    while (preset->adaptive && p.n_chunk > KERN_BLOCK_TOK &&
+           kv_most_bytes(&s, preset, p.n_chunk + 2 * KERN_BLOCK_TOK, p.n_chunk) > room / OPEN_SHARE)
+        p.n_chunk /= 2;
+    p.n_ctx_max = most_tok(&m->p, preset, p.n_chunk, room, left);
+    for (int32_t n = p.n_chunk / 2;
          preset->bits_k && n >= KERN_BLOCK_TOK && p.n_ctx > p.n_ctx_max; n /= 2) {
         int32_t most = most_tok(&m->p, preset, n, room, left);
         if (most >= p.n_ctx || (n_ctx > 0 && most > p.n_ctx_max)) {

@@ -232,18 +232,26 @@ static void plan__make__lowers_or_refuses(void **state)
     assert_true(plan_available() > 0);
 
     /* A budget that holds the context only if little of it is read at once. */
-    const struct preset *adaptive = presets_find("adaptive");
+    const struct preset *fixed = presets_find("4/4"), *adaptive = presets_find("adaptive");
     for (int32_t chunk = KERN_BLOCK_TOK; chunk <= PLAN_CHUNK; chunk *= 2) {
-        uint64_t need = kv_most_bytes(&shape, adaptive, 2048, chunk);
-        assert_int_equal(plan_make(m, k, adaptive, 2048, need, 64 * gib, &p, &e), OK);
+        uint64_t need = kv_most_bytes(&shape, fixed, 2048, chunk);
+        assert_int_equal(plan_make(m, k, fixed, 2048, need, 64 * gib, &p, &e), OK);
         assert_int_equal(p.n_chunk, chunk);
         assert_true(p.kv <= need && p.n_ctx_max >= 2048);
     }
-    uint64_t least = kv_most_bytes(&shape, adaptive, 2048, KERN_BLOCK_TOK) - 1;
-    assert_int_equal(plan_make(m, k, adaptive, 2048, least, 64 * gib, &p, &e), ERR_MEMORY);
+    uint64_t least = kv_most_bytes(&shape, fixed, 2048, KERN_BLOCK_TOK) - 1;
+    assert_int_equal(plan_make(m, k, fixed, 2048, least, 64 * gib, &p, &e), ERR_MEMORY);
     /* Where the context is lowered in any case, speed is kept. */
-    assert_int_equal(plan_make(m, k, adaptive, 0, least, 64 * gib, &p, &e), OK);
+    assert_int_equal(plan_make(m, k, fixed, 0, least, 64 * gib, &p, &e), OK);
     assert_true(p.lowered && p.n_chunk == PLAN_CHUNK);
+    /* Where pages step down, a chunk's own rows take at most an eighth of the budget. */
+    for (int32_t chunk = KERN_BLOCK_TOK; chunk <= PLAN_CHUNK; chunk *= 2) {
+        uint64_t eighth = kv_most_bytes(&shape, adaptive, chunk + 2 * KERN_BLOCK_TOK, chunk);
+        assert_int_equal(plan_make(m, k, adaptive, 512, 8 * eighth, 64 * gib, &p, &e), OK);
+        assert_int_equal(p.n_chunk, chunk);
+        assert_int_equal(plan_make(m, k, adaptive, 512, 8 * eighth - 1, 64 * gib, &p, &e), OK);
+        assert_int_equal(p.n_chunk, chunk > KERN_BLOCK_TOK ? chunk / 2 : chunk);
+    }
     model_free(m);
     gguf_close(g);
     kern_close(k);
