@@ -18,7 +18,6 @@
 enum {
     TOK = MATMUL_SLOTS, /* tokens of a block: rows of a tile register */
     ROW_BYTES = 64,     /* a row of a tile register */
-    SUM_BYTES = TOK * ROW_BYTES,
 };
 
 /* The input of 32 columns: BF16 [32 h, l][slot][32], then the scales, float [slot]. Of each 4 columns
@@ -110,7 +109,7 @@ INLINE void unpack(const struct kern_weight *w, int32_t tile, int32_t panel, str
     }
 }
 
-/* Registers 0 and 1 hold sums, 2 to 5 inputs, 6 and 7 codes. */
+/* Registers 0 to 3 hold sums, 4 and 5 codes, 6 and 7 inputs. */
 static void amx_begin(void)
 {
     const struct tile_shape whole = {TOK, ROW_BYTES};
@@ -123,97 +122,103 @@ static void amx_end(void)
     TILE_RELEASE();
 }
 
-#define DOTS(SUM, INPUT_0, INPUT_1, CODES)                                                         \
-    do {                                                                                           \
-        TILE_LOAD(INPUT_0, x, ROW_BYTES);                                                          \
-        TILE_LOAD(CODES, code, ROW_BYTES);                                                         \
-        TILE_ZERO(SUM);                                                                            \
-        TILE_DOT_BF16(SUM, INPUT_0, CODES);                                                        \
-        TILE_LOAD(INPUT_1, x + part_bytes, ROW_BYTES);                                             \
-        TILE_DOT_BF16(SUM, INPUT_1, CODES);                                                        \
-        TILE_STORE(SUM, ret, ROW_BYTES);                                                           \
-    } while (0)
-
-/* ret[tok][16]: the products of one group of columns; by turns with one half of the registers and
- * the other. */
-INLINE void dots(const uint8_t *x, size_t part_bytes, const uint8_t *code, uint8_t *ret, int turn)
-{
-    if (turn == 0)
-        DOTS(0, 2, 3, 6);
-    else
-        DOTS(1, 4, 5, 7);
-}
-
-/* acc[tok] += the sums of a group, scaled. */
-INLINE void add_scaled(const float *weight_scale, const float *input_scale, const uint8_t *sum,
-                       __m512 acc[TOK])
-{
-    __m512 scale = _mm512_loadu_ps(weight_scale);
-#pragma GCC unroll 16
-    for (int t = 0; t < TOK; t++) {
-        __m512 s = _mm512_mul_ps(_mm512_set1_ps(input_scale[t]), scale);
-        acc[t] = _mm512_fmadd_ps(_mm512_load_ps(sum + t * ROW_BYTES), s, acc[t]);
-    }
-}
-
-/* A block of 16 tokens and a tile: c[tok][16] += the panel times the inputs x, those of token tok. */
-struct block {
-    const struct panel *p;
-    const uint8_t *x;
-    int32_t tok;
-    float *c;
+/* Two tiles and two blocks of 16 tokens: every register that is loaded serves twice, and four sums are
+ * on their way at once. */
+struct quad {
+    const struct panel *p[2];
+    const uint8_t *x[2];    /* the inputs of each block: high parts of the panel's first group */
+    const float *scale[2];  /* their scales of that group */
+    float *c[4];            /* [2 * block + tile]: what the sums are added to, [tok][16] */
+    int32_t n_slot;
 };
 
-INLINE void block_dots(const struct block *b, int g, int32_t n_slot, uint8_t *ret, int turn)
+typedef float quad_sums[4][TOK][TILE_ROWS]; /* of one group */
+
+/* An eighth of what a group adds: c += sum times both scales. */
+INLINE void add_rows(const struct quad *q, int g, int eighth, quad_sums sum)
 {
-    dots(b->x + (size_t)b->tok * ROW_BYTES + (size_t)g * input_bytes(n_slot),
-         (size_t)n_slot * ROW_BYTES, b->p->code + (size_t)g * 16 * ROW_BYTES, ret, turn);
+    int i = eighth / 2;
+    const float *input_scale = (const float *)((const uint8_t *)q->scale[i / 2] +
+                                               (size_t)g * input_bytes(q->n_slot));
+    __m512 scale = _mm512_loadu_ps(q->p[i % 2]->scale[g]);
+#pragma GCC unroll 8
+    for (int t = eighth % 2 * 8; t < eighth % 2 * 8 + 8; t++) {
+        float *c = q->c[i] + t * TILE_ROWS;
+        __m512 s = _mm512_mul_ps(_mm512_set1_ps(input_scale[t]), scale);
+        _mm512_storeu_ps(c, _mm512_fmadd_ps(_mm512_load_ps(sum[i][t]), s, _mm512_loadu_ps(c)));
+    }
 }
 
-/* Computes block b, whose first group's sums are in sum[0], and those of block `next`, if any. */
-INLINE void gemm_block(const struct block *b, const struct block *next, int n_group, int32_t n_slot,
-                       uint8_t sum[2][SUM_BYTES])
+#define ADD(EIGHTH)                                                                                \
+    do {                                                                                           \
+        if (g > 0)                                                                                 \
+            add_rows(q, g - 1, EIGHTH, before);                                                    \
+    } while (0)
+
+/* The products of group g; the tiles work while the vector units add up those of the group before. */
+INLINE void quad_group(const struct quad *q, int g, quad_sums sum, quad_sums before)
 {
-    __m512 acc[TOK];
-    const uint8_t *scale = b->x + (size_t)n_slot * ROW_BYTES * 2;
-#pragma GCC unroll 16
-    for (int t = 0; t < TOK; t++)
-        acc[t] = _mm512_loadu_ps(b->c + t * TILE_ROWS);
-    for (int g0 = 0; g0 < n_group; g0 += 2) {
-#pragma GCC unroll 2
-        for (int j = 0; j < 2; j++, scale += input_bytes(n_slot)) {
-            int g = g0 + j;
-            if (g == n_group)
-                break;
-            /* The tiles work on the group to come while this one is scaled. */
-            if (g + 1 < n_group)
-                block_dots(b, g + 1, n_slot, sum[!j], !j);
-            else if (next && j == 1)
-                block_dots(next, 0, n_slot, sum[0], 0);
-            add_scaled(b->p->scale[g], (const float *)scale + b->tok, sum[j], acc);
-        }
-    }
-    if (next && n_group % 2)
-        block_dots(next, 0, n_slot, sum[0], 0);
-#pragma GCC unroll 16
-    for (int t = 0; t < TOK; t++)
-        _mm512_storeu_ps(b->c + t * TILE_ROWS, acc[t]);
+    size_t at = (size_t)g * input_bytes(q->n_slot), low = (size_t)q->n_slot * ROW_BYTES;
+    TILE_LOAD(4, q->p[0]->code + (size_t)g * 16 * ROW_BYTES, ROW_BYTES);
+    TILE_LOAD(5, q->p[1]->code + (size_t)g * 16 * ROW_BYTES, ROW_BYTES);
+    TILE_LOAD(6, q->x[0] + at, ROW_BYTES);
+    TILE_ZERO(0);
+    TILE_ZERO(1);
+    TILE_ZERO(2);
+    TILE_ZERO(3);
+    TILE_DOT_BF16(0, 6, 4);
+    ADD(0);
+    TILE_DOT_BF16(1, 6, 5);
+    TILE_LOAD(7, q->x[1] + at, ROW_BYTES);
+    ADD(1);
+    TILE_DOT_BF16(2, 7, 4);
+    ADD(2);
+    TILE_DOT_BF16(3, 7, 5);
+    TILE_LOAD(6, q->x[0] + at + low, ROW_BYTES);
+    ADD(3);
+    TILE_DOT_BF16(0, 6, 4);
+    TILE_STORE(0, sum[0], ROW_BYTES);
+    ADD(4);
+    TILE_DOT_BF16(1, 6, 5);
+    TILE_STORE(1, sum[1], ROW_BYTES);
+    TILE_LOAD(7, q->x[1] + at + low, ROW_BYTES);
+    ADD(5);
+    TILE_DOT_BF16(2, 7, 4);
+    TILE_STORE(2, sum[2], ROW_BYTES);
+    ADD(6);
+    TILE_DOT_BF16(3, 7, 5);
+    TILE_STORE(3, sum[3], ROW_BYTES);
+    ADD(7);
 }
 
 static void amx_gemm(const struct kern_weight *w, const struct panel *p, int n_tile, int n_col,
                      const struct act *a, int32_t panel, float *c)
 {
-    _Alignas(64) uint8_t sum[2][SUM_BYTES];
+    _Alignas(64) quad_sums sum[2];
+    _Alignas(64) float nowhere[TOK * TILE_ROWS] = {0};
     const uint8_t *x = (const uint8_t *)a->wide +
                        (size_t)panel * PANEL_GROUPS * input_bytes(a->n_slot);
-    struct block b = {p, x, 0, c};
-    block_dots(&b, 0, a->n_slot, sum[0], 0);
-    for (int32_t i = 1; i <= n_tile * a->n_slot / TOK; i++) {
-        int32_t tile = i % n_tile, tok = i / n_tile * TOK;
-        struct block next = {p + tile, x, tok, c + ((size_t)tile * a->n_slot + tok) * TILE_ROWS};
-        gemm_block(&b, tok < a->n_tok ? &next : NULL, n_col / 32, a->n_slot, sum);
-        b = next;
-    }
+    const float *scale = (const float *)(x + (size_t)a->n_slot * 2 * ROW_BYTES);
+    int n_group = n_col / 32;
+    for (int32_t tok = 0; tok < a->n_slot; tok += 2 * TOK)
+        for (int tile = 0; tile < n_tile; tile += 2) {
+            struct quad q = {.n_slot = a->n_slot};
+            for (int i = 0; i < 2; i++) { /* where there is no second one the first serves, for nothing */
+                int32_t at = tok + i * TOK < a->n_slot ? tok + i * TOK : tok;
+                q.p[i] = p + (tile + i < n_tile ? tile + i : tile);
+                q.x[i] = x + (size_t)at * ROW_BYTES;
+                q.scale[i] = scale + at;
+            }
+            for (int i = 0; i < 4; i++) {
+                int32_t at = tok + i / 2 * TOK, of = tile + i % 2;
+                q.c[i] = at < a->n_slot && of < n_tile ? c + ((size_t)of * a->n_slot + at) * TILE_ROWS
+                                                       : nowhere;
+            }
+            for (int g = 0; g < n_group; g++)
+                quad_group(&q, g, sum[g % 2], sum[(g + 1) % 2]);
+            for (int eighth = 0; eighth < 8; eighth++)
+                add_rows(&q, n_group - 1, eighth, sum[(n_group - 1) % 2]);
+        }
 }
 
 static void amx_unpack(const struct kern_weight *w, int32_t tile, int32_t panel, struct panel *ret)
@@ -237,10 +242,10 @@ static void amx_unpack(const struct kern_weight *w, int32_t tile, int32_t panel,
     }
 }
 
-/* Below this the panels take longer to unpack than the tiles save: measured. */
+/* Of a single block half of the products are for nothing: measured. */
 static int32_t few_tok(const struct quant_type *t)
 {
-    return uses_two_parts(t) ? 12 : INT32_MAX;
+    return uses_two_parts(t) ? TOK : INT32_MAX;
 }
 
 const struct matmul_isa matmul_amx = {
