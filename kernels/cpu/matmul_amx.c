@@ -149,8 +149,17 @@ INLINE void add_rows(const struct quad *q, int g, int eighth, quad_sums sum)
     }
 }
 
+/* An eighth of the inputs of the group to come: they are too many for what the core looks ahead. */
+INLINE void fetch_rows(const struct quad *q, size_t next, size_t low, int eighth)
+{
+    const uint8_t *x = q->x[eighth / 2 % 2] + next + (eighth < 4 ? 0 : low) + eighth % 2 * 8 * ROW_BYTES;
+    for (int i = 0; i < 8; i++)
+        _mm_prefetch((const char *)x + i * ROW_BYTES, _MM_HINT_T0);
+}
+
 #define ADD(EIGHTH)                                                                                \
     do {                                                                                           \
+        fetch_rows(q, next, low, EIGHTH);                                                          \
         if (g > 0)                                                                                 \
             add_rows(q, g - 1, EIGHTH, before);                                                    \
     } while (0)
@@ -159,6 +168,7 @@ INLINE void add_rows(const struct quad *q, int g, int eighth, quad_sums sum)
 INLINE void quad_group(const struct quad *q, int g, quad_sums sum, quad_sums before)
 {
     size_t at = (size_t)g * input_bytes(q->n_slot), low = (size_t)q->n_slot * ROW_BYTES;
+    size_t next = at + input_bytes(q->n_slot);
     TILE_LOAD(4, q->p[0]->code + (size_t)g * 16 * ROW_BYTES, ROW_BYTES);
     TILE_LOAD(5, q->p[1]->code + (size_t)g * 16 * ROW_BYTES, ROW_BYTES);
     TILE_LOAD(6, q->x[0] + at, ROW_BYTES);
