@@ -82,7 +82,8 @@ struct shape {
 static const struct shape shapes[] = {
     {1, 256, 1},   {16, 256, 2},   {17, 512, 3},  {33, 768, 5},   {64, 256, 7},
     {100, 512, 13}, {130, 256, 64}, {70, 512, 65}, {48, 1024, 130}, {300, 2048, 1},
-    {31, 32, 1},   {18, 96, 4},    {50, 576, 1},  {21, 576, 6},   {40, 1056, 9}};
+    {31, 32, 1},   {18, 96, 4},    {50, 576, 1},  {21, 576, 6},   {40, 1056, 9},
+    {24, 96, 20},  {70, 576, 37},  {16, 1056, 17}};
 
 /* One product of each kind of destination: plain, with bias, added to what is there. */
 static double worst_product_error(struct kern *ref, struct kern *k, enum kern_type type,
