@@ -272,8 +272,9 @@ enum status engine_floor_known(const char *path, const char *cache_dir, struct e
 
 /* ---- looking at a file without loading it (blocking, no engine) ---- */
 /* Header, metadata, tensors and memory plan as one JSON text (malloc'ed); false JSON is impossible:
- * bytes that are not UTF-8 are replaced. n_ctx 0 = the model's own. */
-enum status engine_inspect(const char *path, int32_t n_ctx, char **ret_json, struct err *e);
+ * bytes that are not UTF-8 are replaced. n_ctx 0 = the model's own, kv_budget_bytes 0 = automatic. */
+enum status engine_inspect(const char *path, int32_t n_ctx, uint64_t kv_budget_bytes,
+                           char **ret_json, struct err *e);
 
 /* One line about the GPU here: what it is, or why there is none. True when --backend cuda may work. */
 bool engine_gpu_state(char *line, size_t line_bytes);

@@ -134,7 +134,8 @@ static json_t *tensors_json(const struct gguf *g)
     return list;
 }
 
-enum status engine_inspect(const char *path, int32_t n_ctx, char **ret_json, struct err *e)
+enum status engine_inspect(const char *path, int32_t n_ctx, uint64_t kv_budget_bytes,
+                           char **ret_json, struct err *e)
 {
     struct gguf *g;
     struct model *m = NULL;
@@ -148,7 +149,8 @@ enum status engine_inspect(const char *path, int32_t n_ctx, char **ret_json, str
     enum status s = model_read(g, &m, &why);
     if (s == OK) {
         json_object_set_new(j, "model", model_json(m));
-        s = k ? plan_make(m, k, presets_find(NULL), n_ctx, 0, plan_available(), &plan, &why)
+        s = k ? plan_make(m, k, presets_find(NULL), n_ctx, kv_budget_bytes, plan_available(), &plan,
+                          &why)
               : err_set(&why, ERR_UNSUPPORTED, "the backend named by KERNELS is not available");
         if (s == OK)
             json_object_set_new(j, "plan", plan_json(&plan));

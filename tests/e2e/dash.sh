@@ -134,7 +134,7 @@ P
 }
 n_last() { sqlite3 "$db" 'SELECT n_id FROM message ORDER BY id DESC LIMIT 1'; }
 
-dogear info "$model" --json && cp "$work/out" "$work/plan"
+dogear info "$model" --json --kv-budget 15M && cp "$work/out" "$work/plan"
 start 80 24 '--kv-budget 15M --store-budget 700M'
 say 'Hello! How are you today?'
 wait_for 60 turns 1

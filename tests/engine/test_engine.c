@@ -406,7 +406,7 @@ static void engine__inspect__is_json(void **state)
 {
     char *text;
     struct err e;
-    assert_int_equal(engine_inspect(story(), 0, &text, &e), OK);
+    assert_int_equal(engine_inspect(story(), 0, 0, &text, &e), OK);
     json_t *j = json_loads(text, 0, NULL);
     assert_non_null(j);
     assert_int_equal(json_integer_value(json_object_get(json_object_get(j, "model"), "layers")), 5);
