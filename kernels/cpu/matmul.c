@@ -66,36 +66,21 @@ static void quantise_slot(void *ctx, int slot, int n_slot, int thread)
         run->isa->quantise_wide(x, a->n_col, a->wide, slot, a->n_slot);
 }
 
-typedef float tile_row __attribute__((vector_size(4 * TILE_ROWS), aligned(4), may_alias));
-
-/* dst[n] = c + bias + (add ? dst : 0) */
-static void store_row(float *dst, const float *c, const float *bias, bool add, int32_t n)
-{
-    if (n >= TILE_ROWS) {
-        tile_row sum = *(const tile_row *)c;
-        if (add)
-            sum += *(const tile_row *)dst;
-        if (bias)
-            sum += *(const tile_row *)bias;
-        *(tile_row *)dst = sum;
-        return;
-    }
-    for (int32_t r = 0; r < n; r++)
-        dst[r] = c[r] + (add ? dst[r] : 0) + (bias ? bias[r] : 0);
-}
-
 /* Adds c[tile][slot][16] to what the caller wants; a token's tiles are neighbours there. */
 static void store_tiles(const struct run *run, const struct kern_mat *m, int32_t tile0, int n_tile,
                         const float *c)
 {
-    for (int32_t t = 0; t < run->act.n_tok; t++) {
-        float *row = m->dst + (size_t)(run->tok0 + t) * m->dst_stride;
-        for (int i = 0; i < n_tile; i++) {
-            int32_t at = (tile0 + i) * TILE_ROWS;
-            const float *from = c + ((size_t)i * run->act.n_slot + t) * TILE_ROWS;
-            const float *bias = m->bias ? m->bias + at : NULL;
-            store_row(row + at, from, bias, m->add, m->w->n_row - at);
-        }
+    size_t c_tile = (size_t)run->act.n_slot * TILE_ROWS;
+    int32_t row0 = tile0 * TILE_ROWS, n_whole = (m->w->n_row - row0) / TILE_ROWS;
+    n_whole = n_whole < n_tile ? n_whole : n_tile;
+    const float *bias = m->bias ? m->bias + row0 : NULL;
+    for (int32_t t = 0; t < run->act.n_tok; t++, c += TILE_ROWS) {
+        float *dst = m->dst + (size_t)(run->tok0 + t) * m->dst_stride + row0;
+        run->isa->store(dst, c, c_tile, n_whole, bias, m->add);
+        if (n_whole < n_tile) /* the matrix's last rows */
+            for (int32_t r = n_whole * TILE_ROWS; r < m->w->n_row - row0; r++)
+                dst[r] = c[n_whole * c_tile + (size_t)r % TILE_ROWS] + (bias ? bias[r] : 0) +
+                         (m->add ? dst[r] : 0);
     }
 }
 
@@ -155,14 +140,16 @@ static void run_item(void *ctx, int item, int n_item, int thread)
     }
 }
 
-/* Cuts the tiles of every matrix into items: large enough to be worth handing out, small enough
- * that no thread waits long for the last one. */
+/* Cuts the tiles of every matrix into items: large enough to be worth handing out (with many tokens every item
+ * reads all inputs, two tiles at a time), small enough that no thread waits long for the last one. */
 static int32_t plan_items(struct run *run)
 {
     int32_t n_item = 0, n_tile = 0;
     for (int i = 0; i < run->n_mat; i++)
         n_tile += run->mats[i].w->n_tile;
     int32_t fair = n_tile / (8 * run->k->n_thread);
+    if (run->act.n_tok > MATMUL_SLOTS)
+        fair = n_tile / (3 * run->k->n_thread) / 2 * 2;
     for (int i = 0; i < run->n_mat; i++) {
         const struct kern_weight *w = run->mats[i].w;
         int32_t step = run->isa->item_tiles;

@@ -75,6 +75,8 @@ struct matmul_isa {
     /* Few tokens: out[slot][16] = one tile times the inputs. */
     int gemv_tok; /* at most so many */
     void (*gemv)(const struct kern_weight *w, int32_t tile, const struct act *a, float *out);
+    /* dst[16 i ..] = c[i][16] + bias + (add ? dst : 0) of n_tile whole tiles of a token; bias may be NULL. */
+    void (*store)(float *dst, const float *c, size_t c_stride, int n_tile, const float *bias, bool add);
     /* F32, F16, BF16: c[tile][slot][16] = n_tile tiles from tile0 on times the inputs. */
     void (*plain)(const struct kern_weight *w, int32_t tile0, int n_tile, const struct act *a,
                   float *c);

@@ -1,11 +1,11 @@
 /* Inner loop of the matrix product with the tile registers of AMX, for the types and numbers of tokens
- * for which it is faster: a scale per 32 columns and no minimum, whose inputs have 13 bits (measured with
+ * for which it is faster: a scale per 32 columns and no minimum, whose inputs have 14 bits (measured with
  * bench_matmul: types with minima or a scale per 16 columns spend as long on scaling as the 8-bit dot
  * products do in all).
  *
  * One instruction multiplies the inputs of 16 tokens with 16 rows of a weight, over the 32 columns of
  * a scale, in BF16 with float sums. Codes are whole numbers of at most 8 bits, which BF16 holds, an input
- * of 13 bits is two such numbers, 32 h and l, and their sums fit the 24 bits of a float: nothing is
+ * of 14 bits is two such numbers, 64 h and l, and their sums fit the 24 bits of a float: nothing is
  * rounded. So the sums are the integers of
  * matmul_avx512.c, scaled and added up in the same order: the result is the same, bit for bit,
  * whichever of the two computes it. (8-bit tiles take as long, since every group of columns has a
@@ -20,39 +20,43 @@ enum {
     ROW_BYTES = 64,     /* a row of a tile register */
 };
 
-/* The input of 32 columns: BF16 [32 h, l][slot][32], then the scales, float [slot]. Of each 4 columns
+/* The input of 32 columns: BF16 [64 h, l][slot][32], then the panel's scales, float [slot]. Of each 4 columns
  * the order is 0, 2, 1, 3, as the codes come out of their bytes. */
 INLINE size_t input_bytes(int32_t n_slot)
 {
     return (size_t)n_slot * (2 * ROW_BYTES + 4);
 }
 
-INLINE void store_bf16(uint8_t *dst, const __m256i v[4])
+/* 16 whole numbers that BF16 holds, of each 4 in the order 0, 2, 1, 3. */
+INLINE void store_bf16(uint8_t *dst, __m512i v)
 {
-    for (int i = 0; i < 2; i++) {
-        __m256i a = _mm256_castps_si256(_mm256_cvtepi32_ps(v[2 * i]));
-        __m256i b = _mm256_castps_si256(_mm256_cvtepi32_ps(v[2 * i + 1]));
-        a = _mm256_packus_epi32(_mm256_srli_epi32(a, 16), _mm256_srli_epi32(b, 16));
-        a = _mm256_permute4x64_epi64(a, 0xd8);
-        a = _mm256_shufflehi_epi16(_mm256_shufflelo_epi16(a, 0xd8), 0xd8);
-        _mm256_storeu_si256((__m256i *)dst + i, a);
-    }
+    __m512i bits = _mm512_srli_epi32(_mm512_castps_si512(_mm512_cvtepi32_ps(v)), 16);
+    __m256i b = _mm512_cvtepi32_epi16(bits);
+    b = _mm256_shufflehi_epi16(_mm256_shufflelo_epi16(b, 0xd8), 0xd8);
+    _mm256_storeu_si256((__m256i *)dst, b);
 }
 
 static void quantise_wide(const float *x, int32_t n_col, void *wide, int32_t slot, int32_t n_slot)
 {
+    const __m512i half = _mm512_set1_epi32(1 << (PART_BITS - 1));
+    const float top = 127 << PART_BITS;
     uint8_t *dst = wide;
+    float amax = 0, inverse = 0;
     for (int32_t i = 0; i < n_col; i += 32, dst += input_bytes(n_slot)) {
-        float *scale = (float *)(dst + (size_t)n_slot * 2 * ROW_BYTES);
-        __m256i v[4], low[4];
-        scale[slot] = scale_group(x + i, TWO_PARTS_MAX, v);
-        for (int j = 0; j < 4; j++) {
-            __m256i high = high_part(v[j]);
-            low[j] = low_part(v[j], high);
-            v[j] = _mm256_slli_epi32(high, PART_BITS);
+        if (i % PANEL_COLS == 0) {
+            amax = panel_max(x, i, n_col);
+            inverse = inverse_scale(amax, top);
         }
-        store_bf16(dst + (size_t)slot * ROW_BYTES, v);
-        store_bf16(dst + (size_t)(n_slot + slot) * ROW_BYTES, low);
+        uint8_t *high = dst + (size_t)slot * ROW_BYTES, *low = high + (size_t)n_slot * ROW_BYTES;
+        for (int j = 0; j < 2; j++) {
+            __m512 f = _mm512_mul_ps(_mm512_loadu_ps(x + i + 16 * j), _mm512_set1_ps(inverse));
+            __m512i v = _mm512_cvtps_epi32(f);
+            __m512i h = _mm512_srai_epi32(_mm512_add_epi32(v, half), PART_BITS);
+            h = _mm512_slli_epi32(h, PART_BITS);
+            store_bf16(high + 32 * j, h);
+            store_bf16(low + 32 * j, _mm512_sub_epi32(v, h));
+        }
+        ((float *)(dst + (size_t)n_slot * 2 * ROW_BYTES))[slot] = amax / top;
     }
 }
 
@@ -127,25 +131,21 @@ static void amx_end(void)
 struct quad {
     const struct panel *p[2];
     const uint8_t *x[2];    /* the inputs of each block: high parts of the panel's first group */
-    const float *scale[2];  /* their scales of that group */
-    float *c[4];            /* [2 * block + tile]: what the sums are added to, [tok][16] */
+    float (*part)[TOK][TILE_ROWS]; /* [2 * block + tile]: the panel's sums */
     int32_t n_slot;
 };
 
 typedef float quad_sums[4][TOK][TILE_ROWS]; /* of one group */
 
-/* An eighth of what a group adds: c += sum times both scales. */
+/* An eighth of what a group adds to the panel's sums: sum times the scale of the codes. */
 INLINE void add_rows(const struct quad *q, int g, int eighth, quad_sums sum)
 {
     int i = eighth / 2;
-    const float *input_scale = (const float *)((const uint8_t *)q->scale[i / 2] +
-                                               (size_t)g * input_bytes(q->n_slot));
     __m512 scale = _mm512_loadu_ps(q->p[i % 2]->scale[g]);
 #pragma GCC unroll 8
     for (int t = eighth % 2 * 8; t < eighth % 2 * 8 + 8; t++) {
-        float *c = q->c[i] + t * TILE_ROWS;
-        __m512 s = _mm512_mul_ps(_mm512_set1_ps(input_scale[t]), scale);
-        _mm512_storeu_ps(c, _mm512_fmadd_ps(_mm512_load_ps(sum[i][t]), s, _mm512_loadu_ps(c)));
+        float *part = q->part[i][t];
+        _mm512_store_ps(part, _mm512_fmadd_ps(_mm512_load_ps(sum[i][t]), scale, _mm512_load_ps(part)));
     }
 }
 
@@ -201,33 +201,41 @@ INLINE void quad_group(const struct quad *q, int g, quad_sums sum, quad_sums bef
     ADD(7);
 }
 
+/* c += the panel's sums times the panel's scale of each token's input */
+INLINE void add_panel(float (*part)[TILE_ROWS], const float *scale, float *c)
+{
+    for (int t = 0; t < TOK; t++, c += TILE_ROWS)
+        _mm512_storeu_ps(c, _mm512_fmadd_ps(_mm512_load_ps(part[t]), _mm512_set1_ps(scale[t]),
+                                            _mm512_loadu_ps(c)));
+}
+
 static void amx_gemm(const struct kern_weight *w, const struct panel *p, int n_tile, int n_col,
                      const struct act *a, int32_t panel, float *c)
 {
     _Alignas(64) quad_sums sum[2];
-    _Alignas(64) float nowhere[TOK * TILE_ROWS] = {0};
+    _Alignas(64) float part[4][TOK][TILE_ROWS];
     const uint8_t *x = (const uint8_t *)a->wide +
                        (size_t)panel * PANEL_GROUPS * input_bytes(a->n_slot);
     const float *scale = (const float *)(x + (size_t)a->n_slot * 2 * ROW_BYTES);
     int n_group = n_col / 32;
     for (int32_t tok = 0; tok < a->n_slot; tok += 2 * TOK)
         for (int tile = 0; tile < n_tile; tile += 2) {
-            struct quad q = {.n_slot = a->n_slot};
+            struct quad q = {.part = part, .n_slot = a->n_slot};
             for (int i = 0; i < 2; i++) { /* where there is no second one the first serves, for nothing */
                 int32_t at = tok + i * TOK < a->n_slot ? tok + i * TOK : tok;
                 q.p[i] = p + (tile + i < n_tile ? tile + i : tile);
                 q.x[i] = x + (size_t)at * ROW_BYTES;
-                q.scale[i] = scale + at;
             }
-            for (int i = 0; i < 4; i++) {
-                int32_t at = tok + i / 2 * TOK, of = tile + i % 2;
-                q.c[i] = at < a->n_slot && of < n_tile ? c + ((size_t)of * a->n_slot + at) * TILE_ROWS
-                                                       : nowhere;
-            }
+            memset(part, 0, sizeof part);
             for (int g = 0; g < n_group; g++)
                 quad_group(&q, g, sum[g % 2], sum[(g + 1) % 2]);
             for (int eighth = 0; eighth < 8; eighth++)
                 add_rows(&q, n_group - 1, eighth, sum[(n_group - 1) % 2]);
+            for (int i = 0; i < 4; i++) {
+                int32_t at = tok + i / 2 * TOK, of = tile + i % 2;
+                if (at < a->n_slot && of < n_tile)
+                    add_panel(part[i], scale + at, c + ((size_t)of * a->n_slot + at) * TILE_ROWS);
+            }
         }
 }
 
@@ -267,6 +275,7 @@ const struct matmul_isa matmul_amx = {
     .gemm = amx_gemm,
     .begin = amx_begin,
     .end = amx_end,
+    .store = store_rows,
     .few = &matmul_avx512,
     .few_tok = few_tok,
 };

@@ -355,7 +355,7 @@ static void quantise16(const float *x, int32_t n_col, void *wide, int32_t slot, 
                          7, 8, 9, 12, 13, 10, 11, 14, 15);
     for (int32_t i = 0; i < n_col; i += 32, ret += n_slot) {
         __m256i v[4], sum = _mm256_setzero_si256();
-        ret->d = scale_group(x + i, 32767, v);
+        ret->d = scale_group(x + i, max_abs(x + i, 32), 32767, v);
         for (int j = 0; j < 4; j++)
             sum = _mm256_add_epi32(sum, v[j]);
         ret->count32 = -sum8(sum);
@@ -393,5 +393,6 @@ const struct matmul_isa matmul_avx2 = {
     .gemm = avx2_gemm,
     .gemv = avx2_gemv,
     .gemv_tok = 1,
+    .store = store_rows,
     .plain = plain_run,
 };

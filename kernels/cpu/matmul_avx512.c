@@ -4,7 +4,7 @@
  * inputs, broadcast, and adds up in 32 bits. Nothing can overflow, so codes of every width take
  * the same path; offsets are in the starting value of the sums, as minus offset times the sum of
  * the inputs. Types whose codes are finer than an input of 8 bits (8-bit codes, the codebook's
- * values) take it in 13, as two 8-bit parts: two dot products, the sum of the first moved up, still
+ * values) take it in 14, as two 8-bit parts: two dot products, the sum of the first moved up, still
  * exact. With few tokens the codes are used as they come from memory and all sums of up to 8 tokens stay
  * in registers; with many, two unpacked tiles share every broadcast. */
 #include "kernels/cpu/matmul_codes.h"
@@ -34,7 +34,13 @@ INLINE void unpack(const struct kern_weight *w, int32_t tile, int32_t panel, str
 
 static void quantise_pairs(const float *x, int32_t n_col, void *wide, int32_t slot, int32_t n_slot)
 {
-    quantise_parts(x, n_col, (struct act8 *)wide + 2 * slot, n_slot, 2);
+    struct act8 *ret = (struct act8 *)wide + 2 * slot;
+    float amax = 0;
+    for (int32_t i = 0; i < n_col; i += 32, ret += 2 * n_slot) {
+        if (i % PANEL_COLS == 0)
+            amax = panel_max(x, i, n_col);
+        quantise_group(x + i, amax, PART_BITS, ret);
+    }
 }
 
 INLINE const struct act8 *input_at(const struct act *a, size_t i, struct family f)
@@ -94,27 +100,57 @@ INLINE void gemm_group(const struct panel *p, int g, const struct act8 *x, int n
                     float xs = f.group == 16 ? xt->sum16[part] : xt->sum32;
                     acc = _mm512_fnmadd_ps(min, _mm512_set1_ps(xs), acc);
                 }
-                __m512 s = _mm512_mul_ps(_mm512_set1_ps(x[t * parts].d), scale);
+                __m512 s = scale;
+                if (parts == 1)
+                    s = _mm512_mul_ps(_mm512_set1_ps(x[t].d), scale);
                 _mm512_storeu_ps(out, _mm512_fmadd_ps(_mm512_cvtepi32_ps(sum[i][t]), s, acc));
             }
         }
     }
 }
 
+/* Two parts: the sums of n_tok tokens over the panel, times the panel's scale of the input. A token's next
+ * group is `stride` behind. */
+INLINE void gemm_panel(const struct panel *p, int n_tile, int n_group, const struct act8 *x, int32_t stride,
+                       int n_tok, float *c, size_t c_tile, struct family f)
+{
+    enum { MAX_TOK = 8, MAX_TILE = 2, PART_TILE = MAX_TOK * TILE_ROWS };
+    float part[MAX_TILE * PART_TILE] = {0};
+    for (int g = 0; g < n_group; g++)
+        gemm_group(p, g, x + (size_t)g * (size_t)stride, n_tile, n_tok, part, PART_TILE, f);
+    for (int i = 0; i < n_tile; i++)
+        for (int t = 0; t < n_tok; t++) {
+            float *out = c + i * c_tile + t * TILE_ROWS;
+            __m512 sum = _mm512_loadu_ps(part + i * PART_TILE + t * TILE_ROWS);
+            __m512 d = _mm512_set1_ps(x[2 * t].d);
+            _mm512_storeu_ps(out, _mm512_fmadd_ps(sum, d, _mm512_loadu_ps(out)));
+        }
+}
+
 INLINE void gemm_tiles(const struct panel *p, int n_tile, int n_col, const struct act *a,
                        int32_t panel, float *c, struct family f)
 {
     size_t c_tile = (size_t)a->n_slot * TILE_ROWS;
-    for (int g = 0; g < n_col / 32; g++) {
-        const struct act8 *x = input_at(a, (size_t)(panel * PANEL_GROUPS + g) * a->n_slot, f);
-        int parts = act_parts(f);
-        int t = 0;
+    const struct act8 *x = input_at(a, (size_t)panel * PANEL_GROUPS * (size_t)a->n_slot, f);
+    int32_t n_group = n_col / 32, stride = a->n_slot * act_parts(f);
+    if (act_parts(f) == 2) {
+        int32_t t = 0;
         for (; t + 8 <= a->n_tok; t += 8)
-            gemm_group(p, g, x + t * parts, n_tile, 8, c + t * TILE_ROWS, c_tile, f);
+            gemm_panel(p, n_tile, n_group, x + t * 2, stride, 8, c + t * TILE_ROWS, c_tile, f);
         for (; t + 2 <= a->n_tok; t += 2)
-            gemm_group(p, g, x + t * parts, n_tile, 2, c + t * TILE_ROWS, c_tile, f);
+            gemm_panel(p, n_tile, n_group, x + t * 2, stride, 2, c + t * TILE_ROWS, c_tile, f);
         if (t < a->n_tok)
-            gemm_group(p, g, x + t * parts, n_tile, 1, c + t * TILE_ROWS, c_tile, f);
+            gemm_panel(p, n_tile, n_group, x + t * 2, stride, 1, c + t * TILE_ROWS, c_tile, f);
+        return;
+    }
+    for (int g = 0; g < n_group; g++, x += stride) {
+        int32_t t = 0;
+        for (; t + 8 <= a->n_tok; t += 8)
+            gemm_group(p, g, x + t, n_tile, 8, c + t * TILE_ROWS, c_tile, f);
+        for (; t + 2 <= a->n_tok; t += 2)
+            gemm_group(p, g, x + t, n_tile, 2, c + t * TILE_ROWS, c_tile, f);
+        if (t < a->n_tok)
+            gemm_group(p, g, x + t, n_tile, 1, c + t * TILE_ROWS, c_tile, f);
     }
 }
 
@@ -138,15 +174,16 @@ INLINE void walk(const struct kern_weight *w, int32_t tile, const struct act *a,
     enum { MAX_TOK = 8 };
     const uint8_t *code = w->tiles + (size_t)tile * w->tile_bytes;
     const uint8_t *scale = code + w->scale_offset;
-    int32_t n_group = a->n_col / 32, block_groups = f.is_super ? PANEL_GROUPS : 1;
+    int32_t n_group = a->n_col / 32;
     int n_vec = f.group / 4, parts = act_parts(f);
     int ways = n_tok == 1 ? 2 : 1; /* a single token's sum would wait for its last dot */
-    __m512 acc[MAX_TOK];
+    __m512 acc[MAX_TOK], whole[MAX_TOK]; /* two parts: acc is the panel's */
     for (int t = 0; t < n_tok; t++)
-        acc[t] = _mm512_setzero_ps();
-    for (int32_t g0 = 0; g0 < n_group; g0 += block_groups, scale += scale_block_bytes(f))
-        for (int g = 0; g < block_groups; g++, code += f.bits * TILE_VEC) {
-            const struct act8 *x = input_at(a, (size_t)(g0 + g) * a->n_slot + tok0, f);
+        acc[t] = whole[t] = _mm512_setzero_ps();
+    for (int32_t g0 = 0; g0 < n_group; g0 += PANEL_GROUPS) {
+        int n = n_group - g0 < PANEL_GROUPS ? n_group - g0 : PANEL_GROUPS;
+        const struct act8 *x = input_at(a, (size_t)g0 * (size_t)a->n_slot + (size_t)tok0, f);
+        for (int g = 0; g < n; g++, code += f.bits * TILE_VEC, x += a->n_slot * parts) {
             prefetch(code + PREFETCH_BYTES, f.bits);
             for (int part = 0; part < 32 / f.group; part++) {
                 int sub = g * (32 / f.group) + part;
@@ -184,13 +221,25 @@ INLINE void walk(const struct kern_weight *w, int32_t tile, const struct act *a,
                     }
                     if (parts == 2)
                         dot = _mm512_add_epi32(dot, _mm512_slli_epi32(top, PART_BITS));
-                    acc[t] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(dot),
-                                             _mm512_mul_ps(_mm512_set1_ps(xt->d), ws), acc[t]);
+                    __m512 s = ws;
+                    if (parts == 1)
+                        s = _mm512_mul_ps(_mm512_set1_ps(xt->d), ws);
+                    acc[t] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(dot), s, acc[t]);
                 }
             }
+            if (!f.is_super)
+                scale += scale_block_bytes(f);
         }
+        if (f.is_super)
+            scale += scale_block_bytes(f);
+        x -= a->n_slot * parts; /* any group of the panel has its scale */
+        for (int t = 0; parts == 2 && t < n_tok; t++) {
+            whole[t] = _mm512_fmadd_ps(acc[t], _mm512_set1_ps(x[t * parts].d), whole[t]);
+            acc[t] = _mm512_setzero_ps();
+        }
+    }
     for (int t = 0; t < n_tok; t++)
-        _mm512_storeu_ps(out + (size_t)(tok0 + t) * TILE_ROWS, acc[t]);
+        _mm512_storeu_ps(out + (size_t)(tok0 + t) * TILE_ROWS, parts == 2 ? whole[t] : acc[t]);
 }
 
 INLINE void gemv(const struct kern_weight *w, int32_t tile, const struct act *a, float *out,
@@ -250,5 +299,6 @@ const struct matmul_isa matmul_avx512 = {
     .gemm = avx512_gemm,
     .gemv = avx512_gemv,
     .gemv_tok = MATMUL_SLOTS, /* more share what is unpacked: measured */
+    .store = store_rows,
     .plain = plain_run,
 };

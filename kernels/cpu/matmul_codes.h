@@ -91,6 +91,11 @@ INLINE __m512 group_min(const uint8_t *scale, struct family f, int g)
     return _mm512_mul_ps(d, load_u8(sub + g * TILE_ROWS));
 }
 
+/* Low bits of an input in two parts, of 14 in all: the sum of 32 products with bytes then fits the 24 bits of
+ * a float, but for groups of nothing but extremes. The parts share a scale per panel: scaling is
+ * half of the time of the product on tile registers. */
+enum { PART_BITS = 6 };
+
 /* Whether a type takes its input in two parts: with a scale of its own per 32 columns and no minimum.
  * Those are the types for which an input of 8 bits errs by more than the codes do, or by too much (Q4_0:
  * the loss on trained tiny models is off by 0.0036, with 13 bits by 0.00003). */
@@ -102,6 +107,13 @@ INLINE int act_parts(struct family f)
 static inline bool uses_two_parts(const struct quant_type *t)
 {
     return t->group == 32 && !t->has_min;
+}
+
+/* The largest of the inputs of column i's panel. */
+INLINE float panel_max(const float *x, int32_t i, int32_t n_col)
+{
+    int32_t first = i / PANEL_COLS * PANEL_COLS;
+    return max_abs(x + first, n_col - first < PANEL_COLS ? n_col - first : PANEL_COLS);
 }
 
 #endif

@@ -98,20 +98,28 @@ INLINE int32_t sum8(__m256i v)
     return _mm_cvtsi128_si32(_mm_add_epi32(s, _mm_shuffle_epi32(s, 0xb1)));
 }
 
-/* 32 inputs as integers of at most `top`; returns the scale. Inputs too small to divide by count
- * as zero. */
-INLINE float scale_group(const float *x, float top, __m256i ret[4])
+/* The largest of n inputs, a multiple of 8. */
+INLINE float max_abs(const float *x, int32_t n)
 {
     const __m256 sign = _mm256_set1_ps(-0.0f);
-    __m256 v[4], m = _mm256_setzero_ps();
-    for (int i = 0; i < 4; i++) {
-        v[i] = _mm256_loadu_ps(x + 8 * i);
-        m = _mm256_max_ps(m, _mm256_andnot_ps(sign, v[i]));
-    }
-    float amax = max8(m);
-    __m256 inverse = _mm256_set1_ps(amax > 1e-30f ? top / amax : 0);
+    __m256 m = _mm256_setzero_ps();
+    for (int32_t i = 0; i < n; i += 8)
+        m = _mm256_max_ps(m, _mm256_andnot_ps(sign, _mm256_loadu_ps(x + i)));
+    return max8(m);
+}
+
+/* Inputs too small to divide by count as zero. */
+INLINE float inverse_scale(float amax, float top)
+{
+    return amax > 1e-30f ? top / amax : 0;
+}
+
+/* 32 inputs of at most amax as integers of at most `top`; returns the scale. */
+INLINE float scale_group(const float *x, float amax, float top, __m256i ret[4])
+{
+    __m256 inverse = _mm256_set1_ps(inverse_scale(amax, top));
     for (int i = 0; i < 4; i++)
-        ret[i] = _mm256_cvtps_epi32(_mm256_mul_ps(v[i], inverse));
+        ret[i] = _mm256_cvtps_epi32(_mm256_mul_ps(_mm256_loadu_ps(x + 8 * i), inverse));
     return amax / top;
 }
 
@@ -124,49 +132,57 @@ INLINE void store_bytes(int8_t *dst, const __m256i v[4])
     _mm256_storeu_si256((__m256i *)dst, b);
 }
 
-/* Low bits of an input in two parts: v = (h << PART_BITS) + l, both signed bytes. With 13 bits in all
- * the sum of 32 products with bytes fits 24 bits, which a float holds. */
-enum { PART_BITS = 5, TWO_PARTS_MAX = 127 << PART_BITS };
-
-INLINE __m256i high_part(__m256i v)
+/* The high part of v; the low one is what is left. */
+INLINE __m256i high_part(__m256i v, int low, __m256i *rest)
 {
-    return _mm256_srai_epi32(_mm256_add_epi32(v, _mm256_set1_epi32(1 << (PART_BITS - 1))), PART_BITS);
+    __m256i half = _mm256_set1_epi32(1 << (low - 1));
+    __m256i high = _mm256_srai_epi32(_mm256_add_epi32(v, half), low);
+    *rest = _mm256_sub_epi32(v, _mm256_slli_epi32(high, low));
+    return high;
 }
 
-INLINE __m256i low_part(__m256i v, __m256i high)
+/* 32 inputs of at most amax in one part (low 0) or two, v = (h << low) + l, all signed bytes: ret[0] then has
+ * the high parts and all scales and sums, ret[1] the low ones. */
+INLINE void quantise_group(const float *x, float amax, int low, struct act8 *ret)
 {
-    return _mm256_sub_epi32(v, _mm256_slli_epi32(high, PART_BITS));
-}
-
-/* In one part or two: ret[0] then has the high parts and all scales and sums, ret[1] the low ones. */
-INLINE void quantise_parts(const float *x, int32_t n_col, struct act8 *ret, int32_t stride,
-                           int parts)
-{
-    for (int32_t i = 0; i < n_col; i += 32, ret += stride * parts) {
-        __m256i v[4], high[4], low[4];
-        float d = scale_group(x + i, parts == 2 ? TWO_PARTS_MAX : 127, v);
-        int32_t s0 = sum8(_mm256_add_epi32(v[0], v[1])), s1 = sum8(_mm256_add_epi32(v[2], v[3]));
-        if (parts == 2) {
-            for (int j = 0; j < 4; j++) {
-                high[j] = high_part(v[j]);
-                low[j] = low_part(v[j], high[j]);
-            }
-            store_bytes(ret[1].q, low);
-        }
-        store_bytes(ret->q, parts == 2 ? high : v);
-        ret->d = d;
-        ret->sum16[0] = d * (float)s0;
-        ret->sum16[1] = d * (float)s1;
-        ret->sum32 = d * (float)(s0 + s1);
-        ret->count16[0] = -s0;
-        ret->count16[1] = -s1;
-        ret->count32 = -(s0 + s1);
+    __m256i v[4], rest[4];
+    float d = scale_group(x, amax, (float)(127 << low), v);
+    int32_t s0 = sum8(_mm256_add_epi32(v[0], v[1])), s1 = sum8(_mm256_add_epi32(v[2], v[3]));
+    if (low) {
+        for (int j = 0; j < 4; j++)
+            v[j] = high_part(v[j], low, &rest[j]);
+        store_bytes(ret[1].q, rest);
     }
+    store_bytes(ret->q, v);
+    ret->d = d;
+    ret->sum16[0] = d * (float)s0;
+    ret->sum16[1] = d * (float)s1;
+    ret->sum32 = d * (float)(s0 + s1);
+    ret->count16[0] = -s0;
+    ret->count16[1] = -s1;
+    ret->count32 = -(s0 + s1);
 }
 
 static inline void quantise8(const float *x, int32_t n_col, void *narrow, int32_t slot, int32_t n_slot)
 {
-    quantise_parts(x, n_col, (struct act8 *)narrow + slot, n_slot, 1);
+    struct act8 *ret = (struct act8 *)narrow + slot;
+    for (int32_t i = 0; i < n_col; i += 32, ret += n_slot)
+        quantise_group(x + i, max_abs(x + i, 32), 0, ret);
+}
+
+/* kernels/cpu/matmul.h: matmul_isa.store */
+static inline void store_rows(float *dst, const float *c, size_t c_stride, int n_tile, const float *bias,
+                              bool add)
+{
+    for (int i = 0; i < n_tile; i++, dst += TILE_ROWS, c += c_stride)
+        for (int half = 0; half < TILE_ROWS; half += 8) {
+            __m256 v = _mm256_loadu_ps(c + half);
+            if (add)
+                v = _mm256_add_ps(v, _mm256_loadu_ps(dst + half));
+            if (bias)
+                v = _mm256_add_ps(v, _mm256_loadu_ps(bias + i * TILE_ROWS + half));
+            _mm256_storeu_ps(dst + half, v);
+        }
 }
 
 #endif
