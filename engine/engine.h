@@ -30,7 +30,7 @@ struct engine_params {
     const char *backend;     /* "auto", "cpu", "cuda"; NULL = auto */
     const char *kv;          /* preset name; NULL = the default */
     uint64_t kv_budget_bytes;/* 0 = automatic */
-    float coverage;          /* 1 = dense; 0 = default */
+    float coverage;          /* 1 = dense; 0 = the preset's */
     int32_t sparse_from;     /* for measuring: sparse attention from so many tokens on, even where
                                 it does not pay; 0 = where it pays */
     bool vocab_only;         /* tokenizer only: no weights, no thread */

@@ -267,11 +267,20 @@ static void fill_info(struct local *l)
     i->fingerprint = l->floor_key;
 }
 
+/* As asked, else as the preset has it, else dense. */
+static void use_coverage(struct local *l)
+{
+    float asked = atomic_load(&l->coverage_asked), own = l->preset ? l->preset->coverage : 0;
+    float coverage = asked > 0 ? asked : own > 0 ? own : 1;
+    /* Block scores do not know of dropped tokens: what is left of them is read densely. */
+    atomic_store(&l->coverage, l->preset && preset_lossy(l->preset) ? 1 : coverage);
+}
+
 static void local_set_coverage(struct engine *en, float coverage)
 {
     struct local *l = local_of(en);
-    /* Block scores do not know of dropped tokens: what is left of them is read densely. */
-    atomic_store(&l->coverage, l->preset && preset_lossy(l->preset) ? 1 : coverage);
+    atomic_store(&l->coverage_asked, coverage);
+    use_coverage(l);
 }
 
 /* Eviction works on rows and tables in our own memory. */
@@ -294,9 +303,7 @@ void local_use_preset(struct local *l, const struct preset *p)
     forward_set_chunk(l->forward, most && most < l->plan.n_chunk ? most : l->plan.n_chunk);
     policy_free(l->policy);
     l->policy = policy_new(l->kern, &l->model->p, l->forward, p, l->params.sparse_from);
-    if (l->params.coverage <= 0 && p->coverage > 0)
-        atomic_store(&l->coverage, p->coverage);
-    local_set_coverage(&l->base, atomic_load(&l->coverage));
+    use_coverage(l);
 }
 
 static enum status open_parts(struct local *l, struct err *e)
@@ -551,7 +558,8 @@ enum status local_open(const struct engine_params *p, struct engine **ret, struc
     pthread_mutex_init(&l->compute, NULL);
     pthread_mutex_init(&l->lock, NULL);
     l->events = queue_new(p->wake, p->wake_ctx);
-    atomic_init(&l->coverage, p->coverage > 0 ? p->coverage : POLICY_COVERAGE);
+    atomic_init(&l->coverage_asked, p->coverage);
+    atomic_init(&l->coverage, 1);
     stats_init(&l->stats);
     stats_map_init(&l->map);
     stats_trace_init(&l->trace);

@@ -68,7 +68,8 @@ struct local {
     struct queue *commands; /* of struct command, to the worker */
     struct queue *events;   /* of struct engine_event */
     atomic_bool cancel, busy, closing;
-    _Atomic float coverage; /* of the next turn */
+    _Atomic float coverage_asked; /* 0 = the preset's */
+    _Atomic float coverage;       /* of the next turn */
     atomic_uint_fast64_t n_turn;
 };
 

@@ -12,14 +12,6 @@
 #include "engine/sparse.h"
 #include "engine/stats.h"
 
-/* The coverage in force when neither the user nor the preset asks for one: dense. Reading less is
- * close, not proven. The bundled model's right answers over 8/8 pages (eval --suite recall -c 4096
- * --sparse-from 64 -t 1), dense / at 0.99 / at 0.95: 71 / 70 / 70 of 176 at 1,024 tokens,
- * 62 / 63 / 62 of 168 at 2,048 and 25 / 25 / 25 of 83 at 4,096. One question of 176 is already more
- * than the half point that 0.99 may cost, and the mass kept at 2,048 and 4,096 was 0.984 where 0.99
- * was asked for, 0.92 while answering. */
-#define POLICY_COVERAGE 1.0f
-
 struct policy;
 
 /* Bytes of memory for contexts of n_tok tokens read in chunks of n_chunk. */

@@ -94,7 +94,7 @@ struct preset {
 
     struct preset_evict evict;
 
-    float coverage; /* of our own ways of reading less, where none is asked for; 0 = the engine's */
+    float coverage; /* of our own ways of reading less, where none is asked for; 0 = dense */
     struct prefill_method prefill;
     struct decode_method decode;
 };

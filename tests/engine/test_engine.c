@@ -328,6 +328,36 @@ static void engine__coverage__is_told_and_changes_no_short_answer(void **state)
     engine_close(en);
 }
 
+/* A format's own coverage goes with it; one that was asked for stays. */
+static void engine__coverage__follows_the_preset_unless_asked(void **state)
+{
+    static const struct {
+        const char *kv;
+        float asked; /* 0 = nothing */
+        double want;
+    } step[] = {{"cap-95", 0, 0.95}, {"8/8", 0, 1}, {"8/8", 0.9f, 0.9}, {"cap-99", 0, 0.9}, {"adaptive", 1, 1}};
+    char path[1024];
+    struct engine *en = NULL;
+    struct err e = {0};
+    story(); /* or skips */
+    snprintf(path, sizeof path, "%s/reference/llama-F16.gguf", getenv("DOGEAR_DATA"));
+    assert_int_equal(engine_open(&(struct engine_params){.model_path = path, .n_thread = 1}, &en, &e), OK);
+    for (size_t i = 0; i < sizeof step / sizeof *step; i++) {
+        struct stats st;
+        assert_int_equal(engine_set_kv(en, step[i].kv, &e), OK);
+        if (step[i].asked > 0)
+            engine_set_coverage(en, step[i].asked);
+        int wait_ms = 0;
+        for (engine_stats(en, &st); strcmp(st.kv, step[i].kv) != 0 && wait_ms < 10000; wait_ms++) {
+            usleep(1000); /* the engine's thread changes the preset */
+            engine_stats(en, &st);
+        }
+        assert_string_equal(st.kv, step[i].kv);
+        assert_float_equal(st.coverage, step[i].want, 1e-6);
+    }
+    engine_close(en);
+}
+
 static void engine__measuring__logits_and_bench(void **state)
 {
     struct engine *en = open_with(0, 0);
@@ -429,6 +459,7 @@ int main(void)
         cmocka_unit_test(engine__submit__refuses_while_busy_and_bad_ids),
         cmocka_unit_test(engine__seed__gives_the_same_text),
         cmocka_unit_test(engine__coverage__is_told_and_changes_no_short_answer),
+        cmocka_unit_test(engine__coverage__follows_the_preset_unless_asked),
         cmocka_unit_test(engine__measuring__logits_and_bench),
         cmocka_unit_test(engine__open__fails_with_one_line),
         cmocka_unit_test(engine__open__can_be_cancelled_or_vocabulary_only),
