@@ -179,12 +179,11 @@ int cmd_tokenize(struct options *o)
         json_print(list);
     } else {
         for (int32_t i = 0; i < n; i++) {
-            char *piece;
-            size_t piece_len;
             if (o->ids) {
                 printf("%d\n", ids[i]);
-            } else if (engine_detokenize(en, &ids[i], 1, true, &piece, &piece_len, &e) == OK) {
-                json_t *quoted = json_text(piece, piece_len);
+            } else {
+                char *piece = engine_token_text(en, ids[i]);
+                json_t *quoted = json_text(piece, strlen(piece));
                 char *shown = json_dumps(quoted, JSON_ENCODE_ANY);
                 printf("%8d  %s\n", ids[i], shown);
                 free(shown);

@@ -318,16 +318,11 @@ static void fill_page(struct screen *sc)
 static void fill_choice(struct screen *sc, const struct chat_answer *a, int sel)
 {
     struct screen_dash *d = &sc->dash;
-    struct err ignored;
     d->other_of = sel;
     for (int k = 0; k < STATS_ALTERNATIVES; k++) {
-        size_t len;
+        bool known = sel < a->n_choice && a->choice[sel].id[k] >= 0;
         free(d->other[k]);
-        d->other[k] = NULL;
-        if (sel < a->n_choice && a->choice[sel].id[k] >= 0 &&
-            engine_detokenize(sc->engine, &a->choice[sel].id[k], 1, true, &d->other[k], &len,
-                              &ignored) != OK)
-            d->other[k] = NULL;
+        d->other[k] = known ? engine_token_text(sc->engine, a->choice[sel].id[k]) : NULL;
         d->token[sel].other[k] = d->other[k];
         d->token[sel].other_p[k] = sel < a->n_choice ? a->choice[sel].id_p[k] : NAN;
     }
@@ -338,7 +333,6 @@ static void fill_tokens(struct screen *sc)
     struct screen_dash *d = &sc->dash;
     struct chat_message msg = {.id = 0};
     struct chat_answer a;
-    struct err ignored;
     bool known = chat_answer(sc->chat, &a);
     if (known)
         chat_get(sc->chat, chat_count(sc->chat) - 1, &msg);
@@ -352,11 +346,8 @@ static void fill_tokens(struct screen *sc)
         d->token = mem_realloc(d->token, (size_t)d->token_cap * sizeof *d->token);
     }
     for (int32_t i = d->view.n_token; i < a.n; i++) {
-        char *text = NULL;
-        size_t len = 0;
-        if (engine_detokenize(sc->engine, a.ids + i, 1, true, &text, &len, &ignored) != OK)
-            text = mem_strdup("");
-        d->token[i] = (struct dash_token){.text = text, .len = len};
+        char *text = engine_token_text(sc->engine, a.ids[i]);
+        d->token[i] = (struct dash_token){.text = text, .len = strlen(text)};
     }
     for (int32_t i = 0; i < a.n; i++) {
         d->token[i].p = i < a.n_choice ? a.choice[i].p : NAN;

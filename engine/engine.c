@@ -3,6 +3,9 @@
 
 #include <stdlib.h>
 
+#include "engine/base/mem.h"
+#include "engine/base/str.h"
+#include "engine/base/utf8.h"
 #include "engine/engine_impl.h"
 #include "engine/fake.h"
 #include "engine/local.h"
@@ -161,6 +164,27 @@ enum status engine_detokenize(struct engine *en, const int32_t *ids, int32_t n, 
                               char **ret, size_t *ret_len, struct err *e)
 {
     return en->vt->detokenize(en, ids, n, special, ret, ret_len, e);
+}
+
+char *engine_token_text(struct engine *en, int32_t id)
+{
+    struct str out = {0};
+    struct err ignored;
+    char *text;
+    size_t n;
+    if (engine_detokenize(en, &id, 1, true, &text, &n, &ignored) != OK)
+        return mem_strdup("");
+    for (size_t i = 0; i < n;) {
+        uint32_t cp;
+        size_t len = (size_t)utf8_decode(text + i, n - i, &cp);
+        if (!text[i] || (len == 1 && (uint8_t)text[i] >= 0x80))
+            str_addf(&out, "<0x%02X>", (unsigned)(uint8_t)text[i]);
+        else
+            str_add(&out, text + i, len);
+        i += len;
+    }
+    free(text);
+    return str_take(&out);
 }
 
 enum status engine_logits(struct engine *en, const int32_t *ids, int32_t n,

@@ -215,6 +215,10 @@ enum status engine_tokenize(struct engine *en, const char *text, size_t len, boo
 enum status engine_detokenize(struct engine *en, const int32_t *ids, int32_t n, bool special,
                               char **ret, size_t *ret_len, struct err *e);
 
+/* One token to look at, special or not, as valid UTF-8: bytes that are no whole character by themselves,
+ * and NUL, as <0xE2>. malloc'ed; "" when there is no such token. */
+char *engine_token_text(struct engine *en, int32_t id);
+
 /* ---- measuring (blocking) ---- */
 /* Teacher-forced logits: calls row(ctx, i, logits[n_vocab]) for each i in order. */
 enum status engine_logits(struct engine *en, const int32_t *ids, int32_t n,

@@ -22,6 +22,8 @@ dogear info "$story" --json && json "$work/out" 'j' >/dev/null
 ok info__json__parses
 dogear tokenize -m "$story" -p "hello world" --ids && ids=$(tr '\n' ' ' <"$work/out") && dogear detokenize -m "$story" $ids && [ "$(sed 's/^ //' "$work/out")" = "hello world" ]
 ok tokenize__round_trip
+dogear tokenize -m "$story" -p 日 && [ "$(awk '{printf "%s", $2}' "$work/out" | tr -d '" ')" = '<0xE6><0x97><0xA5>' ]
+ok tokenize__bytes_of_a_character
 python3 - "$work/ids.bin" <<'P'
 import struct, sys
 open(sys.argv[1], "wb").write(struct.pack("<5i", 1, 403, 407, 261, 378))
