@@ -18,6 +18,7 @@
 enum {
     PAGE_FEW_ROWS = 32, /* up to here integers beat widening: measured with bench_attn */
     PAGE_ROW_STEP = 4,  /* rows that share one unpacking */
+    FOLD_LINES = 2,     /* fetched with each vector that is folded: memory would rest meanwhile */
     FOLD_MAX_8 = 127,   /* times codes up to 15: eight products fit 16 bits */
     FOLD_MAX_16 = 8191, /* times codes up to 255: 256 products fit 31 bits */
     /* Copies of each folded word: AVX2 has no broadcast inside its multiply. */
@@ -235,6 +236,13 @@ static __attribute__((noinline)) void page_dot_run(const struct page_dot *t,
     }
 }
 
+/* Asks for a few lines of what is wanted soon; NULL: nothing is. */
+ATTN_INLINE void fetch_lines(const char **ahead, size_t *bytes, int n)
+{
+    for (int i = 0; *ahead && i < n && *bytes >= 64; i++, *ahead += 64, *bytes -= 64)
+        _mm_prefetch(*ahead, _MM_HINT_T0);
+}
+
 /* Rounds n folded factors to integers of at most FOLD_MAX_* and stores them as words; returns
  * their sum and the value of one step. */
 ATTN_INLINE float fold_store(const float *x, int32_t n, float largest, bool wide, int32_t *word,
@@ -243,7 +251,9 @@ ATTN_INLINE float fold_store(const float *x, int32_t n, float largest, bool wide
     float most = wide ? FOLD_MAX_16 : FOLD_MAX_8;
     /* what is next to nothing counts as nothing: its inverse would be infinite */
     float inv = largest > 1e-30f ? most / largest : 0;
+#if !defined(__AVX512F__)
     int32_t packed[PAGE_HEAD_DIM_MAX]; /* wide: a quad's two words at 4i and 4i+1 */
+#endif
     *ret_step = largest > 1e-30f ? largest / most : 0;
     vf by = VF_SET1(inv), sum = VF_ZERO();
     for (int32_t c = 0; c < n; c += VL) {
@@ -254,22 +264,26 @@ ATTN_INLINE float fold_store(const float *x, int32_t n, float largest, bool wide
             /* per 128 bits: elements 0,1 in the low halves, 2,3 in the high halves of words 0,1 */
 #if defined(__AVX512F__)
             vi up = VI_SHL(_mm512_shuffle_epi32(i, (_MM_PERM_ENUM)0xee), 16);
+            vi two = _mm512_maskz_compress_epi32(0x3333, VI_OR(up, VI_AND(i, VI_SET1(0xffff))));
+            _mm256_storeu_si256((__m256i *)(word + c / 2), _mm512_castsi512_si256(two));
+        } else {
+            vi_store_bytes(word + c / 4, i);
+        }
 #else
             vi up = VI_SHL(_mm256_shuffle_epi32(i, 0xee), 16);
-#endif
             VI_STORE(packed + c, VI_OR(up, VI_AND(i, VI_SET1(0xffff))));
         } else {
             vi_store_bytes((uint8_t *)packed + c, i);
         }
+#endif
     }
+#if !defined(__AVX512F__)
     for (int32_t q = 0; q < n / 4; q++) {
         const int32_t *from = packed + (wide ? 4 * q : q);
         for (int32_t j = 0; j < (wide ? 2 : 1); j++, word += WORD_COPIES)
-            if (WORD_COPIES > 1)
-                VI_STORE(word, VI_SET1(from[j]));
-            else
-                *word = from[j];
+            VI_STORE(word, VI_SET1(from[j]));
     }
+#endif
     return vf_hsum(sum);
 }
 
@@ -289,6 +303,7 @@ static void page_scores_ahead(struct page_query *w, const struct kern_page *page
         for (int32_t i = 0; i < n; i++)
             most[i] = base[i] = VF_ZERO();
         for (int32_t c = 0; c < d; c += VL) {
+            fetch_lines(&ahead, &ahead_bytes, FOLD_LINES);
             vf sc = VF_MUL(unit, VF_HALF(scale + c)), centre = VF_FMA(sc, mid, VF_HALF(lo + c));
             for (int32_t i = 0; i < n; i++) {
                 vf x = VF_LOAD(q + (i0 + i) * d + c), a = VF_MUL(x, sc);
@@ -305,9 +320,9 @@ static void page_scores_ahead(struct page_query *w, const struct kern_page *page
                                    &dot.step[i]);
             dot.add[i] = fmaf(-(dot.step[i] * code.mid), sum, vf_hsum(base[i]));
         }
-        if (i0 == 0)
-            page_dot_ahead(&dot, ahead, ahead_bytes);
+        page_dot_ahead(&dot, ahead, ahead_bytes);
         page_dot_run(&dot, &code, w);
+        ahead = NULL;
     }
 }
 
@@ -331,6 +346,8 @@ static __attribute__((unused)) void page_values(struct page_query *w, const stru
     for (int32_t i0 = 0; i0 < n_row; i0 += PAGE_ROW_STEP) {
         int32_t n = n_row - i0 < PAGE_ROW_STEP ? n_row - i0 : PAGE_ROW_STEP;
         for (int32_t g = 0; g < n_group; g++) {
+            const char *part = i0 == 0 && ahead ? ahead + ahead_bytes / n_group * g : NULL;
+            size_t part_bytes = ahead_bytes / n_group;
             int32_t c0 = g * PAGE_GROUP, n_col = d - c0 < PAGE_GROUP ? d - c0 : PAGE_GROUP;
             struct page_dot dot = {.n_row = n, .n_out = n_col, .n_line = PAGE_TOK / 16,
                                    .at = (size_t)c0 * 4, .out_step = 64,
@@ -339,6 +356,7 @@ static __attribute__((unused)) void page_values(struct page_query *w, const stru
             for (int32_t i = 0; i < n; i++) {
                 vf most = VF_ZERO(), base = VF_ZERO();
                 for (int32_t t = 0; t < PAGE_TOK; t += VL) {
+                    fetch_lines(&part, &part_bytes, FOLD_LINES);
                     vf sc = VF_MUL(unit, VF_HALF(scale + g * PAGE_TOK + t));
                     vf centre = VF_FMA(sc, mid, VF_HALF(lo + g * PAGE_TOK + t));
                     vf x = VF_LOAD(p + (i0 + i) * PAGE_TOK + t), a = VF_MUL(x, sc);
@@ -350,8 +368,8 @@ static __attribute__((unused)) void page_values(struct page_query *w, const stru
                                        &dot.step[i]);
                 dot.add[i] = fmaf(-(dot.step[i] * code.mid), sum, vf_hsum(base));
             }
-            if (i0 == 0 && ahead)
-                page_dot_ahead(&dot, ahead + ahead_bytes / n_group * g, ahead_bytes / n_group);
+            if (i0 == 0)
+                page_dot_ahead(&dot, part, part_bytes);
             page_dot_run(&dot, &code, w);
         }
     }
