@@ -1,5 +1,5 @@
 /* Sealing compiled for AVX2, without fused multiply-add: its rounding would change the bytes. */
-#include "kernels/cpu/page_avx2.h"
+#include "kernels/cpu/page_simd.h"
 
 #include "kernels/page_seal.h"
 
