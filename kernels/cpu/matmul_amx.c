@@ -5,8 +5,9 @@
  *
  * One instruction multiplies the inputs of 16 tokens with 16 rows of a weight, over the 32 columns of
  * a scale, in BF16 with float sums. Codes are whole numbers of at most 8 bits, which BF16 holds, an input
- * of 14 bits is two such numbers, 64 h and l, and their sums fit the 24 bits of a float: nothing is
- * rounded. So the sums are the integers of
+ * of 14 bits is two such numbers, 64 h and l, and sums of up to half of the largest there can be fit the
+ * 24 bits of a float: nothing is rounded. (Larger ones take 32 codes and 32 inputs that are nearly all
+ * extremes of one sign; their last bit may differ.) So the sums are the integers of
  * matmul_avx512.c, scaled and added up in the same order: the result is the same, bit for bit,
  * whichever of the two computes it. (8-bit tiles take as long, since every group of columns has a
  * scale of its own, and leave integers that have to be converted.) */

@@ -92,7 +92,7 @@ INLINE __m512 group_min(const uint8_t *scale, struct family f, int g)
 }
 
 /* Low bits of an input in two parts, of 14 in all: the sum of 32 products with bytes then fits the 24 bits of
- * a float, but for groups of nothing but extremes. The parts share a scale per panel: scaling is
+ * a float, but for groups of nearly nothing but extremes. The parts share a scale per panel: scaling is
  * half of the time of the product on tile registers. */
 enum { PART_BITS = 6 };
 
