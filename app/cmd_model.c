@@ -183,7 +183,7 @@ int cmd_tokenize(struct options *o)
                 printf("%d\n", ids[i]);
             } else {
                 char *piece = engine_token_text(en, ids[i]);
-                json_t *quoted = json_text(piece, strlen(piece));
+                json_t *quoted = json_string(piece);
                 char *shown = json_dumps(quoted, JSON_ENCODE_ANY);
                 printf("%8d  %s\n", ids[i], shown);
                 free(shown);

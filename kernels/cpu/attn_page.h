@@ -243,6 +243,30 @@ ATTN_INLINE void fetch_lines(const char **ahead, size_t *bytes, int n)
         _mm_prefetch(*ahead, _MM_HINT_T0);
 }
 
+/* VL factors as words. Wide, per 128 bits: elements 0, 1 in the low halves and 2, 3 in the high halves of the
+ * first two words. */
+ATTN_INLINE void fold_words(vi x, bool wide, int32_t *word)
+{
+#if defined(__AVX512F__)
+    if (wide) {
+        vi up = VI_SHL(_mm512_shuffle_epi32(x, (_MM_PERM_ENUM)0xee), 16);
+        vi two = _mm512_maskz_compress_epi32(0x3333, VI_OR(up, VI_AND(x, VI_SET1(0xffff))));
+        _mm256_storeu_si256((__m256i *)word, _mm512_castsi512_si256(two));
+    } else {
+        vi_store_bytes(word, x);
+    }
+#else
+    int32_t packed[VL]; /* wide: a quad's two words at 4i and 4i+1 */
+    if (wide)
+        VI_STORE(packed, VI_OR(VI_SHL(_mm256_shuffle_epi32(x, 0xee), 16), VI_AND(x, VI_SET1(0xffff))));
+    else
+        vi_store_bytes(packed, x);
+    for (int q = 0; q < VL / 4; q++)
+        for (int j = 0; j < (wide ? 2 : 1); j++, word += WORD_COPIES)
+            VI_STORE(word, VI_SET1(packed[wide ? 4 * q + j : q]));
+#endif
+}
+
 /* Rounds n folded factors to integers of at most FOLD_MAX_* and stores them as words; returns
  * their sum and the value of one step. */
 ATTN_INLINE float fold_store(const float *x, int32_t n, float largest, bool wide, int32_t *word,
@@ -251,39 +275,13 @@ ATTN_INLINE float fold_store(const float *x, int32_t n, float largest, bool wide
     float most = wide ? FOLD_MAX_16 : FOLD_MAX_8;
     /* what is next to nothing counts as nothing: its inverse would be infinite */
     float inv = largest > 1e-30f ? most / largest : 0;
-#if !defined(__AVX512F__)
-    int32_t packed[PAGE_HEAD_DIM_MAX]; /* wide: a quad's two words at 4i and 4i+1 */
-#endif
     *ret_step = largest > 1e-30f ? largest / most : 0;
     vf by = VF_SET1(inv), sum = VF_ZERO();
-    for (int32_t c = 0; c < n; c += VL) {
+    for (int32_t c = 0; c < n; c += VL, word += VL / 4 * (wide ? 2 : 1) * WORD_COPIES) {
         vf y = VF_ROUND(VF_MUL(by, VF_LOAD(x + c)));
-        vi i = VI_FROM_FLOAT(y);
         sum = VF_ADD(sum, y);
-        if (wide) {
-            /* per 128 bits: elements 0,1 in the low halves, 2,3 in the high halves of words 0,1 */
-#if defined(__AVX512F__)
-            vi up = VI_SHL(_mm512_shuffle_epi32(i, (_MM_PERM_ENUM)0xee), 16);
-            vi two = _mm512_maskz_compress_epi32(0x3333, VI_OR(up, VI_AND(i, VI_SET1(0xffff))));
-            _mm256_storeu_si256((__m256i *)(word + c / 2), _mm512_castsi512_si256(two));
-        } else {
-            vi_store_bytes(word + c / 4, i);
-        }
-#else
-            vi up = VI_SHL(_mm256_shuffle_epi32(i, 0xee), 16);
-            VI_STORE(packed + c, VI_OR(up, VI_AND(i, VI_SET1(0xffff))));
-        } else {
-            vi_store_bytes((uint8_t *)packed + c, i);
-        }
-#endif
+        fold_words(VI_FROM_FLOAT(y), wide, word);
     }
-#if !defined(__AVX512F__)
-    for (int32_t q = 0; q < n / 4; q++) {
-        const int32_t *from = packed + (wide ? 4 * q : q);
-        for (int32_t j = 0; j < (wide ? 2 : 1); j++, word += WORD_COPIES)
-            VI_STORE(word, VI_SET1(from[j]));
-    }
-#endif
     return vf_hsum(sum);
 }
 
@@ -368,8 +366,7 @@ static __attribute__((unused)) void page_values(struct page_query *w, const stru
                                        &dot.step[i]);
                 dot.add[i] = fmaf(-(dot.step[i] * code.mid), sum, vf_hsum(base));
             }
-            if (i0 == 0)
-                page_dot_ahead(&dot, part, part_bytes);
+            page_dot_ahead(&dot, part, part_bytes);
             page_dot_run(&dot, &code, w);
         }
     }

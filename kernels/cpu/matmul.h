@@ -2,11 +2,11 @@
  * matmul_avx512.c, matmul_amx.c) agree on. Internal to kernels/.
  *
  * dst[t] = W x[t] is computed for up to max_tok tokens at a time. The input is quantised to 8 bits
- * (13 to 16 for types whose own codes are as fine) with a scale per 32 columns, and laid out [group
- * of 32 columns][token], so that a pass over the tokens with a group's weights in registers reads one
- * cache line after the other. Many tokens: a panel (256
- * columns of a tile) is unpacked once into the thread's scratch and used for all of them. Few:
- * the codes go from memory to the registers and are used at once. */
+ * with a scale per 32 columns (for types whose own codes are as fine to 16, with AVX-512 to 14 with a scale
+ * per panel of 256), and laid out [group of 32 columns][token], so that a pass over the tokens with a group's
+ * weights in registers reads one cache line after the other. Many tokens: a panel of a tile is unpacked once
+ * into the thread's scratch and used for all of them. Few: the codes go from memory to the registers and are
+ * used at once. */
 #ifndef KERNELS_CPU_MATMUL_H
 #define KERNELS_CPU_MATMUL_H
 

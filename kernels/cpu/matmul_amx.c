@@ -45,7 +45,7 @@ static void quantise_wide(const float *x, int32_t n_col, void *wide, int32_t slo
     float amax = 0, inverse = 0;
     for (int32_t i = 0; i < n_col; i += 32, dst += input_bytes(n_slot)) {
         if (i % PANEL_COLS == 0) {
-            amax = panel_max(x, i, n_col);
+            amax = panel_max(x + i, n_col - i);
             inverse = inverse_scale(amax, top);
         }
         uint8_t *high = dst + (size_t)slot * ROW_BYTES, *low = high + (size_t)n_slot * ROW_BYTES;

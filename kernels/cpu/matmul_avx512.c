@@ -38,7 +38,7 @@ static void quantise_pairs(const float *x, int32_t n_col, void *wide, int32_t sl
     float amax = 0;
     for (int32_t i = 0; i < n_col; i += 32, ret += 2 * n_slot) {
         if (i % PANEL_COLS == 0)
-            amax = panel_max(x, i, n_col);
+            amax = panel_max(x + i, n_col - i);
         quantise_group(x + i, amax, PART_BITS, ret);
     }
 }

@@ -109,11 +109,10 @@ static inline bool uses_two_parts(const struct quant_type *t)
     return t->group == 32 && !t->has_min;
 }
 
-/* The largest of the inputs of column i's panel. */
-INLINE float panel_max(const float *x, int32_t i, int32_t n_col)
+/* The largest input of the panel that begins here, n_col columns before the end. */
+INLINE float panel_max(const float *x, int32_t n_col)
 {
-    int32_t first = i / PANEL_COLS * PANEL_COLS;
-    return max_abs(x + first, n_col - first < PANEL_COLS ? n_col - first : PANEL_COLS);
+    return max_abs(x, n_col < PANEL_COLS ? n_col : PANEL_COLS);
 }
 
 #endif
