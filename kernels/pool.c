@@ -54,30 +54,34 @@ static void work(struct pool *p, int thread)
         p->fn(p->ctx, part, p->n_part, thread);
 }
 
-/* Waits for a job other than `seen`; false when the pool ends. */
-static bool await_job(struct pool *p, uint64_t seen)
+/* Waits for a job (or the end) with another number than `seen`; returns its state word. */
+static uint64_t await_job(struct pool *p, uint64_t seen)
 {
+    uint64_t job;
     for (int i = 0; i < SPIN_WORKER; i++) {
-        if (atomic_load_explicit(&p->job, memory_order_relaxed) / JOB_ONE != seen)
-            return !atomic_load(&p->stop);
+        job = atomic_load_explicit(&p->job, memory_order_acquire);
+        if (job / JOB_ONE != seen)
+            return job;
         cpu_pause();
     }
     pthread_mutex_lock(&p->lock);
     atomic_fetch_add(&p->n_asleep, 1);
-    while (atomic_load(&p->job) / JOB_ONE == seen)
+    while ((job = atomic_load(&p->job)) / JOB_ONE == seen)
         pthread_cond_wait(&p->wake, &p->lock);
     atomic_fetch_sub(&p->n_asleep, 1);
     pthread_mutex_unlock(&p->lock);
-    return !atomic_load(&p->stop);
+    return job;
 }
 
 static void *run_worker(void *arg)
 {
     struct worker *w = arg;
     struct pool *p = w->pool;
-    uint64_t seen = 0;
-    while (await_job(p, seen)) {
-        uint64_t job = atomic_load_explicit(&p->job, memory_order_acquire);
+    for (uint64_t seen = 0;;) {
+        uint64_t job = await_job(p, seen);
+        /* Asked only now: the end is announced once, and whoever took its number would miss it. */
+        if (atomic_load(&p->stop))
+            return NULL;
         seen = job / JOB_ONE;
         bool joined = false;
         while (!joined && !(job & JOB_CLOSED) && job / JOB_ONE == seen)
@@ -88,7 +92,6 @@ static void *run_worker(void *arg)
             atomic_fetch_add_explicit(&p->n_left, 1, memory_order_release);
         }
     }
-    return NULL;
 }
 
 /* Starts a new job (or the end) and wakes whoever sleeps. */

@@ -5,6 +5,7 @@
 #include <cmocka.h>
 
 #include "kernels/kernels.h"
+#include "kernels/pool.h"
 #include "kernels/timed.h"
 
 #include <math.h>
@@ -507,6 +508,22 @@ static void pool__run__every_part_once(void **unused)
     }
 }
 
+static void no_part(void *ctx, int part, int n_part, int thread)
+{
+}
+
+/* A worker that wakes for a job which is over by then must see the end that follows at once. */
+static void pool__free__ends_right_after_a_job(void **unused)
+{
+    for (int i = 0; i < 4000; i++) {
+        struct pool *p = pool_new(4);
+        for (volatile int wait = 0; wait < 100000 + i % 37 * 2000; wait++)
+            ;
+        pool_run(p, 2, no_part, NULL);
+        pool_free(p);
+    }
+}
+
 /* Timing an op changes nothing but the clock. */
 static void ops__timed__same_results_and_every_call_counted(void **unused)
 {
@@ -538,6 +555,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(ops__open__unknown_name_gives_null),
         cmocka_unit_test(pool__run__every_part_once),
+        cmocka_unit_test(pool__free__ends_right_after_a_job),
         cmocka_unit_test(ops__matmul__avx2_agrees_with_ref),
         cmocka_unit_test(ops__matmul__avx512_agrees_with_ref),
         cmocka_unit_test(ops__matmul__amx_agrees_with_ref),
