@@ -267,20 +267,15 @@ static void fill_info(struct local *l)
     i->fingerprint = l->floor_key;
 }
 
-/* As asked, else as the preset has it, else dense. */
-static void use_coverage(struct local *l)
+float local_coverage(const struct local *l)
 {
-    float asked = atomic_load(&l->coverage_asked), own = l->preset ? l->preset->coverage : 0;
-    float coverage = asked > 0 ? asked : own > 0 ? own : 1;
-    /* Block scores do not know of dropped tokens: what is left of them is read densely. */
-    atomic_store(&l->coverage, l->preset && preset_lossy(l->preset) ? 1 : coverage);
+    float asked = atomic_load(&l->coverage_asked), own = atomic_load(&l->coverage_own);
+    return own > 0 && asked > 0 ? asked : own > 0 ? own : 1;
 }
 
 static void local_set_coverage(struct engine *en, float coverage)
 {
-    struct local *l = local_of(en);
-    atomic_store(&l->coverage_asked, coverage);
-    use_coverage(l);
+    atomic_store(&local_of(en)->coverage_asked, coverage);
 }
 
 /* Eviction works on rows and tables in our own memory. */
@@ -303,7 +298,8 @@ void local_use_preset(struct local *l, const struct preset *p)
     forward_set_chunk(l->forward, most && most < l->plan.n_chunk ? most : l->plan.n_chunk);
     policy_free(l->policy);
     l->policy = policy_new(l->kern, &l->model->p, l->forward, p, l->params.sparse_from);
-    use_coverage(l);
+    /* Block scores do not know of dropped tokens: what is left of them is read densely. */
+    atomic_store(&l->coverage_own, preset_lossy(p) ? 0 : p->coverage > 0 ? p->coverage : 1);
 }
 
 static enum status open_parts(struct local *l, struct err *e)
@@ -419,7 +415,7 @@ static void local_stats(struct engine *en, struct stats *ret)
     *ret = l->stats;
     pthread_mutex_unlock(&l->lock);
     ret->at_s = local_now_s();
-    ret->coverage = (double)atomic_load(&l->coverage);
+    ret->coverage = (double)local_coverage(l);
     long pages_all, pages;
     FILE *f = fopen("/proc/self/statm", "re");
     if (f) {
@@ -559,7 +555,7 @@ enum status local_open(const struct engine_params *p, struct engine **ret, struc
     pthread_mutex_init(&l->lock, NULL);
     l->events = queue_new(p->wake, p->wake_ctx);
     atomic_init(&l->coverage_asked, p->coverage);
-    atomic_init(&l->coverage, 1);
+    atomic_init(&l->coverage_own, 1);
     stats_init(&l->stats);
     stats_map_init(&l->map);
     stats_trace_init(&l->trace);

@@ -2,7 +2,7 @@
  *   set at opening, then immutable: gguf, model, tokenizer, template, plan, info, params;
  *   whoever holds `compute` (the worker while it runs a command; a measuring call otherwise):
  *     kern, forward, pool, lines, preset, keep;
- *   `lock`: stats, map, trace;   atomics: cancel, busy, closing, coverage. */
+ *   `lock`: stats, map, trace;   atomics: cancel, busy, closing, coverage_asked, coverage_own. */
 #ifndef ENGINE_LOCAL_H
 #define ENGINE_LOCAL_H
 
@@ -69,7 +69,7 @@ struct local {
     struct queue *events;   /* of struct engine_event */
     atomic_bool cancel, busy, closing;
     _Atomic float coverage_asked; /* 0 = the preset's */
-    _Atomic float coverage;       /* of the next turn */
+    _Atomic float coverage_own;   /* the preset's; 0 = dense, whatever was asked for */
     atomic_uint_fast64_t n_turn;
 };
 
@@ -78,6 +78,8 @@ enum status local_open(const struct engine_params *p, struct engine **ret, struc
 /* Tells what a walk over all pages of the line (NULL = none) tells: tiers, harm, room, and the map
  * when it was asked for. Does nothing when it comes sooner than `often` allows. */
 void local_walk(struct local *l, int64_t id, const struct kv_line *line, bool often);
+/* Of the next turn: as asked, else as the preset has it. */
+float local_coverage(const struct local *l);
 /* Makes what depends on the preset follow it, but for the pool and its lines. */
 void local_use_preset(struct local *l, const struct preset *p);
 /* ERR_USAGE for ids outside the vocabulary. */

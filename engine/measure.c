@@ -85,7 +85,7 @@ enum status measure_logits(struct engine *en, const int32_t *ids, int32_t n,
             own = kv_pool_new(l->kern, &shape, exact,
                               kv_most_bytes(&shape, exact, l->plan.n_ctx, PLAN_CHUNK));
         struct kv_line *line = kv_line_new(own ? own : l->pool, l->plan.n_ctx);
-        policy_begin(l->policy, atomic_load(&l->coverage), n);
+        policy_begin(l->policy, local_coverage(l), n);
         s = each_row(l, line, ids, n, row, ctx, e);
         tell_line(l, line);
         kv_line_free(line);
@@ -158,7 +158,7 @@ static enum status bench_once(struct local *l, struct kv_line *line, const struc
     TRY(fill(l, line, ids, b->depth, e));
     int32_t n = b->n_prompt > 0 ? b->n_prompt : b->n_gen;
     TRY(room_reserve(l, BENCH_LINE, line, n, e));
-    policy_begin(l->policy, atomic_load(&l->coverage), b->depth + (b->n_prompt > 0 ? b->n_prompt : 0));
+    policy_begin(l->policy, local_coverage(l), b->depth + (b->n_prompt > 0 ? b->n_prompt : 0));
     double start = now_s(), sealed = kv_seal_s(l->pool);
     if (b->n_prompt > 0) {
         TRY(prefill_run(l->forward, line, ids, n, NULL, NULL, &logits, e));

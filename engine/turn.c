@@ -341,7 +341,7 @@ static enum status run_turn(struct run *r, struct err *e)
     if (kv_n_tok(r->line) == r->n_prompt) /* the logits after the last token are needed again */
         kv_truncate(r->line, r->n_prompt - 1);
     r->n_reused = kv_n_tok(r->line);
-    policy_begin(l->policy, atomic_load(&l->coverage), r->n_prompt);
+    policy_begin(l->policy, local_coverage(l), r->n_prompt);
     tell_stats(r, STATS_PREFILL);
     TRY(read_prompt(r, &logits, e));
 
