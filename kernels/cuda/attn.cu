@@ -32,11 +32,41 @@ static __device__ void rotate_shared(float *x, int32_t d)
     __syncthreads();
 }
 
+/* The largest of a block's COMBINE_THREADS, for all of them. */
+static __device__ float block_most(float x)
+{
+    __shared__ float part[COMBINE_THREADS / 32];
+    for (int i = 16; i > 0; i /= 2)
+        x = fmaxf(x, __shfl_xor_sync(FULL_WARP, x, i));
+    __syncthreads();
+    if (threadIdx.x % 32 == 0)
+        part[threadIdx.x / 32] = x;
+    __syncthreads();
+    for (int i = 0; i < COMBINE_THREADS / 32; i++)
+        x = fmaxf(x, part[i]);
+    return x;
+}
+
+/* Their sum, for all of them. */
+static __device__ float block_sum(float x)
+{
+    __shared__ float part[COMBINE_THREADS / 32];
+    x = warp_sum(x);
+    __syncthreads();
+    if (threadIdx.x % 32 == 0)
+        part[threadIdx.x / 32] = x;
+    __syncthreads();
+    x = 0;
+    for (int i = 0; i < COMBINE_THREADS / 32; i++)
+        x += part[i];
+    return x;
+}
+
 /* One block of threads per pair of a tile. final: [tile][8][2] top and sum, for masses; or NULL. */
 static __global__ void combine_parts(struct attn_args a, struct attn_parts p, float *final)
 {
     DYNAMIC_SHARED(memory);
-    float *turned = (float *)memory; /* [head_dim] */
+    float *turned = (float *)memory, *weight = turned + a.head_dim; /* [head_dim], [2 n_split] */
     a.pos0 = place_of(a);
     int32_t pair = (int32_t)blockIdx.x % ROWS_PAIRS, index = (int32_t)blockIdx.y;
     int32_t head_kv = (int32_t)blockIdx.z / p.n_chunk, chunk = (int32_t)blockIdx.z % p.n_chunk;
@@ -52,28 +82,38 @@ static __global__ void combine_parts(struct attn_args a, struct attn_parts p, fl
         return;
     }
     size_t first = (size_t)at * p.n_split * 2 * ROWS_PAIRS + pair;
-    float top = LOWEST, sum = 0;
-    bool any_turned = false;
-    for (int32_t i = 0; i < 2 * p.n_split; i++)
+    int32_t n = 2 * p.n_split;
+    float top = LOWEST, sum = 0, seen = 0;
+    for (int32_t i = (int32_t)threadIdx.x; i < n; i += (int32_t)blockDim.x)
         top = fmaxf(top, p.top[first + (size_t)i * ROWS_PAIRS]);
-    for (int32_t i = 0; i < 2 * p.n_split; i++) {
+    top = block_most(top);
+    for (int32_t i = (int32_t)threadIdx.x; i < n; i += (int32_t)blockDim.x) {
         float part = p.sum[first + (size_t)i * ROWS_PAIRS];
-        sum += part > 0 ? part * exp2f(p.top[first + (size_t)i * ROWS_PAIRS] - top) : 0;
-        any_turned = any_turned || (i % 2 && part > 0);
+        weight[i] = part > 0 ? exp2f(p.top[first + (size_t)i * ROWS_PAIRS] - top) : 0;
+        sum += part > 0 ? part * weight[i] : 0;
+        seen = i % 2 && part > 0 ? 1 : seen;
     }
+    sum = block_sum(sum);
+    bool any_turned = block_most(seen) > 0; /* and the weights are there */
     size_t answer = (size_t)(a.row ? index : row) * a.n_head + head;
     float *out = a.out + answer * d;
+    size_t step = (size_t)2 * ROWS_PAIRS * d;
     for (int32_t c = (int32_t)threadIdx.x; c < d; c += (int32_t)blockDim.x) {
+        const float *from = p.out + first * d + c;
         float plain = 0, rotated = 0;
-        for (int32_t i = 0; i < 2 * p.n_split; i++) {
-            size_t slot = first + (size_t)i * ROWS_PAIRS;
-            if (!(p.sum[slot] > 0))
-                continue;
-            float v = exp2f(p.top[slot] - top) * p.out[slot * d + c];
-            if (i % 2)
-                rotated += v;
-            else
-                plain += v;
+        /* Loads do not wait for weights: what lies in a slot of weight 0 may be anything. */
+#pragma unroll 8
+        for (int32_t i = 0; i < p.n_split; i++) {
+            float v = from[(size_t)i * step];
+            plain += weight[2 * i] > 0 ? weight[2 * i] * v : 0;
+        }
+        if (any_turned) {
+            from += (size_t)ROWS_PAIRS * d;
+#pragma unroll 8
+            for (int32_t i = 0; i < p.n_split; i++) {
+                float v = from[(size_t)i * step];
+                rotated += weight[2 * i + 1] > 0 ? weight[2 * i + 1] * v : 0;
+            }
         }
         turned[c] = rotated;
         out[c] = plain;
@@ -226,7 +266,8 @@ static bool attend_part(struct kern_cuda *c, const struct attn_args &a, struct c
     attn_rows_launch(c, a, p, true);
     launch(combine_parts,
            dim3(ROWS_PAIRS, (unsigned)p.n_tile, (unsigned)(a.n_head_kv * p.n_chunk)),
-           COMBINE_THREADS, sizeof(float) * (size_t)a.head_dim, c, a, p, final);
+           COMBINE_THREADS, sizeof(float) * ((size_t)a.head_dim + 2 * (size_t)p.n_split), c, a, p,
+           final);
     if (mass)
         launch(add_masses, dim3((unsigned)((a.n_block + 63) / 64), (unsigned)a.n_head_kv), 64, 0,
                c, a, p, final, mass);

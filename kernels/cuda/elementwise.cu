@@ -52,7 +52,7 @@ static __global__ void rope_pairs(float *x, int32_t n_tok, int32_t n_head, int32
     pos0 += place ? *place : 0;
     double angle = (double)(pos0 + t) * (double)freq[i];
     float c = (float)cos(angle) * mscale, s = (float)sin(angle) * mscale;
-    for (int32_t h = 0; h < n_head; h++) {
+    for (int32_t h = (int32_t)blockIdx.y; h < n_head; h += (int32_t)gridDim.y) {
         float *v = x + (size_t)t * stride + (size_t)h * head_dim;
         float *a = v + (pairs ? 2 * i : i), *b = v + (pairs ? 2 * i + 1 : i + half);
         float va = *a, vb = *b;
@@ -83,7 +83,9 @@ void cuda_rope(struct kern *k, float *x, int32_t n_tok, int32_t n_head, int32_t 
     const float *freq = rope_freq(c, r);
     int32_t half = r->n_rot / 2;
     const int32_t *place = step_place(c, n_tok, &pos0);
-    launch(rope_pairs, dim3(groups((size_t)n_tok * (size_t)half, 64)), 64, 0, c, x, n_tok,
+    /* Few tokens alone would not fill the device: heads side by side then. */
+    unsigned beside = n_tok < 16 ? (unsigned)n_head : 1;
+    launch(rope_pairs, dim3(groups((size_t)n_tok * (size_t)half, 64), beside), 64, 0, c, x, n_tok,
            n_head, head_dim, stride, pos0, place, freq, half, r->mode == KERN_ROPE_PAIRS, r->mscale);
 }
 

@@ -46,12 +46,12 @@ static bool is_plain(enum kern_type type)
  * [n_tok][n_col / 32]. Eight bits alone move logits by more than the gap between two answers. */
 struct input8 {
     const int8_t *code, *rest;
-    const float *scale;
+    const float *scale, *sum; /* sum [n_tok][n_col / 16]: of code + rest / 254 */
 };
 
 /* One warp per 32 values. */
 static __global__ void round_input(const float *x, int32_t x_stride, int32_t n_col, int8_t *code,
-                                   int8_t *rest, float *scale)
+                                   int8_t *rest, float *scale, float *sum)
 {
     int32_t g = (int32_t)(blockIdx.x * (blockDim.x / 32) + threadIdx.x / 32);
     int32_t lane = (int32_t)threadIdx.x % 32, t = (int32_t)blockIdx.y, n_group = n_col / 32;
@@ -64,7 +64,14 @@ static __global__ void round_input(const float *x, int32_t x_stride, int32_t n_c
     size_t at = (size_t)t * n_col + 32 * g + lane;
     float whole = rintf(v * inv);
     code[at] = (int8_t)whole;
-    rest[at] = (int8_t)rintf(254 * (v * inv - whole)); /* at most half a step: 127 */
+    float part = rintf(254 * (v * inv - whole)); /* at most half a step: 127 */
+    rest[at] = (int8_t)part;
+    for (int i = 8; i > 0; i /= 2) { /* whole numbers: exact */
+        whole += __shfl_xor_sync(FULL_WARP, whole, i);
+        part += __shfl_xor_sync(FULL_WARP, part, i);
+    }
+    if (lane % 16 == 0)
+        sum[(size_t)t * (n_col / 16) + 2 * g + lane / 16] = whole + part * (1 / 254.0f);
     if (lane == 0)
         scale[(size_t)t * n_group + g] = inv > 0 ? top / 127 : 0;
 }
@@ -114,11 +121,8 @@ static __global__ void __launch_bounds__(32 * GEMV_WARPS)
                 float s = x.scale[(size_t)t * n_unit + w.at[i] / 32];
                 float part = w.scale[i] * ((float)dot_16(w.q[i], v) +
                                            (float)dot_16(w.q[i], rest) * (1 / 254.0f));
-                if (quant<type>::has_min) {
-                    const uint32_t ones[4] = {0x01010101, 0x01010101, 0x01010101, 0x01010101};
-                    part -= w.min[i] *
-                            ((float)dot_16(ones, v) + (float)dot_16(ones, rest) * (1 / 254.0f));
-                }
+                if (quant<type>::has_min)
+                    part -= w.min[i] * x.sum[(size_t)t * 2 * n_unit + w.at[i] / 16];
                 sum[t] += s * part;
             }
     }
@@ -211,6 +215,7 @@ static void gemv_tokens(struct kern_cuda *c, struct product p, struct input8 x8,
         x8.code += (size_t)n * p.m.n_col;
         x8.rest += (size_t)n * p.m.n_col;
         x8.scale += (size_t)n * (p.m.n_col / 32);
+        x8.sum += (size_t)n * (p.m.n_col / 16);
         p.dst += (size_t)n * p.dst_stride;
     }
 }
@@ -500,15 +505,16 @@ void cuda_matmul(struct kern *k, int n_mat, const struct kern_mat *mats, const f
     for (int i = 0; i < n_mat; i++)
         rounded = rounded || !is_plain(mats[i].w->type);
     struct cuda_cut cut = cuda_cut_begin(c);
-    struct input8 x8 = {NULL, NULL, NULL};
+    struct input8 x8 = {NULL, NULL, NULL, NULL};
     if (rounded) {
         int8_t *code = (int8_t *)cuda_cut_take(&cut, (size_t)n_tok * (size_t)n_col);
         int8_t *rest = (int8_t *)cuda_cut_take(&cut, (size_t)n_tok * (size_t)n_col);
         float *scale = (float *)cuda_cut_take(&cut, sizeof(float) * (size_t)n_tok * (n_col / 32));
-        assert(code && rest && scale);
+        float *sum = (float *)cuda_cut_take(&cut, sizeof(float) * (size_t)n_tok * (n_col / 16));
+        assert(code && rest && scale && sum);
         launch(round_input, dim3((unsigned)((n_col / 32 + 3) / 4), (unsigned)n_tok), 128, 0,
-               c, x, x_stride, n_col, code, rest, scale);
-        x8 = {code, rest, scale};
+               c, x, x_stride, n_col, code, rest, scale, sum);
+        x8 = {code, rest, scale, sum};
     }
     for (int i = 0; i < n_mat; i++)
         gemv(c, &mats[i], x8, x, x_stride, n_tok);

@@ -52,17 +52,13 @@ DEVICE void high_bits(uint4 v, int from, uint32_t mask, int to, uint32_t q[4])
     q[3] |= (v.w >> from & mask) << to;
 }
 
-/* Scale and minimum j of the 6-bit table of Q4_K and Q5_K (12 bytes: see quant.c). */
-DEVICE void scales_6(const uint8_t *s, int j, float d, float dmin, float *ret_scale, float *ret_min)
+/* Scale and minimum j of the 6-bit table of Q4_K and Q5_K (12 bytes: see quant.c), from its words. */
+DEVICE void scales_6(uint4 head, int j, float d, float dmin, float *ret_scale, float *ret_min)
 {
-    int i = j & 3, scale, min;
-    if (j < 4) {
-        scale = s[i] & 63;
-        min = s[4 + i] & 63;
-    } else {
-        scale = (s[8 + i] & 15) | s[i] >> 6 << 4;
-        min = s[8 + i] >> 4 | s[4 + i] >> 6 << 4;
-    }
+    int up = 8 * (j & 3);
+    uint32_t s = head.y >> up, m = head.z >> up, both = head.w >> up;
+    uint32_t scale = j < 4 ? s & 63 : (both & 15) | (s >> 2 & 48);
+    uint32_t min = j < 4 ? m & 63 : (both >> 4 & 15) | (m >> 2 & 48);
     *ret_scale = d * (float)scale;
     *ret_min = dmin * (float)min;
 }
@@ -107,8 +103,8 @@ template <> struct quant<KERN_Q4_0> {
 template <bool five> DEVICE void read_45_k(const uint8_t *b, int32_t u, unit *w)
 {
     int32_t p = u % 8 / 2, h = u % 2;
-    uint32_t dd = *(const uint32_t *)b;
-    float d = half_value((uint16_t)dd), dmin = half_value((uint16_t)(dd >> 16));
+    uint4 head = load16(b);
+    float d = half_value((uint16_t)head.x), dmin = half_value((uint16_t)(head.x >> 16));
     uint4 v = load16(b + (five ? 48 : 16) + 32 * p + 16 * h);
     low_nibbles(v, w->q[0]);
     high_nibbles(v, w->q[1]);
@@ -119,7 +115,7 @@ template <bool five> DEVICE void read_45_k(const uint8_t *b, int32_t u, unit *w)
     }
     for (int i = 0; i < 2; i++) {
         w->at[i] = u / 8 * 256 + 64 * p + 32 * i + 16 * h;
-        scales_6(b + 4, 2 * p + i, d, dmin, &w->scale[i], &w->min[i]);
+        scales_6(head, 2 * p + i, d, dmin, &w->scale[i], &w->min[i]);
     }
 }
 
