@@ -66,8 +66,9 @@ void local_walk(struct local *l, int64_t id, const struct kv_line *line, bool of
     double start = local_now_s();
     if (often && start - l->walked_s < fmax(WALK_PERIOD_S, l->walk_s / WALK_SHARE))
         return;
-    bool map = atomic_load(&l->map_line) == id && atomic_exchange(&l->map_wanted, false);
     pthread_mutex_lock(&l->lock);
+    bool map = l->map_wanted && l->map_line == id;
+    l->map_wanted &= !map;
     struct stats *s = &l->stats;
     s->harm_predicted = line && kv_seals(line) ? ledger_harm(line) : NAN;
     witness_report(l->witness, id, s);

@@ -57,8 +57,8 @@ struct local {
     struct stats stats;
     struct stats_map map;        /* the newest picture of pages */
     struct stats_trace trace;    /* the newest look of a position */
-    atomic_bool map_wanted;
-    _Atomic int64_t map_line;    /* of this timeline */
+    bool map_wanted;
+    int64_t map_line;            /* of this timeline */
     double walked_s, walk_s;     /* engine thread: when all pages were last looked at; how long */
     atomic_uint_fast64_t budget; /* asked for */
     uint64_t budget_seen;        /* engine thread: the last one brought into force */

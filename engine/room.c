@@ -18,7 +18,8 @@ static bool not_cancelled(void *ctx, int32_t layer)
 {
     struct local *l = ctx;
     (void)layer;
-    return !atomic_load(&l->cancel);
+    /* Until the next turn begins, `cancel` speaks of one that is over. */
+    return !atomic_load(&l->closing) && !(atomic_load(&l->busy) && atomic_load(&l->cancel));
 }
 
 /* The floor says something about this preset. */

@@ -87,8 +87,19 @@ static void set_preset(struct local *l, const struct preset *preset)
     pthread_mutex_unlock(&l->lock);
 }
 
+/* Whether the map of a line is still wanted: any walk of that line makes it. */
+static bool map_asked(struct local *l, int64_t *ret_timeline)
+{
+    pthread_mutex_lock(&l->lock);
+    bool wanted = l->map_wanted;
+    *ret_timeline = l->map_line;
+    pthread_mutex_unlock(&l->lock);
+    return wanted;
+}
+
 static void act(struct local *l, const struct command *c)
 {
+    int64_t timeline;
     pthread_mutex_lock(&l->compute);
     if (c->kind == COMMAND_FORGET)
         lines_drop(l->lines, c->timeline);
@@ -96,13 +107,15 @@ static void act(struct local *l, const struct command *c)
         set_preset(l, c->preset);
     else if (c->kind == COMMAND_FIT && !room_fit_budget(l))
         goto out;
-    else if (c->kind == COMMAND_MAP && !atomic_load(&l->map_wanted))
-        goto out;
     else if (c->kind == COMMAND_TRACE) {
         trace_run(l, c->trace);
         goto out;
+    } else if (c->kind == COMMAND_MAP) {
+        while (map_asked(l, &timeline)) /* another one may be wanted by now */
+            tell_line(l, timeline);
+        goto out;
     }
-    tell_line(l, c->kind == COMMAND_MAP ? c->timeline : l->stats.timeline);
+    tell_line(l, l->stats.timeline);
 out:
     pthread_mutex_unlock(&l->compute);
 }
@@ -209,9 +222,13 @@ void worker_forget(struct local *l, int64_t timeline)
 
 void worker_map(struct local *l, int64_t timeline)
 {
-    atomic_store(&l->map_line, timeline);
-    if (l->has_thread && !atomic_exchange(&l->map_wanted, true))
-        push(l, (struct command){.kind = COMMAND_MAP, .timeline = timeline});
+    pthread_mutex_lock(&l->lock);
+    bool waits = l->map_wanted; /* a command is queued, and takes the line that is wanted by then */
+    l->map_line = timeline;
+    l->map_wanted = l->has_thread;
+    pthread_mutex_unlock(&l->lock);
+    if (l->has_thread && !waits)
+        push(l, (struct command){.kind = COMMAND_MAP});
 }
 
 void worker_trace(struct local *l, int64_t timeline, const int32_t *ids, int32_t n, int32_t pos)

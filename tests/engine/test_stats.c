@@ -182,6 +182,31 @@ static void stats__short_chat__is_not_more_than_f16(void **state)
     engine_close(en);
 }
 
+/* Another chat is opened while the picture of the one before is still being asked for. */
+static void stats__map__of_the_chat_asked_for_last_comes(void **state)
+{
+    (void)state;
+    int32_t ids[70];
+    some_ids(ids, 70);
+    struct engine *en = open_with("8/8", 0, 2048);
+    struct told one = turn(en, 1, ids, 70, 1), two = turn(en, 2, ids, 70, 1);
+    for (int i = 0; i < 300; i++) {
+        struct stats_map m;
+        stats_map_init(&m);
+        engine_map_ask(en, 1);
+        for (volatile int wait = 0; wait < i * 50; wait++)
+            ;
+        do /* the first one may have been made by then */
+            picture(en, 2, &m);
+        while (m.timeline == 1);
+        assert_int_equal(m.timeline, 2);
+        stats_map_free(&m);
+    }
+    told_free(&one);
+    told_free(&two);
+    engine_close(en);
+}
+
 static void stats__mass__adds_up_to_one(void **state)
 {
     (void)state;
@@ -404,6 +429,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(stats__bytes__are_those_of_the_pages),
         cmocka_unit_test(stats__short_chat__is_not_more_than_f16),
+        cmocka_unit_test(stats__map__of_the_chat_asked_for_last_comes),
         cmocka_unit_test(stats__mass__adds_up_to_one),
         cmocka_unit_test(stats__choice__is_the_models_own),
         cmocka_unit_test(stats__budget__takes_effect_at_once),
