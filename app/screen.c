@@ -8,12 +8,14 @@
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
+#include <unistd.h>
 
 #include "app/commands.h"
 #include "app/screen_state.h"
 #include "engine/base/mem.h"
 #include "engine/base/utf8.h"
 #include "engine/engine.h"
+#include "sessions/sessions.h"
 #include "ui/text.h"
 
 static const double NOTICE_S = 6, ERROR_S = 20, STATS_EVERY_S = 0.1, POLL_EVERY_S = 0.9,
@@ -257,15 +259,27 @@ static void complete(struct screen *sc)
     }
 }
 
-static void suspend_self(struct screen *sc)
+void screen_stop_program(struct screen *sc)
 {
     sigset_t stop, before;
-    sc->front->suspend(sc->front->ctx);
+    struct sigaction plain = {.sa_handler = SIG_DFL}, own;
     sigemptyset(&stop);
     sigaddset(&stop, SIGTSTP);
-    sigprocmask(SIG_UNBLOCK, &stop, &before);
-    raise(SIGTSTP);
-    sigprocmask(SIG_SETMASK, &before, NULL);
+    sigaction(SIGTSTP, &plain, &own); /* curses' would set the terminal up as it thinks right */
+    if (sc->store)
+        sessions_hold(sc->store);
+    kill(getpid(), SIGTSTP); /* blocked so far: one that waits already is the same */
+    pthread_sigmask(SIG_UNBLOCK, &stop, &before);
+    pthread_sigmask(SIG_SETMASK, &before, NULL);
+    if (sc->store)
+        sessions_release(sc->store);
+    sigaction(SIGTSTP, &own, NULL);
+}
+
+static void suspend_self(struct screen *sc)
+{
+    sc->front->suspend(sc->front->ctx);
+    screen_stop_program(sc);
     sc->front->resume(sc->front->ctx);
     cells_invalidate(sc->cells);
 }

@@ -238,6 +238,14 @@ static bool write_all(int fd, const char *s, size_t n)
     return true;
 }
 
+/* The loop sees to it as soon as the editor is gone. */
+static bool asked_to_leave(void)
+{
+    sigset_t pending;
+    return sigpending(&pending) == 0 &&
+           (sigismember(&pending, SIGTERM) || sigismember(&pending, SIGHUP));
+}
+
 static bool run_editor(struct screen *sc, const char *path)
 {
     const char *editor = getenv("VISUAL");
@@ -258,7 +266,15 @@ static bool run_editor(struct screen *sc, const char *path)
     }
     str_fini(&command);
     int status = -1;
-    while (pid > 0 && waitpid(pid, &status, WNOHANG) == 0) {
+    pid_t ended = 0;
+    while (pid > 0 && (ended = waitpid(pid, &status, WNOHANG | WUNTRACED)) >= 0) {
+        if (ended == pid && !WIFSTOPPED(status))
+            break;
+        /* Ctrl+Z there stops what the shell started, and that is us, too. */
+        if (ended == pid)
+            screen_stop_program(sc);
+        if (asked_to_leave())
+            kill(pid, SIGTERM);
         /* An answer that is being written goes on, and to the store, meanwhile. */
         struct pollfd p = {sc->options.wake_fd, POLLIN, 0};
         poll(&p, 1, 50);
@@ -266,7 +282,7 @@ static bool run_editor(struct screen *sc, const char *path)
         struct timespec rest = {0, 20 * 1000 * 1000};
         nanosleep(&rest, NULL);
     }
-    return pid > 0 && WIFEXITED(status) && WEXITSTATUS(status) == 0;
+    return ended == pid && WIFEXITED(status) && WEXITSTATUS(status) == 0;
 }
 
 static void read_back(struct screen *sc, const char *path)

@@ -160,6 +160,9 @@ bool selection_copy(struct screen *sc); /* false = nothing is selected */
 /* screen_edit.c */
 void editor_enter(struct screen *sc);
 void editor_external(struct screen *sc);
+/* As Ctrl+Z does, between two writes of the store; returns when the shell continues it. The terminal
+ * is somebody else's. */
+void screen_stop_program(struct screen *sc);
 void history_load(struct screen *sc);
 void draft_load(struct screen *sc);
 void draft_save(struct screen *sc);

@@ -107,6 +107,24 @@ ok tui__another_process__a_new_chat_goes_on
 keys C-d
 wait_for 20 test -f "$work/rc"
 
+# an editor that is stopped gives the shell back, and goes on with it
+printf '#!/bin/sh\nkill -TSTP 0\nsleep .1\nprintf "from a stopped one" >"$1"\n' >"$work/stops.sh"
+chmod +x "$work/stops.sh"
+tm kill-server
+n_server=$((n_server + 1))
+tm new-session -d -x 80 -y 24 "cd '$work'; PS1='shell> ' VISUAL='$work/stops.sh' bash --norc -i"
+has 'shell>'
+keys -l "$DOGEAR --fake fake.txt"
+keys Enter
+has 'Type a message'
+keys C-g
+has 'Stopped' && keys -l fg && keys Enter && has '› from a stopped one'
+ok tui__ctrl_z__in_the_editor_stops_both
+keys C-z
+has 'Stopped' && wait_for 20 gone '› from a stopped one' && keys -l fg && keys Enter && has '› from a stopped one'
+ok tui__ctrl_z__stops_and_goes_on
+tm kill-server
+
 dogear --fake "$fake" chat
 [ $rc -ne 0 ] && one_line_error
 ok tui__no_terminal__one_line
