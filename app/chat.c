@@ -419,8 +419,7 @@ enum status chat_send(struct chat *c, const char *text, size_t len, struct err *
     TRY(refuse_busy(c, e));
     if (!utf8_valid(text, len))
         return err_set(e, ERR_USAGE, "the message is not valid UTF-8");
-    bool is_new = c->conversation == 0;
-    if (is_new)
+    if (c->conversation == 0)
         TRY(sessions_create(c->store, engine_info(c->engine)->name, &c->conversation, e));
     if (c->n_message == 0 && c->system) {
         int64_t id;
@@ -432,7 +431,7 @@ enum status chat_send(struct chat *c, const char *text, size_t len, struct err *
     int64_t id;
     TRY(sessions_add(c->store, c->conversation, parent, "user", text, len, &id, e));
     path_add(c, id, "user", text, len);
-    if (is_new)
+    if (!c->title[0])
         make_title(c, text, len);
     return submit(c, e);
 }
@@ -620,6 +619,15 @@ static struct engine_event figures_of(const struct engine_event *ev)
     return copy;
 }
 
+/* The answer cannot be stored: stop rather than show text that will be lost. What the engine still
+ * sends of it is dropped, so that no answer is stored without its beginning. */
+static void give_up(struct chat *c, const struct err *why, struct chat_event *ret)
+{
+    abandon(c);
+    ret->kind = CHAT_EV_FAILED;
+    ret->err = *why;
+}
+
 /* Turns one engine event into at most one chat event; false when there is nothing to tell. */
 static bool translate(struct chat *c, struct engine_event *ev, struct chat_event *ret)
 {
@@ -637,20 +645,18 @@ static bool translate(struct chat *c, struct engine_event *ev, struct chat_event
     case ENGINE_EV_PREFILL:
         return true;
     case ENGINE_EV_TOKEN:
-        if (take_tokens(c, ev, &e) == OK)
-            return true;
-        /* The answer cannot be stored: stop rather than show text that will be lost. */
-        engine_cancel(c->engine);
-        ret->kind = CHAT_EV_FAILED;
-        ret->err = e;
+        if (take_tokens(c, ev, &e) != OK)
+            give_up(c, &e, ret);
         return true;
     case ENGINE_EV_NOTICE:
         ret->kind = CHAT_EV_NOTICE;
         snprintf(ret->text, sizeof ret->text, "%s", ev->text ? ev->text : "");
         return true;
     case ENGINE_EV_DONE:
-        if (ev->n_id > 0 || ev->len > 0)
-            take_tokens(c, ev, &e);
+        if ((ev->n_id > 0 || ev->len > 0) && take_tokens(c, ev, &e) != OK) {
+            give_up(c, &e, ret);
+            return true;
+        }
         finish_answer(c, engine_stop_name(ev->stop));
         ret->kind = CHAT_EV_DONE;
         ret->done = figures_of(ev);

@@ -143,6 +143,45 @@ enum status cli_store(const struct options *o, struct sessions **ret, struct err
     return st;
 }
 
+/* A new file beside the store; NULL when it cannot be written. */
+static char *rescue(const char *store, const char *text)
+{
+    struct str path = {0};
+    str_addf(&path, "%s-unsaved-XXXXXX.txt", store);
+    int fd = mkstemps(path.data, 4);
+    FILE *f = fd < 0 ? NULL : fdopen(fd, "w");
+    bool ok = f && fputs(text, f) >= 0;
+    if (f ? fclose(f) != 0 : fd >= 0 && close(fd) != 0)
+        ok = false;
+    if (!ok)
+        str_fini(&path);
+    return ok ? path.data : NULL;
+}
+
+int cli_store_close(struct sessions *s, int rc)
+{
+    struct err e;
+    if (s && sessions_trouble(s, &e))
+        fprintf(stderr, "dogear: %s; trying again before it is given up\n", e.text);
+    char *lost = s ? sessions_end(s) : NULL;
+    if (lost) {
+        char *path = rescue(sessions_path(s), lost);
+        if (path)
+            fprintf(stderr, "dogear: an answer could not be stored in %s; its text is in %s\n",
+                    sessions_path(s), path);
+        else
+            fprintf(stderr, "dogear: an answer could not be stored in %s; this is its text:\n",
+                    sessions_path(s));
+        if (!path)
+            cli_print_safe(lost, strlen(lost));
+        free(path);
+        free(lost);
+        rc = 1;
+    }
+    sessions_close(s);
+    return rc;
+}
+
 enum status cli_id(const struct options *o, int i, int64_t *ret, struct err *e)
 {
     if (i >= o->n_word)

@@ -203,7 +203,6 @@ int cmd_ask(struct options *o)
 out:
     chat_free(c);
     engine_close(en);
-    sessions_close(store);
     str_fini(&prompt);
-    return rc;
+    return cli_store_close(store, rc);
 }

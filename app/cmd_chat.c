@@ -55,8 +55,7 @@ static int run_terminal(const struct options *o, struct loop_wake *wake)
     else
         rc = run(o, en, store, &lo);
     engine_close(en);
-    sessions_close(store);
-    return rc;
+    return cli_store_close(store, rc);
 }
 
 int cmd_chat(struct options *o)
@@ -200,8 +199,7 @@ static int run_desktop(const struct options *o, struct loop_wake *wake)
     }
     free(zoom);
     engine_close(en);
-    sessions_close(store);
-    return rc;
+    return cli_store_close(store, rc);
 }
 
 int cmd_desktop(struct options *o)

@@ -130,7 +130,9 @@ static void ask_disk(struct screen *sc, double now_s)
         free(row.model);
         free(row.snippet);
     }
-    if (sessions_budget_get(sc->store, &b, &ignored) == OK) {
+    if (!sessions_kv_settled(sc->store)) { /* asking would wait for the disk */
+        d->disk_s += 1 - DISK_EVERY_S;
+    } else if (sessions_budget_get(sc->store, &b, &ignored) == OK) {
         d->view.disk_used_bytes = b.used_bytes;
         d->view.disk_limit_bytes = b.limit_bytes;
         d->view.disk_at_s = now_s;

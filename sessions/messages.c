@@ -1,8 +1,10 @@
 /* Messages: load the open branch, add, stream, finish. */
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "engine/base/mem.h"
+#include "engine/base/str.h"
 #include "sessions/store.h"
 #include "sessions/writer.h"
 
@@ -120,15 +122,6 @@ static enum status load(struct db *d, int64_t id, uint64_t vocab, struct session
     return OK;
 }
 
-enum status sessions_path_load(struct sessions *s, int64_t id, struct sessions_message **ret,
-                               int32_t *ret_n, struct err *e)
-{
-    store_read_begin(s);
-    enum status st = load(s->r, id, s->vocab, ret, ret_n, e);
-    store_read_end(s);
-    return st;
-}
-
 /* ---- writing ---- */
 
 static enum status run_add(struct sessions *s, struct command *c, struct err *e)
@@ -226,4 +219,93 @@ void sessions_finish(struct sessions *s, int64_t message, const char *text, size
                         .number = (int64_t)s->vocab,
                         .word = stop ? stop : ""};
     writer_post(s, &c);
+}
+
+/* ---- what is queued ---- */
+
+/* Posted changes of messages that are not in the file yet. Reading does not wait for them: a full
+ * disk or another program may hold them up for long. */
+struct posted {
+    struct sessions_message *change; /* text NULL: only ids changed */
+    int32_t n, cap;
+    uint64_t vocab;
+};
+
+static void note_posted(void *ctx, const struct command *c)
+{
+    struct posted *p = ctx;
+    bool text = c->run == run_stream || c->run == run_finish;
+    uint64_t whose = (uint64_t)c->number;
+    if (!text && c->run != run_set_ids)
+        return;
+    if (p->n == p->cap) {
+        p->cap = p->cap ? 2 * p->cap : 8;
+        p->change = mem_realloc(p->change, (size_t)p->cap * sizeof *p->change);
+    }
+    struct sessions_message *m = &p->change[p->n++];
+    *m = (struct sessions_message){.id = c->message, .done = c->run == run_finish, .len = c->len};
+    m->text = text ? mem_strndup(c->text ? c->text : "", c->len) : NULL;
+    snprintf(m->stop, sizeof m->stop, "%s", m->done && c->word ? c->word : "");
+    if (c->n_id > 0 && (whose == p->vocab || whose == 0 || p->vocab == 0)) {
+        m->n_id = c->n_id;
+        m->ids = mem_alloc((size_t)c->n_id * sizeof *c->ids);
+        memcpy(m->ids, c->ids, (size_t)c->n_id * sizeof *c->ids);
+    }
+}
+
+static struct posted posted_load(struct sessions *s)
+{
+    struct posted p = {.vocab = s->vocab};
+    writer_pending(s, WRITER_TEXT, note_posted, &p);
+    return p;
+}
+
+/* The row as it will be; what the change holds becomes the row's. */
+static void apply_posted(struct sessions_message *row, struct sessions_message *change)
+{
+    free(row->ids);
+    row->ids = change->ids;
+    row->n_id = change->n_id;
+    change->ids = NULL;
+    if (!change->text)
+        return;
+    free(row->text);
+    row->text = change->text;
+    row->len = change->len;
+    change->text = NULL;
+    if (change->done) {
+        row->done = true;
+        memcpy(row->stop, change->stop, sizeof row->stop);
+    }
+}
+
+enum status sessions_path_load(struct sessions *s, int64_t id, struct sessions_message **ret,
+                               int32_t *ret_n, struct err *e)
+{
+    /* Before the file: what is written in between is then seen twice, and alike. */
+    struct posted p = posted_load(s);
+    pthread_mutex_lock(&s->r_lock);
+    enum status st = load(s->r, id, s->vocab, ret, ret_n, e);
+    pthread_mutex_unlock(&s->r_lock);
+    for (int32_t i = 0; st == OK && i < p.n; i++)
+        for (int32_t k = 0; k < *ret_n; k++)
+            if ((*ret)[k].id == p.change[i].id)
+                apply_posted(&(*ret)[k], &p.change[i]);
+    sessions_messages_free(p.change, p.n);
+    return st;
+}
+
+char *messages_unwritten(struct sessions *s)
+{
+    struct posted p = posted_load(s);
+    struct str text = {0};
+    for (int32_t i = 0; i < p.n; i++) {
+        bool newest = p.change[i].text && p.change[i].len;
+        for (int32_t k = i + 1; k < p.n; k++)
+            newest &= p.change[k].id != p.change[i].id || !p.change[k].text;
+        if (newest)
+            str_addf(&text, "%s%s\n", text.len ? "\n" : "", p.change[i].text);
+    }
+    sessions_messages_free(p.change, p.n);
+    return text.data;
 }

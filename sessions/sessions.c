@@ -190,11 +190,17 @@ enum status sessions_open(const char *path, struct sessions **ret, struct err *e
     return OK;
 }
 
+char *sessions_end(struct sessions *s)
+{
+    writer_stop(s);
+    return messages_unwritten(s);
+}
+
 void sessions_close(struct sessions *s)
 {
     if (!s)
         return;
-    writer_stop(s);
+    writer_free(s);
     /* Deleted words stay in old segments of the search index until they are merged. */
     if (s->deleted) {
         struct err ignored;
@@ -251,6 +257,21 @@ void store_read_begin(struct sessions *s)
 void store_read_end(struct sessions *s)
 {
     pthread_mutex_unlock(&s->r_lock);
+}
+
+void sessions_hold(struct sessions *s)
+{
+    writer_hold(s);
+}
+
+void sessions_release(struct sessions *s)
+{
+    writer_release(s);
+}
+
+bool sessions_kv_settled(struct sessions *s)
+{
+    return writer_idle(s, WRITER_KV);
 }
 
 static enum status run_nothing(struct sessions *s, struct command *c, struct err *e)

@@ -10,7 +10,8 @@
  *
  * Threads: all writes run on the store's own thread, in order. Calls marked [w] queue a write and
  * return at once; calls marked [W] wait until it is durable (a few milliseconds). Reads use a
- * reader connection of the calling (main) thread and see every write queued before them. Rows that
+ * reader connection of the calling (main) thread and see every write queued before them, unless the
+ * disk is full or another program holds the file: then only sessions_path_load does. Rows that
  * are returned are owned by the caller and freed with the matching _free. */
 #ifndef SESSIONS_SESSIONS_H
 #define SESSIONS_SESSIONS_H
@@ -27,7 +28,11 @@ struct sessions;
 /* path NULL = $XDG_DATA_HOME/dogear/dogear.db. Creates, migrates forward; a file that is no Dogear
  * store, is newer than this program or cannot be read gives one clear error and is left alone. */
 enum status sessions_open(const char *path, struct sessions **ret, struct err *e);
-void sessions_close(struct sessions *s); /* finishes queued writes; NULL is fine */
+/* Finishes queued writes; only sessions_path, sessions_trouble and sessions_close may follow. What a
+ * full disk or another program still keeps out of the file after a few tries (a quarter of a minute)
+ * is lost: the text of such answers is returned (malloc'ed), NULL = none. */
+char *sessions_end(struct sessions *s);
+void sessions_close(struct sessions *s); /* after sessions_end, if need be; NULL is fine */
 const char *sessions_path(const struct sessions *s);
 /* The first write error since the last call, if any (disk full, read-only): for the status line. */
 bool sessions_trouble(struct sessions *s, struct err *ret);
@@ -98,7 +103,11 @@ void sessions_stream(struct sessions *s, int64_t message, const char *text, size
                      const int32_t *ids, int32_t n); /* [w] */
 void sessions_finish(struct sessions *s, int64_t message, const char *text, size_t len,
                      const int32_t *ids, int32_t n, const char *stop); /* [w] */
-enum status sessions_flush(struct sessions *s, struct err *e); /* waits for everything queued */
+enum status sessions_flush(struct sessions *s, struct err *e); /* waits for all text queued */
+/* Between the two the store's thread writes nothing and holds no lock on the files: for a program
+ * that is about to be stopped. No other call in between. */
+void sessions_hold(struct sessions *s);
+void sessions_release(struct sessions *s);
 /* True once after another program has written to the store. Never blocks: it looks in the
  * background, so the answer is as old as the call before. */
 bool sessions_changed(struct sessions *s);
@@ -154,7 +163,9 @@ struct sessions_budget {
                                 by KV, at least 256 MiB, at most 16 GiB */
     bool automatic;
 };
-enum status sessions_budget_get(struct sessions *s, struct sessions_budget *ret, struct err *e);
+enum status sessions_budget_get(struct sessions *s, struct sessions_budget *ret,
+                                struct err *e); /* waits for queued KV */
+bool sessions_kv_settled(struct sessions *s); /* no KV is queued */
 enum status sessions_budget_set(struct sessions *s, int64_t limit_bytes, struct err *e); /* [W] 0 = automatic */
 
 /* Bytes of KV of one conversation by tier; shared pages count for each that uses them. */

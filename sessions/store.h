@@ -74,6 +74,10 @@ int32_t tree_alternatives_index(const struct tree_alternatives *a, int64_t messa
 enum status tree_expect_visible(struct db *d, int64_t conversation, int64_t message,
                                 struct err *e);
 
+/* ---- messages.c ---- */
+/* Text of the answers that are queued but not in the file; malloc'ed, NULL = none. */
+char *messages_unwritten(struct sessions *s);
+
 /* ---- list.c ---- */
 /* Columns of conversation in the order list_row reads them. */
 #define LIST_COLUMNS "c.id, c.title, c.model, c.created_ms, c.updated_ms, c.pinned, c.leaf"

@@ -24,9 +24,10 @@ struct lane {
     size_t size_bytes;         /* of the queued commands' more */
     uint64_t n_posted, n_done; /* commands; applied in order, so n_done tells which */
     uint64_t n_shown;          /* n_posted after the last command that readers wait for */
-    bool busy;                 /* a batch is being applied */
+    struct command *applying;  /* a batch off the queue; its arguments do not change meanwhile */
     bool stuck;                /* the last batch failed and waits to be tried again */
     int64_t due_ms;            /* not before; CLOCK_MONOTONIC */
+    int tries;                 /* that failed since stop was asked for */
 };
 
 struct writer {
@@ -161,20 +162,24 @@ static void wait_until(struct writer *w, int64_t at_ms)
     pthread_cond_timedwait(&w->work, &w->lock, &t);
 }
 
+static bool has_work(const struct lane *lane)
+{
+    return lane->first && lane->tries < WRITER_CLOSE_TRIES;
+}
+
 /* The lane whose work is due first, text before KV; NULL when there is no work. */
 static struct lane *lane_next(struct writer *w)
 {
     struct lane *text = &w->lane[WRITER_TEXT], *kv = &w->lane[WRITER_KV];
-    if (!text->first || !kv->first)
-        return text->first ? text : kv->first ? kv : NULL;
+    if (!has_work(text) || !has_work(kv))
+        return has_work(text) ? text : has_work(kv) ? kv : NULL;
     return text->due_ms <= clock_ms() || text->due_ms <= kv->due_ms ? text : kv;
 }
 
-static void serve(struct sessions *s, struct writer *w, struct lane *lane, int *tries)
+static void serve(struct sessions *s, struct writer *w, struct lane *lane)
 {
     struct err e;
-    struct command *head = batch_take(lane);
-    lane->busy = true;
+    struct command *head = lane->applying = batch_take(lane);
     pthread_mutex_unlock(&w->lock);
     /* A store in memory is one connection: its readers must not see half a batch. */
     bool shared = s->r == s->w;
@@ -191,7 +196,7 @@ static void serve(struct sessions *s, struct writer *w, struct lane *lane, int *
         thin_after_batch(s);
     }
     pthread_mutex_lock(&w->lock);
-    lane->busy = false;
+    lane->applying = NULL;
     if (st == OK)
         batch_finish(s, lane, head);
     else
@@ -199,7 +204,7 @@ static void serve(struct sessions *s, struct writer *w, struct lane *lane, int *
     lane->stuck = st != OK && lane->first;
     if (lane->stuck)
         lane->due_ms = clock_ms() + WRITER_RETRY_MS;
-    *tries += st != OK && w->stop;
+    lane->tries += st != OK && w->stop;
     pthread_cond_broadcast(&w->done);
 }
 
@@ -207,12 +212,11 @@ static void *writer_main(void *arg)
 {
     struct sessions *s = arg;
     struct writer *w = s->writer;
-    int tries = 0; /* since stop was asked for */
     pthread_mutex_lock(&w->lock);
-    while (!(w->stop && tries >= WRITER_CLOSE_TRIES)) {
+    for (;;) {
         struct lane *lane = lane_next(w);
         if (lane && lane->due_ms <= clock_ms())
-            serve(s, w, lane, &tries);
+            serve(s, w, lane);
         else if (lane)
             wait_until(w, lane->due_ms);
         else if (w->stop)
@@ -262,7 +266,7 @@ static void drop_chores(struct lane *lane)
 void writer_stop(struct sessions *s)
 {
     struct writer *w = s->writer;
-    if (!w)
+    if (!w || w->stop)
         return;
     pthread_mutex_lock(&w->lock);
     w->stop = true;
@@ -272,6 +276,14 @@ void writer_stop(struct sessions *s)
     pthread_cond_signal(&w->work);
     pthread_mutex_unlock(&w->lock);
     pthread_join(w->thread, NULL);
+}
+
+void writer_free(struct sessions *s)
+{
+    struct writer *w = s->writer;
+    if (!w)
+        return;
+    writer_stop(s);
     for (int i = 0; i < WRITER_LANES; i++) {
         for (struct command *c = w->lane[i].first, *next; c; c = next) {
             next = c->next;
@@ -302,7 +314,6 @@ static void enqueue(struct writer *w, struct command *c)
     if (!c->aside && !c->chore)
         lane->n_shown = lane->n_posted;
     lane->size_bytes += c->size_bytes;
-    lane->stuck = false; /* somebody may be waiting for this one: try again at once */
     pthread_cond_signal(&w->work);
 }
 
@@ -395,7 +406,7 @@ static void drain(struct writer *w, struct lane *lane, bool shown_only)
         lane->due_ms = 0;
         pthread_cond_signal(&w->work);
     }
-    while (lane->n_done < until && (lane->first || lane->busy) && !lane->stuck)
+    while (lane->n_done < until && (lane->first || lane->applying) && !lane->stuck)
         pthread_cond_wait(&w->done, &w->lock);
     pthread_mutex_unlock(&w->lock);
 }
@@ -410,4 +421,45 @@ void writer_drain_shown(struct sessions *s, enum writer_lane which)
 {
     if (s->writer)
         drain(s->writer, &s->writer->lane[which], true);
+}
+
+bool writer_idle(struct sessions *s, enum writer_lane which)
+{
+    if (!s->writer)
+        return true;
+    pthread_mutex_lock(&s->writer->lock);
+    const struct lane *lane = &s->writer->lane[which];
+    bool idle = !lane->first && !lane->applying;
+    pthread_mutex_unlock(&s->writer->lock);
+    return idle;
+}
+
+void writer_pending(struct sessions *s, enum writer_lane which,
+                    void (*visit)(void *ctx, const struct command *c), void *ctx)
+{
+    struct writer *w = s->writer;
+    if (!w)
+        return;
+    pthread_mutex_lock(&w->lock);
+    const struct command *first[2] = {w->lane[which].applying, w->lane[which].first};
+    for (int i = 0; i < 2; i++)
+        for (const struct command *c = first[i]; c; c = c->next)
+            visit(ctx, c);
+    pthread_mutex_unlock(&w->lock);
+}
+
+void writer_hold(struct sessions *s)
+{
+    struct writer *w = s->writer;
+    if (!w)
+        return;
+    pthread_mutex_lock(&w->lock);
+    while (w->lane[WRITER_TEXT].applying || w->lane[WRITER_KV].applying)
+        pthread_cond_wait(&w->done, &w->lock);
+}
+
+void writer_release(struct sessions *s)
+{
+    if (s->writer)
+        pthread_mutex_unlock(&s->writer->lock);
 }

@@ -41,7 +41,10 @@ struct command {
 };
 
 enum status writer_start(struct sessions *s, struct err *e);
-void writer_stop(struct sessions *s); /* finishes what is queued; NULL writer is fine */
+/* Finishes what is queued. What still cannot be written after a few tries stays in the lane: see
+ * writer_pending. NULL writer is fine. */
+void writer_stop(struct sessions *s);
+void writer_free(struct sessions *s); /* stops it if need be; NULL writer is fine */
 
 /* Runs the command and waits; arguments are borrowed. */
 enum status writer_call(struct sessions *s, struct command *c, struct err *e);
@@ -52,5 +55,13 @@ void writer_drain(struct sessions *s, enum writer_lane lane);
 /* The same, but for chores and what is put aside: a reader sees no difference, and a commit takes
  * tens of milliseconds. */
 void writer_drain_shown(struct sessions *s, enum writer_lane lane);
+bool writer_idle(struct sessions *s, enum writer_lane lane); /* nothing is queued or being applied */
+/* Calls visit for every command of the lane that is not applied yet, in order. What it is given is
+ * borrowed for the call, which must not come back here. */
+void writer_pending(struct sessions *s, enum writer_lane lane,
+                    void (*visit)(void *ctx, const struct command *c), void *ctx);
+/* Between the two nothing is written, and nothing can be posted. */
+void writer_hold(struct sessions *s);
+void writer_release(struct sessions *s);
 
 #endif

@@ -173,6 +173,12 @@ else
     ok store__full_disk_and_read_only__can_be_read
 fi
 
+# an answer for which there is no room lies beside the store in the end
+{ printf 'rate 0\nsay start'; printf ' more%.0s' {1..60000}; } >"$work/large.txt"
+(trap '' XFSZ && ulimit -f 300 && dogear ask --fake "$work/large.txt" --db "$work/small.db" hello
+    [ $rc -eq 1 ] && grep -q 'could not be stored.*its text is in' "$work/err" && cmp "$work/out" "$work"/small.db-unsaved-*.txt)
+ok ask__no_room_for_the_answer__its_text_is_kept_in_a_file
+
 # a kill in the middle of an answer: the question whole, the answer up to what was stored of it,
 # within about a second
 : >"$work/stream"

@@ -252,10 +252,15 @@ static void writer__full_disk__keeps_what_is_queued_and_writes_it_later(void **s
     sessions_stream(s, a, big, 260000, ids, 2);
     assert_int_equal(sessions_flush(s, &err_seen), ERR_IO);
     assert_true(sessions_trouble(s, &e));
-    /* Reading goes on meanwhile. */
+    /* Reading goes on meanwhile, and sees what the file will have. */
+    sessions_set_ids(s, u, ids, 1);
     CHECK_OK(sessions_path_load(s, id, &m, &n, &err_seen));
     assert_int_equal(n, 2);
-    assert_int_equal(m[1].len, 0);
+    assert_int_equal(m[0].n_id, 1);
+    assert_string_equal(m[0].text, "question");
+    assert_int_equal(m[1].len, 260000);
+    assert_int_equal(m[1].n_id, 2);
+    assert_false(m[1].done);
     sessions_messages_free(m, n);
     limit_file_size(RLIM_INFINITY);
     CHECK_OK(sessions_flush(s, &err_seen));
@@ -269,6 +274,39 @@ static void writer__full_disk__keeps_what_is_queued_and_writes_it_later(void **s
     CHECK_OK(sessions_path_load(s, id, &m, &n, &err_seen));
     assert_int_equal(m[1].len, 260000);
     sessions_messages_free(m, n);
+    sessions_close(s);
+}
+
+/* What cannot be stored at the end is handed back; only the newest state of an answer. */
+static void sessions__end__gives_back_what_was_not_stored(void **state)
+{
+    struct sessions *s = store_new();
+    struct sessions_message *m;
+    int32_t n, ids[2] = {1, 2};
+    int64_t id;
+    static char big[300000];
+    memset(big, 'x', sizeof big - 1);
+    CHECK_OK(sessions_create(s, "m", &id, &err_seen));
+    int64_t u = store_say(s, id, 0, "user", "question");
+    int64_t a = store_say(s, id, u, "assistant", "");
+    signal(SIGXFSZ, SIG_IGN);
+    limit_file_size(200000);
+    sessions_stream(s, a, big, 250000, ids, 2);
+    sessions_finish(s, a, big, 260000, ids, 2, "eos");
+    CHECK_OK(sessions_path_load(s, id, &m, &n, &err_seen));
+    assert_int_equal(m[1].len, 260000);
+    assert_true(m[1].done);
+    assert_string_equal(m[1].stop, "eos");
+    sessions_messages_free(m, n);
+    char *lost = sessions_end(s);
+    assert_non_null(lost);
+    assert_int_equal(strlen(lost), 260001);
+    free(lost);
+    sessions_close(s);
+    limit_file_size(RLIM_INFINITY);
+    s = store_new();
+    lost = sessions_end(s);
+    assert_null(lost);
     sessions_close(s);
 }
 
@@ -485,6 +523,7 @@ int main(void)
         STORE_CASE(migrate__old_file__opens_with_everything),
         STORE_CASE(sessions__delete__leaves_no_words_in_the_file),
         STORE_CASE(writer__full_disk__keeps_what_is_queued_and_writes_it_later),
+        STORE_CASE(sessions__end__gives_back_what_was_not_stored),
         STORE_CASE(kvstore__full_disk__costs_kv_and_never_text),
         STORE_CASE(sessions__open__read_only_media_can_be_read),
         STORE_CASE(sessions__two_processes__write_the_same_store),
