@@ -33,6 +33,7 @@ struct chat {
     char *system;             /* for the next new conversation; NULL = none */
 
     int64_t conversation;     /* 0 = new */
+    int64_t undone;           /* what was first before undoing emptied the path; 0 = it did not */
     char *title;
     struct message *messages; /* the open path */
     int32_t n_message;
@@ -290,7 +291,7 @@ void chat_start_new(struct chat *c)
 {
     abandon(c);
     path_clear(c);
-    c->conversation = 0;
+    c->conversation = c->undone = 0;
     set_title(c, "");
 }
 
@@ -306,6 +307,8 @@ enum status chat_open(struct chat *c, int64_t conversation, struct err *e)
         set_title(c, row.title);
     else
         c->conversation = before;
+    if (c->conversation != before)
+        c->undone = 0;
     free(row.title);
     free(row.model);
     free(row.snippet);
@@ -414,11 +417,32 @@ static enum status refuse_busy(const struct chat *c, struct err *e)
     return OK;
 }
 
-enum status chat_send(struct chat *c, const char *text, size_t len, struct err *e)
+/* A question after the first n messages. What cannot fit, whatever the model's format adds, is
+ * refused before it is stored: the conversation could not go on behind it. */
+static enum status check_question(struct chat *c, int32_t n, const char *text, size_t len,
+                                  struct err *e)
 {
+    int32_t n_ctx = engine_info(c->engine)->n_ctx, before = 0, n_tok, *ids;
     TRY(refuse_busy(c, e));
     if (!utf8_valid(text, len))
         return err_set(e, ERR_USAGE, "the message is not valid UTF-8");
+    for (int32_t i = 0; i < n; i++)
+        before += c->messages[i].n_id;
+    if (n_ctx <= 0 || len < (size_t)n_ctx - (size_t)(before < n_ctx ? before : n_ctx))
+        return OK; /* no token is shorter than a byte */
+    TRY(engine_tokenize(c->engine, text, len, false, false, &ids, &n_tok, e));
+    free(ids);
+    return before + n_tok < n_ctx
+               ? OK
+               : err_set(e, ERR_USAGE,
+                         "the message has %d tokens and the conversation %d, but the context holds "
+                         "%d; shorten it, raise -c or begin a new conversation",
+                         n_tok, before, n_ctx);
+}
+
+enum status chat_send(struct chat *c, const char *text, size_t len, struct err *e)
+{
+    TRY(check_question(c, c->n_message, text, len, e));
     if (c->conversation == 0)
         TRY(sessions_create(c->store, engine_info(c->engine)->name, &c->conversation, e));
     if (c->n_message == 0 && c->system) {
@@ -457,11 +481,9 @@ enum status chat_regenerate(struct chat *c, struct err *e)
 
 enum status chat_edit(struct chat *c, int32_t i, const char *text, size_t len, struct err *e)
 {
-    TRY(refuse_busy(c, e));
     if (i < 0 || i >= c->n_message || strcmp(c->messages[i].role, "user"))
         return err_set(e, ERR_USAGE, "only your own messages can be edited");
-    if (!utf8_valid(text, len))
-        return err_set(e, ERR_USAGE, "the message is not valid UTF-8");
+    TRY(check_question(c, i, text, len, e));
     int64_t parent = i ? c->messages[i - 1].id : 0;
     int64_t id;
     TRY(sessions_add(c->store, c->conversation, parent, "user", text, len, &id, e));
@@ -479,7 +501,22 @@ enum status chat_undo(struct chat *c, struct err *e)
         return err_set(e, ERR_USAGE, "there is nothing to undo");
     int64_t leaf = n > 1 ? c->messages[n - 2].id : 0;
     TRY(sessions_set_leaf(c->store, c->conversation, leaf, true, e));
+    c->undone = leaf ? 0 : c->messages[0].id;
     return path_reload(c, e);
+}
+
+enum status chat_redo(struct chat *c, struct err *e)
+{
+    TRY(refuse_busy(c, e));
+    int32_t before = c->n_message;
+    int64_t from = before ? c->messages[before - 1].id : c->undone;
+    if (from) {
+        TRY(sessions_set_leaf(c->store, c->conversation, from, false, e));
+        TRY(path_reload(c, e));
+    }
+    return c->n_message > before
+               ? OK
+               : err_set(e, ERR_USAGE, "nothing was undone here; /undo takes a question back");
 }
 
 enum status chat_sibling(struct chat *c, int32_t i, int32_t step, struct err *e)

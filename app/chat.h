@@ -67,6 +67,7 @@ void chat_cancel(struct chat *c);
 enum status chat_regenerate(struct chat *c, struct err *e);               /* new sibling of the last answer */
 enum status chat_edit(struct chat *c, int32_t i, const char *text, size_t len, struct err *e);
 enum status chat_undo(struct chat *c, struct err *e);                     /* steps back before the last question; nothing is deleted */
+enum status chat_redo(struct chat *c, struct err *e);                     /* to the newest end of the open branch */
 enum status chat_sibling(struct chat *c, int32_t i, int32_t step, struct err *e); /* other branch at message i */
 enum status chat_fork(struct chat *c, int32_t i, int64_t *ret_conversation, struct err *e);
 enum status chat_rename(struct chat *c, const char *title, struct err *e);

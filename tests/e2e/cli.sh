@@ -173,6 +173,14 @@ else
     ok store__full_disk_and_read_only__can_be_read
 fi
 
+# a question that cannot fit is not stored: the conversation could not go on behind it
+printf 'ctx 100\nsay fine\n' >"$work/narrow.txt"
+dogear ask --fake "$work/narrow.txt" --db "$work/narrow.db" hello &&
+    ! dogear_in "$(printf 'word %.0s' {1..40})" ask --fake "$work/narrow.txt" --db "$work/narrow.db" -r && [ $rc -eq 2 ] &&
+    one_line_error && grep -q 'context holds 100' "$work/err" &&
+    dogear show 1 --json --db "$work/narrow.db" && [ "$(json "$work/out" 'len(j["path"])')" = 2 ]
+ok ask__question_that_cannot_fit__is_refused_before_it_is_stored
+
 # an answer for which there is no room lies beside the store in the end
 { printf 'rate 0\nsay start'; printf ' more%.0s' {1..60000}; } >"$work/large.txt"
 (trap '' XFSZ && ulimit -f 300 && dogear ask --fake "$work/large.txt" --db "$work/small.db" hello
