@@ -538,8 +538,9 @@ int paint_frame(struct paint *p, struct pixels *px, const struct cells *c, const
             continue;
         /* Letters lean out of their cells, and a wide one may have been cut in half. */
         x0 = x0 > 1 ? x0 - 2 : 0;
+        x1 = x1 + 1 < p->cols ? x1 + 1 : p->cols - 1;
         struct rect a = reach(p, paint_cell_box(p, x0, y), x0, y, 1),
-                    b = reach(p, paint_cell_box(p, x1 + 1, y), x1 + 1, y, 1);
+                    b = reach(p, paint_cell_box(p, x1, y), x1, y, 1);
         damage_add(&d, join(a, b));
     }
     if (s != &p->shapes && !shapes_equal(s, &p->shapes)) {

@@ -318,6 +318,31 @@ static void paint__damage__only_what_changed(void **state)
     bed_close(&b);
 }
 
+/* A width that the cells fill to the last pixel leaves nothing beside them. */
+static void paint__damage__reaches_the_last_column(void **state)
+{
+    (void)state;
+    struct bed b;
+    struct paint_over none = {0};
+    bed_open(&b, 400, 300);
+    struct rect cell = paint_cell_box(b.p, 0, 0);
+    bed_close(&b);
+    bed_open(&b, 40 * cell.w, 10 * cell.h);
+    assert_int_equal(b.cols, 40);
+    frame(&b, NULL, none);
+    uint32_t back = pixel(&b, 0, 0), red = (uint32_t)theme.style[ROLE_ERROR].fg;
+    struct rect all = {0, 0, b.cols, b.rows}, whole = {0, 0, b.px.w, b.px.h};
+    for (int y = 0; y < b.rows; y++)
+        for (int x = 0; x < b.cols; x++)
+            cells_puts(b.c, all, x, y, "█", ROLE_ERROR, 0, 0);
+    frame(&b, NULL, none);
+    assert_int_equal(count(&b, whole, red), whole.w * whole.h);
+    cells_puts(b.c, all, b.cols - 1, b.rows - 1, " ", ROLE_TEXT, 0, 0);
+    frame(&b, NULL, none);
+    assert_int_equal(count(&b, whole, back), cell.w * cell.h);
+    bed_close(&b);
+}
+
 static void paint__lines_and_blocks__join(void **state)
 {
     (void)state;
@@ -417,6 +442,7 @@ int main(void)
         cmocka_unit_test(window__wait__descriptors_wake_it),
         cmocka_unit_test(window__zoom__fewer_larger_cells),
         cmocka_unit_test(paint__damage__only_what_changed),
+        cmocka_unit_test(paint__damage__reaches_the_last_column),
         cmocka_unit_test(paint__lines_and_blocks__join),
         cmocka_unit_test(paint__shapes__under_text_and_popups),
         cmocka_unit_test(glyphs__letters__are_drawn_and_fit),
