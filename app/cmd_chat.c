@@ -104,7 +104,9 @@ static bool show_loading(void *ctx, float done)
     if (percent != l->percent || resized) {
         l->percent = percent;
         l->front->size(l->front->ctx, &cols, &rows);
-        struct cells *before = l->cells, *c = l->cells = cells_new(cols, rows);
+        struct cells *c = l->cells = l->cells ? l->cells : cells_new(cols, rows);
+        if (resized)
+            cells_resize(c, cols, rows);
         struct rect all = {0, 0, cols, rows};
         int w = cols / 3, x = (cols - w) / 2, y = rows * 2 / 5;
         cells_puts(c, all, x, y, "Opening the model", ROLE_TITLE, 0, 0);
@@ -113,7 +115,6 @@ static bool show_loading(void *ctx, float done)
         shapes_fill(&l->shapes, (float)x, (float)y + 1.6f, (float)w * done, 0.3f, ROLE_ACCENT, 255,
                     NULL);
         l->front->present(l->front->ctx, c, &l->shapes);
-        cells_free(before);
     }
     return !l->closed && !loop_wake_interrupted(l->wake);
 }
