@@ -143,6 +143,19 @@ enum status cli_store(const struct options *o, struct sessions **ret, struct err
     return st;
 }
 
+enum status cli_store_saved(const struct options *o, struct sessions **ret, struct err *e)
+{
+    char *path = o->db ? mem_strdup(o->db) : paths_data("dogear.db");
+    bool missing = access(path, F_OK) != 0 && (errno == ENOENT || errno == ENOTDIR);
+    free(path);
+    if (!missing || o->no_save || (!o->db && o->store_budget_bytes != UINT64_MAX))
+        return cli_store(o, ret, e);
+    if (o->db)
+        return err_set(e, ERR_NOT_FOUND, "there is no store at %s: a chat or an import makes one",
+                       o->db);
+    return sessions_open(":memory:", ret, e);
+}
+
 /* A new file beside the store; NULL when it cannot be written. */
 static char *rescue(const char *store, const char *text)
 {

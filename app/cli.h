@@ -30,6 +30,9 @@ enum status cli_engine_with(const struct options *o, bool vocab_only, const stru
                             void *ctx, struct engine **ret, struct err *e);
 /* The store with the budget asked for, or one in memory with --no-save. */
 enum status cli_store(const struct options *o, struct sessions **ret, struct err *e);
+/* The same without making a file, for what needs saved conversations: where nothing was ever saved
+ * the store is empty and in memory; a missing --db is an error. */
+enum status cli_store_saved(const struct options *o, struct sessions **ret, struct err *e);
 /* Closes it after a program whose exit status is rc; NULL is fine. An answer that could not be stored
  * goes to a file beside it, or where that is impossible to stdout, and the status is 1. */
 int cli_store_close(struct sessions *s, int rc);

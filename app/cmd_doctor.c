@@ -79,12 +79,13 @@ int cmd_doctor(struct options *o)
         free(model);
         return cli_fail(&e);
     }
-    enum status st = cli_store(o, &store, &e);
+    enum status st = cli_store_saved(o, &store, &e);
     if (st == OK)
         st = sessions_check(store, o->repair, &h, &e);
     struct sessions_budget budget = {0};
     struct err unkept;
     bool kept = st == OK && sessions_budget_get(store, &budget, &unkept) == OK;
+    bool none = store && !strcmp(sessions_path(store), ":memory:");
     bool sound = st == OK && h.text_ok && h.kv_ok;
     if (o->json) {
         json_t *j = json_object();
@@ -98,7 +99,7 @@ int cmd_doctor(struct options *o)
         json_object_set_new(j, "kv_floor", have_floor ? json_string(floor.format) : json_null());
         json_object_set_new(j, "kv_floor_kl", json_number(have_floor ? floor.kl : NAN));
         json_object_set_new(j, "kv_floor_n", json_count(have_floor ? floor.n : -1));
-        json_object_set_new(j, "db", store ? json_cstr(sessions_path(store)) : json_null());
+        json_object_set_new(j, "db", store && !none ? json_cstr(sessions_path(store)) : json_null());
         json_object_set_new(j, "ok", json_boolean(sound));
         json_object_set_new(j, "problem",
                             sound ? json_null() : json_cstr(st == OK ? h.detail : e.text));
@@ -127,8 +128,8 @@ int cmd_doctor(struct options *o)
         else
             printf("cache floor  -- (not measured yet: dogear doctor --calibrate)\n");
         if (store)
-            printf("store        %s\n", sessions_path(store));
-        if (st == OK) {
+            printf("store        %s\n", none ? "-- (nothing is saved yet)" : sessions_path(store));
+        if (st == OK && !none) {
             printf("             %" PRId64 " conversations, %" PRId64 " messages, schema %d\n",
                    h.n_conversation, h.n_message, h.schema);
             printf("             text %.1f MB, cache %.1f MB, %.1f GB free on the disk\n",

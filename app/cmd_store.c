@@ -14,15 +14,15 @@
 #include "engine/stats.h"
 #include "sessions/sessions.h"
 
-/* Runs one of the commands below on an open store. */
+/* Runs one of the commands below on the saved conversations. */
 static int with_store(const struct options *o,
                       enum status (*run)(const struct options *, struct sessions *, struct err *))
 {
     struct err e;
-    struct sessions *store;
-    if (cli_store(o, &store, &e) != OK)
-        return cli_fail(&e);
-    enum status st = run(o, store, &e);
+    struct sessions *store = NULL;
+    enum status st = cli_store_saved(o, &store, &e);
+    if (st == OK)
+        st = run(o, store, &e);
     int rc = st == OK ? 0 : cli_fail(&e);
     sessions_close(store);
     return rc;
@@ -413,5 +413,12 @@ static enum status run_import(const struct options *o, struct sessions *s, struc
 
 int cmd_import(struct options *o)
 {
-    return with_store(o, run_import);
+    struct err e;
+    struct sessions *store = NULL;
+    enum status st = cli_store(o, &store, &e);
+    if (st == OK)
+        st = run_import(o, store, &e);
+    int rc = st == OK ? 0 : cli_fail(&e);
+    sessions_close(store);
+    return rc;
 }

@@ -91,7 +91,7 @@ int cmd_verify(struct options *o)
     int32_t n = 0;
     int64_t id = 0;
     int rc = 1;
-    enum status st = cli_store(o, &store, &e);
+    enum status st = cli_store_saved(o, &store, &e);
     if (st == OK && o->n_word > 0)
         st = cli_id(o, 0, &id, &e);
     else if (st == OK && o->resume_id)

@@ -54,6 +54,14 @@ static enum status make_folders(const char *path, struct err *e)
     return st;
 }
 
+/* Whether the file is new, or bears one of our marks in SQLite's header: they all begin alike. */
+static bool ours_or_new(int fd, const struct stat *sb)
+{
+    char h[72];
+    return sb->st_size == 0 || (pread(fd, h, sizeof h, 0) == (ssize_t)sizeof h &&
+                                !memcmp(h, "SQLite format 3", 16) && !memcmp(h + 68, "Dg", 2));
+}
+
 /* The -wal and -shm files inherit the mode. */
 enum status store_claim_file(const char *path, bool *ret_writable, struct err *e)
 {
@@ -67,7 +75,8 @@ enum status store_claim_file(const char *path, bool *ret_writable, struct err *e
     enum status st = OK;
     if (fstat(fd, &sb) != 0 || !S_ISREG(sb.st_mode))
         st = err_set(e, ERR_FORMAT, "%s is no file: choose another --db", path);
-    else if (*ret_writable && (sb.st_mode & 077) && fchmod(fd, 0600) != 0 && errno != EPERM)
+    else if (*ret_writable && (sb.st_mode & 077) && ours_or_new(fd, &sb) && fchmod(fd, 0600) != 0 &&
+             errno != EPERM)
         st = err_set(e, ERR_IO, "cannot make %s private: %s", path, strerror(errno));
     close(fd);
     return st;

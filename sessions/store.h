@@ -37,7 +37,7 @@ int64_t store_now_ms(void);
 /* Remembers the first failure until sessions_trouble fetches it. */
 void store_trouble(struct sessions *s, const struct err *e);
 
-/* Makes the file 0600 before SQLite sees it. *ret_writable = false: it can only be read. */
+/* Makes the file, or one of ours, 0600 before SQLite sees it. *ret_writable = false: it can only be read. */
 enum status store_claim_file(const char *path, bool *ret_writable, struct err *e);
 
 /* Waits for queued writes, then locks the reader. Always end with store_read_end. */

@@ -36,6 +36,13 @@ dogear ask --kv-budget 12Q x; [ $rc -eq 2 ] && one_line_error
 ok cli__bad_size__exit_2
 dogear ask; [ $rc -eq 2 ] && one_line_error
 ok ask__no_prompt__exit_2
+for reads in list 'search x' 'export all' doctor; do
+    # shellcheck disable=SC2086
+    dogear $reads || break
+done && dogear list --json && [ "$(cat "$work/out")" = "[]" ] && { dogear show 1; [ $rc -eq 1 ]; } && [ ! -e "$work/data" ]
+ok store__nothing_saved_yet__reading_makes_no_file
+dogear list --db "$work/no/such.db"; [ $rc -eq 1 ] && one_line_error && grep -q 'no store at .*no/such.db' "$work/err" && [ ! -e "$work/no" ]
+ok store__missing_file__one_line
 dogear ask -m /nonexistent/x.gguf hi; [ $rc -eq 1 ] && one_line_error
 ok ask__missing_model__one_line
 mkdir -p "$XDG_CONFIG_HOME/dogear" && echo 'colour = red' >"$XDG_CONFIG_HOME/dogear/config"
@@ -142,7 +149,9 @@ dogear doctor; [ $rc -eq 1 ] && grep -q 'cache DAMAGED' "$work/out" && dogear do
 ok doctor__repair__says_what_was_damaged
 
 echo 'this is no database' >"$work/foreign.db"
-dogear list --db "$work/foreign.db"; [ $rc -eq 1 ] && one_line_error && [ "$(cat "$work/foreign.db")" = 'this is no database' ]
+chmod 644 "$work/foreign.db"
+dogear list --db "$work/foreign.db"; [ $rc -eq 1 ] && one_line_error && [ "$(cat "$work/foreign.db")" = 'this is no database' ] &&
+    [ "$(stat -c %a "$work/foreign.db")" = 644 ]
 ok store__foreign_file__one_line_and_left_alone
 sqlite3 "$work/other.db" 'create table t(x); insert into t values(1)' 2>/dev/null
 dogear list --db "$work/other.db"; [ $rc -eq 1 ] && one_line_error

@@ -17,7 +17,7 @@ formats=(exact 8/4 4/4 adaptive)
 n_killed=0 n_resumed=0
 
 # Measured once for a model, then kept: or every run would be killed while it measures.
-dogear doctor --calibrate -m "$model" --db "$db"
+dogear doctor --calibrate -m "$model"
 ok kill__model__is_measured
 
 declare -A span=([ask]=800 [other]=30) # milliseconds that such a run takes: learned below, on any machine
