@@ -247,17 +247,19 @@ int cmd_rename(struct options *o)
 
 static bool confirmed(const struct options *o, const char *title)
 {
-    if (o->yes || !isatty(STDIN_FILENO))
+    char answer[16];
+    if (o->yes)
         return true;
     fprintf(stderr, "delete \"%s\"? [y/N] ", title);
-    int c = getchar();
-    return c == 'y' || c == 'Y';
+    return fgets(answer, sizeof answer, stdin) && (answer[0] == 'y' || answer[0] == 'Y');
 }
 
 static enum status run_rm(const struct options *o, struct sessions *s, struct err *e)
 {
     int64_t id;
     TRY(cli_id(o, 0, &id, e));
+    if (!o->yes && !isatty(STDIN_FILENO))
+        return err_set(e, ERR_USAGE, "standard input is no terminal to ask on: -y deletes without asking");
     for (int i = 0; i < o->n_word; i++) {
         struct sessions_row row;
         TRY(cli_id(o, i, &id, e));

@@ -36,10 +36,8 @@ dogear ask --kv-budget 12Q x; [ $rc -eq 2 ] && one_line_error
 ok cli__bad_size__exit_2
 dogear ask; [ $rc -eq 2 ] && one_line_error
 ok ask__no_prompt__exit_2
-for reads in list 'search x' 'export all' doctor; do
-    # shellcheck disable=SC2086
-    dogear $reads || break
-done && dogear list --json && [ "$(cat "$work/out")" = "[]" ] && { dogear show 1; [ $rc -eq 1 ]; } && [ ! -e "$work/data" ]
+dogear list && dogear search x && dogear export all && dogear doctor && dogear list --json && [ "$(cat "$work/out")" = "[]" ] &&
+    { dogear show 1; [ $rc -eq 1 ]; } && [ ! -e "$work/data" ]
 ok store__nothing_saved_yet__reading_makes_no_file
 dogear list --db "$work/no/such.db"; [ $rc -eq 1 ] && one_line_error && grep -q 'no store at .*no/such.db' "$work/err" && [ ! -e "$work/no" ]
 ok store__missing_file__one_line
@@ -104,7 +102,9 @@ ok fork__copy__same_text
 dogear ask --fake "$fake" -r "$forked" and more --json &&
     [ "$(json "$work/out" 'j["tokens_reused"] > 0')" = True ] && dogear show "$story" && ! grep -q 'and more' "$work/out"
 ok fork__going_on__leaves_the_original_alone
-dogear rm "$story" && { dogear show "$story"; [ $rc -eq 1 ]; } && dogear show "$forked" && grep -q folded "$work/out"
+dogear rm "$story"; [ $rc -eq 2 ] && one_line_error && grep -q -- -y "$work/err" && dogear show "$story"
+ok rm__no_terminal__asks_for_y
+dogear rm -y "$story" && { dogear show "$story"; [ $rc -eq 1 ]; } && dogear show "$forked" && grep -q folded "$work/out"
 ok rm__original__fork_keeps_its_text
 dogear pin "$forked" && dogear list --json && [ "$(json "$work/out" '[r["pinned"] for r in j if r["id"]=='"$forked"']')" = "[True]" ]
 ok pin__shown
