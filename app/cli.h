@@ -10,7 +10,9 @@ struct loop_wake;
 struct sessions;
 
 struct cli_command {
-    const char *name, *args, *help;
+    const char *name, *args;
+    int n_word; /* most words after the name; -1 = any */
+    const char *help;
     int (*run)(struct options *o); /* returns the exit status: 0, 1 failure, 2 usage */
 };
 extern const struct cli_command cli_commands[]; /* ends with a NULL name */

@@ -124,10 +124,8 @@ int cmd_info(struct options *o)
 {
     struct err e;
     char *path = NULL, *text = NULL;
-    if (o->n_word > 1)
-        err_set(&e, ERR_USAGE, "one file at a time");
-    else if (models_find(o->n_word ? o->words[0] : o->model, &path, &e) == OK &&
-             engine_inspect(path, o->n_ctx, o->kv_budget_bytes, &text, &e) == OK) {
+    if (models_find(o->n_word ? o->words[0] : o->model, &path, &e) == OK &&
+        engine_inspect(path, o->n_ctx, o->kv_budget_bytes, &text, &e) == OK) {
         json_t *j = json_loads(text, 0, NULL);
         struct engine_floor floor;
         char *dir = paths_cache("floors");

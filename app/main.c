@@ -18,12 +18,8 @@ int main(int argc, char **argv)
     mallopt(M_TOP_PAD, 4 << 20);
 
     /* `dogear [options]` and `dogear chat [options]` are the same */
-    const char *name = "chat";
-    int first = 1;
-    if (argc > 1 && argv[1][0] != '-') {
-        name = argv[1];
-        first = 2;
-    }
+    int at = options_command(argc, argv);
+    const char *name = at ? argv[at] : "chat";
     if (!strncmp(argc > 1 ? argv[1] : "", "--completion-", 13)) {
         if (options_completion(argv[1] + 13))
             return 0;
@@ -36,7 +32,7 @@ int main(int argc, char **argv)
     }
     const struct cli_command *command = cli_command_find(name);
     if (!command && !strcmp(name, "help")) {
-        options_help(argc > 2 ? argv[2] : NULL);
+        options_help(argv[at + 1]);
         return 0;
     }
     if (!command) {
@@ -48,10 +44,10 @@ int main(int argc, char **argv)
     struct err e;
     options_init(&o);
     int rc;
-    if (options_config(&o, &e) != OK || options_parse(&o, name, argc, argv, first, &e) != OK) {
+    if (options_config(&o, &e) != OK || options_parse(&o, name, argc, argv, at, &e) != OK) {
         rc = cli_fail(&e);
     } else if (o.help) {
-        options_help(first == 2 ? name : NULL);
+        options_help(at ? name : NULL);
         rc = 0;
     } else if (o.version) {
         puts("dogear " DOGEAR_VERSION);

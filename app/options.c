@@ -23,62 +23,68 @@ struct option {
     const char *arg;  /* shown in help; NULL for flags */
     const char *help; /* NULL = hidden */
     double min, max;  /* of numbers */
+    const char *where; /* the commands that it is for; NULL = all */
 };
+
+#define TALK "chat desktop ask"
+#define RUNS TALK " logits perplexity verify eval bench"
+#define LOADS RUNS " tokenize detokenize"
+#define KEEPS TALK " list show search rename rm fork pin thin export import verify doctor"
 
 #define OFF(field) offsetof(struct options, field)
 #define ANY -INFINITY, INFINITY
 
 static const struct option table[] = {
-    {"-m", "model", TEXT, OFF(model), "FILE", "GGUF model: a path, or a name from `dogear models`", 0, 0},
-    {"-c", "ctx-size", INT, OFF(n_ctx), "N", "context in tokens (0 = the model's own, as memory allows)", 0, 1 << 24},
-    {"-t", "threads", INT, OFF(n_thread), "N", "CPU threads (0 = one per core)", 0, 1024},
-    {"-ngl", "gpu-layers", INT, OFF(n_gpu_layer), "N", "layers whose weights lie on the GPU, with --backend cuda (-1 = all that fit)", -1, 1 << 16},
-    {NULL, "backend", TEXT, OFF(backend), "NAME", "auto (the CPU), cpu or cuda", 0, 0},
-    {"-s", "seed", U64, OFF(sampling.seed), "N", "random seed (-1 = random)", 0, 0},
-    {NULL, "temp", FLOAT, OFF(sampling.temp), "T", "temperature (0 = greedy; default 0.8)", 0, 100},
-    {NULL, "top-k", INT, OFF(sampling.top_k), "N", "keep the N likeliest tokens (0 = all; default 40)", -1, 1 << 24},
-    {NULL, "top-p", FLOAT, OFF(sampling.top_p), "P", "keep tokens up to this total probability (default 0.95)", 0, 1},
-    {NULL, "min-p", FLOAT, OFF(sampling.min_p), "P", "drop tokens below P times the likeliest (default 0.05)", 0, 1},
-    {NULL, "repeat-penalty", FLOAT, OFF(sampling.repeat_penalty), "X", "penalise recent tokens (1 = off)", 0, 100},
-    {NULL, "repeat-last-n", INT, OFF(sampling.repeat_last_n), "N", "how many tokens count as recent (default 64)", -1, 1 << 24},
-    {"-n", "predict", INT, OFF(n_predict), "N", "most tokens to generate (-1 = until the model stops)", -1, 1 << 24},
-    {"-p", "prompt", TEXT, OFF(prompt), "TEXT", "the prompt (bench: prompt lengths, e.g. 512,4096)", 0, 0},
-    {"-f", "file", TEXT, OFF(file), "FILE", "read the prompt from a file", 0, 0},
-    {"-sys", "system-prompt", TEXT, OFF(system), "TEXT", "system prompt of a new conversation", 0, 0},
-    {NULL, "kv", TEXT, OFF(kv), "NAME", "KV cache format: exact, 8/8, 8/4, 4/4, adaptive, ...; `dogear presets` lists all, lossy ones marked", 0, 0},
-    {NULL, "kv-budget", SIZE, OFF(kv_budget_bytes), "SIZE", "memory for KV, e.g. 2G (0 = automatic)", 0, 0},
-    {NULL, "store-budget", SIZE, OFF(store_budget_bytes), "SIZE", "disk for the caches of all conversations, kept until changed (0 = automatic)", 0, 0},
-    {NULL, "coverage", FLOAT, OFF(coverage), "C", "attention mass that sparse attention keeps, 0.7 to 1 (1 = dense, the default)", ENGINE_COVERAGE_MIN, 1},
-    {NULL, "sparse-from", INT, OFF(sparse_from), "N", "measuring: sparse attention from N tokens on, even where it does not pay", 0, 1 << 30},
-    {NULL, "db", TEXT, OFF(db), "FILE", "conversation store", 0, 0},
-    {NULL, "no-save", FLAG, OFF(no_save), NULL, "leave nothing on disk", 0, 0},
-    {"-r", "resume", RESUME, OFF(resume_id), "[ID]", "open a saved conversation (the latest without ID); ask without a prompt answers what was left open", 0, 0},
-    {NULL, "raw", FLAG, OFF(raw), NULL, "ignore the chat template: continue the text", 0, 0},
-    {NULL, "json", FLAG, OFF(json), NULL, "JSON on stdout", 0, 0},
-    {NULL, "ids", FLAG, OFF(ids), NULL, "tokenize: ids only", 0, 0},
-    {NULL, "special", FLAG, OFF(special), NULL, "tokenize: recognise control tokens in the text", 0, 0},
-    {NULL, "tokens", TEXT, OFF(tokens), "FILE", "logits: int32 token ids", 0, 0},
-    {NULL, "out", TEXT, OFF(out), "FILE", "logits, export: where to write", 0, 0},
-    {NULL, "text", TEXT, OFF(text), "FILE", "eval: text to measure on", 0, 0},
-    {NULL, "attention", FLAG, OFF(attention), NULL, "eval: what presets keep of attention itself, on --text", 0, 0},
-    {NULL, "requests", FLAG, OFF(requests), NULL, "eval: every question of a suite anew, not in one chat", 0, 0},
-    {NULL, "suite", TEXT, OFF(suite), "NAME", "eval: a task suite, e.g. recall", 0, 0},
-    {"-d", "depth", TEXT, OFF(depths), "LIST", "bench: context depths, e.g. 0,4096", 0, 0},
-    {NULL, "reps", INT, OFF(n_rep), "N", "bench: repetitions (also -r N)", 1, 1000},
-    {NULL, "ops", FLAG, OFF(ops), NULL, "bench: time every operation by itself, too", 0, 0},
-    {NULL, "format", TEXT, OFF(format), "NAME", "export: md, json, or dogear (one file, exact)", 0, 0},
-    {NULL, "with-kv", FLAG, OFF(with_kv), NULL, "export: put the cache into the file too", 0, 0},
-    {NULL, "repair", FLAG, OFF(repair), NULL, "doctor: drop damaged cache, rebuild the search index", 0, 0},
-    {NULL, "calibrate", FLAG, OFF(calibrate), NULL, "doctor: measure how far the model's cache may be compressed", 0, 0},
-    {"-y", "yes", FLAG, OFF(yes), NULL, "do not ask before deleting", 0, 0},
-    {NULL, "theme", TEXT, OFF(theme), "NAME", "dark, light or mono", 0, 0},
-    {NULL, "font", TEXT, OFF(font), "NAME", "desktop: font family (default: the desktop's monospace)", 0, 0},
-    {NULL, "screenshot", TEXT, OFF(screenshot), "FILE", "desktop: save a PNG when all is drawn and answered, then leave", 0, 0},
-    {NULL, "frame-log", TEXT, OFF(frame_log), "FILE", NULL, 0, 0},
-    {NULL, "frame-text", TEXT, OFF(frame_text), "FILE", NULL, 0, 0},
-    {NULL, "fake", TEXT, OFF(fake), "FILE", NULL, 0, 0},
-    {"-h", "help", FLAG, OFF(help), NULL, "this text", 0, 0},
-    {NULL, "version", FLAG, OFF(version), NULL, "version", 0, 0},
+    {"-m", "model", TEXT, OFF(model), "FILE", "GGUF model: a path, or a name from `dogear models`", 0, 0, LOADS " info doctor"},
+    {"-c", "ctx-size", INT, OFF(n_ctx), "N", "context in tokens (0 = the model's own, as memory allows)", 0, 1 << 24, RUNS " info"},
+    {"-t", "threads", INT, OFF(n_thread), "N", "CPU threads (0 = one per core)", 0, 1024, RUNS " doctor"},
+    {"-ngl", "gpu-layers", INT, OFF(n_gpu_layer), "N", "layers whose weights lie on the GPU, with --backend cuda (-1 = all that fit)", -1, 1 << 16, RUNS " doctor"},
+    {NULL, "backend", TEXT, OFF(backend), "NAME", "auto (the CPU), cpu or cuda", 0, 0, RUNS " doctor"},
+    {"-s", "seed", U64, OFF(sampling.seed), "N", "random seed (-1 = random)", 0, 0, TALK},
+    {NULL, "temp", FLOAT, OFF(sampling.temp), "T", "temperature (0 = greedy; default 0.8)", 0, 100, TALK},
+    {NULL, "top-k", INT, OFF(sampling.top_k), "N", "keep the N likeliest tokens (0 = all; default 40)", -1, 1 << 24, TALK},
+    {NULL, "top-p", FLOAT, OFF(sampling.top_p), "P", "keep tokens up to this total probability (default 0.95)", 0, 1, TALK},
+    {NULL, "min-p", FLOAT, OFF(sampling.min_p), "P", "drop tokens below P times the likeliest (default 0.05)", 0, 1, TALK},
+    {NULL, "repeat-penalty", FLOAT, OFF(sampling.repeat_penalty), "X", "penalise recent tokens (1 = off, the default)", 0, 100, TALK},
+    {NULL, "repeat-last-n", INT, OFF(sampling.repeat_last_n), "N", "how many tokens count as recent (default 64)", -1, 1 << 24, TALK},
+    {"-n", "predict", INT, OFF(n_predict), "N", "most tokens to generate (-1 = until the model stops)", -1, 1 << 24, TALK " bench"},
+    {"-p", "prompt", TEXT, OFF(prompt), "TEXT", "the prompt (bench: prompt lengths, e.g. 512,4096)", 0, 0, TALK " tokenize bench"},
+    {"-f", "file", TEXT, OFF(file), "FILE", "read the prompt from a file", 0, 0, "ask tokenize detokenize perplexity"},
+    {"-sys", "system-prompt", TEXT, OFF(system), "TEXT", "system prompt of a new conversation", 0, 0, TALK},
+    {NULL, "kv", TEXT, OFF(kv), "NAME", "KV cache format: exact, 8/8, 8/4, 4/4, adaptive, ...; `dogear presets` lists all, lossy ones marked", 0, 0, RUNS},
+    {NULL, "kv-budget", SIZE, OFF(kv_budget_bytes), "SIZE", "memory for KV, e.g. 2G (0 = automatic)", 0, 0, RUNS " info"},
+    {NULL, "store-budget", SIZE, OFF(store_budget_bytes), "SIZE", "disk for the caches of all conversations, kept until changed (0 = automatic)", 0, 0, KEEPS},
+    {NULL, "coverage", FLOAT, OFF(coverage), "C", "attention mass that sparse attention keeps, 0.7 to 1 (1 = dense, the default)", ENGINE_COVERAGE_MIN, 1, RUNS},
+    {NULL, "sparse-from", INT, OFF(sparse_from), "N", "measuring: sparse attention from N tokens on, even where it does not pay", 0, 1 << 30, RUNS},
+    {NULL, "db", TEXT, OFF(db), "FILE", "conversation store", 0, 0, KEEPS},
+    {NULL, "no-save", FLAG, OFF(no_save), NULL, "leave nothing on disk", 0, 0, KEEPS " logits perplexity eval bench"},
+    {"-r", "resume", RESUME, OFF(resume_id), "[ID]", "go on with a saved conversation; without ID the chat shows the list, others take the latest; ask without a prompt answers what was left open", 0, 0, TALK " verify"},
+    {NULL, "raw", FLAG, OFF(raw), NULL, "ignore the chat template: continue the text", 0, 0, TALK},
+    {NULL, "json", FLAG, OFF(json), NULL, "JSON on stdout", 0, 0, "ask list show search fork thin import models presets info tokenize perplexity verify eval bench doctor"},
+    {NULL, "ids", FLAG, OFF(ids), NULL, "tokenize: ids only", 0, 0, "tokenize"},
+    {NULL, "special", FLAG, OFF(special), NULL, "tokenize: recognise control tokens in the text", 0, 0, "tokenize detokenize"},
+    {NULL, "tokens", TEXT, OFF(tokens), "FILE", "logits: int32 token ids", 0, 0, "logits"},
+    {NULL, "out", TEXT, OFF(out), "FILE", "logits, export: where to write", 0, 0, "logits export"},
+    {NULL, "text", TEXT, OFF(text), "FILE", "eval: text to measure on", 0, 0, "eval"},
+    {NULL, "attention", FLAG, OFF(attention), NULL, "eval: what presets keep of attention itself, on --text", 0, 0, "eval"},
+    {NULL, "requests", FLAG, OFF(requests), NULL, "eval: every question of a suite anew, not in one chat", 0, 0, "eval"},
+    {NULL, "suite", TEXT, OFF(suite), "NAME", "eval: a task suite, e.g. recall", 0, 0, "eval"},
+    {"-d", "depth", TEXT, OFF(depths), "LIST", "bench: context depths, e.g. 0,4096", 0, 0, "bench"},
+    {NULL, "reps", INT, OFF(n_rep), "N", "bench: repetitions (also -r N)", 1, 1000, "bench"},
+    {NULL, "ops", FLAG, OFF(ops), NULL, "bench: time every operation by itself, too", 0, 0, "bench"},
+    {NULL, "format", TEXT, OFF(format), "NAME", "export: md, json, or dogear (one file, exact)", 0, 0, "export"},
+    {NULL, "with-kv", FLAG, OFF(with_kv), NULL, "export: put the cache into the file too", 0, 0, "export"},
+    {NULL, "repair", FLAG, OFF(repair), NULL, "doctor: drop damaged cache, rebuild the search index", 0, 0, "doctor"},
+    {NULL, "calibrate", FLAG, OFF(calibrate), NULL, "doctor: measure how far the model's cache may be compressed", 0, 0, "doctor"},
+    {"-y", "yes", FLAG, OFF(yes), NULL, "do not ask before deleting", 0, 0, "rm"},
+    {NULL, "theme", TEXT, OFF(theme), "NAME", "dark, light or mono", 0, 0, "chat desktop"},
+    {NULL, "font", TEXT, OFF(font), "NAME", "desktop: font family (default: the desktop's monospace)", 0, 0, "desktop"},
+    {NULL, "screenshot", TEXT, OFF(screenshot), "FILE", "desktop: save a PNG when all is drawn and answered, then leave", 0, 0, "desktop"},
+    {NULL, "frame-log", TEXT, OFF(frame_log), "FILE", NULL, 0, 0, NULL},
+    {NULL, "frame-text", TEXT, OFF(frame_text), "FILE", NULL, 0, 0, NULL},
+    {NULL, "fake", TEXT, OFF(fake), "FILE", NULL, 0, 0, NULL},
+    {"-h", "help", FLAG, OFF(help), NULL, "this text", 0, 0, NULL},
+    {NULL, "version", FLAG, OFF(version), NULL, "version", 0, 0, NULL},
 };
 enum { N_OPTION = sizeof table / sizeof *table };
 
@@ -257,65 +263,112 @@ enum status options_config(struct options *o, struct err *e)
     return st;
 }
 
-static const struct option *find(const char *arg)
-{
-    for (int i = 0; i < N_OPTION; i++) {
-        if (table[i].short_name && !strcmp(arg, table[i].short_name))
-            return &table[i];
-        if (!strncmp(arg, "--", 2) && !strcmp(arg + 2, table[i].long_name))
-            return &table[i];
-    }
-    return NULL;
-}
-
 static bool is_id(const char *s)
 {
     return *s && strspn(s, "0123456789") == strlen(s);
 }
 
-enum status options_parse(struct options *o, const char *command, int argc, char **argv, int first,
+static bool is_word(const char *arg)
+{
+    return arg[0] != '-' || !arg[1];
+}
+
+static const struct option *find(const char *arg, size_t n)
+{
+    for (int i = 0; i < N_OPTION; i++) {
+        const char *s = table[i].short_name, *l = table[i].long_name;
+        if ((s && strlen(s) == n && !strncmp(arg, s, n)) ||
+            (n > 2 && !strncmp(arg, "--", 2) && strlen(l) == n - 2 && !strncmp(arg + 2, l, n - 2)))
+            return &table[i];
+    }
+    return NULL;
+}
+
+/* The option at argv[0] and its value, NULL where there is none. Returns how many arguments they
+ * are. */
+static int take(char **argv, bool bench, const struct option **ret, const char **ret_value)
+{
+    const char *eq = !strncmp(argv[0], "--", 2) ? strchr(argv[0], '=') : NULL;
+    const struct option *t = find(argv[0], eq ? (size_t)(eq - argv[0]) : strlen(argv[0]));
+    if (bench && !strcmp(argv[0], "-r"))
+        t = find("--reps", 6);
+    *ret = t;
+    *ret_value = eq ? eq + 1 : NULL;
+    if (!t || eq || t->kind == FLAG || !argv[1] || (t->kind == RESUME && !is_id(argv[1])))
+        return 1;
+    *ret_value = argv[1];
+    return 2;
+}
+
+int options_command(int argc, char **argv)
+{
+    const struct option *t;
+    const char *value;
+    int i = 1;
+    while (i < argc && !is_word(argv[i]) && strcmp(argv[i], "--") != 0)
+        i += take(argv + i, false, &t, &value);
+    return i < argc && is_word(argv[i]) ? i : 0;
+}
+
+/* Whether a list of names with blanks between them has this one. */
+static bool has_name(const char *list, const char *name)
+{
+    size_t n = strlen(name);
+    for (; *list; list += strspn(list, " ")) {
+        size_t len = strcspn(list, " ");
+        if (len == n && !strncmp(list, name, n))
+            return true;
+        list += len;
+    }
+    return false;
+}
+
+static bool goes_with(const struct option *t, const char *command)
+{
+    return !t->where || has_name(t->where, command);
+}
+
+enum status options_parse(struct options *o, const char *command, int argc, char **argv, int at,
                           struct err *e)
 {
     bool bench = !strcmp(command, "bench");
     bool only_words = false;
     o->words = mem_calloc((size_t)argc + 1, sizeof *o->words);
-    for (int i = first; i < argc; i++) {
-        char *arg = argv[i];
-        if (only_words || arg[0] != '-' || !arg[1]) {
-            o->words[o->n_word++] = arg;
+    for (int i = 1, n; i < argc; i += n) {
+        const struct option *t;
+        const char *v;
+        n = 1;
+        if (i == at)
+            continue;
+        if (only_words || is_word(argv[i])) {
+            o->words[o->n_word++] = argv[i];
             continue;
         }
-        if (!strcmp(arg, "--")) {
+        if (!strcmp(argv[i], "--")) {
             only_words = true;
             continue;
         }
-        char *eq = !strncmp(arg, "--", 2) ? strchr(arg, '=') : NULL;
-        char *name = eq ? mem_strndup(arg, (size_t)(eq - arg)) : mem_strdup(arg);
-        const struct option *t = find(name);
-        if (bench && !strcmp(name, "-r"))
-            t = find("--reps");
-        if (!t) {
-            enum status st = err_set(e, ERR_USAGE, "unknown option %s; see dogear %s --help", name,
-                                     command);
-            free(name);
-            return st;
-        }
-        free(name);
-        if (t->kind == FLAG && !eq) {
+        n = take(argv + i, bench, &t, &v);
+        int len = (int)strcspn(argv[i], "=");
+        if (!t)
+            return err_set(e, ERR_USAGE, "unknown option %.*s; see dogear %s --help", len, argv[i],
+                           command);
+        if (!goes_with(t, command))
+            return err_set(e, ERR_USAGE, "%.*s does not go with %s; see dogear %s --help", len,
+                           argv[i], command, command);
+        if (t->kind == FLAG && !v)
             *(bool *)((char *)o + t->off) = true;
-            continue;
-        }
-        const char *v = eq ? eq + 1 : i + 1 < argc ? argv[i + 1] : NULL;
-        if (t->kind == RESUME && !eq && (!v || !is_id(v))) {
+        else if (t->kind == RESUME && !v)
             o->resume = true;
-            continue;
-        }
-        if (!v)
-            return err_set(e, ERR_USAGE, "%s needs a value (%s)", arg, t->arg);
-        if (!eq)
-            i++;
-        TRY(set_value(o, t, v, e));
+        else if (!v)
+            return err_set(e, ERR_USAGE, "%s needs a value (%s)", argv[i], t->arg);
+        else
+            TRY(set_value(o, t, v, e));
     }
+    int most = cli_command_find(command)->n_word;
+    if (most >= 0 && o->n_word > most && !o->help && !o->version)
+        return err_set(e, ERR_USAGE, "\"%s\" is one word too many; see dogear %s --help",
+                       o->words[most], command);
     if (bench) {
         o->prompts_n = o->prompt;
         o->prompt = NULL;
@@ -326,8 +379,10 @@ enum status options_parse(struct options *o, const char *command, int argc, char
 void options_help(const char *command)
 {
     const struct cli_command *c = command ? cli_command_find(command) : NULL;
+    command = c ? c->name : NULL;
     if (c) {
-        printf("usage: dogear %s %s\n\n%s.\n\n", c->name, c->args, c->help);
+        printf("usage: dogear %s%s%s [options]\n\n%s.\n\n", c->name, *c->args ? " " : "", c->args,
+               c->help);
     } else {
         printf("Dogear: local chat. Fold the corner of a conversation and come back to it.\n\n"
                "usage: dogear [command] [options]\n\nCommands:\n");
@@ -344,7 +399,7 @@ void options_help(const char *command)
     printf("Options (llama.cpp's names, meanings and defaults where it has them):\n");
     for (int i = 0; i < N_OPTION; i++) {
         const struct option *t = &table[i];
-        if (!t->help)
+        if (!t->help || (command && !goes_with(t, command)))
             continue;
         char head[64];
         snprintf(head, sizeof head, "%s%s--%s%s%s", t->short_name ? t->short_name : "",
@@ -353,6 +408,9 @@ void options_help(const char *command)
     }
     printf("\nSettings can be kept in %s/dogear/config as `long-option = value`.\n",
            "${XDG_CONFIG_HOME:-~/.config}");
+    if (!command)
+        printf("dogear --man prints the manual page, dogear --completion-bash (-zsh, -fish) a script "
+               "for that shell.\n");
 }
 
 bool options_completion(const char *shell)

@@ -51,8 +51,11 @@ void options_fini(struct options *o);
 
 /* Reads the config file when there is one; a bad line is an error that names file and line. */
 enum status options_config(struct options *o, struct err *e);
-/* Parses argv[first..]; bench gives -p, -n, -d, -r llama-bench's meaning. */
-enum status options_parse(struct options *o, const char *command, int argc, char **argv, int first,
+/* Where the command stands, options may come before it; 0 = none is named. */
+int options_command(int argc, char **argv);
+/* Parses all but argv[at], the command; what does not go with it is an error. bench gives -p, -n, -d,
+ * -r llama-bench's meaning. */
+enum status options_parse(struct options *o, const char *command, int argc, char **argv, int at,
                           struct err *e);
 
 /* "4096", "512K", "1.5G" (powers of 1024). */
@@ -60,7 +63,7 @@ enum status options_size(const char *s, uint64_t *ret, struct err *e);
 /* Comma list of non-negative integers; returns how many, at most max. */
 enum status options_list(const char *s, int32_t *ret, int max, int *ret_n, struct err *e);
 
-/* Usage on stdout: all commands, or one. */
+/* Usage on stdout: all commands, or one with the options that go with it. */
 void options_help(const char *command);
 /* Completion script of the shell ("bash", "zsh", "fish"); false when unknown. */
 bool options_completion(const char *shell);

@@ -19,6 +19,9 @@ dogear --help && grep -q '^usage: dogear' "$work/out" && grep -q -- '--kv-budget
 ok cli__help__names_commands_and_options
 dogear help ask && grep -q '^usage: dogear ask' "$work/out"
 ok cli__help__one_command
+dogear list --help && grep -qx 'usage: dogear list \[options\]' "$work/out" && grep -q -- '--json' "$work/out" && ! grep -qE -- '--(temp|ops|man)' "$work/out" &&
+    dogear bench --help && grep -q -- '--ops' "$work/out" && dogear --help && grep -q -- '--man.*--completion-bash' "$work/out"
+ok cli__help__of_a_command_has_its_options_only
 dogear presets && grep -q '^exact ' "$work/out" && grep -q '^snapkv  *lossy' "$work/out" &&
     grep -q '^kivi-4  *simulated' "$work/out" && ! grep -q '^adaptive  *lossy' "$work/out"
 ok cli__presets__marks_lossy_ones
@@ -28,6 +31,13 @@ dogear --version && grep -qx 'dogear [0-9.]*' "$work/out"
 ok cli__version__one_line
 dogear nosuch; [ $rc -eq 2 ] && one_line_error && grep -q nosuch "$work/err"
 ok cli__unknown_command__exit_2
+dogear --no-save -m /nonexistent/x.gguf ask hi; [ $rc -eq 1 ] && one_line_error && grep -q 'x.gguf' "$work/err" && dogear --db "$work/none" list; grep -q 'no store' "$work/err"
+ok cli__command_after_options__is_found
+for surplus in 'list extra' 'show 1 extra' 'export all extra' 'desktop extra' '-p x chat extra'; do
+    # shellcheck disable=SC2086
+    dogear $surplus; [ $rc -eq 2 ] && one_line_error && grep -q '"extra"' "$work/err" || { echo "# $surplus"; break; }
+done >"$work/surplus" && [ ! -s "$work/surplus" ] && dogear list --ops; [ $rc -eq 2 ] && one_line_error && grep -q -- '--ops does not go with list' "$work/err"
+ok cli__surplus_word_or_option__is_named
 dogear ask --nosuch x; [ $rc -eq 2 ] && one_line_error && grep -q -- --nosuch "$work/err"
 ok cli__unknown_option__exit_2
 dogear ask --top-p 7 x; [ $rc -eq 2 ] && one_line_error && grep -q '"7"' "$work/err"
@@ -230,7 +240,8 @@ wait $pid
 [ $? -eq 130 ] && dogear show "$(($id + 2))" --json && [ "$(json "$work/out" 'j["path"][1]["stop"]')" = cancel ]
 ok interrupt__ask__stores_what_was_said
 
-for shell in bash zsh fish; do dogear --completion-$shell && grep -q kv-budget "$work/out" || break; done
+dogear --completion-bash && grep -q kv-budget "$work/out" && dogear --completion-zsh && grep -q kv-budget "$work/out" &&
+    dogear --completion-fish && grep -q kv-budget "$work/out"
 ok completion__every_shell
 "$DOGEAR" --completion-bash | bash -n
 ok completion__bash__parses
