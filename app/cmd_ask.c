@@ -1,4 +1,5 @@
 /* `dogear ask`: one turn. stdout carries the answer and nothing else. */
+#include <errno.h>
 #include <inttypes.h>
 #include <signal.h>
 #include <stdio.h>
@@ -94,7 +95,8 @@ static void print_growth(const struct chat *c, size_t *shown)
         cli_print_safe(m.text + *shown, m.len - *shown);
     else
         fwrite(m.text + *shown, 1, m.len - *shown, stdout);
-    fflush(stdout);
+    if (fflush(stdout) && errno != EPIPE)
+        fprintf(stderr, "dogear: standard output: %s\n", strerror(errno));
     *shown = m.len;
 }
 
@@ -131,13 +133,13 @@ static int converse(struct chat *c, const struct options *o, struct engine *en,
     for (;;) {
         struct chat_event ev;
         bool got = chat_next(c, 200, &ev);
-        if (interrupted && !stopping) {
+        if ((interrupted || ferror(stdout)) && !stopping) { /* or nobody reads on */
             chat_cancel(c);
             stopping = true;
         }
         if (!got)
             continue;
-        if (!o->json)
+        if (!o->json && !ferror(stdout))
             print_growth(c, &shown);
         switch (ev.kind) {
         case CHAT_EV_CHANGED:
@@ -156,7 +158,7 @@ static int converse(struct chat *c, const struct options *o, struct engine *en,
                 print_json(c, o, en, &ev.done);
             else
                 putchar('\n');
-            return stopping ? 130 : 0;
+            return ferror(stdout) ? 1 : stopping ? 130 : 0;
         }
     }
 }

@@ -239,6 +239,10 @@ kill -INT $pid
 wait $pid
 [ $? -eq 130 ] && dogear show "$(($id + 2))" --json && [ "$(json "$work/out" 'j["path"][1]["stop"]')" = cancel ]
 ok interrupt__ask__stores_what_was_said
+{ "$DOGEAR" ask --fake "$work/long.txt" hello to nobody 2>"$work/err"; echo $? >"$work/status"; } </dev/null | head -c 8 >"$work/stream"
+[ "$(cat "$work/stream")" = "one two " ] && [ "$(cat "$work/status")" = 1 ] && [ ! -s "$work/err" ] && dogear show "$(($id + 3))" --json &&
+    [ "$(json "$work/out" 'j["path"][1]["stop"], j["path"][1]["text"].startswith("one two more")')" = "('cancel', True)" ]
+ok ask__reader_gone__stops_and_keeps_what_was_said
 
 dogear --completion-bash && grep -q kv-budget "$work/out" && dogear --completion-zsh && grep -q kv-budget "$work/out" &&
     dogear --completion-fish && grep -q kv-budget "$work/out"
