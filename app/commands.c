@@ -11,6 +11,7 @@
 #include "app/chat.h"
 #include "app/figures.h"
 #include "app/options.h"
+#include "app/paths.h"
 #include "app/screen.h"
 #include "engine/base/mem.h"
 #include "engine/base/str.h"
@@ -23,6 +24,7 @@
 struct command {
     const char *name, *aliases; /* aliases: space separated, "" = none */
     void (*run)(struct screen *sc, const char *args);
+    bool path; /* takes a file: ~/ is the home folder */
 };
 
 /* ---- handlers ---- */
@@ -544,15 +546,15 @@ static const struct command commands[] = {
     {"/set", "/parameter", cmd_set},
     {"/model", "/info", cmd_model},
     {"/context", "/tokens /ctx", cmd_context},
-    {"/stats", "", cmd_stats},
+    {"/stats", "", cmd_stats, .path = true},
     {"/coverage", "", cmd_coverage},
     {"/verify", "", cmd_verify},
     {"/think", "/nothink /thinking", cmd_think},
     {"/copy", "", cmd_copy},
-    {"/export", "", cmd_export},
-    {"/save", "", cmd_save},
-    {"/theme", "", cmd_theme},
-    {"/screenshot", "", cmd_screenshot},
+    {"/export", "", cmd_export, .path = true},
+    {"/save", "", cmd_save, .path = true},
+    {"/theme", "", cmd_theme, .path = true},
+    {"/screenshot", "", cmd_screenshot, .path = true},
     {"/quit", "/exit /bye /q", cmd_quit},
 };
 enum { COMMAND_COUNT = sizeof commands / sizeof *commands };
@@ -588,6 +590,11 @@ bool commands_run(struct screen *sc, const char *line)
            !(strlen(commands[at].name) == n && strncmp(commands[at].name, line, n) == 0) &&
            !has_alias(commands[at].aliases, line, n))
         at++;
+    if (at < COMMAND_COUNT && commands[at].path && strncmp(trimmed, "~/", 2) == 0) {
+        char *full = paths_home(trimmed + 2);
+        free(trimmed);
+        trimmed = full;
+    }
     if (at < COMMAND_COUNT)
         commands[at].run(sc, trimmed);
     else
