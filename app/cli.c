@@ -26,7 +26,7 @@ const struct cli_command cli_commands[] = {
     {"pin", "ID [off]", 2, "keep a conversation's cache from being thinned", cmd_pin},
     {"thin", "ID PRECISION", 2, "drop cache precision on disk: 8/8, 8/4, 6/4, 4/4, 4/2, 2/2 or none", cmd_thin},
     {"export", "ID|all", 1, "a conversation as Markdown, JSON or a file with its cache", cmd_export},
-    {"import", "FILE", 1, "what export wrote, or a ChatGPT conversations.json", cmd_import},
+    {"import", "FILE", 1, "what export wrote with --format json or dogear, or a ChatGPT conversations.json", cmd_import},
     {"models", "", 0, "GGUF files found on this machine", cmd_models},
     {"presets", "", 0, "what --kv accepts; those that lose tokens for good are marked lossy", cmd_presets},
     {"info", "FILE", 1, "header, tensors and memory plan of a model file", cmd_info},

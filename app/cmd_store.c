@@ -407,9 +407,15 @@ static enum status run_import(const struct options *o, struct sessions *s, struc
         json_print(json_pack("{s:i,s:i,s:i,s:i,s:I}", "conversations", r.n_conversation, "messages",
                              r.n_message, "skipped", r.n_skipped, "kv_pieces", r.n_kv_piece,
                              "first_id", (json_int_t)r.first_id));
-    else
-        printf("%d conversations, %d messages imported%s\n", r.n_conversation, r.n_message,
-               r.n_skipped ? "; messages of tools were left out" : "");
+    else {
+        printf("%d conversation%s, %d message%s imported", r.n_conversation,
+               r.n_conversation == 1 ? "" : "s", r.n_message, r.n_message == 1 ? "" : "s");
+        if (r.n_conversation > 0)
+            printf(" as %" PRId64, r.first_id);
+        if (r.n_conversation > 1)
+            printf(" to %" PRId64, r.first_id + r.n_conversation - 1);
+        printf("%s\n", r.n_skipped ? "; messages of tools were left out" : "");
+    }
     return OK;
 }
 

@@ -1,5 +1,6 @@
 /* Conversations from outside: our JSON, ChatGPT's conversations.json, our one-file form. All of it
  * is hostile input: nothing is written before the whole file has been understood. */
+#include <errno.h>
 #include <jansson.h>
 #include <math.h>
 #include <stdlib.h>
@@ -241,10 +242,13 @@ static enum status parse(const char *path, struct copies *all, int32_t *n_skippe
     json_error_t why;
     json_t *root = json_load_file(path, JSON_REJECT_DUPLICATES | JSON_ALLOW_NUL, &why), *j;
     size_t i;
+    if (!root && json_error_code(&why) == json_error_cannot_open_file)
+        return err_set(e, ERR_IO, "cannot open %s: %s", path, strerror(errno));
     if (!root)
-        return err_set(e,
-                       json_error_code(&why) == json_error_cannot_open_file ? ERR_IO : ERR_FORMAT,
-                       "cannot read %s as JSON: line %d: %s", path, why.line, why.text);
+        return err_set(e, ERR_FORMAT,
+                       "%s is no JSON (line %d: %s): import reads what export wrote with --format "
+                       "json or dogear, and ChatGPT's conversations.json",
+                       path, why.line, why.text);
     enum status st = OK;
     if (json_is_object(root) && json_object_get(root, "dogear")) {
         st = ours(root, all, e);

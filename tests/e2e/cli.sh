@@ -125,7 +125,13 @@ ok export__markdown__on_stdout
 dogear export all --format json --out "$work/all.json" && dogear import "$work/all.json" --json --db "$work/second.db" &&
     [ "$(json "$work/out" 'j["conversations"]')" = 5 ] && dogear search folded --db "$work/second.db" && grep -q folded "$work/out"
 ok import__json__search_finds_it
-dogear export "$forked" --format dogear --out "$work/one.dogear" && dogear import "$work/one.dogear" --db "$work/third.db" && dogear list --json --db "$work/third.db" && [ "$(json "$work/out" 'len(j)')" = 1 ]
+dogear import "$work/all.json" --db "$work/second.db" && grep -qx '5 conversations, .* messages imported as 6 to 10' "$work/out"
+ok import__json__tells_the_new_ids
+dogear export "$forked" --out "$work/one.md" && ! dogear import "$work/one.md" && [ $rc -eq 1 ] && one_line_error && grep -q -- '--format json' "$work/err" &&
+    ! dogear import /nope && [ $rc -eq 1 ] && one_line_error && grep -qx 'dogear: cannot open /nope: No such file or directory' "$work/err"
+ok import__what_it_cannot_read__one_line
+dogear export "$forked" --format dogear --out "$work/one.dogear" && dogear import "$work/one.dogear" --db "$work/third.db" &&
+    grep -qx '1 conversation, .* imported as 1' "$work/out" && dogear list --json --db "$work/third.db" && [ "$(json "$work/out" 'len(j)')" = 1 ]
 ok import__whole_file__one_conversation
 dogear export "$forked" --format dogear --out "$work/one.dogear"; [ $rc -eq 1 ] && one_line_error
 ok export__existing_file__is_not_overwritten
