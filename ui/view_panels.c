@@ -160,8 +160,14 @@ static struct rect draw_box(struct cells *c, struct rect r, const char *title, c
         cells_puts(c, in, x + (w < r.w - 6 ? w : r.w - 6), r.y, " ", ROLE_POPUP, ROLE_POPUP, 0);
     }
     if (hint && hint[0]) {
-        int w = text_width(hint, strlen(hint)) + 2;
         struct rect in = {r.x + 2, r.y + r.h - 1, r.w - 4, 1};
+        int w;
+        /* Where room is short its parts, with gaps between them, go from the left: the last closes. */
+        for (const char *gap = hint; (w = text_width(hint, strlen(hint)) + 2) > in.w; hint = gap) {
+            if (!(gap = strstr(hint, "  ")))
+                break;
+            gap += strspn(gap, " ");
+        }
         int x = w < in.w ? in.x + in.w - w : in.x;
         x += cells_puts(c, in, x, in.y, " ", ROLE_POPUP, ROLE_POPUP, 0);
         x += cells_puts(c, in, x, in.y, hint, ROLE_DIM, ROLE_POPUP, 0);

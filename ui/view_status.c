@@ -117,16 +117,16 @@ void view_status_draw(const struct ui_model *m, struct cells *c, struct rect r)
         int left = r.w - 2 - used - (hint_w ? hint_w + 2 : 0);
         if (left >= model_w)
             break;
-        if (left >= 10) {
+        if (left >= 10 || (n <= 1 && left >= 0)) {
             model_w = left;
             break;
         }
-        if (hint_w > 0 && !m->running) {
+        if (hint_w > 0 && (!m->running || n == 0)) {
             hint_w = 0;
             continue;
         }
-        if (n <= 1) {
-            model_w = left > 0 ? left : 0;
+        if (n == 0) {
+            model_w = 0;
             break;
         }
         int worst = 0;
