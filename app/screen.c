@@ -228,6 +228,7 @@ static void start_new(struct screen *sc)
     edit_cancel(sc);
     view_chat_select_clear(sc->view);
     chat_start_new(sc->chat);
+    sc->notice_until_s = 0;
     view_chat_follow(sc->view);
     sc->focus = UI_FOCUS_EDITOR;
     screen_refresh(sc);
@@ -241,6 +242,7 @@ static void regenerate(struct screen *sc)
         return;
     }
     sc->cancel_sent = false;
+    sc->notice_until_s = 0;
     view_chat_follow(sc->view);
     screen_refresh(sc);
 }
@@ -319,7 +321,7 @@ void select_start(struct screen *sc)
     sc->focus = UI_FOCUS_SELECT;
     sc->selected = chat_count(sc->chat) - 1;
     view_chat_show(sc->view, sc->selected);
-    screen_notice(sc, "y copies  e edits  f forks  r answers again  Left Right other branches");
+    screen_notice(sc, "y copies · e edits · f forks · r answers again · Left Right other branches");
     sc->notice_until_s = screen_now_s() + 3600;
 }
 
@@ -377,6 +379,7 @@ void screen_act(struct screen *sc, int action)
         break;
     case ACT_THINKING:
         sc->show_thinking = !sc->show_thinking;
+        screen_notice(sc, "the model's thinking is %s", sc->show_thinking ? "shown" : "hidden");
         break;
     case ACT_MOUSE:
         sc->mouse = !sc->mouse;
@@ -391,6 +394,7 @@ void screen_act(struct screen *sc, int action)
         regenerate(sc);
         break;
     case ACT_SEND:
+        sc->notice_until_s = 0; /* it spoke of what was before */
         editor_enter(sc);
         break;
     case ACT_EXTERNAL_EDITOR:

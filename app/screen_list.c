@@ -132,9 +132,12 @@ void screen_open(struct screen *sc, int64_t conversation)
         return;
     bool stopped = chat_running(sc->chat);
     if (chat_open(sc->chat, conversation, &e) != OK) {
+        if (e.code == ERR_NOT_FOUND)
+            err_set(&e, e.code, "no conversation %lld: /list shows them", (long long)conversation);
         screen_error(sc, &e);
         return;
     }
+    sc->notice_until_s = 0;
     edit_cancel(sc);
     view_chat_select_clear(sc->view);
     view_chat_follow(sc->view);
@@ -357,7 +360,7 @@ void picker_open(struct screen *sc, enum picker p, const char *text)
     static const char *const titles[] = {"Commands", "Search", "Earlier input", "Conversations"};
     static const char *const hints[] = {"Enter chooses   Esc closes", "Enter opens   Esc closes",
                                         "Enter takes it   Esc closes",
-                                        "Enter opens   Del deletes   Esc closes"};
+                                        "Enter opens   Ctrl+R renames   Del deletes   Esc closes"};
     popup_open(sc, UI_POPUP_PICKER, titles[p], hints[p]);
     sc->picker = p;
     editor_set(sc->input, text, strlen(text));
@@ -451,6 +454,8 @@ static bool input_event(struct screen *sc, const struct ui_event *ev)
         if (sc->popup == UI_POPUP_PICKER) {
             if (ev->key.code == UI_KEY_DELETE && sc->picker == PICK_LIST)
                 return item_act(sc, &sc->picks, ACT_ITEM_DELETE);
+            if (ev->key.code == 'r' && ev->key.mods == UI_CTRL && sc->picker == PICK_LIST)
+                return item_act(sc, &sc->picks, ACT_ITEM_RENAME); /* r alone is typed */
             enum keymap_action move = a == ACT_UP ? ACT_ITEM_UP : a == ACT_DOWN ? ACT_ITEM_DOWN : g;
             if (ev->key.code == 'r' && ev->key.mods == UI_CTRL && sc->picker == PICK_HISTORY)
                 move = ACT_ITEM_DOWN; /* Ctrl+R again goes further back */
