@@ -1,4 +1,5 @@
-/* `dogear ask`: one turn. stdout carries the answer and nothing else. */
+/* `dogear ask`: one turn. stdout carries the answer and nothing else, with --raw the whole
+ * text. */
 #include <errno.h>
 #include <inttypes.h>
 #include <signal.h>

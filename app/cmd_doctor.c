@@ -12,6 +12,7 @@
 #include "app/paths.h"
 #include "engine/engine.h"
 #include "sessions/sessions.h"
+#include "ui/format.h"
 
 static int64_t mem_available_bytes(void)
 {
@@ -117,10 +118,11 @@ int cmd_doctor(struct options *o)
         }
         json_print(j);
     } else {
+        char a[FORMAT_SIZE], b[FORMAT_SIZE], c[FORMAT_SIZE];
         printf("dogear       %s\n", DOGEAR_VERSION);
         printf("cpu          %s, %ld cores\n", cpu, sysconf(_SC_NPROCESSORS_ONLN));
         printf("gpu          %s\n", gpu);
-        printf("memory       %.1f GiB available\n", (double)mem_available_bytes() / (1 << 30));
+        printf("memory       %s available\n", format_bytes(a, mem_available_bytes()));
         printf("model        %s\n", have_model ? model : "none found: see `dogear models`");
         if (have_floor)
             printf("cache floor  %s, measured on this model: KL %.4f over %d tokens, limit %.2f\n",
@@ -130,16 +132,17 @@ int cmd_doctor(struct options *o)
         if (store)
             printf("store        %s\n", none ? "-- (nothing is saved yet)" : sessions_path(store));
         if (st == OK && !none) {
-            printf("             %" PRId64 " conversations, %" PRId64 " messages, schema %d\n",
-                   h.n_conversation, h.n_message, h.schema);
-            printf("             text %.1f MB, cache %.1f MB, %.1f GB free on the disk\n",
-                   (double)h.db_bytes / 1e6, (double)h.kv_db_bytes / 1e6,
-                   (double)h.free_disk_bytes / 1e9);
+            printf("             %" PRId64 " conversation%s, %" PRId64 " message%s, schema %d\n",
+                   h.n_conversation, h.n_conversation == 1 ? "" : "s", h.n_message,
+                   h.n_message == 1 ? "" : "s", h.schema);
+            printf("             text %s, cache %s, %s free on the disk\n",
+                   format_bytes(a, h.db_bytes), format_bytes(b, h.kv_db_bytes),
+                   format_bytes(c, h.free_disk_bytes));
             if (kept)
-                printf("             cache budget %.1f MB%s, %.1f MB used\n",
-                       (double)budget.limit_bytes / 1e6,
+                printf("             cache budget %s%s, %s used\n",
+                       format_bytes(a, budget.limit_bytes),
                        budget.automatic ? " (automatic; --store-budget sets another)" : "",
-                       (double)budget.used_bytes / 1e6);
+                       format_bytes(b, budget.used_bytes));
             else
                 printf("             cache budget -- (%s)\n", unkept.text);
             printf("check        text %s, cache %s\n", h.text_ok ? "ok" : "DAMAGED",

@@ -12,10 +12,12 @@
 #include "app/paths.h"
 #include "engine/base/mem.h"
 #include "engine/base/str.h"
+#include "ui/format.h"
 
 int cmd_models(struct options *o)
 {
     struct models_entry *all;
+    char size[FORMAT_SIZE];
     int n;
     models_scan(&all, &n);
     if (o->json) {
@@ -31,8 +33,8 @@ int cmd_models(struct options *o)
         json_print(list);
     } else {
         for (int i = 0; i < n; i++)
-            printf("%-12s %9.1f MB  %s\n%*s%s\n", all[i].source, (double)all[i].size_bytes / 1e6,
-                   all[i].name, 27, "", all[i].path);
+            printf("%-12s %12s  %s\n%*s%s\n", all[i].source,
+                   format_bytes(size, all[i].size_bytes), all[i].name, 27, "", all[i].path);
         if (n == 0)
             fprintf(stderr, "dogear: no GGUF files found; put one into ~/.local/share/dogear/models\n");
     }
@@ -51,7 +53,7 @@ int cmd_presets(struct options *o)
                                                   p.what, "lossy", p.lossy, "simulated",
                                                   p.simulated));
         else
-            printf("%-14s %-10s %s\n", p.name, kind, p.what);
+            printf("%-15s %-10s %s\n", p.name, kind, p.what);
     }
     if (o->json) {
         json_print(list);

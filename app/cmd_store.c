@@ -110,7 +110,8 @@ static void print_snippet(const char *s)
     putchar('\n');
 }
 
-static void print_rows(const struct options *o, const struct sessions_row *rows, int32_t n)
+static void print_rows(const struct options *o, const struct sessions_row *rows, int32_t n,
+                       const char *none)
 {
     if (o->json) {
         json_t *list = json_array();
@@ -120,7 +121,7 @@ static void print_rows(const struct options *o, const struct sessions_row *rows,
         return;
     }
     if (n == 0) {
-        fprintf(stderr, "dogear: nothing found\n");
+        fprintf(stderr, "dogear: %s\n", none);
         return;
     }
     printf("%5s  %-16s  %5s %8s %9s  %-22s   %s\n", "id", "last used", "msgs", "tokens", "cache",
@@ -147,7 +148,7 @@ static enum status run_list(const struct options *o, struct sessions *s, struct 
     struct sessions_row *rows;
     int32_t n;
     TRY(sessions_list(s, 0, &rows, &n, e));
-    print_rows(o, rows, n);
+    print_rows(o, rows, n, "no conversation is saved yet");
     sessions_rows_free(rows, n);
     return OK;
 }
@@ -169,7 +170,7 @@ static enum status run_search(const struct options *o, struct sessions *s, struc
                          : sessions_search(s, str_c(&query), 50, &rows, &n, e);
     str_fini(&query);
     TRY(st);
-    print_rows(o, rows, n);
+    print_rows(o, rows, n, "nothing found");
     sessions_rows_free(rows, n);
     return OK;
 }

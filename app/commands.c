@@ -180,7 +180,7 @@ static void cmd_kv(struct screen *sc, const char *args)
         return;
     }
     for (int i = 0; (name = engine_kv_name(screen_engine_of(sc), i, &what)); i++)
-        str_addf(&s, "%-14s %s\n", name, what);
+        str_addf(&s, "%-15s %s\n", name, what);
     str_adds(&s, "\n/kv NAME changes it; the chat is taken from disk or read again.");
     screen_text(sc, "KV presets", str_take(&s));
 }

@@ -202,7 +202,7 @@ static void add_json(struct str *out, int64_t conversation, const struct stats *
         json_array_append_new(turns, one);
     }
     json_object_set_new(j, "turns", turns);
-    char *text = json_dumps(j, JSON_INDENT(2));
+    char *text = json_dumps(j, JSON_INDENT(2) | JSON_REAL_PRECISION(7)); /* some were floats */
     str_adds(out, text ? text : "{}");
     str_addc(out, '\n');
     free(text);

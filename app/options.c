@@ -2,6 +2,7 @@
 
 #include <ctype.h>
 #include <errno.h>
+#include <float.h>
 #include <math.h>
 #include <stddef.h>
 #include <stdio.h>
@@ -59,7 +60,7 @@ static const struct option table[] = {
     {NULL, "db", TEXT, OFF(db), "FILE", "conversation store", 0, 0, KEEPS},
     {NULL, "no-save", FLAG, OFF(no_save), NULL, "leave nothing on disk", 0, 0, KEEPS " logits perplexity eval bench"},
     {"-r", "resume", RESUME, OFF(resume_id), "[ID]", "go on with a saved conversation; without ID the chat shows the list, others take the latest; ask without a prompt answers what was left open", 0, 0, TALK " verify"},
-    {NULL, "raw", FLAG, OFF(raw), NULL, "ignore the chat template: continue the text", 0, 0, TALK},
+    {NULL, "raw", FLAG, OFF(raw), NULL, "ignore the chat template: continue the text; ask prints it first", 0, 0, TALK},
     {NULL, "json", FLAG, OFF(json), NULL, "JSON on stdout", 0, 0, "ask list show search fork thin import models presets info tokenize perplexity verify eval bench doctor"},
     {NULL, "ids", FLAG, OFF(ids), NULL, "tokenize: ids only", 0, 0, "tokenize"},
     {NULL, "special", FLAG, OFF(special), NULL, "tokenize: recognise control tokens in the text", 0, 0, "tokenize detokenize"},
@@ -161,8 +162,9 @@ static enum status number_error(const struct option *t, const char *v, struct er
 {
     if (isinf(t->max))
         return err_set(e, ERR_USAGE, "--%s: \"%s\" is no number", t->long_name, v);
-    return err_set(e, ERR_USAGE, "--%s: \"%s\" is not a number from %.10g to %.10g", t->long_name, v,
-                   t->min, t->max);
+    int digits = t->kind == FLOAT ? FLT_DIG : DBL_DIG;
+    return err_set(e, ERR_USAGE, "--%s: \"%s\" is not a number from %.*g to %.*g", t->long_name, v,
+                   digits, t->min, digits, t->max);
 }
 
 static enum status set_value(struct options *o, const struct option *t, const char *v, struct err *e)

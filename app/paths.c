@@ -72,9 +72,10 @@ static char *beside_program(const char *const *places, int n_place, const char *
     for (int i = 0; i < n_place; i++) {
         struct str s = {0};
         str_addf(&s, "%s/%s/%s", exe, places[i], rel);
-        if (access(str_c(&s), R_OK) == 0)
-            return str_take(&s);
+        char *path = access(str_c(&s), R_OK) == 0 ? realpath(str_c(&s), NULL) : NULL;
         str_fini(&s);
+        if (path)
+            return path;
     }
     return NULL;
 }

@@ -25,6 +25,8 @@ ok cli__help__of_a_command_has_its_options_only
 dogear presets && grep -q '^exact ' "$work/out" && grep -q '^snapkv  *lossy' "$work/out" &&
     grep -q '^kivi-4  *simulated' "$work/out" && ! grep -q '^adaptive  *lossy' "$work/out"
 ok cli__presets__marks_lossy_ones
+[ "$(awk 'NF == 0 { exit } { print substr($0, 16, 1) }' "$work/out" | sort -u)" = " " ]
+ok cli__presets__columns_in_line
 dogear presets --json && [ "$(json "$work/out" '[p["lossy"] for p in j if p["name"] in ("exact", "h2o")]')" = "[False, True]" ]
 ok cli__presets__json
 dogear --version && grep -qx 'dogear [0-9.]*' "$work/out"
@@ -42,11 +44,13 @@ dogear ask --nosuch x; [ $rc -eq 2 ] && one_line_error && grep -q -- --nosuch "$
 ok cli__unknown_option__exit_2
 dogear ask --top-p 7 x; [ $rc -eq 2 ] && one_line_error && grep -q '"7"' "$work/err"
 ok cli__bad_number__names_value
+dogear ask --coverage 0.2 x; [ $rc -eq 2 ] && grep -q 'from 0.7 to 1$' "$work/err" && dogear ask --ctx-size -5 x; grep -q 'from 0 to 16777216$' "$work/err"
+ok cli__bad_number__names_the_limits
 dogear ask --kv-budget 12Q x; [ $rc -eq 2 ] && one_line_error
 ok cli__bad_size__exit_2
 dogear ask; [ $rc -eq 2 ] && one_line_error
 ok ask__no_prompt__exit_2
-dogear list && dogear search x && dogear export all && dogear doctor && dogear list --json && [ "$(cat "$work/out")" = "[]" ] &&
+dogear list && grep -q 'no conversation is saved' "$work/err" && dogear search x && grep -q 'nothing found' "$work/err" && dogear export all && dogear doctor && dogear list --json && [ "$(cat "$work/out")" = "[]" ] &&
     { dogear show 1; [ $rc -eq 1 ]; } && [ ! -e "$work/data" ]
 ok store__nothing_saved_yet__reading_makes_no_file
 dogear list --db "$work/no/such.db"; [ $rc -eq 1 ] && one_line_error && grep -q 'no store at .*no/such.db' "$work/err" && [ ! -e "$work/no" ]
@@ -65,6 +69,8 @@ dogear ask --fake "$fake" hello there && [ "$(cat "$work/out")" = "hello there" 
 ok ask__answer__alone_on_stdout
 dogear_in "from a pipe" ask --fake "$fake" && [ "$(cat "$work/out")" = "from a pipe" ]
 ok ask__stdin__is_the_prompt
+dogear ask --fake "$fake" --raw --no-save tell a story && [ "$(head -n 1 "$work/out")" = 'tell a storyOnce upon a time there was a fold.' ]
+ok ask__raw__text_comes_first
 dogear_in "data" ask --fake "$fake" -p "look:" && [ "$(cat "$work/out")" = "look:
 
 data" ]
@@ -151,7 +157,7 @@ dogear ask --fake "$fake" --no-save secret && [ "$(cat "$work/out")" = secret ] 
 ok ask__no_save__leaves_nothing
 [ "$(stat -c %a "$XDG_DATA_HOME/dogear")" = 700 ] && [ -z "$(find "$XDG_DATA_HOME/dogear" -type f ! -perm 600)" ]
 ok store__permissions__private
-dogear doctor && grep -q 'text ok' "$work/out"
+dogear doctor && grep -q 'text ok' "$work/out" && ! grep -qE ' [MG]B|/\.\./' "$work/out" && grep -q 'KiB used' "$work/out"
 ok doctor__healthy__exit_0
 dogear doctor --json && [ "$(json "$work/out" 'j["ok"]')" = True ]
 ok doctor__json
