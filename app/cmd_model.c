@@ -33,8 +33,8 @@ int cmd_models(struct options *o)
         json_print(list);
     } else {
         for (int i = 0; i < n; i++)
-            printf("%-12s %12s  %s\n%*s%s\n", all[i].source,
-                   format_bytes(size, all[i].size_bytes), all[i].name, 27, "", all[i].path);
+            printf("%-12s %12s  %s\n%*s%s\n", all[i].source, format_bytes(size, all[i].size_bytes),
+                   all[i].name, 27, "", all[i].path);
         if (n == 0)
             fprintf(stderr, "dogear: no GGUF files found; put one into ~/.local/share/dogear/models\n");
     }

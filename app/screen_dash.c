@@ -481,10 +481,10 @@ void screen_kv(struct screen *sc, const char *preset)
     remember(sc, DASH_PRESET, "preset");
     snprintf(sc->dash.undo[sc->dash.n_undo - 1].preset, sizeof before, "%s", before);
     sc->dash.preset[0] = '\0';
-    screen_notice(sc, chat_count(sc->chat) ? "preset %s: this chat is taken from disk or read again "
-                                             "with the next message"
-                                           : "preset %s",
-                  preset);
+    screen_notice(sc, "preset %s%s", preset,
+                  chat_count(sc->chat)
+                      ? ": this chat is taken from disk or read again with the next message"
+                      : "");
     changed(sc);
 }
 

@@ -162,7 +162,7 @@ static struct rect draw_box(struct cells *c, struct rect r, const char *title, c
     if (hint && hint[0]) {
         struct rect in = {r.x + 2, r.y + r.h - 1, r.w - 4, 1};
         int w;
-        /* Where room is short its parts, with gaps between them, go from the left: the last closes. */
+        /* Where room is short its parts, with gaps between, go from the left: the last closes. */
         for (const char *gap = hint; (w = text_width(hint, strlen(hint)) + 2) > in.w; hint = gap) {
             if (!(gap = strstr(hint, "  ")))
                 break;
