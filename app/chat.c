@@ -549,6 +549,14 @@ enum status chat_rename(struct chat *c, const char *title, struct err *e)
     return OK;
 }
 
+int32_t chat_n_tok(const struct chat *c)
+{
+    int32_t n = 0;
+    for (int32_t i = 0; i < c->n_message; i++)
+        n += c->messages[i].n_id;
+    return n;
+}
+
 enum status chat_verify(struct chat *c, struct err *e)
 {
     TRY(refuse_busy(c, e));

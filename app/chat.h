@@ -51,6 +51,7 @@ struct chat_answer {
 bool chat_answer(const struct chat *c, struct chat_answer *ret); /* false = it is none */
 /* Token ids of the open path as fed; malloc'ed. */
 int32_t *chat_ids(const struct chat *c, int32_t *ret_n);
+int32_t chat_n_tok(const struct chat *c); /* how many, as far as they are known */
 int64_t chat_conversation(const struct chat *c); /* 0 = new, nothing saved yet */
 const char *chat_title(const struct chat *c);    /* "" = new */
 bool chat_running(const struct chat *c);

@@ -164,11 +164,16 @@ static char *rescue(const char *store, const char *text)
     int fd = mkstemps(path.data, 4);
     FILE *f = fd < 0 ? NULL : fdopen(fd, "w");
     bool ok = f && fputs(text, f) >= 0;
-    if (f ? fclose(f) != 0 : fd >= 0 && close(fd) != 0)
+    if (f && fclose(f) != 0)
         ok = false;
-    if (!ok)
-        str_fini(&path);
-    return ok ? path.data : NULL;
+    if (ok)
+        return path.data;
+    if (!f && fd >= 0)
+        close(fd);
+    if (fd >= 0)
+        unlink(path.data);
+    str_fini(&path);
+    return NULL;
 }
 
 int cli_store_close(struct sessions *s, int rc)

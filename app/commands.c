@@ -60,7 +60,16 @@ static void cmd_undo(struct screen *sc, const char *args)
     if (chat_undo(screen_chat(sc), &e) != OK)
         screen_error(sc, &e);
     else
-        screen_notice(sc, "one question back; nothing is deleted");
+        screen_notice(sc, "one question back; nothing is deleted, /redo brings it back");
+    screen_refresh(sc);
+}
+
+static void cmd_redo(struct screen *sc, const char *args)
+{
+    struct err e;
+    (void)args;
+    if (chat_redo(screen_chat(sc), &e) != OK)
+        screen_error(sc, &e);
     screen_refresh(sc);
 }
 
@@ -507,6 +516,7 @@ static const struct ui_command rows[] = {
     {"/regen", "answer again; the old answer stays beside it"},
     {"/edit", "edit your last message as a new branch"},
     {"/undo", "step back before the last question"},
+    {"/redo", "forward again, to the newest end of the branch"},
     {"/fork", "new conversation that shares this one so far"},
     {"/system [TEXT]", "show or set the system prompt"},
     {"/set [NAME VALUE]", "show or change sampling: temp, top-k, top-p, min-p, seed ..."},
@@ -541,6 +551,7 @@ static const struct command commands[] = {
     {"/regen", "/regenerate /retry", cmd_regen},
     {"/edit", "", cmd_edit},
     {"/undo", "", cmd_undo},
+    {"/redo", "", cmd_redo},
     {"/fork", "/branch", cmd_fork},
     {"/system", "", cmd_system},
     {"/set", "/parameter", cmd_set},

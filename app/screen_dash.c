@@ -93,35 +93,16 @@ static int coarsest_tier(const struct stats *s)
     return i;
 }
 
-/* Leaves what the engine says of itself: the figures of a chat are another's. */
-static void forget_chat(struct stats *s)
-{
-    struct stats all = *s;
-    stats_init(s);
-    s->phase = all.phase;
-    s->at_s = all.at_s;
-    s->timeline = all.timeline;
-    s->n_ctx = all.n_ctx;
-    s->coverage = all.coverage;
-    s->weights_bytes = all.weights_bytes;
-    s->scratch_bytes = all.scratch_bytes;
-    s->kv_bytes = all.kv_bytes;
-    s->kv_budget_bytes = all.kv_budget_bytes;
-    memcpy(s->kv, all.kv, sizeof s->kv);
-    memcpy(s->kv_floor, all.kv_floor, sizeof s->kv_floor);
-    s->rss_bytes = all.rss_bytes;
-    s->vram_bytes = all.vram_bytes;
-    s->n_verify_done = all.n_verify_done;
-    s->n_verify_total = all.n_verify_total;
-}
-
 const struct stats *screen_stats(struct screen *sc)
 {
     struct stats *s = &sc->model.stats;
     const struct stats *v = &sc->dash.verified;
     engine_stats(sc->engine, s);
     if (s->timeline != chat_conversation(sc->chat))
-        forget_chat(s);
+        stats_forget_chat(s);
+    int32_t n = chat_n_tok(sc->chat);
+    if (s->n_tok <= 0 && n > 0) /* saved, but not in memory */
+        s->n_tok = n;
     /* The engine forgets when it ends or another chat is opened. What was found counts for a cache
      * that is kept in the same way, and as fine. */
     if (v->verified.n < 0 || s->verified.n >= 0 || s->timeline != sc->dash.conversation ||

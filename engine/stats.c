@@ -66,6 +66,27 @@ void stats_init(struct stats *s)
         s->layer_density[i] = s->layer_mass[i] = NAN;
 }
 
+void stats_forget_chat(struct stats *s)
+{
+    struct stats all = *s;
+    stats_init(s);
+    s->phase = all.phase;
+    s->at_s = all.at_s;
+    s->timeline = all.timeline;
+    s->n_ctx = all.n_ctx;
+    s->coverage = all.coverage;
+    s->weights_bytes = all.weights_bytes;
+    s->scratch_bytes = all.scratch_bytes;
+    s->kv_bytes = all.kv_bytes;
+    s->kv_budget_bytes = all.kv_budget_bytes;
+    memcpy(s->kv, all.kv, sizeof s->kv);
+    memcpy(s->kv_floor, all.kv_floor, sizeof s->kv_floor);
+    s->rss_bytes = all.rss_bytes;
+    s->vram_bytes = all.vram_bytes;
+    s->n_verify_done = all.n_verify_done;
+    s->n_verify_total = all.n_verify_total;
+}
+
 void stats_map_init(struct stats_map *m)
 {
     *m = (struct stats_map){.at_s = NAN, .took_s = NAN};

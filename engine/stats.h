@@ -85,8 +85,10 @@ extern const char *const stats_tier_name[STATS_TIERS];
 
 /* All fields unknown. */
 void stats_init(struct stats *s);
-/* Those about fidelity unknown: the figures become another timeline's. */
+/* Those about fidelity unknown: the cache is kept in another way. */
 void stats_forget_fidelity(struct stats *s);
+/* All that are of one chat unknown: the figures become another's. */
+void stats_forget_chat(struct stats *s);
 
 /* One (layer, KV head) of a block of 64 tokens. */
 struct stats_page {

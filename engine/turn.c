@@ -108,7 +108,7 @@ static void tell_stats(struct run *r, enum stats_phase phase)
     struct stats *s = &l->stats;
     s->phase = phase;
     if (s->timeline != r->t->timeline)
-        stats_forget_fidelity(s);
+        stats_forget_chat(s);
     s->timeline = r->t->timeline;
     s->n_tok = kv_n_tok(r->line);
     s->n_reused = r->n_reused;

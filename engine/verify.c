@@ -185,7 +185,7 @@ static void tell_end(struct run *r, const struct engine_fidelity *f)
     s->eta_s = NAN;
     if (f->n > 0) {
         if (s->timeline != r->v->timeline)
-            stats_forget_fidelity(s);
+            stats_forget_chat(s);
         s->timeline = r->v->timeline;
         s->verified = (struct stats_verified){
             .kl = f->kl_mean,

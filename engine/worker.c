@@ -56,12 +56,8 @@ static void tell_line(struct local *l, int64_t timeline)
     struct kv_line *line = lines_find(l->lines, timeline);
     pthread_mutex_lock(&l->lock);
     if (l->stats.timeline != timeline) {
-        struct stats *s = &l->stats;
-        s->timeline = timeline;
-        s->n_reused = s->n_read = s->n_prefill_done = s->n_prefill_total = s->n_generated = -1;
-        s->prefill_tps = s->decode_tps = s->ttft_s = s->eta_s = NAN;
-        s->density = s->retained_mass = s->bytes_per_tok = NAN;
-        stats_forget_fidelity(s);
+        stats_forget_chat(&l->stats);
+        l->stats.timeline = timeline;
     }
     l->stats.n_tok = line ? kv_n_tok(line) : 0;
     l->stats.kv_chat_bytes = line ? (int64_t)kv_line_bytes(line) : 0;
