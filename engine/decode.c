@@ -4,6 +4,5 @@ enum status decode_step(struct forward *f, struct kv_line *line, int32_t id, con
                         struct err *e)
 {
     TRY(forward_run(f, line, &id, 1, FORWARD_LAST, NULL, NULL, e));
-    *ret = forward_head(f, 0, 1);
-    return OK;
+    return forward_head(f, 0, 1, ret, e);
 }

@@ -157,18 +157,19 @@ static void answer(void *ctx, int32_t layer, const struct kern_attn *a)
     r->m->kern->ops->attend(r->m->kern, &with);
 }
 
-static double mean_kl(struct reader *r)
+static enum status mean_kl(struct reader *r, double *ret, struct err *e)
 {
     double sum = 0;
     for (int32_t at = FIRST_TOK; at < N_TOK; at += FORWARD_HEAD_ROWS) {
         struct rows w = {.ids = r->ids, .n_vocab = r->m->p.n_vocab, .at = at};
-        w.exact = forward_head(r->exact, at, FORWARD_HEAD_ROWS);
-        w.other = forward_head(r->other, at, FORWARD_HEAD_ROWS);
+        TRY(forward_head(r->exact, at, FORWARD_HEAD_ROWS, &w.exact, e));
+        TRY(forward_head(r->other, at, FORWARD_HEAD_ROWS, &w.other, e));
         kern_parallel(r->m->kern, FORWARD_HEAD_ROWS, compare_part, &w);
         for (int32_t i = 0; i < FORWARD_HEAD_ROWS; i++)
             sum += w.row[i].kl;
     }
-    return sum / (N_TOK - FIRST_TOK);
+    *ret = sum / (N_TOK - FIRST_TOK);
+    return OK;
 }
 
 /* What 4-bit keys or values of one group cost. */
@@ -183,9 +184,8 @@ static enum status probe(struct reader *r, bool keys, struct floor_group *ret, s
     forward_set_answer(r->other, NULL, NULL);
     free(care);
     TRY(s);
-    *(keys ? &ret->kl_k : &ret->kl_v) = mean_kl(r);
     *(keys ? &ret->error2_k : &ret->error2_v) = error2[keys ? 0 : 1];
-    return OK;
+    return mean_kl(r, keys ? &ret->kl_k : &ret->kl_v, e);
 }
 
 static enum status measure(struct reader *r, double limit, struct floor *ret, struct err *e)
@@ -204,10 +204,9 @@ static enum status measure(struct reader *r, double limit, struct floor *ret, st
     for (int32_t i = 0; i < FLOOR_RUNGS && s == OK; i++) {
         floor_care(&f, presets_find(floor_names[i]), n_layer, care);
         s = read_with(r, r->other, care, -1, NULL, e);
-        if (s != OK)
-            break;
-        f.kl[i] = mean_kl(r);
-        if (!(f.kl[i] <= limit))
+        if (s == OK)
+            s = mean_kl(r, &f.kl[i], e);
+        if (s != OK || !(f.kl[i] <= limit))
             break;
         f.rung = i;
     }

@@ -209,6 +209,18 @@ static void feed_forward(struct forward *f, const struct model_layer *l, int32_t
     add_answer(f, &l->down, l->down_bias.dev, l->ffn_post_norm.dev, f->gate, p->n_ff, x, n);
 }
 
+/* Ops cannot fail: what went wrong on a device is asked for. It stays so until the model is opened
+ * again, so no memory that could be freed would help. */
+static enum status check_device(const struct forward *f, struct err *e)
+{
+    const char *wrong = f->kern->ops->error(f->kern);
+    return !wrong ? OK
+                  : err_set(e, ERR_INTERNAL,
+                            "the GPU failed: %s; open the model again, with a smaller context or "
+                            "--backend cpu",
+                            wrong);
+}
+
 /* Layers from `layer` on, over the residual stream as it stands. */
 static enum status run_layers(struct forward *f, struct kv_line *line, int32_t layer,
                               const int32_t *ids, int32_t n_tok, enum forward_want want,
@@ -226,10 +238,7 @@ static enum status run_layers(struct forward *f, struct kv_line *line, int32_t l
         if (first < n_tok)
             feed_forward(f, &m->layer[i], n_tok, first);
     }
-    const char *wrong = f->kern->ops->error(f->kern);
-    if (wrong)
-        return err_set(e, ERR_MEMORY, "the GPU failed: %s; use a smaller context or --backend cpu",
-                       wrong);
+    TRY(check_device(f, e));
     if (n_tok == 1)
         kv_count_query(line, m->p.n_head / m->p.n_head_kv);
     kv_commit(line, ids, n_tok);
@@ -261,7 +270,8 @@ enum status forward_run_from(struct forward *f, struct kv_line *line, int32_t la
     return run_layers(f, line, layer, ids, n_tok, FORWARD_ALL, go_on, ctx, e);
 }
 
-const float *forward_head(struct forward *f, int32_t row0, int32_t n_row)
+enum status forward_head(struct forward *f, int32_t row0, int32_t n_row, const float **ret,
+                         struct err *e)
 {
     const struct model *m = f->m;
     struct kern *k = f->kern;
@@ -274,5 +284,7 @@ const float *forward_head(struct forward *f, int32_t row0, int32_t n_row)
     if (m->p.logit_softcap > 0)
         k->ops->softcap(k, f->logits, n, m->p.logit_softcap);
     k->ops->download(k, f->host_logits, f->logits, n * sizeof(float));
-    return f->host_logits;
+    TRY(check_device(f, e)); /* the download has waited for all that the layers asked for, too */
+    *ret = f->host_logits;
+    return OK;
 }

@@ -52,7 +52,9 @@ enum status forward_run_from(struct forward *f, struct kv_line *line, int32_t la
                              bool (*go_on)(void *ctx, int32_t layer), void *ctx, struct err *e);
 
 /* Logits [n_row, n_vocab] of rows row0.. of the last run, which must have been wanted; n_row is at
- * most FORWARD_HEAD_ROWS. Host memory, valid until the next call. */
-const float *forward_head(struct forward *f, int32_t row0, int32_t n_row);
+ * most FORWARD_HEAD_ROWS. Host memory, valid until the next call. Fails when the device did, which
+ * may have been in the run: devices work after it has returned. */
+enum status forward_head(struct forward *f, int32_t row0, int32_t n_row, const float **ret,
+                         struct err *e);
 
 #endif

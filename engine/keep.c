@@ -299,6 +299,16 @@ static uint64_t hash_upto(struct kv_line *l, int32_t j)
     return l->kept_hash;
 }
 
+/* Hands them over, unless the device has failed: what came from it may be old bytes then. */
+static bool pieces_put(const struct keep *k, int64_t id, const struct kv_line *l, int32_t n_tok,
+                       uint64_t hash, const struct pieces *p)
+{
+    if (l->pool->kern->ops->error(l->pool->kern))
+        return false;
+    k->io.put(k->io.ctx, id, k->fingerprint, n_tok, hash, p->piece, p->n);
+    return true;
+}
+
 static void put_block(const struct keep *k, int64_t id, struct kv_line *l, int32_t j)
 {
     const struct kv_shape *s = &l->pool->shape;
@@ -314,9 +324,7 @@ static void put_block(const struct keep *k, int64_t id, struct kv_line *l, int32
         for (int32_t y = 0; y < s->n_layer; y++)
             add_rows(l, j * KERN_BLOCK_TOK, (j + 1) * KERN_BLOCK_TOK, y, j, KV_IO_PLANE_F16, p);
     }
-    k->io.put(k->io.ctx, id, k->fingerprint, (j + 1) * KERN_BLOCK_TOK, hash_upto(l, j + 1),
-              p->piece, p->n);
-    b->kept = true;
+    b->kept = pieces_put(k, id, l, (j + 1) * KERN_BLOCK_TOK, hash_upto(l, j + 1), p);
     pieces_free(p);
 }
 
@@ -341,9 +349,9 @@ static bool put_rows(const struct keep *k, int64_t id, struct kv_line *l, int32_
         return false;
     for (int32_t y = 0; y < s->n_layer; y++)
         add_rows(l, from, end, y, end, KV_IO_WINDOW, p);
-    k->io.put(k->io.ctx, id, k->fingerprint, end, hash, p->piece, p->n);
+    bool put = pieces_put(k, id, l, end, hash, p);
     pieces_free(p);
-    return true;
+    return put;
 }
 
 void keep_state(const struct keep *k, int64_t id, struct kv_line *l)

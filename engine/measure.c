@@ -43,7 +43,8 @@ static enum status each_row(struct local *l, struct kv_line *line, const int32_t
         TRY(forward_run(l->forward, line, ids + at, now, FORWARD_ALL, NULL, NULL, e));
         for (int32_t r = 0; r < now; r += FORWARD_HEAD_ROWS) {
             int32_t n_row = now - r < FORWARD_HEAD_ROWS ? now - r : FORWARD_HEAD_ROWS;
-            const float *logits = forward_head(l->forward, r, n_row);
+            const float *logits;
+            TRY(forward_head(l->forward, r, n_row, &logits, e));
             for (int32_t i = 0; i < n_row; i++)
                 if (!row(ctx, at + r + i, logits + (size_t)i * (size_t)l->info.n_vocab))
                     return err_set(e, ERR_CANCELLED, "cancelled at token %d", at + r + i);

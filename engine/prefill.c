@@ -32,7 +32,5 @@ enum status prefill_run(struct forward *f, struct kv_line *line, const int32_t *
                         go_on ? chunk_go_on : NULL, &c, e));
         c.n_done += c.n_now;
     }
-    if (ret)
-        *ret = forward_head(f, c.n_now - 1, 1);
-    return OK;
+    return ret ? forward_head(f, c.n_now - 1, 1, ret, e) : OK;
 }

@@ -100,8 +100,8 @@ static enum status read_chunk(struct run *r, struct err *e)
     for (int32_t i = 0; i < r->now; i += FORWARD_HEAD_ROWS) {
         int32_t n_row = r->now - i < FORWARD_HEAD_ROWS ? r->now - i : FORWARD_HEAD_ROWS;
         struct rows w = {.r = r, .at = r->at + i};
-        w.exact = forward_head(r->forward_exact, i, n_row);
-        w.packed = forward_head(r->l->forward, i, n_row);
+        TRY(forward_head(r->forward_exact, i, n_row, &w.exact, e));
+        TRY(forward_head(r->l->forward, i, n_row, &w.packed, e));
         kern_parallel(r->l->kern, n_row, compare_part, &w);
         for (int32_t k = 0; k < n_row; k++) {
             r->agree[r->compare.n] = (struct stats_agree){(float)w.row[k].kl, w.row[k].same};

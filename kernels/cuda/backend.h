@@ -45,7 +45,7 @@ struct kern_cuda {
     int32_t n_sm;         /* multiprocessors */
     size_t shared_most;   /* dynamic shared memory of a block, at most */
     int32_t sm;           /* compute capability x 10 */
-    cudaError_t error;    /* first failure since it was asked */
+    cudaError_t error;    /* the first failure; it stays */
     struct cuda_arena *arena;
     struct cuda_gemm *gemm;
     struct cuda_step *step;

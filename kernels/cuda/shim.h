@@ -104,26 +104,38 @@ static inline uint32_t __byte_perm(uint32_t a, uint32_t b, uint32_t pick)
 /* The part of the runtime that the backend calls. */
 typedef int cudaError_t;
 typedef void *cudaStream_t;
-enum { cudaSuccess = 0, cudaErrorMemoryAllocation = 2 };
+enum { cudaSuccess = 0, cudaErrorMemoryAllocation = 2, cudaErrorLaunchFailure = 719 };
 enum cudaMemcpyKind { cudaMemcpyHostToDevice, cudaMemcpyDeviceToHost, cudaMemcpyDeviceToDevice };
 cudaError_t cudaMalloc(void **ret, size_t size);
 cudaError_t cudaFree(void *p);
 static inline cudaError_t cudaMallocHost(void **ret, size_t size) { return cudaMalloc(ret, size); }
 static inline cudaError_t cudaFreeHost(void *p) { return cudaFree(p); }
+/* A test sets it: after so many more waits the device has failed for good, as after an access out of
+ * bounds: waits and copies say so, nothing is copied and nothing runs. Negative = never. */
+extern "C" int shim_waits_left;
+static inline cudaError_t shim_state() { return shim_waits_left ? cudaSuccess : cudaErrorLaunchFailure; }
 static inline cudaError_t cudaMemcpyAsync(void *to, const void *from, size_t n, cudaMemcpyKind,
                                           cudaStream_t)
 {
-    memmove(to, from, n);
-    return cudaSuccess;
+    if (shim_waits_left)
+        memmove(to, from, n);
+    return shim_state();
 }
 static inline cudaError_t cudaMemsetAsync(void *to, int v, size_t n, cudaStream_t)
 {
     memset(to, v, n);
     return cudaSuccess;
 }
-static inline cudaError_t cudaStreamSynchronize(cudaStream_t) { return cudaSuccess; }
+static inline cudaError_t cudaStreamSynchronize(cudaStream_t)
+{
+    shim_waits_left -= shim_waits_left > 0;
+    return shim_state();
+}
 static inline cudaError_t cudaGetLastError() { return cudaSuccess; }
-static inline const char *cudaGetErrorString(cudaError_t) { return "out of memory"; }
+static inline const char *cudaGetErrorString(cudaError_t e)
+{
+    return e == cudaErrorMemoryAllocation ? "out of memory" : "unspecified launch failure";
+}
 
 template <typename F> struct shim_call {
     F f;

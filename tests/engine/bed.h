@@ -74,8 +74,9 @@ static inline float *bed_logits(struct bed *b, const int32_t *ids, int32_t n, in
         bed_check(forward_run(b->f, b->line, ids + at, now, FORWARD_ALL, NULL, NULL, &e), &e);
         for (int32_t r = 0; r < now; r += FORWARD_HEAD_ROWS) {
             int32_t rows = now - r < FORWARD_HEAD_ROWS ? now - r : FORWARD_HEAD_ROWS;
-            memcpy(out + (size_t)(at + r) * v, forward_head(b->f, r, rows),
-                   (size_t)rows * v * sizeof *out);
+            const float *logits;
+            bed_check(forward_head(b->f, r, rows, &logits, &e), &e);
+            memcpy(out + (size_t)(at + r) * v, logits, (size_t)rows * v * sizeof *out);
         }
     }
     return out;

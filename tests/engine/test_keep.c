@@ -10,6 +10,7 @@
 #include <unistd.h>
 
 #include <cmocka.h>
+#include <dlfcn.h>
 
 #include "engine/engine.h"
 
@@ -108,7 +109,7 @@ static int32_t io_load(void *ctx, int64_t timeline, uint64_t fingerprint, uint64
 
 /* ---- conversations ---- */
 
-static struct engine *open_model(const char *kv)
+static struct engine *open_on(const char *backend, const char *kv)
 {
     static const struct kv_io io = {NULL, io_put, io_find, io_load};
     const char *dir = getenv("DOGEAR_DATA");
@@ -116,7 +117,12 @@ static struct engine *open_model(const char *kv)
     snprintf(path, sizeof path, "%s/_derived/TinyStories-656K-F16.rebuilt.gguf", dir ? dir : "");
     if (access(path, R_OK) != 0)
         skip();
-    struct engine_params p = {.model_path = path, .n_thread = 1, .kv = kv, .kv_io = &io};
+    struct engine_params p = {.model_path = path,
+                              .backend = backend,
+                              .n_gpu_layer = -1,
+                              .n_thread = 1,
+                              .kv = kv,
+                              .kv_io = &io};
     struct engine *en = NULL;
     struct err e;
     if (engine_open(&p, &en, &e) != OK)
@@ -124,13 +130,19 @@ static struct engine *open_model(const char *kv)
     return en;
 }
 
+static struct engine *open_model(const char *kv)
+{
+    return open_on("cpu", kv);
+}
+
 struct path { /* ids of a conversation so far */
     int32_t ids[600];
     int32_t n, n_reused, n_read;
 };
 
-/* Adds a message and `n` generated tokens to the path. */
-static void turn(struct engine *en, struct path *path, const char *text, int32_t n)
+/* Adds a message and up to `n` generated tokens to the path; returns the turn's last event. */
+static struct engine_event *turn_end(struct engine *en, struct path *path, const char *text,
+                                     int32_t n)
 {
     struct engine_message m = {"user", text, strlen(text)};
     struct engine_turn t = {.timeline = 7,
@@ -146,22 +158,27 @@ static void turn(struct engine *en, struct path *path, const char *text, int32_t
     t.sampling.temp = 0;
     if (engine_submit(en, &t, &number, &e) != OK)
         fail_msg("%s", e.text);
-    for (bool go = true; go;) {
+    for (;;) {
         struct engine_event *ev = engine_wait(en, -1);
         assert_non_null(ev);
         if (ev->kind == ENGINE_EV_PROMPT || ev->kind == ENGINE_EV_TOKEN) {
             memcpy(path->ids + path->n, ev->ids, (size_t)ev->n_id * sizeof *ev->ids);
             path->n += ev->n_id;
         }
-        if (ev->kind == ENGINE_EV_FAILED)
-            fail_msg("%s", ev->err.text);
-        if (ev->kind == ENGINE_EV_DONE) {
-            path->n_reused = ev->n_reused;
-            path->n_read = ev->n_read;
-            go = false;
-        }
+        if (ev->kind == ENGINE_EV_DONE || ev->kind == ENGINE_EV_FAILED)
+            return ev;
         engine_event_free(ev);
     }
+}
+
+static void turn(struct engine *en, struct path *path, const char *text, int32_t n)
+{
+    struct engine_event *end = turn_end(en, path, text, n);
+    if (end->kind == ENGINE_EV_FAILED)
+        fail_msg("%s", end->err.text);
+    path->n_reused = end->n_reused;
+    path->n_read = end->n_read;
+    engine_event_free(end);
 }
 
 static const char story[] =
@@ -388,7 +405,49 @@ static void keep__rest__puts_only_rows_that_are_new(void **state)
     store_clear();
 }
 
-int main(void)
+/* The shim's device fails in the middle of an answer: what was said stays, the turn and all that
+ * follow tell why, and nothing that came from the device since is kept. */
+static void keep__cuda__failed_device_keeps_nothing(void **state)
+{
+    static const char *const presets[] = {"exact", "8/8"};
+    const char *module = getenv("CUDA_MODULE");
+    void *lib = dlopen(module, RTLD_NOW | RTLD_LOCAL);
+    int *waits_left = lib ? dlsym(lib, "shim_waits_left") : NULL;
+    if (!waits_left)
+        skip(); /* a device */
+    setenv("DOGEAR_CUDA", module, 1);
+    for (size_t i = 0; i < sizeof presets / sizeof *presets; i++) {
+        struct path whole = {.n = 0}, a = {.n = 0};
+        struct engine *en = open_on("cuda", presets[i]);
+        begin(en, &whole, 1000);
+        turn(en, &whole, SECOND, 8);
+        engine_close(en);
+        store_clear();
+        en = open_on("cuda", presets[i]);
+        begin(en, &a, 1000);
+        int n_put = store.n, n = a.n;
+        assert_true(n_put > 0);
+        *waits_left = 5;
+        struct engine_event *end = turn_end(en, &a, SECOND, 8);
+        assert_int_equal(end->kind, ENGINE_EV_FAILED);
+        assert_true(end->n_generated > 0 && a.n > n + end->n_generated && a.n < whole.n);
+        assert_memory_equal(a.ids, whole.ids, (size_t)a.n * sizeof *a.ids);
+        if (strncmp(end->err.text, "the GPU failed: unspecified launch failure", 42) != 0)
+            fail_msg("%s", end->err.text);
+        engine_event_free(end);
+        end = turn_end(en, &a, SECOND, 8);
+        assert_int_equal(end->kind, ENGINE_EV_FAILED);
+        assert_int_equal(end->n_generated, 0);
+        engine_event_free(end);
+        engine_close(en);
+        assert_int_equal(store.n, n_put);
+        *waits_left = -1;
+        store_clear();
+    }
+    dlclose(lib);
+}
+
+int main(int n_arg, char **arg)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(keep__published_methods__are_read_again),
@@ -398,6 +457,11 @@ int main(void)
         cmocka_unit_test(keep__resume__takes_thinned_pages),
         cmocka_unit_test(keep__put__writes_each_block_once),
         cmocka_unit_test(keep__rest__puts_only_rows_that_are_new),
+        cmocka_unit_test(keep__cuda__failed_device_keeps_nothing),
     };
+    if (n_arg > 1)
+        cmocka_set_test_filter(arg[1]);
+    if (!getenv("CUDA_MODULE"))
+        cmocka_set_skip_filter("*cuda*");
     return cmocka_run_group_tests_name("keep", tests, NULL, NULL);
 }

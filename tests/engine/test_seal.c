@@ -108,7 +108,9 @@ static float *go_on(struct bed *b, struct kv_line *line, int32_t n, int32_t *ret
     bed_check(forward_run(b->f, line, ids + at, n - at, FORWARD_LAST, NULL, NULL, &e), &e);
     size_t size = (size_t)b->m->p.n_vocab * sizeof(float);
     float *copy = malloc(size);
-    memcpy(copy, forward_head(b->f, n - at - 1, 1), size);
+    const float *logits;
+    bed_check(forward_head(b->f, n - at - 1, 1, &logits, &e), &e);
+    memcpy(copy, logits, size);
     return copy;
 }
 
