@@ -12,7 +12,7 @@
 # Stages, each with its own time limit; a failing one does not stop the next. Results: OUT/STAGE.log,
 # one line each in OUT/summary. What is made on the way lies in GPU_TMP (/tmp/dogear-gpu) and serves
 # the next call there.
-#   info      the device, what there is, copy bandwidth and matrix rate
+#   info      the device, what there is, copy bandwidth and matrix rate; whether torch.compile works
 #   peerstart begins to build llama.cpp beside all else: not before what is timed; see peerwait
 #   build     nothing when the module in DIR opens, else from kernels/cuda for this device (nvcc)
 #   kernels   every op against the plain one (test_cuda); what fails again by itself, under memcheck
@@ -22,23 +22,24 @@
 #             down (test_ledger); simulated formats (test_evict)
 #   memcheck racecheck synccheck   compute-sanitizer on test_cuda
 #   bench1b-TYPE   Llama-3.2-1B's shape of TYPE q4, q8 or f16 (Q4_K_M, Q8_0, F16); depths 0, 8 K, 32 K,
-#                  128 K; f16 and 4/4 caches; decode also as a graph
-#   bench8b-TYPE   the same of Llama-3.1-8B
+#                  128 K; f16 and 4/4 caches; prompts of 512 and 8192; decode also as a graph
+#   bench8b-TYPE   the same of Llama-3.1-8B, with prompts of 2048 and two repetitions
 #   sparse    prefill at coverage 0.9 against dense, 32 K and 128 K
 #   offload   half of a model's layers on the GPU
 #   profile   the time of every operation; ncu of a few decode steps, where it is installed
 #   peerwait  until llama.cpp is built
-#   peer1b peer8b  llama-bench on the Q4_K_M files of the two shapes, then ours in the same minute
+#   peer1b peer8b  ours on the Q4_K_M files of the two shapes, then llama-bench in the same minute; 8b
+#                  not at 128 K, where llama-bench restores 17 GB before each repetition
 #   train     assets/model/make.sh gpu for TRAIN_SECONDS (400): OUT/memo.gguf.aa and so on, to be put
 #             together with cat
 # Calls whose limits sum to less than ten minutes each (`tests/gpu.sh limit STAGE...` adds them up), the
-# most useful first; one right behind the other, so that the machine stays:
+# most useful first; one right behind the other, so that the machine stays. The first three take 26 of
+# 30 minutes at most, hardly as much where nothing fails:
 #   run DIR OUT info peerstart build kernels engine reference
-#   run DIR OUT memcheck racecheck synccheck peerwait
-#   run DIR OUT bench1b-q4 peer1b sparse profile offload
+#   run DIR OUT peerwait bench1b-q4 peer1b profile offload
 #   run DIR OUT bench8b-q4 peer8b
-#   run DIR OUT train
-# and, where there is time left: bench1b-q8 bench1b-f16 bench8b-q8; bench8b-f16.
+#   run DIR OUT sparse memcheck racecheck synccheck
+# and, where there is time left: bench1b-q8 bench1b-f16 bench8b-q8; bench8b-f16; train.
 set -uo pipefail
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 usage() {
@@ -132,28 +133,28 @@ info() {
     DOGEAR_CUDA=$(module) "$dir/dogear" doctor
     python3 -c 'import ctypes; ctypes.CDLL("libcublas.so.13")' && echo "cuBLAS 13 loads"
     df -h "$tmp" | tail -1
-    python3 - <<'P' || true
+    PYTHONUNBUFFERED=1 python3 - <<'P' || true
 try:
     import torch, time
 except ImportError:
     raise SystemExit("no torch: matrix rate not measured")
 print("torch", torch.__version__)
-a = torch.randn(8192, 8192, device="cuda", dtype=torch.bfloat16)
-b = torch.randn(8192, 8192, device="cuda", dtype=torch.bfloat16)
-h = a.half(); g = b.half()
 def rate(fn, n=10):
     for _ in range(3): fn()
     torch.cuda.synchronize(); t = time.time()
     for _ in range(n): fn()
     torch.cuda.synchronize(); return (time.time() - t) / n
-print(f"bf16 8192^3: {2 * 8192**3 / rate(lambda: a @ b) / 1e12:.0f} TFLOP/s")
-print(f"f16 8192^3: {2 * 8192**3 / rate(lambda: h @ g) / 1e12:.0f} TFLOP/s")
 x = torch.empty(1 << 30, device="cuda", dtype=torch.float32); y = torch.empty_like(x)
-try:
+print(f"copy: {2 * x.numel() * 4 / rate(lambda: y.copy_(x)) / 1e9:.0f} GB/s read and written")
+a = torch.randn(8192, 8192, device="cuda", dtype=torch.bfloat16)
+b = torch.randn(8192, 8192, device="cuda", dtype=torch.bfloat16)
+h = a.half(); g = b.half()
+print(f"f16 8192^3: {2 * 8192**3 / rate(lambda: h @ g) / 1e12:.0f} TFLOP/s")
+print(f"bf16 8192^3: {2 * 8192**3 / rate(lambda: a @ b) / 1e12:.0f} TFLOP/s")
+try: # last: it may take its time
     torch.compile(lambda x: x * 2 + 1)(torch.ones(8, device="cuda")); print("torch.compile works")
 except Exception as e:
     print("torch.compile fails:", str(e)[:300])
-print(f"copy: {2 * x.numel() * 4 / rate(lambda: y.copy_(x)) / 1e9:.0f} GB/s read and written")
 P
 }
 
@@ -235,14 +236,14 @@ model() { # model SHAPE TYPE: its path, made when it is not there
 
 ours() { DOGEAR_CUDA=$(module) "$dir/dogear" bench --backend cuda "$@"; }
 
-bench() { # bench SHAPE TYPE
+bench() { # bench SHAPE TYPE PROMPTS REPETITIONS
     local m kv rc=0
     m=$(model "$1" "$2") || return 1
     for kv in exact 4/4; do
         echo "== $1 $2, cache $kv"
-        ours -m "$m" --kv $kv --coverage 1 -c 140000 -p 512,8192 -n 64 -d "$depths" -r 3 || rc=1
+        ours -m "$m" --kv $kv --coverage 1 -c 140000 -p "$3" -n 64 -d "$depths" -r "$4" || rc=1
         echo "== the same, decode as a graph"
-        DOGEAR_CUDA_GRAPH=1 ours -m "$m" --kv $kv --coverage 1 -c 140000 -p 0 -n 64 -d "$depths" -r 3 || rc=1
+        DOGEAR_CUDA_GRAPH=1 ours -m "$m" --kv $kv --coverage 1 -c 140000 -p 0 -n 64 -d "$depths" -r "$4" || rc=1
     done
     [ "$2" = Q4_K_M ] || rm -f "$m" # the disk is small
     return $rc
@@ -303,13 +304,14 @@ peerwait() {
     done
 }
 
-peer() { # peer SHAPE: alternating would cost the making of contexts twice; the order is told
-    local m bench=$tmp/peer/b/bin/llama-bench
-    [ -x "$bench" ] || { echo "llama.cpp is not built here"; return 77; }
+peer() { # peer SHAPE [DEPTHS]: alternating would cost the making of contexts twice; the order is told
+    local m rc=0 at=${2:-$depths} bench=$tmp/peer/b/bin/llama-bench
     m=$(model "$1" Q4_K_M) || return 1
+    ours -m "$m" --kv exact --coverage 1 -c 140000 -p 512,8192 -n 64 -d "$at" -r 3 || rc=1
+    [ -x "$bench" ] || { echo "llama.cpp is not built here"; return 77; }
     LD_LIBRARY_PATH=$tmp/peer/b/bin:$LD_LIBRARY_PATH "$bench" -m "$m" -ngl 99 -fa 1 -p 512,8192 -n 64 \
-        -d "$depths" -ub 2048 -b 8192 -r 3
-    ours -m "$m" --kv exact --coverage 1 -c 140000 -p 512,8192 -n 64 -d "$depths" -r 3
+        -d "$at" -ub 2048 -b 8192 -r 3 || rc=1
+    return $rc
 }
 
 train() {
@@ -322,8 +324,8 @@ train() {
     split -b 15M "$make/dogear-memo.gguf" "$out/memo.gguf." && sha256sum "$make/dogear-memo.gguf"
 }
 
-stages=(info peerstart build kernels engine reference memcheck racecheck synccheck peerwait bench1b-q4 peer1b
-    sparse profile offload bench8b-q4 peer8b train bench1b-q8 bench1b-f16 bench8b-q8 bench8b-f16)
+stages=(info peerstart build kernels engine reference peerwait bench1b-q4 peer1b profile offload bench8b-q4
+    peer8b sparse memcheck racecheck synccheck bench1b-q8 bench1b-f16 bench8b-q8 bench8b-f16 train)
 
 # plan STAGE: its limit in seconds and its command, in `plan_limit` and `plan_command`
 plan() {
@@ -334,22 +336,22 @@ plan() {
     *) type=F16 ;;
     esac
     case $1 in
-    info) plan_limit=80 plan_command=info ;;
+    info) plan_limit=60 plan_command=info ;;
     peerstart) plan_limit=10 plan_command=peerstart ;;
-    build) plan_limit=150 plan_command=build ;;
+    build) plan_limit=110 plan_command=build ;;
     kernels) plan_limit=120 plan_command=kernels ;;
-    engine) plan_limit=145 plan_command=engine ;;
+    engine) plan_limit=130 plan_command=engine ;;
     reference) plan_limit=40 plan_command=reference ;;
     memcheck | racecheck | synccheck) plan_limit=130 plan_command="sanitize $1" ;;
-    peerwait) plan_limit=180 plan_command=peerwait ;;
-    bench1b-q4 | bench1b-q8 | bench1b-f16) plan_limit=130 plan_command="bench llama-3.2-1b $type" ;;
-    bench8b-q4 | bench8b-q8) plan_limit=290 plan_command="bench llama-3.1-8b $type" ;;
-    bench8b-f16) plan_limit=420 plan_command="bench llama-3.1-8b $type" ;;
-    peer1b) plan_limit=120 plan_command="peer llama-3.2-1b" ;;
-    peer8b) plan_limit=280 plan_command="peer llama-3.1-8b" ;;
+    peerwait) plan_limit=160 plan_command=peerwait ;;
+    bench1b-q4 | bench1b-q8 | bench1b-f16) plan_limit=110 plan_command="bench llama-3.2-1b $type 512,8192 3" ;;
+    bench8b-q4 | bench8b-q8) plan_limit=200 plan_command="bench llama-3.1-8b $type 2048 2" ;;
+    bench8b-f16) plan_limit=300 plan_command="bench llama-3.1-8b $type 2048 2" ;;
+    peer1b) plan_limit=110 plan_command="peer llama-3.2-1b" ;;
+    peer8b) plan_limit=190 plan_command="peer llama-3.1-8b 0,8192,32768" ;;
     sparse) plan_limit=120 plan_command=sparse ;;
     offload) plan_limit=40 plan_command=offload ;;
-    profile) plan_limit=110 plan_command=profile ;;
+    profile) plan_limit=100 plan_command=profile ;;
     train) plan_limit=560 plan_command=train ;;
     *)
         echo "gpu.sh: no stage is called $1; there are: ${stages[*]}" >&2
