@@ -194,7 +194,7 @@ kernels() {
             echo "# $name passes by itself"
         else
             echo "FAILS $name"
-            timeout 40 "${check[@]}" "$dir/test_cuda" "$name"
+            DOGEAR_CUDA_EXACT=1 timeout 40 "${check[@]}" "$dir/test_cuda" "$name"
         fi
     done
     return 1
@@ -224,8 +224,8 @@ reference() {
 
 sanitize() {
     command -v compute-sanitizer >/dev/null || { echo "no compute-sanitizer here"; return 77; }
-    CUDA_MODULE=$(module) CMOCKA_MESSAGE_OUTPUT=TAP compute-sanitizer --tool "$1" --report-api-errors no \
-        --error-exitcode 9 "$dir/test_cuda"
+    DOGEAR_CUDA_EXACT=1 CUDA_MODULE=$(module) CMOCKA_MESSAGE_OUTPUT=TAP compute-sanitizer --tool "$1" \
+        --report-api-errors no --error-exitcode 9 "$dir/test_cuda"
 }
 
 model() { # model SHAPE TYPE: its path, made when it is not there

@@ -1,16 +1,10 @@
 /* Device memory. Small pieces (pages of the cache above all: thousands, of a few sizes) are cut
  * from slabs and kept on lists by size; large ones are the driver's, one by one. Everything runs on
  * one stream, so a freed piece may be handed out at once: what still reads it comes before what
- * writes it. Under the shim all pieces are large, so that memory checkers see their ends. */
+ * writes it. With DOGEAR_CUDA_EXACT=1 all are the driver's, so that memory checkers see their ends. */
 #include "kernels/cuda/backend.h"
 
-enum {
-#ifdef CUDA_SHIM
-    SMALL_MOST = 0, /* larger pieces are the driver's */
-#else
-    SMALL_MOST = 1 << 20,
-#endif
-};
+enum { SMALL_MOST = 1 << 20 }; /* larger pieces are the driver's */
 #define STEP ((size_t)256) /* sizes are multiples of it */
 #define N_SIZE (SMALL_MOST / STEP + 1)
 #define SLAB_BYTES ((size_t)32 << 20)
@@ -24,6 +18,7 @@ struct piece {
 enum { N_BUCKET = 1 << 14 };
 
 struct cuda_arena {
+    size_t small_most;
     struct piece *used[N_BUCKET]; /* by address */
     struct piece *free[N_SIZE];   /* by size */
     unsigned char **slab;
@@ -58,15 +53,24 @@ static bool slab_new(struct kern_cuda *c, struct cuda_arena *a)
     return true;
 }
 
+static struct cuda_arena *arena_new(void)
+{
+    const char *exact = getenv("DOGEAR_CUDA_EXACT");
+    struct cuda_arena *a = (struct cuda_arena *)calloc(1, sizeof *a);
+    if (a)
+        a->small_most = exact && strcmp(exact, "1") == 0 ? 0 : SMALL_MOST;
+    return a;
+}
+
 void *arena_alloc(struct kern_cuda *c, size_t size_bytes)
 {
     if (!c->arena)
-        c->arena = (struct cuda_arena *)calloc(1, sizeof *c->arena);
+        c->arena = arena_new();
     struct cuda_arena *a = c->arena;
     if (!a || size_bytes > SIZE_MAX - STEP)
         return NULL;
     size_t size = size_bytes == 0 ? STEP : (size_bytes + STEP - 1) / STEP * STEP;
-    bool small = size <= SMALL_MOST;
+    bool small = size <= a->small_most;
     struct piece *p = small ? a->free[size / STEP] : NULL;
     if (p) {
         a->free[size / STEP] = p->next;
@@ -112,7 +116,7 @@ void arena_free(struct kern_cuda *c, void *dev)
     if (!p)
         return;
     *at = p->next;
-    if (p->size <= SMALL_MOST) {
+    if (p->size <= a->small_most) {
         p->next = a->free[p->size / STEP];
         a->free[p->size / STEP] = p;
     } else {
@@ -123,11 +127,12 @@ void arena_free(struct kern_cuda *c, void *dev)
     }
 }
 
-static void pieces_free(struct piece *p, bool large)
+/* Those above small_most are given back to the driver, too. */
+static void pieces_free(struct piece *p, size_t small_most)
 {
     while (p) {
         struct piece *next = p->next;
-        if (large && p->size > SMALL_MOST)
+        if (p->size > small_most)
             cudaFree(p->dev);
         free(p);
         p = next;
@@ -145,9 +150,9 @@ void arena_close(struct kern_cuda *c)
     if (!a)
         return;
     for (size_t i = 0; i < N_BUCKET; i++)
-        pieces_free(a->used[i], true);
+        pieces_free(a->used[i], a->small_most);
     for (size_t i = 0; i < N_SIZE; i++)
-        pieces_free(a->free[i], false);
+        pieces_free(a->free[i], a->small_most);
     for (size_t i = 0; i < a->n_slab; i++)
         cudaFree(a->slab[i]);
     free(a->slab);

@@ -6,6 +6,7 @@
 #include <stdarg.h>
 #include <stddef.h>
 #include <stdint.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -755,6 +756,42 @@ static void cuda__alloc__too_much_gives_null(void **state)
     }
 }
 
+/* As they are cut outside the tests: many small ones of one allocation. */
+static void cuda__alloc__small_pieces_lie_apart(void **state)
+{
+    enum { N = 300, MOST = 300000 };
+    const char *set = getenv("DOGEAR_CUDA_EXACT");
+    char why[256], was[8], *bytes = malloc(MOST), *got = malloc(MOST);
+    snprintf(was, sizeof was, "%s", set ? set : "0");
+    setenv("DOGEAR_CUDA_EXACT", "0", 1);
+    struct kern *k = kern_open_cuda(getenv("CUDA_MODULE"), 0, 1, why, sizeof why);
+    setenv("DOGEAR_CUDA_EXACT", was, 1);
+    assert_non_null(k);
+    void *piece[N];
+    uint64_t held = k->ops->memory_used(k), more = 0;
+    for (int pass = 0; pass < 2; pass++) {
+        for (size_t i = 0; i < N; i += 1 + 2 * (size_t)pass) { /* then a third of them anew */
+            if (pass)
+                k->ops->free(k, piece[i]);
+            piece[i] = k->ops->alloc(k, i * 7919 % MOST + 1);
+            assert_non_null(piece[i]);
+            memset(bytes, (int)i + pass, MOST);
+            k->ops->upload(k, piece[i], bytes, i * 7919 % MOST + 1);
+        }
+        assert_true(!pass || k->ops->memory_used(k) == held + more); /* where they lay before */
+        more = k->ops->memory_used(k) - held;
+    }
+    for (size_t i = 0; i < N; i++) {
+        memset(bytes, (int)(i + (i % 3 == 0)), MOST);
+        k->ops->download(k, got, piece[i], i * 7919 % MOST + 1);
+        assert_memory_equal(got, bytes, i * 7919 % MOST + 1);
+    }
+    assert_in_range(more, 32 << 20, 96 << 20);
+    kern_close(k);
+    free(got);
+    free(bytes);
+}
+
 /* ---- decode steps ---- */
 
 enum { STEP_D = 64, STEP_HEADS = 2, STEP_VOCAB = 9, STEP_BLOCKS = 3 };
@@ -896,6 +933,7 @@ int main(int n_arg, char **arg)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(cuda__open__says_what_is_missing),
         cmocka_unit_test(cuda__alloc__too_much_gives_null),
+        cmocka_unit_test(cuda__alloc__small_pieces_lie_apart),
         cmocka_unit_test(cuda__rmsnorm__agrees_with_ref),
         cmocka_unit_test(cuda__rope__agrees_with_ref),
         cmocka_unit_test(cuda__glu_add_softcap__agree_with_ref),
