@@ -331,7 +331,7 @@ static enum status open_parts(struct local *l, struct err *e)
     model_set_ctx(l->model, l->plan.n_ctx);
     gguf_read_ahead(l->gguf);
     TRY(model_load(l->model, l->kern, p->progress, p->progress_ctx, e));
-    TRY(forward_new(l->model, PLAN_CHUNK, &l->forward, e));
+    TRY(forward_new(l->model, l->plan.n_chunk_room, &l->forward, e));
     fill_info(l);
     local_use_preset(l, l->preset);
     l->pool = room_pool(l, l->plan.kv_budget);

@@ -69,15 +69,19 @@ static int32_t most_tok(const struct model_params *p, const struct preset *prese
     return lo * KERN_BLOCK_TOK;
 }
 
-enum status plan_make(const struct model *m, struct kern *k, const struct preset *preset,
-                      int32_t n_ctx, uint64_t kv_budget, uint64_t available, struct plan *ret,
-                      struct err *e)
+/* With scratch for chunks of n_chunk tokens. */
+static enum status plan_chunks(const struct model *m, struct kern *k, const struct preset *preset,
+                               int32_t n_ctx, uint64_t kv_budget, uint64_t available,
+                               int32_t n_chunk, struct plan *ret, struct err *e)
 {
     const struct kv_shape s = {m->p.n_layer, m->p.n_head_kv, m->p.head_dim};
-    struct plan p = {.available = available, .kv_tok = kv_tok_bytes(&s)};
+    struct plan p = {.available = available,
+                     .kv_tok = kv_tok_bytes(&s),
+                     .n_chunk = n_chunk,
+                     .n_chunk_room = n_chunk};
     char need[32], have[32];
     model_weight_bytes(m, k, &p.weights_private, &p.weights_mapped, &p.weights_kept);
-    p.scratch = forward_bytes(&m->p, PLAN_CHUNK);
+    p.scratch = forward_bytes(&m->p, n_chunk);
 
     uint64_t headroom = available / 25 > HEADROOM_MIN ? available / 25 : HEADROOM_MIN;
     if (headroom > available / 4)
@@ -87,7 +91,6 @@ enum status plan_make(const struct model *m, struct kern *k, const struct preset
     /* Largest context that fits, by whole blocks; a budget the user gave bounds it too. */
     uint64_t room = kv_budget && kv_budget < left ? kv_budget : left;
     p.n_ctx = n_ctx > 0 ? n_ctx : m->p.n_ctx_train;
-    p.n_chunk = PLAN_CHUNK;
     while (preset->adaptive && p.n_chunk > KERN_BLOCK_TOK &&
            kv_most_bytes(&s, preset, p.n_chunk + 2 * KERN_BLOCK_TOK, p.n_chunk) > room / OPEN_SHARE)
         p.n_chunk /= 2;
@@ -128,4 +131,18 @@ enum status plan_make(const struct model *m, struct kern *k, const struct preset
         p.kv_budget = p.kv;
     *ret = p;
     return OK;
+}
+
+enum status plan_make(const struct model *m, struct kern *k, const struct preset *preset,
+                      int32_t n_ctx, uint64_t kv_budget, uint64_t available, struct plan *ret,
+                      struct err *e)
+{
+    struct plan p;
+    if (k->device && !m->embed.kept &&
+        plan_chunks(m, k, preset, n_ctx, kv_budget, available, PLAN_CHUNK_DEVICE, &p, e) == OK &&
+        !p.lowered && p.n_chunk == PLAN_CHUNK_DEVICE) {
+        *ret = p;
+        return OK;
+    }
+    return plan_chunks(m, k, preset, n_ctx, kv_budget, available, PLAN_CHUNK, ret, e);
 }

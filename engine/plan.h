@@ -7,7 +7,11 @@
 #include "engine/kv.h"
 #include "engine/model.h"
 
-enum { PLAN_CHUNK = 512 }; /* tokens computed at once in prefill, where memory allows */
+enum {
+    PLAN_CHUNK = 512,        /* tokens computed at once in prefill, where memory allows; */
+    PLAN_CHUNK_DEVICE = 2048 /* on a device that holds all of the model, where nothing has to give
+                                way for it: fewer leave its matrix units without work */
+};
 
 struct plan {
     uint64_t weights_private; /* copied into the backend's own order */
@@ -20,8 +24,9 @@ struct plan {
     uint64_t total;     /* weights + scratch + kv */
     uint64_t available;
     int32_t n_ctx, n_ctx_max; /* planned; the largest that fits */
-    int32_t n_chunk;          /* PLAN_CHUNK, or less where only that fits: a chunk stands in f16
-                                 beside its fresh pages while it is read */
+    int32_t n_chunk;          /* PLAN_CHUNK_DEVICE, PLAN_CHUNK, or less where only that fits: a chunk
+                                 stands in f16 beside its fresh pages while it is read */
+    int32_t n_chunk_room;     /* what scratch is for */
     bool lowered;             /* n_ctx is less than the model's own because of memory */
 };
 

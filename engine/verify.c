@@ -120,12 +120,12 @@ static enum status read_all(struct run *r, struct kv_pool *exact, struct kv_pool
     const struct verify *v = r->v;
     r->held = lines_take(l->lines, v->timeline, v->ids, v->n);
     keep_load(&l->keep, v->timeline, r->held, v->ids, v->n);
+    int32_t most = forward_n_chunk(l->forward) < PLAN_CHUNK ? forward_n_chunk(l->forward) : PLAN_CHUNK;
     TRY(forward_new(l->model, PLAN_CHUNK, &r->forward_exact, e));
     r->exact = kv_line_new(exact, l->plan.n_ctx);
     r->packed = kv_line_new(packed, l->plan.n_ctx);
     policy_begin(l->policy, 1, v->n); /* the next turn begins with its own */
     enum status s = OK;
-    int32_t most = forward_n_chunk(l->forward);
     for (r->at = 0; r->at < v->n && s == OK; r->at += r->now) {
         r->now = v->n - r->at < most ? v->n - r->at : most;
         s = read_chunk(r, e);

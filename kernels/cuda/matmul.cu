@@ -12,8 +12,6 @@ enum {
     GEMV_WARPS = 4,
     KEPT_TOK = 32 /* up to so many tokens the host multiplies what it keeps */
 };
-/* Of a matrix as f16: what the L2 of a large GPU still holds. */
-#define TILE_BYTES ((size_t)24 << 20)
 
 template <int type> DEVICE row_at row_of(const matrix &m, int32_t r)
 {
@@ -276,7 +274,7 @@ template <int type>
 static void tile_launch(struct kern_cuda *c, const struct matrix &m, int32_t row0, int32_t n_row,
                         uint16_t *dst)
 {
-    int32_t n = n_row * m.n_col; /* at most TILE_BYTES / 2 */
+    int32_t n = n_row * m.n_col; /* of a tile: at most a quarter of scratch's bytes */
     if constexpr (type == KERN_F32 || type == KERN_F16 || type == KERN_BF16)
         launch(tile_plain<type>, dim3((unsigned)((n + 127) / 128)), 128, 0, c, m, row0, n,
                dst);
@@ -364,7 +362,7 @@ static struct gemm_room gemm_room(struct kern_cuda *c, int32_t n_col, int32_t n_
     size_t left = cuda_cut_left(&cut), row = sizeof(uint16_t) * (size_t)n_col;
     if (kept)
         left /= 4; /* float32 in the file is twice f16 */
-    left = left < TILE_BYTES ? left : TILE_BYTES;
+    left = left < c->scratch_bytes / 2 ? left : c->scratch_bytes / 2;
     g.tile_rows = g.x ? (int32_t)(left / row) : 0;
     if (g.tile_rows > 128)
         g.tile_rows -= g.tile_rows % 128;

@@ -252,6 +252,23 @@ static void plan__make__lowers_or_refuses(void **state)
         assert_int_equal(plan_make(m, k, adaptive, 512, 8 * eighth - 1, 64 * gib, &p, &e), OK);
         assert_int_equal(p.n_chunk, chunk > KERN_BLOCK_TOK ? chunk / 2 : chunk);
     }
+    /* A device reads more at once where nothing gives way for it. */
+    k->device = true;
+    assert_int_equal(plan_make(m, k, fixed, 4096, 0, 64 * gib, &p, &e), OK);
+    assert_true(p.n_chunk == PLAN_CHUNK_DEVICE && p.n_chunk_room == PLAN_CHUNK_DEVICE);
+    assert_int_equal(p.scratch, forward_bytes(&m->p, PLAN_CHUNK_DEVICE) +
+                                    policy_bytes(&m->p, fixed, 4096, PLAN_CHUNK_DEVICE) +
+                                    kv_table_bytes(&shape, 4096));
+    uint64_t tight = kv_most_bytes(&shape, fixed, 4096, PLAN_CHUNK);
+    assert_int_equal(plan_make(m, k, fixed, 4096, tight, 64 * gib, &p, &e), OK);
+    assert_true(p.n_chunk == PLAN_CHUNK && p.n_chunk_room == PLAN_CHUNK && p.n_ctx == 4096);
+    assert_int_equal(plan_make(m, k, fixed, 0, 0, 4 * gib, &p, &e), OK);
+    assert_true(p.lowered && p.n_chunk == PLAN_CHUNK);
+    k->host = k;
+    model_place(m, 1); /* the others stay with the host */
+    assert_int_equal(plan_make(m, k, fixed, 4096, 0, 64 * gib, &p, &e), OK);
+    assert_true(p.n_chunk == PLAN_CHUNK && p.n_chunk_room == PLAN_CHUNK);
+    k->host = NULL;
     model_free(m);
     gguf_close(g);
     kern_close(k);
