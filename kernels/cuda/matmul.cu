@@ -82,6 +82,11 @@ struct product {
     int32_t add; /* no padding: port.h */
 };
 
+/* Matrices of one type over the same inputs: one launch. */
+struct products {
+    struct product p[4];
+};
+
 DEVICE int dot_16(const uint32_t q[4], uint4 v)
 {
     int dot = __dp4a((int)q[0], (int)v.x, 0);
@@ -98,8 +103,9 @@ DEVICE void product_store(const product &p, int32_t r, int32_t t, float sum)
 
 template <int type, int n_tok>
 static __global__ void __launch_bounds__(32 * GEMV_WARPS)
-    gemv_quant(struct product p, struct input8 x)
+    gemv_quant(struct products all, struct input8 x)
 {
+    const struct product &p = all.p[blockIdx.y];
     int32_t r = (int32_t)(blockIdx.x * GEMV_WARPS + threadIdx.x / 32);
     int32_t lane = (int32_t)threadIdx.x % 32, n_unit = p.m.n_col / 32;
     if (r >= p.m.n_row)
@@ -151,8 +157,9 @@ template <int type> DEVICE void plain_8(const uint8_t *row, int32_t i, float w[8
 
 template <int type, int n_tok>
 static __global__ void __launch_bounds__(32 * GEMV_WARPS)
-    gemv_plain(struct product p, const float *x, int32_t x_stride)
+    gemv_plain(struct products all, const float *x, int32_t x_stride)
 {
+    const struct product &p = all.p[blockIdx.y];
     int32_t r = (int32_t)(blockIdx.x * GEMV_WARPS + threadIdx.x / 32), n = p.m.n_col;
     int32_t lane = (int32_t)threadIdx.x % 32;
     if (r >= p.m.n_row)
@@ -186,53 +193,69 @@ static __global__ void __launch_bounds__(32 * GEMV_WARPS)
 }
 
 template <int type, int n_tok>
-static void gemv_launch(struct kern_cuda *c, const struct product &p, const struct input8 &x8,
-                        const float *x, int32_t x_stride)
+static void gemv_launch(struct kern_cuda *c, int n_mat, const struct products &all,
+                        const struct input8 &x8, const float *x, int32_t x_stride)
 {
-    dim3 grid((unsigned)((p.m.n_row + GEMV_WARPS - 1) / GEMV_WARPS));
+    int32_t most = 0; /* the shorter ones have blocks that do nothing */
+    for (int i = 0; i < n_mat; i++)
+        most = all.p[i].m.n_row > most ? all.p[i].m.n_row : most;
+    dim3 grid((unsigned)((most + GEMV_WARPS - 1) / GEMV_WARPS), (unsigned)n_mat);
     if constexpr (type == KERN_F32 || type == KERN_F16 || type == KERN_BF16)
-        launch(gemv_plain<type, n_tok>, grid, 32 * GEMV_WARPS, 0, c, p, x, x_stride);
+        launch(gemv_plain<type, n_tok>, grid, 32 * GEMV_WARPS, 0, c, all, x, x_stride);
     else
-        launch(gemv_quant<type, n_tok>, grid, 32 * GEMV_WARPS, 0, c, p, x8);
+        launch(gemv_quant<type, n_tok>, grid, 32 * GEMV_WARPS, 0, c, all, x8);
 }
 
 template <int type>
-static void gemv_tokens(struct kern_cuda *c, struct product p, struct input8 x8, const float *x,
-                        int32_t x_stride, int32_t n_tok)
+static void gemv_tokens(struct kern_cuda *c, int n_mat, struct products all, struct input8 x8,
+                        const float *x, int32_t x_stride, int32_t n_tok)
 {
+    size_t n_col = (size_t)all.p[0].m.n_col;
     while (n_tok > 0) { /* 1, 2, 4 or 8 at once: few kernels, and one reading for up to 8 */
         int32_t n = n_tok >= 8 ? 8 : n_tok >= 4 ? 4 : n_tok >= 2 ? 2 : 1;
         switch (n) {
-        case 8: gemv_launch<type, 8>(c, p, x8, x, x_stride); break;
-        case 4: gemv_launch<type, 4>(c, p, x8, x, x_stride); break;
-        case 2: gemv_launch<type, 2>(c, p, x8, x, x_stride); break;
-        default: gemv_launch<type, 1>(c, p, x8, x, x_stride);
+        case 8: gemv_launch<type, 8>(c, n_mat, all, x8, x, x_stride); break;
+        case 4: gemv_launch<type, 4>(c, n_mat, all, x8, x, x_stride); break;
+        case 2: gemv_launch<type, 2>(c, n_mat, all, x8, x, x_stride); break;
+        default: gemv_launch<type, 1>(c, n_mat, all, x8, x, x_stride);
         }
         n_tok -= n;
         x += (size_t)n * x_stride;
-        x8.code += (size_t)n * p.m.n_col;
-        x8.rest += (size_t)n * p.m.n_col;
-        x8.scale += (size_t)n * (p.m.n_col / 32);
-        x8.sum += (size_t)n * (p.m.n_col / 16);
-        p.dst += (size_t)n * p.dst_stride;
+        x8.code += (size_t)n * n_col;
+        x8.rest += (size_t)n * n_col;
+        x8.scale += (size_t)n * (n_col / 32);
+        x8.sum += (size_t)n * (n_col / 16);
+        for (int i = 0; i < n_mat; i++)
+            all.p[i].dst += (size_t)n * all.p[i].dst_stride;
     }
 }
 
-static void gemv(struct kern_cuda *c, const struct kern_mat *mat, const struct input8 &x8,
-                 const float *x, int32_t x_stride, int32_t n_tok)
+/* The first matrix and those of its type, which are taken out of `mats`; returns how many are left. */
+static int gemv(struct kern_cuda *c, int n_mat, struct kern_mat *mats, const struct input8 &x8,
+                const float *x, int32_t x_stride, int32_t n_tok)
 {
-    struct product p = {matrix_of(mat->w), mat->bias, mat->dst, mat->dst_stride, mat->add};
-    switch (mat->w->type) {
-    case KERN_F32: gemv_tokens<KERN_F32>(c, p, x8, x, x_stride, n_tok); break;
-    case KERN_F16: gemv_tokens<KERN_F16>(c, p, x8, x, x_stride, n_tok); break;
-    case KERN_BF16: gemv_tokens<KERN_BF16>(c, p, x8, x, x_stride, n_tok); break;
-    case KERN_Q4_0: gemv_tokens<KERN_Q4_0>(c, p, x8, x, x_stride, n_tok); break;
-    case KERN_Q8_0: gemv_tokens<KERN_Q8_0>(c, p, x8, x, x_stride, n_tok); break;
-    case KERN_Q4_K: gemv_tokens<KERN_Q4_K>(c, p, x8, x, x_stride, n_tok); break;
-    case KERN_Q5_K: gemv_tokens<KERN_Q5_K>(c, p, x8, x, x_stride, n_tok); break;
-    case KERN_Q6_K: gemv_tokens<KERN_Q6_K>(c, p, x8, x, x_stride, n_tok); break;
+    enum kern_type type = mats[0].w->type;
+    struct products all = {};
+    int n = 0, left = 0;
+    for (int i = 0; i < n_mat; i++) {
+        struct kern_mat *m = &mats[i];
+        if (m->w->type == type)
+            all.p[n++] = {matrix_of(m->w), m->bias, m->dst, m->dst_stride, m->add};
+        else
+            mats[left++] = *m;
+    }
+    switch (type) {
+    case KERN_F32: gemv_tokens<KERN_F32>(c, n, all, x8, x, x_stride, n_tok); break;
+    case KERN_F16: gemv_tokens<KERN_F16>(c, n, all, x8, x, x_stride, n_tok); break;
+    case KERN_BF16: gemv_tokens<KERN_BF16>(c, n, all, x8, x, x_stride, n_tok); break;
+    case KERN_Q4_0: gemv_tokens<KERN_Q4_0>(c, n, all, x8, x, x_stride, n_tok); break;
+    case KERN_Q8_0: gemv_tokens<KERN_Q8_0>(c, n, all, x8, x, x_stride, n_tok); break;
+    case KERN_Q4_K: gemv_tokens<KERN_Q4_K>(c, n, all, x8, x, x_stride, n_tok); break;
+    case KERN_Q5_K: gemv_tokens<KERN_Q5_K>(c, n, all, x8, x, x_stride, n_tok); break;
+    case KERN_Q6_K: gemv_tokens<KERN_Q6_K>(c, n, all, x8, x, x_stride, n_tok); break;
     default: assert(!"a type the device does not keep");
     }
+    return left;
 }
 
 /* ---- many tokens ---- */
@@ -514,8 +537,11 @@ void cuda_matmul(struct kern *k, int n_mat, const struct kern_mat *mats, const f
                c, x, x_stride, n_col, code, rest, scale, sum);
         x8 = {code, rest, scale, sum};
     }
-    for (int i = 0; i < n_mat; i++)
-        gemv(c, &mats[i], x8, x, x_stride, n_tok);
+    struct kern_mat left[4] = {};
+    assert(n_mat <= 4);
+    memcpy(left, mats, sizeof *mats * (size_t)n_mat);
+    while (n_mat > 0)
+        n_mat = gemv(c, n_mat, left, x8, x, x_stride, n_tok);
 }
 
 /* ---- rows of embeddings ---- */

@@ -182,6 +182,40 @@ static void cuda__matmul__agrees_with_ref(void **state)
     check_product(cuda->ops->weight_new, KERN_Q4_0, 40, 64, 11, 1e5f); /* beyond what f16 holds */
 }
 
+/* Matrices of one type share a launch, whatever lies between them and however tall they are. */
+static void cuda__matmul__several_are_what_each_is_alone(void **state)
+{
+    static const enum kern_type kinds[][4] = {{KERN_Q4_K, KERN_Q6_K, KERN_Q4_K, KERN_F16},
+                                              {KERN_F32, KERN_F32, KERN_Q8_0, KERN_F32},
+                                              {KERN_Q4_0, KERN_Q4_0, KERN_Q4_0, KERN_Q4_0}};
+    enum { N_COL = 512, N_TOK = 3, STRIDE = 40 };
+    static const int32_t n_row[4] = {3, 40, 17, 9};
+    float *x = floats(N_COL * N_TOK, 1), *x_dev = dev_new(x, sizeof *x * N_COL * N_TOK);
+    float start[STRIDE * N_TOK] = {0}, alone[STRIDE * N_TOK], got[STRIDE * N_TOK];
+    for (size_t i = 0; i < sizeof kinds / sizeof *kinds; i++) {
+        struct kern_mat mats[4];
+        for (int j = 0; j < 4; j++) {
+            uint8_t *data = weight_bytes(kinds[i][j], n_row[j], N_COL);
+            struct kern_weight *w =
+                cuda->ops->weight_new(cuda, kinds[i][j], n_row[j], N_COL, data);
+            mats[j] = (struct kern_mat){w, NULL, dev_new(start, sizeof start), STRIDE, false};
+            free(data);
+        }
+        cuda->ops->matmul(cuda, 4, mats, x_dev, N_COL, N_TOK);
+        for (int j = 0; j < 4; j++) {
+            dev_take(got, mats[j].dst, sizeof got);
+            mats[j].dst = dev_new(start, sizeof start);
+            cuda->ops->matmul(cuda, 1, &mats[j], x_dev, N_COL, N_TOK);
+            dev_take(alone, mats[j].dst, sizeof alone);
+            assert_memory_equal(got, alone, sizeof got);
+            assert_true(got[0] != 0 && got[STRIDE * (N_TOK - 1) + n_row[j] - 1] != 0);
+            cuda->ops->weight_free(cuda, (struct kern_weight *)mats[j].w);
+        }
+    }
+    cuda->ops->free(cuda, x_dev);
+    free(x);
+}
+
 /* What stays in the host's memory: multiplied there, or brought over when tokens are many. */
 static void cuda__matmul__of_kept_matrices_agrees_with_ref(void **state)
 {
@@ -940,6 +974,7 @@ int main(int n_arg, char **arg)
         cmocka_unit_test(cuda__kv_write__same_bytes_as_ref),
         cmocka_unit_test(cuda__embed__agrees_with_ref),
         cmocka_unit_test(cuda__matmul__agrees_with_ref),
+        cmocka_unit_test(cuda__matmul__several_are_what_each_is_alone),
         cmocka_unit_test(cuda__matmul__of_kept_matrices_agrees_with_ref),
         cmocka_unit_test(cuda__matmul__more_rows_than_a_grid_has),
         cmocka_unit_test(cuda__matmul__tiny_inputs_give_zero),
