@@ -412,6 +412,8 @@ static __global__ void anti_scores(struct attn_args a, const int32_t *group, int
     int32_t head_kv = head / a.group, lane = (int32_t)threadIdx.x % 32;
     const kern_kv_block *b = &a.block[(size_t)head_kv * a.n_block_cap + j];
     const int32_t stride = PAGE_TOK + 1;
+    if (a.asleep && a.asleep[head_kv])
+        return;
     for (int pass = 0; pass < 2; pass++) { /* 0: the page where there is one; 1: f16 rows */
         bool page = pass == 0 && b->page;
         if (pass == 1 && !b->page)
@@ -488,19 +490,23 @@ static __global__ void finish_anti(float *anti, int32_t n_block)
         x[j] = x[j] == x[j] ? exp2f(x[j] - top) / sum : 0;
 }
 
+static size_t anti_shared(int32_t head_dim)
+{
+    return sizeof(float) * (size_t)head_dim * (PAGE_TOK + 1);
+}
+
 static bool score_groups(struct kern_cuda *c, const struct kern_score *s, const struct attn_args &a,
                          struct cuda_cut cut)
 {
     size_t n = (size_t)a.n_head * (size_t)s->n_group * (size_t)s->n_block;
-    size_t shared = sizeof(float) * (size_t)a.head_dim * (PAGE_TOK + 1);
     int32_t *group = (int32_t *)cuda_cut_take(&cut, sizeof(int32_t) * (size_t)s->n_group);
     float *anti = (float *)cuda_cut_take(&cut, sizeof(float) * n);
-    if (!group || !anti || shared > c->shared_most)
+    if (!group || !anti)
         return false;
     cuda_put(c, group, s->group, sizeof(int32_t) * (size_t)s->n_group);
     cuda_fill(c, anti, ~0u, n);
-    launch(anti_scores, dim3((unsigned)s->n_block, (unsigned)a.n_head), ANTI_THREADS, shared,
-           c, a, group, s->n_group, anti);
+    launch(anti_scores, dim3((unsigned)s->n_block, (unsigned)a.n_head), ANTI_THREADS,
+           anti_shared(a.head_dim), c, a, group, s->n_group, anti);
     launch(finish_anti, dim3((unsigned)(a.n_head * s->n_group)), 32, 0, c, anti,
            s->n_block);
     cuda_get(c, s->anti, anti, sizeof(float) * n);
@@ -514,11 +520,20 @@ bool cuda_score(struct kern *k, const struct kern_score *s)
     struct cuda_cut cut = cuda_cut_begin(c);
     struct attn_args a;
     struct kern_attn with = *s->a;
-    if (with.window > 0 || with.kv->head_dim % 16 || with.kv->head_dim > PAGE_HEAD_DIM_MAX)
+    size_t n_kv = (size_t)with.kv->n_head_kv;
+    if (with.window > 0 || with.kv->head_dim % 16 || with.kv->head_dim > PAGE_HEAD_DIM_MAX ||
+        (s->n_group > 0 && anti_shared(with.kv->head_dim) > c->shared_most))
         return false;
     with.list = NULL;
     if (!args_make(c, &with, &cut, &a))
         return false;
+    if (s->asleep) {
+        uint8_t *asleep = (uint8_t *)cuda_cut_take(&cut, n_kv);
+        if (!asleep)
+            return false;
+        cuda_put(c, asleep, s->asleep, n_kv);
+        a.asleep = asleep;
+    }
     return (s->n_row == 0 || score_rows(c, s, a, cut)) &&
            (s->n_group == 0 || score_groups(c, s, a, cut));
 }

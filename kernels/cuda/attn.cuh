@@ -23,6 +23,7 @@ struct attn_args {
     const int32_t *first, *index; /* dev; NULL = dense */
     const int32_t *row;  /* dev [gridDim.y] picked or scored rows of the call, one per tile; or NULL */
     const uint8_t *only; /* scoring: dev [n_head_kv][n_block] blocks that count, or NULL */
+    const uint8_t *asleep; /* scoring: dev [n_head_kv] heads that nobody asks about, or NULL */
     int32_t n_head_kv, head_dim, n_block_cap;
     int32_t n_tok, pos0, n_head, group;
     float factor;  /* scale * log2(e) */

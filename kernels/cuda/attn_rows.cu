@@ -19,6 +19,8 @@ static __global__ void __launch_bounds__(32 * WARPS, D64 == 4 ? 2 : 3)
     __shared__ tile t; /* of the whole block; registers are scarce */
     int32_t index = (int32_t)blockIdx.y, head_kv = (int32_t)blockIdx.z / p.n_chunk;
     int32_t chunk = (int32_t)blockIdx.z % p.n_chunk;
+    if (a.asleep && a.asleep[head_kv])
+        return;
     if (threadIdx.x == 0)
         t = tile_make(a, index, head_kv, chunk, p.rows, ROWS_PAIRS);
     __syncthreads();

@@ -547,11 +547,16 @@ static void cuda__attend__many_rows_of_pages_and_lists(void **state)
 
 /* ---- scores ---- */
 
-static void check_scores(const struct shape *h, bool only)
+/* Of KV heads, the first n_awake are asked for. */
+static void check_scores(const struct shape *h, bool only, int32_t n_awake)
 {
     static struct twins s;
     twins_make(&s, h);
     int32_t n_block = (h->pos0 + h->n_tok - 1) / 64 + 1, n_head = h->n_head_kv * h->group;
+    int32_t n_asked = n_awake * h->group;
+    bool asleep[8];
+    for (int32_t i = 0; i < h->n_head_kv; i++)
+        asleep[i] = i >= n_awake;
     int32_t row[4] = {0, h->n_tok / 3, h->n_tok / 2, h->n_tok - 1}, group[64], n_group = 0;
     int32_t first = (16 - h->pos0 % 16) % 16;
     for (int32_t g = first; g + 16 <= h->n_tok && n_group < 64; g += 16)
@@ -565,13 +570,14 @@ static void check_scores(const struct shape *h, bool only)
         lse[i] = calloc((size_t)(n_head * 4), 4);
         anti[i] = calloc((size_t)(n_head * (n_group + 1) * n_block), 4);
         struct kern_score score = {.a = &s.a[i], .n_block = n_block, .n_row = 4, .row = row,
+                                   .asleep = n_awake < h->n_head_kv ? asleep : NULL,
                                    .mass = mass[i], .lse = lse[i], .only = only ? chosen : NULL,
                                    .n_group = n_group, .group = group, .anti = anti[i]};
         assert_true(kern_score(i ? cuda : ref, &score));
     }
-    assert_near(mass[1], mass[0], (size_t)(n_head * 4 * n_block), 1e-3, 1e-2, "exact mass");
-    assert_near(lse[1], lse[0], (size_t)(n_head * 4), 1e-4, 1, "log-sum-exp");
-    assert_near(anti[1], anti[0], (size_t)(n_head * n_group * n_block), 1e-3, 1e-2, "antidiagonals");
+    assert_near(mass[1], mass[0], (size_t)(n_asked * 4 * n_block), 1e-3, 1e-2, "exact mass");
+    assert_near(lse[1], lse[0], (size_t)(n_asked * 4), 1e-4, 1, "log-sum-exp");
+    assert_near(anti[1], anti[0], (size_t)(n_asked * n_group * n_block), 1e-3, 1e-2, "antidiagonals");
     for (int i = 0; i < 2; i++) {
         free(mass[i]);
         free(lse[i]);
@@ -584,9 +590,11 @@ static void check_scores(const struct shape *h, bool only)
 static void cuda__score__agrees_with_ref(void **state)
 {
     check_scores(&(struct shape){.head_dim = 64, .n_head_kv = 2, .group = 3, .n_tok = 70,
-                                 .pos0 = 300, .bits_k = 1, .bits_v = 1}, false);
+                                 .pos0 = 300, .bits_k = 1, .bits_v = 1}, false, 2);
     check_scores(&(struct shape){.head_dim = 80, .n_head_kv = 1, .group = 9, .n_tok = 40,
-                                 .pos0 = 64, .softcap = 20}, true);
+                                 .pos0 = 64, .softcap = 20}, true, 1);
+    check_scores(&(struct shape){.head_dim = 64, .n_head_kv = 3, .group = 2, .n_tok = 40,
+                                 .pos0 = 130, .bits_k = 1, .bits_v = 1}, true, 1);
 }
 
 /* ---- sealing ---- */
