@@ -284,6 +284,7 @@ static bool module_describe(int32_t device, struct cuda_device *ret)
     ret->capability = 80;
     ret->n_sm = 2;
     ret->total_bytes = ret->free_bytes = (uint64_t)4 << 30;
+    ret->gemm = gemm_there();
     return device == 0;
 }
 
@@ -342,6 +343,7 @@ static bool module_describe(int32_t device, struct cuda_device *ret)
     ret->free_bytes = left;
     ret->driver = driver;
     ret->runtime = CUDART_VERSION;
+    ret->gemm = gemm_there();
     return true;
 }
 

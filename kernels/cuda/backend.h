@@ -166,6 +166,7 @@ void cuda_seal(struct kern *k, const struct kern_seal *jobs, int32_t n, int32_t 
 
 /* gemm.cu: dst [n_tok, dst_stride] = alpha * x [n_tok, n_col] * w [n_row, n_col]^T (+ dst when
  * add), f16 in, float32 out; alpha on the device. */
+bool gemm_there(void); /* whether cuBLAS is */
 struct cuda_gemm *gemm_open(struct kern_cuda *c);
 void gemm_close(struct cuda_gemm *g);
 void gemm_run(struct kern_cuda *c, const uint16_t *w, const uint16_t *x, float *dst, int32_t n_row,

@@ -13,6 +13,11 @@ struct cuda_gemm *gemm_open(struct kern_cuda *c)
     return (struct cuda_gemm *)calloc(1, sizeof(struct cuda_gemm));
 }
 
+bool gemm_there(void)
+{
+    return true;
+}
+
 void gemm_close(struct cuda_gemm *g)
 {
     free(g);
@@ -45,6 +50,7 @@ void gemm_run(struct kern_cuda *c, const uint16_t *w, const uint16_t *x, float *
 
 /* cuBLAS's C interface, as its documentation gives it: 0 is success everywhere. */
 enum {
+    ALLOC_FAILED = 3,
     OP_N = 0,
     OP_T = 1,
     TYPE_F32 = 0,
@@ -55,7 +61,7 @@ enum {
 };
 
 struct cuda_gemm {
-    void *lib, *handle;
+    void *handle;
     float *beta; /* dev: 0, 1 */
     int (*create)(void **);
     int (*destroy)(void *);
@@ -66,15 +72,28 @@ struct cuda_gemm {
                    const void *beta, void *c, int type_c, int ldc, int compute, int algo);
 };
 
-struct cuda_gemm *gemm_open(struct kern_cuda *c)
+/* Stays loaded, like the runtime that comes with it. */
+static void *blas_load(void)
 {
     static const char *const names[] = {"libcublas.so.13", "libcublas.so.12", "libcublas.so"};
+    void *lib = NULL;
+    for (size_t i = 0; i < sizeof names / sizeof *names && !lib; i++)
+        lib = dlopen(names[i], RTLD_NOW | RTLD_LOCAL);
+    return lib;
+}
+
+bool gemm_there(void)
+{
+    return blas_load() != NULL;
+}
+
+struct cuda_gemm *gemm_open(struct kern_cuda *c)
+{
     static const float zero_one[2] = {0, 1};
     struct cuda_gemm *g = (struct cuda_gemm *)calloc(1, sizeof *g);
     if (!g)
         return NULL;
-    for (size_t i = 0; i < sizeof names / sizeof *names && !g->lib; i++)
-        g->lib = dlopen(names[i], RTLD_NOW | RTLD_LOCAL);
+    void *lib = blas_load();
     struct {
         void **to;
         const char *name;
@@ -85,9 +104,9 @@ struct cuda_gemm *gemm_open(struct kern_cuda *c)
         {(void **)&g->set_pointer_mode, "cublasSetPointerMode_v2"},
         {(void **)&g->gemm_ex, "cublasGemmEx"},
     };
-    bool ok = g->lib != NULL;
+    bool ok = lib != NULL;
     for (size_t i = 0; ok && i < sizeof want / sizeof *want; i++)
-        ok = (*want[i].to = dlsym(g->lib, want[i].name)) != NULL;
+        ok = (*want[i].to = dlsym(lib, want[i].name)) != NULL;
     g->beta = ok ? (float *)arena_alloc(c, sizeof zero_one) : NULL;
     ok = g->beta && g->create(&g->handle) == 0 && g->set_stream(g->handle, c->stream) == 0 &&
          g->set_pointer_mode(g->handle, POINTERS_ON_DEVICE) == 0;
@@ -105,8 +124,6 @@ void gemm_close(struct cuda_gemm *g)
         return;
     if (g->handle)
         g->destroy(g->handle);
-    if (g->lib)
-        dlclose(g->lib);
     free(g);
 }
 
@@ -119,7 +136,9 @@ void gemm_run(struct kern_cuda *c, const uint16_t *w, const uint16_t *x, float *
     int e = g->gemm_ex(g->handle, OP_T, OP_N, n_row, n_tok, n_col, alpha, w, TYPE_F16, n_col, x,
                        TYPE_F16, n_col, g->beta + (add ? 1 : 0), dst, TYPE_F32, dst_stride,
                        COMPUTE_F32, ALGO_DEFAULT);
-    if (e != 0 && c->error == cudaSuccess)
-        c->error = cudaErrorUnknown;
+    if (e == 0)
+        return;
+    cudaError_t why = e == ALLOC_FAILED ? cudaErrorMemoryAllocation : cudaPeekAtLastError();
+    cuda_ok(c, why == cudaSuccess ? cudaErrorUnknown : why);
 }
 #endif

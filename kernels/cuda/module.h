@@ -9,7 +9,7 @@ extern "C" {
 #endif
 
 /* Changes with anything that the two sides share: struct kern_ops above all. */
-enum { CUDA_MODULE_ABI = 6 };
+enum { CUDA_MODULE_ABI = 7 };
 
 struct cuda_device {
     char name[128], pci[32]; /* pci: "0000:19:00.0" */
@@ -17,6 +17,7 @@ struct cuda_device {
     int32_t n_sm;
     uint64_t total_bytes, free_bytes;
     int32_t driver, runtime; /* CUDA versions as 1000 * major + 10 * minor */
+    bool gemm;               /* the library for products of many tokens is there */
 };
 
 struct cuda_module {
