@@ -1,5 +1,6 @@
 /* Opening a device, its memory, and what is kept there between ops. */
 #include "kernels/cuda/backend.h"
+#include "kernels/page.h"
 
 #include <stdarg.h>
 #include <stdio.h>
@@ -375,6 +376,28 @@ static bool device_begin(struct kern_cuda *c, int32_t device, char *why, size_t 
 }
 #endif
 
+/* What takes device memory when it first runs, before anybody asks how much is free: the stacks of
+ * sealing threads (as many as a device can hold: hundreds of MB) and what cuBLAS works in. */
+static bool run_once(struct kern_cuda *c)
+{
+    enum { D = 64, N = D * PAGE_TOK };
+    const struct page_shape shape = {D, 8, 8};
+    struct cuda_cut cut = cuda_cut_begin(c);
+    unsigned char *at = cut.end - (64 << 10); /* sealing takes scratch from its other end */
+    uint16_t *rows = (uint16_t *)at;
+    float *alpha = (float *)(rows + N), *dst = alpha + D;
+    struct kern_seal job = {rows, rows, (struct kern_page *)cuda_near(c, page_size(&shape)),
+                            (struct kern_page *)dst, 0};
+    if (!job.page)
+        return false;
+    cuda_fill(c, at, 0, (cut.end - at) / 4);
+    cuda_seal(&c->base, &job, 1, D, shape.bits_k, shape.bits_v, 0);
+    if (c->gemm)
+        gemm_run(c, rows, rows, dst, D, D, D, D, false, alpha);
+    op_sync(&c->base);
+    return op_error(&c->base) == NULL;
+}
+
 static struct kern *module_open(int32_t device, char *why, size_t why_bytes)
 {
     if (module_n_device(why, why_bytes) <= device) {
@@ -411,6 +434,12 @@ static struct kern *module_open(int32_t device, char *why, size_t why_bytes)
         return NULL;
     }
     c->gemm = gemm_open(c);
+    if (!run_once(c)) {
+        snprintf(why, why_bytes, "CUDA device %d cannot be used: %s; use --backend cpu", device,
+                 c->error == cudaSuccess ? "out of memory" : cudaGetErrorString(c->error));
+        op_close(&c->base);
+        return NULL;
+    }
     c->step = step_open(c);
     return &c->base;
 }
