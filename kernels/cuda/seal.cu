@@ -132,20 +132,18 @@ static __global__ void __launch_bounds__(SEAL_THREADS)
     }
     __syncthreads();
     uint16_t *scale_v = scale + 2 * d, *lo_v = scale_v + PAGE_TOK * n_group;
-    for (int32_t t = tid; t < PAGE_TOK; t += SEAL_THREADS) {
-        float x[PAGE_HEAD_DIM_MAX];
+    for (int32_t i = tid; i < PAGE_TOK * n_group; i += SEAL_THREADS) {
+        int32_t t = i % PAGE_TOK, at = i / PAGE_TOK, c0 = at * PAGE_GROUP;
+        int32_t n = d - c0 < PAGE_GROUP ? d - c0 : PAGE_GROUP;
+        float x[PAGE_HEAD_DIM_MAX]; /* a rotated row is whole for each of its groups */
+        struct group g;
         half_to_float(job.v + (size_t)t * d, x, d);
         if (s.flags & PAGE_V_ROTATED)
             rotate_row(x, d);
-        for (int32_t i = 0; i < n_group; i++) {
-            int32_t c0 = i * PAGE_GROUP, n = d - c0 < PAGE_GROUP ? d - c0 : PAGE_GROUP;
-            struct group g;
-            group_load(&g, x + c0, n, 0);
-            group_seal_alone(&g, s.bits_v, &scale_v[i * PAGE_TOK + t], &lo_v[i * PAGE_TOK + t],
-                             &sums[t * n_group + i]);
-            for (int32_t c = 0; c < n; c++)
-                codes[t * d + c0 + c] = (uint8_t)g.codes[c];
-        }
+        group_load(&g, x + c0, n, 0);
+        group_seal_alone(&g, s.bits_v, &scale_v[i], &lo_v[i], &sums[t * n_group + at]);
+        for (int32_t c = 0; c < n; c++)
+            codes[t * d + c0 + c] = (uint8_t)g.codes[c];
     }
     __syncthreads();
     pack_words(codes, PAGE_TOK, d, true, d, s.bits_v / 2, s.plane_v, job.to);
