@@ -65,7 +65,9 @@ enum status forward_new(const struct model *m, int32_t n_chunk, struct forward *
         if (!*bufs[i].at)
             goto fail;
     }
-    f->host_logits = mem_try(sizeof(float) * FORWARD_HEAD_ROWS * (size_t)p->n_vocab);
+    size_t n_host = sizeof(float) * FORWARD_HEAD_ROWS * (size_t)p->n_vocab;
+    const struct kern_ops *ops = f->kern->ops;
+    f->host_logits = ops->host_alloc ? ops->host_alloc(f->kern, n_host) : mem_try(n_host);
     if (!f->host_logits)
         goto fail;
     *ret = f;
@@ -84,7 +86,10 @@ void forward_free(struct forward *f)
     for (size_t i = 0; i < sizeof bufs / sizeof *bufs; i++)
         if (bufs[i])
             f->kern->ops->free(f->kern, bufs[i]);
-    free(f->host_logits);
+    if (f->kern->ops->host_free && f->host_logits)
+        f->kern->ops->host_free(f->kern, f->host_logits);
+    else
+        free(f->host_logits);
     free(f);
 }
 

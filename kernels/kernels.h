@@ -139,6 +139,10 @@ struct kern_ops {
      * of 4) stay on the device. sync waits for everything, masses of attend included. */
     void *(*alloc)(struct kern *k, size_t size_bytes);
     void (*free)(struct kern *k, void *dev);
+    /* Host memory that download fills without a detour, for what comes back often; NULL = out of
+     * memory, or enough handed out. No ops = any memory is as good. */
+    void *(*host_alloc)(struct kern *k, size_t size_bytes);
+    void (*host_free)(struct kern *k, void *host);
     void (*upload)(struct kern *k, void *dev, const void *host, size_t size_bytes);
     void (*download)(struct kern *k, void *host, const void *dev, size_t size_bytes);
     void (*copy)(struct kern *k, void *dev, const void *from_dev, size_t size_bytes);

@@ -32,10 +32,24 @@ void cuda_put(struct kern_cuda *c, void *dev, const void *host, size_t size_byte
     }
 }
 
+/* Where this piece is noted; NULL for what was not handed out. */
+static void **locked_at(struct kern_cuda *c, const void *host)
+{
+    for (int i = 0; i < CUDA_HOST_PIECES; i++)
+        if (c->locked[i] == host)
+            return &c->locked[i];
+    return NULL;
+}
+
 void cuda_get(struct kern_cuda *c, void *host, const void *dev, size_t size_bytes)
 {
     const char *from = (const char *)dev;
     char *to = (char *)host;
+    if (locked_at(c, host)) {
+        cuda_ok(c, cudaMemcpyAsync(host, dev, size_bytes, cudaMemcpyDeviceToHost, cuda_stream(c)));
+        cuda_ok(c, cudaStreamSynchronize(c->stream));
+        return;
+    }
     for (size_t at = 0; at < size_bytes;) { /* through page-locked memory: faster, and no surprises */
         size_t n = size_bytes - at < CUDA_STAGING_BYTES ? size_bytes - at : CUDA_STAGING_BYTES;
         cudaStream_t stream = cuda_stream(c);
@@ -161,6 +175,21 @@ static void op_free(struct kern *k, void *dev)
     arena_free(cuda_of(k), dev);
 }
 
+static void *op_host_alloc(struct kern *k, size_t size_bytes)
+{
+    void **at = locked_at(cuda_of(k), NULL);
+    if (!at || cudaMallocHost(at, size_bytes) == cudaSuccess)
+        return at ? *at : NULL;
+    cudaGetLastError(); /* told by the NULL */
+    return *at = NULL;
+}
+
+static void op_host_free(struct kern *k, void *host)
+{
+    *locked_at(cuda_of(k), host) = NULL;
+    cudaFreeHost(host);
+}
+
 static void op_upload(struct kern *k, void *dev, const void *host, size_t size_bytes)
 {
     cuda_put(cuda_of(k), dev, host, size_bytes);
@@ -240,6 +269,8 @@ static const struct kern_ops ops_cuda = {
     .close = op_close,
     .alloc = op_alloc,
     .free = op_free,
+    .host_alloc = op_host_alloc,
+    .host_free = op_host_free,
     .upload = op_upload,
     .download = op_download,
     .copy = op_copy,

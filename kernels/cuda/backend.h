@@ -17,6 +17,7 @@ enum {
     CUDA_ROPE_TABLES = 4, /* kinds of frequencies a model has, at most */
     CUDA_ROPE_MAX = 512,  /* rotated channels */
     CUDA_TABLES = 256,    /* layers x timelines whose block tables are kept on the device */
+    CUDA_HOST_PIECES = 8, /* of page-locked memory handed out */
     CUDA_GEMV_TOK = 8     /* up to so many tokens a matrix is read in its own type */
 };
 
@@ -54,6 +55,7 @@ struct kern_cuda {
     void *staging;        /* page-locked host memory, CUDA_STAGING_BYTES, for what comes back; */
     char *putting;        /* as much for what goes to the device, */
     size_t put_at;        /* from here on not on its way */
+    void *locked[CUDA_HOST_PIECES]; /* handed out; or NULL */
     void *near;           /* host memory for inputs and answers of products of kept matrices */
     size_t near_bytes;
     struct {

@@ -834,6 +834,26 @@ static void cuda__alloc__small_pieces_lie_apart(void **state)
     free(bytes);
 }
 
+static void cuda__download__fills_memory_that_was_handed_out(void **state)
+{
+    enum { N = 3000000 }; /* more than goes at once through staging */
+    float *want = floats(N, 1), *host[16];
+    int n = 0;
+    while (n < 16 && (host[n] = cuda->ops->host_alloc(cuda, n == 0 ? N * 4 : 64)))
+        n++;
+    assert_in_range(n, 4, 15);
+    dev_take(host[0], dev_new(want, N * 4), N * 4);
+    assert_memory_equal(host[0], want, N * 4);
+    dev_take(host[n - 1], dev_new(want, 64), 64);
+    assert_memory_equal(host[n - 1], want, 64);
+    cuda->ops->host_free(cuda, host[0]);
+    host[0] = cuda->ops->host_alloc(cuda, 64);
+    assert_non_null(host[0]);
+    while (n > 0)
+        cuda->ops->host_free(cuda, host[--n]);
+    free(want);
+}
+
 /* ---- decode steps ---- */
 
 enum { STEP_D = 64, STEP_HEADS = 2, STEP_VOCAB = 9, STEP_BLOCKS = 3 };
@@ -997,6 +1017,7 @@ int main(int n_arg, char **arg)
         cmocka_unit_test(cuda__bounds__are_those_of_the_pages),
         cmocka_unit_test(cuda__attend__masses_of_many_layers),
         cmocka_unit_test(cuda__upload__takes_the_bytes_at_once),
+        cmocka_unit_test(cuda__download__fills_memory_that_was_handed_out),
         cmocka_unit_test(cuda__step__noted_ones_agree_with_ref),
     };
     if (n_arg > 1) /* a pattern of the tests to run: after a failing kernel a device answers nothing */
