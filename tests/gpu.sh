@@ -308,7 +308,7 @@ peer() { # peer SHAPE [DEPTHS]: alternating would cost the making of contexts tw
     local m rc=0 at=${2:-$depths} bench=$tmp/peer/b/bin/llama-bench
     m=$(model "$1" Q4_K_M) || return 1
     ours -m "$m" --kv exact --coverage 1 -c 140000 -p 512,8192 -n 64 -d "$at" -r 3 || rc=1
-    [ -x "$bench" ] || { echo "llama.cpp is not built here"; return 77; }
+    [ -x "$bench" ] || { echo "llama.cpp is not built here"; return $((rc ? rc : 77)); }
     LD_LIBRARY_PATH=$tmp/peer/b/bin:$LD_LIBRARY_PATH "$bench" -m "$m" -ngl 99 -fa 1 -p 512,8192 -n 64 \
         -d "$at" -ub 2048 -b 8192 -r 3 || rc=1
     return $rc
