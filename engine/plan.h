@@ -24,8 +24,8 @@ struct plan {
     uint64_t total;     /* weights + scratch + kv */
     uint64_t available;
     int32_t n_ctx, n_ctx_max; /* planned; the largest that fits */
-    int32_t n_chunk;          /* PLAN_CHUNK_DEVICE, PLAN_CHUNK, or less where only that fits: a chunk
-                                 stands in f16 beside its fresh pages while it is read */
+    int32_t n_chunk;          /* PLAN_CHUNK_DEVICE, PLAN_CHUNK, or less where only that fits: a
+                                 chunk stands in f16 beside its fresh pages while it is read */
     int32_t n_chunk_room;     /* what scratch is for */
     bool lowered;             /* n_ctx is less than the model's own because of memory */
 };

@@ -120,7 +120,8 @@ static enum status read_all(struct run *r, struct kv_pool *exact, struct kv_pool
     const struct verify *v = r->v;
     r->held = lines_take(l->lines, v->timeline, v->ids, v->n);
     keep_load(&l->keep, v->timeline, r->held, v->ids, v->n);
-    int32_t most = forward_n_chunk(l->forward) < PLAN_CHUNK ? forward_n_chunk(l->forward) : PLAN_CHUNK;
+    int32_t most = forward_n_chunk(l->forward);
+    most = most < PLAN_CHUNK ? most : PLAN_CHUNK; /* both read it */
     TRY(forward_new(l->model, PLAN_CHUNK, &r->forward_exact, e));
     r->exact = kv_line_new(exact, l->plan.n_ctx);
     r->packed = kv_line_new(packed, l->plan.n_ctx);

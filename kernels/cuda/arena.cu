@@ -1,7 +1,7 @@
 /* Device memory. Small pieces (pages of the cache above all: thousands, of a few sizes) are cut
  * from slabs and kept on lists by size; large ones are the driver's, one by one. Everything runs on
  * one stream, so a freed piece may be handed out at once: what still reads it comes before what
- * writes it. With DOGEAR_CUDA_EXACT=1 all are the driver's, so that memory checkers see their ends. */
+ * writes it. With DOGEAR_CUDA_EXACT=1 all are the driver's: memory checkers see their ends. */
 #include "kernels/cuda/backend.h"
 
 enum { SMALL_MOST = 1 << 20 }; /* larger pieces are the driver's */

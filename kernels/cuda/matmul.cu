@@ -230,7 +230,7 @@ static void gemv_tokens(struct kern_cuda *c, int n_mat, struct products all, str
     }
 }
 
-/* The first matrix and those of its type, which are taken out of `mats`; returns how many are left. */
+/* The first matrix and those of its type, which leave `mats`; returns how many stay. */
 static int gemv(struct kern_cuda *c, int n_mat, struct kern_mat *mats, const struct input8 &x8,
                 const float *x, int32_t x_stride, int32_t n_tok)
 {

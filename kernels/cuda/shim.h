@@ -110,10 +110,13 @@ cudaError_t cudaMalloc(void **ret, size_t size);
 cudaError_t cudaFree(void *p);
 static inline cudaError_t cudaMallocHost(void **ret, size_t size) { return cudaMalloc(ret, size); }
 static inline cudaError_t cudaFreeHost(void *p) { return cudaFree(p); }
-/* A test sets it: after so many more waits the device has failed for good, as after an access out of
- * bounds: waits and copies say so, nothing is copied and nothing runs. Negative = never. */
+/* A test sets it: after so many more waits the device has failed for good, as after an access out
+ * of bounds: waits and copies say so, nothing is copied and nothing runs. Negative = never. */
 extern "C" int shim_waits_left;
-static inline cudaError_t shim_state() { return shim_waits_left ? cudaSuccess : cudaErrorLaunchFailure; }
+static inline cudaError_t shim_state()
+{
+    return shim_waits_left ? cudaSuccess : cudaErrorLaunchFailure;
+}
 static inline cudaError_t cudaMemcpyAsync(void *to, const void *from, size_t n, cudaMemcpyKind,
                                           cudaStream_t)
 {

@@ -577,7 +577,8 @@ static void check_scores(const struct shape *h, bool only, int32_t n_awake)
     }
     assert_near(mass[1], mass[0], (size_t)(n_asked * 4 * n_block), 1e-3, 1e-2, "exact mass");
     assert_near(lse[1], lse[0], (size_t)(n_asked * 4), 1e-4, 1, "log-sum-exp");
-    assert_near(anti[1], anti[0], (size_t)(n_asked * n_group * n_block), 1e-3, 1e-2, "antidiagonals");
+    assert_near(anti[1], anti[0], (size_t)(n_asked * n_group * n_block), 1e-3, 1e-2,
+                "antidiagonals");
     for (int i = 0; i < 2; i++) {
         free(mass[i]);
         free(lse[i]);
