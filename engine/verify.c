@@ -36,7 +36,8 @@ struct run {
     struct kv_line *exact, *packed;
     struct forward *forward_exact; /* with its own scratch: both passes' rows are at hand at once */
     struct compare compare;
-    struct stats_agree *agree; /* [v->n] of the positions compared */
+    struct stats_agree *agree; /* [n] of the positions compared */
+    int32_t n; /* tokens to be read: not a last one that was chosen when the context was full */
     int32_t at, now,
         pass; /* the chunk being read: its place, its length, which of the two passes */
     double start_s, told_s;
@@ -52,12 +53,12 @@ static void tell(struct run *r, double n_done)
     pthread_mutex_lock(&r->l->lock);
     s->phase = STATS_VERIFY;
     s->n_verify_done = (int32_t)n_done;
-    s->n_verify_total = r->v->n;
-    s->eta_s = n_done > 0 ? (now - r->start_s) * (r->v->n - n_done) / n_done : NAN;
+    s->n_verify_total = r->n;
+    s->eta_s = n_done > 0 ? (now - r->start_s) * (r->n - n_done) / n_done : NAN;
     pthread_mutex_unlock(&r->l->lock);
     struct engine_event *ev = local_event_new(r->v->number, ENGINE_EV_VERIFY);
     ev->n_tok_done = (int32_t)n_done;
-    ev->n_tok_total = r->v->n;
+    ev->n_tok_total = r->n;
     queue_push(r->l->events, ev);
 }
 
@@ -118,17 +119,17 @@ static enum status read_all(struct run *r, struct kv_pool *exact, struct kv_pool
 {
     struct local *l = r->l;
     const struct verify *v = r->v;
-    r->held = lines_take(l->lines, v->timeline, v->ids, v->n);
-    keep_load(&l->keep, v->timeline, r->held, v->ids, v->n);
+    r->held = lines_take(l->lines, v->timeline, v->ids, r->n);
+    keep_load(&l->keep, v->timeline, r->held, v->ids, r->n);
     int32_t most = forward_n_chunk(l->forward);
     most = most < PLAN_CHUNK ? most : PLAN_CHUNK; /* both read it */
     TRY(forward_new(l->model, PLAN_CHUNK, &r->forward_exact, e));
     r->exact = kv_line_new(exact, l->plan.n_ctx);
     r->packed = kv_line_new(packed, l->plan.n_ctx);
-    policy_begin(l->policy, 1, v->n); /* the next turn begins with its own */
+    policy_begin(l->policy, 1, r->n); /* the next turn begins with its own */
     enum status s = OK;
-    for (r->at = 0; r->at < v->n && s == OK; r->at += r->now) {
-        r->now = v->n - r->at < most ? v->n - r->at : most;
+    for (r->at = 0; r->at < r->n && s == OK; r->at += r->now) {
+        r->now = r->n - r->at < most ? r->n - r->at : most;
         s = read_chunk(r, e);
     }
     kv_line_free(r->packed);
@@ -140,14 +141,14 @@ static enum status read_all(struct run *r, struct kv_pool *exact, struct kv_pool
 static enum status check(const struct run *r, const struct kv_shape *shape, struct err *e)
 {
     const struct local *l = r->l;
-    int32_t n = r->v->n;
-    TRY(local_check_ids(l, r->v->ids, n, e));
+    int32_t n = r->n;
+    TRY(local_check_ids(l, r->v->ids, r->v->n, e));
     if (n < 2)
         return err_set(e, ERR_USAGE, "there is nothing to verify: the conversation has %d tokens",
                        n);
-    if (n > l->plan.n_ctx)
+    if (r->v->n > l->plan.n_ctx + 1)
         return err_set(e, ERR_USAGE,
-                       "the conversation has %d tokens, but the context holds %d; raise -c", n,
+                       "the conversation has %d tokens, but the context holds %d; raise -c", r->v->n,
                        l->plan.n_ctx);
     uint64_t need = kv_most_bytes(shape, presets_find("exact"), n, PLAN_CHUNK) +
                     forward_bytes(&l->model->p, PLAN_CHUNK);
@@ -165,7 +166,7 @@ static struct engine_fidelity result(const struct run *r)
 {
     const struct compare *c = &r->compare;
     return (struct engine_fidelity){
-        .n_tok = r->v->n,
+        .n_tok = r->n,
         .n = c->n,
         .first_divergence = c->first_differs - 1,
         .kl_mean = compare_kl_mean(c),
@@ -203,17 +204,18 @@ static void tell_end(struct run *r, const struct engine_fidelity *f)
 
 struct engine_event *verify_run(struct local *l, const struct verify *v)
 {
-    struct run r = {.l = l, .v = v, .start_s = local_now_s()};
+    int32_t n = v->n < l->plan.n_ctx ? v->n : l->plan.n_ctx;
+    struct run r = {.l = l, .v = v, .n = n, .start_s = local_now_s()};
     const struct kv_shape shape = {l->model->p.n_layer, l->model->p.n_head_kv,
                                    l->model->p.head_dim};
     struct err err;
     enum status s = check(&r, &shape, &err);
     if (s == OK) {
-        room_need_depths(l, v->n);
+        room_need_depths(l, n);
         /* What they take is bounded by the length, which was checked. */
         struct kv_pool *exact = kv_pool_new(l->kern, &shape, NULL, UINT64_MAX);
         struct kv_pool *packed = room_pool(l, UINT64_MAX);
-        r.agree = mem_calloc((size_t)v->n, sizeof *r.agree);
+        r.agree = mem_calloc((size_t)n, sizeof *r.agree);
         s = read_all(&r, exact, packed, &err);
         kv_pool_free(exact);
         kv_pool_free(packed);
@@ -224,7 +226,7 @@ struct engine_event *verify_run(struct local *l, const struct verify *v)
     ev->agree = r.agree;
     ev->stop = s == OK ? ENGINE_STOP_EOS : ENGINE_STOP_CANCEL;
     ev->n_tok_done = r.compare.n;
-    ev->n_tok_total = v->n;
+    ev->n_tok_total = n;
     if (!ok)
         ev->err = err;
     tell_end(&r, &ev->fidelity);

@@ -16,13 +16,13 @@
 
 enum { N_TOK = 700, N_LONG = 4000, N_CTX = 4096 };
 
-static int32_t ids[N_LONG];
+static int32_t ids[N_CTX + 2];
 
 static struct engine *open_kv(const char *kv, uint64_t budget)
 {
     static char path[1024];
     snprintf(path, sizeof path, "%s/reference/llama-F16.gguf", bed_data());
-    for (int32_t i = 0; i < N_LONG; i++)
+    for (int32_t i = 0; i < N_CTX + 2; i++)
         ids[i] = i == 0 ? 1 : (i * 37 + i % 251 * i * 11) % 500 + 3;
     struct engine_params p = {
         .model_path = path, .n_ctx = N_CTX, .n_thread = 1, .kv = kv, .kv_budget_bytes = budget};
@@ -69,7 +69,8 @@ static struct engine_event *verify(struct engine *en, int64_t timeline, int32_t 
         assert_int_equal(ev->turn, number);
         if (ev->kind != ENGINE_EV_VERIFY)
             return ev;
-        assert_true(ev->n_tok_done <= n && ev->n_tok_total == n);
+        int32_t total = n < N_CTX ? n : N_CTX;
+        assert_true(ev->n_tok_done <= total && ev->n_tok_total == total);
         engine_event_free(ev);
     }
 }
@@ -294,6 +295,16 @@ static void verify__bad_input__fails_with_one_line(void **state)
     struct engine_event *ev = verify(en, 1, 1, false, &n_progress);
     assert_int_equal(ev->kind, ENGINE_EV_FAILED);
     assert_non_null(strstr(ev->err.text, "1 tokens"));
+    engine_event_free(ev);
+    /* An answer that filled the context ends with a token that was not read. */
+    struct engine_info info = *engine_info(en);
+    ev = verify(en, 1, info.n_ctx + 1, false, &n_progress);
+    assert_int_equal(ev->kind, ENGINE_EV_VERIFIED);
+    assert_int_equal(ev->fidelity.n, info.n_ctx);
+    engine_event_free(ev);
+    ev = verify(en, 1, info.n_ctx + 2, false, &n_progress);
+    assert_int_equal(ev->kind, ENGINE_EV_FAILED);
+    assert_non_null(strstr(ev->err.text, "context holds"));
     engine_event_free(ev);
     ids[5] = 1 << 30;
     ev = verify(en, 1, 10, false, &n_progress);
