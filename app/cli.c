@@ -179,8 +179,8 @@ static char *rescue(const char *store, const char *text)
 int cli_store_close(struct sessions *s, int rc)
 {
     struct err e;
-    if (s && sessions_trouble(s, &e))
-        fprintf(stderr, "dogear: %s; trying again before it is given up\n", e.text);
+    if (s && sessions_trouble(s, &e)) /* told before the tries that follow */
+        fprintf(stderr, "dogear: %s\n", e.text);
     char *lost = s ? sessions_end(s) : NULL;
     if (lost) {
         char *path = rescue(sessions_path(s), lost);

@@ -42,7 +42,8 @@ DISPLAY=:6553 dogear desktop --fake "$fake"
 [ $rc -eq 1 ] && [ "$(wc -l <"$work/err")" -eq 1 ] && grep -q '^dogear desktop: no display.*6553' "$work/err"
 ok window__display_that_is_not_there__one_line
 
-Xvfb -displayfd 3 -screen 0 1400x1000x24 -dpi 96 -nolisten tcp 3>"$work/display" 2>/dev/null &
+# -noreset: a server that begins anew after its last window refuses whoever comes meanwhile
+Xvfb -displayfd 3 -screen 0 1400x1000x24 -dpi 96 -nolisten tcp -noreset 3>"$work/display" 2>/dev/null &
 xvfb=$!
 at_exit+=("kill $xvfb 2>/dev/null")
 wait_for 20 test -s "$work/display"
@@ -287,7 +288,7 @@ has 'Type a message' && xdotool windowquit "$id" 2>/dev/null || kill "$pid"
 wait "$pid"
 ok window__close__ends_the_program
 
-model=$(dirname "$DOGEAR")/../../assets/model/dogear-memo.gguf
+model=$(cd "$(dirname "$0")/../.." && pwd)/assets/model/dogear-memo.gguf
 if [ -f "$model" ]; then
     start -m "$model" --temp 0
     has 'Dogear Memo' && type_ 'Hello! How are you today?'
