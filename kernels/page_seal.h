@@ -367,11 +367,6 @@ SEAL_FN float totals_store(const struct totals *t, int32_t bits, uint16_t *err)
 
 enum { SIDE = 4 };
 
-static bool group_whole(const struct group *g)
-{
-    return g->n == PAGE_GROUP && g->n_skip == 0;
-}
-
 #ifdef SEAL_AVX512
 /* group_fit of whole groups. One waits for its sums and its division: four take little longer. */
 static void side_fit(const struct group *g, int16_t (*codes)[PAGE_GROUP], int32_t drop,
@@ -402,14 +397,6 @@ static void side_fit(const struct group *g, int16_t (*codes)[PAGE_GROUP], int32_
     for (int i = 0; i < SIDE; i++)
         ret[i] = (struct fit){out[0][i], out[1][i], out[2][i]};
 }
-#else
-static void side_fit(const struct group *g, int16_t (*codes)[PAGE_GROUP], int32_t drop,
-                     struct fit *ret)
-{
-    for (int i = 0; i < SIDE; i++)
-        ret[i] = group_fit(&g[i], codes[i], drop);
-}
-#endif
 
 /* A round of the search: who is still on and errs less takes the new codes. False: none is left. */
 static bool side_round(struct group *g, int16_t (*codes)[PAGE_GROUP], int32_t drop, bool *on,
@@ -452,18 +439,10 @@ static void side_search(struct group *g, int32_t drop, struct fit *best)
     }
 }
 
-/* group_seal of each, in order. */
-static void side_seal(struct group *g, int32_t bits, uint16_t *const *scale, uint16_t *const *lo,
-                      struct totals *const *tot)
+/* group_seal of each, in order; they are whole. */
+static void side_seal_whole(struct group *g, int32_t bits, uint16_t *const *scale,
+                            uint16_t *const *lo, struct totals *const *tot)
 {
-    bool whole = true;
-    for (int i = 0; i < SIDE; i++)
-        whole = whole && group_whole(&g[i]);
-    if (!whole) {
-        for (int i = 0; i < SIDE; i++)
-            group_seal(&g[i], bits, scale[i], lo[i], tot[i]);
-        return;
-    }
     struct fit best[SIDE], at[SIDE];
     double err[SIDE][PAGE_DEPTHS];
     int16_t codes[SIDE][PAGE_GROUP];
@@ -486,6 +465,24 @@ static void side_seal(struct group *g, int32_t bits, uint16_t *const *scale, uin
         err[i][last] = best[i].err;
         group_store(&g[i], bits, &best[i], err[i], scale[i], lo[i], tot[i]);
     }
+}
+#endif
+
+/* group_seal of each, in order. */
+static void side_seal(struct group *g, int32_t bits, uint16_t *const *scale, uint16_t *const *lo,
+                      struct totals *const *tot)
+{
+#ifdef SEAL_AVX512
+    bool whole = true;
+    for (int i = 0; i < SIDE; i++)
+        whole = whole && g[i].n == PAGE_GROUP && g[i].n_skip == 0;
+    if (whole) {
+        side_seal_whole(g, bits, scale, lo, tot);
+        return;
+    }
+#endif
+    for (int i = 0; i < SIDE; i++)
+        group_seal(&g[i], bits, scale[i], lo[i], tot[i]);
 }
 
 /* ---- pages ---- */
