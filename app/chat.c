@@ -94,6 +94,15 @@ static struct message *path_add(struct chat *c, int64_t id, const char *role, co
     return m;
 }
 
+/* Token ids of the first n messages, as far as they are known. */
+static int32_t count_ids(const struct chat *c, int32_t n)
+{
+    int32_t sum = 0;
+    for (int32_t i = 0; i < n; i++)
+        sum += c->messages[i].n_id;
+    return sum;
+}
+
 /* What the model, and verifying, said of the tokens of an answer from an earlier session. */
 static void load_choices(struct chat *c)
 {
@@ -247,9 +256,8 @@ bool chat_answer(const struct chat *c, struct chat_answer *ret)
     const struct message *m = c->n_message ? &c->messages[c->n_message - 1] : NULL;
     if (!m || strcmp(m->role, "assistant") != 0 || !m->ids)
         return false;
-    *ret = (struct chat_answer){.ids = m->ids, .n = m->n_id};
-    for (int32_t i = 0; i + 1 < c->n_message; i++)
-        ret->first += c->messages[i].n_id;
+    *ret = (struct chat_answer){
+        .ids = m->ids, .n = m->n_id, .first = count_ids(c, c->n_message - 1)};
     if (m->id == c->choice_of) {
         ret->choice = c->choice;
         ret->n_choice = c->n_choice < m->n_id ? c->n_choice : m->n_id;
@@ -325,12 +333,10 @@ enum status chat_refresh(struct chat *c, struct err *e)
  * stands at the end and has to be rendered: *ret_first_new is the first of those. */
 static int32_t *path_ids(const struct chat *c, int32_t *ret_n, int32_t *ret_first_new)
 {
-    int32_t n = 0, first_new = 0;
+    int32_t n = count_ids(c, c->n_message), first_new = 0;
     for (int32_t i = 0; i < c->n_message; i++)
-        if (c->messages[i].ids) {
-            n += c->messages[i].n_id;
+        if (c->messages[i].ids)
             first_new = i + 1;
-        }
     int32_t *ids = mem_alloc(((size_t)n + 1) * sizeof *ids);
     int32_t at = 0;
     for (int32_t i = 0; i < first_new; i++) {
@@ -422,12 +428,10 @@ static enum status refuse_busy(const struct chat *c, struct err *e)
 static enum status check_question(struct chat *c, int32_t n, const char *text, size_t len,
                                   struct err *e)
 {
-    int32_t n_ctx = engine_info(c->engine)->n_ctx, before = 0, n_tok, *ids;
+    int32_t n_ctx = engine_info(c->engine)->n_ctx, before = count_ids(c, n), n_tok, *ids;
     TRY(refuse_busy(c, e));
     if (!utf8_valid(text, len))
         return err_set(e, ERR_USAGE, "the message is not valid UTF-8");
-    for (int32_t i = 0; i < n; i++)
-        before += c->messages[i].n_id;
     if (n_ctx <= 0 || len < (size_t)n_ctx - (size_t)(before < n_ctx ? before : n_ctx))
         return OK; /* no token is shorter than a byte */
     TRY(engine_tokenize(c->engine, text, len, false, false, &ids, &n_tok, e));
@@ -551,10 +555,7 @@ enum status chat_rename(struct chat *c, const char *title, struct err *e)
 
 int32_t chat_n_tok(const struct chat *c)
 {
-    int32_t n = 0;
-    for (int32_t i = 0; i < c->n_message; i++)
-        n += c->messages[i].n_id;
-    return n;
+    return count_ids(c, c->n_message);
 }
 
 enum status chat_verify(struct chat *c, struct err *e)
@@ -634,14 +635,12 @@ static void finish_answer(struct chat *c, const char *stop)
 static void take_agreement(struct chat *c, const struct engine_event *ev)
 {
     const struct message *last = &c->messages[c->n_message - 1];
-    int32_t first = 0;
+    int32_t first = count_ids(c, c->n_message - 1);
     free(c->agree);
     c->agree = NULL;
     c->agree_of = 0;
     if (strcmp(last->role, "assistant") != 0)
         return;
-    for (int32_t i = 0; i + 1 < c->n_message; i++)
-        first += c->messages[i].n_id;
     int32_t n = ev->fidelity.n - first + 1; /* a token is chosen at the position before it */
     n = n < last->n_id ? n : last->n_id;
     if (ev->agree && first > 0 && n > 0) {

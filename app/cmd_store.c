@@ -14,18 +14,26 @@
 #include "engine/stats.h"
 #include "sessions/sessions.h"
 
-/* Runs one of the commands below on the saved conversations. */
-static int with_store(const struct options *o,
-                      enum status (*run)(const struct options *, struct sessions *, struct err *))
+/* Runs a command on the store that `open` opens. */
+static int with_opened(const struct options *o,
+                       enum status (*open)(const struct options *, struct sessions **, struct err *),
+                       enum status (*run)(const struct options *, struct sessions *, struct err *))
 {
     struct err e;
     struct sessions *store = NULL;
-    enum status st = cli_store_saved(o, &store, &e);
+    enum status st = open(o, &store, &e);
     if (st == OK)
         st = run(o, store, &e);
     int rc = st == OK ? 0 : cli_fail(&e);
     sessions_close(store);
     return rc;
+}
+
+/* Runs one of the commands below on the saved conversations. */
+static int with_store(const struct options *o,
+                      enum status (*run)(const struct options *, struct sessions *, struct err *))
+{
+    return with_opened(o, cli_store_saved, run);
 }
 
 static void format_time(int64_t t_ms, char out[20])
@@ -422,12 +430,5 @@ static enum status run_import(const struct options *o, struct sessions *s, struc
 
 int cmd_import(struct options *o)
 {
-    struct err e;
-    struct sessions *store = NULL;
-    enum status st = cli_store(o, &store, &e);
-    if (st == OK)
-        st = run_import(o, store, &e);
-    int rc = st == OK ? 0 : cli_fail(&e);
-    sessions_close(store);
-    return rc;
+    return with_opened(o, cli_store, run_import);
 }
