@@ -84,13 +84,12 @@ bool kern_cuda_state(char *line, size_t line_bytes)
         snprintf(line, line_bytes, "device 0 does not answer");
         return false;
     }
-    snprintf(line, line_bytes, "%s, %.1f of %.1f GiB free, compute capability %d.%d, CUDA %d.%d",
+    snprintf(line, line_bytes, "%s, %.1f of %.1f GiB free, compute capability %d.%d, CUDA %d.%d%s",
              d.name, (double)d.free_bytes / (1 << 30), (double)d.total_bytes / (1 << 30),
-             d.capability / 10, d.capability % 10, d.runtime / 1000, d.runtime % 1000 / 10);
+             d.capability / 10, d.capability % 10, d.runtime / 1000, d.runtime % 1000 / 10,
+             d.gemm ? "" : ", no cuBLAS: prompts are read slowly");
     struct nvml_reading r;
     size_t n = strlen(line);
-    if (!d.gemm)
-        n += (size_t)snprintf(line + n, line_bytes - n, ", no cuBLAS: prompts are read slowly");
     if (nvml_read(d.pci, &r) && r.temperature_c >= 0 && r.power_w >= 0 && r.busy_percent >= 0)
         snprintf(line + n, line_bytes - n, ", %d °C, %d W, %d %% busy", r.temperature_c, r.power_w,
                  r.busy_percent);
