@@ -36,6 +36,7 @@ enum kern_type {
     KERN_IQ4_NL = 20,
     KERN_IQ4_XS = 23,
     KERN_BF16 = 30,
+    KERN_MXFP4 = 39,
 };
 
 struct kern;        /* an open backend */
@@ -44,6 +45,8 @@ struct kern_page;   /* a sealed page of keys and values: page.h */
 struct kern_score;  /* what to score: score.h */
 struct kern_bounds;
 
+enum { KERN_MATS = 16, KERN_ROW_STEP = 16 };
+
 /* One product of a group that shares its input: dst[t][r] = (add ? dst : 0) + bias[r] + sum w*x. */
 struct kern_mat {
     const struct kern_weight *w; /* [n_row, n_col] */
@@ -51,6 +54,9 @@ struct kern_mat {
     float *dst;                  /* dev [n_tok, dst_stride]; the first n_row of each row are written */
     int32_t dst_stride;          /* in floats, >= n_row */
     bool add;                    /* accumulate into dst (residual stream) */
+    /* One of many matrices that lie above each other in w: n_row rows from row0 on, which is a
+     * multiple of KERN_ROW_STEP. n_row 0 = all of w. CPU backends only. */
+    int32_t row0, n_row;
 };
 
 enum kern_rope_mode {
@@ -65,7 +71,11 @@ struct kern_rope {
     float mscale;      /* multiplies cos and sin (YaRN, longrope); 1 otherwise */
 };
 
-enum kern_act { KERN_ACT_SILU, KERN_ACT_GELU_TANH };
+enum kern_act {
+    KERN_ACT_SILU,
+    KERN_ACT_GELU_TANH,
+    KERN_ACT_SWIGLU_OAI /* gpt-oss: g * sigmoid(1.702 g) * (u + 1), g at most 7, u within -7..7 */
+};
 
 enum { KERN_BLOCK_TOK = 64, KERN_SINK_TOK = 4, KERN_SINK_PAD = 16 };
 
@@ -172,7 +182,8 @@ struct kern_ops {
     /* dst[t] = scale * row ids[t] of w. ids: host. */
     void (*embed)(struct kern *k, const struct kern_weight *w, const int32_t *ids, int32_t n_tok,
                   float scale, float *dst);
-    /* n_mat products (1..4) over the same x [n_tok, n_col], rows x_stride floats apart. */
+    /* n_mat products over the same x [n_tok, n_col], rows x_stride floats apart: 1..4, on CPU backends
+     * up to KERN_MATS. */
     void (*matmul)(struct kern *k, int n_mat, const struct kern_mat *mats, const float *x,
                    int32_t x_stride, int32_t n_tok);
     /* dst[r] = x[r] / rms(x[r]) * gain; n_row rows of n_col. dst may be x. Row r starts at
@@ -202,6 +213,17 @@ struct kern_ops {
     void (*glu)(struct kern *k, float *dst, int32_t dst_stride, const float *gate, const float *up,
                 int32_t stride, int32_t n_tok, int32_t n, enum kern_act act);
     void (*add)(struct kern *k, float *dst, const float *x, size_t n);     /* dst += x */
+    /* The three below: NULL on devices. A learned sink takes its share of attention and gives nothing:
+     * out[t][h] of attend, with its lse, times 1 / (1 + exp(sink[h] - lse[t][h])). sink: dev [n_head]. */
+    void (*sink)(struct kern *k, float *out, const float *lse, const float *sink, int32_t n_tok,
+                 int32_t n_head, int32_t head_dim);
+    /* dst[i] = src[row[i]], rows of n_col. row: host [n]. */
+    void (*take_rows)(struct kern *k, float *dst, const float *src, const int32_t *row, int32_t n,
+                      int32_t n_col);
+    /* dst[t] += sum over j of weight[t][j] * src[row[t][j]], in the order of j. row, weight: host
+     * [n_tok, n_each]. */
+    void (*add_rows)(struct kern *k, float *dst, const float *src, const int32_t *row,
+                     const float *weight, int32_t n_tok, int32_t n_each, int32_t n_col);
     void (*softcap)(struct kern *k, float *x, size_t n, float cap);        /* x = cap*tanh(x/cap) */
 };
 

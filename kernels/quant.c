@@ -4,23 +4,26 @@
 
 const int8_t quant_iq4_values[16] = {-127, -104, -83, -65, -49, -35, -22, -10,
                                      1,    13,   25,  38,  53,  69,  89,  113};
+/* Twice the values, so that they are whole. */
+const int8_t quant_fp4_values[16] = {0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12};
 
 static const struct quant_type types[] = {
-    [KERN_F32] = {"F32", 1, 4, 0, 1, 0, false, false, false},
-    [KERN_F16] = {"F16", 1, 2, 0, 1, 0, false, false, false},
-    [KERN_BF16] = {"BF16", 1, 2, 0, 1, 0, false, false, false},
-    [KERN_Q4_0] = {"Q4_0", 32, 18, 4, 32, 8, false, false, false},
-    [KERN_Q4_1] = {"Q4_1", 32, 20, 4, 32, 0, true, false, false},
-    [KERN_Q5_0] = {"Q5_0", 32, 22, 5, 32, 16, false, false, false},
-    [KERN_Q5_1] = {"Q5_1", 32, 24, 5, 32, 0, true, false, false},
-    [KERN_Q8_0] = {"Q8_0", 32, 34, 8, 32, 128, false, false, false},
-    [KERN_Q2_K] = {"Q2_K", 256, 84, 2, 16, 0, true, true, false},
-    [KERN_Q3_K] = {"Q3_K", 256, 110, 3, 16, 4, false, true, false},
-    [KERN_Q4_K] = {"Q4_K", 256, 144, 4, 32, 0, true, true, false},
-    [KERN_Q5_K] = {"Q5_K", 256, 176, 5, 32, 0, true, true, false},
-    [KERN_Q6_K] = {"Q6_K", 256, 210, 6, 16, 32, false, true, false},
-    [KERN_IQ4_NL] = {"IQ4_NL", 32, 18, 4, 32, 0, false, false, true},
-    [KERN_IQ4_XS] = {"IQ4_XS", 256, 136, 4, 32, 0, false, true, true},
+    [KERN_F32] = {"F32", 1, 4, 0, 1, 0, false, false, NULL},
+    [KERN_F16] = {"F16", 1, 2, 0, 1, 0, false, false, NULL},
+    [KERN_BF16] = {"BF16", 1, 2, 0, 1, 0, false, false, NULL},
+    [KERN_Q4_0] = {"Q4_0", 32, 18, 4, 32, 8, false, false, NULL},
+    [KERN_Q4_1] = {"Q4_1", 32, 20, 4, 32, 0, true, false, NULL},
+    [KERN_Q5_0] = {"Q5_0", 32, 22, 5, 32, 16, false, false, NULL},
+    [KERN_Q5_1] = {"Q5_1", 32, 24, 5, 32, 0, true, false, NULL},
+    [KERN_Q8_0] = {"Q8_0", 32, 34, 8, 32, 128, false, false, NULL},
+    [KERN_Q2_K] = {"Q2_K", 256, 84, 2, 16, 0, true, true, NULL},
+    [KERN_Q3_K] = {"Q3_K", 256, 110, 3, 16, 4, false, true, NULL},
+    [KERN_Q4_K] = {"Q4_K", 256, 144, 4, 32, 0, true, true, NULL},
+    [KERN_Q5_K] = {"Q5_K", 256, 176, 5, 32, 0, true, true, NULL},
+    [KERN_Q6_K] = {"Q6_K", 256, 210, 6, 16, 32, false, true, NULL},
+    [KERN_IQ4_NL] = {"IQ4_NL", 32, 18, 4, 32, 0, false, false, quant_iq4_values},
+    [KERN_IQ4_XS] = {"IQ4_XS", 256, 136, 4, 32, 0, false, true, quant_iq4_values},
+    [KERN_MXFP4] = {"MXFP4", 32, 17, 4, 32, 0, false, false, quant_fp4_values},
 };
 
 const struct quant_type *quant_traits(enum kern_type type)
@@ -223,6 +226,13 @@ void quant_unpack(enum kern_type type, const void *src, struct quant_block *b)
         read_nibbles(q->qs, 16, b->code);
         break;
     }
+    case KERN_MXFP4: {
+        const struct quant_mxfp4 *q = src;
+        uint32_t bits = q->e < 2 ? 0x200000u << q->e : (uint32_t)(q->e - 1) << 23; /* half of 2^(e-127) */
+        memcpy(&b->d, &bits, 4);
+        read_nibbles(q->qs, 16, b->code);
+        break;
+    }
     case KERN_Q4_1: {
         const struct quant_q4_1 *q = src;
         b->d = kern_f16_to_f32(q->d);
@@ -318,6 +328,14 @@ void quant_pack(enum kern_type type, const struct quant_block *b, void *dst)
     case KERN_IQ4_NL: {
         struct quant_q4_0 *q = dst;
         q->d = d;
+        write_nibbles(b->code, 16, q->qs);
+        break;
+    }
+    case KERN_MXFP4: {
+        struct quant_mxfp4 *q = dst;
+        uint32_t bits;
+        memcpy(&bits, &b->d, 4);
+        q->e = bits >= 1u << 23 ? (uint8_t)((bits >> 23) + 1) : bits >= 1u << 22;
         write_nibbles(b->code, 16, q->qs);
         break;
     }
@@ -443,7 +461,7 @@ void kern_dequantise(enum kern_type type, const void *src, float *dst, int64_t n
         quant_unpack(type, block, &b);
         for (int j = 0; j < t->block; j++) {
             int g = j / t->group;
-            int code = t->is_codebook ? quant_iq4_values[b.code[j]] : b.code[j] - t->offset;
+            int code = t->table ? t->table[b.code[j]] : b.code[j] - t->offset;
             float low = t->has_min ? b.dmin * b.min[g] : 0.0f;
             dst[i + j] = b.d * b.scale[g] * (float)code - low;
         }

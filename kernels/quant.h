@@ -4,7 +4,7 @@
  *
  * Every block type is the same thing: codes of `bits` bits, a scale per group of 16 or 32
  * elements, sometimes a minimum. With code c of group g:
- *     value = d * scale[g] * (c - offset) - dmin * min[g]        (codebook types: table[c] for c)
+ *     value = d * scale[g] * (c - offset) - dmin * min[g]        (types with a table: table[c] for c)
  */
 #ifndef KERNELS_QUANT_H
 #define KERNELS_QUANT_H
@@ -84,6 +84,12 @@ struct quant_iq4_xs {
     uint8_t qs[128];
 } QUANT_PACKED;
 
+/* OCP microscaling format: elements of 4 bits (sign, 2 of exponent, 1 of mantissa) under 2^(e - 127). */
+struct quant_mxfp4 {
+    uint8_t e;
+    uint8_t qs[16]; /* as in q4_0 */
+} QUANT_PACKED;
+
 _Static_assert(sizeof(struct quant_q4_0) == 18, "q4_0");
 _Static_assert(sizeof(struct quant_q4_1) == 20, "q4_1");
 _Static_assert(sizeof(struct quant_q5_0) == 22, "q5_0");
@@ -96,6 +102,7 @@ _Static_assert(sizeof(struct quant_q5_k) == 176, "q5_k");
 _Static_assert(sizeof(struct quant_q6_k) == 210, "q6_k");
 _Static_assert(sizeof(struct quant_iq4_nl) == 18, "iq4_nl");
 _Static_assert(sizeof(struct quant_iq4_xs) == 136, "iq4_xs");
+_Static_assert(sizeof(struct quant_mxfp4) == 17, "mxfp4");
 
 enum { QUANT_BLOCK_MAX = 256, QUANT_GROUP_MAX = 16 };
 
@@ -108,7 +115,7 @@ struct quant_type {
     int16_t offset;
     bool has_min;
     bool is_super;    /* has integer scales under a common d */
-    bool is_codebook; /* codes index quant_iq4_values */
+    const int8_t *table; /* codes stand for table[c]; NULL = for themselves */
 };
 
 /* One block, unpacked. Types without integer scales have scale[0] = min[0] = 1. */
@@ -119,12 +126,13 @@ struct quant_block {
     uint8_t code[QUANT_BLOCK_MAX];
 };
 
-extern const int8_t quant_iq4_values[16];
+extern const int8_t quant_iq4_values[16], quant_fp4_values[16];
 
 const struct quant_type *quant_traits(enum kern_type type); /* NULL when unknown */
 /* Reads one block of a block type (bits != 0). */
 void quant_unpack(enum kern_type type, const void *src, struct quant_block *ret);
-/* Writes one block; d and dmin are rounded to f16. The inverse of quant_unpack. */
+/* Writes one block; d and dmin are rounded to f16 (MXFP4: a power of two, down). The inverse of
+ * quant_unpack. */
 void quant_pack(enum kern_type type, const struct quant_block *b, void *dst);
 
 #endif

@@ -46,8 +46,10 @@ static void span_group(const struct quant_type *t, const float *x, float *ret_sc
     } else {
         float extreme = -lo > hi ? lo : hi;
         *ret_min = 0;
-        if (t->is_codebook)
-            *ret_scale = extreme / (float)quant_iq4_values[0];
+        if (t->table == quant_fp4_values) /* a power of two under which the extreme is not clipped */
+            *ret_scale = extreme != 0 ? exp2f(ceilf(log2f(fabsf(extreme) / 12))) : 0;
+        else if (t->table)
+            *ret_scale = extreme / (float)t->table[0];
         else if (t->bits == 8)
             *ret_scale = fabsf(extreme) / 127;
         else
@@ -58,11 +60,11 @@ static void span_group(const struct quant_type *t, const float *x, float *ret_sc
 static uint8_t nearest_code(const struct quant_type *t, float scale, float min, float x)
 {
     float inverse = scale != 0 ? 1 / scale : 0;
-    if (t->is_codebook) {
+    if (t->table) {
         int best = 0;
         for (int i = 1; i < 16; i++)
-            if (fabsf(quant_iq4_values[i] - x * inverse) <
-                fabsf(quant_iq4_values[best] - x * inverse))
+            if (fabsf(t->table[i] - x * inverse) <
+                fabsf(t->table[best] - x * inverse))
                 best = i;
         return (uint8_t)best;
     }

@@ -7,7 +7,7 @@ const char *timed_name(enum timed_op op)
 {
     static const char *const names[TIMED_N] = {"embed", "matmul", "rmsnorm", "rope",
                                                "kv_write", "attend", "score", "seal",
-                                               "glu", "add", "softcap", "download"};
+                                               "glu", "add", "sink", "take_rows", "add_rows", "softcap", "download"};
     return names[op];
 }
 
@@ -70,6 +70,17 @@ TIMED(glu, TIMED_GLU,
        int32_t stride, int32_t n_tok, int32_t n, enum kern_act act),
       (k, dst, dst_stride, gate, up, stride, n_tok, n, act))
 TIMED(add, TIMED_ADD, (struct kern * k, float *dst, const float *x, size_t n), (k, dst, x, n))
+TIMED(sink, TIMED_SINK,
+      (struct kern * k, float *out, const float *lse, const float *sink, int32_t n_tok,
+       int32_t n_head, int32_t head_dim),
+      (k, out, lse, sink, n_tok, n_head, head_dim))
+TIMED(take_rows, TIMED_TAKE_ROWS,
+      (struct kern * k, float *dst, const float *src, const int32_t *row, int32_t n, int32_t n_col),
+      (k, dst, src, row, n, n_col))
+TIMED(add_rows, TIMED_ADD_ROWS,
+      (struct kern * k, float *dst, const float *src, const int32_t *row, const float *weight,
+       int32_t n_tok, int32_t n_each, int32_t n_col),
+      (k, dst, src, row, weight, n_tok, n_each, n_col))
 TIMED(softcap, TIMED_SOFTCAP, (struct kern * k, float *x, size_t n, float cap), (k, x, n, cap))
 TIMED(download, TIMED_DOWNLOAD,
       (struct kern * k, void *host, const void *dev, size_t size_bytes),
@@ -97,6 +108,9 @@ void timed_begin(struct kern *k, struct kern_times *t)
     t->timed.seal = timed_seal;
     t->timed.glu = timed_glu;
     t->timed.add = timed_add;
+    t->timed.sink = t->own->sink ? timed_sink : NULL;
+    t->timed.take_rows = t->own->take_rows ? timed_take_rows : NULL;
+    t->timed.add_rows = t->own->add_rows ? timed_add_rows : NULL;
     t->timed.softcap = timed_softcap;
     t->timed.download = timed_download;
     k->times = t;

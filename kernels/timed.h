@@ -16,6 +16,9 @@ enum timed_op {
     TIMED_SEAL,
     TIMED_GLU,
     TIMED_ADD,
+    TIMED_SINK,
+    TIMED_TAKE_ROWS,
+    TIMED_ADD_ROWS,
     TIMED_SOFTCAP,
     TIMED_DOWNLOAD,
     TIMED_N

@@ -26,6 +26,7 @@ typedef __m512i vi;
 #define VF_FMA(a, b, c) _mm512_fmadd_ps(a, b, c) /* a*b + c */
 #define VF_FNMA(a, b, c) _mm512_fnmadd_ps(a, b, c) /* c - a*b */
 #define VF_MAX(a, b) _mm512_max_ps(a, b)
+#define VF_MIN(a, b) _mm512_min_ps(a, b)
 #define VF_ROUND(a) _mm512_roundscale_ps(a, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC)
 #define VF_FROM_INT(a) _mm512_cvtepi32_ps(a)
 #define VI_FROM_FLOAT(a) _mm512_cvtps_epi32(a) /* to nearest */
@@ -102,6 +103,7 @@ typedef __m256i vi;
 #define VF_FMA(a, b, c) _mm256_fmadd_ps(a, b, c) /* a*b + c */
 #define VF_FNMA(a, b, c) _mm256_fnmadd_ps(a, b, c) /* c - a*b */
 #define VF_MAX(a, b) _mm256_max_ps(a, b)
+#define VF_MIN(a, b) _mm256_min_ps(a, b)
 #define VF_ROUND(a) _mm256_round_ps(a, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC)
 #define VF_FROM_INT(a) _mm256_cvtepi32_ps(a)
 #define VI_FROM_FLOAT(a) _mm256_cvtps_epi32(a) /* to nearest */

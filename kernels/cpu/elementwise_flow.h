@@ -251,7 +251,7 @@ struct glu_job {
     enum kern_act act;
 };
 
-/* Both activations are v times a logistic function: gelu's 1 + tanh(u) is 2 / (1 + e^-2u), which
+/* All activations are v times a logistic function: gelu's 1 + tanh(u) is 2 / (1 + e^-2u), which
  * keeps its digits where tanh is close to -1. */
 ATTN_INLINE vf activate(vf v, vf up, enum kern_act act)
 {
@@ -260,6 +260,10 @@ ATTN_INLINE vf activate(vf v, vf up, enum kern_act act)
     if (act == KERN_ACT_GELU_TANH) {
         vf cube = VF_FMA(VF_MUL(v, v), VF_SET1(0.044715f), VF_SET1(1.0f));
         u = VF_MUL(VF_MUL(v, cube), VF_SET1(2 * 0.797884561f * log2e));
+    } else if (act == KERN_ACT_SWIGLU_OAI) {
+        v = VF_MIN(v, VF_SET1(7.0f));
+        u = VF_MUL(v, VF_SET1(1.702f * log2e));
+        up = VF_ADD(VF_MIN(VF_MAX(up, VF_SET1(-7.0f)), VF_SET1(7.0f)), VF_SET1(1.0f));
     }
     u = VF_MAX(u, VF_SET1(-126.0f)); /* beyond it the exponential would overflow */
     vf e = vf_exp2(VF_SUB(VF_ZERO(), u));
@@ -284,10 +288,17 @@ static void glu_rows(void *ctx, int part, int n_part, int thread)
     for (int32_t t = part_row(j->n_tok, part, n_part); t < end; t++) {
         float *dst = j->dst + (size_t)t * j->dst_stride;
         size_t at = (size_t)t * j->stride;
-        if (j->act == KERN_ACT_SILU)
+        switch (j->act) {
+        case KERN_ACT_SILU:
             glu_row(dst, j->gate + at, j->up + at, j->n, KERN_ACT_SILU);
-        else
+            break;
+        case KERN_ACT_GELU_TANH:
             glu_row(dst, j->gate + at, j->up + at, j->n, KERN_ACT_GELU_TANH);
+            break;
+        case KERN_ACT_SWIGLU_OAI:
+            glu_row(dst, j->gate + at, j->up + at, j->n, KERN_ACT_SWIGLU_OAI);
+            break;
+        }
     }
 }
 
@@ -326,6 +337,53 @@ static void flow_add(struct kern *k, float *dst, const float *x, size_t n)
     flow_run(k, j.n_row, FLAT_ROW, add_rows, &j);
 }
 
+struct rows_job {
+    float *dst;
+    const float *src, *weight; /* weight NULL: copied */
+    const int32_t *row;
+    int32_t n_tok, n_each, n_col;
+};
+
+ATTN_INLINE void add_weighted(float *dst, const float *x, float weight, int32_t n)
+{
+    int32_t i = 0;
+    vf w = VF_SET1(weight);
+    for (; i + VL <= n; i += VL)
+        VF_STORE(dst + i, VF_FMA(w, VF_LOAD(x + i), VF_LOAD(dst + i)));
+    for (; i < n; i++)
+        dst[i] += weight * x[i];
+}
+
+static void take_or_add(void *ctx, int part, int n_part, int thread)
+{
+    const struct rows_job *j = ctx;
+    int32_t end = part_row(j->n_tok, part + 1, n_part);
+    for (int32_t t = part_row(j->n_tok, part, n_part); t < end; t++) {
+        float *dst = j->dst + (size_t)t * j->n_col;
+        for (int32_t i = t * j->n_each; i < (t + 1) * j->n_each; i++) {
+            const float *src = j->src + (size_t)j->row[i] * j->n_col;
+            if (j->weight)
+                add_weighted(dst, src, j->weight[i], j->n_col);
+            else
+                memcpy(dst, src, sizeof *dst * (size_t)j->n_col);
+        }
+    }
+}
+
+static void flow_take_rows(struct kern *k, float *dst, const float *src, const int32_t *row,
+                           int32_t n, int32_t n_col)
+{
+    struct rows_job j = {dst, src, NULL, row, n, 1, n_col};
+    flow_run(k, n, n_col, take_or_add, &j);
+}
+
+static void flow_add_rows(struct kern *k, float *dst, const float *src, const int32_t *row,
+                          const float *weight, int32_t n_tok, int32_t n_each, int32_t n_col)
+{
+    struct rows_job j = {dst, src, weight, row, n_tok, n_each, n_col};
+    flow_run(k, n_tok, n_each * n_col, take_or_add, &j);
+}
+
 static void softcap_rows(void *ctx, int part, int n_part, int thread)
 {
     const struct flat_job *j = ctx;
@@ -357,7 +415,8 @@ static void flow_softcap(struct kern *k, float *x, size_t n, float cap)
         .weight_new = tile_weight_new, .weight_owns = tile_weight_owns,                            \
         .weight_free = tile_weight_free, .embed = tile_embed, .matmul = matmul_op,                 \
         .rmsnorm = flow_rmsnorm, .rope = flow_rope, .kv_write = flow_kv_write,                     \
-        .attend = attend_op, .seal = mem_op_seal, .demote = mem_op_demote, .glu = flow_glu,          \
-        .add = flow_add,                                                                           \
+        .attend = attend_op, .seal = mem_op_seal, .demote = mem_op_demote, .glu = flow_glu,        \
+        .add = flow_add, .sink = ref_sink, .take_rows = flow_take_rows,                            \
+        .add_rows = flow_add_rows,                                                                 \
         .softcap = flow_softcap,                                                                   \
     }

@@ -9,7 +9,6 @@
 enum {
     ITEM_BYTES = 128 << 10, /* weight bytes of one item of work with one token */
     SERIAL_VALUES = 16384,  /* as many inputs are quantised faster than another thread wakes */
-    MAX_MATS = 4
 };
 
 /* A thread's scratch. */
@@ -26,7 +25,7 @@ struct run {
     const struct kern_mat *mats;
     struct act act;
     int32_t tok0;
-    int32_t item_tiles[MAX_MATS], item_end[MAX_MATS]; /* items of mats 0..i end at item_end[i] */
+    int32_t item_tiles[KERN_MATS], item_end[KERN_MATS]; /* items of mats 0..i end at item_end[i] */
 };
 
 static int32_t div_up(int32_t a, int32_t b)
@@ -37,6 +36,16 @@ static int32_t div_up(int32_t a, int32_t b)
 static int32_t max_i(int32_t a, int32_t b)
 {
     return a > b ? a : b;
+}
+
+static int32_t rows_of(const struct kern_mat *m)
+{
+    return m->n_row ? m->n_row : m->w->n_row;
+}
+
+static int32_t tiles_of(const struct kern_mat *m)
+{
+    return div_up(rows_of(m), TILE_ROWS);
 }
 
 bool matmul_reserve(struct kern *k, int32_t n_col)
@@ -66,19 +75,20 @@ static void quantise_slot(void *ctx, int slot, int n_slot, int thread)
         run->isa->quantise_wide(x, a->n_col, a->wide, slot, a->n_slot);
 }
 
-/* Adds c[tile][slot][16] to what the caller wants; a token's tiles are neighbours there. */
+/* Adds c[tile][slot][16] to what the caller wants; a token's tiles are neighbours there. Here and below
+ * tiles are counted from the matrix's first row on. */
 static void store_tiles(const struct run *run, const struct kern_mat *m, int32_t tile0, int n_tile,
                         const float *c)
 {
     size_t c_tile = (size_t)run->act.n_slot * TILE_ROWS;
-    int32_t row0 = tile0 * TILE_ROWS, n_whole = (m->w->n_row - row0) / TILE_ROWS;
+    int32_t row0 = tile0 * TILE_ROWS, n_row = rows_of(m), n_whole = (n_row - row0) / TILE_ROWS;
     n_whole = n_whole < n_tile ? n_whole : n_tile;
     const float *bias = m->bias ? m->bias + row0 : NULL;
     for (int32_t t = 0; t < run->act.n_tok; t++, c += TILE_ROWS) {
         float *dst = m->dst + (size_t)(run->tok0 + t) * m->dst_stride + row0;
         run->isa->store(dst, c, c_tile, n_whole, bias, m->add);
         if (n_whole < n_tile) /* the matrix's last rows */
-            for (int32_t r = n_whole * TILE_ROWS; r < m->w->n_row - row0; r++)
+            for (int32_t r = n_whole * TILE_ROWS; r < n_row - row0; r++)
                 dst[r] = c[n_whole * c_tile + (size_t)r % TILE_ROWS] + (bias ? bias[r] : 0) +
                          (m->add ? dst[r] : 0);
     }
@@ -101,11 +111,12 @@ static void run_tiles(const struct run *run, const struct kern_mat *m, int32_t t
     const struct kern_weight *w = m->w;
     const struct matmul_isa *isa = run->isa;
     size_t c_tile = (size_t)a->n_slot * TILE_ROWS;
+    int32_t first = m->row0 / TILE_ROWS + tile0;
     if (w->traits->bits == 0) {
-        (isa->few ? isa->few : isa)->plain(w, tile0, n_tile, a, s->c);
+        (isa->few ? isa->few : isa)->plain(w, first, n_tile, a, s->c);
     } else if (a->n_tok <= isa->gemv_tok) {
         for (int i = 0; i < n_tile; i++)
-            isa->gemv(w, tile0 + i, a, s->c + i * c_tile);
+            isa->gemv(w, first + i, a, s->c + i * c_tile);
     } else {
         fetch_rows(run, m, tile0, n_tile);
         memset(s->c, 0, (size_t)n_tile * c_tile * sizeof(float));
@@ -114,7 +125,7 @@ static void run_tiles(const struct run *run, const struct kern_mat *m, int32_t t
         for (int32_t p = 0; p * PANEL_COLS < a->n_col; p++) {
             int n_col = a->n_col - p * PANEL_COLS;
             for (int i = 0; i < n_tile; i++)
-                isa->unpack(w, tile0 + i, p, &s->panel[i]);
+                isa->unpack(w, first + i, p, &s->panel[i]);
             isa->gemm(w, s->panel, n_tile, n_col < PANEL_COLS ? n_col : PANEL_COLS, a, p, s->c);
         }
         if (isa->end)
@@ -131,8 +142,8 @@ static void run_item(void *ctx, int item, int n_item, int thread)
         i++;
     const struct kern_mat *m = &run->mats[i];
     int32_t tile = (item - (i ? run->item_end[i - 1] : 0)) * run->item_tiles[i];
-    int32_t end = tile + run->item_tiles[i];
-    end = end < m->w->n_tile ? end : m->w->n_tile;
+    int32_t end = tile + run->item_tiles[i], n_tile = tiles_of(m);
+    end = end < n_tile ? end : n_tile;
     int item_tiles = run->isa->item_tiles;
     for (; tile < end; tile += item_tiles) {
         int n = end - tile < item_tiles ? end - tile : item_tiles;
@@ -146,7 +157,7 @@ static int32_t plan_items(struct run *run)
 {
     int32_t n_item = 0, n_tile = 0;
     for (int i = 0; i < run->n_mat; i++)
-        n_tile += run->mats[i].w->n_tile;
+        n_tile += tiles_of(&run->mats[i]);
     int32_t fair = n_tile / (8 * run->k->n_thread);
     if (run->act.n_tok > MATMUL_SLOTS)
         fair = n_tile / (3 * run->k->n_thread) / 2 * 2;
@@ -159,7 +170,7 @@ static int32_t plan_items(struct run *run)
         step = step > 1 ? step : 1;
         if (w->traits->bits == 0)
             step = div_up(step, run->isa->item_tiles) * run->isa->item_tiles;
-        n_item += div_up(w->n_tile, step);
+        n_item += div_up(tiles_of(&run->mats[i]), step);
         run->item_tiles[i] = step;
         run->item_end[i] = n_item;
     }
@@ -174,10 +185,11 @@ void matmul_run(struct kern *k, const struct matmul_isa *isa, int n_mat,
     int32_t n_col = mats[0].w->n_col;
     bool narrow = false, wide = false;
     int32_t few_tok = 0;
-    assert(n_mat >= 1 && n_mat <= MAX_MATS);
+    assert(n_mat >= 1 && n_mat <= KERN_MATS);
     for (int i = 0; i < n_mat; i++) {
         const struct kern_weight *w = mats[i].w;
-        assert(w->n_col == n_col);
+        assert(w->n_col == n_col && mats[i].row0 % TILE_ROWS == 0 &&
+               mats[i].row0 + rows_of(&mats[i]) <= w->n_row);
         if (w->traits->bits == 0)
             continue;
         if (isa->few)

@@ -66,7 +66,7 @@ INLINE __m512i code_values(struct family f)
 {
     int16_t value[32];
     for (int i = 0; i < 32; i++) {
-        float x = (float)(f.is_codebook ? quant_iq4_values[i % 16]
+        float x = (float)(f.table ? f.table[i % 16]
                                         : i % (1 << f.bits) - (1 << f.shift));
         uint32_t bits;
         memcpy(&bits, &x, 4);
@@ -92,7 +92,7 @@ INLINE void unpack(const struct kern_weight *w, int32_t tile, int32_t panel, str
                    struct family f)
 {
     struct family raw = f;
-    raw.is_codebook = false;
+    raw.table = NULL;
     const __m512i value = code_values(f);
     const uint8_t *code = w->tiles + (size_t)tile * w->tile_bytes;
     const uint8_t *scale = code + w->scale_offset;
@@ -244,20 +244,23 @@ static void amx_unpack(const struct kern_weight *w, int32_t tile, int32_t panel,
 {
     switch (w->type) {
     case KERN_Q4_0:
-        unpack(w, tile, panel, ret, (struct family){4, 32, 3, false, false});
+        unpack(w, tile, panel, ret, (struct family){4, 32, 3, false, NULL});
         break;
     case KERN_Q5_0:
-        unpack(w, tile, panel, ret, (struct family){5, 32, 4, false, false});
+        unpack(w, tile, panel, ret, (struct family){5, 32, 4, false, NULL});
         break;
     case KERN_Q8_0:
-        unpack(w, tile, panel, ret, (struct family){8, 32, 7, false, false});
+        unpack(w, tile, panel, ret, (struct family){8, 32, 7, false, NULL});
         break;
     case KERN_IQ4_NL:
-        unpack(w, tile, panel, ret, (struct family){4, 32, 0, false, true});
+        unpack(w, tile, panel, ret, (struct family){4, 32, 0, false, quant_iq4_values});
+        break;
+    case KERN_MXFP4:
+        unpack(w, tile, panel, ret, (struct family){4, 32, 0, false, quant_fp4_values});
         break;
     default:
         assert(w->type == KERN_IQ4_XS);
-        unpack(w, tile, panel, ret, (struct family){4, 32, 0, true, true});
+        unpack(w, tile, panel, ret, (struct family){4, 32, 0, true, quant_iq4_values});
     }
 }
 

@@ -15,7 +15,7 @@
 
 INLINE bool is_wide(struct family f)
 {
-    return f.bits == 8 || f.is_codebook;
+    return f.bits == 8 || f.table;
 }
 
 /* Products that may be added in 16 bits. */
@@ -26,7 +26,7 @@ INLINE int run_length(struct family f)
 
 static bool uses_act16(const struct quant_type *t)
 {
-    return t->bits == 8 || t->is_codebook;
+    return t->bits == 8 || t->table;
 }
 
 INLINE __m256i load(const void *p)
@@ -82,8 +82,8 @@ INLINE __m256i load_codes(const uint8_t *code, struct family f, int j, int half)
         __m256i high = field(load(code), j, 1);
         v = _mm256_or_si256(v, _mm256_slli_epi16(high, low));
     }
-    if (f.is_codebook) {
-        __m128i table = _mm_add_epi8(_mm_loadu_si128((const __m128i *)quant_iq4_values),
+    if (f.table) {
+        __m128i table = _mm_add_epi8(_mm_loadu_si128((const __m128i *)f.table),
                                      _mm_set1_epi8((char)128));
         v = _mm256_shuffle_epi8(_mm256_broadcastsi128_si256(table), v);
     }
@@ -96,7 +96,7 @@ INLINE __m256 group_scale(const uint8_t *scale, struct family f, int g, int half
     __m256 d = load_f16(scale + 16 * half);
     if (!f.is_super)
         return d;
-    const uint8_t *sub = scale + (f.shift || f.is_codebook ? 2 : 4) * TILE_ROWS;
+    const uint8_t *sub = scale + (f.shift || f.table ? 2 : 4) * TILE_ROWS;
     return _mm256_mul_ps(d, load_s8(sub + g * TILE_ROWS + 8 * half));
 }
 

@@ -36,7 +36,7 @@ INLINE __m512 load_u8(const uint8_t *p)
 /* log2 of the offset; the codebook's values are moved up by 128. */
 INLINE int offset_shift(struct family f)
 {
-    return f.is_codebook ? 7 : f.shift;
+    return f.table ? 7 : f.shift;
 }
 
 /* Bits shift.. of every byte; shifting 16 at a time is right because of the mask. */
@@ -64,8 +64,8 @@ INLINE __m512i load_codes(const uint8_t *code, struct family f, int j)
         __m512i high = field(load(code), j, 1);
         v = _mm512_or_si512(v, _mm512_slli_epi16(high, (unsigned)low));
     }
-    if (f.is_codebook) {
-        __m128i table = _mm_add_epi8(_mm_loadu_si128((const __m128i *)quant_iq4_values),
+    if (f.table) {
+        __m128i table = _mm_add_epi8(_mm_loadu_si128((const __m128i *)f.table),
                                      _mm_set1_epi8((char)128));
         v = _mm512_shuffle_epi8(_mm512_broadcast_i32x4(table), v);
     }

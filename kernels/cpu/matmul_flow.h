@@ -14,12 +14,13 @@
 struct family {
     int bits, group;
     int shift; /* log2 of the offset; 0 when the type has a minimum */
-    bool is_super, is_codebook;
+    bool is_super;
+    const int8_t *table; /* as in quant.h */
 };
 
 INLINE bool has_min(struct family f)
 {
-    return !f.shift && !f.is_codebook;
+    return !f.shift && !f.table;
 }
 
 /* How far ahead of a single token's walk through the weights memory is asked for them. */
@@ -43,40 +44,43 @@ INLINE size_t scale_block_bytes(struct family f)
 #define EACH_FAMILY(type, F, ...)                                                                  \
     switch (type) {                                                                                \
     case KERN_Q4_0:                                                                                \
-        F(__VA_ARGS__, ((struct family){4, 32, 3, false, false}));                                 \
+        F(__VA_ARGS__, ((struct family){4, 32, 3, false, NULL}));                                  \
         break;                                                                                     \
     case KERN_Q4_1:                                                                                \
-        F(__VA_ARGS__, ((struct family){4, 32, 0, false, false}));                                 \
+        F(__VA_ARGS__, ((struct family){4, 32, 0, false, NULL}));                                  \
         break;                                                                                     \
     case KERN_Q5_0:                                                                                \
-        F(__VA_ARGS__, ((struct family){5, 32, 4, false, false}));                                 \
+        F(__VA_ARGS__, ((struct family){5, 32, 4, false, NULL}));                                  \
         break;                                                                                     \
     case KERN_Q5_1:                                                                                \
-        F(__VA_ARGS__, ((struct family){5, 32, 0, false, false}));                                 \
+        F(__VA_ARGS__, ((struct family){5, 32, 0, false, NULL}));                                  \
         break;                                                                                     \
     case KERN_Q8_0:                                                                                \
-        F(__VA_ARGS__, ((struct family){8, 32, 7, false, false}));                                 \
+        F(__VA_ARGS__, ((struct family){8, 32, 7, false, NULL}));                                  \
         break;                                                                                     \
     case KERN_Q2_K:                                                                                \
-        F(__VA_ARGS__, ((struct family){2, 16, 0, true, false}));                                  \
+        F(__VA_ARGS__, ((struct family){2, 16, 0, true, NULL}));                                   \
         break;                                                                                     \
     case KERN_Q3_K:                                                                                \
-        F(__VA_ARGS__, ((struct family){3, 16, 2, true, false}));                                  \
+        F(__VA_ARGS__, ((struct family){3, 16, 2, true, NULL}));                                   \
         break;                                                                                     \
     case KERN_Q4_K:                                                                                \
-        F(__VA_ARGS__, ((struct family){4, 32, 0, true, false}));                                  \
+        F(__VA_ARGS__, ((struct family){4, 32, 0, true, NULL}));                                   \
         break;                                                                                     \
     case KERN_Q5_K:                                                                                \
-        F(__VA_ARGS__, ((struct family){5, 32, 0, true, false}));                                  \
+        F(__VA_ARGS__, ((struct family){5, 32, 0, true, NULL}));                                   \
         break;                                                                                     \
     case KERN_Q6_K:                                                                                \
-        F(__VA_ARGS__, ((struct family){6, 16, 5, true, false}));                                  \
+        F(__VA_ARGS__, ((struct family){6, 16, 5, true, NULL}));                                   \
         break;                                                                                     \
     case KERN_IQ4_NL:                                                                              \
-        F(__VA_ARGS__, ((struct family){4, 32, 0, false, true}));                                  \
+        F(__VA_ARGS__, ((struct family){4, 32, 0, false, quant_iq4_values}));                      \
         break;                                                                                     \
     case KERN_IQ4_XS:                                                                              \
-        F(__VA_ARGS__, ((struct family){4, 32, 0, true, true}));                                   \
+        F(__VA_ARGS__, ((struct family){4, 32, 0, true, quant_iq4_values}));                       \
+        break;                                                                                     \
+    case KERN_MXFP4:                                                                               \
+        F(__VA_ARGS__, ((struct family){4, 32, 0, false, quant_fp4_values}));                      \
         break;                                                                                     \
     case KERN_F32:                                                                                 \
     case KERN_F16:                                                                                 \

@@ -38,6 +38,12 @@ void ref_kv_write(struct kern *k, const struct kern_kv *kv, const float *key, co
 void ref_glu(struct kern *k, float *dst, int32_t dst_stride, const float *gate, const float *up,
              int32_t stride, int32_t n_tok, int32_t n, enum kern_act act);
 void ref_add(struct kern *k, float *dst, const float *x, size_t n);
+void ref_sink(struct kern *k, float *out, const float *lse, const float *sink, int32_t n_tok,
+              int32_t n_head, int32_t head_dim);
+void ref_take_rows(struct kern *k, float *dst, const float *src, const int32_t *row, int32_t n,
+                   int32_t n_col);
+void ref_add_rows(struct kern *k, float *dst, const float *src, const int32_t *row,
+                  const float *weight, int32_t n_tok, int32_t n_each, int32_t n_col);
 void ref_softcap(struct kern *k, float *x, size_t n, float cap);
 
 #endif

@@ -7,6 +7,7 @@
 #include <assert.h>
 #include <math.h>
 #include <stdlib.h>
+#include <string.h>
 
 struct kern_weight {
     enum kern_type type;
@@ -73,8 +74,10 @@ static void matmul_rows(void *ctx, int part, int n_part, int thread)
     const struct kern_mat *m = job->mat;
     const struct kern_weight *w = m->w;
     float *row = cpu_scratch(job->k, thread);
-    for (int32_t r = part; r < w->n_row; r += n_part) {
-        kern_dequantise(w->type, w->data + (size_t)r * row_bytes(w), row, w->n_col);
+    int32_t n_row = m->n_row ? m->n_row : w->n_row;
+    assert(m->row0 % KERN_ROW_STEP == 0 && m->row0 + n_row <= w->n_row);
+    for (int32_t r = part; r < n_row; r += n_part) {
+        kern_dequantise(w->type, w->data + (size_t)(m->row0 + r) * row_bytes(w), row, w->n_col);
         for (int32_t t = 0; t < job->n_tok; t++) {
             const float *x = job->x + (size_t)t * job->x_stride;
             float *dst = m->dst + (size_t)t * m->dst_stride + r;
@@ -155,11 +158,18 @@ void ref_kv_write(struct kern *k, const struct kern_kv *kv, const float *key,
     }
 }
 
-static double activate(double v, enum kern_act act)
+static double activate(double v, double up, enum kern_act act)
 {
-    if (act == KERN_ACT_SILU)
-        return v / (1 + exp(-v));
-    return 0.5 * v * (1 + tanh(0.79788456080286535588 * (v + 0.044715 * v * v * v)));
+    switch (act) {
+    case KERN_ACT_SILU:
+        return v / (1 + exp(-v)) * up;
+    case KERN_ACT_GELU_TANH:
+        return 0.5 * v * (1 + tanh(0.79788456080286535588 * (v + 0.044715 * v * v * v))) * up;
+    case KERN_ACT_SWIGLU_OAI:
+        v = v < 7 ? v : 7;
+        return v / (1 + exp(-1.702 * v)) * (fmin(fmax(up, -7), 7) + 1);
+    }
+    return 0;
 }
 
 void ref_glu(struct kern *k, float *dst, int32_t dst_stride, const float *gate,
@@ -168,7 +178,7 @@ void ref_glu(struct kern *k, float *dst, int32_t dst_stride, const float *gate,
     for (int32_t t = 0; t < n_tok; t++)
         for (int32_t i = 0; i < n; i++) {
             size_t at = (size_t)t * stride + i;
-            dst[(size_t)t * dst_stride + i] = (float)(activate(gate[at], act) * up[at]);
+            dst[(size_t)t * dst_stride + i] = (float)activate(gate[at], up[at], act);
         }
 }
 
@@ -176,6 +186,37 @@ void ref_add(struct kern *k, float *dst, const float *x, size_t n)
 {
     for (size_t i = 0; i < n; i++)
         dst[i] += x[i];
+}
+
+void ref_sink(struct kern *k, float *out, const float *lse, const float *sink, int32_t n_tok,
+              int32_t n_head, int32_t head_dim)
+{
+    for (int32_t i = 0; i < n_tok * n_head; i++) {
+        double share = 1 / (1 + exp((double)sink[i % n_head] - lse[i]));
+        for (int32_t j = 0; j < head_dim; j++)
+            out[(size_t)i * head_dim + j] = (float)(out[(size_t)i * head_dim + j] * share);
+    }
+}
+
+void ref_take_rows(struct kern *k, float *dst, const float *src, const int32_t *row, int32_t n,
+                   int32_t n_col)
+{
+    for (int32_t i = 0; i < n; i++)
+        memcpy(dst + (size_t)i * n_col, src + (size_t)row[i] * n_col, sizeof *dst * (size_t)n_col);
+}
+
+void ref_add_rows(struct kern *k, float *dst, const float *src, const int32_t *row,
+                  const float *weight, int32_t n_tok, int32_t n_each, int32_t n_col)
+{
+    for (int32_t t = 0; t < n_tok; t++)
+        for (int32_t i = 0; i < n_col; i++) {
+            float *d = dst + (size_t)t * n_col + i;
+            double sum = *d;
+            for (int32_t j = 0; j < n_each; j++)
+                sum += (double)weight[t * n_each + j] *
+                       src[(size_t)row[t * n_each + j] * n_col + i];
+            *d = (float)sum;
+        }
 }
 
 void ref_softcap(struct kern *k, float *x, size_t n, float cap)
@@ -208,5 +249,8 @@ const struct kern_ops ops_ref = {
     .demote = mem_op_demote,
     .glu = ref_glu,
     .add = ref_add,
+    .sink = ref_sink,
+    .take_rows = ref_take_rows,
+    .add_rows = ref_add_rows,
     .softcap = ref_softcap,
 };

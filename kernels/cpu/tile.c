@@ -257,7 +257,7 @@ static void read_row(const struct kern_weight *w, int32_t row, float *dst)
         const uint8_t *sub = scale + (t->has_min ? 4 : 2) * TILE_ROWS;
         for (int c = 0; c < t->block; c++) {
             int g = c / t->group, v = read_code(code, t->bits, r, c % 32);
-            v = t->is_codebook ? quant_iq4_values[v] : v - t->offset;
+            v = t->table ? t->table[v] : v - t->offset;
             int s = t->is_super ? (int8_t)sub[g * TILE_ROWS + r] : 1;
             int m = t->is_super && t->has_min ? sub[(n_group + g) * TILE_ROWS + r] : 1;
             dst[col + c] = d * (float)s * (float)v - dmin * (float)m;

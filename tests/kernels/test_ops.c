@@ -28,7 +28,8 @@ enum { N_ISA = sizeof isas / sizeof *isas };
 
 static const enum kern_type types[] = {
     KERN_F32,  KERN_F16,  KERN_BF16, KERN_Q8_0, KERN_Q4_0,   KERN_Q4_1,   KERN_Q5_0, KERN_Q5_1,
-    KERN_Q2_K, KERN_Q3_K, KERN_Q4_K, KERN_Q5_K, KERN_Q6_K,   KERN_IQ4_NL, KERN_IQ4_XS};
+    KERN_Q2_K, KERN_Q3_K, KERN_Q4_K, KERN_Q5_K, KERN_Q6_K,   KERN_IQ4_NL, KERN_IQ4_XS,
+    KERN_MXFP4};
 enum { N_TYPE = sizeof types / sizeof *types };
 
 static uint32_t state = 1;
@@ -148,7 +149,7 @@ static double product_tolerance(const char *isa, enum kern_type type)
 {
     if (type == KERN_F32 || type == KERN_F16 || type == KERN_BF16)
         return TOLERANCE_PLAIN;
-    bool wide = type == KERN_Q8_0 || type == KERN_IQ4_NL || type == KERN_IQ4_XS ||
+    bool wide = type == KERN_Q8_0 || type == KERN_IQ4_NL || type == KERN_IQ4_XS || type == KERN_MXFP4 ||
                 (strcmp(isa, "avx2") != 0 && (type == KERN_Q4_0 || type == KERN_Q5_0));
     return wide ? TOLERANCE_WIDE : TOLERANCE_BLOCK;
 }
@@ -377,7 +378,7 @@ static void ops__glu__agrees_with_ref(void **unused)
         struct kern *k = open_isa(isas[i], 2);
         if (!k)
             continue;
-        for (int act = 0; act < 2; act++)
+        for (int act = 0; act < 3; act++)
             for (int32_t n = 1; n < 300; n = n * 3 + 1) {
                 enum { TOKS = 5 };
                 int32_t stride = 2 * n + 3, dst_stride = n + 1;
@@ -424,6 +425,98 @@ static void ops__add_softcap__agree_with_ref(void **unused)
         kern_close(k);
     }
     kern_close(ref);
+}
+
+/* Matrices above each other in one weight, many at once, give what each alone gives, bit for bit. */
+static void ops__matmul__rows_of_a_stack(void **unused)
+{
+    static const char *all[] = {"ref", "avx2", "avx512", "amx"};
+    for (int i = 0; i < 4; i++) {
+        struct kern *k = open_isa(all[i], 2);
+        if (!k)
+            continue;
+        for (int j = 0; j < N_TYPE; j++) {
+            enum { MATS = KERN_MATS, ROWS = 48, COLS = 512, TOKS = 21 };
+            uint8_t *data = random_weight(types[j], MATS * ROWS, COLS);
+            size_t size = (size_t)ROWS * COLS / kern_type_block(types[j]) * kern_type_bytes(types[j]);
+            float *x = random_floats(TOKS * COLS, 1), *bias = random_floats(MATS * ROWS, 1);
+            float *got = calloc((size_t)TOKS * MATS * ROWS, 4), *want = calloc((size_t)TOKS * MATS * ROWS, 4);
+            struct kern_weight *w = k->ops->weight_new(k, types[j], MATS * ROWS, COLS, data);
+            for (int n_tok = 1; n_tok <= TOKS; n_tok += 10) {
+                struct kern_mat stack[MATS];
+                for (int m = 0; m < MATS; m++) {
+                    stack[m] = (struct kern_mat){.w = w, .bias = bias + m * ROWS, .dst = got + m * ROWS,
+                                                 .dst_stride = MATS * ROWS, .row0 = (MATS - 1 - m) * ROWS,
+                                                 .n_row = ROWS};
+                    struct kern_weight *own = k->ops->weight_new(k, types[j], ROWS, COLS,
+                                                                 data + (MATS - 1 - m) * size);
+                    struct kern_mat one = {own, bias + m * ROWS, want + m * ROWS, MATS * ROWS, false};
+                    k->ops->matmul(k, 1, &one, x, COLS, n_tok);
+                    k->ops->weight_free(k, own);
+                }
+                k->ops->matmul(k, MATS, stack, x, COLS, n_tok);
+                assert_memory_equal(got, want, (size_t)TOKS * MATS * ROWS * 4);
+            }
+            k->ops->weight_free(k, w);
+            free(got);
+            free(want);
+            free(x);
+            free(bias);
+            free(data);
+        }
+        kern_close(k);
+    }
+}
+
+static void ops__take_add_rows__agree_with_ref(void **unused)
+{
+    enum { TOKS = 37, EACH = 3, ROWS = TOKS * EACH };
+    struct kern *ref = open_isa("ref", 1);
+    for (int i = 0; i < N_ISA; i++) {
+        struct kern *k = open_isa(isas[i], 2);
+        if (!k)
+            continue;
+        for (int32_t n = 1; n < 3000; n = n * 6 + 1) {
+            int32_t row[ROWS];
+            float *src = random_floats((size_t)ROWS * n, 1), *weight = random_floats(ROWS, 1);
+            float *a = random_floats((size_t)ROWS * n, 1), *b = malloc((size_t)ROWS * n * 4);
+            memcpy(b, a, (size_t)ROWS * n * 4);
+            for (int r = 0; r < ROWS; r++)
+                row[r] = r * 41 % ROWS;
+            ref->ops->add_rows(ref, a, src, row, weight, TOKS, EACH, n);
+            k->ops->add_rows(k, b, src, row, weight, TOKS, EACH, n);
+            assert_near(b, a, (size_t)ROWS * n, 1, "add_rows");
+            ref->ops->take_rows(ref, a, src, row, ROWS, n);
+            k->ops->take_rows(k, b, src, row, ROWS, n);
+            assert_memory_equal(a, b, (size_t)ROWS * n * 4);
+            assert_memory_equal(a + n, src + (size_t)row[1] * n, (size_t)n * 4);
+            free(src);
+            free(weight);
+            free(a);
+            free(b);
+        }
+        kern_close(k);
+    }
+    kern_close(ref);
+}
+
+/* A sink of the score that all others have together takes half; one of very little takes nothing. */
+static void ops__sink__takes_its_share(void **unused)
+{
+    static const char *all[] = {"ref", "avx2", "avx512", "amx"};
+    for (int i = 0; i < 4; i++) {
+        struct kern *k = open_isa(all[i], 1);
+        if (!k)
+            continue;
+        float out[2][2][3] = {{{1, 2, 3}, {4, 5, 6}}, {{7, 8, 9}, {10, 11, 12}}};
+        const float lse[2][2] = {{5, -100}, {5, 100}}, sink[2] = {5, 0};
+        k->ops->sink(k, out[0][0], lse[0], sink, 2, 2, 3);
+        for (int c = 0; c < 3; c++) {
+            assert_true(out[0][0][c] == (float)(c + 1) / 2 && out[1][0][c] == (float)(c + 7) / 2);
+            assert_true(out[0][1][c] < 1e-40f && out[1][1][c] == (float)(c + 10));
+        }
+        kern_close(k);
+    }
 }
 
 /* Keys and values land in the right blocks, rounded the same way, and leave the rest alone. */
@@ -567,6 +660,9 @@ int main(void)
         cmocka_unit_test(ops__rope__sees_changed_frequencies),
         cmocka_unit_test(ops__glu__agrees_with_ref),
         cmocka_unit_test(ops__add_softcap__agree_with_ref),
+        cmocka_unit_test(ops__matmul__rows_of_a_stack),
+        cmocka_unit_test(ops__take_add_rows__agree_with_ref),
+        cmocka_unit_test(ops__sink__takes_its_share),
         cmocka_unit_test(ops__kv_write__agrees_with_ref),
         cmocka_unit_test(ops__timed__same_results_and_every_call_counted),
     };

@@ -26,6 +26,7 @@ static const struct {
     {KERN_Q3_K, 9984, 0xad466e7881e5618d},   {KERN_Q4_K, 10240, 0x8ae8ec4c6f365132},
     {KERN_Q5_K, 9216, 0x707b7c7e8d9da2f5},   {KERN_Q6_K, 10240, 0xf14cb7a14f5ce8e0},
     {KERN_IQ4_NL, 10016, 0x8f7326dc67b890de}, {KERN_IQ4_XS, 9728, 0x5d557caaa4d1c75e},
+    {KERN_MXFP4, 10139, 0xbd825e0921d0a027},
 };
 enum { N_GOLDEN = sizeof golden / sizeof *golden };
 
@@ -111,7 +112,8 @@ static void quant__quantise__error_within_the_type(void **unused)
                  {KERN_Q8_0, 0.0059},   {KERN_Q4_0, 0.094},   {KERN_Q4_1, 0.086},
                  {KERN_Q5_0, 0.047},    {KERN_Q5_1, 0.042},   {KERN_Q2_K, 0.36},
                  {KERN_Q3_K, 0.17},     {KERN_Q4_K, 0.087},   {KERN_Q5_K, 0.042},
-                 {KERN_Q6_K, 0.021},    {KERN_IQ4_NL, 0.088}, {KERN_IQ4_XS, 0.088}};
+                 {KERN_Q6_K, 0.021},    {KERN_IQ4_NL, 0.088}, {KERN_IQ4_XS, 0.088},
+                 {KERN_MXFP4, 0.13}};
     enum { N = 256 * 64 };
     float *x = malloc(N * sizeof *x), *y = malloc(N * sizeof *y);
     uint8_t *blocks = malloc(N * 4);
