@@ -1,21 +1,24 @@
 #include "engine/forward.h"
 
 #include <assert.h>
+#include <math.h>
 #include <stdlib.h>
 
 #include "engine/base/mem.h"
+#include "engine/experts.h"
 
 struct forward {
     const struct model *m;
     struct kern *kern;
     int32_t n_chunk, n_chunk_room; /* in force; there are buffers for */
-    float *x;         /* dev [n_chunk, n_embd]: the residual stream */
+    float *x;                      /* dev [n_chunk, n_embd]: the residual stream */
     float *h;         /* dev [n_chunk, n_embd]: its normed copy, and what a part gives back */
     float *q, *a;     /* dev [n_chunk, n_head * head_dim]: queries, attention's answer */
     float *lse;       /* dev [n_chunk, n_head] */
     float *k, *v;     /* dev [n_chunk, n_head_kv * head_dim] */
-    float *gate, *up; /* dev [n_chunk, n_ff] */
-    float *logits;    /* dev [FORWARD_HEAD_ROWS, n_vocab] */
+    float *gate, *up; /* dev [n_chunk, n_ff]; NULL with experts */
+    struct experts *experts; /* or NULL */
+    float *logits;           /* dev [FORWARD_HEAD_ROWS, n_vocab] */
     float *host_logits;
     forward_answer answer; /* NULL = the backend's attend */
     void *answer_ctx;
@@ -26,14 +29,16 @@ struct forward {
 /* Floats per token of the chunk, and floats of the head. */
 static uint64_t row_floats(const struct model_params *p)
 {
+    uint64_t dense_ff = p->n_expert > 0 ? 0 : (uint64_t)p->n_ff;
     return 2 * (uint64_t)p->n_embd + (uint64_t)p->n_head * (2 * (uint64_t)p->head_dim + 1) +
-           2 * (uint64_t)p->n_head_kv * (uint64_t)p->head_dim + 2 * (uint64_t)p->n_ff;
+           2 * (uint64_t)p->n_head_kv * (uint64_t)p->head_dim + 2 * dense_ff;
 }
 
 uint64_t forward_bytes(const struct model_params *p, int32_t n_chunk)
 {
-    return sizeof(float) *
-           (row_floats(p) * (uint64_t)n_chunk + 2 * FORWARD_HEAD_ROWS * (uint64_t)p->n_vocab);
+    return experts_bytes(p, n_chunk) +
+           sizeof(float) *
+               (row_floats(p) * (uint64_t)n_chunk + 2 * FORWARD_HEAD_ROWS * (uint64_t)p->n_vocab);
 }
 
 enum status forward_new(const struct model *m, int32_t n_chunk, struct forward **ret, struct err *e)
@@ -61,10 +66,14 @@ enum status forward_new(const struct model *m, int32_t n_chunk, struct forward *
         {&f->logits, FORWARD_HEAD_ROWS * (uint64_t)p->n_vocab},
     };
     for (size_t i = 0; i < sizeof bufs / sizeof *bufs; i++) {
+        if (p->n_expert > 0 && (bufs[i].at == &f->gate || bufs[i].at == &f->up))
+            continue;
         *bufs[i].at = f->kern->ops->alloc(f->kern, sizeof(float) * bufs[i].n_float);
         if (!*bufs[i].at)
             goto fail;
     }
+    if (p->n_expert > 0 && !(f->experts = experts_new(m, n_chunk)))
+        goto fail;
     size_t n_host = sizeof(float) * FORWARD_HEAD_ROWS * (size_t)p->n_vocab;
     const struct kern_ops *ops = f->kern->ops;
     f->host_logits = ops->host_alloc ? ops->host_alloc(f->kern, n_host) : mem_try(n_host);
@@ -86,6 +95,7 @@ void forward_free(struct forward *f)
     for (size_t i = 0; i < sizeof bufs / sizeof *bufs; i++)
         if (bufs[i])
             f->kern->ops->free(f->kern, bufs[i]);
+    experts_free(f->experts);
     if (f->kern->ops->host_free && f->host_logits)
         f->kern->ops->host_free(f->kern, f->host_logits);
     else
@@ -138,6 +148,47 @@ static void add_answer(struct forward *f, const struct model_mat *w, const float
     k->ops->add(k, x, f->h, (size_t)n_tok * (size_t)p->n_embd);
 }
 
+/* x as a block reads it: normed, but where the model norms only answers (olmo2). */
+static const float *block_input(struct forward *f, const struct model_vec *norm, const float *x,
+                                int32_t n_tok)
+{
+    const struct model_params *p = &f->m->p;
+    if (!norm->dev)
+        return x;
+    f->kern->ops->rmsnorm(f->kern, f->h, x, norm->dev, n_tok, p->n_embd, p->n_embd, p->norm_eps);
+    return f->h;
+}
+
+/* Queries or keys, n channels a token: each head by itself or all together, as the norm is long. */
+static void norm_heads(struct forward *f, float *x, const struct model_vec *norm, int32_t n_tok,
+                       int32_t n)
+{
+    if (norm->dev)
+        f->kern->ops->rmsnorm(f->kern, x, x, norm->dev, n_tok * (n / norm->n), norm->n, norm->n,
+                              f->m->p.norm_eps);
+}
+
+/* Queries that grow with their position (model_params.q_growth) do so by a factor that is the same
+ * over each stretch of the original context; it goes with the rotation's. */
+static void rotate_queries(struct forward *f, const struct kern_rope *rope, int32_t n_tok,
+                           int32_t pos0)
+{
+    const struct model_params *p = &f->m->p;
+    int32_t n_q = p->n_head * p->head_dim, n = n_tok;
+    for (int32_t t = 0; rope && t < n_tok; t += n) {
+        struct kern_rope grown = *rope;
+        n = n_tok - t;
+        if (p->q_growth > 0) {
+            int32_t stretch = (pos0 + t) / p->n_ctx_orig;
+            int32_t left = p->n_ctx_orig - (pos0 + t) % p->n_ctx_orig;
+            n = n < left ? n : left;
+            grown.mscale *= 1 + p->q_growth * logf(1 + (float)stretch);
+        }
+        f->kern->ops->rope(f->kern, f->q + (size_t)t * (size_t)n_q, n, p->n_head, p->head_dim, n_q,
+                           pos0 + t, &grown);
+    }
+}
+
 /* x += O * attention(norm(x)). Keys and values of all n_tok rows are written; queries are answered
  * from row `first` on. */
 static void attention(struct forward *f, int32_t layer, struct kv_line *line, int32_t n_tok,
@@ -151,33 +202,32 @@ static void attention(struct forward *f, int32_t layer, struct kv_line *line, in
     int32_t d = p->head_dim, n_q = p->n_head * d, n_kv = p->n_head_kv * d, n_ask = n_tok - first;
     float *x = f->x + (size_t)first * (size_t)p->n_embd;
 
-    k->ops->rmsnorm(k, f->h, f->x, l->attn_norm.dev, n_tok, p->n_embd, p->n_embd, p->norm_eps);
+    const float *in = block_input(f, &l->attn_norm, f->x, n_tok);
     const struct kern_mat mats[] = {
         {l->k.w, l->k_bias.dev, f->k, n_kv, false},
         {l->v.w, l->v_bias.dev, f->v, n_kv, false},
         {l->q.w, l->q_bias.dev, f->q, n_q, false},
     };
-    k->ops->matmul(k, first == 0 ? 3 : 2, mats, f->h, p->n_embd, n_tok);
-    if (l->k_norm.dev)
-        k->ops->rmsnorm(k, f->k, f->k, l->k_norm.dev, n_tok * p->n_head_kv, d, d, p->norm_eps);
-    k->ops->rope(k, f->k, n_tok, p->n_head_kv, d, n_kv, pos0, l->rope);
+    k->ops->matmul(k, first == 0 ? 3 : 2, mats, in, p->n_embd, n_tok);
+    norm_heads(f, f->k, &l->k_norm, n_tok, n_kv);
+    if (l->rope)
+        k->ops->rope(k, f->k, n_tok, p->n_head_kv, d, n_kv, pos0, l->rope);
     k->ops->kv_write(k, kv, f->k, f->v, n_kv, n_tok, pos0);
     kv_seal(line, layer, pos0 + n_tok);
     if (n_ask == 0)
         return;
 
     if (first > 0)
-        k->ops->matmul(k, 1, &mats[2], f->h + (size_t)first * (size_t)p->n_embd, p->n_embd, n_ask);
-    if (l->q_norm.dev)
-        k->ops->rmsnorm(k, f->q, f->q, l->q_norm.dev, n_ask * p->n_head, d, d, p->norm_eps);
-    k->ops->rope(k, f->q, n_ask, p->n_head, d, n_q, pos0 + first, l->rope);
+        k->ops->matmul(k, 1, &mats[2], in + (size_t)first * (size_t)p->n_embd, p->n_embd, n_ask);
+    norm_heads(f, f->q, &l->q_norm, n_ask, n_q);
+    rotate_queries(f, l->rope, n_ask, pos0 + first);
     const struct kern_attn attn = {
         .n_tok = n_ask,
         .pos0 = pos0 + first,
         .n_head = p->n_head,
         .q = f->q,
         .out = f->a,
-        .lse = kv_watches(line) ? f->lse : NULL,
+        .lse = kv_watches(line) || l->sinks.dev ? f->lse : NULL,
         .scale = p->attn_scale,
         .softcap = p->attn_softcap,
         .window = l->window,
@@ -191,8 +241,10 @@ static void attention(struct forward *f, int32_t layer, struct kv_line *line, in
         k->ops->attend(k, &attn);
     if (f->watch && n_tok == 1 && kv_seals(line))
         f->watch(f->watch_ctx, layer, &attn, line);
-    if (attn.lse)
+    if (kv_watches(line))
         kv_watch(line, layer, &attn);
+    if (l->sinks.dev)
+        k->ops->sink(k, f->a, f->lse, l->sinks.dev, n_ask, p->n_head, d);
     add_answer(f, &l->o, l->o_bias.dev, l->attn_post_norm.dev, f->a, n_q, x, n_ask);
 }
 
@@ -204,12 +256,16 @@ static void feed_forward(struct forward *f, const struct model_layer *l, int32_t
     const struct model_params *p = &f->m->p;
     int32_t n = n_tok - first;
     float *x = f->x + (size_t)first * (size_t)p->n_embd;
-    k->ops->rmsnorm(k, f->h, x, l->ffn_norm.dev, n, p->n_embd, p->n_embd, p->norm_eps);
+    const float *in = block_input(f, &l->ffn_norm, x, n);
+    if (f->experts) {
+        experts_run(f->experts, l, in, x, n);
+        return;
+    }
     const struct kern_mat mats[] = {
         {l->gate.w, l->gate_bias.dev, f->gate, p->n_ff, false},
         {l->up.w, l->up_bias.dev, f->up, p->n_ff, false},
     };
-    k->ops->matmul(k, 2, mats, f->h, p->n_embd, n);
+    k->ops->matmul(k, 2, mats, in, p->n_embd, n);
     k->ops->glu(k, f->gate, p->n_ff, f->gate, f->up, p->n_ff, n, p->n_ff, p->act);
     add_answer(f, &l->down, l->down_bias.dev, l->ffn_post_norm.dev, f->gate, p->n_ff, x, n);
 }

@@ -92,6 +92,8 @@ static json_t *model_json(const struct model *m)
     json_object_set_new(j, "layers", json_integer(p->n_layer));
     json_object_set_new(j, "width", json_integer(p->n_embd));
     json_object_set_new(j, "feed_forward", json_integer(p->n_ff));
+    json_object_set_new(j, "experts", p->n_expert ? json_integer(p->n_expert) : json_null());
+    json_object_set_new(j, "experts_used", p->n_expert ? json_integer(p->n_expert_used) : json_null());
     json_object_set_new(j, "heads", json_integer(p->n_head));
     json_object_set_new(j, "kv_heads", json_integer(p->n_head_kv));
     json_object_set_new(j, "head_size", json_integer(p->head_dim));

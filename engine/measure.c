@@ -122,14 +122,16 @@ static enum status fill(struct local *l, struct kv_line *line, const int32_t *id
 
 struct matrix_sum {
     double bytes, ops;
+    double read, used; /* shares of experts' matrices: that any token needs, that one token needs */
 };
 
 static void add_matrix(void *ctx, struct model_mat *mat)
 {
     struct matrix_sum *s = ctx;
+    bool some = mat->t->dim[2] > 1;
     s->bytes += (double)mat->n_row * (double)(mat->n_col / kern_type_block(mat->t->type)) *
-                (double)kern_type_bytes(mat->t->type);
-    s->ops += 2.0 * mat->n_row * mat->n_col;
+                (double)kern_type_bytes(mat->t->type) * (some ? s->read : 1);
+    s->ops += 2.0 * mat->n_row * mat->n_col * (some ? s->used : 1);
 }
 
 /* Bytes read and operations done for n tokens at this depth, in one pass of n; kv_tok: bytes of
@@ -138,7 +140,11 @@ static void count(struct local *l, double kv_tok, int32_t n, int32_t depth, doub
                   double *ret_ops)
 {
     const struct model_params *p = &l->model->p;
-    struct matrix_sum all = {0, 0}, embed = {0, 0}, head = {0, 0};
+    struct matrix_sum all = {0}, embed = {0}, head = {0};
+    if (p->n_expert > 0) { /* n tokens that choose evenly and independently */
+        all.used = (double)p->n_expert_used / p->n_expert;
+        all.read = 1 - pow(1 - all.used, n);
+    }
     model_each_mat(l->model, add_matrix, &all);
     add_matrix(&embed, &l->model->embed);
     add_matrix(&head, &l->model->output);

@@ -18,21 +18,68 @@ enum {
     MAX_HEAD_DIM = 512,
     MAX_VOCAB = 1 << 24,
     MAX_CTX = 1 << 30,
+    MAX_EXPERTS = 1 << 12,
 };
 
-static const struct {
+enum trait {
+    QKV_BIAS = 1,       /* required; without this they are optional */
+    QK_NORM = 2,        /* of each head */
+    QK_NORM_ROW = 4,    /* of all heads together */
+    PRE_NORM = 8,       /* of a block's input */
+    POST_NORM = 16,     /* of its answer */
+    FFN_NORM_POST = 32, /* the norm of the second block's input is called post_attention_norm */
+    EXPERTS = 64,       /* may have them */
+    EXPERT_NORM = 128,  /* see model_params */
+    SINKS = 256,
+};
+
+static const struct arch {
     const char *name;
     enum model_arch arch;
     enum kern_rope_mode rope_mode;
     enum kern_act act;
+    int32_t period; /* of every so many layers the last one does not slide, unless the file says */
+    unsigned traits;
 } archs[] = {
-    {"llama", MODEL_LLAMA, KERN_ROPE_PAIRS, KERN_ACT_SILU},
-    {"qwen2", MODEL_QWEN2, KERN_ROPE_HALVES, KERN_ACT_SILU},
-    {"qwen3", MODEL_QWEN3, KERN_ROPE_HALVES, KERN_ACT_SILU},
-    {"gemma2", MODEL_GEMMA2, KERN_ROPE_HALVES, KERN_ACT_GELU_TANH},
-    {"gemma3", MODEL_GEMMA3, KERN_ROPE_HALVES, KERN_ACT_GELU_TANH},
-    {"phi3", MODEL_PHI3, KERN_ROPE_HALVES, KERN_ACT_SILU},
+    {"llama", MODEL_LLAMA, KERN_ROPE_PAIRS, KERN_ACT_SILU, 0, PRE_NORM | EXPERTS | EXPERT_NORM},
+    {"qwen2", MODEL_QWEN2, KERN_ROPE_HALVES, KERN_ACT_SILU, 0, PRE_NORM | QKV_BIAS},
+    {"qwen3", MODEL_QWEN3, KERN_ROPE_HALVES, KERN_ACT_SILU, 0, PRE_NORM | QK_NORM},
+    {"qwen3moe", MODEL_QWEN3MOE, KERN_ROPE_HALVES, KERN_ACT_SILU, 0,
+     PRE_NORM | QK_NORM | EXPERTS | EXPERT_NORM},
+    {"gemma2", MODEL_GEMMA2, KERN_ROPE_HALVES, KERN_ACT_GELU_TANH, 2, PRE_NORM | POST_NORM},
+    {"gemma3", MODEL_GEMMA3, KERN_ROPE_HALVES, KERN_ACT_GELU_TANH, 6,
+     PRE_NORM | POST_NORM | QK_NORM},
+    {"phi3", MODEL_PHI3, KERN_ROPE_HALVES, KERN_ACT_SILU, 0, PRE_NORM},
+    {"smollm3", MODEL_SMOLLM3, KERN_ROPE_PAIRS, KERN_ACT_SILU, 0, PRE_NORM},
+    {"granite", MODEL_GRANITE, KERN_ROPE_PAIRS, KERN_ACT_SILU, 0, PRE_NORM},
+    {"granitemoe", MODEL_GRANITEMOE, KERN_ROPE_PAIRS, KERN_ACT_SILU, 0,
+     PRE_NORM | EXPERTS | EXPERT_NORM},
+    {"olmo2", MODEL_OLMO2, KERN_ROPE_HALVES, KERN_ACT_SILU, 4, POST_NORM | QK_NORM_ROW},
+    {"olmoe", MODEL_OLMOE, KERN_ROPE_HALVES, KERN_ACT_SILU, 0, PRE_NORM | QK_NORM_ROW | EXPERTS},
+    {"mistral3", MODEL_MISTRAL3, KERN_ROPE_PAIRS, KERN_ACT_SILU, 0, PRE_NORM},
+    {"gpt-oss", MODEL_GPT_OSS, KERN_ROPE_HALVES, KERN_ACT_SWIGLU_OAI, 2,
+     PRE_NORM | FFN_NORM_POST | QKV_BIAS | SINKS | EXPERTS | EXPERT_NORM},
+    {"seed_oss", MODEL_SEED_OSS, KERN_ROPE_HALVES, KERN_ACT_SILU, 0, PRE_NORM | FFN_NORM_POST},
+    /* The language parts of models that also see: where all is text, their positions are plain
+       ones. */
+    {"qwen2vl", MODEL_QWEN2, KERN_ROPE_HALVES, KERN_ACT_SILU, 0, PRE_NORM | QKV_BIAS},
+    {"qwen3vl", MODEL_QWEN3, KERN_ROPE_HALVES, KERN_ACT_SILU, 0, PRE_NORM | QK_NORM},
+    {"qwen3vlmoe", MODEL_QWEN3MOE, KERN_ROPE_HALVES, KERN_ACT_SILU, 0,
+     PRE_NORM | QK_NORM | EXPERTS | EXPERT_NORM},
 };
+
+static const struct arch *arch_of(const struct model_params *p)
+{
+    for (size_t i = 0; i < sizeof archs / sizeof *archs; i++)
+        if (archs[i].arch == p->arch)
+            return &archs[i];
+    return NULL;
+}
+
+static bool has(const struct model_params *p, unsigned trait)
+{
+    return (arch_of(p)->traits & trait) != 0;
+}
 
 /* ---- hyper-parameters ---- */
 
@@ -97,10 +144,11 @@ static enum status read_arch(const struct gguf *g, struct model_params *p, struc
             snprintf(p->arch_name, sizeof p->arch_name, "%s", archs[i].name);
             return OK;
         }
-    return err_set(e, ERR_UNSUPPORTED,
-                   "%s: architecture '%.*s' is not supported (llama, qwen2, "
-                   "qwen3, gemma2, gemma3, phi3 are)",
-                   gguf_path(g), (int)(s.len < 64 ? s.len : 64), s.s);
+    char known[256] = "";
+    for (size_t i = 0, n = 0; i < sizeof archs / sizeof *archs && n < sizeof known; i++)
+        n += (size_t)snprintf(known + n, sizeof known - n, "%s%s", i ? ", " : "", archs[i].name);
+    return err_set(e, ERR_UNSUPPORTED, "%s: architecture '%.*s' is not supported (%s are)",
+                   gguf_path(g), (int)(s.len < 64 ? s.len : 64), s.s, known);
 }
 
 static void read_name(const struct gguf *g, struct model_params *p)
@@ -155,9 +203,10 @@ static enum status read_rope(const struct gguf *g, struct model_params *p, struc
     if (is_none || is_long) /* longrope scales by its own tables */
         r->factor = 1;
     p->rope_local = *r;
-    if (p->arch == MODEL_GEMMA3) { /* sliding layers are neither stretched nor long-based */
-        p->rope_local = (struct model_rope_params){.base = 10000.0f, .factor = 1, .attn_factor = 1};
-    }
+    /* Sliding layers are neither stretched nor, gemma's, long-based. */
+    if (p->arch == MODEL_GEMMA3 || p->arch == MODEL_OLMO2)
+        p->rope_local = (struct model_rope_params){
+            .base = p->arch == MODEL_GEMMA3 ? 10000.0f : r->base, .factor = 1, .attn_factor = 1};
     return get_float(g, p, "rope.freq_base_swa", 1.001f, 1e12f, p->rope_local.base,
                      &p->rope_local.base, e);
 }
@@ -170,10 +219,10 @@ static enum status read_window(const struct gguf *g, struct model_params *p, str
     TRY(get_int(g, p, "attention.sliding_window", 0, MAX_CTX, p->arch == MODEL_GEMMA2 ? 4096 : 0,
                 &p->window, e));
     /* qwen2 and qwen3 files carry the number, but the models were trained without using it. */
-    if (p->arch == MODEL_QWEN2 || p->arch == MODEL_QWEN3)
+    if (p->arch == MODEL_QWEN2 || p->arch == MODEL_QWEN3 || p->arch == MODEL_QWEN3MOE)
         p->window = 0;
     const struct gguf_kv *kv = gguf_find(g, arch_key(p, "attention.sliding_window_pattern", key));
-    int64_t period = p->arch == MODEL_GEMMA2 ? 2 : p->arch == MODEL_GEMMA3 ? 6 : 0;
+    int64_t period = arch_of(p)->period;
     if (kv && kv->type == GGUF_ARRAY) {
         int64_t v;
         if (kv->n < (uint64_t)p->n_layer)
@@ -193,20 +242,59 @@ static enum status read_window(const struct gguf *g, struct model_params *p, str
     return OK;
 }
 
+static enum status read_experts(const struct gguf *g, struct model_params *p, struct err *e)
+{
+    int32_t n_shared;
+    TRY(get_int(g, p, "expert_count", 0, MAX_EXPERTS, 0, &p->n_expert, e));
+    if (p->n_expert == 0)
+        return get_int(g, p, "feed_forward_length", 1, MAX_FF, -1, &p->n_ff, e);
+    TRY(get_int(g, p, "expert_shared_feed_forward_length", 0, MAX_FF, 0, &n_shared, e));
+    if (!has(p, EXPERTS) || n_shared > 0)
+        return err_set(e, ERR_UNSUPPORTED,
+                       "%s: a mixture of %d experts%s is not supported with architecture '%s'; use "
+                       "another model",
+                       gguf_path(g), p->n_expert, n_shared ? ", some of them shared," : "",
+                       p->arch_name);
+    TRY(get_int(g, p, "expert_used_count", 1, p->n_expert, -1, &p->n_expert_used, e));
+    TRY(get_int(g, p, "feed_forward_length", 0, MAX_FF, 0, &p->n_ff, e));
+    TRY(get_int(g, p, "expert_feed_forward_length", 1, MAX_FF, p->n_ff > 0 ? p->n_ff : -1, &p->n_ff,
+                e));
+    p->expert_norm = has(p, EXPERT_NORM);
+    if (p->n_ff % KERN_ROW_STEP || p->n_embd % KERN_ROW_STEP ||
+        (int64_t)p->n_expert * (p->n_ff > p->n_embd ? p->n_ff : p->n_embd) > INT32_MAX)
+        return err_set(
+            e, ERR_UNSUPPORTED,
+            "%s: %d experts of width %d in a model of width %d are not supported (widths "
+            "must be multiples of %d)",
+            gguf_path(g), p->n_expert, p->n_ff, p->n_embd, KERN_ROW_STEP);
+    return OK;
+}
+
+/* Granite's factors: answers are multiplied by r before they are added to the stream. Norms do not
+ * care how large the stream is, but for their epsilon: the same is a stream that is 1/r as large.
+ */
+static enum status read_factors(const struct gguf *g, struct model_params *p, struct err *e)
+{
+    float residual, logit;
+    if (p->arch != MODEL_GRANITE && p->arch != MODEL_GRANITEMOE)
+        return OK;
+    TRY(get_float(g, p, "embedding_scale", 1e-6f, 1e6f, 1, &p->embed_scale, e));
+    TRY(get_float(g, p, "residual_scale", 1e-3f, 1e3f, 1, &residual, e));
+    TRY(get_float(g, p, "logit_scale", 1e-6f, 1e6f, 1, &logit, e));
+    p->embed_scale /= residual;
+    p->norm_eps /= residual * residual;
+    p->output_scale = 1 / logit;
+    return OK;
+}
+
 static enum status read_params(const struct gguf *g, struct model_params *p, struct err *e)
 {
-    int32_t n_expert, len_k, len_v;
+    int32_t len_k, len_v;
     TRY(read_arch(g, p, e));
     read_name(g, p);
-    TRY(get_int(g, p, "expert_count", 0, 1 << 20, 0, &n_expert, e));
-    if (n_expert > 0)
-        return err_set(e, ERR_UNSUPPORTED,
-                       "%s: mixture of %d experts is not supported; use a dense "
-                       "model",
-                       gguf_path(g), n_expert);
     TRY(get_int(g, p, "block_count", 1, MODEL_LAYERS, -1, &p->n_layer, e));
     TRY(get_int(g, p, "embedding_length", 1, MAX_EMBD, -1, &p->n_embd, e));
-    TRY(get_int(g, p, "feed_forward_length", 1, MAX_FF, -1, &p->n_ff, e));
+    TRY(read_experts(g, p, e));
     TRY(get_int(g, p, "attention.head_count", 1, MAX_HEADS, -1, &p->n_head, e));
     TRY(get_int(g, p, "attention.head_count_kv", 1, p->n_head, p->n_head, &p->n_head_kv, e));
     TRY(get_int(g, p, "context_length", 1, MAX_CTX, -1, &p->n_ctx_train, e));
@@ -229,6 +317,15 @@ static enum status read_params(const struct gguf *g, struct model_params *p, str
     bool gemma_27b = (p->arch == MODEL_GEMMA2 && p->n_layer == 46) ||
                      (p->arch == MODEL_GEMMA3 && p->n_layer == 62);
     p->embed_scale = gemma ? sqrtf((float)p->n_embd) : 1;
+    p->output_scale = 1;
+    TRY(read_factors(g, p, e));
+    if (p->arch == MODEL_MISTRAL3)
+        TRY(get_float(g, p, "attention.temperature_scale", 0, 1e3f, 0, &p->q_growth, e));
+    if (p->q_growth > 0 && p->n_rot < p->head_dim) /* it goes with the rotation */
+        return err_set(e, ERR_UNSUPPORTED,
+                       "%s: growing queries of which only %d of %d channels are rotated are not "
+                       "supported",
+                       gguf_path(g), p->n_rot, p->head_dim);
     /* The 27B models were trained with the width per head instead of the head's own size. */
     p->attn_scale = 1 / sqrtf((float)(gemma_27b ? p->n_embd / p->n_head : p->head_dim));
     TRY(get_float(g, p, "attention.scale", 0, 1e3f, p->attn_scale, &p->attn_scale, e));
@@ -244,6 +341,25 @@ static const struct gguf_tensor *tensor(const struct gguf *g, const char *fmt, i
     char name[80];
     snprintf(name, sizeof name, fmt, layer);
     return gguf_tensor_find(g, name);
+}
+
+/* Binds all of a tensor that must be [n_col, n_row, n_expert]. */
+static enum status bind_experts(const struct gguf *g, const struct gguf_tensor *t, const char *what,
+                                int32_t layer, int32_t n_col, int32_t n_row, int32_t n_expert,
+                                struct model_mat *ret, struct err *e)
+{
+    if (!t)
+        return err_set(e, ERR_FORMAT, "%s: tensor %s of layer %d is missing", gguf_path(g), what,
+                       layer);
+    if (t->dim[0] != n_col || t->dim[1] != n_row || t->dim[2] != n_expert || t->dim[3] != 1)
+        return err_set(
+            e, ERR_FORMAT,
+            "%s: tensor '%s' is %lld x %lld x %lld, but the model's parameters ask for %d "
+            "x %d x %d",
+            gguf_path(g), t->name, (long long)t->dim[0], (long long)t->dim[1], (long long)t->dim[2],
+            n_col, n_row, n_expert);
+    *ret = (struct model_mat){.t = t, .n_row = n_row * n_expert, .n_col = n_col};
+    return OK;
 }
 
 /* Binds rows [row0, row0 + n_row) of a tensor that must be [n_col, all_row]. */
@@ -289,19 +405,28 @@ static enum status bind_layer(struct model *m, int32_t i, struct err *e)
     const struct model_params *p = &m->p;
     struct model_layer *l = &m->layer[i];
     int32_t n_q = p->n_head * p->head_dim, n_kv = p->n_head_kv * p->head_dim, d = p->n_embd;
-    bool gemma = p->arch == MODEL_GEMMA2 || p->arch == MODEL_GEMMA3;
-    bool qk_norm = p->arch == MODEL_QWEN3 || p->arch == MODEL_GEMMA3;
+    bool pre = has(p, PRE_NORM), post = has(p, POST_NORM), by_row = has(p, QK_NORM_ROW);
+    bool qk_norm = has(p, QK_NORM) || by_row;
+    int32_t n_q_norm = by_row ? n_q : p->head_dim, n_k_norm = by_row ? n_kv : p->head_dim;
 
 #define MAT(field, fmt, col, all, at, rows)                                                        \
     TRY(bind_mat(g, tensor(g, "blk.%d." fmt, i), fmt, i, col, all, at, rows, &l->field, e))
 #define VEC(field, fmt, required, all, at, n)                                                      \
     TRY(bind_vec(g, tensor(g, "blk.%d." fmt, i), fmt, i, required, all, at, n, &l->field, e))
-    VEC(attn_norm, "attn_norm.weight", true, d, 0, d);
-    VEC(ffn_norm, "ffn_norm.weight", true, d, 0, d);
-    VEC(attn_post_norm, "post_attention_norm.weight", gemma, d, 0, d);
-    VEC(ffn_post_norm, "post_ffw_norm.weight", gemma, d, 0, d);
-    VEC(q_norm, "attn_q_norm.weight", qk_norm, p->head_dim, 0, p->head_dim);
-    VEC(k_norm, "attn_k_norm.weight", qk_norm, p->head_dim, 0, p->head_dim);
+#define EXPERTS_OF(field, fmt, col, rows)                                                          \
+    TRY(bind_experts(g, tensor(g, "blk.%d." fmt, i), fmt, i, col, rows, p->n_expert, &l->field, e))
+    VEC(attn_norm, "attn_norm.weight", pre, d, 0, d);
+    if (has(p, FFN_NORM_POST))
+        VEC(ffn_norm, "post_attention_norm.weight", pre, d, 0, d);
+    else
+        VEC(ffn_norm, "ffn_norm.weight", pre, d, 0, d);
+    if (post) {
+        VEC(attn_post_norm, "post_attention_norm.weight", true, d, 0, d);
+        VEC(ffn_post_norm, "post_ffw_norm.weight", true, d, 0, d);
+    }
+    VEC(sinks, "attn_sinks.weight", has(p, SINKS), p->n_head, 0, p->n_head);
+    VEC(q_norm, "attn_q_norm.weight", qk_norm, n_q_norm, 0, n_q_norm);
+    VEC(k_norm, "attn_k_norm.weight", qk_norm, n_k_norm, 0, n_k_norm);
     if (tensor(g, "blk.%d.attn_qkv.weight", i)) {
         int32_t all = n_q + 2 * n_kv;
         MAT(q, "attn_qkv.weight", d, all, 0, n_q);
@@ -314,14 +439,24 @@ static enum status bind_layer(struct model *m, int32_t i, struct err *e)
         MAT(q, "attn_q.weight", d, n_q, 0, n_q);
         MAT(k, "attn_k.weight", d, n_kv, 0, n_kv);
         MAT(v, "attn_v.weight", d, n_kv, 0, n_kv);
-        bool biased = p->arch == MODEL_QWEN2;
+        bool biased = has(p, QKV_BIAS);
         VEC(q_bias, "attn_q.bias", biased, n_q, 0, n_q);
         VEC(k_bias, "attn_k.bias", biased, n_kv, 0, n_kv);
         VEC(v_bias, "attn_v.bias", biased, n_kv, 0, n_kv);
     }
     MAT(o, "attn_output.weight", n_q, d, 0, d);
     VEC(o_bias, "attn_output.bias", false, d, 0, d);
-    if (tensor(g, "blk.%d.ffn_gate.weight", i)) {
+    if (p->n_expert > 0) {
+        int32_t n = p->n_expert;
+        MAT(router, "ffn_gate_inp.weight", d, n, 0, n);
+        EXPERTS_OF(gate, "ffn_gate_exps.weight", d, p->n_ff);
+        EXPERTS_OF(up, "ffn_up_exps.weight", d, p->n_ff);
+        EXPERTS_OF(down, "ffn_down_exps.weight", p->n_ff, d);
+        VEC(router_bias, "ffn_gate_inp.bias", false, n, 0, n);
+        VEC(gate_bias, "ffn_gate_exps.bias", false, n * p->n_ff, 0, n * p->n_ff);
+        VEC(up_bias, "ffn_up_exps.bias", false, n * p->n_ff, 0, n * p->n_ff);
+        VEC(down_bias, "ffn_down_exps.bias", false, n * d, 0, n * d);
+    } else if (tensor(g, "blk.%d.ffn_gate.weight", i)) {
         MAT(gate, "ffn_gate.weight", d, p->n_ff, 0, p->n_ff);
         MAT(up, "ffn_up.weight", d, p->n_ff, 0, p->n_ff);
         VEC(gate_bias, "ffn_gate.bias", false, p->n_ff, 0, p->n_ff);
@@ -330,12 +465,17 @@ static enum status bind_layer(struct model *m, int32_t i, struct err *e)
         MAT(gate, "ffn_up.weight", d, 2 * p->n_ff, 0, p->n_ff);
         MAT(up, "ffn_up.weight", d, 2 * p->n_ff, p->n_ff, p->n_ff);
     }
-    MAT(down, "ffn_down.weight", p->n_ff, d, 0, d);
-    VEC(down_bias, "ffn_down.bias", false, d, 0, d);
+    if (p->n_expert == 0) {
+        MAT(down, "ffn_down.weight", p->n_ff, d, 0, d);
+        VEC(down_bias, "ffn_down.bias", false, d, 0, d);
+    }
 #undef MAT
 #undef VEC
+#undef EXPERTS_OF
     l->window = p->sliding[i] ? p->window : 0;
     l->rope = p->sliding[i] ? &m->rope_local : &m->rope;
+    if (p->arch == MODEL_SMOLLM3 && i % 4 == 3) /* every fourth layer tells no positions */
+        l->rope = NULL;
     return OK;
 }
 
@@ -473,8 +613,8 @@ void model_set_ctx(struct model *m, int32_t n_ctx)
                                          : m->rope_is_long ? m->rope_long
                                                            : m->rope_short;
     fill_rope(&m->p, &m->p.rope, divisors, m->rope_freq, &m->rope);
-    fill_rope(&m->p, &m->p.rope_local, m->p.arch == MODEL_GEMMA3 ? NULL : divisors,
-              m->rope_freq_local, &m->rope_local);
+    bool own = m->p.arch == MODEL_GEMMA3 || m->p.arch == MODEL_OLMO2;
+    fill_rope(&m->p, &m->p.rope_local, own ? NULL : divisors, m->rope_freq_local, &m->rope_local);
 }
 
 /* ---- weights ---- */
@@ -486,9 +626,11 @@ void model_each_mat(struct model *m, void (*fn)(void *ctx, struct model_mat *mat
         fn(ctx, &m->output);
     for (int32_t i = 0; i < m->p.n_layer; i++) {
         struct model_layer *l = &m->layer[i];
-        struct model_mat *mats[] = {&l->q, &l->k, &l->v, &l->o, &l->gate, &l->up, &l->down};
+        struct model_mat *mats[] = {&l->q,    &l->k,  &l->v,    &l->o,
+                                    &l->gate, &l->up, &l->down, &l->router};
         for (size_t j = 0; j < sizeof mats / sizeof *mats; j++)
-            fn(ctx, mats[j]);
+            if (mats[j]->t)
+                fn(ctx, mats[j]);
     }
 }
 
@@ -504,7 +646,7 @@ void model_place(struct model *m, int32_t n_layer)
     for (int32_t i = 0; i < n_layer && i < m->p.n_layer; i++) {
         struct model_layer *l = &m->layer[i];
         l->q.kept = l->k.kept = l->v.kept = l->o.kept = false;
-        l->gate.kept = l->up.kept = l->down.kept = false;
+        l->gate.kept = l->up.kept = l->down.kept = l->router.kept = false;
     }
 }
 
@@ -541,7 +683,7 @@ void model_weight_bytes(const struct model *m, struct kern *k, uint64_t *ret_pri
     *ret_kept = s.kept;
 }
 
-static enum status load_vec(struct model *m, struct model_vec *v, struct err *e)
+static enum status load_vec(struct model *m, struct model_vec *v, float scale, struct err *e)
 {
     if (!v->t)
         return OK;
@@ -552,9 +694,23 @@ static enum status load_vec(struct model *m, struct model_vec *v, struct err *e)
         return err_set(e, ERR_MEMORY, "out of memory for tensor '%s'", v->t->name);
     }
     kern_dequantise(v->t->type, v->t->data, host, v->t->n_elem);
+    for (int32_t i = 0; scale != 1 && i < v->n; i++)
+        host[v->at + i] *= scale;
     m->kern->ops->upload(m->kern, v->dev, host + v->at, sizeof(float) * (size_t)v->n);
     free(host);
     return OK;
+}
+
+enum { LAYER_VECS = 15 };
+
+static struct model_vec *layer_vec(struct model_layer *l, int i)
+{
+    struct model_vec *vecs[LAYER_VECS] = {
+        &l->attn_norm, &l->q_norm,      &l->k_norm,  &l->attn_post_norm, &l->ffn_norm,
+        &l->q_bias,    &l->k_bias,      &l->v_bias,  &l->o_bias,         &l->ffn_post_norm,
+        &l->gate_bias, &l->router_bias, &l->up_bias, &l->down_bias,      &l->sinks,
+    };
+    return vecs[i];
 }
 
 struct loader {
@@ -582,7 +738,7 @@ static void load_mat(void *ctx, struct model_mat *mat)
         return;
     }
     /* Copied into the backend's own order: the file's pages need not stay resident. */
-    if (k->ops->weight_owns(mat->w) && mat->row0 + mat->n_row == mat->t->dim[1])
+    if (k->ops->weight_owns(mat->w) && mat->row0 + mat->n_row == mat->t->dim[1] * mat->t->dim[2])
         gguf_release(l->m->gguf, mat->t);
     l->done += bytes * (size_t)mat->n_row;
     if (l->progress && !l->progress(l->ctx, (float)((double)l->done / (double)l->total)))
@@ -600,18 +756,11 @@ enum status model_load(struct model *m, struct kern *k, bool (*progress)(void *c
     struct loader l = {.m = m, .progress = progress, .ctx = ctx, .e = e};
     m->kern = k;
     model_each_mat(m, sum_bytes, &l.total);
-    TRY(load_vec(m, &m->output_norm, e));
-    TRY(load_vec(m, &m->output_bias, e));
-    for (int32_t i = 0; i < m->p.n_layer; i++) {
-        struct model_layer *y = &m->layer[i];
-        struct model_vec *vecs[] = {
-            &y->attn_norm,     &y->q_norm,  &y->k_norm,    &y->attn_post_norm, &y->ffn_norm,
-            &y->ffn_post_norm, &y->q_bias,  &y->k_bias,    &y->v_bias,         &y->o_bias,
-            &y->gate_bias,     &y->up_bias, &y->down_bias,
-        };
-        for (size_t j = 0; j < sizeof vecs / sizeof *vecs; j++)
-            TRY(load_vec(m, vecs[j], e));
-    }
+    TRY(load_vec(m, &m->output_norm, m->p.output_scale, e));
+    TRY(load_vec(m, &m->output_bias, m->p.output_scale, e));
+    for (int32_t i = 0; i < m->p.n_layer; i++)
+        for (int j = 0; j < LAYER_VECS; j++)
+            TRY(load_vec(m, layer_vec(&m->layer[i], j), 1, e));
     model_each_mat(m, load_mat, &l);
     TRY(l.status);
     if (m->output.t == m->embed.t)
@@ -634,16 +783,9 @@ void model_free(struct model *m)
         model_each_mat(m, free_mat, m->kern);
         m->kern->ops->free(m->kern, m->output_norm.dev);
         m->kern->ops->free(m->kern, m->output_bias.dev);
-        for (int32_t i = 0; i < m->p.n_layer; i++) {
-            struct model_layer *y = &m->layer[i];
-            struct model_vec *vecs[] = {
-                &y->attn_norm,     &y->q_norm,  &y->k_norm,    &y->attn_post_norm, &y->ffn_norm,
-                &y->ffn_post_norm, &y->q_bias,  &y->k_bias,    &y->v_bias,         &y->o_bias,
-                &y->gate_bias,     &y->up_bias, &y->down_bias,
-            };
-            for (size_t j = 0; j < sizeof vecs / sizeof *vecs; j++)
-                m->kern->ops->free(m->kern, vecs[j]->dev);
-        }
+        for (int32_t i = 0; i < m->p.n_layer; i++)
+            for (int j = 0; j < LAYER_VECS; j++)
+                m->kern->ops->free(m->kern, layer_vec(&m->layer[i], j)->dev);
     }
     free(m->layer);
     free(m->rope_freq);
@@ -665,6 +807,12 @@ uint64_t model_fingerprint(const struct model *m)
                             p->attn_softcap, m->rope.mscale, m->rope_local.mscale};
     XXH3_64bits_update(x, ints, sizeof ints);
     XXH3_64bits_update(x, floats, sizeof floats);
+    if (p->n_expert > 0) {
+        const int32_t experts[] = {p->n_expert, p->n_expert_used, p->expert_norm};
+        XXH3_64bits_update(x, experts, sizeof experts);
+    }
+    if (p->q_growth > 0)
+        XXH3_64bits_update(x, &p->q_growth, sizeof p->q_growth);
     XXH3_64bits_update(x, m->rope_freq, sizeof(float) * (size_t)(p->n_rot / 2));
     XXH3_64bits_update(x, m->rope_freq_local, sizeof(float) * (size_t)(p->n_rot / 2));
     for (int32_t i = 0; i < p->n_layer; i++)

@@ -2,9 +2,10 @@
  *
  * Two steps, so that a file can be looked at and planned for before anything is allocated:
  * model_read takes hyper-parameters and tensor shapes from the container (no memory to speak of,
- * no backend); model_load puts the weights on a backend. Architectures: llama (Llama 2/3, Mistral,
- * SmolLM2, TinyLlama), qwen2, qwen3, gemma2, gemma3, phi3. Fused matrices (phi3) are bound as row
- * ranges of the stored tensor, so that the forward pass sees one shape only.
+ * no backend); model_load puts the weights on a backend. Architectures: the table in model.c. What
+ * they differ in becomes parameters and absent parts, so that the forward pass sees one shape only:
+ * fused matrices (phi3) are bound as row ranges of the stored tensor, factors on the residual stream
+ * and on the logits (granite) are folded into embeddings and norms.
  *
  * Ownership: the gguf must outlive the model. Threads: immutable after loading. */
 #ifndef ENGINE_MODEL_H
@@ -16,7 +17,24 @@
 
 enum { MODEL_LAYERS = 512 };
 
-enum model_arch { MODEL_LLAMA, MODEL_QWEN2, MODEL_QWEN3, MODEL_GEMMA2, MODEL_GEMMA3, MODEL_PHI3 };
+/* The values are part of fingerprints: new ones go to the end. */
+enum model_arch {
+    MODEL_LLAMA,
+    MODEL_QWEN2,
+    MODEL_QWEN3,
+    MODEL_GEMMA2,
+    MODEL_GEMMA3,
+    MODEL_PHI3,
+    MODEL_QWEN3MOE,
+    MODEL_SMOLLM3,
+    MODEL_GRANITE,
+    MODEL_GRANITEMOE,
+    MODEL_OLMO2,
+    MODEL_OLMOE,
+    MODEL_MISTRAL3,
+    MODEL_GPT_OSS,
+    MODEL_SEED_OSS,
+};
 
 /* Position encoding of one kind of layer, before n_ctx is known. */
 struct model_rope_params {
@@ -34,8 +52,12 @@ struct model_params {
     int32_t n_layer, n_embd, n_ff, n_head, n_head_kv, head_dim, n_vocab;
     int32_t n_ctx_train; /* as announced, incl. stretching */
     int32_t n_ctx_orig;  /* before YaRN or longrope */
+    float q_growth;      /* queries at position p are times 1 + this * ln(1 + floor(p / n_ctx_orig)) */
     float norm_eps;
+    int32_t n_expert, n_expert_used; /* 0 = dense; else n_ff is that of one expert */
+    bool expert_norm;                /* weights of the chosen experts sum to one */
     float embed_scale;                 /* gemma: sqrt(n_embd) */
+    float output_scale;                /* multiplies the output norm, and so the logits */
     float attn_scale;                  /* multiplies q.k */
     float attn_softcap, logit_softcap; /* 0 = none */
     enum kern_act act;
@@ -48,7 +70,7 @@ struct model_params {
     char type[32]; /* type that holds most weights, e.g. "Q4_K" */
 };
 
-/* A matrix bound to rows of a tensor. */
+/* A matrix bound to rows of a tensor; experts' matrices are one matrix, above each other. */
 struct model_mat {
     const struct gguf_tensor *t; /* NULL = absent */
     int32_t row0, n_row, n_col;
@@ -65,9 +87,10 @@ struct model_vec {
 
 struct model_layer {
     struct model_vec attn_norm, q_norm, k_norm, attn_post_norm, ffn_norm, ffn_post_norm;
-    struct model_mat q, k, v, o, gate, up, down;
-    struct model_vec q_bias, k_bias, v_bias, o_bias, gate_bias, up_bias, down_bias;
-    const struct kern_rope *rope;
+    struct model_mat q, k, v, o, router, gate, up, down; /* router: of experts, else absent */
+    struct model_vec sinks; /* one logit a head that takes a share of attention; or absent */
+    struct model_vec q_bias, k_bias, v_bias, o_bias, router_bias, gate_bias, up_bias, down_bias;
+    const struct kern_rope *rope; /* NULL = positions are not encoded */
     int32_t window; /* 0 = sees everything */
 };
 

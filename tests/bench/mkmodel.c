@@ -1,7 +1,8 @@
 /* Writes a GGUF of a real model's shape with random weights, for speed and memory measurements.
  *
  * usage: mkmodel SHAPE TYPE OUT.gguf
- *   SHAPE  llama-3.2-1b | llama-3.1-8b | qwen3-0.6b | smollm2-135m | tiny
+ *   SHAPE  llama-3.2-1b | llama-3.1-8b | qwen3-0.6b | smollm2-135m | qwen3-30b-a3b | tiny, and
+ *          :N after it for N layers only
  *   TYPE   Q4_K_M (the usual mix), or any weight type: F16 BF16 F32 Q8_0 Q4_0 Q4_K Q5_K Q6_K ...
  * Weights are N(0, 0.02); what the model says means nothing, and its attention is dense. Every
  * matrix is drawn from one pool of quantised blocks, so that a 1 B file takes seconds. */
@@ -12,7 +13,6 @@
 #include <string.h>
 
 #include "engine/base/mem.h"
-#include "engine/base/utf8.h"
 #include "tests/support/ggufw.h"
 
 struct shape {
@@ -20,14 +20,16 @@ struct shape {
     int n_layer, d, n_head, n_kv, head_dim, ff, vocab;
     float base, eps;
     bool tied, qk_norm;
+    int n_expert, n_used; /* 0 = dense; else ff is an expert's */
 };
 
-static const struct shape shapes[] = {
-    {"llama-3.2-1b", "llama", "llama-bpe", 16, 2048, 32, 8, 64, 8192, 128256, 500000, 1e-5f, true, false},
-    {"llama-3.1-8b", "llama", "llama-bpe", 32, 4096, 32, 8, 128, 14336, 128256, 500000, 1e-5f, false, false},
-    {"qwen3-0.6b", "qwen3", "qwen2", 28, 1024, 16, 8, 128, 3072, 151936, 1000000, 1e-6f, true, true},
-    {"smollm2-135m", "llama", "smollm", 30, 576, 9, 3, 64, 1536, 49152, 100000, 1e-5f, true, false},
-    {"tiny", "llama", "llama-bpe", 2, 256, 4, 2, 64, 512, 512, 10000, 1e-5f, true, false},
+static struct shape shapes[] = {
+    {"llama-3.2-1b", "llama", "llama-bpe", 16, 2048, 32, 8, 64, 8192, 128256, 500000, 1e-5f, true, false, 0, 0},
+    {"llama-3.1-8b", "llama", "llama-bpe", 32, 4096, 32, 8, 128, 14336, 128256, 500000, 1e-5f, false, false, 0, 0},
+    {"qwen3-0.6b", "qwen3", "qwen2", 28, 1024, 16, 8, 128, 3072, 151936, 1000000, 1e-6f, true, true, 0, 0},
+    {"smollm2-135m", "llama", "smollm", 30, 576, 9, 3, 64, 1536, 49152, 100000, 1e-5f, true, false, 0, 0},
+    {"qwen3-30b-a3b", "qwen3moe", "qwen2", 48, 2048, 32, 4, 128, 768, 151936, 1000000, 1e-6f, false, true, 128, 8},
+    {"tiny", "llama", "llama-bpe", 2, 256, 4, 2, 64, 512, 512, 10000, 1e-5f, true, false, 0, 0},
 };
 
 enum { POOL_ELEMS = 1 << 20 };
@@ -83,6 +85,7 @@ struct tensor {
     char name[64];
     enum kern_type type;
     int64_t n_col, n_row; /* n_row 0 = a vector of ones */
+    int64_t n_mat;        /* as ggufw_stack's */
 };
 
 static struct tensor tensors[1024];
@@ -109,37 +112,40 @@ static enum kern_type fitting(enum kern_type type, int64_t n_col)
     }
 }
 
-static void plan(const char *name, enum kern_type type, int64_t n_col, int64_t n_row)
+static void plan(const char *name, enum kern_type type, int64_t n_col, int64_t n_row, int64_t n_mat)
 {
     struct tensor *t = &tensors[n_tensor++];
     snprintf(t->name, sizeof t->name, "%s", name);
     t->type = n_row ? fitting(type, n_col) : KERN_F32;
     t->n_col = n_col;
     t->n_row = n_row;
+    t->n_mat = n_mat;
 }
 
 static void plan_layer(const struct shape *s, int b, enum kern_type main_type, enum kern_type more_type)
 {
     char name[64];
-#define PLAN(what, type, n_col, n_row)                                                             \
+#define PLAN(what, type, n_col, n_row, n_mat)                                                             \
     do {                                                                                           \
         snprintf(name, sizeof name, "blk.%d.%s.weight", b, what);                                  \
-        plan(name, type, n_col, n_row);                                                            \
+        plan(name, type, n_col, n_row, n_mat);                                                     \
     } while (0)
     int q = s->n_head * s->head_dim, kv = s->n_kv * s->head_dim;
-    PLAN("attn_norm", KERN_F32, s->d, 0);
-    PLAN("attn_q", main_type, s->d, q);
-    PLAN("attn_k", main_type, s->d, kv);
-    PLAN("attn_v", more_type, s->d, kv);
-    PLAN("attn_output", main_type, q, s->d);
+    PLAN("attn_norm", KERN_F32, s->d, 0, 0);
+    PLAN("attn_q", main_type, s->d, q, 0);
+    PLAN("attn_k", main_type, s->d, kv, 0);
+    PLAN("attn_v", more_type, s->d, kv, 0);
+    PLAN("attn_output", main_type, q, s->d, 0);
     if (s->qk_norm) {
-        PLAN("attn_q_norm", KERN_F32, s->head_dim, 0);
-        PLAN("attn_k_norm", KERN_F32, s->head_dim, 0);
+        PLAN("attn_q_norm", KERN_F32, s->head_dim, 0, 0);
+        PLAN("attn_k_norm", KERN_F32, s->head_dim, 0, 0);
     }
-    PLAN("ffn_norm", KERN_F32, s->d, 0);
-    PLAN("ffn_gate", main_type, s->d, s->ff);
-    PLAN("ffn_up", main_type, s->d, s->ff);
-    PLAN("ffn_down", more_type, s->ff, s->d);
+    PLAN("ffn_norm", KERN_F32, s->d, 0, 0);
+    if (s->n_expert)
+        PLAN("ffn_gate_inp", KERN_F32, s->d, s->n_expert, 0);
+    PLAN(s->n_expert ? "ffn_gate_exps" : "ffn_gate", main_type, s->d, s->ff, s->n_expert);
+    PLAN(s->n_expert ? "ffn_up_exps" : "ffn_up", main_type, s->d, s->ff, s->n_expert);
+    PLAN(s->n_expert ? "ffn_down_exps" : "ffn_down", more_type, s->ff, s->d, s->n_expert);
 #undef PLAN
 }
 
@@ -155,7 +161,7 @@ static void write_tensor(struct ggufw *w, const struct tensor *t)
     }
     struct pool *p = pool_for(t->type);
     size_t block = kern_type_bytes(t->type);
-    size_t left = (size_t)(t->n_col * t->n_row / kern_type_block(t->type)) * block;
+    size_t left = (size_t)(t->n_col * t->n_row * (t->n_mat ? t->n_mat : 1) / kern_type_block(t->type)) * block;
     while (left) {
         size_t n_block = p->size_bytes / block;
         size_t first = next() % n_block, n = (n_block - first) * block;
@@ -164,43 +170,6 @@ static void write_tensor(struct ggufw *w, const struct tensor *t)
         ggufw_data(w, p->data + first * block, n);
         left -= n;
     }
-}
-
-/* The 256 byte tokens in the printable alphabet of byte-level BPE, then unused padding. */
-static void write_vocabulary(struct ggufw *w, const struct shape *s)
-{
-    const char **tokens = mem_calloc((size_t)s->vocab, sizeof *tokens);
-    int32_t *types = mem_calloc((size_t)s->vocab, sizeof *types);
-    int extra = 0;
-    for (int b = 0; b < 256; b++) {
-        bool shown = (b >= '!' && b <= '~') || (b >= 0xa1 && b <= 0xac) || b >= 0xae;
-        char text[5] = {0};
-        utf8_encode(shown ? (uint32_t)b : 256u + (uint32_t)extra++, text);
-        tokens[b] = mem_strdup(text);
-        types[b] = 1;
-    }
-    for (int i = 256; i < s->vocab; i++) {
-        char text[32];
-        snprintf(text, sizeof text, "<|pad%d|>", i);
-        tokens[i] = mem_strdup(text);
-        types[i] = 5;
-    }
-    free((char *)tokens[256]);
-    tokens[256] = mem_strdup("th"); /* peers refuse an empty merge list */
-    types[256] = 1;
-    static const char *const merges[] = {"t h"};
-    ggufw_str(w, "tokenizer.ggml.model", "gpt2");
-    ggufw_str(w, "tokenizer.ggml.pre", s->pre);
-    ggufw_strs(w, "tokenizer.ggml.tokens", tokens, (size_t)s->vocab);
-    ggufw_i32s(w, "tokenizer.ggml.token_type", types, (size_t)s->vocab);
-    ggufw_strs(w, "tokenizer.ggml.merges", merges, 1);
-    ggufw_u32(w, "tokenizer.ggml.bos_token_id", 257);
-    ggufw_u32(w, "tokenizer.ggml.eos_token_id", 258);
-    ggufw_bool(w, "tokenizer.ggml.add_bos_token", 0);
-    for (int i = 0; i < s->vocab; i++)
-        free((char *)tokens[i]);
-    free(tokens);
-    free(types);
 }
 
 static void write_header(struct ggufw *w, const struct shape *s)
@@ -221,6 +190,11 @@ static void write_header(struct ggufw *w, const struct shape *s)
     ggufw_f32(w, KEY("rope.freq_base"), s->base);
     ggufw_u32(w, KEY("rope.dimension_count"), (uint32_t)s->head_dim);
     ggufw_u32(w, KEY("vocab_size"), (uint32_t)s->vocab);
+    if (s->n_expert) {
+        ggufw_u32(w, KEY("expert_count"), (uint32_t)s->n_expert);
+        ggufw_u32(w, KEY("expert_used_count"), (uint32_t)s->n_used);
+        ggufw_u32(w, KEY("expert_feed_forward_length"), (uint32_t)s->ff);
+    }
 #undef KEY
 }
 
@@ -236,21 +210,26 @@ static bool parse_type(const char *name, enum kern_type *ret)
 
 int main(int argc, char **argv)
 {
-    const struct shape *s = NULL;
+    struct shape *s = NULL;
+    char *layers = argc == 4 ? strchr(argv[1], ':') : NULL;
+    if (layers)
+        *layers++ = 0;
     for (size_t i = 0; argc == 4 && i < sizeof shapes / sizeof *shapes; i++)
         if (!strcmp(argv[1], shapes[i].name))
             s = &shapes[i];
+    if (s && layers)
+        s->n_layer = atoi(layers);
     bool mix = argc == 4 && !strcmp(argv[2], "Q4_K_M");
     enum kern_type type = KERN_Q4_K;
     if (!s || (!mix && !parse_type(argv[2], &type))) {
-        fprintf(stderr, "usage: mkmodel llama-3.2-1b|llama-3.1-8b|qwen3-0.6b|smollm2-135m|tiny TYPE|Q4_K_M OUT.gguf\n");
+        fprintf(stderr, "usage: mkmodel llama-3.2-1b|llama-3.1-8b|qwen3-0.6b|smollm2-135m|qwen3-30b-a3b|tiny[:LAYERS] TYPE|Q4_K_M OUT.gguf\n");
         return 2;
     }
     enum kern_type embd = mix ? KERN_Q6_K : type;
-    plan("token_embd.weight", s->tied ? embd : type, s->d, s->vocab);
+    plan("token_embd.weight", s->tied ? embd : type, s->d, s->vocab, 0);
     if (!s->tied)
-        plan("output.weight", embd, s->d, s->vocab);
-    plan("output_norm.weight", KERN_F32, s->d, 0);
+        plan("output.weight", embd, s->d, s->vocab, 0);
+    plan("output_norm.weight", KERN_F32, s->d, 0, 0);
     for (int b = 0; b < s->n_layer; b++) {
         /* the mix gives more bits to the first and last eighth and every third layer between */
         bool more = b < s->n_layer / 8 || b >= 7 * s->n_layer / 8 || (b - s->n_layer / 8) % 3 == 2;
@@ -258,9 +237,9 @@ int main(int argc, char **argv)
     }
     struct ggufw *w = ggufw_open(argv[3]);
     write_header(w, s);
-    write_vocabulary(w, s);
+    ggufw_byte_vocabulary(w, s->pre, s->vocab);
     for (int i = 0; i < n_tensor; i++)
-        ggufw_tensor(w, tensors[i].name, tensors[i].type, tensors[i].n_col, tensors[i].n_row);
+        ggufw_stack(w, tensors[i].name, tensors[i].type, tensors[i].n_col, tensors[i].n_row, tensors[i].n_mat);
     ggufw_begin(w);
     for (int i = 0; i < n_tensor; i++)
         write_tensor(w, &tensors[i]);

@@ -12,26 +12,32 @@
 #include "engine/plan.h"
 #include "engine/policy.h"
 #include "tests/engine/bed.h"
+#include "tests/support/tinymodel.h"
 
-/* A reference file with one of its u32 or f32 metadata values replaced. */
+/* Replaces a u32 or f32 metadata value of a file. */
+static void patch(const char *path, const char *key, const void *value)
+{
+    static char data[16 << 20];
+    FILE *f = fopen(path, "r+b");
+    assert_non_null(f);
+    char *at = memmem(data, fread(data, 1, sizeof data, f), key, strlen(key));
+    assert_non_null(at);
+    at += strlen(key) + 4; /* after the type */
+    fseek(f, at - data, SEEK_SET);
+    assert_int_equal(fwrite(value, 4, 1, f), 1);
+    fclose(f);
+}
+
+/* A reference file with one of its values replaced. */
 static void patched(const char *dir, const char *name, const char *key, const void *value,
                     char path[1024])
 {
-    snprintf(path, 1024, "%s/reference/%s.gguf", dir, name);
-    FILE *f = fopen(path, "rb");
-    assert_non_null(f);
-    static char data[16 << 20];
-    size_t n = fread(data, 1, sizeof data, f);
-    fclose(f);
-    if (key) {
-        char *at = memmem(data, n, key, strlen(key));
-        assert_non_null(at);
-        memcpy(at + strlen(key) + 4, value, 4); /* after the type */
-    }
+    char command[2200], from[1024];
+    snprintf(from, sizeof from, "%s/reference/%s.gguf", dir, name);
     snprintf(path, 1024, "/tmp/dogear-model-%d.gguf", (int)getpid());
-    f = fopen(path, "wb");
-    assert_int_equal(fwrite(data, 1, n, f), n);
-    fclose(f);
+    snprintf(command, sizeof command, "cp --no-preserve=mode '%s' '%s'", from, path);
+    assert_int_equal(system(command), 0);
+    patch(path, key, value);
 }
 
 static void open_model(const char *dir, const char *name, struct gguf **g, struct model **m)
@@ -76,6 +82,22 @@ static void model__read__takes_what_the_file_says(void **state)
     gguf_close(g);
 }
 
+/* One clear line, no model; removes the file. */
+static void check_refused(const char *path, const char *key)
+{
+    struct gguf *g;
+    struct model *m = NULL;
+    struct err e;
+    bed_check(gguf_open(path, &g, &e), &e);
+    enum status s = model_read(g, &m, &e);
+    if (s != ERR_FORMAT && s != ERR_UNSUPPORTED)
+        fail_msg("%s gives status %d", key, s);
+    assert_null(m);
+    assert_null(strchr(e.text, '\n'));
+    gguf_close(g);
+    unlink(path);
+}
+
 static void model__read__refuses_numbers_that_do_not_fit(void **state)
 {
     static const struct {
@@ -99,18 +121,38 @@ static void model__read__refuses_numbers_that_do_not_fit(void **state)
     const char *dir = bed_data();
     for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) {
         char path[1024];
-        struct gguf *g;
-        struct model *m = NULL;
-        struct err e;
         patched(dir, bad[i].name, bad[i].key, &bad[i].value, path);
-        bed_check(gguf_open(path, &g, &e), &e);
-        enum status s = model_read(g, &m, &e);
-        if (s != ERR_FORMAT && s != ERR_UNSUPPORTED)
-            fail_msg("%s = %u gives status %d", bad[i].key, bad[i].value, s);
-        assert_null(m);
-        assert_null(strchr(e.text, '\n'));
-        gguf_close(g);
-        unlink(path);
+        check_refused(path, bad[i].key);
+    }
+}
+
+static void model__read__refuses_experts_that_do_not_fit(void **state)
+{
+    static const struct {
+        const char *name, *key;
+        uint32_t value;
+    } bad[] = {
+        {"qwen3moe", "qwen3moe.expert_count", 0}, /* a dense model: its tensors are not there */
+        {"qwen3moe", "qwen3moe.expert_count", 7},
+        {"qwen3moe", "qwen3moe.expert_count", 1u << 30},
+        {"qwen3moe", "qwen3moe.expert_used_count", 0},
+        {"qwen3moe", "qwen3moe.expert_used_count", 9},
+        {"qwen3moe", "qwen3moe.expert_feed_forward_length", 24},
+        {"qwen3moe", "qwen3moe.expert_feed_forward_length", 48},
+        {"gpt-oss", "gpt-oss.expert_count", 4},
+        {"granite", "granite.residual_scale", 0},
+        {"granite", "granite.logit_scale", 0xff800000}, /* -inf */
+        {"mistral3", "mistral3.rope.dimension_count", 8},
+    };
+    for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) {
+        char path[1024];
+        int variety = 0;
+        while (strcmp(tinymodel_name(variety), bad[i].name) != 0)
+            variety++;
+        snprintf(path, sizeof path, "/tmp/dogear-model-%d.gguf", (int)getpid());
+        tinymodel_write(variety, path, false);
+        patch(path, bad[i].key, &bad[i].value);
+        check_refused(path, bad[i].key);
     }
 }
 
@@ -279,6 +321,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(model__read__takes_what_the_file_says),
         cmocka_unit_test(model__read__refuses_numbers_that_do_not_fit),
+        cmocka_unit_test(model__read__refuses_experts_that_do_not_fit),
         cmocka_unit_test(model__rope__scales_as_published),
         cmocka_unit_test(model__fingerprint__tells_models_apart),
         cmocka_unit_test(plan__make__lowers_or_refuses),

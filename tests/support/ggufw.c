@@ -6,6 +6,7 @@
 
 #include "engine/base/mem.h"
 #include "engine/base/str.h"
+#include "engine/base/utf8.h"
 
 enum { ALIGN = 32, T_U32 = 4, T_I32 = 5, T_F32 = 6, T_BOOL = 7, T_STR = 8, T_ARRAY = 9 };
 
@@ -109,12 +110,20 @@ void ggufw_f32s(struct ggufw *w, const char *k, const float *v, size_t n)
 
 void ggufw_tensor(struct ggufw *w, const char *name, enum kern_type type, int64_t n_col, int64_t n_row)
 {
-    uint64_t n = (uint64_t)n_col * (uint64_t)(n_row ? n_row : 1);
+    ggufw_stack(w, name, type, n_col, n_row, 0);
+}
+
+void ggufw_stack(struct ggufw *w, const char *name, enum kern_type type, int64_t n_col, int64_t n_row,
+                 int64_t n_mat)
+{
+    uint64_t n = (uint64_t)n_col * (uint64_t)(n_row ? n_row : 1) * (uint64_t)(n_mat ? n_mat : 1);
     put_str(&w->tensors, name);
-    put_u32(&w->tensors, n_row ? 2 : 1);
+    put_u32(&w->tensors, n_mat ? 3 : n_row ? 2 : 1);
     put_u64(&w->tensors, (uint64_t)n_col);
     if (n_row)
         put_u64(&w->tensors, (uint64_t)n_row);
+    if (n_mat)
+        put_u64(&w->tensors, (uint64_t)n_mat);
     put_u32(&w->tensors, type);
     put_u64(&w->tensors, w->off);
     w->sizes = mem_realloc(w->sizes, (w->n_tensor + 1) * sizeof *w->sizes);
@@ -136,6 +145,37 @@ static void pad(struct ggufw *w)
     static const char zeros[ALIGN];
     long at = ftell(w->f);
     write_all(w, zeros, (size_t)((ALIGN - at % ALIGN) % ALIGN));
+}
+
+void ggufw_byte_vocabulary(struct ggufw *w, const char *pre, int32_t n_vocab)
+{
+    char(*text)[32] = mem_calloc((size_t)n_vocab, sizeof *text);
+    const char **tokens = mem_calloc((size_t)n_vocab, sizeof *tokens);
+    int32_t *types = mem_calloc((size_t)n_vocab, sizeof *types);
+    static const char *const merges[] = {"t h"}; /* peers refuse an empty list */
+    uint32_t extra = 0;
+    for (int32_t i = 0; i < n_vocab; i++) {
+        bool shown = (i >= '!' && i <= '~') || (i >= 0xa1 && i <= 0xac) || i >= 0xae;
+        tokens[i] = text[i];
+        types[i] = i <= 256 ? 1 : 5;
+        if (i < 256)
+            utf8_encode(shown ? (uint32_t)i : 256u + extra++, text[i]);
+        else if (i == 256)
+            snprintf(text[i], sizeof *text, "th");
+        else
+            snprintf(text[i], sizeof *text, "<|pad%d|>", i);
+    }
+    ggufw_str(w, "tokenizer.ggml.model", "gpt2");
+    ggufw_str(w, "tokenizer.ggml.pre", pre);
+    ggufw_strs(w, "tokenizer.ggml.tokens", tokens, (size_t)n_vocab);
+    ggufw_i32s(w, "tokenizer.ggml.token_type", types, (size_t)n_vocab);
+    ggufw_strs(w, "tokenizer.ggml.merges", merges, 1);
+    ggufw_u32(w, "tokenizer.ggml.bos_token_id", 257);
+    ggufw_u32(w, "tokenizer.ggml.eos_token_id", 258);
+    ggufw_bool(w, "tokenizer.ggml.add_bos_token", 0);
+    free(text);
+    free(tokens);
+    free(types);
 }
 
 void ggufw_begin(struct ggufw *w)

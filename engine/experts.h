@@ -1,0 +1,31 @@
+/* The feed-forward part of a mixture of experts (Shazeer et al. 2017; Mixtral, Qwen3-MoE, OLMoE,
+ * Granite-MoE): a router chooses a few of many small feed-forward networks for each token and adds
+ * their answers up by weight. Written over the op table like forward.c, whose part it is; the
+ * choice itself is made on the host.
+ *
+ * Threads: one at a time. No allocation after experts_new. */
+#ifndef ENGINE_EXPERTS_H
+#define ENGINE_EXPERTS_H
+
+#include "engine/base/err.h"
+#include "engine/model.h"
+
+struct experts;
+
+/* Bytes of scratch for chunks of n_chunk tokens; 0 for a model without experts. */
+uint64_t experts_bytes(const struct model_params *p, int32_t n_chunk);
+/* NULL when out of memory. */
+struct experts *experts_new(const struct model *m, int32_t n_chunk);
+void experts_free(struct experts *x); /* NULL is fine */
+
+/* stream += the answers of the layer's chosen experts to `in`. Both dev [n_tok, n_embd]. */
+void experts_run(struct experts *x, const struct model_layer *l, const float *in, float *stream,
+                 int32_t n_tok);
+
+/* The n_used experts of greatest logit, greatest first (the lower number at a tie), and their
+ * weights: softmax over all experts or, with `among`, over the chosen ones, so that weights sum to
+ * one. logit: [n]; ret_expert, ret_weight: [n_used]. */
+void experts_choose(const float *logit, int32_t n, int32_t n_used, bool among, int32_t *ret_expert,
+                    float *ret_weight);
+
+#endif

@@ -1,0 +1,209 @@
+/* Every variety of architecture on a small random model (tests/support/tinymodel.h): the loss on a
+ * text and some logits beside what llama.cpp computes from the same file, on every instruction set,
+ * and whatever the chunks are. `engine_test_archs write DIR` writes the models, plainly, since the
+ * peer rounds what it multiplies with block types, and the text (ids.bin). */
+#include <math.h>
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include <cmocka.h>
+
+#include "engine/experts.h"
+#include "tests/engine/bed.h"
+#include "tests/support/tinymodel.h"
+
+/* Both compute in float32: what differs is the order of sums and the exponential. */
+#define NLL_EXACT 2e-5
+#define LOGIT_EXACT 1e-3
+/* With f16 keys and values; now and then a router then chooses another expert. Measured: up to 0.009 and
+ * 0.1. A part left out or in the wrong place moves both by more than 1. */
+#define NLL_F16 2e-2
+#define LOGIT_F16 2e-1
+/* Largest difference of a logit when the prompt is cut in other places. */
+#define LOGIT_CHUNK 1e-3
+
+enum { N_TOK = 200, N_LOGIT = 4 };
+
+static const int32_t logit_at[N_LOGIT] = {0, 97, 194, 287};
+
+/* llama.cpp (August 2026), float32 cache, no flash attention: mean loss of tokens 1.., and the last
+ * token's logits. */
+static const struct peer {
+    const char *name;
+    double nll;
+    float logit[N_LOGIT];
+} peers[] = {
+    {"llama", 9.657627, {-3.04886f, -2.02974f, -0.91760f, -1.48998f}},
+    {"llama-moe", 8.762793, {-1.17887f, 1.25630f, -0.82038f, -3.75230f}},
+    {"qwen3moe", 8.799570, {1.01476f, 0.23205f, 2.21572f, -2.05198f}},
+    {"smollm3", 11.050860, {-5.37945f, 1.73549f, -2.60837f, -0.60896f}},
+    {"granite", 5.721991, {0.41554f, 0.43906f, 0.25979f, 0.67836f}},
+    {"granitemoe", 5.756333, {-0.11277f, 0.38274f, -0.63954f, 0.51544f}},
+    {"olmo2", 8.467598, {4.78745f, -0.29842f, -2.99139f, 0.92104f}},
+    {"olmo2-swa", 8.571255, {0.70926f, -3.52566f, -2.47068f, -0.01555f}},
+    {"olmoe", 9.324675, {3.06846f, 2.08424f, 2.51074f, -0.28032f}},
+    {"mistral3", 8.343461, {0.57108f, 0.96050f, -1.94579f, -0.17269f}},
+    {"seed_oss", 8.643098, {-0.09446f, 1.13750f, 0.37530f, 0.71632f}},
+    {"qwen2vl", 8.729908, {-0.49434f, -0.05114f, 0.37940f, 2.60749f}},
+    {"qwen3vl", 9.354211, {-0.46296f, 1.47231f, 1.21950f, 3.60429f}},
+    {"qwen3vlmoe", 9.236823, {1.64507f, -0.07902f, -0.77230f, 6.10142f}},
+    {"gpt-oss", 9.447147, {-3.17865f, -1.20086f, 1.03503f, 1.44475f}},
+};
+
+static void make_text(int32_t ids[N_TOK])
+{
+    uint32_t state = 7;
+    for (int32_t i = 0; i < N_TOK; i++) {
+        state = state * 1664525u + 1013904223u;
+        ids[i] = i > 8 && state >> 30 == 0 ? ids[i - 8] : (int32_t)(state >> 16) % TINYMODEL_VOCAB;
+    }
+}
+
+static double loss(const float *logits, const int32_t *ids)
+{
+    double sum = 0;
+    for (int32_t t = 0; t + 1 < N_TOK; t++) {
+        const float *row = logits + (size_t)t * TINYMODEL_VOCAB;
+        double top = row[0], z = 0;
+        for (int32_t i = 1; i < TINYMODEL_VOCAB; i++)
+            top = row[i] > top ? row[i] : top;
+        for (int32_t i = 0; i < TINYMODEL_VOCAB; i++)
+            z += exp(row[i] - top);
+        sum += top + log(z) - row[ids[t + 1]];
+    }
+    return sum / (N_TOK - 1);
+}
+
+static const char *model_path(int i)
+{
+    static char path[256];
+    const char *dir = getenv("TMPDIR");
+    snprintf(path, sizeof path, "%s/dogear-archs-%d-%s.gguf", dir ? dir : "/tmp", (int)getpid(),
+             tinymodel_name(i));
+    tinymodel_write(i, path, false);
+    return path;
+}
+
+static void against_peer(const char *isa, double nll_bound, double logit_bound)
+{
+    struct kern *k = kern_open_cpu(isa, 2);
+    int32_t ids[N_TOK];
+    int n_bad = 0;
+    if (!k)
+        skip();
+    make_text(ids);
+    for (int i = 0; tinymodel_name(i); i++) {
+        const struct peer *p = &peers[i];
+        const char *path = model_path(i);
+        struct bed b;
+        assert_string_equal(p->name, tinymodel_name(i));
+        bed_open(&b, k, path, N_TOK);
+        float *whole = bed_logits(&b, ids, N_TOK, N_TOK), *parts = bed_logits(&b, ids, N_TOK, 37);
+        const float *last = whole + (size_t)(N_TOK - 1) * TINYMODEL_VOCAB;
+        double nll = loss(whole, ids), off = 0, cut = 0;
+        for (int j = 0; j < N_LOGIT; j++)
+            off = fmax(off, fabs(last[logit_at[j]] - p->logit[j]));
+        for (size_t j = 0; j < (size_t)N_TOK * TINYMODEL_VOCAB; j++)
+            cut = fmax(cut, fabs(whole[j] - parts[j]));
+        bool ok = fabs(nll - p->nll) <= nll_bound && off <= logit_bound && cut <= LOGIT_CHUNK;
+        n_bad += !ok;
+        print_message("# %s %-12s loss %.6f (peer %.6f), logits off by %.2g, by chunks %.2g%s\n",
+                      k->name, p->name, nll, p->nll, off, cut, ok ? "" : "  <-- too far");
+        free(whole);
+        free(parts);
+        bed_close(&b);
+        remove(path);
+    }
+    kern_close(k);
+    assert_int_equal(n_bad, 0);
+}
+
+static void archs__ref32__as_the_peer(void **state)
+{
+    against_peer("ref32", NLL_EXACT, LOGIT_EXACT);
+}
+
+static void archs__ref__as_the_peer(void **state)
+{
+    against_peer("ref", NLL_F16, LOGIT_F16);
+}
+
+static void archs__avx2__as_the_peer(void **state)
+{
+    against_peer("avx2", NLL_F16, LOGIT_F16);
+}
+
+static void archs__avx512__as_the_peer(void **state)
+{
+    against_peer("avx512", NLL_F16, LOGIT_F16);
+}
+
+static void archs__amx__as_the_peer(void **state)
+{
+    against_peer("amx", NLL_F16, LOGIT_F16);
+}
+
+static void experts__choose__greatest_first_and_weights_sum_to_one(void **state)
+{
+    const float logit[] = {1, 3, 2, 3, -1};
+    int32_t e[3];
+    float w[3];
+    experts_choose(logit, 5, 3, true, e, w);
+    assert_int_equal(e[0], 1); /* the lower number at a tie */
+    assert_int_equal(e[1], 3);
+    assert_int_equal(e[2], 2);
+    assert_true(fabs(w[0] + w[1] + w[2] - 1) < 1e-6 && w[0] == w[1]);
+    assert_true(fabs(w[2] / w[0] - exp(-1)) < 1e-6);
+    double all = exp(-2) + 1 + exp(-1) + 1 + exp(-4);
+    experts_choose(logit, 5, 3, false, e, w);
+    assert_true(fabs(w[0] - 1 / all) < 1e-6 && fabs(w[2] - exp(-1) / all) < 1e-6);
+}
+
+static void experts__choose__takes_different_ones_of_no_numbers(void **state)
+{
+    const float logit[] = {NAN, -INFINITY, NAN, INFINITY};
+    int32_t e[4];
+    float w[4];
+    experts_choose(logit, 4, 4, true, e, w);
+    int seen = 0;
+    for (int i = 0; i < 4; i++) {
+        assert_true(e[i] >= 0 && e[i] < 4);
+        seen |= 1 << e[i];
+    }
+    assert_int_equal(seen, 15);
+    assert_int_equal(e[0], 3);
+}
+
+static int write_files(const char *dir)
+{
+    char path[1024];
+    int32_t ids[N_TOK];
+    make_text(ids);
+    for (int i = 0; tinymodel_name(i); i++) {
+        snprintf(path, sizeof path, "%s/%s.gguf", dir, tinymodel_name(i));
+        tinymodel_write(i, path, true);
+    }
+    snprintf(path, sizeof path, "%s/ids.bin", dir);
+    FILE *f = fopen(path, "wb");
+    return !f || fwrite(ids, sizeof ids, 1, f) != 1 || fclose(f);
+}
+
+int main(int argc, char **argv)
+{
+    if (argc == 3 && strcmp(argv[1], "write") == 0)
+        return write_files(argv[2]);
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(archs__ref32__as_the_peer),
+        cmocka_unit_test(archs__ref__as_the_peer),
+        cmocka_unit_test(archs__avx2__as_the_peer),
+        cmocka_unit_test(archs__avx512__as_the_peer),
+        cmocka_unit_test(archs__amx__as_the_peer),
+        cmocka_unit_test(experts__choose__greatest_first_and_weights_sum_to_one),
+        cmocka_unit_test(experts__choose__takes_different_ones_of_no_numbers),
+    };
+    return cmocka_run_group_tests_name("archs", tests, NULL, NULL);
+}

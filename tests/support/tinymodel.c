@@ -1,0 +1,247 @@
+#include "tests/support/tinymodel.h"
+
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+
+#include "engine/base/mem.h"
+#include "tests/support/ggufw.h"
+
+enum {
+    LAYERS = 6,
+    D = 64,
+    HEADS = 4,
+    KV_HEADS = 2,
+    HEAD = 16,
+    FF = 96,
+    EXPERT_FF = 32,
+    EXPERTS = 8,
+    USED = 3,
+    CTX = 64,
+    WINDOW = 24
+};
+
+enum feature {
+    PRE = 1,
+    POST = 2,
+    QK = 4,     /* q/k norms of a head */
+    QK_ROW = 8, /* of all heads */
+    MOE = 16,
+    MOE_FF = 32, /* with a width of their own */
+    FACTORS = 64,
+    YARN = 128,
+    SLIDING = 256,
+    GROWTH = 512,
+    TIED = 1024,
+    ALL_KV = 2048,     /* as many KV heads as heads */
+    BIASED = 4096,     /* queries, keys and values */
+    FFN_POST = 8192,   /* the second norm's other name */
+    GPT_OSS = 1 << 14, /* sinks, biases everywhere */
+    MXFP4 = 1 << 15,   /* experts */
+    SECTIONS = 1 << 16,
+};
+
+static const struct tiny {
+    const char *name, *arch;
+    unsigned features;
+} tinies[] = {
+    {"llama", "llama", PRE},
+    {"llama-moe", "llama", PRE | MOE},
+    {"qwen3moe", "qwen3moe", PRE | QK | MOE | MOE_FF},
+    {"smollm3", "smollm3", PRE | TIED},
+    {"granite", "granite", PRE | FACTORS | TIED},
+    {"granitemoe", "granitemoe", PRE | FACTORS | MOE | TIED},
+    {"olmo2", "olmo2", POST | QK_ROW},
+    {"olmo2-swa", "olmo2", POST | QK_ROW | SLIDING | YARN},
+    {"olmoe", "olmoe", PRE | QK_ROW | MOE | ALL_KV},
+    {"mistral3", "mistral3", PRE | YARN | GROWTH},
+    {"seed_oss", "seed_oss", PRE | FFN_POST},
+    {"qwen2vl", "qwen2vl", PRE | BIASED | SECTIONS},
+    {"qwen3vl", "qwen3vl", PRE | QK | SECTIONS},
+    {"qwen3vlmoe", "qwen3vlmoe", PRE | QK | MOE | MOE_FF | SECTIONS},
+    {"gpt-oss", "gpt-oss",
+     PRE | FFN_POST | BIASED | GPT_OSS | MOE | MOE_FF | YARN | SLIDING | MXFP4},
+};
+
+const char *tinymodel_name(int i)
+{
+    return i >= 0 && (size_t)i < sizeof tinies / sizeof *tinies ? tinies[i].name : NULL;
+}
+
+static int kv_heads(const struct tiny *m)
+{
+    return m->features & ALL_KV ? HEADS : KV_HEADS;
+}
+
+/* ---- a tensor list, and its values ---- */
+
+struct tensor {
+    char name[64];
+    int64_t n_col, n_row, n_mat;
+    float mean, size;
+    enum kern_type type;
+};
+
+struct tensors {
+    struct tensor list[256];
+    int n;
+};
+
+static void add(struct tensors *t, const char *name, int64_t n_col, int64_t n_row, int64_t n_mat,
+                float mean, float size)
+{
+    struct tensor *x = &t->list[t->n++];
+    *x =
+        (struct tensor){.n_col = n_col, .n_row = n_row, .n_mat = n_mat, .mean = mean, .size = size};
+    snprintf(x->name, sizeof x->name, "%s", name);
+    x->type = KERN_F32;
+}
+
+static void add_layer(struct tensors *t, int layer, const struct tiny *m)
+{
+    char name[64];
+    int q = HEADS * HEAD, kv = kv_heads(m) * HEAD, moe = m->features & MOE ? EXPERTS : 0;
+    int ff = m->features & MOE_FF ? EXPERT_FF : FF;
+#define ADD(what, col, row, mat, mean, size)                                                       \
+    (snprintf(name, sizeof name, "blk.%d.%s.weight", layer, what),                                 \
+     add(t, name, col, row, mat, mean, size))
+    if (m->features & PRE) {
+        ADD("attn_norm", D, 0, 0, 1, 0.5f);
+        ADD(m->features & FFN_POST ? "post_attention_norm" : "ffn_norm", D, 0, 0, 1, 0.5f);
+    }
+    if (m->features & POST) {
+        ADD("post_attention_norm", D, 0, 0, 0.5f, 0.3f);
+        ADD("post_ffw_norm", D, 0, 0, 0.5f, 0.3f);
+    }
+    if (m->features & (QK | QK_ROW)) {
+        ADD("attn_q_norm", m->features & QK ? HEAD : q, 0, 0, 1.2f, 0.4f);
+        ADD("attn_k_norm", m->features & QK ? HEAD : kv, 0, 0, 1.2f, 0.4f);
+    }
+    ADD("attn_q", D, q, 0, 0, 0.2f);
+    ADD("attn_k", D, kv, 0, 0, 0.2f);
+    ADD("attn_v", D, kv, 0, 0, 0.2f);
+    ADD("attn_output", q, D, 0, 0, 0.2f);
+    if (moe)
+        ADD("ffn_gate_inp", D, EXPERTS, 0, 0, 0.3f);
+    int first = t->n;
+    ADD(moe ? "ffn_gate_exps" : "ffn_gate", D, ff, moe, 0, 0.2f);
+    ADD(moe ? "ffn_up_exps" : "ffn_up", D, ff, moe, 0, 0.2f);
+    ADD(moe ? "ffn_down_exps" : "ffn_down", ff, D, moe, 0, 0.15f);
+    for (int i = first; i < t->n && m->features & MXFP4; i++)
+        t->list[i].type = KERN_MXFP4;
+    if (m->features & GPT_OSS)
+        ADD("attn_sinks", HEADS, 0, 0, 1, 1);
+#undef ADD
+    static const struct {
+        const char *name;
+        int64_t n, n_mat;
+        unsigned with;
+    } biases[] = {{"attn_q", HEADS * HEAD, 0, BIASED},
+                  {"attn_k", KV_HEADS * HEAD, 0, BIASED},
+                  {"attn_v", KV_HEADS * HEAD, 0, BIASED},
+                  {"attn_output", D, 0, GPT_OSS},
+                  {"ffn_gate_inp", EXPERTS, 0, GPT_OSS},
+                  {"ffn_gate_exps", EXPERT_FF, EXPERTS, GPT_OSS},
+                  {"ffn_up_exps", EXPERT_FF, EXPERTS, GPT_OSS},
+                  {"ffn_down_exps", D, EXPERTS, GPT_OSS}};
+    for (size_t i = 0; i < sizeof biases / sizeof *biases; i++)
+        if (m->features & biases[i].with) {
+            snprintf(name, sizeof name, "blk.%d.%s.bias", layer, biases[i].name);
+            add(t, name, biases[i].n, biases[i].n_mat, 0, 0, 0.3f);
+        }
+}
+
+/* mean + size * (about normal): integers and exactly rounded operations only. */
+static void write_values(struct ggufw *w, const struct tensor *t, uint32_t *state, bool plain)
+{
+    int64_t n = t->n_col * (t->n_row ? t->n_row : 1) * (t->n_mat ? t->n_mat : 1);
+    float *x = mem_alloc(sizeof *x * (size_t)n);
+    for (int64_t i = 0; i < n; i++) {
+        int32_t sum = 0;
+        for (int j = 0; j < 4; j++) {
+            *state = *state * 1664525u + 1013904223u;
+            sum += (int32_t)(*state >> 16) - 32768;
+        }
+        x[i] = t->mean + t->size * ((float)sum / 37837.0f); /* the sum's standard deviation */
+    }
+    uint8_t *data = mem_alloc(sizeof *x * (size_t)n);
+    if (!kern_quantise(t->type, x, data, n))
+        abort();
+    if (plain) {
+        kern_dequantise(t->type, data, x, n);
+        ggufw_data(w, x, sizeof *x * (size_t)n);
+    } else {
+        ggufw_data(w, data, (size_t)(n / kern_type_block(t->type)) * kern_type_bytes(t->type));
+    }
+    free(data);
+    free(x);
+}
+
+static void write_keys(struct ggufw *w, const struct tiny *m)
+{
+    char key[96];
+#define KEY(suffix) (snprintf(key, sizeof key, "%s.%s", m->arch, suffix), key)
+    ggufw_str(w, "general.architecture", m->arch);
+    ggufw_str(w, "general.name", m->name);
+    ggufw_u32(w, KEY("context_length"), 4096);
+    ggufw_u32(w, KEY("embedding_length"), D);
+    ggufw_u32(w, KEY("block_count"), LAYERS);
+    ggufw_u32(w, KEY("feed_forward_length"), FF);
+    ggufw_u32(w, KEY("attention.head_count"), HEADS);
+    ggufw_u32(w, KEY("attention.head_count_kv"), (uint32_t)kv_heads(m));
+    ggufw_f32(w, KEY("attention.layer_norm_rms_epsilon"), 1e-5f);
+    ggufw_f32(w, KEY("rope.freq_base"), 10000);
+    ggufw_u32(w, KEY("rope.dimension_count"), HEAD);
+    ggufw_u32(w, KEY("vocab_size"), TINYMODEL_VOCAB);
+    if (m->features & MOE) {
+        ggufw_u32(w, KEY("expert_count"), EXPERTS);
+        ggufw_u32(w, KEY("expert_used_count"), USED);
+    }
+    if (m->features & MOE_FF)
+        ggufw_u32(w, KEY("expert_feed_forward_length"), EXPERT_FF);
+    if (m->features & FACTORS) {
+        ggufw_f32(w, KEY("embedding_scale"), 12);
+        ggufw_f32(w, KEY("residual_scale"), 0.22f);
+        ggufw_f32(w, KEY("attention.scale"), 0.0625f * 5);
+        ggufw_f32(w, KEY("logit_scale"), 8);
+    }
+    if (m->features & YARN) {
+        ggufw_str(w, KEY("rope.scaling.type"), "yarn");
+        ggufw_f32(w, KEY("rope.scaling.factor"), 16);
+        ggufw_u32(w, KEY("rope.scaling.original_context_length"), CTX);
+    }
+    if (m->features & GROWTH) {
+        ggufw_f32(w, KEY("rope.scaling.yarn_log_multiplier"), 1);
+        ggufw_f32(w, KEY("attention.temperature_scale"), 0.3f);
+    }
+    static const int32_t sections[] = {3, 3, 2, 0};
+    if (m->features & SECTIONS)
+        ggufw_i32s(w, KEY("rope.dimension_sections"), sections, 4);
+    if (m->features & SLIDING)
+        ggufw_u32(w, KEY("attention.sliding_window"), WINDOW);
+#undef KEY
+}
+
+void tinymodel_write(int i, const char *path, bool plain)
+{
+    const struct tiny *m = &tinies[i];
+    struct tensors *t = mem_calloc(1, sizeof *t);
+    uint32_t state = 1u + (uint32_t)i;
+    add(t, "token_embd.weight", D, TINYMODEL_VOCAB, 0, 0, m->features & TIED ? 0.4f : 1);
+    if (!(m->features & TIED))
+        add(t, "output.weight", D, TINYMODEL_VOCAB, 0, 0, 0.3f);
+    add(t, "output_norm.weight", D, 0, 0, 1, 0.5f);
+    for (int l = 0; l < LAYERS; l++)
+        add_layer(t, l, m);
+    struct ggufw *w = ggufw_open(path);
+    write_keys(w, m);
+    ggufw_byte_vocabulary(w, "llama-bpe", TINYMODEL_VOCAB);
+    for (int j = 0; j < t->n; j++)
+        ggufw_stack(w, t->list[j].name, plain ? KERN_F32 : t->list[j].type, t->list[j].n_col,
+                    t->list[j].n_row, t->list[j].n_mat);
+    ggufw_begin(w);
+    for (int j = 0; j < t->n; j++)
+        write_values(w, &t->list[j], &state, plain);
+    ggufw_close(w);
+    free(t);
+}
