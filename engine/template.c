@@ -91,6 +91,7 @@ void template_free(struct template *tp)
     str_fini(&tp->system_default);
     str_fini(&tp->system_lead);
     str_fini(&tp->system_join);
+    str_fini(&tp->date);
     free(tp);
 }
 
@@ -106,7 +107,9 @@ bool template_is_unknown(const struct template *tp)
 
 void template_set_today(struct template *tp, const char *today)
 {
-    snprintf(tp->today, sizeof tp->today, "%s", today ? today : "");
+    int *d = tp->today;
+    if (!today || sscanf(today, "%4d-%2d-%2d", &d[0], &d[1], &d[2]) != 3 || d[1] < 1 || d[1] > 12)
+        d[0] = 0;
 }
 
 bool template_is_stop(const struct template *tp, int32_t id)
@@ -145,6 +148,34 @@ static void mark(struct render *r, size_t begin)
     r->ranges[r->n_range++] = (struct tok_range){begin, end};
 }
 
+/* The parts of strftime that templates use, in English whatever the locale. */
+static void put_date(struct render *r)
+{
+    static const char months[12][10] = {"January",   "February", "March",    "April",
+                                        "May",       "June",     "July",     "August",
+                                        "September", "October",  "November", "December"};
+    int d[3] = {r->tp->today[0], r->tp->today[1], r->tp->today[2]};
+    time_t now = time(NULL);
+    struct tm tm;
+    if (!d[0]) {
+        if (!localtime_r(&now, &tm))
+            return;
+        d[0] = tm.tm_year + 1900;
+        d[1] = tm.tm_mon + 1;
+        d[2] = tm.tm_mday;
+    }
+    for (const char *p = str_c(&r->tp->date); *p; p++) {
+        if (*p != '%' || !p[1] || !strchr("dmYbB", p[1]))
+            str_addc(r->out, *p);
+        else if (*++p == 'd' || *p == 'm')
+            str_addf(r->out, "%02d", d[*p == 'd' ? 2 : 1]);
+        else if (*p == 'Y')
+            str_addf(r->out, "%d", d[0]);
+        else
+            str_addf(r->out, "%.*s", *p == 'b' ? 3 : 9, months[d[1] - 1]);
+    }
+}
+
 static void put_format(struct render *r, const char *s)
 {
     size_t begin = r->out->len;
@@ -153,6 +184,8 @@ static void put_format(struct render *r, const char *s)
             str_add(r->out, r->tp->bos.data, r->tp->bos.len);
         else if (*s == '\2')
             str_add(r->out, r->tp->eos.data, r->tp->eos.len);
+        else if (*s == '\3')
+            put_date(r);
         else
             str_addc(r->out, *s);
     }
@@ -217,35 +250,19 @@ static void put_text(struct render *r, struct slice t, unsigned flags)
     str_add(r->out, t.s, t.n);
 }
 
-static void put_date(struct render *r, const char *today)
-{
-    static const char months[12][4] = {"Jan", "Feb", "Mar", "Apr", "May", "Jun",
-                                       "Jul", "Aug", "Sep", "Oct", "Nov", "Dec"};
-    if (today[0]) {
-        str_adds(r->out, today);
-        return;
-    }
-    time_t now = time(NULL);
-    struct tm tm;
-    if (localtime_r(&now, &tm))
-        str_addf(r->out, "%02d %s %d", tm.tm_mday, months[tm.tm_mon], tm.tm_year + 1900);
-}
-
-static void put_system(struct render *r, const struct slice *text)
+/* A system turn. given: NULL = the template's own text. */
+static void put_system(struct render *r, const struct slice *given)
 {
     const struct template *tp = r->tp;
     const struct format *f = &tp->format;
     put_format(r, f->system[0]);
-    for (size_t i = 0; i < tp->system_lead.len; i++) {
-        if (tp->system_lead.data[i] == '\3')
-            put_date(r, tp->today);
-        else
-            str_addc(r->out, tp->system_lead.data[i]);
-    }
-    if (text) {
-        str_add(r->out, tp->system_join.data, tp->system_join.len);
-        put_text(r, *text, f->flags);
-    }
+    put_format(r, str_c(&tp->system_lead));
+    if (given || tp->system_default.len)
+        put_format(r, str_c(&tp->system_join));
+    if (given)
+        put_text(r, *given, f->flags);
+    else
+        put_format(r, str_c(&tp->system_default));
     put_format(r, f->system[1]);
 }
 
@@ -367,7 +384,7 @@ static enum status render_messages(struct render *r, bool first, const struct en
             system = text;
             has_system = true;
         } else if (text.n || f->flags & FORMAT_SYSTEM_ALWAYS) {
-            put_system(r, text.n ? &text : NULL);
+            put_system(r, NULL);
         }
     }
     if (f->flags & FORMAT_SYSTEM_FIRST)

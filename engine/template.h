@@ -53,9 +53,8 @@ enum status template_text(const struct template *tp, bool first,
                           struct str *out, struct tok_range **ret_ranges, size_t *ret_n_range,
                           struct err *e);
 
-/* Some formats write the date into the system prompt. Fixes it (as the format wants it, e.g.
- * "26 Jul 2024") for results that can be repeated; NULL or "" = the local date when rendering. Not
- * while another thread renders. */
+/* Some formats write the date into the system prompt. Fixes it ("2024-07-26") for results that can
+ * be repeated; NULL or "" = the local date when rendering. Not while another thread renders. */
 void template_set_today(struct template *tp, const char *today);
 
 /* Whether generation stops at this token: the tokenizer's ends and the format's own. */

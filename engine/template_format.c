@@ -9,9 +9,15 @@
 
 enum { MARKS = 3 };
 
+/* What differs within a family: changes tp->format and fills system_*. */
+typedef void detail_fn(struct template *tp, const char *s, const char *end);
+static detail_fn detail_chatml, detail_llama3, detail_mistral_v7, detail_llama2, detail_phi3,
+    detail_deepseek_coder, detail_vicuna, detail_deepseek_r1, detail_monarch;
+
 struct known {
     const char *all[MARKS]; /* every one of these occurs in the source */
     const char *none[MARKS];
+    detail_fn *detail; /* NULL = nothing differs */
     struct format format;
 };
 
@@ -24,24 +30,28 @@ static const struct known known[] = {
                 .user = {"<|im_start|>user<|im_sep|>", "<|im_end|>"},
                 .assistant = {"<|im_start|>assistant<|im_sep|>", "<|im_end|>"}}},
     {.all = {"<|im_start|>"},
+     .detail = detail_chatml,
      .format = {.name = "chatml",
                 .system = {"<|im_start|>system\n", "<|im_end|>\n"},
                 .user = {"<|im_start|>user\n", "<|im_end|>\n"},
                 .assistant = {"<|im_start|>assistant\n", "<|im_end|>\n"},
                 .flags = FORMAT_HEAD_SOURCE}},
     {.all = {"<|start_header_id|>"},
+     .detail = detail_llama3,
      .format = {.name = "llama3",
                 .system = {"<|start_header_id|>system<|end_header_id|>\n\n", "<|eot_id|>"},
                 .user = {"<|start_header_id|>user<|end_header_id|>\n\n", "<|eot_id|>"},
                 .assistant = {"<|start_header_id|>assistant<|end_header_id|>\n\n", "<|eot_id|>"},
                 .flags = FORMAT_TRIM}},
     {.all = {"[SYSTEM_PROMPT]", "[INST]"},
+     .detail = detail_mistral_v7,
      .format = {.name = "mistral-v7",
                 .system = {"[SYSTEM_PROMPT] ", "[/SYSTEM_PROMPT]"},
                 .user = {"[INST] ", "[/INST]"},
                 .assistant = {" ", "\2"},
                 .generate = ""}},
     {.all = {"[INST]", "<<SYS>>"},
+     .detail = detail_llama2,
      .format = {.name = "llama2",
                 .system = {"<<SYS>>\n", "\n<</SYS>>\n\n"},
                 .user = {"[INST] ", " [/INST]"},
@@ -91,6 +101,7 @@ static const struct known known[] = {
                 .flags = FORMAT_FOLD | FORMAT_TRIM}},
     {.all = {"<|end|>", "|>"},
      .none = {"<|start|>", "<|channel|>", "[BEGIN FINAL"},
+     .detail = detail_phi3,
      .format = {.name = "phi3",
                 .system = {"<|system|>\n", "<|end|>\n"},
                 .user = {"<|user|>\n", "<|end|>\n"},
@@ -102,6 +113,7 @@ static const struct known known[] = {
                 .user = {"<|user|>\n", "\2\n"},
                 .assistant = {"<|assistant|>\n", "\2\n"}}},
     {.all = {"### Instruction:", "<|EOT|>"},
+     .detail = detail_deepseek_coder,
      .format = {.name = "deepseek-coder",
                 .system = {"", ""},
                 .user = {"### Instruction:\n", "\n"},
@@ -119,6 +131,7 @@ static const struct known known[] = {
                 .assistant = {"### Assistant:\n", "\2\n\n"},
                 .stop = "### User:"}},
     {.all = {"USER: ", "ASSISTANT:"},
+     .detail = detail_vicuna,
      .format = {.name = "vicuna",
                 .system = {"", "\n\n"},
                 .user = {"USER: ", "\n"},
@@ -133,6 +146,7 @@ static const struct known known[] = {
                 .generate = "GPT4 Correct Assistant:"}},
     {.all = {"<｜User｜>", "<｜Assistant｜>", "system_prompt"},
      .none = {"thinking is defined", "<think></think>"},
+     .detail = detail_deepseek_r1,
      .format = {.name = "deepseek-r1",
                 .system = {"", ""},
                 .user = {"<｜User｜>", ""},
@@ -157,6 +171,7 @@ static const struct known known[] = {
                 .stop = "<用户>",
                 .flags = FORMAT_TRIM}},
     {.all = {"bos_token + message['role']", "eos_token"},
+     .detail = detail_monarch,
      .format = {.name = "monarch",
                 .system = {"\1system\n", "\2\n"},
                 .user = {"\1user\n", "\2\n"},
@@ -219,17 +234,72 @@ static bool default_between(const char *s, const char *end, struct str *out)
     return false;
 }
 
-/* ... or set as a variable where no system message is found. */
-static bool default_variable(const char *s, const char *end, struct str *out)
+static bool at(const char *s, const char *end, const char *word)
 {
-    static const char set[] = "set system_message = '";
-    for (const char *p = s; (p = find(p, end, set)); p++) {
-        str_clear(out);
-        if (read_string(p + strlen(set), end, '\'', out) && out->len > 0)
-            return true;
-    }
+    size_t n = strlen(word);
+    return (size_t)(end - s) >= n && memcmp(s, word, n) == 0;
+}
+
+static bool starts(const char *s, const char *end, const char *word)
+{
+    while (s < end && (*s == '-' || *s == ' ' || *s == '\n' || *s == '\t'))
+        s++;
+    return at(s, end, word);
+}
+
+/* Reads strings and today's date joined by plus signs. Returns where the tag ends; NULL when
+ * something else stands there, or nothing. */
+static const char *read_sum(const struct template *tp, const char *p, const char *end,
+                            struct str *out)
+{
+    static const char now[] = "strftime_now(", today[] = "today";
     str_clear(out);
-    return false;
+    while (p && p < end) {
+        if (*p == '\'' || *p == '"') {
+            p = read_string(p + 1, end, *p, out);
+            p = p ? p + 1 : NULL;
+        } else if (tp->date.len && at(p, end, now)) {
+            str_addc(out, '\3');
+            p = find(p, end, ")");
+            p = p ? p + 1 : NULL;
+        } else if (tp->date.len && at(p, end, today)) {
+            str_addc(out, '\3');
+            p += strlen(today);
+        } else if (starts(p, end, "%}")) {
+            return out->len ? p : NULL;
+        } else if (*p == ' ' || *p == '+') {
+            p++;
+        } else {
+            return NULL;
+        }
+    }
+    return NULL;
+}
+
+/* ... or set as a variable where no system message is found. Returns where that was done. */
+static const char *read_variable(struct template *tp, const char *s, const char *end,
+                                 const char *set)
+{
+    for (const char *p = s; (p = find(p, end, set)); p++) {
+        const char *after = read_sum(tp, p + strlen(set), end, &tp->system_default);
+        if (after)
+            return after;
+    }
+    str_clear(&tp->system_default);
+    return NULL;
+}
+
+/* How the template asks for the date to be written; stays empty when it does not. */
+static void read_date(struct template *tp, const char *s, const char *end)
+{
+    enum { DATE_MAX = 64 };
+    static const char now[] = "strftime_now(";
+    const char *p = find(s, end, now);
+    p = p ? p + strlen(now) : NULL;
+    if (!p || p >= end || (*p != '\'' && *p != '"'))
+        return;
+    if (!read_string(p + 1, end, *p, &tp->date) || tp->date.len > DATE_MAX)
+        str_clear(&tp->date);
 }
 
 /* Conditions that occur around the head of an answer. Nobody has set enable_thinking: it is as the
@@ -245,14 +315,6 @@ static bool condition(const char *s, const char *end, const char *source, const 
     if (find(s, end, "enable_thinking"))
         return set;
     return find(s, end, "reasoning_mode ==") != NULL; /* SmolLM3 thinks unless told otherwise */
-}
-
-static bool starts(const char *s, const char *end, const char *word)
-{
-    while (s < end && (*s == '-' || *s == ' ' || *s == '\n' || *s == '\t'))
-        s++;
-    size_t n = strlen(word);
-    return (size_t)(end - s) >= n && memcmp(s, word, n) == 0;
 }
 
 /* Runs what the template does after its last `if add_generation_prompt`, as far as it is made of
@@ -339,7 +401,7 @@ static void detail_chatml(struct template *tp, const char *s, const char *end)
 {
     struct format *f = &tp->format;
     if (!default_between(s, end, &tp->system_default))
-        default_variable(s, end, &tp->system_default);
+        read_variable(tp, s, end, "set system_message = ");
     if (find(s, end, "last_query_index"))
         f->flags |= FORMAT_DROP_THOUGHT;
     if (find(s, end, "'\\n<think>\\n' + reasoning_content"))
@@ -357,17 +419,16 @@ static void detail_llama3(struct template *tp, const char *s, const char *end)
     if (!find(s, end, "Cutting Knowledge Date: December 2023") || !find(s, end, "date_string"))
         return;
     str_adds(&tp->system_lead, "Cutting Knowledge Date: December 2023\nToday Date: ");
-    if (find(s, end, "strftime_now"))
-        str_adds(&tp->system_lead, "\3");
-    else
-        str_adds(&tp->system_lead, "26 Jul 2024");
-    str_adds(&tp->system_lead, "\n\n");
+    str_adds(&tp->system_lead, tp->date.len ? "\3\n\n" : "26 Jul 2024\n\n");
     tp->format.flags |= FORMAT_SYSTEM_ALWAYS;
 }
 
 static void detail_phi3(struct template *tp, const char *s, const char *end)
 {
     struct format *f = &tp->format;
+    /* These templates begin with bos only where they say so themselves. */
+    if (!find(s, end, "{{ bos_token }}") && !find(s, end, "{{bos_token}}"))
+        f->head = NULL;
     static const char *const lines[] = {"<|end|>\n'", "<|end|>\\n'", "'<|end|>' + '\n'",
                                         "'<|end|>' + '\\n'", NULL};
     if (!any(s, end, lines)) { /* Phi-4-mini writes no line ends */
@@ -389,50 +450,54 @@ static void detail_phi3(struct template *tp, const char *s, const char *end)
     }
 }
 
-static void detail(struct template *tp, const char *s, const char *end)
+static void detail_llama2(struct template *tp, const char *s, const char *end)
 {
     struct format *f = &tp->format;
-    bool bos = find(s, end, "bos_token") != NULL;
-    if (strcmp(f->name, "chatml") == 0) {
-        detail_chatml(tp, s, end);
-    } else if (strcmp(f->name, "llama3") == 0) {
-        detail_llama3(tp, s, end);
-    } else if (strcmp(f->name, "phi3") == 0) {
-        detail_phi3(tp, s, end);
-        /* Phi-3's templates begin with bos only where they say so themselves. */
-        bos = find(s, end, "{{ bos_token }}") != NULL || find(s, end, "{{bos_token}}") != NULL;
-    } else if (strcmp(f->name, "llama2") == 0) {
-        default_variable(s, end, &tp->system_default);
-        if (find(s, end, "bos_token + '[INST]"))
-            f->again = "\1";
-        if (find(s, end, "idx > 1")) /* no bos of its own before the first question */
-            bos = false;
-        if (trims(s, end))
-            f->flags |= FORMAT_TRIM;
-    } else if (strcmp(f->name, "mistral-v7") == 0) {
-        if (!find(s, end, "[INST] ")) { /* with the Tekken vocabulary no spaces are written */
-            f->system[0] = "[SYSTEM_PROMPT]";
-            f->user[0] = "[INST]";
-            f->assistant[0] = "";
-        }
-    } else if (strcmp(f->name, "vicuna") == 0) {
-        if (find(s, end, "SYSTEM: ")) {
-            f->system[0] = "SYSTEM: ";
-            f->system[1] = "\n";
-        }
-    } else if (strcmp(f->name, "deepseek-coder") == 0) {
-        static const char lead[] = "{{'You are";
-        const char *p = find(s, end, lead);
-        if (p)
-            read_string(p + 3, end, '\'', &tp->system_default);
-    } else if (strcmp(f->name, "deepseek-r1") == 0) {
-        if (find(s, end, "'<｜User｜>' + message['content'] + '<｜end▁of▁sentence｜>"))
-            f->user[1] = "<｜end▁of▁sentence｜>";
-    } else if (strcmp(f->name, "monarch") == 0) {
-        bos = false;
+    read_variable(tp, s, end, "set system_message = ");
+    if (find(s, end, "bos_token + '[INST]"))
+        f->again = "\1";
+    if (find(s, end, "idx > 1")) /* no bos of its own before the first question */
+        f->head = NULL;
+    if (trims(s, end))
+        f->flags |= FORMAT_TRIM;
+}
+
+static void detail_mistral_v7(struct template *tp, const char *s, const char *end)
+{
+    struct format *f = &tp->format;
+    if (!find(s, end, "[INST] ")) { /* with the Tekken vocabulary no spaces are written */
+        f->system[0] = "[SYSTEM_PROMPT]";
+        f->user[0] = "[INST]";
+        f->assistant[0] = "";
     }
-    if (bos)
-        f->head = "\1";
+}
+
+static void detail_vicuna(struct template *tp, const char *s, const char *end)
+{
+    if (find(s, end, "SYSTEM: ")) {
+        tp->format.system[0] = "SYSTEM: ";
+        tp->format.system[1] = "\n";
+    }
+}
+
+static void detail_deepseek_coder(struct template *tp, const char *s, const char *end)
+{
+    static const char lead[] = "{{'You are";
+    const char *p = find(s, end, lead);
+    if (p)
+        read_string(p + 3, end, '\'', &tp->system_default);
+}
+
+static void detail_deepseek_r1(struct template *tp, const char *s, const char *end)
+{
+    if (find(s, end, "'<｜User｜>' + message['content'] + '<｜end▁of▁sentence｜>"))
+        tp->format.user[1] = "<｜end▁of▁sentence｜>";
+}
+
+static void detail_monarch(struct template *tp, const char *s, const char *end)
+{
+    (void)s, (void)end;
+    tp->format.head = NULL;
 }
 
 bool format_recognise(const char *source, size_t len, struct template *tp)
@@ -446,7 +511,11 @@ bool format_recognise(const char *source, size_t len, struct template *tp)
         if (!match)
             continue;
         tp->format = known[i].format;
-        detail(tp, source, end);
+        if (!tp->format.head && find(source, end, "bos_token"))
+            tp->format.head = "\1";
+        read_date(tp, source, end);
+        if (known[i].detail)
+            known[i].detail(tp, source, end);
         const struct format *f = &tp->format;
         const char *head = f->generate ? f->generate : f->assistant[0];
         if (!(f->flags & FORMAT_HEAD_SOURCE) || !answer_head(source, end, &tp->generate) ||

@@ -18,7 +18,7 @@ enum format_flag {
     FORMAT_SYSTEM_FIRST = 1024, /* the system text before all else, without a turn */
 };
 
-/* \1 stands for bos, \2 for eos. Index 0 stands before the text, 1 after it. */
+/* \1 stands for bos, \2 for eos, \3 for today's date. Index 0 stands before the text, 1 after it. */
 struct format {
     const char *name;
     const char *head;      /* at the beginning of a conversation */
@@ -40,7 +40,8 @@ struct template
     struct str system_default; /* system text when none is given, may be empty */
     struct str system_lead;    /* always at the beginning of the system text */
     struct str system_join;    /* between the two */
-    char today[32];            /* for \3 in system_lead; "" = the clock's */
+    struct str date;           /* how \3 is written, as for strftime */
+    int today[3];              /* year, month, day for it; 0 = the clock's */
     const char *stop_texts[2];
     int32_t stop_id; /* control token that ends an answer, -1 = none */
     bool unknown;

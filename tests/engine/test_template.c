@@ -100,7 +100,7 @@ static void template__text__golden_renderings(void **state)
         assert_int_equal(template_recognise(source, strlen(source), string_at(special, "bos_token"),
                                             string_at(special, "eos_token"), NULL, &tp, &e),
                          OK);
-        template_set_today(tp, "15 Jan 2025");
+        template_set_today(tp, "2025-01-15");
         renders = json_object_get(t, "renders");
         n_known += template_name(tp)[0] != '\0';
         json_object_foreach(inputs, name, input)
@@ -312,7 +312,7 @@ static struct model open_model(const char *file, const char *source)
                          OK);
     else
         assert_int_equal(template_open(m.g, m.t, &m.tp, &e), OK);
-    template_set_today(m.tp, "15 Jan 2025");
+    template_set_today(m.tp, "2025-01-15");
     str_fini(&path);
     return m;
 }
