@@ -12,7 +12,7 @@ enum { MARKS = 3 };
 /* What differs within a family: changes tp->format and fills system_*. */
 typedef void detail_fn(struct template *tp, const char *s, const char *end);
 static detail_fn detail_chatml, detail_llama3, detail_mistral_v7, detail_llama2, detail_phi3,
-    detail_deepseek_coder, detail_vicuna, detail_deepseek_r1, detail_monarch;
+    detail_deepseek_coder, detail_vicuna, detail_deepseek_r1, detail_monarch, detail_granite;
 
 struct known {
     const char *all[MARKS]; /* every one of these occurs in the source */
@@ -43,6 +43,12 @@ static const struct known known[] = {
                 .user = {"<|start_header_id|>user<|end_header_id|>\n\n", "<|eot_id|>"},
                 .assistant = {"<|start_header_id|>assistant<|end_header_id|>\n\n", "<|eot_id|>"},
                 .flags = FORMAT_TRIM}},
+    {.all = {"<|start_of_role|>", "<|end_of_role|>"},
+     .detail = detail_granite,
+     .format = {.name = "granite",
+                .system = {"<|start_of_role|>system<|end_of_role|>", "<|end_of_text|>\n"},
+                .user = {"<|start_of_role|>user<|end_of_role|>", "<|end_of_text|>\n"},
+                .assistant = {"<|start_of_role|>assistant<|end_of_role|>", "<|end_of_text|>\n"}}},
     {.all = {"[SYSTEM_PROMPT]", "[INST]"},
      .detail = detail_mistral_v7,
      .format = {.name = "mistral-v7",
@@ -470,6 +476,24 @@ static void detail_mistral_v7(struct template *tp, const char *s, const char *en
         f->user[0] = "[INST]";
         f->assistant[0] = "";
     }
+}
+
+/* Granite 3 makes its system text of two parts, the second for chats without tools; Granite 4.0
+ * names it elsewhere; others have none. */
+static void detail_granite(struct template *tp, const char *s, const char *end)
+{
+    static const char more[] = "set system_message = system_message + ";
+    const char *p = read_variable(tp, s, end, "set system_message = ");
+    if (!p) {
+        read_variable(tp, s, end, "set g4_default_system_message = ");
+        return;
+    }
+    p = find(p, end, "else %}");
+    p = p ? find(p, find(p, end, "endif"), more) : NULL;
+    struct str second = {0};
+    if (p && read_sum(tp, p + strlen(more), end, &second))
+        str_add(&tp->system_default, second.data, second.len);
+    str_fini(&second);
 }
 
 static void detail_vicuna(struct template *tp, const char *s, const char *end)

@@ -18,7 +18,7 @@ enum format_flag {
     FORMAT_SYSTEM_FIRST = 1024, /* the system text before all else, without a turn */
 };
 
-/* \1 stands for bos, \2 for eos, \3 for today's date. Index 0 stands before the text, 1 after it. */
+/* \1 stands for bos, \2 for eos, \3 for the date. Index 0 stands before the text, 1 after it. */
 struct format {
     const char *name;
     const char *head;      /* at the beginning of a conversation */

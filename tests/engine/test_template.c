@@ -131,6 +131,7 @@ static void template__text__golden_renderings(void **state)
 }
 
 static const struct differs vector_differs[] = {
+    {"(tool call)", NULL, "has messages of tools, whose roles are refused"},
     {NULL, NULL, NULL},
 };
 
@@ -152,11 +153,11 @@ static void template__text__llamacpp_vectors(void **state)
         struct str out = {0};
         if (template_name(tp)[0]) {
             n_known++;
-            assert_int_equal(template_text(tp, true, chat.m, chat.n, true, &out, NULL, NULL, &e),
-                             OK);
-            bool equal = strcmp(str_c(&out), string_at(c, "expected_output")) == 0 ||
-                         strcmp(str_c(&out), string_at(c, "expected_output_jinja")) == 0 ||
-                         strcmp(str_c(&out), string_at(c, "jinja2_reference_output")) == 0;
+            enum status st = template_text(tp, true, chat.m, chat.n, true, &out, NULL, NULL, &e);
+            bool equal =
+                st == OK && (strcmp(str_c(&out), string_at(c, "expected_output")) == 0 ||
+                             strcmp(str_c(&out), string_at(c, "expected_output_jinja")) == 0 ||
+                             strcmp(str_c(&out), string_at(c, "jinja2_reference_output")) == 0);
             if (equal == (known_difference(vector_differs, name, "") != NULL)) {
                 n_wrong++;
                 print_message("%s (%s)\n got: %s\nwant: %s\n", name, template_name(tp), str_c(&out),
@@ -239,44 +240,84 @@ static void template__text__family_renderings(void **state)
     assert_true(n_checked >= 7);
 }
 
-static void template__text__formats_without_reference(void **state)
+/* A source in the style of a family, with what is read out of it: rendered with a system text of
+ * its own or the chat's. */
+struct styled {
+    const char *source, *name, *want, *own, *stop;
+};
+
+static void check_styled(const struct styled *c)
 {
-    (void)state;
     static const struct engine_message chat[] = {{"system", "Be kind.", 8},
                                                  {"user", "Hi", 2},
                                                  {"assistant", "Hello", 5},
                                                  {"user", "Bye", 3}};
-    static const struct {
-        const char *source, *name, *want, *stop;
-    } cases[] = {
-        {"{{ bos_token }}'[SYSTEM_PROMPT]' + m + '[/SYSTEM_PROMPT]' '[INST]' + m + '[/INST]'",
-         "mistral-v7",
-         "<s>[SYSTEM_PROMPT]Be kind.[/SYSTEM_PROMPT][INST]Hi[/INST]Hello</s>[INST]Bye[/INST]",
-         NULL},
-        {"### Instruction:\n ### Response:\n", "alpaca",
-         "Be kind.\n\n### Instruction:\nHi\n\n### Response:\nHello\n\n### Instruction:\nBye\n\n"
-         "### Response:\n",
-         "### Instruction:"},
-        {"USER: ASSISTANT:", "vicuna",
-         "Be kind.\n\nUSER: Hi\nASSISTANT: Hello</s>\nUSER: Bye\nASSISTANT:", "USER:"},
-    };
-    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+    for (int own = 0; own < 2; own++) {
+        const char *want = own ? c->own : c->want;
         struct template *tp;
         struct err e;
         struct str out = {0};
-        assert_int_equal(template_recognise(cases[i].source, strlen(cases[i].source), "<s>", "</s>",
-                                            NULL, &tp, &e),
-                         OK);
-        assert_string_equal(template_name(tp), cases[i].name);
-        assert_int_equal(template_text(tp, true, chat, 4, true, &out, NULL, NULL, &e), OK);
-        assert_string_equal(str_c(&out), cases[i].want);
-        if (cases[i].stop)
-            assert_string_equal(template_stop_texts(tp)[0], cases[i].stop);
+        assert_int_equal(
+            template_recognise(c->source, strlen(c->source), "<s>", "</s>", NULL, &tp, &e), OK);
+        assert_string_equal(template_name(tp), c->name);
+        template_set_today(tp, "2025-03-09");
+        assert_int_equal(
+            template_text(tp, true, chat + own, own ? 1 : 4, true, &out, NULL, NULL, &e), OK);
+        if (want && strcmp(str_c(&out), want) != 0)
+            fail_msg("%s:\n got: %s\nwant: %s", c->source, str_c(&out), want);
+        if (c->stop)
+            assert_string_equal(template_stop_texts(tp)[0], c->stop);
         else
             assert_null(template_stop_texts(tp)[0]);
         str_fini(&out);
         template_free(tp);
     }
+}
+
+static void template__text__formats_without_reference(void **state)
+{
+    (void)state;
+    static const struct styled cases[] = {
+        {"{{ bos_token }}'[SYSTEM_PROMPT]' + m + '[/SYSTEM_PROMPT]' '[INST]' + m + '[/INST]'",
+         "mistral-v7",
+         "<s>[SYSTEM_PROMPT]Be kind.[/SYSTEM_PROMPT][INST]Hi[/INST]Hello</s>[INST]Bye[/INST]",
+         "<s>[INST]Hi[/INST]", NULL},
+        {"### Instruction:\n ### Response:\n", "alpaca",
+         "Be kind.\n\n### Instruction:\nHi\n\n### Response:\nHello\n\n### Instruction:\nBye\n\n"
+         "### Response:\n",
+         NULL, "### Instruction:"},
+        {"USER: ASSISTANT:", "vicuna",
+         "Be kind.\n\nUSER: Hi\nASSISTANT: Hello</s>\nUSER: Bye\nASSISTANT:", NULL, "USER:"},
+    };
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++)
+        check_styled(&cases[i]);
+}
+
+/* Every way in which a template says its own system text. */
+static void template__text__reads_the_default_system_text(void **state)
+{
+    (void)state;
+#define GRANITE(text)                                                                              \
+    "<|start_of_role|>system<|end_of_role|>" text "<|end_of_text|>\n"                              \
+    "<|start_of_role|>user<|end_of_role|>Hi<|end_of_text|>\n"                                      \
+    "<|start_of_role|>assistant<|end_of_role|>"
+    static const struct styled cases[] = {
+        {"{% set system_message = messages[0]['content'] %}{% else %}\n"
+         "{%- set system_message = \"It's \" + strftime_now('%B %d, %Y') + '. ' + \"Act.\" -%}\n"
+         "{% if tools %}{% set system_message = system_message + \" Use them.\" %}\n"
+         "{% else %}\n{% set system_message = system_message + \" Well.\" %}{% endif %}"
+         "<|start_of_role|><|end_of_role|>",
+         "granite", NULL, GRANITE("It's March 09, 2025. Act. Well."), NULL},
+        {"{%- set g4_default_system_message = 'Act\\n\"well\".' %}<|start_of_role|><|end_of_role|>",
+         "granite", NULL, GRANITE("Act\n\"well\"."), NULL},
+        {"{%- set today = strftime_now(\"%d %b %Y\") %}\n"
+         "{%- set system_message = 'On ' + today + ', ' + name %}\n"
+         "{%- set system_message = 'On ' + today + '.' %}<|start_of_role|><|end_of_role|>",
+         "granite", NULL, GRANITE("On 09 Mar 2025."), NULL},
+    };
+#undef GRANITE
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++)
+        check_styled(&cases[i]);
 }
 
 /* ---- turns ---- */
@@ -549,6 +590,7 @@ int main(void)
         cmocka_unit_test(template__text__llamacpp_vectors),
         cmocka_unit_test(template__text__family_renderings),
         cmocka_unit_test(template__text__formats_without_reference),
+        cmocka_unit_test(template__text__reads_the_default_system_text),
         cmocka_unit_test(template__render__turns_join_like_the_whole),
         cmocka_unit_test(template__render__texts_never_become_control_tokens),
         cmocka_unit_test(template__is_stop__knows_the_ends),
