@@ -471,6 +471,7 @@ static void detail_llama2(struct template *tp, const char *s, const char *end)
 static void detail_mistral_v7(struct template *tp, const char *s, const char *end)
 {
     struct format *f = &tp->format;
+    read_variable(tp, s, end, "set default_system_message = ");
     if (!find(s, end, "[INST] ")) { /* with the Tekken vocabulary no spaces are written */
         f->system[0] = "[SYSTEM_PROMPT]";
         f->user[0] = "[INST]";

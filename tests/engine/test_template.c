@@ -314,6 +314,11 @@ static void template__text__reads_the_default_system_text(void **state)
          "{%- set system_message = 'On ' + today + ', ' + name %}\n"
          "{%- set system_message = 'On ' + today + '.' %}<|start_of_role|><|end_of_role|>",
          "granite", NULL, GRANITE("On 09 Mar 2025."), NULL},
+        {"{{ bos_token }}{%- set today = strftime_now(\"%Y-%m-%d\") %}\n"
+         "{%- set default_system_message = \"It\\'s \" + today + \".\n\\nAct.\" %}"
+         "[SYSTEM_PROMPT][/SYSTEM_PROMPT][INST][/INST]",
+         "mistral-v7", NULL,
+         "<s>[SYSTEM_PROMPT]It's 2025-03-09.\n\nAct.[/SYSTEM_PROMPT][INST]Hi[/INST]", NULL},
     };
 #undef GRANITE
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++)
