@@ -91,6 +91,7 @@ void template_free(struct template *tp)
     str_fini(&tp->system_default);
     str_fini(&tp->system_lead);
     str_fini(&tp->system_join);
+    str_fini(&tp->system_tail);
     str_fini(&tp->date);
     free(tp);
 }
@@ -261,8 +262,7 @@ static void put_system(struct render *r, const struct slice *given)
         put_format(r, str_c(&tp->system_join));
     if (given)
         put_text(r, *given, f->flags);
-    else
-        put_format(r, str_c(&tp->system_default));
+    put_format(r, str_c(given ? &tp->system_tail : &tp->system_default));
     put_format(r, f->system[1]);
 }
 

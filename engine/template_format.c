@@ -12,7 +12,8 @@ enum { MARKS = 3 };
 /* What differs within a family: changes tp->format and fills system_*. */
 typedef void detail_fn(struct template *tp, const char *s, const char *end);
 static detail_fn detail_chatml, detail_llama3, detail_mistral_v7, detail_llama2, detail_phi3,
-    detail_deepseek_coder, detail_vicuna, detail_deepseek_r1, detail_monarch, detail_granite;
+    detail_deepseek_coder, detail_vicuna, detail_deepseek_r1, detail_monarch, detail_granite,
+    detail_zephyr;
 
 struct known {
     const char *all[MARKS]; /* every one of these occurs in the source */
@@ -114,6 +115,7 @@ static const struct known known[] = {
                 .assistant = {"<|assistant|>\n", "<|end|>\n"}}},
     {.all = {"<|user|>", "<|assistant|>", "eos_token"},
      .none = {"[gMASK]", "<sop>", "<|end|>"},
+     .detail = detail_zephyr,
      .format = {.name = "zephyr",
                 .system = {"<|system|>\n", "\2\n"},
                 .user = {"<|user|>\n", "\2\n"},
@@ -200,6 +202,19 @@ static const char *find_last(const char *s, const char *end, const char *what)
     return last;
 }
 
+static bool at(const char *s, const char *end, const char *word)
+{
+    size_t n = strlen(word);
+    return (size_t)(end - s) >= n && memcmp(s, word, n) == 0;
+}
+
+static bool starts(const char *s, const char *end, const char *word)
+{
+    while (s < end && (*s == '-' || *s == ' ' || *s == '\n' || *s == '\t'))
+        s++;
+    return at(s, end, word);
+}
+
 /* Reads characters of a Jinja string from s until the quote, undoing escapes. Returns the position
  * of the quote, NULL when the string does not end. */
 static const char *read_string(const char *s, const char *end, char quote, struct str *out)
@@ -240,19 +255,6 @@ static bool default_between(const char *s, const char *end, struct str *out)
     return false;
 }
 
-static bool at(const char *s, const char *end, const char *word)
-{
-    size_t n = strlen(word);
-    return (size_t)(end - s) >= n && memcmp(s, word, n) == 0;
-}
-
-static bool starts(const char *s, const char *end, const char *word)
-{
-    while (s < end && (*s == '-' || *s == ' ' || *s == '\n' || *s == '\t'))
-        s++;
-    return at(s, end, word);
-}
-
 /* Reads strings and today's date joined by plus signs. Returns where the tag ends; NULL when
  * something else stands there, or nothing. */
 static const char *read_sum(const struct template *tp, const char *p, const char *end,
@@ -280,6 +282,34 @@ static const char *read_sum(const struct template *tp, const char *p, const char
         }
     }
     return NULL;
+}
+
+/* Reads a string until the quote or the end of the turn that it writes. */
+static const char *read_turn(const char *s, const char *end, struct str *out)
+{
+    static const char close[] = "<|im_end|>";
+    const char *after = read_string(s, end, '\'', out);
+    const char *p = out->len ? memmem(out->data, out->len, close, strlen(close)) : NULL;
+    if (p)
+        str_cut(out, (size_t)(p - out->data), out->len);
+    return after;
+}
+
+/* ... or of two strings, the second for chats without tools (OLMo 3). */
+static bool default_parted(const char *s, const char *end, struct str *out)
+{
+    static const char open[] = "'<|im_start|>system";
+    const char *p = find(s, end, open);
+    str_clear(out);
+    p = p ? read_string(p + strlen(open), end, '\'', out) : NULL;
+    p = find(p, end, "{%");
+    p = p && starts(p + 2, end, "if tools is none") ? find(p, end, "'") : NULL;
+    if (p && read_turn(p + 1, end, out) && out->len && out->data[0] == '\n') {
+        str_cut(out, 0, 1);
+        return true;
+    }
+    str_clear(out);
+    return false;
 }
 
 /* ... or set as a variable where no system message is found. Returns where that was done. */
@@ -406,8 +436,12 @@ static bool trims(const char *s, const char *end)
 static void detail_chatml(struct template *tp, const char *s, const char *end)
 {
     struct format *f = &tp->format;
-    if (!default_between(s, end, &tp->system_default))
+    if (!default_between(s, end, &tp->system_default) &&
+        !default_parted(s, end, &tp->system_default))
         read_variable(tp, s, end, "set system_message = ");
+    const char *p = find(s, end, "' You do not currently have access"); /* to functions: OLMo 3 */
+    if (p)
+        read_turn(p + 1, end, &tp->system_tail);
     if (find(s, end, "last_query_index"))
         f->flags |= FORMAT_DROP_THOUGHT;
     if (find(s, end, "'\\n<think>\\n' + reasoning_content"))
@@ -495,6 +529,21 @@ static void detail_granite(struct template *tp, const char *s, const char *end)
     if (p && read_sum(tp, p + strlen(more), end, &second))
         str_add(&tp->system_default, second.data, second.len);
     str_fini(&second);
+}
+
+/* OLMo and Tulu close nothing but answers with eos. */
+static void detail_zephyr(struct template *tp, const char *s, const char *end)
+{
+    struct format *f = &tp->format;
+    const char *p = find(s, end, "<|user|>"), *close = find(p, end, "}}");
+    p = find(p, close, "content");
+    if (!p || find(p, close, "eos_token") || find(p, close, "<"))
+        return;
+    f->name = "olmo";
+    f->system[1] = f->user[1] = "\n";
+    f->flags |= FORMAT_HEAD_SOURCE;
+    if (starts(s, end, "{{ eos_token }}")) /* the first OLMo has no bos */
+        f->head = "\2";
 }
 
 static void detail_vicuna(struct template *tp, const char *s, const char *end)

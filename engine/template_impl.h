@@ -40,6 +40,7 @@ struct template
     struct str system_default; /* system text when none is given, may be empty */
     struct str system_lead;    /* always at the beginning of the system text */
     struct str system_join;    /* between the two */
+    struct str system_tail;    /* after a text that the chat gives */
     struct str date;           /* how \3 is written, as for strftime */
     int today[3];              /* year, month, day for it; 0 = the clock's */
     const char *stop_texts[2];

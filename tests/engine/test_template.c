@@ -230,9 +230,12 @@ static void template__text__family_renderings(void **state)
                 continue;
             assert_int_equal(template_recognise(source, strlen(source), "", "</s>", NULL, &tp, &e),
                              OK);
-            check_family(tp, families[i]);
+            /* One "zephyr" among them closes no question, as OLMo: its rendering is not of it. */
+            if (strcmp(template_name(tp), "olmo") != 0) {
+                check_family(tp, families[i]);
+                n_checked++;
+            }
             template_free(tp);
-            n_checked++;
         }
         json_decref(o);
     }
@@ -282,6 +285,19 @@ static void template__text__formats_without_reference(void **state)
          "mistral-v7",
          "<s>[SYSTEM_PROMPT]Be kind.[/SYSTEM_PROMPT][INST]Hi[/INST]Hello</s>[INST]Bye[/INST]",
          "<s>[INST]Hi[/INST]", NULL},
+        {"{{ bos_token }}{{ '<|user|>\n' + message['content'] + '\n' }}"
+         "{{ '<|assistant|>\n' + message['content'] + eos_token + '\n' }}"
+         "{% if loop.last and add_generation_prompt %}{{ '<|assistant|>\\n' }}{% endif %}",
+         "olmo",
+         "<s><|system|>\nBe kind.\n<|user|>\nHi\n<|assistant|>\nHello</s>\n<|user|>\nBye\n"
+         "<|assistant|>\n",
+         "<s><|user|>\nHi\n<|assistant|>\n", NULL},
+        {"{{ eos_token }}\n{{ '<|user|>\n' + message['content'] }}\n"
+         "{{ '<|assistant|>\n' + message['content'] + eos_token }}\n"
+         "{% if loop.last and add_generation_prompt %}\n{{ '<|assistant|>' }}\n{% endif %}",
+         "olmo", NULL, "</s><|user|>\nHi\n<|assistant|>\n", NULL},
+        {"{{ '<|user|>\\n' + message['content'] + eos_token }}{{ '<|assistant|>\\n' }}", "zephyr",
+         NULL, "<|user|>\nHi</s>\n<|assistant|>\n", NULL},
         {"### Instruction:\n ### Response:\n", "alpaca",
          "Be kind.\n\n### Instruction:\nHi\n\n### Response:\nHello\n\n### Instruction:\nBye\n\n"
          "### Response:\n",
@@ -314,6 +330,26 @@ static void template__text__reads_the_default_system_text(void **state)
          "{%- set system_message = 'On ' + today + ', ' + name %}\n"
          "{%- set system_message = 'On ' + today + '.' %}<|start_of_role|><|end_of_role|>",
          "granite", NULL, GRANITE("On 09 Mar 2025."), NULL},
+        {"{{ '<|im_start|>system\nAct. ' -}}{%- if tools is none -%}{{ 'No <tools>.<|im_end|>\n' }}"
+         "{% endif %}{{- '<|im_start|>assistant\n<think>' -}}",
+         "chatml",
+         "<|im_start|>system\nBe kind.<|im_end|>\n<|im_start|>user\nHi<|im_end|>\n"
+         "<|im_start|>assistant\nHello<|im_end|>\n<|im_start|>user\nBye<|im_end|>\n"
+         "<|im_start|>assistant\n",
+         "<|im_start|>system\nAct. No <tools>.<|im_end|>\n<|im_start|>user\nHi<|im_end|>\n"
+         "<|im_start|>assistant\n",
+         NULL},
+        {"{{ '<|im_start|>system\\nAct.<|im_end|>\\n' }}{{ '<|im_start|>system\\n' + m['content'] "
+         "}}"
+         "{{ ' You do not currently have access.<|im_end|>\\n' }}{% if add_generation_prompt %}"
+         "{{ '<|im_start|>assistant\\n<think>' }}{% endif %}",
+         "chatml",
+         "<|im_start|>system\nBe kind. You do not currently have access.<|im_end|>\n"
+         "<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\nHello<|im_end|>\n"
+         "<|im_start|>user\nBye<|im_end|>\n<|im_start|>assistant\n<think>",
+         "<|im_start|>system\nAct.<|im_end|>\n<|im_start|>user\nHi<|im_end|>\n"
+         "<|im_start|>assistant\n<think>",
+         NULL},
         {"{{ bos_token }}{%- set today = strftime_now(\"%Y-%m-%d\") %}\n"
          "{%- set default_system_message = \"It\\'s \" + today + \".\n\\nAct.\" %}"
          "[SYSTEM_PROMPT][/SYSTEM_PROMPT][INST][/INST]",
