@@ -261,7 +261,7 @@ static void put_system(struct render *r, const struct slice *given)
     if (given || tp->system_default.len)
         put_format(r, str_c(&tp->system_join));
     if (given)
-        put_text(r, *given, f->flags);
+        put_text(r, f->flags & FORMAT_RTRIM_SYSTEM ? trim_right(*given) : *given, f->flags);
     put_format(r, str_c(given ? &tp->system_tail : &tp->system_default));
     put_format(r, f->system[1]);
 }
@@ -313,6 +313,8 @@ static void put_answer(struct render *r, struct slice t, bool ended)
             t = trim_lines(rest);
         }
     }
+    if (f->flags & FORMAT_TRIM_LINES)
+        t = trim_lines(t);
     if (f->flags & FORMAT_LTRIM_ANSWER)
         t = trim_left(t);
     if (f->flags & FORMAT_TRIM_ANSWER)

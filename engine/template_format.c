@@ -13,7 +13,7 @@ enum { MARKS = 3 };
 typedef void detail_fn(struct template *tp, const char *s, const char *end);
 static detail_fn detail_chatml, detail_llama3, detail_mistral_v7, detail_llama2, detail_phi3,
     detail_deepseek_coder, detail_vicuna, detail_deepseek_r1, detail_monarch, detail_granite,
-    detail_zephyr;
+    detail_zephyr, detail_smollm3;
 
 struct known {
     const char *all[MARKS]; /* every one of these occurs in the source */
@@ -30,6 +30,13 @@ static const struct known known[] = {
                 .system = {"<|im_start|>system<|im_sep|>", "<|im_end|>"},
                 .user = {"<|im_start|>user<|im_sep|>", "<|im_end|>"},
                 .assistant = {"<|im_start|>assistant<|im_sep|>", "<|im_end|>"}}},
+    {.all = {"<|im_start|>", "Reasoning Mode: ", "## Custom Instructions"},
+     .detail = detail_smollm3,
+     .format = {.name = "smollm3",
+                .system = {"<|im_start|>system\n", "\n\n<|im_end|>\n"},
+                .user = {"<|im_start|>user\n", "<|im_end|>\n"},
+                .assistant = {"<|im_start|>assistant\n", "<|im_end|>\n"},
+                .flags = FORMAT_RTRIM_SYSTEM | FORMAT_TRIM_LINES}},
     {.all = {"<|im_start|>"},
      .detail = detail_chatml,
      .format = {.name = "chatml",
@@ -350,7 +357,7 @@ static bool condition(const char *s, const char *end, const char *source, const 
         return false;
     if (find(s, end, "enable_thinking"))
         return set;
-    return find(s, end, "reasoning_mode ==") != NULL; /* SmolLM3 thinks unless told otherwise */
+    return false;
 }
 
 /* Runs what the template does after its last `if add_generation_prompt`, as far as it is made of
@@ -544,6 +551,29 @@ static void detail_zephyr(struct template *tp, const char *s, const char *end)
     f->flags |= FORMAT_HEAD_SOURCE;
     if (starts(s, end, "{{ eos_token }}")) /* the first OLMo has no bos */
         f->head = "\2";
+}
+
+/* It thinks; "/no_think" in a system text is left to the model. */
+static void detail_smollm3(struct template *tp, const char *s, const char *end)
+{
+    static const char mode[] = "elif reasoning_mode == \"/think\"";
+    str_adds(&tp->system_lead, "## Metadata\n\nKnowledge Cutoff Date: June 2025\n");
+    if (tp->date.len)
+        str_adds(&tp->system_lead, "Today Date: \3\n");
+    str_adds(&tp->system_lead, "Reasoning Mode: /think\n\n## Custom Instructions\n\n");
+    const char *p = find(s, end, mode);
+    p = p ? find(p + strlen(mode), end, "\"") : NULL;
+    struct str *text = &tp->system_default;
+    if (p && read_string(p + 1, end, '"', text))
+        while (text->len && text->data[text->len - 1] == '\n')
+            str_cut(text, text->len - 1, 1);
+    /* The published template closes the turn only inside its last condition, which is about tools.
+     */
+    const char *loop = find(s, end, "for message in messages");
+    const char *close = loop ? find_last(s, loop, "<|im_end|>") : NULL;
+    close = find(close, loop, "endif");
+    if (close && find(close + 1, loop, "endif"))
+        tp->format.system[1] = "\n\n";
 }
 
 static void detail_vicuna(struct template *tp, const char *s, const char *end)

@@ -16,6 +16,8 @@ enum format_flag {
     FORMAT_HEAD_SOURCE = 256,   /* the head of an answer is taken from the template's source */
     FORMAT_EOS_AT_END = 512,    /* a conversation that nobody is to answer ends with eos */
     FORMAT_SYSTEM_FIRST = 1024, /* the system text before all else, without a turn */
+    FORMAT_RTRIM_SYSTEM = 2048, /* a system text loses the white space after it */
+    FORMAT_TRIM_LINES = 4096,   /* answers lose the line ends before them */
 };
 
 /* \1 stands for bos, \2 for eos, \3 for the date. Index 0 stands before the text, 1 after it. */

@@ -70,8 +70,6 @@ static const char *known_difference(const struct differs *d, const char *file, c
 }
 
 static const struct differs golden_differs[] = {
-    {"SmolLM3", NULL, "writes a system turn about reasoning and dates"},
-    {"smollm3", NULL, "the same"},
     {"Hermes-2-Pro-Llama-3-8B-tool_use", NULL, "writes a system turn about tools"},
     {"Hermes-3-Llama-3.1-8B-tool_use", NULL, "the same"},
     {"functionary-medium", NULL, "writes a system turn about tools"},
