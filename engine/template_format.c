@@ -13,7 +13,7 @@ enum { MARKS = 3 };
 typedef void detail_fn(struct template *tp, const char *s, const char *end);
 static detail_fn detail_chatml, detail_llama3, detail_mistral_v7, detail_llama2, detail_phi3,
     detail_deepseek_coder, detail_vicuna, detail_deepseek_r1, detail_monarch, detail_granite,
-    detail_zephyr, detail_smollm3;
+    detail_zephyr, detail_smollm3, detail_gpt_oss;
 
 struct known {
     const char *all[MARKS]; /* every one of these occurs in the source */
@@ -113,6 +113,19 @@ static const struct known known[] = {
                 .user = {"<start_of_turn>user\n", "<end_of_turn>\n"},
                 .assistant = {"<start_of_turn>model\n", "<end_of_turn>\n"},
                 .flags = FORMAT_FOLD | FORMAT_TRIM}},
+    {.all = {"<|start|>", "<|channel|>", "<|message|>"},
+     .detail = detail_gpt_oss,
+     .format = {.name = "gpt-oss",
+                .head =
+                    "<|start|>system<|message|>You are ChatGPT, a large language model trained by "
+                    "OpenAI.\nKnowledge cutoff: 2024-06\nCurrent date: \3\n\nReasoning: "
+                    "medium\n\n# Valid channels: analysis, commentary, final. Channel must be "
+                    "included for every message.<|end|>",
+                .system = {"<|start|>developer<|message|># Instructions\n\n", "\n\n<|end|>"},
+                .user = {"<|start|>user<|message|>", "<|end|>"},
+                .assistant = {"<|start|>assistant<|channel|>final<|message|>", "<|end|>"},
+                .generate = "<|start|>assistant",
+                .flags = FORMAT_DROP_THOUGHT}},
     {.all = {"<|end|>", "|>"},
      .none = {"<|start|>", "<|channel|>", "[BEGIN FINAL"},
      .detail = detail_phi3,
@@ -574,6 +587,17 @@ static void detail_smollm3(struct template *tp, const char *s, const char *end)
     close = find(close, loop, "endif");
     if (close && find(close + 1, loop, "endif"))
         tp->format.system[1] = "\n\n";
+}
+
+/* A draft of the format ends the developer's turn at once. It is harmony all the same. */
+static void detail_gpt_oss(struct template *tp, const char *s, const char *end)
+{
+    if (!tp->date.len)
+        str_adds(&tp->date, "%Y-%m-%d");
+    const char *p = find(s, end, "developer_message }}");
+    p = find(p, end, "{{");
+    if (p && !starts(p + 2, end, "\"\\n\\n\""))
+        tp->format.system[1] = "<|end|>";
 }
 
 static void detail_vicuna(struct template *tp, const char *s, const char *end)

@@ -78,6 +78,9 @@ static const struct differs golden_differs[] = {
     {"nemotron35", "no_sys_multi", "the same, and thoughts of old answers"},
     {"nemotron35", "ends_with_assistant", "the same"},
     {"nemotron35", "multi", "writes <think></think> before old answers"},
+    {"gpt-oss-120b", "ends_with_assistant",
+     "ends an answer that nobody is to follow as in training"},
+    {"data/gpt-oss", NULL, "a draft: no channel before old answers, tools where there are none"},
     {"qwen2_tokenizer", NULL, "a test template with a text after its end"},
     {NULL, NULL, NULL},
 };
