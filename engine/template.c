@@ -37,6 +37,15 @@ static int32_t find_stop(const struct template *tp)
     return stop;
 }
 
+static void find_marks(struct template *tp)
+{
+    for (int i = 0; i < FORMAT_MARKS; i++) {
+        const char *name = tp->format.marks[i].token;
+        tp->mark_ids[i] =
+            name && tp->tokenizer ? tokenizer_find(tp->tokenizer, name, strlen(name)) : -1;
+    }
+}
+
 enum status template_recognise(const char *source, size_t len, const char *bos, const char *eos,
                                const struct tokenizer *t, struct template **ret, struct err *e)
 {
@@ -54,6 +63,7 @@ enum status template_recognise(const char *source, size_t len, const char *bos, 
         tp->format = (struct format){.name = "", .head = "", .again = ""};
         tp->unknown = len > 0;
     }
+    find_marks(tp);
     *ret = tp;
     return OK;
 }
@@ -115,7 +125,16 @@ void template_set_today(struct template *tp, const char *today)
 
 bool template_is_stop(const struct template *tp, int32_t id)
 {
-    return id >= 0 && (id == tp->stop_id || (tp->tokenizer && tokenizer_is_end(tp->tokenizer, id)));
+    return id >= 0 && template_mark(tp, id) != TEMPLATE_PART_END &&
+           (id == tp->stop_id || (tp->tokenizer && tokenizer_is_end(tp->tokenizer, id)));
+}
+
+enum template_mark template_mark(const struct template *tp, int32_t id)
+{
+    for (int i = 0; id >= 0 && i < FORMAT_MARKS; i++)
+        if (tp->mark_ids[i] == id)
+            return tp->format.marks[i].mark;
+    return TEMPLATE_TEXT;
 }
 
 const char *const *template_stop_texts(const struct template *tp)
@@ -269,6 +288,14 @@ static void put_system(struct render *r, const struct slice *given)
 static const char *find_text(struct slice t, const char *what)
 {
     return t.n ? memmem(t.s, t.n, what, strlen(what)) : NULL;
+}
+
+bool template_begins_thinking(const struct template *tp)
+{
+    static const char open[] = "<think>";
+    struct slice head = trim_right((struct slice){tp->generate.data, tp->generate.len});
+    return head.n >= strlen(open) &&
+           memcmp(head.s + head.n - strlen(open), open, strlen(open)) == 0;
 }
 
 /* The last piece of an answer after its thoughts; *ret_thought is what stood before. */
@@ -455,6 +482,36 @@ enum status template_text(const struct template *tp, bool first,
 
 /* ---- the seam ---- */
 
+/* Whether the prefix ends with the ids of what was rendered. */
+static enum status ends_with(const struct render *r, const int32_t *prefix, int32_t n_prefix,
+                             bool *ret, struct err *e)
+{
+    struct tok_list ids = {0};
+    enum status st = OK;
+    if (r->out->len)
+        st = tokenizer_encode_ranges(r->tp->tokenizer, r->out->data, r->out->len, r->ranges,
+                                     r->n_range, false, prefix[n_prefix - 1], &ids, e);
+    *ret = st == OK && ids.n > 0 && ids.n <= n_prefix &&
+           memcmp(prefix + n_prefix - ids.n, ids.ids, (size_t)ids.n * sizeof *prefix) == 0;
+    tok_list_fini(&ids);
+    return st;
+}
+
+bool template_awaits_answer(const struct template *tp, const int32_t *ids, int32_t n)
+{
+    struct str text = {0};
+    struct render r = {.tp = tp, .out = &text};
+    struct err ignored;
+    bool ends = false;
+    put_format(&r, tp->format.user[1]);
+    put_format(&r, str_c(&tp->generate));
+    if (n > 0)
+        ends_with(&r, ids, n, &ends, &ignored);
+    free(r.ranges);
+    str_fini(&text);
+    return ends;
+}
+
 /* Writes what is missing of the end of the answer that the prefix ends with. */
 static enum status close_answer(struct render *r, const int32_t *prefix, int32_t n_prefix,
                                 struct err *e)
@@ -462,14 +519,9 @@ static enum status close_answer(struct render *r, const int32_t *prefix, int32_t
     const struct template *tp = r->tp;
     struct str whole = {0};
     struct render w = {.tp = tp, .out = &whole};
-    struct tok_list ids = {0};
+    bool closed;
     put_format(&w, tp->format.assistant[1]);
-    enum status st = OK;
-    if (whole.len)
-        st = tokenizer_encode_ranges(tp->tokenizer, whole.data, whole.len, w.ranges, w.n_range,
-                                     false, prefix[n_prefix - 1], &ids, e);
-    bool closed = st == OK && ids.n > 0 && ids.n <= n_prefix &&
-                  memcmp(prefix + n_prefix - ids.n, ids.ids, (size_t)ids.n * sizeof *prefix) == 0;
+    enum status st = ends_with(&w, prefix, n_prefix, &closed, e);
     if (st == OK && whole.len && !closed) {
         size_t from = 0, n = 0;
         const char *stop = tp->stop_id >= 0 && prefix[n_prefix - 1] == tp->stop_id
@@ -484,7 +536,6 @@ static enum status close_answer(struct render *r, const int32_t *prefix, int32_t
     }
     free(w.ranges);
     str_fini(&whole);
-    tok_list_fini(&ids);
     return st;
 }
 

@@ -57,8 +57,23 @@ enum status template_text(const struct template *tp, bool first,
  * be repeated; NULL or "" = the local date when rendering. Not while another thread renders. */
 void template_set_today(struct template *tp, const char *today);
 
-/* Whether generation stops at this token: the tokenizer's ends and the format's own. */
+/* Whether generation stops at this token: the tokenizer's ends and the format's own, but for one
+ * that ends a part of an answer only. */
 bool template_is_stop(const struct template *tp, int32_t id);
+/* What a token inside an answer means for the text that is shown of it (see answer.h). */
+enum template_mark {
+    TEMPLATE_TEXT,     /* nothing: it is part of the text */
+    TEMPLATE_THINK,    /* thoughts begin */
+    TEMPLATE_ANSWER,   /* thoughts end */
+    TEMPLATE_HEADER,   /* the next part's name follows, which is not text */
+    TEMPLATE_BODY,     /* ... and ends */
+    TEMPLATE_PART_END, /* a part of the answer ends; another follows */
+};
+enum template_mark template_mark(const struct template *tp, int32_t id);
+/* Whether the ids end with a question and the head of its answer. */
+bool template_awaits_answer(const struct template *tp, const int32_t *ids, int32_t n);
+/* Whether the head of an answer ends with <think>, so that the model does not write it. */
+bool template_begins_thinking(const struct template *tp);
 /* Formats without an end token (Alpaca, Vicuna, ...) also stop where the model begins to write the
  * user's next turn. NULL-terminated list, empty when the tokens suffice; borrowed. */
 const char *const *template_stop_texts(const struct template *tp);

@@ -63,7 +63,8 @@ static const struct known known[] = {
                 .system = {"[SYSTEM_PROMPT] ", "[/SYSTEM_PROMPT]"},
                 .user = {"[INST] ", "[/INST]"},
                 .assistant = {" ", "\2"},
-                .generate = ""}},
+                .generate = "",
+                .marks = {{"[THINK]", TEMPLATE_THINK}, {"[/THINK]", TEMPLATE_ANSWER}}}},
     {.all = {"[INST]", "<<SYS>>"},
      .detail = detail_llama2,
      .format = {.name = "llama2",
@@ -125,6 +126,10 @@ static const struct known known[] = {
                 .user = {"<|start|>user<|message|>", "<|end|>"},
                 .assistant = {"<|start|>assistant<|channel|>final<|message|>", "<|end|>"},
                 .generate = "<|start|>assistant",
+                .marks = {{"<|start|>", TEMPLATE_HEADER},
+                          {"<|channel|>", TEMPLATE_HEADER},
+                          {"<|message|>", TEMPLATE_BODY},
+                          {"<|end|>", TEMPLATE_PART_END}},
                 .flags = FORMAT_DROP_THOUGHT}},
     {.all = {"<|end|>", "|>"},
      .none = {"<|start|>", "<|channel|>", "[BEGIN FINAL"},
@@ -526,6 +531,8 @@ static void detail_mistral_v7(struct template *tp, const char *s, const char *en
 {
     struct format *f = &tp->format;
     read_variable(tp, s, end, "set default_system_message = ");
+    if (find(s, end, "[THINK]"))
+        f->flags |= FORMAT_DROP_THOUGHT;
     if (!find(s, end, "[INST] ")) { /* with the Tekken vocabulary no spaces are written */
         f->system[0] = "[SYSTEM_PROMPT]";
         f->user[0] = "[INST]";

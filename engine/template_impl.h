@@ -20,6 +20,14 @@ enum format_flag {
     FORMAT_TRIM_LINES = 4096,   /* answers lose the line ends before them */
 };
 
+enum { FORMAT_MARKS = 4 };
+
+/* A control token of answers, by its name in the vocabulary. */
+struct format_mark {
+    const char *token;
+    enum template_mark mark;
+};
+
 /* \1 stands for bos, \2 for eos, \3 for the date. Index 0 stands before the text, 1 after it. */
 struct format {
     const char *name;
@@ -30,6 +38,7 @@ struct format {
     const char *assistant[2];
     const char *generate; /* makes the model answer; NULL = assistant[0] */
     const char *stop;     /* text at which to stop where no token tells; NULL = none */
+    struct format_mark marks[FORMAT_MARKS];
     unsigned flags;
 };
 
@@ -46,7 +55,8 @@ struct template
     struct str date;           /* how \3 is written, as for strftime */
     int today[3];              /* year, month, day for it; 0 = the clock's */
     const char *stop_texts[2];
-    int32_t stop_id; /* control token that ends an answer, -1 = none */
+    int32_t mark_ids[FORMAT_MARKS]; /* -1 = not in this vocabulary */
+    int32_t stop_id;                /* control token that ends an answer, -1 = none */
     bool unknown;
 };
 

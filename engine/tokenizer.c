@@ -130,6 +130,8 @@ static const char *const control_names[] = {
     "[/AVAILABLE_TOOLS]",
     "[TOOL_RESULTS]",
     "[/TOOL_RESULTS]",
+    "[THINK]",
+    "[/THINK]",
     "<|turn>",
 };
 

@@ -6,9 +6,9 @@
 #include <string.h>
 #include <time.h>
 
+#include "engine/answer.h"
 #include "engine/base/mem.h"
 #include "engine/decode.h"
-#include "engine/detok.h"
 #include "engine/prefill.h"
 #include "engine/room.h"
 #include "engine/sampler.h"
@@ -73,7 +73,7 @@ struct run {
     double start_s, prefill_start_s, first_s, decode_end_s, told_s;
     double prefill_s; /* time spent reading */
     struct sampler *sampler;
-    struct detok detok;
+    struct answer answer;
     struct str text;         /* decoded, not yet sent */
     struct tok_list pending; /* generated, not yet sent */
     struct stats_choice *choice; /* [pending.n] */
@@ -239,7 +239,7 @@ static bool take_token(struct run *r, int32_t id, const float *logits)
         r->choice = mem_realloc(r->choice, (size_t)r->choice_cap * sizeof *r->choice);
     }
     sampler_choice(logits, r->l->info.n_vocab, id, &r->choice[r->pending.n - 1]);
-    detok_push(&r->detok, id, &r->text);
+    answer_push(&r->answer, id, &r->text);
     int64_t cut;
     size_t hold = held_back(r, &cut);
     if (cut >= 0) {
@@ -269,7 +269,7 @@ static enum status write_answer(struct run *r, const float *logits, struct err *
                            "or its type too coarse");
         if (r->first_s == 0)
             r->first_s = now_s();
-        if (template_is_stop(l->template, id) || tokenizer_is_end(l->tokenizer, id)) {
+        if (template_is_stop(l->template, id)) {
             r->stop = ENGINE_STOP_EOS;
             break;
         }
@@ -350,8 +350,8 @@ static enum status run_turn(struct run *r, struct err *e)
         r->n_prompt < t->sampling.repeat_last_n ? r->n_prompt : t->sampling.repeat_last_n;
     for (int32_t i = r->n_prompt - (back > 0 ? back : 0); i < r->n_prompt; i++)
         sampler_accept(r->sampler, r->ids.ids[i]);
-    bool chat = !t->raw && t->n_message > 0 && *template_name(l->template);
-    detok_init(&r->detok, l->tokenizer, false, chat);
+    const struct template *tp = !t->raw && *template_name(l->template) ? l->template : NULL;
+    answer_init(&r->answer, tp, l->tokenizer, r->ids.ids, r->n_prompt, tp && t->n_message > 0);
     r->told_s = 0;
     witness_begin(l->witness, t->timeline);
     forward_set_watch(l->forward, l->witness ? witness_look : NULL, l->witness);
@@ -359,7 +359,7 @@ static enum status run_turn(struct run *r, struct err *e)
     forward_set_watch(l->forward, NULL, NULL);
     r->decode_end_s = now_s();
     if (r->stop != ENGINE_STOP_EOS || r->pending.n || r->text.len) {
-        detok_flush(&r->detok, &r->text);
+        answer_flush(&r->answer, &r->text);
         send_text(r, 0);
     }
     return s;

@@ -31,6 +31,15 @@ static const char *const marks[] = {
     "<|system|>",
     "<|EOT|>",
     "<|end_of_turn|>",
+    "<|start_of_role|>",
+    "<|end_of_role|>",
+    "<|end_of_text|>",
+    "<|start|>",
+    "<|channel|>",
+    "<|message|>",
+    "<|return|>",
+    "[THINK]",
+    "[/THINK]",
     "<unk>",
 };
 enum { MARKS = sizeof marks / sizeof *marks };

@@ -1,0 +1,289 @@
+/* Answers of models that mark their thoughts with tokens, with a small vocabulary of our own: what
+ * is shown, where an answer ends, and what a later turn reads of it. */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include <cmocka.h>
+
+#include <stdio.h>
+#include <string.h>
+
+#include "engine/answer.h"
+#include "tests/engine/vocab.h"
+
+/* The harmony format's marks, Mistral's, ChatML's; after them every byte. */
+static const char *const controls[] = {
+    "<|start|>",       "<|channel|>",      "<|message|>",  "<|end|>",    "<|return|>", "<|call|>",
+    "[THINK]",         "[/THINK]",         "[INST]",       "[/INST]",    "</s>",       "<s>",
+    "[SYSTEM_PROMPT]", "[/SYSTEM_PROMPT]", "<|im_start|>", "<|im_end|>",
+};
+enum { N_CONTROL = sizeof controls / sizeof *controls, N_VOCAB = N_CONTROL + 256, EOS = 10 };
+
+static const char harmony[] = "<|start|><|channel|><|message|>strftime_now(\"%Y-%m-%d\")";
+static const char mistral[] =
+    "{{ bos_token }}{%- set default_system_message = 'Use [THINK] and [/THINK].' %}"
+    "[SYSTEM_PROMPT][/SYSTEM_PROMPT][INST][/INST][THINK][/THINK]";
+static const char chatml[] =
+    "{{ '<|im_start|>user\\n' }}{% if add_generation_prompt %}"
+    "{{ '<|im_start|>assistant\\n<think>\\n' }}{% endif %}split('</think>')[-1].lstrip";
+
+struct model {
+    struct gguf *g;
+    struct tokenizer *t;
+    struct template *tp;
+};
+
+/* Code point of a byte in the alphabet of byte-level BPE, as UTF-8. */
+static void byte_name(int byte, int *next, char *out)
+{
+    int cp = (byte >= 0x21 && byte <= 0x7e) || (byte >= 0xa1 && byte != 0xad) ? byte : (*next)++;
+    if (cp < 0x80)
+        snprintf(out, 4, "%c", cp);
+    else
+        snprintf(out, 4, "%c%c", 0xc0 | cp >> 6, 0x80 | (cp & 63));
+}
+
+static struct model model_open_as(const char *source)
+{
+    static const char *const no_merges[] = {"a b"};
+    struct vocab_file f = {0};
+    struct model m = {0};
+    struct err e;
+    char bytes[256][4];
+    const char *names[N_VOCAB];
+    int32_t types[N_VOCAB];
+    int next = 0x100;
+    for (int i = 0; i < N_VOCAB; i++) {
+        types[i] = i < N_CONTROL ? 3 : 1;
+        names[i] = i < N_CONTROL ? controls[i] : bytes[i - N_CONTROL];
+        if (i >= N_CONTROL)
+            byte_name(i - N_CONTROL, &next, bytes[i - N_CONTROL]);
+    }
+    vocab_str(&f, "tokenizer.ggml.model", "gpt2");
+    vocab_str(&f, "tokenizer.ggml.pre", "gpt-4o");
+    vocab_strs(&f, "tokenizer.ggml.tokens", names, N_VOCAB);
+    vocab_i32s(&f, "tokenizer.ggml.token_type", types, N_VOCAB);
+    vocab_strs(&f, "tokenizer.ggml.merges", no_merges, 1);
+    vocab_u32(&f, "tokenizer.ggml.eos_token_id", EOS);
+    m.g = vocab_open(&f, &e);
+    if (!m.g || tokenizer_open(m.g, &m.t, &e) != OK ||
+        template_recognise(source, strlen(source), "<s>", "</s>", m.t, &m.tp, &e) != OK)
+        fail_msg("%s", e.text);
+    template_set_today(m.tp, "2025-01-15");
+    return m;
+}
+
+static void model_close(struct model *m)
+{
+    template_free(m->tp);
+    tokenizer_free(m->t);
+    gguf_close(m->g);
+}
+
+static void add_marked(const struct model *m, struct tok_list *ids, const char *text)
+{
+    struct err e;
+    assert_int_equal(tokenizer_encode(m->t, text, strlen(text), true, false, ids, &e), OK);
+}
+
+static void add_turn(const struct model *m, struct tok_list *path, const char *system,
+                     const char *answer, const char *question)
+{
+    struct engine_message all[3];
+    int32_t n = 0;
+    struct err e;
+    struct tok_list more = {0};
+    if (system)
+        all[n++] = (struct engine_message){"system", system, strlen(system)};
+    if (answer)
+        all[n++] = (struct engine_message){"assistant", answer, strlen(answer)};
+    all[n++] = (struct engine_message){"user", question, strlen(question)};
+    assert_int_equal(template_render(m->tp, path->ids, path->n, all, n, false, &more, &e), OK);
+    for (int32_t i = 0; i < more.n; i++)
+        tok_list_add(path, more.ids[i]);
+    tok_list_fini(&more);
+}
+
+static void assert_ids(const struct model *m, const struct tok_list *ids, const char *want)
+{
+    struct str text = {0};
+    tokenizer_decode(m->t, ids->ids, ids->n, true, false, &text);
+    if (!strstr(str_c(&text), want) || strcmp(strstr(str_c(&text), want) + strlen(want), "") != 0)
+        fail_msg("'%s' does not end with '%s'", str_c(&text), want);
+    str_fini(&text);
+}
+
+/* Feeds what a model writes after the path, up to where it stops, and compares the text. The ids
+ * stay in the path, as in a chat. */
+static void assert_shown(const struct model *m, struct tok_list *path, bool fresh,
+                         const char *written, const char *want)
+{
+    struct tok_list ids = {0};
+    struct str text = {0};
+    struct answer a;
+    answer_init(&a, m->tp, m->t, path->ids, path->n, fresh);
+    add_marked(m, &ids, written);
+    for (int32_t i = 0; i < ids.n && !template_is_stop(m->tp, ids.ids[i]); i++) {
+        answer_push(&a, ids.ids[i], &text);
+        tok_list_add(path, ids.ids[i]);
+    }
+    answer_flush(&a, &text);
+    if (strcmp(str_c(&text), want) != 0)
+        fail_msg("%s:\n got: %s\nwant: %s", written, str_c(&text), want);
+    tok_list_fini(&ids);
+    str_fini(&text);
+}
+
+#define ANALYSIS "<|channel|>analysis<|message|>"
+#define AGAIN "<|end|><|start|>assistant"
+#define FINAL "<|channel|>final<|message|>"
+
+static void answer__push__shows_the_thoughts_of_harmony(void **state)
+{
+    (void)state;
+    static const struct {
+        const char *written, *want;
+    } cases[] = {
+        {ANALYSIS "Hm \xf0\x9f\x99\x82" AGAIN FINAL "4.<|return|>x",
+         "<think>Hm \xf0\x9f\x99\x82</think>4."},
+        {FINAL "4.<|return|>", "4."},
+        {ANALYSIS "Hm", "<think>Hm"},
+        {ANALYSIS "\xf0\x9f" AGAIN FINAL "4", "<think>\xef\xbf\xbd\xef\xbf\xbd</think>4"},
+        {ANALYSIS "a" AGAIN ANALYSIS "b" AGAIN FINAL "c", "<think>a\n\nb</think>c"},
+        {ANALYSIS "a" AGAIN "<|channel|>commentary<|message|>b" AGAIN FINAL "c",
+         "<think>a</think>b\n\nc"},
+        {ANALYSIS "a" AGAIN "<|channel|>commentary to=functions.find json<|message|>{}<|call|>x",
+         "<think>a</think>{}"},
+        {"<|message|>plain<|return|>", "plain"},
+        {"<|return|>", ""},
+    };
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        struct model m = model_open_as(harmony);
+        struct tok_list path = {0};
+        assert_string_equal(template_name(m.tp), "gpt-oss");
+        add_turn(&m, &path, "Count.", NULL, "2+2?");
+        assert_shown(&m, &path, true, cases[i].written, cases[i].want);
+        tok_list_fini(&path);
+        model_close(&m);
+    }
+}
+
+static void answer__push__shows_the_thoughts_of_mistral(void **state)
+{
+    (void)state;
+    struct model m = model_open_as(mistral);
+    struct tok_list path = {0};
+    add_turn(&m, &path, NULL, NULL, "2+2?");
+    assert_ids(&m, &path, "[/SYSTEM_PROMPT][INST]2+2?[/INST]");
+    /* The template's own text has the tokens, not their names. */
+    assert_int_equal(path.ids[path.n - 1], tokenizer_find(m.t, "[/INST]", 7));
+    int32_t n = 0;
+    for (int32_t i = 0; i < path.n; i++)
+        n += template_mark(m.tp, path.ids[i]) != TEMPLATE_TEXT;
+    assert_int_equal(n, 2);
+    assert_shown(&m, &path, true, "[THINK]Hm.[/THINK]4.</s>", "<think>Hm.</think>4.");
+    add_turn(&m, &path, NULL, NULL, "Sure?");
+    assert_ids(&m, &path, "[INST]2+2?[/INST][THINK]Hm.[/THINK]4.</s>[INST]Sure?[/INST]");
+    assert_shown(&m, &path, true, "Yes.</s>", "Yes.");
+    tok_list_fini(&path);
+    model_close(&m);
+}
+
+/* What the head of an answer began, the model does not write. */
+static void answer__push__opens_thoughts_that_the_head_began(void **state)
+{
+    (void)state;
+    struct model m = model_open_as(chatml);
+    struct tok_list path = {0};
+    add_turn(&m, &path, NULL, NULL, "2+2?");
+    assert_ids(&m, &path, "<|im_start|>assistant\n<think>\n");
+    int32_t n = path.n;
+    assert_shown(&m, &path, true, "Hm.</think>4.<|im_end|>", "<think>Hm.</think>4.");
+    assert_shown(&m, &path, false, "00", "00");
+    path.n = n; /* once more, with nothing to render */
+    assert_shown(&m, &path, false, "Or 5?", "<think>Or 5?");
+    tok_list_fini(&path);
+    model_close(&m);
+}
+
+/* The ids of an answer stay as the model wrote them; a text that comes from elsewhere goes in
+ * without its thoughts. */
+static void answer__path__keeps_thoughts_that_it_has(void **state)
+{
+    (void)state;
+    struct model m = model_open_as(harmony);
+    struct tok_list path = {0}, other = {0};
+    add_turn(&m, &path, NULL, NULL, "2+2?");
+    assert_shown(&m, &path, true, ANALYSIS "Hm" AGAIN FINAL "4.<|return|>", "<think>Hm</think>4.");
+    add_turn(&m, &path, NULL, NULL, "Sure?");
+    assert_ids(&m, &path,
+               ANALYSIS "Hm" AGAIN FINAL "4.<|end|><|start|>user<|message|>Sure?<|end|>"
+                        "<|start|>assistant");
+    assert_shown(&m, &path, true, ANALYSIS "Hm", "<think>Hm");
+    assert_shown(&m, &path, false, "m" AGAIN FINAL "Yes", "m</think>Yes");
+    add_turn(&m, &other, NULL, "<think>Hm</think>4.", "Sure?");
+    assert_ids(&m, &other,
+               "<|start|>assistant" FINAL "4.<|end|><|start|>user<|message|>Sure?<|end|>"
+               "<|start|>assistant");
+    model_close(&m);
+
+    m = model_open_as(mistral);
+    other.n = 0;
+    add_turn(&m, &other, NULL, "<think>Hm</think>4.", "[THINK]");
+    assert_ids(&m, &other, "[/SYSTEM_PROMPT]4.</s>[INST][THINK][/INST]");
+    int32_t n = 0;
+    for (int32_t i = 0; i < other.n; i++)
+        n += template_mark(m.tp, other.ids[i]) != TEMPLATE_TEXT;
+    assert_int_equal(n, 2); /* the template's own: a text makes no tokens */
+    /* Cut off in its thoughts, an answer does not leave them open for the next. */
+    path.n = 0;
+    add_turn(&m, &path, NULL, NULL, "2+2?");
+    assert_shown(&m, &path, true, "[THINK]Hm", "<think>Hm");
+    add_turn(&m, &path, NULL, NULL, "So?");
+    assert_shown(&m, &path, true, "4", "4");
+    assert_shown(&m, &path, false, ".[THINK]", ".<think>");
+    tok_list_fini(&path);
+    tok_list_fini(&other);
+    model_close(&m);
+}
+
+static void answer__stop__only_where_the_answer_ends(void **state)
+{
+    (void)state;
+    struct model m = model_open_as(harmony);
+    assert_false(template_is_stop(m.tp, tokenizer_find(m.t, "<|end|>", 7)));
+    assert_true(template_is_stop(m.tp, tokenizer_find(m.t, "<|return|>", 10)));
+    assert_true(template_is_stop(m.tp, tokenizer_find(m.t, "<|call|>", 8)));
+    assert_int_equal(template_mark(m.tp, -1), TEMPLATE_TEXT);
+    assert_int_equal(template_mark(m.tp, INT32_MAX), TEMPLATE_TEXT);
+    model_close(&m);
+    m = model_open_as(mistral);
+    assert_true(template_is_stop(m.tp, tokenizer_find(m.t, "<|end|>", 7)));
+    assert_true(template_is_stop(m.tp, EOS));
+    /* Without a format the marks are control tokens like others. */
+    struct tok_list ids = {0};
+    struct str text = {0};
+    struct answer a;
+    add_marked(&m, &ids, "[THINK]Hm[/THINK]4");
+    answer_init(&a, NULL, m.t, ids.ids, ids.n, false);
+    for (int32_t i = 0; i < ids.n; i++)
+        answer_push(&a, ids.ids[i], &text);
+    assert_string_equal(str_c(&text), "Hm4");
+    str_fini(&text);
+    tok_list_fini(&ids);
+    model_close(&m);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(answer__push__shows_the_thoughts_of_harmony),
+        cmocka_unit_test(answer__push__shows_the_thoughts_of_mistral),
+        cmocka_unit_test(answer__push__opens_thoughts_that_the_head_began),
+        cmocka_unit_test(answer__path__keeps_thoughts_that_it_has),
+        cmocka_unit_test(answer__stop__only_where_the_answer_ends),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
