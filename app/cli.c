@@ -4,6 +4,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "app/loop.h"
@@ -176,11 +177,24 @@ static char *rescue(const char *store, const char *text)
     return NULL;
 }
 
+/* Hundreds of megabytes of cache can take seconds: says so at a terminal when it does. */
+static void await_saved(struct sessions *s)
+{
+    enum { PATIENCE_MS = 500, STEP_MS = 10 };
+    for (int ms = 0; ms < PATIENCE_MS && !sessions_kv_settled(s); ms += STEP_MS)
+        nanosleep(&(struct timespec){.tv_nsec = STEP_MS * 1000000L}, NULL);
+    if (!sessions_kv_settled(s) && isatty(STDERR_FILENO))
+        fputs("dogear: saving the cache, so that the conversation opens at once next time ...\n",
+              stderr);
+}
+
 int cli_store_close(struct sessions *s, int rc)
 {
     struct err e;
     if (s && sessions_trouble(s, &e)) /* told before the tries that follow */
         fprintf(stderr, "dogear: %s\n", e.text);
+    else if (s)
+        await_saved(s);
     char *lost = s ? sessions_end(s) : NULL;
     if (lost) {
         char *path = rescue(sessions_path(s), lost);
