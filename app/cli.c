@@ -1,6 +1,7 @@
 #include "app/cli.h"
 
 #include <errno.h>
+#include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -177,15 +178,50 @@ static char *rescue(const char *store, const char *text)
     return NULL;
 }
 
-/* Hundreds of megabytes of cache can take seconds: says so at a terminal when it does. */
-static void await_saved(struct sessions *s)
+/* Says at a terminal what takes so long, if it does: hundreds of megabytes of cache need seconds. */
+struct patience {
+    pthread_t thread;
+    pthread_mutex_t lock;
+    pthread_cond_t over;
+    bool done, running;
+};
+
+static void *run_out(void *ctx)
 {
-    enum { PATIENCE_MS = 500, STEP_MS = 10 };
-    for (int ms = 0; ms < PATIENCE_MS && !sessions_kv_settled(s); ms += STEP_MS)
-        nanosleep(&(struct timespec){.tv_nsec = STEP_MS * 1000000L}, NULL);
-    if (!sessions_kv_settled(s) && isatty(STDERR_FILENO))
+    struct patience *p = ctx;
+    struct timespec until;
+    clock_gettime(CLOCK_REALTIME, &until);
+    until.tv_nsec += 500 * 1000000L;
+    until.tv_sec += until.tv_nsec / 1000000000L;
+    until.tv_nsec %= 1000000000L;
+    pthread_mutex_lock(&p->lock);
+    while (!p->done)
+        if (pthread_cond_timedwait(&p->over, &p->lock, &until) == ETIMEDOUT)
+            break;
+    if (!p->done)
         fputs("dogear: saving the cache, so that the conversation opens at once next time ...\n",
               stderr);
+    pthread_mutex_unlock(&p->lock);
+    return NULL;
+}
+
+static void patience_begin(struct patience *p)
+{
+    pthread_mutex_init(&p->lock, NULL);
+    pthread_cond_init(&p->over, NULL);
+    p->running = isatty(STDERR_FILENO) && pthread_create(&p->thread, NULL, run_out, p) == 0;
+}
+
+static void patience_end(struct patience *p)
+{
+    pthread_mutex_lock(&p->lock);
+    p->done = true;
+    pthread_cond_signal(&p->over);
+    pthread_mutex_unlock(&p->lock);
+    if (p->running)
+        pthread_join(p->thread, NULL);
+    pthread_cond_destroy(&p->over);
+    pthread_mutex_destroy(&p->lock);
 }
 
 int cli_store_close(struct sessions *s, int rc)
@@ -193,9 +229,10 @@ int cli_store_close(struct sessions *s, int rc)
     struct err e;
     if (s && sessions_trouble(s, &e)) /* told before the tries that follow */
         fprintf(stderr, "dogear: %s\n", e.text);
-    else if (s)
-        await_saved(s);
+    struct patience patience = {0};
+    patience_begin(&patience);
     char *lost = s ? sessions_end(s) : NULL;
+    patience_end(&patience);
     if (lost) {
         char *path = rescue(sessions_path(s), lost);
         if (path)
