@@ -1,11 +1,11 @@
 /* Writes a GGUF of a real model's shape with random weights, for speed and memory measurements.
  *
  * usage: mkmodel SHAPE TYPE OUT.gguf
- *   SHAPE  llama-3.2-1b | llama-3.1-8b | qwen3-0.6b | smollm2-135m | qwen3-30b-a3b | tiny, and
- *          :N after it for N layers only
- *   TYPE   Q4_K_M (the usual mix), or any weight type: F16 BF16 F32 Q8_0 Q4_0 Q4_K Q5_K Q6_K ...
- * Weights are N(0, 0.02); what the model says means nothing, and its attention is dense. Every
- * matrix is drawn from one pool of quantised blocks, so that a 1 B file takes seconds. */
+ *   SHAPE  llama-3.2-1b | llama-3.1-8b | qwen3-0.6b | smollm2-135m | qwen3-30b-a3b | gpt-oss-20b |
+ * tiny, and :N after it for N layers only TYPE   Q4_K_M (the usual mix), or any weight type: F16
+ * BF16 F32 Q8_0 Q4_0 Q4_K Q5_K Q6_K ...; MXFP4: experts only, Q8_0 for the rest Weights are N(0,
+ * 0.02); what the model says means nothing, and its attention is dense. Every matrix is drawn from
+ * one pool of quantised blocks, so that a 1 B file takes seconds. */
 #include <math.h>
 #include <stdbool.h>
 #include <stdio.h>
@@ -24,11 +24,18 @@ struct shape {
 };
 
 static struct shape shapes[] = {
-    {"llama-3.2-1b", "llama", "llama-bpe", 16, 2048, 32, 8, 64, 8192, 128256, 500000, 1e-5f, true, false, 0, 0},
-    {"llama-3.1-8b", "llama", "llama-bpe", 32, 4096, 32, 8, 128, 14336, 128256, 500000, 1e-5f, false, false, 0, 0},
-    {"qwen3-0.6b", "qwen3", "qwen2", 28, 1024, 16, 8, 128, 3072, 151936, 1000000, 1e-6f, true, true, 0, 0},
-    {"smollm2-135m", "llama", "smollm", 30, 576, 9, 3, 64, 1536, 49152, 100000, 1e-5f, true, false, 0, 0},
-    {"qwen3-30b-a3b", "qwen3moe", "qwen2", 48, 2048, 32, 4, 128, 768, 151936, 1000000, 1e-6f, false, true, 128, 8},
+    {"llama-3.2-1b", "llama", "llama-bpe", 16, 2048, 32, 8, 64, 8192, 128256, 500000, 1e-5f, true,
+     false, 0, 0},
+    {"llama-3.1-8b", "llama", "llama-bpe", 32, 4096, 32, 8, 128, 14336, 128256, 500000, 1e-5f,
+     false, false, 0, 0},
+    {"qwen3-0.6b", "qwen3", "qwen2", 28, 1024, 16, 8, 128, 3072, 151936, 1000000, 1e-6f, true, true,
+     0, 0},
+    {"smollm2-135m", "llama", "smollm", 30, 576, 9, 3, 64, 1536, 49152, 100000, 1e-5f, true, false,
+     0, 0},
+    {"qwen3-30b-a3b", "qwen3moe", "qwen2", 48, 2048, 32, 4, 128, 768, 151936, 1000000, 1e-6f, false,
+     true, 128, 8},
+    {"gpt-oss-20b", "gpt-oss", "gpt-4o", 24, 2880, 64, 8, 64, 2880, 201088, 150000, 1e-5f, false,
+     false, 32, 4},
     {"tiny", "llama", "llama-bpe", 2, 256, 4, 2, 64, 512, 512, 10000, 1e-5f, true, false, 0, 0},
 };
 
@@ -122,15 +129,20 @@ static void plan(const char *name, enum kern_type type, int64_t n_col, int64_t n
     t->n_mat = n_mat;
 }
 
-static void plan_layer(const struct shape *s, int b, enum kern_type main_type, enum kern_type more_type)
+static void plan_layer(const struct shape *s, int b, enum kern_type main_type,
+                       enum kern_type more_type)
 {
     char name[64];
-#define PLAN(what, type, n_col, n_row, n_mat)                                                             \
+#define PLAN(what, type, n_col, n_row, n_mat)                                                      \
     do {                                                                                           \
         snprintf(name, sizeof name, "blk.%d.%s.weight", b, what);                                  \
         plan(name, type, n_col, n_row, n_mat);                                                     \
     } while (0)
     int q = s->n_head * s->head_dim, kv = s->n_kv * s->head_dim;
+    bool oss = !strcmp(s->arch, "gpt-oss");
+    enum kern_type expert_type = main_type;
+    if (main_type == KERN_MXFP4)
+        main_type = more_type = KERN_Q8_0;
     PLAN("attn_norm", KERN_F32, s->d, 0, 0);
     PLAN("attn_q", main_type, s->d, q, 0);
     PLAN("attn_k", main_type, s->d, kv, 0);
@@ -140,13 +152,31 @@ static void plan_layer(const struct shape *s, int b, enum kern_type main_type, e
         PLAN("attn_q_norm", KERN_F32, s->head_dim, 0, 0);
         PLAN("attn_k_norm", KERN_F32, s->head_dim, 0, 0);
     }
-    PLAN("ffn_norm", KERN_F32, s->d, 0, 0);
+    PLAN(oss ? "post_attention_norm" : "ffn_norm", KERN_F32, s->d, 0, 0);
     if (s->n_expert)
         PLAN("ffn_gate_inp", KERN_F32, s->d, s->n_expert, 0);
-    PLAN(s->n_expert ? "ffn_gate_exps" : "ffn_gate", main_type, s->d, s->ff, s->n_expert);
-    PLAN(s->n_expert ? "ffn_up_exps" : "ffn_up", main_type, s->d, s->ff, s->n_expert);
-    PLAN(s->n_expert ? "ffn_down_exps" : "ffn_down", more_type, s->ff, s->d, s->n_expert);
+    PLAN(s->n_expert ? "ffn_gate_exps" : "ffn_gate", expert_type, s->d, s->ff, s->n_expert);
+    PLAN(s->n_expert ? "ffn_up_exps" : "ffn_up", expert_type, s->d, s->ff, s->n_expert);
+    PLAN(s->n_expert ? "ffn_down_exps" : "ffn_down",
+         expert_type == KERN_MXFP4 ? expert_type : more_type, s->ff, s->d, s->n_expert);
+    if (oss)
+        PLAN("attn_sinks", KERN_F32, s->n_head, 0, 0);
 #undef PLAN
+    const struct {
+        const char *name;
+        int n, n_mat;
+    } biases[] = {{"attn_q", q, 0},
+                  {"attn_k", kv, 0},
+                  {"attn_v", kv, 0},
+                  {"attn_output", s->d, 0},
+                  {"ffn_gate_inp", s->n_expert, 0},
+                  {"ffn_gate_exps", s->ff, s->n_expert},
+                  {"ffn_up_exps", s->ff, s->n_expert},
+                  {"ffn_down_exps", s->d, s->n_expert}};
+    for (size_t i = 0; oss && i < sizeof biases / sizeof *biases; i++) {
+        snprintf(name, sizeof name, "blk.%d.%s.bias", b, biases[i].name);
+        plan(name, KERN_F32, biases[i].n, biases[i].n_mat, 0);
+    }
 }
 
 static void write_tensor(struct ggufw *w, const struct tensor *t)
@@ -161,7 +191,9 @@ static void write_tensor(struct ggufw *w, const struct tensor *t)
     }
     struct pool *p = pool_for(t->type);
     size_t block = kern_type_bytes(t->type);
-    size_t left = (size_t)(t->n_col * t->n_row * (t->n_mat ? t->n_mat : 1) / kern_type_block(t->type)) * block;
+    size_t left =
+        (size_t)(t->n_col * t->n_row * (t->n_mat ? t->n_mat : 1) / kern_type_block(t->type)) *
+        block;
     while (left) {
         size_t n_block = p->size_bytes / block;
         size_t first = next() % n_block, n = (n_block - first) * block;
@@ -195,6 +227,12 @@ static void write_header(struct ggufw *w, const struct shape *s)
         ggufw_u32(w, KEY("expert_used_count"), (uint32_t)s->n_used);
         ggufw_u32(w, KEY("expert_feed_forward_length"), (uint32_t)s->ff);
     }
+    if (!strcmp(s->arch, "gpt-oss")) {
+        ggufw_u32(w, KEY("attention.sliding_window"), 128);
+        ggufw_str(w, KEY("rope.scaling.type"), "yarn");
+        ggufw_f32(w, KEY("rope.scaling.factor"), 32);
+        ggufw_u32(w, KEY("rope.scaling.original_context_length"), 4096);
+    }
 #undef KEY
 }
 
@@ -222,11 +260,13 @@ int main(int argc, char **argv)
     bool mix = argc == 4 && !strcmp(argv[2], "Q4_K_M");
     enum kern_type type = KERN_Q4_K;
     if (!s || (!mix && !parse_type(argv[2], &type))) {
-        fprintf(stderr, "usage: mkmodel llama-3.2-1b|llama-3.1-8b|qwen3-0.6b|smollm2-135m|qwen3-30b-a3b|tiny[:LAYERS] TYPE|Q4_K_M OUT.gguf\n");
+        fprintf(stderr, "usage: mkmodel "
+                        "llama-3.2-1b|llama-3.1-8b|qwen3-0.6b|smollm2-135m|qwen3-30b-a3b|gpt-oss-"
+                        "20b|tiny[:LAYERS] TYPE|Q4_K_M OUT.gguf\n");
         return 2;
     }
-    enum kern_type embd = mix ? KERN_Q6_K : type;
-    plan("token_embd.weight", s->tied ? embd : type, s->d, s->vocab, 0);
+    enum kern_type embd = mix ? KERN_Q6_K : type == KERN_MXFP4 ? KERN_Q8_0 : type;
+    plan("token_embd.weight", s->tied || type == KERN_MXFP4 ? embd : type, s->d, s->vocab, 0);
     if (!s->tied)
         plan("output.weight", embd, s->d, s->vocab, 0);
     plan("output_norm.weight", KERN_F32, s->d, 0, 0);
@@ -239,7 +279,8 @@ int main(int argc, char **argv)
     write_header(w, s);
     ggufw_byte_vocabulary(w, s->pre, s->vocab);
     for (int i = 0; i < n_tensor; i++)
-        ggufw_stack(w, tensors[i].name, tensors[i].type, tensors[i].n_col, tensors[i].n_row, tensors[i].n_mat);
+        ggufw_stack(w, tensors[i].name, tensors[i].type, tensors[i].n_col, tensors[i].n_row,
+                    tensors[i].n_mat);
     ggufw_begin(w);
     for (int i = 0; i < n_tensor; i++)
         write_tensor(w, &tensors[i]);
