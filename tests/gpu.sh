@@ -18,8 +18,8 @@
 #   kernels   every op against the plain one (test_cuda); what fails again by itself, under memcheck
 #   engine    logits, greedy text, part of the layers, resume CPU -> GPU -> CPU (tests/e2e/cuda.sh),
 #             then all of it with decode steps as graphs
-#   reference logits against float64 arithmetic and the peer's (test_reference); pages that step
-#             down (test_ledger); simulated formats (test_evict)
+#   reference logits against float64 arithmetic and the peer's (test_reference, test_archs); pages that
+#             step down (test_ledger); simulated formats (test_evict)
 #   memcheck racecheck synccheck   compute-sanitizer on test_cuda
 #   bench1b-TYPE   Llama-3.2-1B's shape of TYPE q4, q8 or f16 (Q4_K_M, Q8_0, F16); depths 0, 8 K, 32 K,
 #                  128 K; f16 and 4/4 caches; prompts of 512 and 8192; decode also as a graph
@@ -85,15 +85,15 @@ pack() {
     [ -f "$build/build.ninja" ] || meson setup "$build" "$root" --buildtype=release -Dcuda=auto \
         "-Dgpu_arch=${GPU_ARCH:-90}" || exit 1
     ninja -C "$build" app/dogear tests/kernels/test_cuda tests/engine/engine_test_reference \
-        tests/engine/engine_test_{ledger,evict} tests/bench/mkmodel || exit 1
+        tests/engine/engine_test_{archs,ledger,evict} tests/bench/mkmodel || exit 1
     cp "$build"/{app/dogear,tests/kernels/test_cuda,tests/bench/mkmodel} \
-        "$build"/tests/engine/engine_test_{reference,ledger,evict} "$dir/"
+        "$build"/tests/engine/engine_test_{archs,reference,ledger,evict} "$dir/"
     if ninja -C "$build" -t targets all | grep -q '^kernels/cuda/libdogear-cuda.so:'; then
         ninja -C "$build" kernels/cuda/libdogear-cuda.so || exit 1
         cp "$build/kernels/cuda/libdogear-cuda.so" "$dir/"
     fi
     # the C library is the target's own
-    ldd "$dir"/{dogear,test_cuda,engine_test_reference,engine_test_ledger,engine_test_evict,mkmodel} |
+    ldd "$dir"/{dogear,test_cuda,engine_test_{archs,reference,ledger,evict},mkmodel} |
         awk '$3 ~ /^\// {print $3}' | sort -u |
         grep -vE '/(libc|libm|libdl|libpthread|librt|ld-linux[^/]*)\.so' |
         while read -r lib; do cp -L "$lib" "$dir/lib/"; done
@@ -216,7 +216,7 @@ reference() {
     [ -d "$dir-reference" ] || { echo "no $dir-reference here"; return 77; }
     CUDA_MODULE=$(module)
     export CUDA_MODULE DOGEAR_DATA=$dir-reference CMOCKA_MESSAGE_OUTPUT=TAP
-    for t in 'reference *cuda*' 'ledger ledger__mass__*' 'ledger ledger__fit__*' 'evict *cuda*'; do
+    for t in 'archs *cuda*' 'reference *cuda*' 'ledger ledger__mass__*' 'ledger ledger__fit__*' 'evict *cuda*'; do
         "$dir/engine_test_${t% *}" "${t#* }" || rc=1
     done
     return $rc

@@ -24,6 +24,24 @@ static inline const char *bed_data(void)
     return dir;
 }
 
+/* An instruction set (NULL = the best), or "cuda": the backend that CUDA_MODULE names. Skips the test when
+ * there is none of the name. */
+static inline struct kern *bed_kern(const char *name)
+{
+    const char *module = getenv("CUDA_MODULE");
+    char why[256] = "not available";
+    struct kern *k = NULL;
+    if (!name || strcmp(name, "cuda") != 0)
+        k = kern_open_cpu(name, 2);
+    else if (module && *module)
+        k = kern_open_cuda(module, 0, 2, why, sizeof why);
+    if (!k) {
+        print_message("# %s: %s\n", name ? name : "the CPU", why);
+        skip();
+    }
+    return k;
+}
+
 struct bed {
     struct kern *k; /* borrowed */
     struct gguf *g;

@@ -97,27 +97,10 @@ static double fast_bound(const char *name)
                                   : KL_EXACT_FAST_BLOCK;
 }
 
-/* "cuda" is the backend that CUDA_MODULE names; skips the test when there is none of the name. */
-static struct kern *open_named(const char *name)
-{
-    const char *module = getenv("CUDA_MODULE");
-    char why[256] = "not available";
-    struct kern *k = NULL;
-    if (!name || strcmp(name, "cuda") != 0)
-        k = kern_open_cpu(name, 2);
-    else if (module && *module)
-        k = kern_open_cuda(module, 0, 2, why, sizeof why);
-    if (!k) {
-        print_message("# %s: %s\n", name ? name : "the CPU", why);
-        skip();
-    }
-    return k;
-}
-
 static void against_exact(const char *isa, double plain_bound)
 {
     const char *dir = bed_data();
-    struct kern *k = open_named(isa);
+    struct kern *k = bed_kern(isa);
     int n_bad = 0, n_file = 0;
     for (size_t i = 0; i < sizeof exact_names / sizeof *exact_names; i++) {
         char path[1024];
@@ -177,7 +160,7 @@ static void against_peer(const char *isa) /* NULL = the best there is */
     static const char *const names[] = {"llama-F16",  "llama31-F16", "qwen2-F16", "qwen3-F16",
                                         "gemma2-F16", "gemma3-F16",  "phi3-F16"};
     const char *dir = bed_data();
-    struct kern *k = open_named(isa);
+    struct kern *k = bed_kern(isa);
     int n_bad = 0, n_file = 0;
     for (size_t i = 0; i < sizeof names / sizeof *names; i++) {
         char path[1024];
@@ -243,7 +226,7 @@ static double chunk_difference(struct bed *b, const int32_t *ids, int32_t n, con
 static void chunks_of(const char *isa, const char *const *names, size_t n_name)
 {
     const char *dir = bed_data();
-    struct kern *k = open_named(isa);
+    struct kern *k = bed_kern(isa);
     int n_bad = 0;
     for (size_t i = 0; i < n_name; i++) {
         char path[1024];

@@ -68,6 +68,11 @@ const char *tinymodel_name(int i)
     return i >= 0 && (size_t)i < sizeof tinies / sizeof *tinies ? tinies[i].name : NULL;
 }
 
+bool tinymodel_mixture(int i)
+{
+    return tinies[i].features & MOE;
+}
+
 static int kv_heads(const struct tiny *m)
 {
     return m->features & ALL_KV ? HEADS : KV_HEADS;
