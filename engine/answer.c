@@ -2,10 +2,9 @@
 
 #include <string.h>
 
-/* Part of an answer whose name a format writes before it. */
-static bool names_thoughts(const struct answer *a)
+/* Of a part whose name a format writes before it. */
+static bool is_named(const struct answer *a, const char *name)
 {
-    static const char name[] = "analysis";
     size_t n = strlen(name);
     return (size_t)a->n_name >= n && memcmp(a->name, name, n) == 0;
 }
@@ -47,7 +46,8 @@ static bool take_mark(struct answer *a, int32_t id, struct str *out)
         a->n_name = 0;
         return true;
     case TEMPLATE_BODY:
-        begin_part(a, names_thoughts(a), out);
+        begin_part(a, is_named(a, "analysis"), out);
+        a->final = is_named(a, "final");
         return true;
     case TEMPLATE_PART_END:
         return true;
@@ -71,12 +71,12 @@ void answer_init(struct answer *a, const struct template *tp, const struct token
     for (int32_t i = 0; i < n; i++) {
         take_mark(a, path[i], &ignored);
         if (template_is_stop(tp, path[i])) /* an answer that was cut off in its thoughts */
-            a->thinking = a->said = false;
+            a->thinking = a->said = a->final = false;
         str_clear(&ignored);
     }
     str_fini(&ignored);
     if (fresh) {
-        a->thinking = a->said = false;
+        a->thinking = a->said = a->final = a->header = false; /* a model may write no marks */
         a->owes_think = template_begins_thinking(tp);
     }
 }
@@ -88,6 +88,12 @@ void answer_push(struct answer *a, int32_t id, struct str *out)
     a->owes_think = false;
     if (!a->template || !take_mark(a, id, out))
         detok_push(&a->detok, id, out);
+}
+
+bool answer_is_over(const struct answer *a, int32_t id)
+{
+    return a->template && (template_is_stop(a->template, id) ||
+                           (a->final && template_mark(a->template, id) == TEMPLATE_PART_END));
 }
 
 void answer_flush(struct answer *a, struct str *out)

@@ -14,6 +14,7 @@ struct answer {
     bool owes_think; /* the head of the answer already began the thoughts */
     bool thinking;
     bool said;   /* a part of the answer has begun */
+    bool final;  /* the last part has */
     bool header; /* what comes names the next part */
     int n_name;
     char name[16]; /* the beginning of that name */
@@ -26,6 +27,8 @@ void answer_init(struct answer *a, const struct template *tp, const struct token
                  const int32_t *path, int32_t n, bool fresh);
 /* Appends to *out what the token completes; may append nothing. */
 void answer_push(struct answer *a, int32_t id, struct str *out);
+/* Whether the token, which is not pushed, ends the answer. Some models end the last part only. */
+bool answer_is_over(const struct answer *a, int32_t id);
 /* The end of the text, as detok_flush. */
 void answer_flush(struct answer *a, struct str *out);
 

@@ -342,6 +342,7 @@ static void judge(void *ctx, int32_t layer, const struct kern_attn *a)
     if (a->window > 0 || a->n_tok < JUDGE_ROWS)
         return;
     struct kern_attn with = *a;
+    with.lse = NULL;
     with.out = j->dense;
     if (last)
         j->k->ops->attend(j->k, &with);

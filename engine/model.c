@@ -28,9 +28,10 @@ enum trait {
     PRE_NORM = 8,       /* of a block's input */
     POST_NORM = 16,     /* of its answer */
     FFN_NORM_POST = 32, /* the norm of the second block's input is called post_attention_norm */
-    EXPERTS = 64,       /* may have them */
-    EXPERT_NORM = 128,  /* see model_params */
-    SINKS = 256,
+    EXPERTS = 64,
+    SOME_EXPERTS = 128, /* some models of the architecture have them */
+    EXPERT_NORM = 256,  /* see model_params */
+    SINKS = 512,
 };
 
 static const struct arch {
@@ -41,7 +42,8 @@ static const struct arch {
     int32_t period; /* of every so many layers the last one does not slide, unless the file says */
     unsigned traits;
 } archs[] = {
-    {"llama", MODEL_LLAMA, KERN_ROPE_PAIRS, KERN_ACT_SILU, 0, PRE_NORM | EXPERTS | EXPERT_NORM},
+    {"llama", MODEL_LLAMA, KERN_ROPE_PAIRS, KERN_ACT_SILU, 0,
+     PRE_NORM | SOME_EXPERTS | EXPERT_NORM},
     {"qwen2", MODEL_QWEN2, KERN_ROPE_HALVES, KERN_ACT_SILU, 0, PRE_NORM | QKV_BIAS},
     {"qwen3", MODEL_QWEN3, KERN_ROPE_HALVES, KERN_ACT_SILU, 0, PRE_NORM | QK_NORM},
     {"qwen3moe", MODEL_QWEN3MOE, KERN_ROPE_HALVES, KERN_ACT_SILU, 0,
@@ -60,8 +62,7 @@ static const struct arch {
     {"gpt-oss", MODEL_GPT_OSS, KERN_ROPE_HALVES, KERN_ACT_SWIGLU_OAI, 2,
      PRE_NORM | FFN_NORM_POST | QKV_BIAS | SINKS | EXPERTS | EXPERT_NORM},
     {"seed_oss", MODEL_SEED_OSS, KERN_ROPE_HALVES, KERN_ACT_SILU, 0, PRE_NORM | FFN_NORM_POST},
-    /* The language parts of models that also see: where all is text, their positions are plain
-       ones. */
+    /* The language parts of models that also see: of text alone, their positions are plain. */
     {"qwen2vl", MODEL_QWEN2, KERN_ROPE_HALVES, KERN_ACT_SILU, 0, PRE_NORM | QKV_BIAS},
     {"qwen3vl", MODEL_QWEN3, KERN_ROPE_HALVES, KERN_ACT_SILU, 0, PRE_NORM | QK_NORM},
     {"qwen3vlmoe", MODEL_QWEN3MOE, KERN_ROPE_HALVES, KERN_ACT_SILU, 0,
@@ -246,10 +247,14 @@ static enum status read_experts(const struct gguf *g, struct model_params *p, st
 {
     int32_t n_shared;
     TRY(get_int(g, p, "expert_count", 0, MAX_EXPERTS, 0, &p->n_expert, e));
+    if (p->n_expert == 0 && has(p, EXPERTS))
+        return err_set(e, ERR_FORMAT,
+                       "%s: metadata '%s.expert_count' is missing or 0: not a complete model",
+                       gguf_path(g), p->arch_name);
     if (p->n_expert == 0)
         return get_int(g, p, "feed_forward_length", 1, MAX_FF, -1, &p->n_ff, e);
     TRY(get_int(g, p, "expert_shared_feed_forward_length", 0, MAX_FF, 0, &n_shared, e));
-    if (!has(p, EXPERTS) || n_shared > 0)
+    if (!has(p, EXPERTS | SOME_EXPERTS) || n_shared > 0)
         return err_set(e, ERR_UNSUPPORTED,
                        "%s: a mixture of %d experts%s is not supported with architecture '%s'; use "
                        "another model",
@@ -284,6 +289,12 @@ static enum status read_factors(const struct gguf *g, struct model_params *p, st
     p->embed_scale /= residual;
     p->norm_eps /= residual * residual;
     p->output_scale = 1 / logit;
+    char key[128];
+    bool rotates = true;
+    gguf_get_bool(g, arch_key(p, "rope.scaling.finetuned", key), &rotates);
+    if (!rotates)
+        return err_set(e, ERR_UNSUPPORTED, "%s: granite without encoded positions is not supported",
+                       gguf_path(g));
     return OK;
 }
 
@@ -424,7 +435,8 @@ static enum status bind_layer(struct model *m, int32_t i, struct err *e)
         VEC(attn_post_norm, "post_attention_norm.weight", true, d, 0, d);
         VEC(ffn_post_norm, "post_ffw_norm.weight", true, d, 0, d);
     }
-    VEC(sinks, "attn_sinks.weight", has(p, SINKS), p->n_head, 0, p->n_head);
+    if (has(p, SINKS))
+        VEC(sinks, "attn_sinks.weight", true, p->n_head, 0, p->n_head);
     VEC(q_norm, "attn_q_norm.weight", qk_norm, n_q_norm, 0, n_q_norm);
     VEC(k_norm, "attn_k_norm.weight", qk_norm, n_k_norm, 0, n_k_norm);
     if (tensor(g, "blk.%d.attn_qkv.weight", i)) {
@@ -811,8 +823,10 @@ uint64_t model_fingerprint(const struct model *m)
         const int32_t experts[] = {p->n_expert, p->n_expert_used, p->expert_norm};
         XXH3_64bits_update(x, experts, sizeof experts);
     }
-    if (p->q_growth > 0)
+    if (p->q_growth > 0) {
         XXH3_64bits_update(x, &p->q_growth, sizeof p->q_growth);
+        XXH3_64bits_update(x, &p->n_ctx_orig, sizeof p->n_ctx_orig);
+    }
     XXH3_64bits_update(x, m->rope_freq, sizeof(float) * (size_t)(p->n_rot / 2));
     XXH3_64bits_update(x, m->rope_freq_local, sizeof(float) * (size_t)(p->n_rot / 2));
     for (int32_t i = 0; i < p->n_layer; i++)

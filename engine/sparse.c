@@ -557,9 +557,9 @@ void sparse_attend(struct sparse *sp, int32_t layer, const struct kern_attn *a, 
     }
     struct kern_attn with = *a;
     with.list = list;
-    with.lse = sp->lse_dev;
+    with.lse = a->lse ? a->lse : sp->lse_dev; /* whoever asks wants it of what was read */
     k->ops->attend(k, &with);
-    k->ops->download(k, sp->lse_host, sp->lse_dev,
+    k->ops->download(k, sp->lse_host, with.lse,
                      sizeof(float) * (size_t)a->n_tok * (size_t)a->n_head);
     sparse_hold(sp, layer, &with);
     for (int32_t r = 0; r < sp->n_row_block; r++)

@@ -82,7 +82,8 @@ void sparse_free(struct sparse *sp); /* NULL is fine */
 void sparse_begin(struct sparse *sp, float coverage);
 
 /* Answers a: sparse where it pays, else as the backend does. turn_end: position behind the last row
- * of the turn; INT32_MAX = further than this call tells. Uses a->lse, a->list and a->mass of a copy; those of a must be NULL. */
+ * of the turn; INT32_MAX = further than this call tells. Uses a->list and a->mass of a copy; those of a must be
+ * NULL. a->lse, if not NULL, is filled in. */
 void sparse_attend(struct sparse *sp, int32_t layer, const struct kern_attn *a, int32_t turn_end);
 
 /* The choice alone: the lists for a, valid until the next call, or NULL = dense. */

@@ -297,8 +297,11 @@ static void correct(struct sparse *sp, int32_t layer, const struct kern_attn *a)
         fit(sp, &sp->layer[layer]);
         kern_parallel(k, sp->n_held, fix_block, &f);
     }
-    for (int32_t i = 0; i < sp->n_held; i++)
+    for (int32_t i = 0; i < sp->n_held; i++) {
         k->ops->upload(k, a->out + (size_t)sp->held[i].row * n, held_out(sp, i), n * sizeof(float));
+        k->ops->upload(k, a->lse + (size_t)sp->held[i].row * (size_t)sp->s.n_head, held_lse(sp, i),
+                       (size_t)sp->s.n_head * sizeof(float));
+    }
 }
 
 void sparse_hold(struct sparse *sp, int32_t layer, const struct kern_attn *a)

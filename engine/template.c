@@ -313,6 +313,18 @@ static struct slice after_thought(struct slice t, struct slice *ret_thought)
     return rest;
 }
 
+/* The same where thoughts are marked by tokens, and the template knows no tags: only those that
+ * answer.h put before the answer; an answer may speak of the tags. */
+static struct slice after_marked_thought(struct slice t)
+{
+    static const char open[] = "<think>", close[] = "</think>";
+    if (t.n < strlen(open) || memcmp(t.s, open, strlen(open)) != 0)
+        return t;
+    const char *p = find_text(t, close), *end = t.s + t.n;
+    p = p ? p + strlen(close) : end; /* cut off in its thoughts */
+    return (struct slice){p, (size_t)(end - p)};
+}
+
 /* ended: an answer after which no question comes in this rendering. */
 static void put_answer(struct render *r, struct slice t, bool ended)
 {
@@ -322,7 +334,7 @@ static void put_answer(struct render *r, struct slice t, bool ended)
     if (f->flags & FORMAT_TRIM)
         t = trim_right(trim_left(t));
     if (f->flags & FORMAT_DROP_THOUGHT) {
-        struct slice rest = after_thought(t, &thought);
+        struct slice rest = f->marks[0].token ? after_marked_thought(t) : after_thought(t, &thought);
         if (f->flags & FORMAT_THINK_LAST && ended) {
             static const char open[] = "<think>";
             const char *p = find_text(thought, open);

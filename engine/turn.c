@@ -269,7 +269,7 @@ static enum status write_answer(struct run *r, const float *logits, struct err *
                            "or its type too coarse");
         if (r->first_s == 0)
             r->first_s = now_s();
-        if (template_is_stop(l->template, id)) {
+        if (template_is_stop(l->template, id) || answer_is_over(&r->answer, id)) {
             r->stop = ENGINE_STOP_EOS;
             break;
         }

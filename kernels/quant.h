@@ -84,7 +84,8 @@ struct quant_iq4_xs {
     uint8_t qs[128];
 } QUANT_PACKED;
 
-/* OCP microscaling format: elements of 4 bits (sign, 2 of exponent, 1 of mantissa) under 2^(e - 127). */
+/* OCP microscaling format: elements of 4 bits (sign, 2 of exponent, 1 of mantissa) under 2^(e - 127). The fast
+ * CPU backends keep scales as f16: e of 104 to 143, values down to 6e-8, which no real file leaves. */
 struct quant_mxfp4 {
     uint8_t e;
     uint8_t qs[16]; /* as in q4_0 */

@@ -125,7 +125,7 @@ static void assert_shown(const struct model *m, struct tok_list *path, bool fres
     struct answer a;
     answer_init(&a, m->tp, m->t, path->ids, path->n, fresh);
     add_marked(m, &ids, written);
-    for (int32_t i = 0; i < ids.n && !template_is_stop(m->tp, ids.ids[i]); i++) {
+    for (int32_t i = 0; i < ids.n && !answer_is_over(&a, ids.ids[i]); i++) {
         answer_push(&a, ids.ids[i], &text);
         tok_list_add(path, ids.ids[i]);
     }
@@ -157,6 +157,8 @@ static void answer__push__shows_the_thoughts_of_harmony(void **state)
         {ANALYSIS "a" AGAIN "<|channel|>commentary to=functions.find json<|message|>{}<|call|>x",
          "<think>a</think>{}"},
         {"<|message|>plain<|return|>", "plain"},
+        {"no marks at all<|return|>", "no marks at all"},
+        {ANALYSIS "a" AGAIN FINAL "4.<|end|><|start|>user<|message|>And?", "<think>a</think>4."},
         {"<|return|>", ""},
     };
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
@@ -165,6 +167,32 @@ static void answer__push__shows_the_thoughts_of_harmony(void **state)
         assert_string_equal(template_name(m.tp), "gpt-oss");
         add_turn(&m, &path, "Count.", NULL, "2+2?");
         assert_shown(&m, &path, true, cases[i].written, cases[i].want);
+        tok_list_fini(&path);
+        model_close(&m);
+    }
+}
+
+/* What is fed of an old answer whose ids are not there. */
+static void answer__text__only_the_thoughts_before_it_are_dropped(void **state)
+{
+    (void)state;
+    static const struct {
+        const char *answer, *fed;
+    } cases[] = {
+        {"<think>a</think>4.", "4."},
+        {"Write <think> and </think> tags.", "Write <think> and </think> tags."},
+        {"<think>a</think>First. </think> is a tag.", "First. </think> is a tag."},
+        {"<think>cut off", ""},
+    };
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        struct model m = model_open_as(harmony);
+        struct tok_list path = {0};
+        struct str want = {0};
+        add_turn(&m, &path, NULL, cases[i].answer, "And?");
+        str_addf(&want, "<|start|>assistant" FINAL "%s<|end|><|start|>user<|message|>And?"
+                        "<|end|><|start|>assistant", cases[i].fed);
+        assert_ids(&m, &path, str_c(&want));
+        str_fini(&want);
         tok_list_fini(&path);
         model_close(&m);
     }
@@ -281,6 +309,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(answer__push__shows_the_thoughts_of_harmony),
         cmocka_unit_test(answer__push__shows_the_thoughts_of_mistral),
+        cmocka_unit_test(answer__text__only_the_thoughts_before_it_are_dropped),
         cmocka_unit_test(answer__push__opens_thoughts_that_the_head_began),
         cmocka_unit_test(answer__path__keeps_thoughts_that_it_has),
         cmocka_unit_test(answer__stop__only_where_the_answer_ends),

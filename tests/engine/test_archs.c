@@ -13,6 +13,8 @@
 #include <cmocka.h>
 
 #include "engine/experts.h"
+#include "engine/policy.h"
+#include "engine/presets.h"
 #include "tests/engine/bed.h"
 #include "tests/support/tinymodel.h"
 
@@ -160,6 +162,41 @@ static void archs__cuda__as_the_peer(void **state)
     against_peer("cuda", NLL_CUDA, LOGIT_CUDA);
 }
 
+/* Sparse attention that leaves nothing out is dense attention, with sinks too: they need to know what
+ * was read. */
+static void archs__sparse__sinks_take_of_what_was_read(void **state)
+{
+    enum { LONG = 1000 };
+    struct kern *k = kern_open_cpu(NULL, 2);
+    static int32_t ids[LONG];
+    for (int32_t i = 0; i < LONG; i++)
+        ids[i] = i * 37 % TINYMODEL_VOCAB;
+    int variety = 0;
+    while (strcmp(tinymodel_name(variety), "gpt-oss") != 0)
+        variety++;
+    const char *path = model_path(variety);
+    struct bed b;
+    struct stats st = {0};
+    bed_open(&b, k, path, 512);
+    float *dense = bed_logits(&b, ids, LONG, 512);
+    struct policy *p = policy_new(k, &b.m->p, b.f, presets_find("minference"), 128);
+    policy_begin(p, 0.95f, LONG);
+    float *sparse = bed_logits(&b, ids, LONG, 512);
+    policy_report(p, &st);
+    assert_true(st.density > 0.999f); /* so short a text is listed, and read, as a whole */
+    double off = 0;
+    for (size_t i = 0; i < (size_t)LONG * TINYMODEL_VOCAB; i++)
+        off = fmax(off, fabs(dense[i] - sparse[i]));
+    print_message("# sparse: density %.3f, logits off by %.2g\n", (double)st.density, off);
+    assert_true(off < 0.05);
+    free(dense);
+    free(sparse);
+    policy_free(p);
+    bed_close(&b);
+    kern_close(k);
+    remove(path);
+}
+
 static void experts__choose__greatest_first_and_weights_sum_to_one(void **state)
 {
     const float logit[] = {1, 3, 2, 3, -1};
@@ -264,6 +301,7 @@ int main(int argc, char **argv)
         cmocka_unit_test(archs__avx512__as_the_peer),
         cmocka_unit_test(archs__amx__as_the_peer),
         cmocka_unit_test(archs__cuda__as_the_peer),
+        cmocka_unit_test(archs__sparse__sinks_take_of_what_was_read),
         cmocka_unit_test(archs__read__survives_other_headers),
         cmocka_unit_test(experts__choose__greatest_first_and_weights_sum_to_one),
         cmocka_unit_test(experts__choose__takes_different_ones_of_no_numbers),

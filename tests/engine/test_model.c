@@ -126,6 +126,14 @@ static void model__read__refuses_numbers_that_do_not_fit(void **state)
     }
 }
 
+static int variety(const char *name)
+{
+    int i = 0;
+    while (strcmp(tinymodel_name(i), name) != 0)
+        i++;
+    return i;
+}
+
 static void model__read__refuses_experts_that_do_not_fit(void **state)
 {
     static const struct {
@@ -140,17 +148,15 @@ static void model__read__refuses_experts_that_do_not_fit(void **state)
         {"qwen3moe", "qwen3moe.expert_feed_forward_length", 24},
         {"qwen3moe", "qwen3moe.expert_feed_forward_length", 48},
         {"gpt-oss", "gpt-oss.expert_count", 4},
+        {"gpt-oss", "gpt-oss.expert_count", 0},
         {"granite", "granite.residual_scale", 0},
         {"granite", "granite.logit_scale", 0xff800000}, /* -inf */
         {"mistral3", "mistral3.rope.dimension_count", 8},
     };
     for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) {
         char path[1024];
-        int variety = 0;
-        while (strcmp(tinymodel_name(variety), bad[i].name) != 0)
-            variety++;
         snprintf(path, sizeof path, "/tmp/dogear-model-%d.gguf", (int)getpid());
-        tinymodel_write(variety, path, false);
+        tinymodel_write(variety(bad[i].name), path, false);
         patch(path, bad[i].key, &bad[i].value);
         check_refused(path, bad[i].key);
     }
@@ -227,6 +233,29 @@ static void model__fingerprint__tells_models_apart(void **state)
         model_free(m);
         gguf_close(g);
     }
+}
+
+/* Where queries grow by the original context, it decides what is computed. */
+static void model__fingerprint__tells_growing_queries_apart(void **state)
+{
+    uint64_t seen[2];
+    for (uint32_t i = 0; i < 2; i++) {
+        char path[1024];
+        uint32_t n_ctx = 64 + i;
+        struct gguf *g;
+        struct model *m;
+        struct err e;
+        snprintf(path, sizeof path, "/tmp/dogear-model-%d.gguf", (int)getpid());
+        tinymodel_write(variety("mistral3"), path, false);
+        patch(path, "mistral3.rope.scaling.original_context_length", &n_ctx);
+        bed_check(gguf_open(path, &g, &e), &e);
+        bed_check(model_read(g, &m, &e), &e);
+        seen[i] = model_fingerprint(m);
+        model_free(m);
+        gguf_close(g);
+        unlink(path);
+    }
+    assert_true(seen[0] != seen[1]);
 }
 
 static void plan__make__lowers_or_refuses(void **state)
@@ -324,6 +353,7 @@ int main(void)
         cmocka_unit_test(model__read__refuses_experts_that_do_not_fit),
         cmocka_unit_test(model__rope__scales_as_published),
         cmocka_unit_test(model__fingerprint__tells_models_apart),
+        cmocka_unit_test(model__fingerprint__tells_growing_queries_apart),
         cmocka_unit_test(plan__make__lowers_or_refuses),
     };
     return cmocka_run_group_tests_name("model", tests, NULL, NULL);
