@@ -357,7 +357,11 @@ static bool put_rows(const struct keep *k, int64_t id, struct kv_line *l, int32_
 void keep_state(const struct keep *k, int64_t id, struct kv_line *l)
 {
     keep_blocks(k, id, l);
-    int32_t first = settled_end(l), at = first * KERN_BLOCK_TOK, from = at;
+    /* Where a line came back the window's first block may be pages, as they are or made rows again. */
+    int32_t first = settled_end(l);
+    while (first < l->n_block && !kv_has_rows(l->block[first]))
+        first++;
+    int32_t at = first * KERN_BLOCK_TOK, from = at;
     if (!k->io.put || l->pool->kern->kv_bytes != (int32_t)sizeof(uint16_t) || l->n_tok <= at)
         return;
     if (l->kept_from <= at && l->kept_end > at)
@@ -367,8 +371,7 @@ void keep_state(const struct keep *k, int64_t id, struct kv_line *l)
     for (int32_t end; from < l->n_tok; from = end) {
         end = rows_end(from, l->n_tok);
         hash = kv_io_hash(hash, l->ids + from, end - from);
-        /* Rows that were made of pages are made again. */
-        if (!l->block[from / KERN_BLOCK_TOK]->thawed && !put_rows(k, id, l, from, end, hash))
+        if (!put_rows(k, id, l, from, end, hash))
             return;
         l->kept_end = end;
     }

@@ -580,11 +580,6 @@ static void cut(struct kv_line *l, int32_t n)
     }
 }
 
-static bool has_rows(const struct kv_block *b)
-{
-    return b->rows && !b->thawed;
-}
-
 /* Back to nothing: what was dropped or weighed by later tokens cannot be undone otherwise. */
 static void forget(struct kv_line *l)
 {
@@ -607,8 +602,8 @@ void kv_truncate(struct kv_line *l, int32_t n)
     /* Position n reads rows of its own block and of the one before. Where they are gone, the block
      * before is read again; its own queries get the rows before it back from their pages. */
     int32_t b = n / KERN_BLOCK_TOK;
-    bool own = n % KERN_BLOCK_TOK == 0 || has_rows(l->block[b]);
-    bool before = b == 0 || has_rows(l->block[b - 1]);
+    bool own = n % KERN_BLOCK_TOK == 0 || kv_has_rows(l->block[b]);
+    bool before = b == 0 || kv_has_rows(l->block[b - 1]);
     struct err e;
     if (own && before)
         return;

@@ -167,6 +167,12 @@ static inline bool kv_remembers(const struct kv_line *l)
 #define KV_PULL_K 6.0
 #define KV_PULL_V 3.0
 
+/* Whether rows are there as they were computed. */
+static inline bool kv_has_rows(const struct kv_block *b)
+{
+    return b->rows && !b->thawed;
+}
+
 /* Blocks before this one are read from pages by the position n_tok - 1 and all after it. */
 static inline int32_t kv_sealed_end(int32_t n_tok)
 {

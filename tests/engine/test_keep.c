@@ -13,6 +13,10 @@
 #include <dlfcn.h>
 
 #include "engine/engine.h"
+#include "engine/keep.h"
+#include "engine/presets.h"
+#include "tests/engine/bed.h"
+#include "tests/support/tinymodel.h"
 
 /* ---- a store ---- */
 
@@ -405,6 +409,62 @@ static void keep__rest__puts_only_rows_that_are_new(void **state)
     store_clear();
 }
 
+/* A line that comes back to the end of a block has rows of that block alone, and may rest at once: a turn
+ * that was stopped before it read anything. */
+static void keep__rest__of_a_line_that_just_came_back(void **state)
+{
+    static const char *const presets[] = {"exact", "8/8", "4/4", "adaptive"};
+    enum { END = 5 * 64, MORE = 30 };
+    int32_t ids[END + MORE];
+    char path[64];
+    for (int32_t i = 0; i < END + MORE; i++)
+        ids[i] = i * 29 % TINYMODEL_VOCAB;
+    snprintf(path, sizeof path, "/tmp/dogear-keep-%d.gguf", (int)getpid());
+    tinymodel_write(0, path, false);
+    for (size_t i = 0; i < sizeof presets / sizeof *presets; i++) {
+        const struct keep keep = {{NULL, io_put, io_find, io_load}, 11};
+        struct kern *k = kern_open_cpu(NULL, 1);
+        struct bed b;
+        bed_open(&b, k, path, END);
+        const struct kv_shape s = {b.m->p.n_layer, b.m->p.n_head_kv, b.m->p.head_dim};
+        kv_line_free(b.line);
+        kv_pool_free(b.pool);
+        b.pool = kv_pool_new(k, &s, presets_find(presets[i]), 1u << 28);
+        b.line = kv_line_new(b.pool, 1024);
+        free(bed_logits(&b, ids, END, END));
+        keep_state(&keep, 7, b.line);
+        size_t had = store.put_bytes;
+        kv_line_free(b.line);
+        b.line = kv_line_new(b.pool, 1024);
+        assert_int_equal(keep_load(&keep, 7, b.line, ids, END), END);
+        keep_state(&keep, 7, b.line);
+        assert_int_equal(store.put_bytes, had); /* all of it is there */
+        struct err e;
+        bed_check(kv_reserve(b.line, MORE, &e), &e);
+        bed_check(forward_run(b.f, b.line, ids + END, MORE, FORWARD_NONE, NULL, NULL, &e), &e);
+        keep_state(&keep, 7, b.line);
+        assert_true(store.put_bytes > had);
+        kv_line_free(b.line);
+        b.line = kv_line_new(b.pool, 1024);
+        assert_int_equal(keep_load(&keep, 7, b.line, ids, END + MORE), END + MORE);
+        /* Without rows: pages alone, and what is read goes on before them. */
+        free(bed_logits(&b, ids, END + MORE, END));
+        store_clear();
+        keep_state(&keep, 7, b.line);
+        had = store.put_bytes;
+        kv_line_free(b.line);
+        b.line = kv_line_new(b.pool, 1024);
+        int32_t back = keep_load(&keep, 7, b.line, ids, END - 70);
+        assert_int_equal(back, i == 0 ? 3 * 64 : 2 * 64);
+        keep_state(&keep, 7, b.line);
+        assert_int_equal(store.put_bytes, had);
+        bed_close(&b);
+        kern_close(k);
+        store_clear();
+    }
+    unlink(path);
+}
+
 /* The shim's device fails in the middle of an answer: what was said stays, the turn and all that
  * follow tell why, and nothing that came from the device since is kept. */
 static void keep__cuda__failed_device_keeps_nothing(void **state)
@@ -457,6 +517,7 @@ int main(int n_arg, char **arg)
         cmocka_unit_test(keep__resume__takes_thinned_pages),
         cmocka_unit_test(keep__put__writes_each_block_once),
         cmocka_unit_test(keep__rest__puts_only_rows_that_are_new),
+        cmocka_unit_test(keep__rest__of_a_line_that_just_came_back),
         cmocka_unit_test(keep__cuda__failed_device_keeps_nothing),
     };
     if (n_arg > 1)
