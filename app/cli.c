@@ -13,6 +13,7 @@
 #include "app/paths.h"
 #include "engine/base/mem.h"
 #include "engine/base/str.h"
+#include "engine/base/utf8.h"
 #include "sessions/sessions.h"
 
 const struct cli_command cli_commands[] = {
@@ -53,7 +54,9 @@ const struct cli_command *cli_command_find(const char *name)
 
 int cli_fail(const struct err *e)
 {
-    fprintf(stderr, "dogear: %s\n", e->text);
+    fputs("dogear: ", stderr);
+    cli_write_safe(stderr, e->text, strlen(e->text)); /* it may name a model or quote a file */
+    fputc('\n', stderr);
     return e->code == ERR_USAGE ? 2 : 1;
 }
 
@@ -288,11 +291,26 @@ enum status cli_read(const char *path, char **ret, size_t *ret_len, struct err *
     return OK;
 }
 
+void cli_write_safe(FILE *f, const char *s, size_t len)
+{
+    for (size_t i = 0; i < len;) {
+        uint32_t cp;
+        char buf[4];
+        i += (size_t)utf8_decode(s + i, len - i, &cp);
+        if (cp == '\n' || cp == '\t' || (cp >= 0x20 && cp < 0x7f) || cp >= 0xa0)
+            fwrite(buf, 1, (size_t)utf8_encode(cp, buf), f);
+    }
+}
+
 void cli_print_safe(const char *s, size_t len)
 {
-    for (size_t i = 0; i < len; i++) {
-        unsigned char c = (unsigned char)s[i];
-        if (c == '\n' || c == '\t' || (c >= 0x20 && c != 0x7f))
-            putchar(c);
-    }
+    cli_write_safe(stdout, s, len);
+}
+
+void cli_print(const char *s, size_t len)
+{
+    if (isatty(STDOUT_FILENO))
+        cli_print_safe(s, len);
+    else
+        fwrite(s, 1, len, stdout);
 }

@@ -2,6 +2,8 @@
 #ifndef APP_CLI_H
 #define APP_CLI_H
 
+#include <stdio.h>
+
 #include "app/options.h"
 #include "engine/base/err.h"
 #include "engine/engine.h"
@@ -43,8 +45,12 @@ enum status cli_id(const struct options *o, int i, int64_t *ret, struct err *e);
 /* A whole file, or standard input for "-" or NULL. malloc'ed, NUL-terminated. */
 enum status cli_read(const char *path, char **ret, size_t *ret_len, struct err *e);
 
-/* Text from models and stores on a terminal: control bytes but \n and \t are dropped. */
-void cli_print_safe(const char *s, size_t len);
+/* Text from models and stores on a terminal: control characters but \n and \t are dropped, also those
+ * above ASCII, which some terminals obey; bytes that are no UTF-8 become U+FFFD. Whole code points. */
+void cli_write_safe(FILE *f, const char *s, size_t len);
+void cli_print_safe(const char *s, size_t len); /* on stdout */
+/* The same where stdout is a terminal, elsewhere the bytes as they are. */
+void cli_print(const char *s, size_t len);
 
 int cmd_chat(struct options *o);
 int cmd_desktop(struct options *o);

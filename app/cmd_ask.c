@@ -92,10 +92,7 @@ static void print_growth(const struct chat *c, size_t *shown)
     chat_get(c, chat_count(c) - 1, &m);
     if (strcmp(m.role, "assistant") || m.len <= *shown)
         return;
-    if (isatty(STDOUT_FILENO))
-        cli_print_safe(m.text + *shown, m.len - *shown);
-    else
-        fwrite(m.text + *shown, 1, m.len - *shown, stdout);
+    cli_print(m.text + *shown, m.len - *shown);
     if (fflush(stdout) && errno != EPIPE)
         fprintf(stderr, "dogear: standard output: %s\n", strerror(errno));
     *shown = m.len;
@@ -126,7 +123,7 @@ static int converse(struct chat *c, const struct options *o, struct engine *en,
         return cli_fail(&e);
     /* a continued text is shown whole, like the peers' completion tools do */
     if (plain && !o->json) {
-        fwrite(str_c(prompt), 1, prompt->len, stdout);
+        cli_print(str_c(prompt), prompt->len);
         fflush(stdout);
     }
     size_t shown = 0;

@@ -78,9 +78,11 @@ int cmd_bench(struct options *o)
         return cli_fail(&e);
     const struct engine_info *info = engine_info(en);
     json_t *rows = json_array();
-    if (!o->json)
-        printf("%s, %s, %s\n%-8s %8s  %-10s %10s %10s %10s %8s %8s %7s %7s\n", info->name, info->type,
+    if (!o->json) {
+        cli_print_safe(info->name, strlen(info->name));
+        printf(", %s, %s\n%-8s %8s  %-10s %10s %10s %10s %8s %8s %7s %7s\n", info->type,
                info->backend, "test", "depth", "kv", "median t/s", "min", "max", "GB/s", "GOP/s", "sealing", "limit");
+    }
     for (int d = 0; st == OK && d < n_depth; d++) {
         for (int i = 0; st == OK && i <= n_prompt; i++) {
             struct engine_bench b = {.depth = depths[d], .n_rep = o->n_rep, .ops = o->ops};

@@ -12,6 +12,7 @@
 #include "app/paths.h"
 #include "engine/base/mem.h"
 #include "engine/base/str.h"
+#include "engine/base/utf8.h"
 #include "ui/format.h"
 
 int cmd_models(struct options *o)
@@ -32,9 +33,13 @@ int cmd_models(struct options *o)
         }
         json_print(list);
     } else {
-        for (int i = 0; i < n; i++)
-            printf("%-12s %12s  %s\n%*s%s\n", all[i].source, format_bytes(size, all[i].size_bytes),
-                   all[i].name, 27, "", all[i].path);
+        for (int i = 0; i < n; i++) {
+            printf("%-12s %12s  ", all[i].source, format_bytes(size, all[i].size_bytes));
+            cli_print(all[i].name, strlen(all[i].name));
+            printf("\n%*s", 27, "");
+            cli_print(all[i].path, strlen(all[i].path));
+            putchar('\n');
+        }
         if (n == 0)
             fprintf(stderr, "dogear: no GGUF files found; put one into ~/.local/share/dogear/models\n");
     }
@@ -93,7 +98,7 @@ static void print_info(const json_t *j)
                 printf("  ");
                 cli_print_safe(k2, strlen(k2));
                 printf("%*s ", (int)(strlen(k2) < 42 ? 42 - strlen(k2) : 0), "");
-                cli_print_safe(text, len > 90 ? 90 : len);
+                cli_print_safe(text, utf8_complete(text, len > 90 ? 90 : len));
                 printf("%s\n", len > 90 ? "..." : "");
                 free(text);
             }
@@ -185,7 +190,8 @@ int cmd_tokenize(struct options *o)
                 char *piece = engine_token_text(en, ids[i]);
                 json_t *quoted = json_string(piece);
                 char *shown = json_dumps(quoted, JSON_ENCODE_ANY);
-                printf("%8d  %s\n", ids[i], shown);
+                printf("%8d  ", ids[i]);
+                json_puts(shown);
                 free(shown);
                 json_decref(quoted);
                 free(piece);
@@ -237,7 +243,7 @@ int cmd_detokenize(struct options *o)
     if (st == OK)
         st = engine_detokenize(en, ids, n, o->special, &text, &len, &e);
     if (st == OK) {
-        fwrite(text, 1, len, stdout);
+        cli_print(text, len);
         free(text);
     } else {
         rc = cli_fail(&e);

@@ -107,13 +107,15 @@ static void print_snippet(const char *s)
 {
     bool bold = isatty(STDOUT_FILENO) && !getenv("NO_COLOR");
     printf("       ");
-    for (; *s; s++) {
+    while (*s) {
+        size_t n = strcspn(s, "\2\3\n\t");
+        cli_print_safe(s, n);
+        s += n;
         if (*s == 2 || *s == 3)
             fputs(!bold ? "" : *s == 2 ? "\033[1m" : "\033[0m", stdout);
-        else if (*s == '\n' || *s == '\t')
+        else if (*s)
             putchar(' ');
-        else
-            cli_print_safe(s, 1);
+        s += *s != 0;
     }
     putchar('\n');
 }
@@ -259,7 +261,9 @@ static bool confirmed(const struct options *o, const char *title)
     char answer[16];
     if (o->yes)
         return true;
-    fprintf(stderr, "delete \"%s\"? [y/N] ", title);
+    fputs("delete \"", stderr);
+    cli_write_safe(stderr, title, strlen(title));
+    fputs("\"? [y/N] ", stderr);
     return fgets(answer, sizeof answer, stdin) && (answer[0] == 'y' || answer[0] == 'Y');
 }
 

@@ -38,10 +38,23 @@ json_t *json_cstr(const char *s)
     return s ? json_text(s, strlen(s)) : json_null();
 }
 
+void json_puts(const char *text)
+{
+    for (const unsigned char *p = (const unsigned char *)text; *p; p++) {
+        if (*p == 0x7f)
+            fputs("\\u007F", stdout);
+        else if (*p == 0xc2 && p[1] >= 0x80 && p[1] < 0xa0)
+            printf("\\u%04X", *++p);
+        else
+            putchar(*p);
+    }
+    putchar('\n');
+}
+
 void json_print(json_t *j)
 {
     char *text = json_dumps(j, JSON_INDENT(2) | JSON_REAL_PRECISION(7));
-    puts(text ? text : "null");
+    json_puts(text ? text : "null");
     free(text);
     json_decref(j);
 }

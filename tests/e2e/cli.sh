@@ -101,6 +101,15 @@ dogear verify --fake "$fake" "$story" --json &&
 ok verify__json__has_every_field
 dogear verify --fake "$fake" 99999; [ $rc -eq 1 ] && one_line_error
 ok verify__unknown_id__one_line
+# a message that would clear the screen: ESC [ and its one-character form, U+009B
+raw=$(printf 'a\033[2Jb\302\2332Jc')
+tame() { grep -q 'a\[2Jb2Jc' "$work/out" && ! LC_ALL=C grep -q $'\302\233\|\033\[2J' "$work/out"; }
+dogear ask --fake "$fake" "$raw" && grep -qF "$raw" "$work/out" && dogear list && tame && dogear search 2Jc && tame &&
+    dogear ask --fake "$fake" "$raw" --json && [ "$(json "$work/out" 'j["answer"] == "a\x1b[2Jb\x9b2Jc"')" = True ] &&
+    last=$(json "$work/out" 'j["conversation"]') && ! LC_ALL=C grep -q $'\302\233' "$work/out" && dogear show "$last" && tame &&
+    script -qec "$(printf '%q ' "$DOGEAR" ask --no-save --fake "$fake" "$raw")" /dev/null >"$work/out" </dev/null && tame &&
+    dogear rm -y "$last" "$((last - 1))"
+ok text__control_characters__stay_from_the_terminal
 dogear show 99999; [ $rc -eq 1 ] && one_line_error
 ok show__unknown_id__one_line
 dogear show abc; [ $rc -eq 2 ] && one_line_error
