@@ -9,6 +9,7 @@
 #include <unistd.h>
 
 #include "app/cli.h"
+#include "app/export.h"
 #include "app/json.h"
 #include "engine/base/str.h"
 #include "engine/stats.h"
@@ -369,17 +370,6 @@ int cmd_thin(struct options *o)
     return with_store(o, run_thin);
 }
 
-static enum status write_whole(const char *path, const char *text, size_t len, struct err *e)
-{
-    FILE *f = path ? fopen(path, "wx") : stdout;
-    if (!f)
-        return err_set(e, ERR_IO, "%s: %s", path, strerror(errno));
-    bool failed = fwrite(text, 1, len, f) != len;
-    if (path ? fclose(f) : fflush(f))
-        failed = true;
-    return failed ? err_set(e, ERR_IO, "%s: %s", path ? path : "standard output", strerror(errno)) : OK;
-}
-
 static enum status run_export(const struct options *o, struct sessions *s, struct err *e)
 {
     int64_t id = 0;
@@ -387,22 +377,26 @@ static enum status run_export(const struct options *o, struct sessions *s, struc
         TRY(cli_id(o, 0, &id, e));
     else if (o->n_word == 0)
         return err_set(e, ERR_USAGE, "what to export is missing: dogear export ID or dogear export all");
-    const char *format = o->format ? o->format : o->with_kv ? "dogear" : "md";
+    const char *format = o->format    ? o->format
+                         : o->with_kv ? "dogear"
+                                      : export_format(o->out);
     if (!strcmp(format, "dogear")) {
         if (!o->out || id == 0)
             return err_set(e, ERR_USAGE, "--format dogear writes one conversation to a new file: dogear export ID --out FILE");
-        return sessions_export_file(s, id, o->out, o->with_kv, e);
+        return export_file(s, id, format, o->with_kv, o->out, e);
     }
     if (strcmp(format, "md") && strcmp(format, "json"))
         return err_set(e, ERR_USAGE, "--format %s is unknown; use md, json or dogear", format);
     if (o->with_kv)
         return err_set(e, ERR_USAGE, "--with-kv goes with --format dogear");
+    if (o->out)
+        return export_file(s, id, format, false, o->out, e);
     char *text;
     size_t len;
     TRY(sessions_export(s, id, format[0] == 'm' ? SESSIONS_MARKDOWN : SESSIONS_JSON, &text, &len, e));
-    enum status st = write_whole(o->out, text, len, e);
+    cli_print(text, len);
     free(text);
-    return st;
+    return OK;
 }
 
 int cmd_export(struct options *o)

@@ -527,7 +527,7 @@ static const struct ui_command rows[] = {
     {"/verify", "measure exactly what compression costs this conversation"},
     {"/think", "show or hide the model's thinking"},
     {"/copy [N]", "copy the last answer, or code block N"},
-    {"/export [FILE]", "write this conversation as Markdown"},
+    {"/export [FILE]", "write this conversation as Markdown (or .json, .dogear)"},
     {"/save [FILE]", "everything is saved anyway; with FILE as /export"},
     {"/theme NAME", "dark, light, mono or a file"},
     {"/screenshot [FILE]", "save a picture of the window as PNG"},

@@ -73,7 +73,7 @@ static const struct option table[] = {
     {"-d", "depth", TEXT, OFF(depths), "LIST", "bench: context depths, e.g. 0,4096", 0, 0, "bench"},
     {NULL, "reps", INT, OFF(n_rep), "N", "bench: repetitions (also -r N)", 1, 1000, "bench"},
     {NULL, "ops", FLAG, OFF(ops), NULL, "bench: time every operation by itself, too", 0, 0, "bench"},
-    {NULL, "format", TEXT, OFF(format), "NAME", "export: md (the default), json, or dogear (one file, exact); import reads the last two", 0, 0, "export"},
+    {NULL, "format", TEXT, OFF(format), "NAME", "export: md, json, or dogear (one file, exact; import reads these two); default: by --out's ending, else md", 0, 0, "export"},
     {NULL, "with-kv", FLAG, OFF(with_kv), NULL, "export: put the cache into the file too", 0, 0, "export"},
     {NULL, "repair", FLAG, OFF(repair), NULL, "doctor: drop damaged cache, rebuild the search index", 0, 0, "doctor"},
     {NULL, "calibrate", FLAG, OFF(calibrate), NULL, "doctor: measure how far the model's cache may be compressed", 0, 0, "doctor"},

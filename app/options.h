@@ -26,7 +26,7 @@ struct options {
     char *kv;            /* preset, or a comma list for eval and bench */
     char *backend;
     char *theme;
-    char *format;        /* export: md or json */
+    char *format;        /* export: md, json or dogear; NULL = by the name */
     char *fake;          /* hidden: script of the fake engine */
     char *font;          /* desktop: family */
     char *screenshot;    /* desktop: picture to save before leaving */

@@ -55,7 +55,7 @@ void screen_delete(struct screen *sc, int64_t conversation);
 void screen_rename(struct screen *sc, int64_t conversation, const char *title);
 void screen_edit_last(struct screen *sc);
 bool screen_copy(struct screen *sc, int number);         /* code block, 0 = the last answer */
-void screen_export(struct screen *sc, const char *path); /* Markdown; NULL or "" = name by title */
+void screen_export(struct screen *sc, const char *path); /* format by ending; NULL or "" = name by title */
 void screen_theme(struct screen *sc, const char *name);
 /* A picture of the window after the next frame; NULL or "" = a new name in the current folder. */
 void screen_screenshot(struct screen *sc, const char *path);

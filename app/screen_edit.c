@@ -12,6 +12,7 @@
 #include <unistd.h>
 
 #include "app/commands.h"
+#include "app/export.h"
 #include "app/screen_state.h"
 #include "engine/base/mem.h"
 #include "ui/text.h"
@@ -371,7 +372,7 @@ bool screen_copy(struct screen *sc, int number)
     return false;
 }
 
-/* A file name from a title: letters and digits, the rest becomes one dash each. */
+/* The name of a new file from a title: letters and digits, the rest becomes one dash each. */
 static void file_name(struct str *out, const char *title)
 {
     for (const char *s = title; *s && out->len < 60; s++) {
@@ -386,14 +387,12 @@ static void file_name(struct str *out, const char *title)
         str_cut(out, out->len - 1, 1);
     if (out->len == 0)
         str_adds(out, "conversation");
-    str_adds(out, ".md");
+    export_name(out);
 }
 
 void screen_export(struct screen *sc, const char *path)
 {
     struct str name = {0};
-    char *text;
-    size_t len;
     struct err e;
     if (chat_count(sc->chat) == 0) {
         screen_notice(sc, "there is nothing to export yet");
@@ -403,21 +402,10 @@ void screen_export(struct screen *sc, const char *path)
         str_adds(&name, path);
     else
         file_name(&name, chat_title(sc->chat));
-    if (sessions_export(sc->store, chat_conversation(sc->chat), SESSIONS_MARKDOWN, &text, &len,
-                        &e) != OK) {
+    if (export_file(sc->store, chat_conversation(sc->chat), export_format(str_c(&name)), false,
+                    str_c(&name), &e) != OK)
         screen_error(sc, &e);
-        str_fini(&name);
-        return;
-    }
-    /* O_EXCL: an export never overwrites a file that is there. */
-    int fd = open(str_c(&name), O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0600);
-    bool good = fd >= 0 && write_all(fd, text, len);
-    if (fd >= 0 && close(fd) != 0)
-        good = false;
-    if (good)
-        screen_notice(sc, "written to %s", str_c(&name));
     else
-        screen_notice(sc, "cannot write %s: %s", str_c(&name), strerror(errno));
+        screen_notice(sc, "written to %s", str_c(&name));
     str_fini(&name);
-    free(text);
 }

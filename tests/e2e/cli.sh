@@ -150,6 +150,11 @@ dogear export "$forked" --format dogear --out "$work/one.dogear" && dogear impor
 ok import__whole_file__one_conversation
 dogear export "$forked" --format dogear --out "$work/one.dogear"; [ $rc -eq 1 ] && one_line_error
 ok export__existing_file__is_not_overwritten
+dogear export "$forked" --out "$work/by.json" && json "$work/by.json" 'len(j)' >"$work/out" && dogear export "$forked" --out "$work/by.Dogear" &&
+    dogear import "$work/by.Dogear" --db "$work/third.db" && dogear export "$forked" --format md --out "$work/md.json" && head -n 1 "$work/md.json" | grep -q '^# ' &&
+    [ "$(stat -c %a "$work"/one.md "$work"/by.json "$work"/by.Dogear "$work"/md.json | sort -u)" = 600 ] &&
+    ! dogear export all --out "$work/all.dogear" && [ $rc -eq 2 ] && one_line_error && [ ! -e "$work/all.dogear" ]
+ok export__format__by_the_ending_and_private
 dogear thin "$forked" none && dogear show "$forked" && grep -q folded "$work/out"
 ok thin__none__keeps_the_text
 dogear list --store-budget 300M && dogear doctor --json && [ "$(json "$work/out" 'j["kv_budget"], j["kv_budget_automatic"]')" = "(314572800, False)" ]

@@ -107,6 +107,17 @@ ok tui__another_process__a_new_chat_goes_on
 keys C-d
 wait_for 20 test -f "$work/rc"
 
+start 80 24
+keys -l 'Hello!'
+keys Enter
+has 'That is all.' && keys -l /export && keys Enter && has 'written to Hello.md' && keys -l /export && keys Enter &&
+    has 'written to Hello-2.md' && keys -l '/export x.json' && keys Enter && has 'written to x.json' &&
+    cmp "$work/Hello.md" "$work/Hello-2.md" && [ "$(json "$work/x.json" 'len(j)')" -gt 0 ] &&
+    keys -l '/export x.json' && keys Enter && has 'cannot write x.json: File exists'
+ok tui__export__format_by_ending_and_a_free_name
+keys C-d
+wait_for 20 test -f "$work/rc"
+
 # an editor that is stopped gives the shell back, and goes on with it
 printf '#!/bin/sh\nkill -TSTP 0\nsleep .1\nprintf "from a stopped one" >"$1"\n' >"$work/stops.sh"
 chmod +x "$work/stops.sh"
