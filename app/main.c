@@ -41,11 +41,14 @@ int main(int argc, char **argv)
     }
 
     struct options o;
-    struct err e;
+    struct err config, e;
     options_init(&o);
     int rc;
-    if (options_config(&o, &e) != OK || options_parse(&o, name, argc, argv, at, &e) != OK) {
-        rc = cli_fail(&e);
+    /* What is wrong in the file is told later: --help and --version do not need it. */
+    bool configured = options_config(&o, &config) == OK;
+    bool parsed = options_parse(&o, name, argc, argv, at, &e) == OK;
+    if (!parsed || (!configured && !o.help && !o.version)) {
+        rc = cli_fail(configured ? &e : &config);
     } else if (o.help) {
         options_help(at ? name : NULL);
         rc = 0;

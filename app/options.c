@@ -219,6 +219,24 @@ static enum status set_value(struct options *o, const struct option *t, const ch
     return OK;
 }
 
+/* A value as it stands in the config file, where no shell looks at it: without the quotes around it,
+ * and ~/ of a path is the home folder. */
+static enum status set_from_file(struct options *o, const struct option *t, char *v, struct err *e)
+{
+    size_t n = strlen(v);
+    if (n > 1 && v[0] == '"' && strchr(v + 1, '"') == v + n - 1) {
+        v[n - 1] = 0;
+        v++;
+    }
+    bool is_path = t->kind == TEXT && (!strcmp(t->arg, "FILE") || !strcmp(t->long_name, "theme"));
+    if (!is_path || strncmp(v, "~/", 2) != 0)
+        return set_value(o, t, v, e);
+    char *full = paths_home(v + 2);
+    enum status st = set_value(o, t, full, e);
+    free(full);
+    return st;
+}
+
 enum status options_config(struct options *o, struct err *e)
 {
     char *path = paths_config("config");
@@ -255,10 +273,13 @@ enum status options_config(struct options *o, struct err *e)
         char *v_end = v + strlen(v);
         while (v_end > v && isspace((unsigned char)v_end[-1]))
             *--v_end = 0;
-        st = set_value(o, t, v, e);
+        st = set_from_file(o, t, v, e);
         if (st != OK)
             err_prefix(e, "%s:%d", path, n);
     }
+    if (st == OK && ferror(f)) /* a folder opens, too */
+        st = err_set(e, ERR_IO, "%s: %s; it should be a file of lines such as temp = 0.5", path,
+                     strerror(errno));
     free(line);
     fclose(f);
     free(path);

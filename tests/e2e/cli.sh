@@ -63,6 +63,15 @@ ok config__unknown_key__names_file_and_line
 printf '# mine\ntemp = 0.5\n' >"$XDG_CONFIG_HOME/dogear/config"
 dogear list
 ok config__known_key__accepted
+printf 'model = "~/no such.gguf"\nbogus\n' >"$XDG_CONFIG_HOME/dogear/config"
+dogear --version && [ ! -s "$work/err" ] && dogear list --help && dogear --help && ! dogear list && grep -q 'config:2' "$work/err"
+ok config__bad_line__help_and_version_do_not_need_it
+sed -i 2d "$XDG_CONFIG_HOME/dogear/config"
+! dogear ask hi && one_line_error && grep -qF "$HOME/no such.gguf" "$work/err" && ! grep -q '"' "$work/err"
+ok config__path_in_quotes__home_is_expanded
+rm "$XDG_CONFIG_HOME/dogear/config" && mkdir "$XDG_CONFIG_HOME/dogear/config"
+! dogear list && one_line_error && grep -q 'config: Is a directory' "$work/err"
+ok config__folder__is_told
 rm -r "$XDG_CONFIG_HOME/dogear"
 
 dogear ask --fake "$fake" hello there && [ "$(cat "$work/out")" = "hello there" ] && [ ! -s "$work/err" ]
