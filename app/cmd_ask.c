@@ -1,6 +1,5 @@
 /* `dogear ask`: one turn. stdout carries the answer and nothing else, with --raw the whole
  * text. */
-#include <errno.h>
 #include <inttypes.h>
 #include <signal.h>
 #include <stdio.h>
@@ -93,8 +92,7 @@ static void print_growth(const struct chat *c, size_t *shown)
     if (strcmp(m.role, "assistant") || m.len <= *shown)
         return;
     cli_print(m.text + *shown, m.len - *shown);
-    if (fflush(stdout) && errno != EPIPE)
-        fprintf(stderr, "dogear: standard output: %s\n", strerror(errno));
+    fflush(stdout); /* what fails is told in the end */
     *shown = m.len;
 }
 

@@ -1,22 +1,16 @@
+#include <errno.h>
 #include <locale.h>
 #include <malloc.h>
 #include <signal.h>
+#include <stdbool.h>
 #include <stdio.h>
 #include <string.h>
 
 #include "app/cli.h"
 #include "app/options.h"
 
-int main(int argc, char **argv)
+static int run(int argc, char **argv)
 {
-    setlocale(LC_CTYPE, "");
-    setlocale(LC_NUMERIC, "C");
-    signal(SIGPIPE, SIG_IGN);
-    /* One heap that grows by megabytes: those of threads grow by single pages, and a resumed chat is
-     * tens of thousands of small allocations. */
-    mallopt(M_ARENA_MAX, 1);
-    mallopt(M_TOP_PAD, 4 << 20);
-
     /* `dogear [options]` and `dogear chat [options]` are the same */
     int at = options_command(argc, argv);
     const char *name = at ? argv[at] : "chat";
@@ -59,7 +53,29 @@ int main(int argc, char **argv)
         rc = command->run(&o);
     }
     options_fini(&o);
-    if (fflush(stdout) && rc == 0)
-        rc = 1;
     return rc;
+}
+
+/* Whether all that was printed got out. A full disk is told here, once for all commands; a reader that
+ * has gone (`dogear list | head`) knows. */
+static bool printed(void)
+{
+    errno = 0;
+    bool failed = fflush(stdout) != 0 || ferror(stdout);
+    if (failed && errno != EPIPE)
+        fprintf(stderr, "dogear: standard output: %s\n", errno ? strerror(errno) : "writing failed");
+    return !failed;
+}
+
+int main(int argc, char **argv)
+{
+    setlocale(LC_CTYPE, "");
+    setlocale(LC_NUMERIC, "C");
+    signal(SIGPIPE, SIG_IGN);
+    /* One heap that grows by megabytes: those of threads grow by single pages, and a resumed chat is
+     * tens of thousands of small allocations. */
+    mallopt(M_ARENA_MAX, 1);
+    mallopt(M_TOP_PAD, 4 << 20);
+    int rc = run(argc, argv);
+    return printed() || rc ? rc : 1;
 }

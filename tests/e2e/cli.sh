@@ -286,5 +286,12 @@ ok completion__every_shell
 ok completion__bash__parses
 dogear --man && grep -q '^\.TH DOGEAR' "$work/out" && grep -q 'kv.-budget' "$work/out"
 ok man__printed__from_the_tables
+for command in list 'list --json' 'show 1' 'export 1' models presets --man --help --version --completion-fish "ask --fake $fake --no-save hi" \
+    "ask --fake $fake --no-save --json hi" "ask --fake $fake --no-save slow one"; do
+    # shellcheck disable=SC2086
+    timeout 20 "$DOGEAR" $command >/dev/full 2>"$work/err" </dev/null
+    [ $? -eq 1 ] && [ "$(cat "$work/err")" = 'dogear: standard output: No space left on device' ] || { echo "# $command"; break; }
+done >"$work/out" && [ ! -s "$work/out" ]
+ok stdout__full_disk__one_line_and_exit_1
 "$DOGEAR" list </dev/null | head -c 1 >/dev/null
 ok list__closed_pipe__no_noise
