@@ -52,8 +52,11 @@ const struct cli_command *cli_command_find(const char *name)
     return NULL;
 }
 
+static char failure[sizeof((struct err *)0)->text]; /* told last */
+
 int cli_fail(const struct err *e)
 {
+    snprintf(failure, sizeof failure, "%s", e->text);
     fputs("dogear: ", stderr);
     cli_write_safe(stderr, e->text, strlen(e->text)); /* it may name a model or quote a file */
     fputc('\n', stderr);
@@ -230,7 +233,8 @@ static void patience_end(struct patience *p)
 int cli_store_close(struct sessions *s, int rc)
 {
     struct err e;
-    if (s && sessions_trouble(s, &e)) /* told before the tries that follow */
+    /* told before the tries that follow; once, where it is what the command failed of */
+    if (s && sessions_trouble(s, &e) && strcmp(e.text, failure) != 0)
         fprintf(stderr, "dogear: %s\n", e.text);
     struct patience patience = {0};
     patience_begin(&patience);
