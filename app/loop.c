@@ -182,7 +182,9 @@ static void draw(struct screen *sc, const struct loop_options *o, FILE *log, str
         write_text(sc, o->frame_text);
 }
 
-static void run(struct ui_front *front, struct screen *sc, const struct loop_options *o, FILE *log)
+/* ret_e tells why the picture that was asked for is not there. */
+static enum status run(struct ui_front *front, struct screen *sc, const struct loop_options *o,
+                       FILE *log, struct err *ret_e)
 {
     const struct loop_wake *w = o->wake;
     double frame_s = 0;
@@ -215,11 +217,11 @@ static void run(struct ui_front *front, struct screen *sc, const struct loop_opt
         while (!screen_done(sc) && front->event(front->ctx, &ev))
             screen_event(sc, &ev);
         if (settled && !screen_dirty(sc) && !screen_busy(sc)) {
-            screen_screenshot(sc, o->screenshot);
             screen_draw(sc);
-            break;
+            return front->screenshot(front->ctx, o->screenshot, ret_e);
         }
     }
+    return OK;
 }
 
 int loop_run(struct chat *chat, struct sessions *store, const struct loop_options *o)
@@ -260,11 +262,13 @@ int loop_run(struct chat *chat, struct sessions *store, const struct loop_option
         screen_send(sc, o->prompt, strlen(o->prompt));
     for (int i = 0; i < o->n_early; i++)
         screen_event(sc, &o->early[i]);
-    run(&front, sc, o, log);
+    enum status st = run(&front, sc, o, log, &e);
     screen_free(sc);
     front.close(front.ctx);
     if (log)
         fclose(log);
     free(history);
-    return 0;
+    if (st != OK)
+        fprintf(stderr, "dogear: %s\n", e.text);
+    return st == OK ? 0 : 1;
 }

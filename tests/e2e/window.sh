@@ -50,6 +50,11 @@ wait_for 20 test -s "$work/display"
 DISPLAY=:$(cat "$work/display")
 export DISPLAY
 
+dogear desktop --no-save --fake "$fake" --screenshot /nope/w.png
+[ $rc -eq 1 ] && one_line_error && grep -q 'cannot write /nope/w.png: No such file' "$work/err" &&
+    dogear desktop --no-save --fake "$fake" --screenshot "$work/w.png" && [ -s "$work/w.png" ] && [ ! -s "$work/err" ]
+ok window__screenshot_option__failure_is_told
+
 frame=$work/frame
 # has TEXT: waits until the window shows it; what it shows instead is told
 has() {
