@@ -8,6 +8,7 @@
 #include "engine/base/kv_io.h"
 #include "engine/base/mem.h"
 #include "engine/kv_impl.h"
+#include "engine/plan.h"
 
 /* ---- sizes ---- */
 
@@ -175,25 +176,33 @@ void *kv_bounce(struct kv_pool *p)
     return p->bounce;
 }
 
+enum status kv_full(const struct kv_pool *p, uint64_t more_bytes, struct err *e)
+{
+    char beyond[32], budget[32];
+    return err_set(e, ERR_MEMORY,
+                   "the KV cache is full: it needs %s more than its budget of %s; raise that "
+                   "(--kv-budget, in the chat /budget) or start a new conversation",
+                   plan_size_text(p->used_bytes + more_bytes - p->budget_bytes, beyond),
+                   plan_size_text(p->budget_bytes, budget));
+}
+
 enum status kv_rows_new(struct kv_pool *p, bool force, char **ret, struct err *e)
 {
+    char size[32];
     if (p->n_spare) {
         *ret = p->spare[--p->n_spare];
         return OK;
     }
     if (!force && p->used_bytes + p->rows_bytes > p->budget_bytes)
-        return err_set(e, ERR_MEMORY,
-                       "KV cache is full: %llu of %llu bytes used; raise --kv-budget or start a "
-                       "new conversation",
-                       (unsigned long long)p->used_bytes, (unsigned long long)p->budget_bytes);
+        return kv_full(p, p->rows_bytes, e);
     char *rows = p->kern->ops->alloc(p->kern, p->rows_bytes);
     if (!rows || (p->kern->device && !kv_bounce(p))) {
         if (rows)
             p->kern->ops->free(p->kern, rows);
         return err_set(e, ERR_MEMORY,
-                       "out of memory: no %llu bytes for 64 more tokens; close other programs or "
-                       "use a smaller context",
-                       (unsigned long long)p->rows_bytes);
+                       "out of memory: no %s for 64 more tokens; close other programs or use a "
+                       "smaller context",
+                       plan_size_text(p->rows_bytes, size));
     }
     /* Kernels may multiply rows that were never written by a weight of zero: they must be finite.
      */

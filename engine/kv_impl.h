@@ -84,6 +84,8 @@ struct kv_line {
                            prompt yet. EVICT_LAG: tokens decided on */
 };
 
+/* The error that no more_bytes fit the budget. */
+enum status kv_full(const struct kv_pool *p, uint64_t more_bytes, struct err *e);
 /* Rows from the free list or new; force: even beyond the budget. */
 enum status kv_rows_new(struct kv_pool *p, bool force, char **ret, struct err *e);
 void kv_rows_free(struct kv_pool *p, char *rows);

@@ -7,6 +7,7 @@
 
 #include "engine/base/mem.h"
 #include "engine/kv_impl.h"
+#include "engine/plan.h"
 
 static int32_t n_page(const struct kv_pool *p)
 {
@@ -30,14 +31,12 @@ uint64_t kv_pages_bytes(const struct kv_pool *p)
 
 enum status kv_pages_new(struct kv_pool *p, struct kv_block *b, struct err *e)
 {
+    char size[32];
     uint64_t all = kv_pages_bytes(p);
     if (p->used_bytes + all > p->budget_bytes)
         kv_pool_trim(p);
     if (p->used_bytes + all > p->budget_bytes)
-        return err_set(e, ERR_MEMORY,
-                       "KV cache is full: %llu of %llu bytes used; raise --kv-budget or start a "
-                       "new conversation",
-                       (unsigned long long)p->used_bytes, (unsigned long long)p->budget_bytes);
+        return kv_full(p, all, e);
     b->page = mem_calloc((size_t)n_page(p), sizeof(struct kern_page *));
     for (int32_t i = 0; i < n_page(p); i++) {
         b->page[i] = mem_try(kv_page_bytes(p, i / p->shape.n_head_kv));
@@ -46,8 +45,8 @@ enum status kv_pages_new(struct kv_pool *p, struct kv_block *b, struct err *e)
                 free(b->page[i]);
             free(b->page);
             b->page = NULL;
-            return err_set(e, ERR_MEMORY, "out of memory: no %llu bytes for 64 tokens' pages",
-                           (unsigned long long)all);
+            return err_set(e, ERR_MEMORY, "out of memory: no %s for 64 tokens' pages",
+                           plan_size_text(all, size));
         }
     }
     b->page_bytes = all;

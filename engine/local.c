@@ -258,8 +258,8 @@ static void fill_info(struct local *l)
     i->kv_simulated = preset_simulated(l->preset);
     i->n_ctx = l->plan.n_ctx;
     if (l->plan.lowered)
-        snprintf(i->notice, sizeof i->notice, "context lowered from %d to %d tokens to fit memory",
-                 p->n_ctx_train, l->plan.n_ctx);
+        snprintf(i->notice, sizeof i->notice, "context lowered from %d to %d tokens to fit %s",
+                 p->n_ctx_train, l->plan.n_ctx, l->plan.by_budget ? "the KV budget" : "memory");
     else if (template_is_unknown(l->template))
         snprintf(i->notice, sizeof i->notice,
                  "the model's chat template is not one we know; the "

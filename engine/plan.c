@@ -44,8 +44,10 @@ const char *plan_size_text(uint64_t size_bytes, char buf[32])
 {
     if (size_bytes >= (uint64_t)1 << 30)
         snprintf(buf, 32, "%.1f GiB", (double)size_bytes / (1 << 30));
-    else
+    else if (size_bytes >= (uint64_t)1 << 20)
         snprintf(buf, 32, "%.0f MiB", (double)size_bytes / (1 << 20));
+    else
+        snprintf(buf, 32, "%.0f KiB", (double)size_bytes / (1 << 10));
     return buf;
 }
 
@@ -106,23 +108,35 @@ static enum status plan_chunks(const struct model *m, struct kern *k, const stru
     if (p.n_ctx > p.n_ctx_max && n_ctx <= 0 && p.n_ctx_max >= MIN_CTX) {
         p.n_ctx = p.n_ctx_max;
         p.lowered = true;
+        p.by_budget = room < left;
     }
     p.kv = kv_most_bytes(&s, preset, p.n_ctx, p.n_chunk);
     p.scratch += policy_bytes(&m->p, preset, p.n_ctx, p.n_chunk) + kv_table_bytes(&s, p.n_ctx);
     p.total = p.weights_private + p.weights_mapped + p.scratch + p.kv;
     if (p.n_ctx > p.n_ctx_max) {
+        uint64_t least = kv_most_bytes(&s, preset, MIN_CTX, p.n_chunk);
+        if (p.n_ctx_max < MIN_CTX && room < least && least <= left)
+            return err_set(e, ERR_MEMORY,
+                           "a KV budget of %s is too small: the shortest context, %d tokens, takes "
+                           "--kv-budget %" PRIu64 "K",
+                           plan_size_text(kv_budget, have), MIN_CTX, (least + 1023) / 1024);
         if (p.n_ctx_max < MIN_CTX)
             return err_set(e, ERR_MEMORY,
                            "%s does not fit: it needs %s for weights and scratch, %s "
                            "are free; close other programs or take a smaller model",
                            m->p.name, plan_size_text(fixed - headroom, need),
                            plan_size_text(available, have));
+        if (room < left)
+            return err_set(e, ERR_MEMORY,
+                           "a context of %d tokens does not fit: its keys and values need %s, the KV "
+                           "budget is %s; the largest that fits is -c %d",
+                           p.n_ctx, plan_size_text(p.kv, need), plan_size_text(kv_budget, have),
+                           p.n_ctx_max);
         return err_set(e, ERR_MEMORY,
                        "a context of %d tokens does not fit: it needs %s in all, %s "
-                       "%s; the largest that fits is -c %d",
+                       "are free; the largest that fits is -c %d",
                        p.n_ctx, plan_size_text(p.total + headroom, need),
-                       plan_size_text(room < left ? kv_budget : available, have),
-                       room < left ? "are the KV budget" : "are free", p.n_ctx_max);
+                       plan_size_text(available, have), p.n_ctx_max);
     }
     /* Room for several conversations, but not all there is. */
     uint64_t spread = left / 2 > p.kv ? left / 2 : p.kv;

@@ -27,7 +27,8 @@ struct plan {
     int32_t n_chunk;          /* PLAN_CHUNK_DEVICE, PLAN_CHUNK, or less where only that fits: a
                                  chunk stands in f16 beside its fresh pages while it is read */
     int32_t n_chunk_room;     /* what scratch is for */
-    bool lowered;             /* n_ctx is less than the model's own because of memory */
+    bool lowered;             /* n_ctx is less than the model's own because of memory, */
+    bool by_budget;           /* of the KV budget, where that is less than what is free */
 };
 
 /* Bytes that may be used now: MemAvailable, or less where a control group limits us. */

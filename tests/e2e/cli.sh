@@ -48,6 +48,12 @@ dogear ask --coverage 0.2 x; [ $rc -eq 2 ] && grep -q 'from 0.7 to 1$' "$work/er
 ok cli__bad_number__names_the_limits
 dogear ask --kv-budget 12Q x; [ $rc -eq 2 ] && one_line_error
 ok cli__bad_size__exit_2
+memo=$(cd "$(dirname "$0")/../.." && pwd)/assets/model/dogear-memo.gguf
+! dogear ask --no-save -m "$memo" --kv exact --kv-budget 1K Hello && [ $rc -eq 1 ] && one_line_error && grep -q 'budget of 1 KiB is too small' "$work/err" &&
+    least=$(sed 's/.*--kv-budget //' "$work/err") && dogear ask --no-save -m "$memo" --kv exact --kv-budget "$least" -n 2 Hello && grep -q 'to fit the KV budget$' "$work/err" &&
+    ! dogear ask --no-save -m "$memo" --kv exact --kv-budget "$((${least%K} - 1))K" Hello && one_line_error &&
+    ! dogear ask --no-save -m "$memo" -c 8192 --kv-budget 1M Hello && one_line_error && grep -q 'the KV budget is 1 MiB; the largest' "$work/err"
+ok ask__kv_budget_too_small__names_the_least
 dogear ask; [ $rc -eq 2 ] && one_line_error
 ok ask__no_prompt__exit_2
 dogear list && grep -q 'no conversation is saved' "$work/err" && dogear search x && grep -q 'nothing found' "$work/err" && dogear export all && dogear doctor && dogear list --json && [ "$(cat "$work/out")" = "[]" ] &&
@@ -210,7 +216,8 @@ mount -t tmpfs -o size=2m none "$disk" || exit 77
 head -c 4M /dev/zero >"$disk/fill" 2>/dev/null
 "$DOGEAR" list --db "$disk/d.db" | grep -q 'once upon' || exit 2
 "$DOGEAR" show 1 --db "$disk/d.db" | grep -q 'once upon' || exit 3
-"$DOGEAR" ask --fake "$2" --db "$disk/d.db" -r more 2>&1 | grep -q 'disk is full' || exit 4
+"$DOGEAR" ask --fake "$2" --db "$disk/d.db" -r more >"$1.err" 2>&1
+[ "$(grep -c 'disk is full' "$1.err")" -eq 1 ] || exit 4
 rm "$disk/fill"
 "$DOGEAR" ask --fake "$2" --db "$disk/d.db" -r more && "$DOGEAR" doctor --db "$disk/d.db" || exit 5
 mount -o remount,ro "$disk" || exit 77

@@ -10,6 +10,7 @@
 
 #include "engine/kv.h"
 #include "engine/lines.h"
+#include "engine/plan.h"
 
 static const struct kv_shape shape = {3, 2, 16};
 
@@ -117,6 +118,15 @@ static void kv__reserve__refuses_beyond_budget_and_context(void **state)
     assert_int_equal(append(l, 192, 0), OK);
     assert_int_equal(append(l, 1, 0), ERR_MEMORY);
     assert_int_equal(kv_n_tok(l), 192);
+    struct err e; /* a budget that was lowered while more was in use, too, has a sum that adds up */
+    kv_pool_set_budget(p, kv_block_bytes(&shape));
+    assert_int_equal(kv_reserve(l, 1, &e), ERR_MEMORY);
+    char beyond[32], all[128];
+    snprintf(all, sizeof all, "needs %s more than its budget",
+             plan_size_text(3 * kv_block_bytes(&shape), beyond));
+    assert_non_null(strstr(e.text, all));
+    assert_non_null(strstr(e.text, "/budget"));
+    kv_pool_set_budget(p, 3 * kv_block_bytes(&shape));
     verify(l);
     assert_true(kv_pool_bytes(p) <= kv_pool_budget(p));
     kv_pool_set_budget(p, 1 << 24);
