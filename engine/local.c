@@ -223,6 +223,33 @@ static enum status choose_preset(struct local *l, const struct kv_shape *shape, 
     return OK;
 }
 
+/* The longest context that the weights know, by training or by the stretching that the file names. */
+static int32_t known_ctx(const struct model_params *p)
+{
+    double stretched = (double)p->rope.factor * p->n_ctx_orig;
+    return stretched > p->n_ctx_train ? (int32_t)fmin(stretched, INT32_MAX) : p->n_ctx_train;
+}
+
+/* What the user should know before the first answer. */
+static void fill_notice(const struct local *l, char *notice, size_t size)
+{
+    const struct model_params *p = &l->model->p;
+    int32_t n_ctx = l->plan.n_ctx;
+    size_t n = 0;
+    if (l->plan.lowered)
+        n = (size_t)snprintf(notice, size, "context lowered from %d to %d tokens to fit %s",
+                             p->n_ctx_train, n_ctx, l->plan.by_budget ? "the KV budget" : "memory");
+    else if (n_ctx > known_ctx(p))
+        n = (size_t)snprintf(notice, size,
+                             "a context of %d tokens is more than the %d that the model was made for; "
+                             "answers beyond them get worse",
+                             n_ctx, known_ctx(p));
+    if (n < size && template_is_unknown(l->template))
+        snprintf(notice + n, size - n,
+                 "%sthe model's chat template is not one we know; the text is continued as it stands",
+                 n ? "; " : "");
+}
+
 static void fill_info(struct local *l)
 {
     struct engine_info *i = &l->info;
@@ -257,13 +284,7 @@ static void fill_info(struct local *l)
     i->kv_lossy = preset_lossy(l->preset);
     i->kv_simulated = preset_simulated(l->preset);
     i->n_ctx = l->plan.n_ctx;
-    if (l->plan.lowered)
-        snprintf(i->notice, sizeof i->notice, "context lowered from %d to %d tokens to fit %s",
-                 p->n_ctx_train, l->plan.n_ctx, l->plan.by_budget ? "the KV budget" : "memory");
-    else if (template_is_unknown(l->template))
-        snprintf(i->notice, sizeof i->notice,
-                 "the model's chat template is not one we know; the "
-                 "text is continued as it stands");
+    fill_notice(l, i->notice, sizeof i->notice);
     /* Not computed again: reading the file would bring back pages that loading has released. */
     i->fingerprint = l->floor_key;
 }

@@ -54,6 +54,9 @@ memo=$(cd "$(dirname "$0")/../.." && pwd)/assets/model/dogear-memo.gguf
     ! dogear ask --no-save -m "$memo" --kv exact --kv-budget "$((${least%K} - 1))K" Hello && one_line_error &&
     ! dogear ask --no-save -m "$memo" -c 8192 --kv-budget 1M Hello && one_line_error && grep -q 'the KV budget is 1 MiB; the largest' "$work/err"
 ok ask__kv_budget_too_small__names_the_least
+dogear ask --no-save -m "$memo" -c 9000 -n 2 Hello && [ "$(wc -l <"$work/err")" -eq 1 ] && grep -q '9000 tokens is more than the 8192 ' "$work/err" &&
+    dogear ask --no-save -m "$memo" -c 8192 -n 2 Hello && [ ! -s "$work/err" ]
+ok ask__context_beyond_training__is_told
 dogear ask; [ $rc -eq 2 ] && one_line_error
 ok ask__no_prompt__exit_2
 dogear list && grep -q 'no conversation is saved' "$work/err" && dogear search x && grep -q 'nothing found' "$work/err" && dogear export all && dogear doctor && dogear list --json && [ "$(cat "$work/out")" = "[]" ] &&
