@@ -23,6 +23,17 @@ static void on_interrupt(int sig)
     interrupted = 1;
 }
 
+/* source: NULL = the command line, "-" = standard input, or a file. */
+static enum status check_utf8(const char *source, const char *text, size_t len, struct err *e)
+{
+    size_t at = utf8_valid_len(text, len);
+    if (at == len)
+        return OK;
+    return err_set(e, ERR_USAGE, "%s: byte %zu (0x%02X) is not UTF-8; convert it, for example with iconv -f latin1",
+                   !source ? "the prompt" : strcmp(source, "-") ? source : "standard input", at + 1,
+                   (unsigned char)text[at]);
+}
+
 /* -p, -f, the words and standard input, in this order, those that are given. */
 static enum status gather(const struct options *o, struct str *prompt, struct err *e)
 {
@@ -30,6 +41,7 @@ static enum status gather(const struct options *o, struct str *prompt, struct er
         str_adds(prompt, o->prompt);
     for (int i = 0; i < o->n_word; i++)
         str_addf(prompt, "%s%s", prompt->len ? " " : "", o->words[i]);
+    TRY(check_utf8(NULL, str_c(prompt), prompt->len, e));
     const char *sources[2] = {o->file, isatty(STDIN_FILENO) ? NULL : "-"};
     for (int i = 0; i < 2; i++) {
         if (!sources[i])
@@ -37,6 +49,11 @@ static enum status gather(const struct options *o, struct str *prompt, struct er
         char *text;
         size_t len;
         TRY(cli_read(sources[i], &text, &len, e));
+        enum status st = check_utf8(sources[i], text, len, e);
+        if (st != OK) {
+            free(text);
+            return st;
+        }
         /* the newline that echo adds is not part of what was said */
         if (len && text[len - 1] == '\n')
             len--;
@@ -49,8 +66,6 @@ static enum status gather(const struct options *o, struct str *prompt, struct er
     }
     if (prompt->len == 0 && !o->resume)
         return err_set(e, ERR_USAGE, "nothing to ask: give a prompt, -p, -f or standard input");
-    if (!utf8_valid(str_c(prompt), prompt->len))
-        return err_set(e, ERR_USAGE, "the prompt is not valid UTF-8");
     return OK;
 }
 

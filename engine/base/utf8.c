@@ -80,16 +80,22 @@ int utf8_encode(uint32_t cp, char out[4])
     return 4;
 }
 
-bool utf8_valid(const char *s, size_t n)
+size_t utf8_valid_len(const char *s, size_t n)
 {
-    for (size_t i = 0; i < n;) {
+    size_t i = 0;
+    while (i < n) {
         uint32_t cp;
         int len = utf8_decode(s + i, n - i, &cp);
         if (cp == 0xfffd && !(len == 3 && (unsigned char)s[i] == 0xef))
-            return false;
+            break;
         i += (size_t)len;
     }
-    return true;
+    return i;
+}
+
+bool utf8_valid(const char *s, size_t n)
+{
+    return utf8_valid_len(s, n) == n;
 }
 
 size_t utf8_complete(const char *s, size_t n)

@@ -14,6 +14,8 @@ int utf8_decode(const char *s, size_t n, uint32_t *ret_cp);
 int utf8_encode(uint32_t cp, char out[4]);
 
 bool utf8_valid(const char *s, size_t n);
+/* Where the first byte that is no UTF-8 stands; n when there is none. */
+size_t utf8_valid_len(const char *s, size_t n);
 
 /* Length of the longest prefix of s[0..n) that does not end inside a code point. Invalid bytes
  * count as complete; only a truncated but so far valid sequence at the end is held back. */

@@ -68,6 +68,8 @@ static void utf8__decode__rejects_what_is_not_utf8(void **state)
     }
     assert_true(utf8_valid("gr\xc3\xbc\xc3\x9f\xef\xbf\xbd", 9));
     assert_false(utf8_valid("a\xc3", 2));
+    assert_int_equal(utf8_valid_len("a\xc3\xbc\xff", 4), 3);
+    assert_int_equal(utf8_valid_len("a\xc3\xbc", 3), 3);
 }
 
 static void utf8__encode__is_the_inverse_of_decode(void **state)
