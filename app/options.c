@@ -89,6 +89,27 @@ static const struct option table[] = {
 };
 enum { N_OPTION = sizeof table / sizeof *table };
 
+/* Other long names that llama.cpp takes. */
+static const struct {
+    const char *name, *option;
+} aliases[] = {
+    {"n-predict", "predict"},
+    {"n-gpu-layers", "gpu-layers"},
+    {"temperature", "temp"},
+};
+
+/* The option of a long name without dashes, n bytes of it. */
+static const struct option *find_long(const char *name, size_t n)
+{
+    for (size_t i = 0; i < sizeof aliases / sizeof *aliases; i++)
+        if (strlen(aliases[i].name) == n && !strncmp(name, aliases[i].name, n))
+            return find_long(aliases[i].option, strlen(aliases[i].option));
+    for (int i = 0; i < N_OPTION; i++)
+        if (strlen(table[i].long_name) == n && !strncmp(name, table[i].long_name, n))
+            return &table[i];
+    return NULL;
+}
+
 void options_init(struct options *o)
 {
     *o = (struct options){
@@ -259,11 +280,7 @@ enum status options_config(struct options *o, struct err *e)
         char *key_end = eq ? eq : key + strlen(key);
         while (key_end > key && isspace((unsigned char)key_end[-1]))
             key_end--;
-        const struct option *t = NULL;
-        for (int i = 0; i < N_OPTION; i++)
-            if (strlen(table[i].long_name) == (size_t)(key_end - key) &&
-                !strncmp(table[i].long_name, key, (size_t)(key_end - key)))
-                t = &table[i];
+        const struct option *t = find_long(key, (size_t)(key_end - key));
         if (!eq || !t) {
             *key_end = 0;
             st = err_set(e, ERR_USAGE, "%s:%d: \"%s\" is no setting; write key = value, keys are the long options", path, n, key);
@@ -298,10 +315,11 @@ static bool is_word(const char *arg)
 
 static const struct option *find(const char *arg, size_t n)
 {
+    if (n > 2 && !strncmp(arg, "--", 2))
+        return find_long(arg + 2, n - 2);
     for (int i = 0; i < N_OPTION; i++) {
-        const char *s = table[i].short_name, *l = table[i].long_name;
-        if ((s && strlen(s) == n && !strncmp(arg, s, n)) ||
-            (n > 2 && !strncmp(arg, "--", 2) && strlen(l) == n - 2 && !strncmp(arg + 2, l, n - 2)))
+        const char *s = table[i].short_name;
+        if (s && strlen(s) == n && !strncmp(arg, s, n))
             return &table[i];
     }
     return NULL;

@@ -42,6 +42,11 @@ done >"$work/surplus" && [ ! -s "$work/surplus" ] && dogear list --ops; [ $rc -e
 ok cli__surplus_word_or_option__is_named
 dogear ask --nosuch x; [ $rc -eq 2 ] && one_line_error && grep -q -- --nosuch "$work/err"
 ok cli__unknown_option__exit_2
+for option in '--n-predict 2' --n-predict=2 '--ctx-size 512' '--threads 1' '--temperature 0' '--seed 1' '--n-gpu-layers 0'; do
+    # shellcheck disable=SC2086
+    dogear ask --fake "$fake" --no-save $option x || { echo "# $option"; break; }
+done >"$work/names" && [ ! -s "$work/names" ] && ! dogear ask --temperature 700 x && one_line_error && ! dogear ask --n-predictx 1 x && one_line_error
+ok cli__long_names_of_llama_cpp__accepted
 dogear ask --top-p 7 x; [ $rc -eq 2 ] && one_line_error && grep -q '"7"' "$work/err"
 ok cli__bad_number__names_value
 dogear ask --coverage 0.2 x; [ $rc -eq 2 ] && grep -q 'from 0.7 to 1$' "$work/err" && dogear ask --ctx-size -5 x; grep -q 'from 0 to 16777216$' "$work/err"
@@ -89,6 +94,11 @@ dogear_in "from a pipe" ask --fake "$fake" && [ "$(cat "$work/out")" = "from a p
 ok ask__stdin__is_the_prompt
 dogear ask --fake "$fake" --raw --no-save tell a story && [ "$(head -n 1 "$work/out")" = 'tell a storyOnce upon a time there was a fold.' ]
 ok ask__raw__text_comes_first
+printf 'caf\351\n' >"$work/latin1.txt"
+! dogear ask --fake "$fake" -f "$work/latin1.txt" && [ $rc -eq 2 ] && one_line_error && grep -q 'latin1.txt: byte 4 (0xE9) .* iconv' "$work/err" &&
+    ! dogear_in $'12\377' ask --fake "$fake" hi && [ $rc -eq 2 ] && one_line_error && grep -q 'standard input: byte 3 (0xFF)' "$work/err" &&
+    ! dogear ask --fake "$fake" $'\377' && one_line_error && grep -q 'the prompt: byte 1 ' "$work/err"
+ok ask__no_utf8__names_the_byte
 dogear_in "data" ask --fake "$fake" -p "look:" && [ "$(cat "$work/out")" = "look:
 
 data" ]
