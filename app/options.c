@@ -13,6 +13,7 @@
 #include "app/paths.h"
 #include "engine/base/mem.h"
 #include "engine/base/str.h"
+#include "ui/theme.h"
 
 enum kind { FLAG, TEXT, INT, U64, FLOAT, SIZE, RESUME };
 
@@ -454,6 +455,34 @@ void options_help(const char *command)
                "for that shell.\n");
 }
 
+/* The words that an option takes, with blanks between them; empty = anything. */
+static void choices(const struct option *t, struct str *out)
+{
+    struct engine_preset preset;
+    if (!strcmp(t->long_name, "kv"))
+        for (int32_t i = 0; engine_preset(i, &preset); i++)
+            str_addf(out, "%s%s", i ? " " : "", preset.name);
+    else if (!strcmp(t->long_name, "theme"))
+        for (int i = 0; theme_builtin(i); i++)
+            str_addf(out, "%s%s", i ? " " : "", theme_builtin(i));
+    else if (!strcmp(t->long_name, "backend"))
+        str_adds(out, "auto cpu cuda");
+    else if (!strcmp(t->long_name, "format"))
+        str_adds(out, "md json dogear");
+}
+
+/* A line for each option that takes one of some words: its name and they, between the three. */
+static void print_choices(const char *before, const char *between, const char *behind)
+{
+    for (int i = 0; i < N_OPTION; i++) {
+        struct str words = {0};
+        choices(&table[i], &words);
+        if (words.len)
+            printf("%s%s%s%s%s\n", before, table[i].long_name, between, str_c(&words), behind);
+        str_fini(&words);
+    }
+}
+
 bool options_completion(const char *shell)
 {
     struct str commands = {0}, names = {0};
@@ -469,13 +498,19 @@ bool options_completion(const char *shell)
     bool known = true;
     if (!strcmp(shell, "bash")) {
         printf("_dogear() {\n  local cur=${COMP_WORDS[COMP_CWORD]} prev=${COMP_WORDS[COMP_CWORD-1]}\n"
-               "  case $prev in -m|--model|-f|--file|--db|--out|--tokens|--text) COMPREPLY=($(compgen -f -- \"$cur\")); return;; esac\n"
+               "  case $prev in\n");
+        /* 8/4 is no file: its part before the slash belongs to it */
+        print_choices("  --", ") compopt +o filenames; COMPREPLY=($(compgen -W \"",
+                      "\" -- \"$cur\")); return;;");
+        printf("  -m|--model|-f|--file|--db|--out|--tokens|--text) COMPREPLY=($(compgen -f -- \"$cur\")); return;; esac\n"
                "  if [[ $cur == -* ]]; then COMPREPLY=($(compgen -W \"%s\" -- \"$cur\"))\n"
                "  elif ((COMP_CWORD == 1)); then COMPREPLY=($(compgen -W \"%s\" -- \"$cur\"))\n"
                "  else COMPREPLY=($(compgen -f -- \"$cur\")); fi\n}\ncomplete -o filenames -F _dogear dogear\n",
                str_c(&names) + 1, str_c(&commands));
     } else if (!strcmp(shell, "zsh")) {
-        printf("#compdef dogear\n_dogear() {\n  if [[ $PREFIX == -* ]]; then compadd -- %s\n"
+        printf("#compdef dogear\n_dogear() {\n  case $words[CURRENT-1] in\n");
+        print_choices("  --", ") compadd -- ", "; return;;");
+        printf("  esac\n  if [[ $PREFIX == -* ]]; then compadd -- %s\n"
                "  elif ((CURRENT == 2)); then compadd -- %s\n  else _files; fi\n}\n"
                "compdef _dogear dogear\n",
                str_c(&names) + 1, str_c(&commands));
@@ -485,6 +520,7 @@ bool options_completion(const char *shell)
         for (int i = 0; i < N_OPTION; i++)
             if (table[i].help)
                 printf("complete -c dogear -l %s%s\n", table[i].long_name, table[i].arg ? " -r" : "");
+        print_choices("complete -c dogear -l ", " -x -a '", "'");
     } else {
         known = false;
     }

@@ -192,8 +192,7 @@ static enum status find_preset(const struct kv_shape *shape, const char *name,
 {
     const struct preset *p = presets_find(name);
     if (!p)
-        return err_set(e, ERR_USAGE, "KV preset '%s' is unknown; use one of %s", name,
-                       presets_names());
+        return presets_unknown(name, e);
     if (p->bits_k && !kv_can_seal(shape))
         return err_set(e, ERR_UNSUPPORTED,
                        "KV preset '%s' needs heads of a multiple of 16 channels, this model "

@@ -401,8 +401,7 @@ static enum status judge_open(struct local *l, struct judging *j, const char *co
         struct judged *at = &j->at[i];
         at->preset = presets_find(presets[i]);
         if (!at->preset)
-            return err_set(e, ERR_USAGE, "KV preset '%s' is unknown; use one of %s", presets[i],
-                           presets_names());
+            return presets_unknown(presets[i], e);
         float coverage = at->preset->coverage > 0 ? at->preset->coverage : 1;
         if (coverage < 1 || at->preset->prefill.score != PREFILL_CAP)
             at->sparse = sparse_new(l->kern, &shape,

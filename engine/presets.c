@@ -1,7 +1,7 @@
 #include "engine/presets.h"
 
 #include <stddef.h>
-#include <stdio.h>
+#include <stdint.h>
 #include <string.h>
 
 /* Pages sealed at K/V bits that stay so. */
@@ -187,13 +187,43 @@ const struct preset *presets_find(const char *name)
     return NULL;
 }
 
-const char *presets_names(void)
+/* Least number of letters to insert, drop or change that makes b of a; beyond 31 letters no answer. */
+static size_t distance(const char *a, const char *b)
 {
-    static char names[1024]; /* the same bytes whoever writes them */
-    size_t at = 0;
-    for (int32_t i = 0; i < N_ROW && at < sizeof names; i++)
-        at += (size_t)snprintf(names + at, sizeof names - at, "%s%s", i ? ", " : "", rows[i].name);
-    return names;
+    size_t row[33], n = strlen(a), m = strlen(b);
+    if (n > 31 || m > 31)
+        return SIZE_MAX;
+    for (size_t x = 0; x <= m; x++)
+        row[x] = x;
+    for (size_t y = 1; y <= n; y++) {
+        size_t corner = row[0];
+        row[0] = y;
+        for (size_t x = 1; x <= m; x++) {
+            size_t change = corner + (a[y - 1] != b[x - 1]);
+            size_t shift = (row[x] < row[x - 1] ? row[x] : row[x - 1]) + 1;
+            corner = row[x];
+            row[x] = change < shift ? change : shift;
+        }
+    }
+    return row[m];
+}
+
+enum status presets_unknown(const char *name, struct err *e)
+{
+    const char *near = "adaptive, 8/4 or exact";
+    size_t best = strlen(name) < 6 ? 2 : 4; /* what differs in more is something else */
+    bool alike = false;
+    for (int32_t i = 0; i < N_ROW; i++) {
+        size_t d = distance(name, rows[i].name);
+        if (d >= best || d >= strlen(name))
+            continue;
+        best = d;
+        near = rows[i].name;
+        alike = true;
+    }
+    return err_set(e, ERR_USAGE,
+                   "KV preset '%s' is unknown; %s %s; `dogear presets` (in the chat /kv) lists all",
+                   name, alike ? "you may mean" : "use", near);
 }
 
 bool preset_lossy(const struct preset *p)

@@ -19,6 +19,7 @@
 #include <stdbool.h>
 #include <stdint.h>
 
+#include "engine/base/err.h"
 #include "engine/methods.h"
 
 /* How the numbers of a group become codes; scales and offsets are f16. */
@@ -103,8 +104,8 @@ struct preset {
 const struct preset *presets_find(const char *name);
 /* The i-th row, NULL behind the last. */
 const struct preset *presets_at(int32_t i);
-/* "exact, 8/8, ...": for messages. */
-const char *presets_names(void);
+/* The error that there is no such preset; it names one that is spelled alike. */
+enum status presets_unknown(const char *name, struct err *e);
 
 /* Tokens are lost for good. */
 bool preset_lossy(const struct preset *p);

@@ -304,6 +304,17 @@ dogear --completion-bash && grep -q kv-budget "$work/out" && dogear --completion
 ok completion__every_shell
 "$DOGEAR" --completion-bash | bash -n
 ok completion__bash__parses
+offers() { # WORDS TYPED: the words that bash offers behind them
+    # shellcheck disable=SC2016
+    bash -c 'compopt() { :; }; eval "$("$1" --completion-bash)"; shift; COMP_WORDS=("$@"); COMP_CWORD=$(($# - 1)); _dogear; echo "${COMPREPLY[*]}"' _ "$DOGEAR" "$@"
+}
+[ "$(offers dogear ask --kv ad)" = adaptive ] && [ "$(offers dogear ask --kv 8/)" = '8/8 8/4 8/4r' ] && [ "$(offers dogear ask --backend '')" = 'auto cpu cuda' ] &&
+    [ "$(offers dogear chat --theme l)" = light ] && [ "$(offers dogear export 1 --format '')" = 'md json dogear' ] && [ "$(offers dogear ex)" = export ] &&
+    dogear --completion-zsh && grep -q -- '--kv) compadd -- exact 8/8' "$work/out" && dogear --completion-fish && grep -q -- "-l backend -x -a 'auto cpu cuda'" "$work/out"
+ok completion__values__of_options_with_few_words
+! dogear ask --no-save -m "$memo" --kv adaptve hi && [ $rc -eq 2 ] && one_line_error && grep -q 'you may mean adaptive;' "$work/err" &&
+    ! dogear ask --no-save -m "$memo" --kv zip hi && one_line_error && grep -q 'dogear presets' "$work/err" && [ "$(wc -c <"$work/err")" -lt 160 ]
+ok kv__unknown_name__the_likely_one
 dogear --man && grep -q '^\.TH DOGEAR' "$work/out" && grep -q 'kv.-budget' "$work/out"
 ok man__printed__from_the_tables
 for command in list 'list --json' 'show 1' 'export 1' models presets --man --help --version --completion-fish "ask --fake $fake --no-save hi" \
