@@ -71,6 +71,45 @@ static int32_t most_tok(const struct model_params *p, const struct preset *prese
     return lo * KERN_BLOCK_TOK;
 }
 
+static uint64_t headroom(uint64_t available)
+{
+    uint64_t some = available / 25 > HEADROOM_MIN ? available / 25 : HEADROOM_MIN;
+    return some < available / 4 ? some : available / 4;
+}
+
+/* Why p is no plan: the budget is too small, or memory, of which `left` is there for the cache. */
+static enum status refuse(const struct model *m, const struct preset *preset, const struct plan *p,
+                          uint64_t kv_budget, uint64_t left, struct err *e)
+{
+    const struct kv_shape s = {m->p.n_layer, m->p.n_head_kv, m->p.head_dim};
+    uint64_t least = kv_most_bytes(&s, preset, MIN_CTX, p->n_chunk);
+    uint64_t room = kv_budget && kv_budget < left ? kv_budget : left;
+    char need[32], have[32];
+    if (p->n_ctx_max < MIN_CTX && room < least && least <= left)
+        return err_set(e, ERR_MEMORY,
+                       "a KV budget of %s is too small: the shortest context, %d tokens, takes "
+                       "--kv-budget %" PRIu64 "K",
+                       plan_size_text(kv_budget, have), MIN_CTX, (least + 1023) / 1024);
+    if (p->n_ctx_max < MIN_CTX)
+        return err_set(e, ERR_MEMORY,
+                       "%s does not fit: it needs %s for weights and scratch, %s "
+                       "are free; close other programs or take a smaller model",
+                       m->p.name, plan_size_text(p->weights_private + p->weights_mapped +
+                                                      forward_bytes(&m->p, p->n_chunk_room), need),
+                       plan_size_text(p->available, have));
+    if (room < left && p->kv > room)
+        return err_set(e, ERR_MEMORY,
+                       "a context of %d tokens does not fit: its keys and values need %s, the KV "
+                       "budget is %s; the largest that fits is -c %d",
+                       p->n_ctx, plan_size_text(p->kv, need), plan_size_text(kv_budget, have),
+                       p->n_ctx_max);
+    return err_set(e, ERR_MEMORY,
+                   "a context of %d tokens does not fit: it needs %s in all, %s are free; the "
+                   "largest that fits is -c %d",
+                   p->n_ctx, plan_size_text(p->total + headroom(p->available), need),
+                   plan_size_text(p->available, have), p->n_ctx_max);
+}
+
 /* With scratch for chunks of n_chunk tokens. */
 static enum status plan_chunks(const struct model *m, struct kern *k, const struct preset *preset,
                                int32_t n_ctx, uint64_t kv_budget, uint64_t available,
@@ -81,14 +120,10 @@ static enum status plan_chunks(const struct model *m, struct kern *k, const stru
                      .kv_tok = kv_tok_bytes(&s),
                      .n_chunk = n_chunk,
                      .n_chunk_room = n_chunk};
-    char need[32], have[32];
     model_weight_bytes(m, k, &p.weights_private, &p.weights_mapped, &p.weights_kept);
     p.scratch = forward_bytes(&m->p, n_chunk);
 
-    uint64_t headroom = available / 25 > HEADROOM_MIN ? available / 25 : HEADROOM_MIN;
-    if (headroom > available / 4)
-        headroom = available / 4;
-    uint64_t fixed = p.weights_private + p.weights_mapped + p.scratch + headroom;
+    uint64_t fixed = p.weights_private + p.weights_mapped + p.scratch + headroom(available);
     uint64_t left = available > fixed ? available - fixed : 0;
     /* Largest context that fits, by whole blocks; a budget the user gave bounds it too. */
     uint64_t room = kv_budget && kv_budget < left ? kv_budget : left;
@@ -108,36 +143,14 @@ static enum status plan_chunks(const struct model *m, struct kern *k, const stru
     if (p.n_ctx > p.n_ctx_max && n_ctx <= 0 && p.n_ctx_max >= MIN_CTX) {
         p.n_ctx = p.n_ctx_max;
         p.lowered = true;
-        p.by_budget = room < left;
+        p.by_budget = room < left &&
+                      kv_most_bytes(&s, preset, p.n_ctx + KERN_BLOCK_TOK, p.n_chunk) > room;
     }
     p.kv = kv_most_bytes(&s, preset, p.n_ctx, p.n_chunk);
     p.scratch += policy_bytes(&m->p, preset, p.n_ctx, p.n_chunk) + kv_table_bytes(&s, p.n_ctx);
     p.total = p.weights_private + p.weights_mapped + p.scratch + p.kv;
-    if (p.n_ctx > p.n_ctx_max) {
-        uint64_t least = kv_most_bytes(&s, preset, MIN_CTX, p.n_chunk);
-        if (p.n_ctx_max < MIN_CTX && room < least && least <= left)
-            return err_set(e, ERR_MEMORY,
-                           "a KV budget of %s is too small: the shortest context, %d tokens, takes "
-                           "--kv-budget %" PRIu64 "K",
-                           plan_size_text(kv_budget, have), MIN_CTX, (least + 1023) / 1024);
-        if (p.n_ctx_max < MIN_CTX)
-            return err_set(e, ERR_MEMORY,
-                           "%s does not fit: it needs %s for weights and scratch, %s "
-                           "are free; close other programs or take a smaller model",
-                           m->p.name, plan_size_text(fixed - headroom, need),
-                           plan_size_text(available, have));
-        if (room < left)
-            return err_set(e, ERR_MEMORY,
-                           "a context of %d tokens does not fit: its keys and values need %s, the KV "
-                           "budget is %s; the largest that fits is -c %d",
-                           p.n_ctx, plan_size_text(p.kv, need), plan_size_text(kv_budget, have),
-                           p.n_ctx_max);
-        return err_set(e, ERR_MEMORY,
-                       "a context of %d tokens does not fit: it needs %s in all, %s "
-                       "are free; the largest that fits is -c %d",
-                       p.n_ctx, plan_size_text(p.total + headroom, need),
-                       plan_size_text(available, have), p.n_ctx_max);
-    }
+    if (p.n_ctx > p.n_ctx_max)
+        return refuse(m, preset, &p, kv_budget, left, e);
     /* Room for several conversations, but not all there is. */
     uint64_t spread = left / 2 > p.kv ? left / 2 : p.kv;
     p.kv_budget = kv_budget ? kv_budget : spread < 4 * p.kv ? spread : 4 * p.kv;
