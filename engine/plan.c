@@ -46,8 +46,10 @@ const char *plan_size_text(uint64_t size_bytes, char buf[32])
         snprintf(buf, 32, "%.1f GiB", (double)size_bytes / (1 << 30));
     else if (size_bytes >= (uint64_t)1 << 20)
         snprintf(buf, 32, "%.0f MiB", (double)size_bytes / (1 << 20));
-    else
+    else if (size_bytes >= (uint64_t)1 << 10)
         snprintf(buf, 32, "%.0f KiB", (double)size_bytes / (1 << 10));
+    else
+        snprintf(buf, 32, "%d B", (int)size_bytes);
     return buf;
 }
 
@@ -99,9 +101,9 @@ static enum status refuse(const struct model *m, const struct preset *preset, co
                        plan_size_text(p->available, have));
     if (room < left && p->kv > room)
         return err_set(e, ERR_MEMORY,
-                       "a context of %d tokens does not fit: its keys and values need %s, the KV "
-                       "budget is %s; the largest that fits is -c %d",
-                       p->n_ctx, plan_size_text(p->kv, need), plan_size_text(kv_budget, have),
+                       "a context of %d tokens does not fit: its keys and values take %s more than "
+                       "the KV budget of %s; the largest that fits is -c %d",
+                       p->n_ctx, plan_size_text(p->kv - room, need), plan_size_text(room, have),
                        p->n_ctx_max);
     return err_set(e, ERR_MEMORY,
                    "a context of %d tokens does not fit: it needs %s in all, %s are free; the "
