@@ -13,6 +13,7 @@
 #include "engine/base/mem.h"
 #include "engine/base/queue.h"
 #include "engine/base/str.h"
+#include "engine/base/thought.h"
 #include "engine/base/utf8.h"
 
 static void str__edit__keeps_terminator(void **state)
@@ -184,6 +185,73 @@ static void queue__wake__fires_once_per_burst(void **state)
     queue_free(q, free);
 }
 
+static void thought__split__tells_thoughts_from_the_answer(void **state)
+{
+    static const struct {
+        const char *text, *thought, *answer; /* thought NULL = none */
+        bool growing, open;
+    } cases[] = {
+        {"Hello.", NULL, "Hello.", false, false},
+        {"", NULL, "", true, false},
+        {"<think>a</think>4.", "a", "4.", false, false},
+        {"\n<think>\n a\n\nb \n</think>\n\nThe answer.", "a\n\nb", "The answer.", false, false},
+        {"<think></think>\n4.", "", "4.", false, false},
+        {"<think>cut off", "cut off", "", false, true},
+        {"<think>", "", "", true, true},
+        {"<thi", NULL, "", true, false},
+        {"<thi", NULL, "<thi", false, false},
+        {"<thin ice", NULL, "<thin ice", true, false},
+        {"<think>a < b</thin", "a < b", "", true, true},
+        {"<think>a < b</thin", "a < b</thin", "", false, true},
+        {"<think>a</b></think>c</think>d", "a</b>", "c</think>d", false, false},
+        {"Say <think>a</think>", NULL, "Say <think>a</think>", false, false},
+    };
+    (void)state;
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        const char *s = cases[i].text, *want = cases[i].thought;
+        struct thought t;
+        thought_split(s, strlen(s), cases[i].growing, &t);
+        assert_string_equal(s + t.rest, cases[i].answer);
+        assert_int_equal(t.any, want != NULL);
+        assert_int_equal(t.open, cases[i].open);
+        assert_int_equal(t.len, want ? strlen(want) : 0);
+        assert_memory_equal(s + t.off, want ? want : "", t.len);
+    }
+}
+
+/* Whoever prints what either part grew by has printed all of it in the end. */
+static void thought__split__what_was_told_stays_as_the_text_grows(void **state)
+{
+    static const char text[] = " <think>\nif a </ b\n\n</thin or not </think>\n\n<think> is a tag";
+    size_t thought_len = 0, answer_len = 0;
+    struct thought all, t;
+    (void)state;
+    thought_split(text, strlen(text), false, &all);
+    for (size_t n = 0; n <= strlen(text); n++) {
+        thought_split(text, n, true, &t);
+        assert_in_range(t.len, thought_len, all.len);
+        assert_true(t.len == 0 || t.off == all.off);
+        assert_true(t.rest == n || t.rest == all.rest);
+        assert_in_range(n - t.rest, answer_len, strlen(text) - all.rest);
+        thought_len = t.len;
+        answer_len = n - t.rest;
+    }
+    assert_int_equal(thought_len, all.len);
+}
+
+static void thought__quote__is_markdown(void **state)
+{
+    struct str s = {0};
+    static const char text[] = "<think>one\n\ntwo</think>\n\nFour.";
+    (void)state;
+    thought_quote(text, strlen(text), &s);
+    assert_string_equal(str_c(&s), "Thoughts\n\n> one\n>\n> two\n\nFour.");
+    str_clear(&s);
+    thought_quote("Plain.\n", 7, &s);
+    assert_string_equal(str_c(&s), "Plain.\n");
+    str_fini(&s);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -194,6 +262,9 @@ int main(void)
         cmocka_unit_test(err__set__strips_control_bytes),
         cmocka_unit_test(mem__mul__finds_overflow),
         cmocka_unit_test(queue__many_producers__nothing_lost_and_ordered),
+        cmocka_unit_test(thought__split__tells_thoughts_from_the_answer),
+        cmocka_unit_test(thought__split__what_was_told_stays_as_the_text_grows),
+        cmocka_unit_test(thought__quote__is_markdown),
         cmocka_unit_test(queue__wake__fires_once_per_burst),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
