@@ -434,7 +434,7 @@ static bool select_act(struct screen *sc, enum keymap_action a)
         break;
     case ACT_COPY:
         chat_get(sc->chat, sc->selected, &msg);
-        copy_text(sc, msg.text, msg.len, "the message");
+        copy_message(sc, &msg, "the message");
         return true;
     case ACT_EDIT_MESSAGE:
         edit_start(sc, sc->selected);

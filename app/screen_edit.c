@@ -15,6 +15,7 @@
 #include "app/export.h"
 #include "app/screen_state.h"
 #include "engine/base/mem.h"
+#include "engine/base/thought.h"
 #include "ui/text.h"
 
 static const char draft_key[] = "draft";
@@ -345,6 +346,17 @@ void copy_text(struct screen *sc, const char *text, size_t n, const char *what)
         screen_notice(sc, "%s is too long for the clipboard: use /export", what);
 }
 
+void copy_message(struct screen *sc, const struct chat_message *msg, const char *what)
+{
+    struct thought t = {0};
+    if (strcmp(msg->role, "assistant") == 0)
+        thought_split(msg->text, msg->len, msg->streaming, &t);
+    if (t.any && t.rest == msg->len)
+        screen_notice(sc, "there are only thoughts in %s yet; /export writes them", what);
+    else
+        copy_text(sc, msg->text + t.rest, msg->len - t.rest, what);
+}
+
 bool screen_copy(struct screen *sc, int number)
 {
     if (number > 0) {
@@ -364,7 +376,7 @@ bool screen_copy(struct screen *sc, int number)
     for (int32_t i = chat_count(sc->chat) - 1; i >= 0; i--) {
         chat_get(sc->chat, i, &msg);
         if (strcmp(msg.role, "assistant") == 0) {
-            copy_text(sc, msg.text, msg.len, "the last answer");
+            copy_message(sc, &msg, "the last answer");
             return true;
         }
     }

@@ -7,6 +7,7 @@
 #include "app/commands.h"
 #include "app/screen_state.h"
 #include "engine/base/mem.h"
+#include "engine/base/thought.h"
 #include "engine/base/utf8.h"
 #include "ui/format.h"
 #include "ui/text.h"
@@ -158,7 +159,10 @@ static void copy_conversation(struct screen *sc, int64_t id)
     struct str s = {0};
     for (int32_t i = 0; i < n; i++) {
         str_addf(&s, "%s**%s**\n\n", i ? "\n\n" : "", list[i].role);
-        str_add(&s, list[i].text, list[i].len);
+        if (strcmp(list[i].role, "assistant") == 0)
+            thought_quote(list[i].text, list[i].len, &s);
+        else
+            str_add(&s, list[i].text, list[i].len);
     }
     copy_text(sc, str_c(&s), s.len, "the conversation");
     str_fini(&s);

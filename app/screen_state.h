@@ -169,5 +169,7 @@ void draft_save(struct screen *sc);
 void edit_start(struct screen *sc, int32_t message);
 void edit_cancel(struct screen *sc);
 void copy_text(struct screen *sc, const char *text, size_t n, const char *what);
+void copy_message(struct screen *sc, const struct chat_message *msg,
+                  const char *what); /* of an answer what follows its thoughts */
 
 #endif

@@ -4,6 +4,7 @@
 #include <string.h>
 
 #include "engine/base/mem.h"
+#include "engine/base/thought.h"
 #include "ui/format.h"
 #include "ui/markdown.h"
 #include "ui/rich.h"
@@ -20,6 +21,7 @@ struct block {
     struct str plain_source; /* what `plain` was made of */
     int plain_width;
     bool is_markdown, has_remark, waits;
+    uint32_t n_label; /* first lines of `plain` that are ours: how many words were thought */
     uint32_t n_plain, n_body;
     int n_line;
 };
@@ -75,30 +77,6 @@ static bool is_role(const struct ui_message *msg, const char *role)
     return strcmp(msg->role, role) == 0;
 }
 
-/* Splits an answer that starts with <think>: thinking in [*ret_off, *ret_len), the answer after
- * *ret_rest. False when there is none. */
-static bool thinking(const struct ui_message *msg, size_t *ret_off, size_t *ret_len,
-                     size_t *ret_rest, bool *ret_open)
-{
-    static const char open[] = "<think>", close[] = "</think>";
-    size_t at = 0;
-    while (at < msg->len && (msg->text[at] == '\n' || msg->text[at] == ' '))
-        at++;
-    if (msg->len - at < strlen(open) || memcmp(msg->text + at, open, strlen(open)) != 0)
-        return false;
-    at += strlen(open);
-    const char *end = memmem(msg->text + at, msg->len - at, close, strlen(close));
-    *ret_open = !end;
-    *ret_off = at;
-    *ret_len = end ? (size_t)(end - msg->text) - at : msg->len - at;
-    *ret_rest = end ? at + *ret_len + strlen(close) : msg->len;
-    while (*ret_len > 0 && strchr("\n ", msg->text[*ret_off]))
-        ++*ret_off, --*ret_len;
-    while (*ret_len > 0 && strchr("\n ", msg->text[*ret_off + *ret_len - 1]))
-        --*ret_len;
-    return true;
-}
-
 static int count_words(const char *s, size_t n)
 {
     int words = 0;
@@ -111,34 +89,50 @@ static int count_words(const char *s, size_t n)
     return words;
 }
 
-/* (Re)makes the plain lines of a block when their source or the width changed. */
-static void plain_set(struct block *b, const char *s, size_t n, int width, uint8_t role,
-                      uint8_t back)
+/* Makes `plain` empty when its source or the width changed; false = it is as it should be. */
+static bool plain_stale(struct block *b, const char *s, size_t n, int width)
 {
     if (b->plain.n_line > 0 && b->plain_width == width && b->plain_source.len == n &&
         (n == 0 || memcmp(b->plain_source.data, s, n) == 0))
-        return;
+        return false;
     str_clear(&b->plain_source);
     str_add(&b->plain_source, s, n);
     b->plain_width = width;
     rich_clear(&b->plain);
-    uint32_t pos = 0;
-    rich_plain(&b->plain, s, n, width, role, back, &pos);
+    return true;
 }
 
+static void plain_set(struct block *b, const char *s, size_t n, int width, uint8_t role,
+                      uint8_t back)
+{
+    uint32_t pos = 0;
+    if (plain_stale(b, s, n, width))
+        rich_plain(&b->plain, s, n, width, role, back, &pos);
+}
+
+/* One line about the thoughts, and they themselves when they are shown. */
 static void thinking_set(struct block *b, const struct ui_model *m, const char *s, size_t n,
                          bool open, int width)
 {
-    if (m->show_thinking) {
-        plain_set(b, s, n, width, ROLE_THINK, ROLE_TEXT);
-        return;
-    }
-    char line[96], count[FORMAT_SIZE], key[32];
+    struct str text = {0};
+    char count[FORMAT_SIZE], key[32];
+    int n_word = count_words(s, n);
     keymap_first_key(m->keymap, KEYMAP_GLOBAL, ACT_THINKING, key, sizeof key);
-    snprintf(line, sizeof line, "%s %s words%s%s%s", open ? "▸ thinking," : "▸ thought,",
-             format_count(count, count_words(s, n)), key[0] ? "  (" : "", key,
-             key[0] ? " shows them)" : "");
-    plain_set(b, line, strlen(line), width, ROLE_THINK, ROLE_TEXT);
+    str_addf(&text, "%s %s, %s word%s", m->show_thinking ? "▾" : "▸", open ? "thinking" : "thought",
+             format_count(count, n_word), n_word == 1 ? "" : "s");
+    if (key[0])
+        str_addf(&text, "  (%s %s them)", key, m->show_thinking ? "hides" : "shows");
+    size_t label = text.len;
+    if (m->show_thinking)
+        str_add(&text, s, n);
+    if (plain_stale(b, str_c(&text), text.len, width)) {
+        uint32_t pos = 0;
+        rich_plain(&b->plain, str_c(&text), label, width, ROLE_THINK, ROLE_TEXT, &pos);
+        b->n_label = b->plain.n_line;
+        if (m->show_thinking)
+            rich_plain(&b->plain, s, n, width, ROLE_THINK, ROLE_TEXT, &pos);
+    }
+    str_fini(&text);
 }
 
 static void block_set(struct block *b, const struct ui_model *m, const struct ui_message *msg,
@@ -148,16 +142,15 @@ static void block_set(struct block *b, const struct ui_model *m, const struct ui
     b->is_markdown = is_role(msg, "assistant");
     b->n_plain = b->n_body = 0;
     if (b->is_markdown) {
-        size_t off, len, rest = 0;
-        bool open;
-        bool thinks = thinking(msg, &off, &len, &rest, &open);
-        if (thinks && len > 0) {
-            thinking_set(b, m, msg->text + off, len, open && msg->streaming, inner);
+        struct thought t;
+        thought_split(msg->text, msg->len, msg->streaming, &t);
+        if (t.any && t.len > 0) {
+            thinking_set(b, m, msg->text + t.off, t.len, t.open && msg->streaming, inner);
             b->n_plain = b->plain.n_line + 1; /* and a blank line */
         }
         if (!b->body)
             b->body = markdown_new();
-        markdown_set(b->body, msg->text + rest, msg->len - rest, inner, n_code_before,
+        markdown_set(b->body, msg->text + t.rest, msg->len - t.rest, inner, n_code_before,
                      msg->streaming);
         b->n_body = markdown_lines(b->body)->n_line;
     } else {
@@ -165,6 +158,7 @@ static void block_set(struct block *b, const struct ui_model *m, const struct ui
         plain_set(b, msg->text, msg->len, inner - 1, user ? ROLE_USER : ROLE_SYSTEM,
                   user ? ROLE_USER : ROLE_TEXT);
         b->n_plain = b->plain.n_line;
+        b->n_label = 0;
     }
     b->waits = msg->streaming && b->n_body == 0;
     b->has_remark = msg->cut && !msg->streaming;
@@ -339,11 +333,17 @@ static bool place_before(struct place a, struct place b)
     return a.line != b.line ? a.line < b.line : a.col < b.col;
 }
 
-/* Styled line behind a line of a block, NULL = a name, a remark or a blank line. */
+/* A name, or how many words were thought: on the screen, but no text of the conversation. */
+static bool is_label(const struct block *b, int line)
+{
+    return line == 0 || (b->n_plain > 0 && line <= (int)b->n_label);
+}
+
+/* Styled line behind a line of a block, NULL = a label, a remark or a blank line. */
 static const struct rich *line_rich(const struct block *b, int line, uint32_t *ret_i)
 {
     uint32_t i = (uint32_t)line - 1;
-    if (line < 1)
+    if (line < 1 || is_label(b, line))
         return NULL;
     *ret_i = i;
     if (i < b->n_plain)
@@ -432,8 +432,8 @@ bool view_chat_selection(const struct view_chat *v, struct str *out)
             if (!selected_cols(v, block, line, &x0, &x1))
                 continue;
             any |= r != NULL;
-            if (!out || (!r && line == 0))
-                continue; /* names are no text */
+            if (!out || is_label(&v->blocks[block], line))
+                continue;
             const struct rich_line *l = r ? &r->lines[i] : NULL;
             if (l && l->n_run == 1 && r->runs[l->run].role == ROLE_CODE_BORDER)
                 continue;

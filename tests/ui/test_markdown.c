@@ -331,7 +331,15 @@ static void view_chat__thinking__is_folded(void **state)
     assert_non_null(strstr(str_c(&screen), "The answer."));
     f->m.show_thinking = true;
     draw(f, &screen);
+    assert_null(strstr(str_c(&screen), "▸"));
+    assert_non_null(strstr(str_c(&screen), "▾ thought, 3 words"));
     assert_non_null(strstr(str_c(&screen), "first I ponder"));
+    str_clear(&screen);
+    view_chat_select(f->v, 0, 0, 1); /* all of it: names and the line with the words are ours */
+    view_chat_select_to(f->v, 60, cells_rows(f->c));
+    assert_true(view_chat_selection(f->v, &screen));
+    assert_null(strstr(str_c(&screen), "words"));
+    assert_non_null(strstr(str_c(&screen), "first I ponder\n\nThe answer."));
     str_fini(&screen);
 }
 
