@@ -1,5 +1,5 @@
 /* `dogear ask`: one turn. stdout carries the answer and nothing else, with --raw the whole
- * text. */
+ * text. What the model thought before it is told on a terminal (stderr) only. */
 #include <inttypes.h>
 #include <signal.h>
 #include <stdio.h>
@@ -12,6 +12,7 @@
 #include "app/json.h"
 #include "engine/base/mem.h"
 #include "engine/base/str.h"
+#include "engine/base/thought.h"
 #include "engine/base/utf8.h"
 #include "sessions/sessions.h"
 
@@ -69,16 +70,38 @@ static enum status gather(const struct options *o, struct str *prompt, struct er
     return OK;
 }
 
+/* A text that is only continued has no thoughts. */
+static bool continues(const struct options *o, struct engine *en)
+{
+    return o->raw || !engine_info(en)->chat_format[0];
+}
+
+/* The answer so far and where it and its thoughts are; false = it has not begun. */
+static bool find_answer(const struct chat *c, bool plain, struct chat_message *ret,
+                        struct thought *ret_thought)
+{
+    *ret = (struct chat_message){.text = ""};
+    *ret_thought = (struct thought){0};
+    if (chat_count(c) > 0)
+        chat_get(c, chat_count(c) - 1, ret);
+    if (!ret->role || strcmp(ret->role, "assistant"))
+        return false;
+    if (!plain)
+        thought_split(ret->text, ret->len, ret->streaming, ret_thought);
+    return true;
+}
+
 static void print_json(const struct chat *c, const struct options *o, struct engine *en,
                        const struct engine_event *d)
 {
-    struct chat_message m = {.text = ""};
-    if (chat_count(c) > 0)
-        chat_get(c, chat_count(c) - 1, &m);
-    bool answered = m.role && !strcmp(m.role, "assistant");
+    struct chat_message m;
+    struct thought t;
+    bool answered = find_answer(c, continues(o, en), &m, &t);
     const struct engine_info *info = engine_info(en);
     json_t *j = json_object();
-    json_object_set_new(j, "answer", json_text(answered ? m.text : "", answered ? m.len : 0));
+    json_object_set_new(j, "answer",
+                        answered ? json_text(m.text + t.rest, m.len - t.rest) : json_string(""));
+    json_object_set_new(j, "thinking", t.any ? json_text(m.text + t.off, t.len) : json_null());
     json_object_set_new(j, "conversation", o->no_save ? json_null() : json_count(chat_conversation(c)));
     json_object_set_new(j, "model", json_string(info->name));
     json_object_set_new(j, "kv", json_string(info->kv));
@@ -97,18 +120,34 @@ static void print_json(const struct chat *c, const struct options *o, struct eng
     json_print(j);
 }
 
-/* Prints what the answer grew by. */
-static void print_growth(const struct chat *c, size_t *shown)
+/* How much of an answer and of its thoughts was printed. */
+struct shown {
+    size_t answer, thought;
+};
+
+/* Prints what the answer grew by, its thoughts only where a person sees them. */
+static void print_growth(const struct chat *c, bool plain, struct shown *shown)
 {
     struct chat_message m;
-    if (chat_count(c) == 0)
+    struct thought t;
+    if (!find_answer(c, plain, &m, &t))
         return;
-    chat_get(c, chat_count(c) - 1, &m);
-    if (strcmp(m.role, "assistant") || m.len <= *shown)
+    if (t.len > shown->thought) {
+        if (isatty(STDERR_FILENO)) {
+            fputs(shown->thought ? "" : "thinking: ", stderr);
+            cli_write_safe(stderr, m.text + t.off + shown->thought, t.len - shown->thought);
+        }
+        shown->thought = t.len;
+    }
+    const char *answer = m.text + t.rest;
+    size_t n = m.len - t.rest;
+    if (n <= shown->answer)
         return;
-    cli_print(m.text + *shown, m.len - *shown);
+    if (shown->answer == 0 && shown->thought && isatty(STDERR_FILENO))
+        fputs("\n\n", stderr);
+    cli_print(answer + shown->answer, n - shown->answer);
     fflush(stdout); /* what fails is told in the end */
-    *shown = m.len;
+    shown->answer = n;
 }
 
 /* Without a prompt: the last question, when a crash, a cancel or a limit came before the end of its
@@ -131,7 +170,7 @@ static int converse(struct chat *c, const struct options *o, struct engine *en,
                     const struct str *prompt)
 {
     struct err e;
-    bool plain = o->raw || !engine_info(en)->chat_format[0];
+    bool plain = continues(o, en);
     if (begin(c, prompt, &e) != OK)
         return cli_fail(&e);
     /* a continued text is shown whole, like the peers' completion tools do */
@@ -139,7 +178,7 @@ static int converse(struct chat *c, const struct options *o, struct engine *en,
         cli_print(str_c(prompt), prompt->len);
         fflush(stdout);
     }
-    size_t shown = 0;
+    struct shown shown = {0};
     bool stopping = false;
     for (;;) {
         struct chat_event ev;
@@ -151,7 +190,7 @@ static int converse(struct chat *c, const struct options *o, struct engine *en,
         if (!got)
             continue;
         if (!o->json && !ferror(stdout))
-            print_growth(c, &shown);
+            print_growth(c, plain, &shown);
         switch (ev.kind) {
         case CHAT_EV_CHANGED:
         case CHAT_EV_VERIFY:
@@ -161,7 +200,7 @@ static int converse(struct chat *c, const struct options *o, struct engine *en,
             fprintf(stderr, "dogear: %s\n", ev.text);
             break;
         case CHAT_EV_FAILED:
-            if (!o->json && shown)
+            if (!o->json && (shown.answer || shown.thought))
                 putchar('\n');
             return cli_fail(&ev.err);
         case CHAT_EV_DONE:
@@ -169,6 +208,8 @@ static int converse(struct chat *c, const struct options *o, struct engine *en,
                 print_json(c, o, en, &ev.done);
             else
                 putchar('\n');
+            if (shown.thought && !shown.answer && isatty(STDERR_FILENO))
+                fputc('\n', stderr);
             return ferror(stdout) ? 1 : stopping ? 130 : 0;
         }
     }

@@ -12,6 +12,7 @@
 #include "app/export.h"
 #include "app/json.h"
 #include "engine/base/str.h"
+#include "engine/base/thought.h"
 #include "engine/stats.h"
 #include "sessions/sessions.h"
 
@@ -191,6 +192,19 @@ int cmd_search(struct options *o)
     return with_store(o, run_search);
 }
 
+static void print_message(const struct sessions_message *m)
+{
+    struct str s = {0};
+    if (!strcmp(m->role, "assistant"))
+        thought_quote(m->text, m->len, &s);
+    else
+        str_add(&s, m->text, m->len);
+    printf("\n[%s]\n", m->role);
+    cli_print_safe(str_c(&s), s.len);
+    printf("%s\n", m->done ? "" : " [cut short]");
+    str_fini(&s);
+}
+
 static enum status run_show(const struct options *o, struct sessions *s, struct err *e)
 {
     int64_t id;
@@ -220,11 +234,8 @@ static enum status run_show(const struct options *o, struct sessions *s, struct 
         printf("# ");
         cli_print_safe(row.title, strcspn(row.title, "\n"));
         printf("\n");
-        for (int32_t i = 0; i < n; i++) {
-            printf("\n[%s]\n", m[i].role);
-            cli_print_safe(m[i].text, m[i].len);
-            printf("%s\n", m[i].done ? "" : " [cut short]");
-        }
+        for (int32_t i = 0; i < n; i++)
+            print_message(&m[i]);
     }
     sessions_messages_free(m, n);
     free(row.title);

@@ -6,6 +6,7 @@
 
 #include "engine/base/mem.h"
 #include "engine/base/str.h"
+#include "engine/base/thought.h"
 #include "engine/base/utf8.h"
 #include "sessions/copy.h"
 
@@ -44,6 +45,17 @@ static const char *heading(const char *role)
     return !strcmp(role, "system") ? "System" : role;
 }
 
+static void add_message(struct str *out, const struct copy_message *m)
+{
+    struct str s = {0};
+    if (!strcmp(m->role, "assistant"))
+        thought_quote(m->text, m->len, &s);
+    else
+        str_add(&s, m->text, m->len);
+    add_clean(out, str_c(&s), s.len);
+    str_fini(&s);
+}
+
 static void markdown(struct str *out, const struct copy *c)
 {
     int32_t n = 0, *path = mem_calloc((size_t)c->n_message + 1, sizeof *path);
@@ -69,7 +81,7 @@ static void markdown(struct str *out, const struct copy *c)
     while (n > 0) {
         const struct copy_message *m = &c->messages[path[--n]];
         str_addf(out, "\n## %s\n\n", heading(m->role));
-        add_clean(out, m->text, m->len);
+        add_message(out, m);
         if (out->len && out->data[out->len - 1] != '\n')
             str_addc(out, '\n');
     }

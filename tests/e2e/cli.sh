@@ -7,6 +7,11 @@ rate 1
 echo
 on story
 say Once upon a time there was a fold.\nIt stayed folded.
+on ponder
+say <think>\nHm, once.\n\nTwice.\n</think>\n\nThe answer.
+on dwell
+say <think>Hm, on and on
+fail the script says so
 on slow
 rate 100
 say one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen seventeen eighteen nineteen twenty
@@ -113,6 +118,25 @@ ok ask__json__unknown_is_null
 story=$(json "$work/out" 'j["conversation"]')
 dogear ask --fake "$fake" broken; [ $rc -eq 1 ] && grep -q 'the script says so' "$work/err"
 ok ask__engine_failure__exit_1
+
+# thoughts: never on stdout, on a terminal only, apart in JSON, a quotation in what is kept
+dogear ask --fake "$fake" --db "$work/thought.db" ponder this && [ "$(cat "$work/out")" = "The answer." ] && [ ! -s "$work/err" ]
+ok ask__thoughts__not_on_stdout
+dogear ask --fake "$fake" --no-save ponder this --json &&
+    [ "$(json "$work/out" 'j["answer"], j["thinking"]')" = "('The answer.', 'Hm, once.\\n\\nTwice.')" ] &&
+    dogear ask --fake "$fake" --no-save hello --json && [ "$(json "$work/out" 'j["answer"], j["thinking"]')" = "('hello', None)" ]
+ok ask__json__thoughts_apart
+dogear ask --fake "$fake" --no-save dwell; [ $rc -eq 1 ] && [ -z "$(tr -d '\n' <"$work/out")" ] && grep -q 'script says so' "$work/err" && ! grep -q Hm "$work/err"
+ok ask__cut_off_while_thinking__no_answer
+dogear ask --fake "$fake" --no-save --raw ponder this && grep -q '^ponder this<think>' "$work/out"
+ok ask__raw__thoughts_are_text
+script -qec "'$DOGEAR' ask --fake '$fake' --no-save ponder this >'$work/answer'" /dev/null </dev/null >"$work/out" 2>&1
+grep -q 'thinking: Hm, once' "$work/out" && ! grep -q 'think>' "$work/out" && [ "$(cat "$work/answer")" = "The answer." ]
+ok ask__thoughts__on_a_terminal
+dogear show 1 --db "$work/thought.db" && grep -qx Thoughts "$work/out" && grep -qx '> Twice.' "$work/out" && ! grep -q 'think>' "$work/out" &&
+    dogear export 1 --db "$work/thought.db" && grep -qx Thoughts "$work/out" && grep -qx '> Twice.' "$work/out" && grep -qx 'The answer.' "$work/out" &&
+    dogear show 1 --json --db "$work/thought.db" && [ "$(json "$work/out" 'j["path"][1]["text"][:7]')" = '<think>' ]
+ok show__thoughts__are_a_quotation
 
 dogear list --json && [ "$(json "$work/out" 'len(j)')" = 5 ] &&
     [ "$(json "$work/out" '[k for k in "id title updated messages tokens kv_bytes tiers pinned".split() if k not in j[0]]')" = "[]" ]
