@@ -52,6 +52,17 @@ static bool hits_has(const struct hits *h, int64_t conversation)
     return false;
 }
 
+/* What was found of an answer may begin with the mark of its thoughts: no words of anybody. */
+static void drop_mark(char *snippet)
+{
+    static const char mark[] = "<think>";
+    if (snippet && strncmp(snippet, mark, strlen(mark)) == 0) {
+        const char *rest = snippet + strlen(mark);
+        rest += strspn(rest, " \n");
+        memmove(snippet, rest, strlen(rest) + 1);
+    }
+}
+
 /* Adds the row of a query that starts with LIST_COLUMNS, message. Takes the snippet. */
 static enum status hits_add(struct sessions *s, struct hits *h, sqlite3_stmt *q, char *snippet,
                             struct err *e)
@@ -64,6 +75,7 @@ static enum status hits_add(struct sessions *s, struct hits *h, sqlite3_stmt *q,
         return st;
     }
     r->message = sqlite3_column_int64(q, 7);
+    drop_mark(snippet);
     r->snippet = snippet;
     h->n++;
     return OK;

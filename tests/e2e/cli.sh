@@ -137,6 +137,8 @@ dogear show 1 --db "$work/thought.db" && grep -qx Thoughts "$work/out" && grep -
     dogear export 1 --db "$work/thought.db" && grep -qx Thoughts "$work/out" && grep -qx '> Twice.' "$work/out" && grep -qx 'The answer.' "$work/out" &&
     dogear show 1 --json --db "$work/thought.db" && [ "$(json "$work/out" 'j["path"][1]["text"][:7]')" = '<think>' ]
 ok show__thoughts__are_a_quotation
+dogear search once --db "$work/thought.db" --json && [ "$(json "$work/out" 'j[0]["snippet"][:9]')" = 'Hm, once.' ]
+ok search__thoughts__without_their_mark
 
 dogear list --json && [ "$(json "$work/out" 'len(j)')" = 5 ] &&
     [ "$(json "$work/out" '[k for k in "id title updated messages tokens kv_bytes tiers pinned".split() if k not in j[0]]')" = "[]" ]
