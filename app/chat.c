@@ -229,6 +229,11 @@ enum status chat_set_system(struct chat *c, const char *text, struct err *e)
     return OK;
 }
 
+const char *chat_system(const struct chat *c)
+{
+    return c->n_message == 0 ? c->system : NULL;
+}
+
 int32_t chat_count(const struct chat *c)
 {
     return c->n_message;
@@ -512,15 +517,21 @@ enum status chat_undo(struct chat *c, struct err *e)
 enum status chat_redo(struct chat *c, struct err *e)
 {
     TRY(refuse_busy(c, e));
-    int32_t before = c->n_message;
+    int32_t before = c->n_message, end = before + 1;
     int64_t from = before ? c->messages[before - 1].id : c->undone;
     if (from) {
         TRY(sessions_set_leaf(c->store, c->conversation, from, false, e));
         TRY(path_reload(c, e));
     }
-    return c->n_message > before
-               ? OK
-               : err_set(e, ERR_USAGE, "nothing was undone here; /undo takes a question back");
+    if (c->n_message <= before)
+        return err_set(e, ERR_USAGE, "nothing was undone here; /undo takes a question back");
+    while (end < c->n_message && strcmp(c->messages[end].role, "user"))
+        end++;
+    if (end == c->n_message)
+        return OK;
+    /* One question at a time, as undo took them. */
+    TRY(sessions_set_leaf(c->store, c->conversation, c->messages[end - 1].id, true, e));
+    return path_reload(c, e);
 }
 
 enum status chat_sibling(struct chat *c, int32_t i, int32_t step, struct err *e)

@@ -24,6 +24,7 @@ int32_t chat_predict(const struct chat *c); /* n_predict as set */
 void chat_set_raw(struct chat *c, bool raw); /* ignore the model's chat format: continue the text */
 /* Takes effect with the first message of a conversation; later it is an error with notice. */
 enum status chat_set_system(struct chat *c, const char *text, struct err *e);
+const char *chat_system(const struct chat *c); /* waits for that first message; NULL = none does */
 
 /* ---- the open conversation ---- */
 struct chat_message {
@@ -68,7 +69,7 @@ void chat_cancel(struct chat *c);
 enum status chat_regenerate(struct chat *c, struct err *e);               /* new sibling of the last answer */
 enum status chat_edit(struct chat *c, int32_t i, const char *text, size_t len, struct err *e);
 enum status chat_undo(struct chat *c, struct err *e);                     /* steps back before the last question; nothing is deleted */
-enum status chat_redo(struct chat *c, struct err *e);                     /* to the newest end of the open branch */
+enum status chat_redo(struct chat *c, struct err *e);                     /* one question forward, towards the newest end of the open branch */
 enum status chat_sibling(struct chat *c, int32_t i, int32_t step, struct err *e); /* other branch at message i */
 enum status chat_fork(struct chat *c, int32_t i, int64_t *ret_conversation, struct err *e);
 enum status chat_rename(struct chat *c, const char *title, struct err *e);

@@ -214,6 +214,10 @@ static void cmd_system(struct screen *sc, const char *args)
             return;
         }
     }
+    if (chat_system(c)) {
+        screen_text(sc, "System prompt, from the first message on", mem_strdup(chat_system(c)));
+        return;
+    }
     screen_notice(sc, "no system prompt; /system TEXT sets one before the first message");
 }
 
@@ -316,7 +320,14 @@ static void cmd_model(struct screen *sc, const char *args)
     const struct engine_info *in = engine_info(screen_engine_of(sc));
     char a[FORMAT_SIZE], b[FORMAT_SIZE];
     struct str s = {0};
-    (void)args;
+    long long id = chat_conversation(screen_chat(sc));
+    if (args[0]) {
+        char resume[32] = "";
+        if (id > 0)
+            snprintf(resume, sizeof resume, " -r %lld", id);
+        screen_notice(sc, "the model is chosen at the start: dogear -m %s%s", args, resume);
+        return;
+    }
     str_addf(&s, "name          %s\narchitecture  %s, %s weights\n", in->name, in->arch, in->type);
     str_addf(&s, "parameters    %s, %s on disk\n", format_count(a, in->n_param),
              format_bytes(b, in->file_bytes));
@@ -516,7 +527,7 @@ static const struct ui_command rows[] = {
     {"/regen", "answer again; the old answer stays beside it"},
     {"/edit", "edit your last message as a new branch"},
     {"/undo", "step back before the last question"},
-    {"/redo", "forward again, to the newest end of the branch"},
+    {"/redo", "forward again by one question"},
     {"/fork", "new conversation that shares this one so far"},
     {"/system [TEXT]", "show or set the system prompt"},
     {"/set [NAME VALUE]", "show or change sampling: temp, top-k, top-p, min-p, seed ..."},

@@ -225,6 +225,7 @@ static void cancel(struct screen *sc)
 
 static void start_new(struct screen *sc)
 {
+    bool stopped = chat_running(sc->chat) && !chat_verifying(sc->chat);
     edit_cancel(sc);
     view_chat_select_clear(sc->view);
     chat_start_new(sc->chat);
@@ -232,6 +233,8 @@ static void start_new(struct screen *sc)
     view_chat_follow(sc->view);
     sc->focus = UI_FOCUS_EDITOR;
     screen_refresh(sc);
+    if (stopped)
+        screen_notice(sc, "the answer was stopped; what there was is saved");
 }
 
 static void regenerate(struct screen *sc)

@@ -103,6 +103,8 @@ const struct stats *screen_stats(struct screen *sc)
     int32_t n = chat_n_tok(sc->chat);
     if (s->n_tok <= 0 && n > 0) /* saved, but not in memory */
         s->n_tok = n;
+    if (s->n_tok > n && !chat_running(sc->chat)) /* undone: the engine still holds what was there */
+        s->n_tok = n;
     /* The engine forgets when it ends or another chat is opened. What was found counts for a cache
      * that is kept in the same way, and as fine. */
     if (v->verified.n < 0 || s->verified.n >= 0 || s->timeline != sc->dash.conversation ||
