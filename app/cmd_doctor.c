@@ -31,10 +31,13 @@ static void cpu_features(char *out, size_t size)
 {
     out[0] = 0;
 #if defined(__x86_64__)
-    snprintf(out, size, "%s%s%s%s%s", __builtin_cpu_supports("avx2") ? "avx2 " : "",
+    const char *kernels = engine_cpu_kernels();
+    bool amx = kernels && !strcmp(kernels, "amx");
+    snprintf(out, size, "%s%s%s%s%s%s", __builtin_cpu_supports("avx2") ? "avx2 " : "",
              __builtin_cpu_supports("avx512f") ? "avx512 " : "",
              __builtin_cpu_supports("avx512vnni") ? "vnni " : "",
              __builtin_cpu_supports("avx512bf16") ? "bf16 " : "",
+             amx ? "amx " : "", /* that the system lets us use it is not the processor's to say */
              __builtin_cpu_supports("avx2") ? "" : "(reference kernels only)");
     size_t n = strlen(out);
     if (n && out[n - 1] == ' ')
@@ -61,6 +64,23 @@ static enum status find_floor(const struct options *o, const char *model, struct
         st = engine_calibrate(en, ret, e);
     engine_close(en);
     return st;
+}
+
+/* What to do about damaged text: SQLite's own tool reads what is left of the file. */
+static void print_rescue(const char *path, bool tried)
+{
+    printf("rescue       first copy the store:  cp '%s' '%s.copy'\n", path, path);
+    if (!tried)
+        printf("             then try:              dogear doctor --repair --db '%s'\n"
+               "             if that does not help, what can be read goes to a new store with:\n",
+               path);
+    else
+        printf("             what can still be read goes to a new store with:\n");
+    printf("               sqlite3 '%s.copy' .recover | sqlite3 new.db\n"
+           "               dogear doctor --repair --db new.db\n"
+           "             go on with --db new.db, or move it in place. A sqlite3 that says \"SQL logic\n"
+           "             error\" was built without .recover, as Debian's is: use sqlite.org's.\n",
+           path);
 }
 
 int cmd_doctor(struct options *o)
@@ -132,8 +152,9 @@ int cmd_doctor(struct options *o)
         if (store)
             printf("store        %s\n", none ? "-- (nothing is saved yet)" : sessions_path(store));
         if (st == OK && !none) {
-            printf("             %" PRId64 " conversation%s, %" PRId64 " message%s, schema %d\n",
-                   h.n_conversation, h.n_conversation == 1 ? "" : "s", h.n_message,
+            printf("             %s conversation%s", format_count(a, h.n_conversation),
+                   h.n_conversation == 1 ? "" : "s");
+            printf(", %s message%s, schema %d\n", format_count(a, h.n_message),
                    h.n_message == 1 ? "" : "s", h.schema);
             printf("             text %s, cache %s, %s free on the disk\n",
                    format_bytes(a, h.db_bytes), format_bytes(b, h.kv_db_bytes),
@@ -149,6 +170,8 @@ int cmd_doctor(struct options *o)
                    !h.kv_ok ? "DAMAGED (run dogear doctor --repair)" : kept ? "ok" : "--");
             if (h.detail[0])
                 printf("             %s%s\n", sound ? "repaired: " : "", h.detail);
+            if (!h.text_ok)
+                print_rescue(sessions_path(store), o->repair);
         }
     }
     if (st != OK && !o->json)

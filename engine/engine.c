@@ -212,6 +212,15 @@ enum status engine_calibrate(struct engine *en, struct engine_floor *ret, struct
     return en->vt->calibrate(en, ret, e);
 }
 
+const char *engine_cpu_kernels(void)
+{
+    struct kern *k = kern_open_cpu(NULL, 1);
+    const char *name = k ? k->name : NULL;
+    if (k)
+        kern_close(k);
+    return name;
+}
+
 bool engine_gpu_state(char *line, size_t line_bytes)
 {
     return kern_cuda_state(line, line_bytes);

@@ -280,6 +280,9 @@ enum status engine_floor_known(const char *path, const char *cache_dir, struct e
 enum status engine_inspect(const char *path, int32_t n_ctx, uint64_t kv_budget_bytes,
                            char **ret_json, struct err *e);
 
+/* Name of the kernels that the CPU runs: "ref", "avx2", "avx512", "amx"; the environment's KERNELS
+ * chooses. NULL = it names none that this machine has. Static. */
+const char *engine_cpu_kernels(void);
 /* One line about the GPU here: what it is, or why there is none. True when --backend cuda may work. */
 bool engine_gpu_state(char *line, size_t line_bytes);
 

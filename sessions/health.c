@@ -18,8 +18,12 @@ static int64_t file_bytes(const char *path)
 static void found(struct sessions_health *h, bool *flag, const char *what, const char *detail)
 {
     *flag = false;
-    if (!h->detail[0])
-        snprintf(h->detail, sizeof h->detail, "%s: %.400s", what, detail);
+    if (h->detail[0])
+        return;
+    snprintf(h->detail, sizeof h->detail, "%s: %.400s", what, detail);
+    for (char *p = h->detail; *p; p++) /* SQLite's complaints have several lines */
+        if (*p == '\n')
+            *p = ' ';
 }
 
 /* SQLite's own check of pages, indexes and constraints; the first complaint is kept. */
@@ -81,6 +85,7 @@ static void check_text(struct sessions *s, struct db *d, struct sessions_health 
                "SELECT count(*) FROM message WHERE home NOT IN (SELECT id FROM conversation)");
     check_none(d, h, &h->text_ok, "token ids",
                "SELECT count(*) FROM message WHERE ifnull(length(ids), 0) <> 4 * n_id");
+    h->n_conversation = h->n_message = -1;
     db_int(d, &e, &h->n_conversation, "SELECT count(*) FROM conversation", "");
     db_int(d, &e, &h->n_message, "SELECT count(*) FROM message", "");
     int64_t version = 0;

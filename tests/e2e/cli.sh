@@ -238,6 +238,16 @@ dogear doctor; [ $rc -eq 1 ] && grep -q 'cache DAMAGED' "$work/out" && dogear do
     ! grep -q 'repaired' "$work/out"
 ok doctor__repair__says_what_was_damaged
 
+# a page of the text itself: what cannot be read is no number, and the way out is told
+dogear ask --fake "$fake" --db "$work/hurt.db" tell a story && cp "$work/hurt.db" "$work/whole.db" &&
+    page=$(sqlite3 "$work/hurt.db" "SELECT rootpage - 1 FROM sqlite_master WHERE name IN ('conversation', 'conversation_updated', 'conversation_tree')") &&
+    for p in $page; do dd if=/dev/urandom of="$work/hurt.db" bs=4096 seek="$p" count=1 conv=notrunc 2>/dev/null; done
+dogear doctor --db "$work/hurt.db"; [ $rc -eq 1 ] && grep -q 'text DAMAGED' "$work/out" && grep -q '^ *-- conversations, 2 messages' "$work/out" &&
+    grep -q "cp '$work/hurt.db' " "$work/out" && grep -q 'doctor --repair --db .*hurt.db' "$work/out" && grep -q '.recover | sqlite3 new.db' "$work/out" &&
+    { dogear doctor --repair --db "$work/hurt.db"; [ $rc -eq 1 ]; } && ! grep -q 'then try' "$work/out" && grep -q '.recover | sqlite3 new.db' "$work/out" &&
+    { dogear doctor --json --db "$work/hurt.db"; [ "$(json "$work/out" 'j["ok"], j["conversations"], j["messages"]')" = '(False, None, 2)' ]; }
+ok doctor__damaged_text__says_what_to_do
+
 echo 'this is no database' >"$work/foreign.db"
 chmod 644 "$work/foreign.db"
 dogear list --db "$work/foreign.db"; [ $rc -eq 1 ] && one_line_error && [ "$(cat "$work/foreign.db")" = 'this is no database' ] &&
