@@ -71,60 +71,108 @@ int cmd_presets(struct options *o)
     return 0;
 }
 
-static void print_info(const json_t *j)
+/* Value at a path of two keys, NULL = there is none. */
+static json_t *get(const json_t *j, const char *a, const char *b)
 {
-    const char *key;
-    json_t *v;
-    json_object_foreach((json_t *)j, key, v)
+    return json_object_get(json_object_get(j, a), b);
+}
+
+static int64_t get_count(const json_t *j, const char *a, const char *b)
+{
+    json_t *v = get(j, a, b);
+    return json_is_integer(v) ? json_integer_value(v) : -1;
+}
+
+/* A row of the summary; NULL = unknown. */
+static void print_row(const char *name, const char *text)
+{
+    printf("%-15s ", name);
+    cli_print_safe(text ? text : "--", text ? strlen(text) : 2);
+    putchar('\n');
+}
+
+/* What a person wants to know before anything else. */
+static void print_summary(const json_t *j)
+{
+    const char *arch = json_string_value(get(j, "metadata", "general.architecture"));
+    const char *name = json_string_value(get(j, "model", "name"));
+    const char *format = json_string_value(json_object_get(j, "chat_format"));
+    const char *problem = json_string_value(json_object_get(j, "problem"));
+    /* More than the model was trained with is no use to tell of unless it is asked for. */
+    int64_t trained = get_count(j, "model", "context"), asked = get_count(j, "plan", "context"),
+            n_tok = get_count(j, "plan", "context_largest"), most = asked > trained ? asked : trained;
+    char buf[FORMAT_SIZE], fits[64 + FORMAT_SIZE];
+    print_row("name", name ? name : json_string_value(get(j, "metadata", "general.name")));
+    print_row("architecture", arch);
+    print_row("parameters", format_count(buf, get_count(j, "model", "parameters")));
+    print_row("quantisation", json_string_value(get(j, "model", "type")));
+    print_row("size", format_bytes(buf, get_count(j, "file", "bytes")));
+    print_row("chat format", format ? format
+                             : get(j, "metadata", "tokenizer.chat_template")
+                                 ? "not recognised: text is continued"
+                                 : "none: text is continued");
+    print_row("trained context", format_count(buf, trained));
+    if (problem)
+        snprintf(fits, sizeof fits, "no: ");
+    else
+        snprintf(fits, sizeof fits, "yes, up to %s tokens of context",
+                 format_count(buf, n_tok < most ? n_tok : most));
+    printf("%-15s %s", "fits", fits);
+    cli_print_safe(problem ? problem : "", problem ? strlen(problem) : 0);
+    putchar('\n');
+}
+
+/* One value of a section: sizes for people, long lists cut. */
+static void print_value(const char *key, const json_t *v)
+{
+    size_t n = strlen(key);
+    bool size = json_is_integer(v) && n >= 5 && (!strcmp(key + n - 5, "bytes") || strstr(key, "_bytes_"));
+    char buf[FORMAT_SIZE], *text = size ? NULL : json_dumps(v, JSON_ENCODE_ANY | JSON_COMPACT |
+                                                                 JSON_REAL_PRECISION(6));
+    const char *shown = size ? format_bytes(buf, json_integer_value(v)) : text;
+    size_t len = strlen(shown);
+    printf("  ");
+    cli_print_safe(key, n);
+    printf("%*s ", (int)(n < 42 ? 42 - n : 0), "");
+    cli_print_safe(shown, utf8_complete(shown, len > 90 ? 90 : len));
+    printf("%s\n", len > 90 ? "..." : "");
+    free(text);
+}
+
+static void print_tensors(const json_t *list)
+{
+    size_t i;
+    json_t *t;
+    char buf[FORMAT_SIZE];
+    printf("\ntensors (%zu)\n", json_array_size(list));
+    json_array_foreach(list, i, t)
     {
-        if (json_is_array(v) || json_is_object(v))
+        const char *name = json_string_value(json_object_get(t, "name"));
+        char *shape = json_dumps(json_object_get(t, "shape"), JSON_COMPACT);
+        printf("  ");
+        cli_print_safe(name, strlen(name));
+        printf(" %s %s %s\n", json_string_value(json_object_get(t, "type")), shape,
+               format_bytes(buf, json_integer_value(json_object_get(t, "bytes"))));
+        free(shape);
+    }
+}
+
+static void print_info(json_t *j, bool tensors)
+{
+    const char *key, *k2;
+    json_t *v, *v2;
+    print_summary(j);
+    json_object_foreach(j, key, v)
+    {
+        if (!json_is_object(v))
             continue;
-        char *text = json_dumps(v, JSON_ENCODE_ANY | JSON_REAL_PRECISION(6));
-        printf("%-22s ", key);
-        cli_print_safe(text, strlen(text));
-        putchar('\n');
-        free(text);
+        printf("\n%s\n", key);
+        json_object_foreach(v, k2, v2) print_value(k2, v2);
     }
-    json_object_foreach((json_t *)j, key, v)
-    {
-        if (json_is_object(v)) {
-            printf("\n%s\n", key);
-            const char *k2;
-            json_t *v2;
-            json_object_foreach(v, k2, v2)
-            {
-                char *text = json_dumps(v2, JSON_ENCODE_ANY | JSON_COMPACT | JSON_REAL_PRECISION(6));
-                size_t len = strlen(text);
-                printf("  ");
-                cli_print_safe(k2, strlen(k2));
-                printf("%*s ", (int)(strlen(k2) < 42 ? 42 - strlen(k2) : 0), "");
-                cli_print_safe(text, utf8_complete(text, len > 90 ? 90 : len));
-                printf("%s\n", len > 90 ? "..." : "");
-                free(text);
-            }
-        } else if (json_is_array(v)) {
-            printf("\n%s (%zu)\n", key, json_array_size(v));
-            size_t i;
-            json_t *item;
-            json_array_foreach(v, i, item)
-            {
-                printf(" ");
-                const char *k2;
-                json_t *v2;
-                json_object_foreach(item, k2, v2)
-                {
-                    char *text = json_dumps(v2, JSON_ENCODE_ANY | JSON_COMPACT);
-                    putchar(' ');
-                    if (json_is_string(v2))
-                        cli_print_safe(text + 1, strlen(text) - 2);
-                    else
-                        cli_print_safe(text, strlen(text));
-                    free(text);
-                }
-                putchar('\n');
-            }
-        }
-    }
+    if (tensors)
+        print_tensors(json_object_get(j, "tensors"));
+    else
+        printf("\n%zu tensors: --tensors lists them\n", json_array_size(json_object_get(j, "tensors")));
 }
 
 int cmd_info(struct options *o)
@@ -147,7 +195,7 @@ int cmd_info(struct options *o)
         } else if (!j) {
             puts(text);
         } else {
-            print_info(j);
+            print_info(j, o->tensors);
             json_decref(j);
         }
         free(text);

@@ -64,6 +64,7 @@ static const struct option table[] = {
     {NULL, "raw", FLAG, OFF(raw), NULL, "ignore the chat template: continue the text; ask prints it first", 0, 0, TALK},
     {NULL, "json", FLAG, OFF(json), NULL, "JSON on stdout", 0, 0, "ask list show search fork thin import models presets info tokenize perplexity verify eval bench doctor"},
     {NULL, "ids", FLAG, OFF(ids), NULL, "tokenize: ids only", 0, 0, "tokenize"},
+    {NULL, "tensors", FLAG, OFF(tensors), NULL, "info: list the tensors, too", 0, 0, "info"},
     {NULL, "special", FLAG, OFF(special), NULL, "tokenize: recognise control tokens in the text", 0, 0, "tokenize detokenize"},
     {NULL, "tokens", TEXT, OFF(tokens), "FILE", "logits: int32 token ids", 0, 0, "logits"},
     {NULL, "out", TEXT, OFF(out), "FILE", "logits, export: where to write", 0, 0, "logits export"},

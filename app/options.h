@@ -40,7 +40,7 @@ struct options {
     int32_t sparse_from;
     bool attention, requests;
     struct engine_sampling sampling;
-    bool json, no_save, ids, special, raw, resume, yes, help, version, repair, with_kv, calibrate, ops;
+    bool json, no_save, ids, tensors, special, raw, resume, yes, help, version, repair, with_kv, calibrate, ops;
     int64_t resume_id;   /* 0 = the most recent */
     char **words;        /* positional arguments, borrowed from argv */
     int n_word;

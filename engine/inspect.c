@@ -11,6 +11,8 @@
 #include "engine/gguf.h"
 #include "engine/model.h"
 #include "engine/plan.h"
+#include "engine/template.h"
+#include "engine/tokenizer.h"
 
 enum { FIRST_ELEMS = 8 }; /* of an array; vocabularies have 100,000 */
 
@@ -136,6 +138,20 @@ static json_t *tensors_json(const struct gguf *g)
     return list;
 }
 
+/* Name of the chat format as the engine would recognise it; null = none, the text is continued. */
+static enum status format_json(const struct gguf *g, json_t **ret, struct err *e)
+{
+    struct tokenizer *t = NULL;
+    struct template *tp = NULL;
+    enum status s = tokenizer_open(g, &t, e);
+    if (s == OK)
+        s = template_open(g, t, &tp, e);
+    *ret = s == OK && template_name(tp)[0] ? json_string(template_name(tp)) : json_null();
+    template_free(tp);
+    tokenizer_free(t);
+    return s;
+}
+
 enum status engine_inspect(const char *path, int32_t n_ctx, uint64_t kv_budget_bytes,
                            char **ret_json, struct err *e)
 {
@@ -156,6 +172,14 @@ enum status engine_inspect(const char *path, int32_t n_ctx, uint64_t kv_budget_b
               : err_set(&why, ERR_UNSUPPORTED, "the backend named by KERNELS is not available");
         if (s == OK)
             json_object_set_new(j, "plan", plan_json(&plan));
+    }
+    struct err other;
+    json_t *format;
+    enum status known = format_json(g, &format, &other);
+    json_object_set_new(j, "chat_format", format);
+    if (s == OK && known != OK) {
+        s = known;
+        why = other;
     }
     if (s != OK)
         json_object_set_new(j, "problem", text_json(why.text, strlen(why.text)));
