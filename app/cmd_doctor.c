@@ -66,21 +66,24 @@ static enum status find_floor(const struct options *o, const char *model, struct
     return st;
 }
 
-/* What to do about damaged text: SQLite's own tool reads what is left of the file. */
-static void print_rescue(const char *path, bool tried)
+/* What to do about damaged text: SQLite's own tool reads what is left of the file. It is .dump, as
+ * Debian's sqlite3 is built without .recover; what a dump leaves out is what marks a store. */
+static void print_rescue(const char *path, const struct sessions_health *h, bool tried)
 {
-    printf("rescue       first copy the store:  cp '%s' '%s.copy'\n", path, path);
+    printf("rescue       copy the store before anything else:\n"
+           "               cp '%s' '%s.copy'\n",
+           path, path);
     if (!tried)
-        printf("             then try:              dogear doctor --repair --db '%s'\n"
-               "             if that does not help, what can be read goes to a new store with:\n",
+        printf("             then try:\n"
+               "               dogear doctor --repair --db '%s'\n",
                path);
-    else
-        printf("             what can still be read goes to a new store with:\n");
-    printf("               sqlite3 '%s.copy' .recover | sqlite3 new.db\n"
+    printf("             %s what can be read goes to a new store with:\n"
+           "               (sqlite3 '%s.copy' .dump | sed 's/^ROLLBACK.*/COMMIT;/'\n"
+           "               echo 'PRAGMA application_id=%d; PRAGMA user_version=%d;') | sqlite3 new.db\n"
            "               dogear doctor --repair --db new.db\n"
-           "             go on with --db new.db, or move it in place. A sqlite3 that says \"SQL logic\n"
-           "             error\" was built without .recover, as Debian's is: use sqlite.org's.\n",
-           path);
+           "             then go on with --db new.db, or move it in place\n",
+           tried ? "repairing was not enough;" : "if that is not enough,", path, h->application,
+           h->schema);
 }
 
 int cmd_doctor(struct options *o)
@@ -171,7 +174,7 @@ int cmd_doctor(struct options *o)
             if (h.detail[0])
                 printf("             %s%s\n", sound ? "repaired: " : "", h.detail);
             if (!h.text_ok)
-                print_rescue(sessions_path(store), o->repair);
+                print_rescue(sessions_path(store), &h, o->repair);
         }
     }
     if (st != OK && !o->json)

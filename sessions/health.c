@@ -91,6 +91,7 @@ static void check_text(struct sessions *s, struct db *d, struct sessions_health 
     int64_t version = 0;
     if (db_int(d, &e, &version, "PRAGMA user_version", "") == OK)
         h->schema = (int32_t)version;
+    h->application = STORE_APPLICATION_ID;
     if (!s->read_only)
         check_index(d, h);
 }
@@ -104,6 +105,12 @@ static void repair_text(struct db *d, struct sessions_health *h)
         /* Rebuilding indexes every message, those that still stream as well. */
         "UPDATE message SET indexed = 1 WHERE indexed = 0",
         "REINDEX",
+        /* After a rescue: what lost its question begins a branch, what lost its conversation gets one. */
+        "UPDATE message SET parent = NULL WHERE parent IS NOT NULL"
+        " AND (parent >= id OR parent NOT IN (SELECT id FROM message))",
+        "INSERT INTO conversation (id, tree, leaf, created_ms, updated_ms, title)"
+        " SELECT home, home, max(id), min(created_ms), max(created_ms), 'Rescued' FROM message"
+        " WHERE home NOT IN (SELECT id FROM conversation) GROUP BY home",
         "UPDATE conversation SET leaf = (SELECT max(id) FROM message WHERE home = conversation.id)"
         " WHERE leaf IS NOT NULL AND leaf NOT IN (SELECT id FROM message)",
         "UPDATE message SET ids = NULL, n_id = 0 WHERE ifnull(length(ids), 0) <> 4 * n_id",

@@ -200,7 +200,7 @@ enum status sessions_import(struct sessions *s, const char *path, struct session
 struct sessions_health {
     int64_t n_conversation, n_message; /* -1 = could not be read */
     int64_t db_bytes, kv_db_bytes, free_disk_bytes;
-    int32_t schema;
+    int32_t schema, application; /* what marks the text file as ours: PRAGMA user_version, application_id */
     bool text_ok, kv_ok;
     char detail[512]; /* first problem found, or "" */
 };

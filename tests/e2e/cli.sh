@@ -243,10 +243,22 @@ dogear ask --fake "$fake" --db "$work/hurt.db" tell a story && cp "$work/hurt.db
     page=$(sqlite3 "$work/hurt.db" "SELECT rootpage - 1 FROM sqlite_master WHERE name IN ('conversation', 'conversation_updated', 'conversation_tree')") &&
     for p in $page; do dd if=/dev/urandom of="$work/hurt.db" bs=4096 seek="$p" count=1 conv=notrunc 2>/dev/null; done
 dogear doctor --db "$work/hurt.db"; [ $rc -eq 1 ] && grep -q 'text DAMAGED' "$work/out" && grep -q '^ *-- conversations, 2 messages' "$work/out" &&
-    grep -q "cp '$work/hurt.db' " "$work/out" && grep -q 'doctor --repair --db .*hurt.db' "$work/out" && grep -q '.recover | sqlite3 new.db' "$work/out" &&
-    { dogear doctor --repair --db "$work/hurt.db"; [ $rc -eq 1 ]; } && ! grep -q 'then try' "$work/out" && grep -q '.recover | sqlite3 new.db' "$work/out" &&
+    grep -q "cp '$work/hurt.db' " "$work/out" && grep -q 'doctor --repair --db .*hurt.db' "$work/out" && grep -q '.dump | sed' "$work/out" &&
+    { dogear doctor --repair --db "$work/hurt.db"; [ $rc -eq 1 ]; } && ! grep -q 'then try' "$work/out" && grep -q '.dump | sed' "$work/out" &&
     { dogear doctor --json --db "$work/hurt.db"; [ "$(json "$work/out" 'j["ok"], j["conversations"], j["messages"]')" = '(False, None, 2)' ]; }
 ok doctor__damaged_text__says_what_to_do
+# a page in the middle of the messages: the commands that doctor prints save all the others
+for i in {1..20}; do
+    "$DOGEAR" ask --fake "$fake" --db "$work/part.db" "talk $i $(printf 'about herons %.0s' {1..60})" </dev/null >/dev/null 2>&1
+done
+page=$(grep -abo 'talk 9 about herons' "$work/part.db" | while IFS=: read -r at _; do echo $((at / 4096)); done | sort -n | uniq -c | sort -rn | awk 'NR == 1 { print $2 }')
+dd if=/dev/urandom of="$work/part.db" bs=4096 seek="$page" count=1 conv=notrunc 2>/dev/null
+! dogear doctor --repair --db "$work/part.db" && grep -q 'text DAMAGED' "$work/out" &&
+    { sed -n "/^ *cp '/p; /^ *(sqlite3/,/^ *dogear doctor/p" "$work/out" | sed "s#^ *dogear #'$DOGEAR' #" >"$work/rescue.sh"; } &&
+    (cd "$work" && sh -e rescue.sh) >"$work/out" 2>"$work/err" && grep -q 'text ok' "$work/out" &&
+    dogear search herons --db "$work/new.db" --json && [ "$(json "$work/out" 'len(j) >= 17')" = True ] &&
+    dogear show 20 --db "$work/new.db" && [ "$(grep -c 'talk 20 about' "$work/out")" = 3 ]
+ok doctor__damaged_text__the_way_out_works
 
 echo 'this is no database' >"$work/foreign.db"
 chmod 644 "$work/foreign.db"
