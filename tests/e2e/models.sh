@@ -25,7 +25,7 @@ dogear info "$story" && head -8 "$work/out" >"$work/head" && grep -qx 'quantisat
     grep -q '^fits  *yes, up to 512 tokens of context$' "$work/head" && ! grep -q 'attn_q' "$work/out" &&
     dogear info "$story" --tensors && grep -q 'attn_q.* F32 \[.*\] [0-9.]* [KM]iB' "$work/out"
 ok info__text__begins_with_a_summary
-dogear info "$story" --kv-budget 10K && grep -q '^fits  *no: .* fit: it needs .* free' "$work/out"
+dogear info "$story" --kv-budget 10K && grep -q '^fits  *no: a KV budget of 10 KiB is too small: .*--kv-budget [0-9]*K$' "$work/out"
 ok info__does_not_fit__says_what_it_needs
 dogear info "$DOGEAR_MEMO" --json && [ "$(json "$work/out" 'j["chat_format"]')" = chatml ] && dogear info "$story" --json && [ "$(json "$work/out" 'j["chat_format"]')" = None ]
 ok info__json__chat_format
