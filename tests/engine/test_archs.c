@@ -171,10 +171,7 @@ static void archs__sparse__sinks_take_of_what_was_read(void **state)
     static int32_t ids[LONG];
     for (int32_t i = 0; i < LONG; i++)
         ids[i] = i * 37 % TINYMODEL_VOCAB;
-    int variety = 0;
-    while (strcmp(tinymodel_name(variety), "gpt-oss") != 0)
-        variety++;
-    const char *path = model_path(variety);
+    const char *path = model_path(tinymodel_find("gpt-oss"));
     struct bed b;
     struct stats st = {0};
     bed_open(&b, k, path, 512);

@@ -126,14 +126,6 @@ static void model__read__refuses_numbers_that_do_not_fit(void **state)
     }
 }
 
-static int variety(const char *name)
-{
-    int i = 0;
-    while (strcmp(tinymodel_name(i), name) != 0)
-        i++;
-    return i;
-}
-
 static void model__read__refuses_experts_that_do_not_fit(void **state)
 {
     static const struct {
@@ -156,7 +148,7 @@ static void model__read__refuses_experts_that_do_not_fit(void **state)
     for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) {
         char path[1024];
         snprintf(path, sizeof path, "/tmp/dogear-model-%d.gguf", (int)getpid());
-        tinymodel_write(variety(bad[i].name), path, false);
+        tinymodel_write(tinymodel_find(bad[i].name), path, false);
         patch(path, bad[i].key, &bad[i].value);
         check_refused(path, bad[i].key);
     }
@@ -246,7 +238,7 @@ static void model__fingerprint__tells_growing_queries_apart(void **state)
         struct model *m;
         struct err e;
         snprintf(path, sizeof path, "/tmp/dogear-model-%d.gguf", (int)getpid());
-        tinymodel_write(variety("mistral3"), path, false);
+        tinymodel_write(tinymodel_find("mistral3"), path, false);
         patch(path, "mistral3.rope.scaling.original_context_length", &n_ctx);
         bed_check(gguf_open(path, &g, &e), &e);
         bed_check(model_read(g, &m, &e), &e);

@@ -3,6 +3,7 @@
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 
 #include "engine/base/mem.h"
 #include "tests/support/ggufw.h"
@@ -66,6 +67,14 @@ static const struct tiny {
 const char *tinymodel_name(int i)
 {
     return i >= 0 && (size_t)i < sizeof tinies / sizeof *tinies ? tinies[i].name : NULL;
+}
+
+int tinymodel_find(const char *name)
+{
+    for (int i = 0; tinymodel_name(i); i++)
+        if (strcmp(tinymodel_name(i), name) == 0)
+            return i;
+    return -1;
 }
 
 bool tinymodel_mixture(int i)

@@ -10,6 +10,7 @@ enum { TINYMODEL_VOCAB = 288 };
 
 /* Name of variety i, NULL past the end. */
 const char *tinymodel_name(int i);
+int tinymodel_find(const char *name); /* -1 = there is none */
 bool tinymodel_mixture(int i); /* of experts */
 /* Writes variety i as a GGUF file; plain: weights of a block type as the float32 numbers that they
  * are. Aborts on I/O errors. */
