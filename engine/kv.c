@@ -8,7 +8,6 @@
 #include "engine/base/kv_io.h"
 #include "engine/base/mem.h"
 #include "engine/kv_impl.h"
-#include "engine/plan.h"
 
 /* ---- sizes ---- */
 
@@ -182,8 +181,8 @@ enum status kv_full(const struct kv_pool *p, uint64_t more_bytes, struct err *e)
     return err_set(e, ERR_MEMORY,
                    "the KV cache is full: it needs %s more than its budget of %s; raise that "
                    "(--kv-budget, in the chat /budget) or start a new conversation",
-                   plan_size_text(p->used_bytes + more_bytes - p->budget_bytes, beyond),
-                   plan_size_text(p->budget_bytes, budget));
+                   err_size_text(p->used_bytes + more_bytes - p->budget_bytes, beyond),
+                   err_size_text(p->budget_bytes, budget));
 }
 
 enum status kv_rows_new(struct kv_pool *p, bool force, char **ret, struct err *e)
@@ -202,7 +201,7 @@ enum status kv_rows_new(struct kv_pool *p, bool force, char **ret, struct err *e
         return err_set(e, ERR_MEMORY,
                        "out of memory: no %s for 64 more tokens; close other programs or use a "
                        "smaller context",
-                       plan_size_text(p->rows_bytes, size));
+                       err_size_text(p->rows_bytes, size));
     }
     /* Kernels may multiply rows that were never written by a weight of zero: they must be finite.
      */

@@ -7,7 +7,6 @@
 
 #include "engine/base/mem.h"
 #include "engine/kv_impl.h"
-#include "engine/plan.h"
 
 static int32_t n_page(const struct kv_pool *p)
 {
@@ -46,7 +45,7 @@ enum status kv_pages_new(struct kv_pool *p, struct kv_block *b, struct err *e)
             free(b->page);
             b->page = NULL;
             return err_set(e, ERR_MEMORY, "out of memory: no %s for 64 tokens' pages",
-                           plan_size_text(all, size));
+                           err_size_text(all, size));
         }
     }
     b->page_bytes = all;

@@ -167,8 +167,8 @@ static enum status open_cuda(struct local *l, struct err *e)
         return err_set(e, ERR_MEMORY,
                        "%d of %d layers on the GPU: the others need %s of memory, %s are free; use "
                        "a larger -ngl or take a smaller model",
-                       l->n_gpu_layer, p->n_layer, plan_size_text(l->plan.weights_kept, need),
-                       plan_size_text(plan_available(), have));
+                       l->n_gpu_layer, p->n_layer, err_size_text(l->plan.weights_kept, need),
+                       err_size_text(plan_available(), have));
     return OK;
 }
 

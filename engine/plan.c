@@ -40,19 +40,6 @@ uint64_t plan_available(void)
     return avail;
 }
 
-const char *plan_size_text(uint64_t size_bytes, char buf[32])
-{
-    if (size_bytes >= (uint64_t)1 << 30)
-        snprintf(buf, 32, "%.1f GiB", (double)size_bytes / (1 << 30));
-    else if (size_bytes >= (uint64_t)1 << 20)
-        snprintf(buf, 32, "%.0f MiB", (double)size_bytes / (1 << 20));
-    else if (size_bytes >= (uint64_t)1 << 10)
-        snprintf(buf, 32, "%.0f KiB", (double)size_bytes / (1 << 10));
-    else
-        snprintf(buf, 32, "%d B", (int)size_bytes);
-    return buf;
-}
-
 /* The largest multiple of 64 tokens whose cache takes at most `room`, and together with its tables
  * and the block scores of sparse attention `left`. */
 static int32_t most_tok(const struct model_params *p, const struct preset *preset, int32_t n_chunk,
@@ -91,25 +78,25 @@ static enum status refuse(const struct model *m, const struct preset *preset, co
         return err_set(e, ERR_MEMORY,
                        "a KV budget of %s is too small: the shortest context, %d tokens, takes "
                        "--kv-budget %" PRIu64 "K",
-                       plan_size_text(kv_budget, have), MIN_CTX, (least + 1023) / 1024);
+                       err_size_text(kv_budget, have), MIN_CTX, (least + 1023) / 1024);
     if (p->n_ctx_max < MIN_CTX)
         return err_set(e, ERR_MEMORY,
                        "%s does not fit: it needs %s for weights and scratch, %s "
                        "are free; close other programs or take a smaller model",
-                       m->p.name, plan_size_text(p->weights_private + p->weights_mapped +
+                       m->p.name, err_size_text(p->weights_private + p->weights_mapped +
                                                       forward_bytes(&m->p, p->n_chunk_room), need),
-                       plan_size_text(p->available, have));
+                       err_size_text(p->available, have));
     if (room < left && p->kv > room)
         return err_set(e, ERR_MEMORY,
                        "a context of %d tokens does not fit: its keys and values take %s more than "
                        "the KV budget of %s; the largest that fits is -c %d",
-                       p->n_ctx, plan_size_text(p->kv - room, need), plan_size_text(room, have),
+                       p->n_ctx, err_size_text(p->kv - room, need), err_size_text(room, have),
                        p->n_ctx_max);
     return err_set(e, ERR_MEMORY,
                    "a context of %d tokens does not fit: it needs %s in all, %s are free; the "
                    "largest that fits is -c %d",
-                   p->n_ctx, plan_size_text(p->total + headroom(p->available), need),
-                   plan_size_text(p->available, have), p->n_ctx_max);
+                   p->n_ctx, err_size_text(p->total + headroom(p->available), need),
+                   err_size_text(p->available, have), p->n_ctx_max);
 }
 
 /* With scratch for chunks of n_chunk tokens. */

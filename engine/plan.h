@@ -41,7 +41,4 @@ enum status plan_make(const struct model *m, struct kern *k, const struct preset
                       int32_t n_ctx, uint64_t kv_budget, uint64_t available, struct plan *ret,
                       struct err *e);
 
-/* "1.5 GiB": for messages. */
-const char *plan_size_text(uint64_t size_bytes, char buf[32]);
-
 #endif

@@ -158,7 +158,7 @@ static enum status check(const struct run *r, const struct kv_shape *shape, stru
         return err_set(e, ERR_MEMORY,
                        "verifying %d tokens needs %s for an exact cache, %s are free; close other "
                        "programs",
-                       n, plan_size_text(need, a), plan_size_text(free_bytes, b));
+                       n, err_size_text(need, a), err_size_text(free_bytes, b));
     return OK;
 }
 

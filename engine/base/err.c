@@ -38,3 +38,16 @@ enum status err_prefix(struct err *e, const char *fmt, ...)
     strip_controls(e->text);
     return e->code;
 }
+
+const char *err_size_text(uint64_t size_bytes, char buf[32])
+{
+    if (size_bytes >= (uint64_t)1 << 30)
+        snprintf(buf, 32, "%.1f GiB", (double)size_bytes / (1 << 30));
+    else if (size_bytes >= (uint64_t)1 << 20)
+        snprintf(buf, 32, "%.0f MiB", (double)size_bytes / (1 << 20));
+    else if (size_bytes >= (uint64_t)1 << 10)
+        snprintf(buf, 32, "%.0f KiB", (double)size_bytes / (1 << 10));
+    else
+        snprintf(buf, 32, "%d B", (int)size_bytes);
+    return buf;
+}

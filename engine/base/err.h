@@ -6,6 +6,8 @@
 #ifndef ENGINE_BASE_ERR_H
 #define ENGINE_BASE_ERR_H
 
+#include <stdint.h>
+
 enum status {
     OK = 0,
     ERR_IO = -1,          /* file, disk, terminal */
@@ -39,5 +41,8 @@ enum status err_prefix(struct err *e, const char *fmt, ...) __attribute__((forma
         if (try_status_ != OK)                                                                     \
             return try_status_;                                                                    \
     } while (0)
+
+/* "1.5 GiB": for messages. */
+const char *err_size_text(uint64_t size_bytes, char buf[32]);
 
 #endif

@@ -10,7 +10,6 @@
 
 #include "engine/kv.h"
 #include "engine/lines.h"
-#include "engine/plan.h"
 
 static const struct kv_shape shape = {3, 2, 16};
 
@@ -123,7 +122,7 @@ static void kv__reserve__refuses_beyond_budget_and_context(void **state)
     assert_int_equal(kv_reserve(l, 1, &e), ERR_MEMORY);
     char beyond[32], all[128];
     snprintf(all, sizeof all, "needs %s more than its budget",
-             plan_size_text(3 * kv_block_bytes(&shape), beyond));
+             err_size_text(3 * kv_block_bytes(&shape), beyond));
     assert_non_null(strstr(e.text, all));
     assert_non_null(strstr(e.text, "/budget"));
     kv_pool_set_budget(p, 3 * kv_block_bytes(&shape));
