@@ -80,7 +80,7 @@ pack_data() { # pack_data DATA DIR
 }
 
 pack() {
-    local dir=$1 build=$root/build-gpu lib data=${DATA:-$root/../shared/data}
+    local dir=$1 build=$root/build-gpu lib targets data=${DATA:-$root/../shared/data}
     mkdir -p "$dir/lib"
     [ -f "$build/build.ninja" ] || meson setup "$build" "$root" --buildtype=release -Dcuda=auto \
         "-Dgpu_arch=${GPU_ARCH:-90}" || exit 1
@@ -88,7 +88,9 @@ pack() {
         tests/engine/engine_test_{archs,ledger,evict} tests/bench/mkmodel || exit 1
     cp "$build"/{app/dogear,tests/kernels/test_cuda,tests/bench/mkmodel} \
         "$build"/tests/engine/engine_test_{archs,reference,ledger,evict} "$dir/"
-    if ninja -C "$build" -t targets all | grep -q '^kernels/cuda/libdogear-cuda.so:'; then
+    # not into grep -q: it ends at its match, and ninja's broken pipe would count as "no such target"
+    targets=$(ninja -C "$build" -t targets all) || exit 1
+    if grep -q '^kernels/cuda/libdogear-cuda.so:' <<<"$targets"; then
         ninja -C "$build" kernels/cuda/libdogear-cuda.so || exit 1
         cp "$build/kernels/cuda/libdogear-cuda.so" "$dir/"
     fi
@@ -126,12 +128,13 @@ info() {
     nvidia-smi || return 1
     uname -srm
     ldd --version | head -1
-    for tool in nvcc g++ cmake ninja compute-sanitizer ncu python3; do
+    for tool in nvcc g++ cmake ninja make xz compute-sanitizer ncu python3; do
         echo "$tool: $(command -v $tool || echo missing)"
     done
     ldd "$dir"/{dogear,test_cuda,engine_test_reference,mkmodel} | grep 'not found'
     DOGEAR_CUDA=$(module) "$dir/dogear" doctor
     python3 -c 'import ctypes; ctypes.CDLL("libcublas.so.13")' && echo "cuBLAS 13 loads"
+    ls /usr/local/cuda/lib64/{libcublas.so,stubs/libcuda.so} # what llama.cpp links with
     df -h "$tmp" | tail -1
     PYTHONUNBUFFERED=1 python3 - <<'P' || true
 try:
@@ -284,9 +287,15 @@ profile() {
     fi
 }
 
+unpack() { # unpack FILE DIR; tar alone needs an xz program
+    mkdir -p "$2" && { tar xf "$1" -C "$2" || python3 -m tarfile -e "$1" "$2"; }
+}
+
 peerstart() {
     [ -f "$dir/peer.tar.xz" ] || { echo "no llama.cpp in $dir"; return 77; }
-    mkdir -p "$tmp/peer/src" && tar xf "$dir/peer.tar.xz" -C "$tmp/peer/src" || return 1
+    unpack "$dir/peer.tar.xz" "$tmp/peer/src" || return 1
+    export CMAKE_GENERATOR
+    command -v ninja >/dev/null && CMAKE_GENERATOR=Ninja
     setsid nohup nice -n 10 bash -c 'cd "$0" && cmake -S src -B b -DCMAKE_BUILD_TYPE=Release -DGGML_CUDA=ON \
         -DCMAKE_CUDA_ARCHITECTURES=90-real -DLLAMA_BUILD_TESTS=OFF -DLLAMA_BUILD_EXAMPLES=OFF \
         -DLLAMA_BUILD_SERVER=OFF -DLLAMA_BUILD_APP=OFF -DLLAMA_OPENSSL=OFF -DLLAMA_CURL=OFF \
@@ -316,8 +325,7 @@ peer() { # peer SHAPE [DEPTHS]: alternating would cost the making of contexts tw
 
 train() {
     local data='' make=$tmp/model
-    [ -f "$dir-texts/texts.tar.xz" ] && mkdir -p "$tmp/texts" && tar xf "$dir-texts/texts.tar.xz" -C "$tmp/texts" &&
-        data=$tmp/texts
+    [ -f "$dir-texts/texts.tar.xz" ] && unpack "$dir-texts/texts.tar.xz" "$tmp/texts" && data=$tmp/texts
     rm -rf "$make" && cp -r "$root/assets/model" "$make" || return 1
     DATA=${data:-/nonexistent} WORK=$tmp/train PYTHON=python3 SECONDS_MAX=${TRAIN_SECONDS:-400} ONLY_TRAIN=1 \
         FEEDERS=13 PYTHONUNBUFFERED=1 sh "$make/make.sh" gpu || return 1
@@ -380,7 +388,7 @@ run() {
         [ -e "$blas/libcublas.so.13" ] && LD_LIBRARY_PATH=$LD_LIBRARY_PATH:$blas && break
     done
     depths=${DEPTHS:-0,8192,32768,131072}
-    export -f module module_opens info build kernels engine reference sanitize model ours bench sparse offload \
+    export -f unpack module module_opens info build kernels engine reference sanitize model ours bench sparse offload \
         profile peerstart peerwait peer train
     export root dir out tmp depths
     [ $# -gt 0 ] || set -- "${stages[@]}"

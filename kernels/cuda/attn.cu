@@ -4,8 +4,6 @@
 #include <assert.h>
 
 enum {
-    SPLIT_MIN_SEG = 2,   /* segments of a warp, at least */
-    WARPS_PER_SM = 12,   /* at work at once: attend_rows */
     TILED_ROWS = 32,     /* from so many rows on, the tiled kernel */
     COMBINE_THREADS = 128
 };
@@ -219,9 +217,12 @@ static struct attn_parts parts_plan(struct kern_cuda *c, const struct attn_args 
     p.n_tile = a.row ? n_row : (a.pos0 + a.n_tok - 1) / p.rows - a.pos0 / p.rows + 1;
     int32_t most = a.first || a.window > 0 ? a.n_block : a.n_block + 1;
     int32_t work = p.n_tile * a.n_head_kv * p.n_chunk;
-    p.n_split = (WARPS_PER_SM * c->n_sm + work - 1) / work;
-    if (p.n_split > most / SPLIT_MIN_SEG)
-        p.n_split = most / SPLIT_MIN_SEG;
+    /* One wave of whole blocks: a few blocks more would run alone after all the others. */
+    p.n_split = attn_rows_warps(a.head_dim) * c->n_sm / work;
+    if (p.n_split > ROWS_WARPS)
+        p.n_split -= p.n_split % ROWS_WARPS;
+    if (p.n_split > most) /* a segment for each at least */
+        p.n_split = most;
     if (p.n_split < 1)
         p.n_split = 1;
     return p;

@@ -5,7 +5,18 @@
 #include "kernels/cuda/attn.cuh"
 #include "kernels/cuda/backend.h"
 
-enum { ROWS_PAIRS = 8 }; /* of a warp of attn_rows.cu */
+enum { ROWS_PAIRS = 8, ROWS_WARPS = 4 }; /* of a warp, and warps of a block, of attn_rows.cu */
+
+/* Blocks of attn_rows.cu that a multiprocessor's registers hold at once, for heads of 64 d64 channels. */
+constexpr int attn_rows_blocks(int d64)
+{
+    return d64 > 2 ? 2 : 3;
+}
+
+static inline int32_t attn_rows_warps(int32_t head_dim)
+{
+    return ROWS_WARPS * attn_rows_blocks((head_dim + 63) / 64);
+}
 
 /* Results of warps that read part of a tile's segments. */
 struct attn_parts {

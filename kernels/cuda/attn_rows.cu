@@ -3,18 +3,16 @@
 #include "kernels/cuda/attn_impl.h"
 #include "kernels/cuda/attn_rows.cuh"
 
-enum { WARPS = 4 };
-
 /* The part of one warp. Segments whose values are rotated are summed by themselves, in a second
  * walk, since their sum is rotated back once at the end. D64: heads of up to 64 D64 channels; 0 for
  * any, when no values are asked. */
 template <int D64>
-static __global__ void __launch_bounds__(32 * WARPS, D64 == 4 ? 2 : 3)
+static __global__ void __launch_bounds__(32 * ROWS_WARPS, attn_rows_blocks(D64))
     attend_rows(struct attn_args a, struct attn_parts p)
 {
     constexpr bool values = D64 > 0;
     a.pos0 = place_of(a);
-    int32_t split = (int32_t)(blockIdx.x * WARPS + threadIdx.x / 32);
+    int32_t split = (int32_t)(blockIdx.x * ROWS_WARPS + threadIdx.x / 32);
     int32_t lane = (int32_t)threadIdx.x % 32, g = lane / 4, b = lane % 4, d = a.head_dim;
     __shared__ tile t; /* of the whole block; registers are scarce */
     int32_t index = (int32_t)blockIdx.y, head_kv = (int32_t)blockIdx.z / p.n_chunk;
@@ -100,10 +98,10 @@ static __global__ void __launch_bounds__(32 * WARPS, D64 == 4 ? 2 : 3)
 template <int D64>
 static void rows_launch(struct kern_cuda *c, const struct attn_args &a, const struct attn_parts &p)
 {
-    dim3 grid((unsigned)((p.n_split + WARPS - 1) / WARPS), (unsigned)p.n_tile,
+    dim3 grid((unsigned)((p.n_split + ROWS_WARPS - 1) / ROWS_WARPS), (unsigned)p.n_tile,
               (unsigned)(a.n_head_kv * p.n_chunk));
-    unsigned n_thread = p.n_split < WARPS ? 32 * (unsigned)p.n_split : 32 * WARPS;
-    if (n_thread < 32 * WARPS)
+    unsigned n_thread = p.n_split < ROWS_WARPS ? 32 * (unsigned)p.n_split : 32 * ROWS_WARPS;
+    if (n_thread < 32 * ROWS_WARPS)
         grid.x = 1;
     size_t shared = n_thread / 32 * ROWS_PAIRS * (size_t)rows_q_len(a.head_dim) * sizeof(float);
     launch(attend_rows<D64>, grid, n_thread, shared, c, a, p);

@@ -8,42 +8,40 @@
  *
  * Which channel or token stands in which row of a fragment is free as long as both sides agree:
  * it is chosen so that a lane reads whole neighbouring words of a page (g = lane / 4, b = lane % 4):
- *   scores:  channel of step (J, i), place s of lane b:  16 (4 J + b) + i + 4 s
+ *   scores:  channel of step (J, i), place s of lane b:  16 (4 J + b) + 4 i + s
  *            token of column g of tile j:                16 (g / 2) + 8 (g % 2) + j
- *   values:  token of step i, place s of lane b:         16 b + i + 4 s
+ *   values:  token of step i, place s of lane b:         16 b + 4 i + s
  *            channel of column g of tile (G, jj):        32 G + 4 g + jj */
 #ifndef KERNELS_CUDA_ATTN_ROWS_CUH
 #define KERNELS_CUDA_ATTN_ROWS_CUH
 
 #include "kernels/cuda/attn.cuh"
 
-/* Two codes below 1024, in the halves of c, as f16. */
-DEVICE uint32_t code_halves(uint32_t c)
+/* Bytes 2 half and 2 half + 1 of x, codes below 256, as a pair of f16. */
+DEVICE uint32_t code_pair(uint32_t x, int half)
 {
 #ifdef CUDA_SHIM
-    return half_pair((float)(c & 0xffff), (float)(c >> 16));
+    x >>= 16 * half;
+    return half_pair((float)(x & 0xff), (float)(x >> 8 & 0xff));
 #else
-    uint32_t with = c | 0x64006400, base = 0x64006400; /* 1024 + code, exactly */
-    __half2 h = __hsub2(*(__half2 *)&with, *(__half2 *)&base);
+    uint32_t with = __byte_perm(x, 0x64646464, half ? 0x4342 : 0x4140), base = 0x64006400;
+    __half2 h = __hsub2(*(__half2 *)&with, *(__half2 *)&base); /* 1024 + code, exactly */
     return *(uint32_t *)&h;
 #endif
 }
 
-/* Byte i of each plane's word: four codes, as two pairs of f16. P: places for planes, 2 or 4; where a
- * page has one less, the last is 0, codes are 4 times as large and `cut_of` makes up for it: half as
- * many kernels to compile, and the same bytes read. */
+/* Pair of bits i of each byte of each plane's word: four codes, as two pairs of f16. P: places for
+ * planes, 2 or 4; where a page has one less, the last is 0, codes are 4 times as large and `cut_of`
+ * makes up for it: half as many kernels to compile, and the same bytes read. */
 template <int P>
 DEVICE void codes_of(const uint32_t *word, int stride, int i, uint32_t *b0, uint32_t *b1)
 {
-    uint32_t low = 0, high = 0;
+    uint32_t x = 0;
 #pragma unroll
-    for (int p = 0; p < P; p++) {
-        uint32_t x = word[p * stride] >> 8 * i & 0xff, y = x | x << 14;
-        low = low << 2 | (y & 0x00030003);
-        high = high << 2 | (y >> 4 & 0x00030003);
-    }
-    *b0 = code_halves(low);
-    *b1 = code_halves(high);
+    for (int p = 0; p < P; p++)
+        x = x << 2 | (word[p * stride] >> 2 * i & 0x03030303);
+    *b0 = code_pair(x, 0);
+    *b1 = code_pair(x, 1);
 }
 
 DEVICE float cut_of(int32_t place, int32_t n_plane)
@@ -63,8 +61,15 @@ DEVICE void load_words(uint32_t w[4], const void *p)
     w[0] = v.x, w[1] = v.y, w[2] = v.z, w[3] = v.w;
 }
 
-/* Floats of one pair's q in shared memory: channel 16 (4 J + b) + i + 4 s at ((4 J + b) 4 + i) 4 + s,
- * so that a lane reads four at once; zeros behind head_dim; 4 more against bank conflicts. */
+/* Four f16, from where they lie together. */
+DEVICE void load_halves(float v[4], const uint16_t *at)
+{
+    uint2 two = *(const uint2 *)at;
+    v[0] = half_value((uint16_t)two.x), v[1] = half_value((uint16_t)(two.x >> 16));
+    v[2] = half_value((uint16_t)two.y), v[3] = half_value((uint16_t)(two.y >> 16));
+}
+
+/* Floats of one pair's q in shared memory: zeros behind head_dim; 4 more against bank conflicts. */
 static inline __host__ __device__ int32_t rows_q_len(int32_t d)
 {
     return (d + 63) / 64 * 64 + 4;
@@ -81,7 +86,7 @@ template <int D64> struct row_out {
 
 DEVICE int32_t q_channel(int32_t b, int J, int i, int s)
 {
-    return 16 * (4 * J + b) + i + 4 * s;
+    return 16 * (4 * J + b) + 4 * i + s;
 }
 
 template <int D64> DEVICE void out_scale(row_out<D64> *w, float by)
@@ -95,15 +100,13 @@ template <int D64> DEVICE void out_scale(row_out<D64> *w, float by)
 /* One pair's q, times factor, to shared memory by the four lanes of its row; NULL = zeros. */
 DEVICE void rows_load(float *to, const float *q, int32_t d, float factor, int32_t b)
 {
-    for (int32_t at = b; at < rows_q_len(d) - 4; at += 4) {
-        int32_t c = at / 16 * 16 + at % 16 / 4 + 4 * (at % 4);
-        to[at] = q && c < d ? q[c] * factor : 0;
-    }
+    for (int32_t c = b; c < rows_q_len(d) - 4; c += 4)
+        to[c] = q && c < d ? q[c] * factor : 0;
 }
 
 DEVICE float4 rows_q(const float *q, int J, int i, int32_t b)
 {
-    return *(const float4 *)(q + 16 * (4 * J + b) + 4 * i);
+    return *(const float4 *)(q + q_channel(b, J, i, 0));
 }
 
 /* Splits four floats into the two row halves of a fragment. */
@@ -132,11 +135,12 @@ DEVICE void page_scores_at(const float *q, const kern_page *p, int32_t g, int32_
     for (int32_t c0 = 16 * b; c0 < d; c0 += 64)
         for (int i = 0; i < 4; i++) {
             float4 v = rows_q(q, c0 / 64, i, b);
-            float x[4] = {v.x, v.y, v.z, v.w};
+            float x[4] = {v.x, v.y, v.z, v.w}, by[4], from[4];
+            load_halves(by, scale + c0 + 4 * i);
+            load_halves(from, lo + c0 + 4 * i);
             for (int y = 0; y < 4; y++) {
-                int32_t c = c0 + i + 4 * y;
-                most = fmaxf(most, fabsf(x[y] * half_value(scale[c])));
-                beta += x[y] * half_value(lo[c]);
+                most = fmaxf(most, fabsf(x[y] * by[y]));
+                beta += x[y] * from[y];
             }
         }
     beta = quad_sum(beta);
@@ -166,9 +170,11 @@ DEVICE void page_scores_at(const float *q, const kern_page *p, int32_t g, int32_
 #pragma unroll 1
         for (int i = 0; i < 4; i++) {
             float4 v = rows_q(q, J, i, b);
-            float x[4] = {v.x, v.y, v.z, v.w};
+            float x[4] = {v.x, v.y, v.z, v.w}, by[4] = {0, 0, 0, 0};
+            if (there)
+                load_halves(by, scale + q_channel(b, J, i, 0));
             for (int y = 0; y < 4; y++)
-                x[y] = there ? x[y] * half_value(scale[q_channel(b, J, i, y)]) * up : 0;
+                x[y] *= by[y] * up;
             uint32_t a[4];
             split_rows(a, x[0], x[1], x[2], x[3]);
 #pragma unroll
@@ -271,17 +277,24 @@ DEVICE void page_values_at(row_out<D64> *w, const kern_page *p, int32_t g, int32
         if (64 * D >= d)
             break;
         float pp[16], most = 0, all_lo = 0;
-        for (int t = 0; t < 16; t++) {
-            float prob = s[t % 8][t / 8];
-            pp[t] = prob * half_value(scale[64 * D + 16 * b + t]);
-            all_lo += prob * half_value(lo[64 * D + 16 * b + t]);
-            most = fmaxf(most, pp[t]);
+        for (int i = 0; i < 4; i++) {
+            float by[4], from[4];
+            load_halves(by, scale + 64 * D + 16 * b + 4 * i);
+            load_halves(from, lo + 64 * D + 16 * b + 4 * i);
+            for (int y = 0; y < 4; y++) {
+                int t = 4 * i + y;
+                float prob = s[t % 8][t / 8];
+                pp[t] = prob * by[y];
+                all_lo += prob * from[y];
+                most = fmaxf(most, pp[t]);
+            }
         }
         all_lo = quad_sum(all_lo);
         float up = lift(quad_max(most)), down = cut_of(P, n_plane) / up;
         uint32_t a[4][4];
         for (int i = 0; i < 4; i++)
-            split_rows(a[i], pp[i] * up, pp[i + 4] * up, pp[i + 8] * up, pp[i + 12] * up);
+            split_rows(a[i], pp[4 * i] * up, pp[4 * i + 1] * up, pp[4 * i + 2] * up,
+                       pp[4 * i + 3] * up);
 #pragma unroll
         for (int h = 0; h < 2; h++) {
             int G = 2 * D + h;
@@ -329,8 +342,10 @@ DEVICE void f16_values(row_out<D64> *w, const uint16_t *v, int32_t n_tok, int32_
 {
     const float up = 32768, down = 1 / up;
     uint32_t a[4][4];
-    for (int i = 0; i < 4; i++)
-        split_rows(a[i], s[i][0] * up, s[i + 4][0] * up, s[i][1] * up, s[i + 4][1] * up);
+    for (int i = 0; i < 4; i++) {
+        int j = 4 * i % 8, e = i / 2; /* tokens 4 i .. 4 i + 3 */
+        split_rows(a[i], s[j][e] * up, s[j + 1][e] * up, s[j + 2][e] * up, s[j + 3][e] * up);
+    }
 #pragma unroll
     for (int G = 0; G < 2 * D64; G++) {
         int32_t c = 32 * G + 4 * g;
@@ -344,7 +359,7 @@ DEVICE void f16_values(row_out<D64> *w, const uint16_t *v, int32_t n_tok, int32_
         for (int i = 0; i < 4; i++) {
             uint32_t word[4][2];
             for (int x = 0; x < 4; x++) {
-                int32_t t = 16 * b + i + 4 * x;
+                int32_t t = 16 * b + 4 * i + x;
                 uint2 two = {0, 0};
                 if (t < n_tok && c < d)
                     two = *(const uint2 *)(v + (size_t)t * d + c);
