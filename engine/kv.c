@@ -213,8 +213,10 @@ enum status kv_rows_new(struct kv_pool *p, bool force, char **ret, struct err *e
 
 void kv_rows_free(struct kv_pool *p, char *rows)
 {
-    /* A cache that seals needs few rows at once; and the budget may have been lowered. */
-    if (p->used_bytes > p->budget_bytes || (p->seals && p->n_spare >= 2)) {
+    /* A cache that seals needs few rows at once, and the budget may have been lowered. A device waits
+     * for all that it does before it takes memory back: there the rows of a chunk stay for the next. */
+    bool enough = p->seals && !p->kern->device && p->n_spare >= 2;
+    if (p->used_bytes > p->budget_bytes || enough) {
         p->kern->ops->free(p->kern, rows);
         p->used_bytes -= p->rows_bytes;
         return;
