@@ -16,6 +16,16 @@ static inline float *floats(size_t n, float size)
     return x;
 }
 
+static inline void assert_near(const float *got, const float *want, size_t n, double tolerance,
+                               double floor, const char *what)
+{
+    for (size_t i = 0; i < n; i++) {
+        double e = fabs((double)got[i] - (double)want[i]);
+        if (!(e <= tolerance * (fabs((double)want[i]) + floor)))
+            fail_msg("%s: element %zu is %.9g, not %.9g", what, i, (double)got[i], (double)want[i]);
+    }
+}
+
 /* ---- device memory ---- */
 
 static inline void *dev_new(const void *host, size_t size)
