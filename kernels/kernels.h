@@ -55,7 +55,7 @@ struct kern_mat {
     int32_t dst_stride;          /* in floats, >= n_row */
     bool add;                    /* accumulate into dst (residual stream) */
     /* One of many matrices that lie above each other in w: n_row rows from row0 on, which is a
-     * multiple of KERN_ROW_STEP. n_row 0 = all of w. CPU backends only. */
+     * multiple of KERN_ROW_STEP. n_row 0 = all of w. */
     int32_t row0, n_row;
 };
 
@@ -182,8 +182,7 @@ struct kern_ops {
     /* dst[t] = scale * row ids[t] of w. ids: host. */
     void (*embed)(struct kern *k, const struct kern_weight *w, const int32_t *ids, int32_t n_tok,
                   float scale, float *dst);
-    /* n_mat products over the same x [n_tok, n_col], rows x_stride floats apart: 1..4, on CPU backends
-     * up to KERN_MATS. */
+    /* n_mat products over the same x [n_tok, n_col], rows x_stride floats apart: 1..KERN_MATS. */
     void (*matmul)(struct kern *k, int n_mat, const struct kern_mat *mats, const float *x,
                    int32_t x_stride, int32_t n_tok);
     /* dst[r] = x[r] / rms(x[r]) * gain; n_row rows of n_col. dst may be x. Row r starts at

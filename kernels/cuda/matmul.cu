@@ -16,7 +16,7 @@ enum {
 template <int type> DEVICE row_at row_of(const matrix &m, int32_t r)
 {
     size_t block = (size_t)r * (size_t)(m.n_col / quant<type>::block);
-    return {m.body + block * quant<type>::body, quant<type>::has_d ? m.d + block : NULL};
+    return {m.body + block * quant<type>::body, m.d + block * quant<type>::d_bytes};
 }
 
 /* Element i of a row of a plain type. */
@@ -84,8 +84,13 @@ struct product {
 
 /* Matrices of one type over the same inputs: one launch. */
 struct products {
-    struct product p[4];
+    struct product p[KERN_MATS];
 };
+
+static struct matrix part_of(const struct kern_mat *m)
+{
+    return weight_rows(m->w, m->row0, m->n_row ? m->n_row : m->w->n_row);
+}
 
 DEVICE int dot_16(const uint32_t q[4], uint4 v)
 {
@@ -240,7 +245,7 @@ static int gemv(struct kern_cuda *c, int n_mat, struct kern_mat *mats, const str
     for (int i = 0; i < n_mat; i++) {
         struct kern_mat *m = &mats[i];
         if (m->w->type == type)
-            all.p[n++] = {matrix_of(m->w), m->bias, m->dst, m->dst_stride, m->add};
+            all.p[n++] = {part_of(m), m->bias, m->dst, m->dst_stride, m->add};
         else
             mats[left++] = *m;
     }
@@ -249,6 +254,7 @@ static int gemv(struct kern_cuda *c, int n_mat, struct kern_mat *mats, const str
     case KERN_F16: gemv_tokens<KERN_F16>(c, n, all, x8, x, x_stride, n_tok); break;
     case KERN_BF16: gemv_tokens<KERN_BF16>(c, n, all, x8, x, x_stride, n_tok); break;
     case KERN_Q4_0: gemv_tokens<KERN_Q4_0>(c, n, all, x8, x, x_stride, n_tok); break;
+    case KERN_MXFP4: gemv_tokens<KERN_MXFP4>(c, n, all, x8, x, x_stride, n_tok); break;
     case KERN_Q8_0: gemv_tokens<KERN_Q8_0>(c, n, all, x8, x, x_stride, n_tok); break;
     case KERN_Q4_K: gemv_tokens<KERN_Q4_K>(c, n, all, x8, x, x_stride, n_tok); break;
     case KERN_Q5_K: gemv_tokens<KERN_Q5_K>(c, n, all, x8, x, x_stride, n_tok); break;
@@ -263,13 +269,13 @@ static int gemv(struct kern_cuda *c, int n_mat, struct kern_mat *mats, const str
 /* A tile is whole rows, and rows lie one behind the other: its units are counted through, one thread
  * each, so that neither narrow nor tall matrices meet a limit of the grid. */
 template <int type>
-static __global__ void tile_quant(struct matrix m, int32_t row0, int32_t n_unit, uint16_t *dst)
+static __global__ void tile_quant(struct matrix m, int32_t n_unit, uint16_t *dst)
 {
     int32_t u = (int32_t)(blockIdx.x * blockDim.x + threadIdx.x);
     if (u >= n_unit)
         return;
     unit w;
-    quant<type>::read(row_of<type>(m, row0), u, &w);
+    quant<type>::read(row_of<type>(m, 0), u, &w);
     for (int i = 0; i < 2; i++) {
         uint32_t pair[8];
         for (int j = 0; j < 8; j++)
@@ -284,39 +290,37 @@ static __global__ void tile_quant(struct matrix m, int32_t row0, int32_t n_unit,
 
 /* One thread per element. */
 template <int type>
-static __global__ void tile_plain(struct matrix m, int32_t row0, int32_t n, uint16_t *dst)
+static __global__ void tile_plain(struct matrix m, int32_t n, uint16_t *dst)
 {
     int32_t i = (int32_t)(blockIdx.x * blockDim.x + threadIdx.x);
     if (i >= n)
         return;
-    float v = plain_value<type>(plain_row<type>(m, row0), i);
+    float v = plain_value<type>(m.body, i);
     dst[i] = half_of(fminf(fmaxf(v, -65504.0f), 65504.0f));
 }
 
 template <int type>
-static void tile_launch(struct kern_cuda *c, const struct matrix &m, int32_t row0, int32_t n_row,
-                        uint16_t *dst)
+static void tile_launch(struct kern_cuda *c, const struct matrix &m, uint16_t *dst)
 {
-    int32_t n = n_row * m.n_col; /* of a tile: at most a quarter of scratch's bytes */
+    int32_t n = m.n_row * m.n_col; /* of a tile: at most a quarter of scratch's bytes */
     if constexpr (type == KERN_F32 || type == KERN_F16 || type == KERN_BF16)
-        launch(tile_plain<type>, dim3((unsigned)((n + 127) / 128)), 128, 0, c, m, row0, n,
-               dst);
+        launch(tile_plain<type>, dim3((unsigned)((n + 127) / 128)), 128, 0, c, m, n, dst);
     else
-        launch(tile_quant<type>, dim3((unsigned)((n / 32 + 63) / 64)), 64, 0, c, m, row0,
-               n / 32, dst);
+        launch(tile_quant<type>, dim3((unsigned)((n / 32 + 63) / 64)), 64, 0, c, m, n / 32,
+               dst);
 }
 
-static void tile_f16(struct kern_cuda *c, enum kern_type type, const struct matrix &m, int32_t row0,
-                     int32_t n_row, uint16_t *dst)
+static void tile_f16(struct kern_cuda *c, enum kern_type type, const struct matrix &m, uint16_t *dst)
 {
     switch (type) {
-    case KERN_F32: tile_launch<KERN_F32>(c, m, row0, n_row, dst); break;
-    case KERN_BF16: tile_launch<KERN_BF16>(c, m, row0, n_row, dst); break;
-    case KERN_Q4_0: tile_launch<KERN_Q4_0>(c, m, row0, n_row, dst); break;
-    case KERN_Q8_0: tile_launch<KERN_Q8_0>(c, m, row0, n_row, dst); break;
-    case KERN_Q4_K: tile_launch<KERN_Q4_K>(c, m, row0, n_row, dst); break;
-    case KERN_Q5_K: tile_launch<KERN_Q5_K>(c, m, row0, n_row, dst); break;
-    case KERN_Q6_K: tile_launch<KERN_Q6_K>(c, m, row0, n_row, dst); break;
+    case KERN_F32: tile_launch<KERN_F32>(c, m, dst); break;
+    case KERN_BF16: tile_launch<KERN_BF16>(c, m, dst); break;
+    case KERN_Q4_0: tile_launch<KERN_Q4_0>(c, m, dst); break;
+    case KERN_MXFP4: tile_launch<KERN_MXFP4>(c, m, dst); break;
+    case KERN_Q8_0: tile_launch<KERN_Q8_0>(c, m, dst); break;
+    case KERN_Q4_K: tile_launch<KERN_Q4_K>(c, m, dst); break;
+    case KERN_Q5_K: tile_launch<KERN_Q5_K>(c, m, dst); break;
+    case KERN_Q6_K: tile_launch<KERN_Q6_K>(c, m, dst); break;
     default: assert(!"f16 is used as it lies");
     }
 }
@@ -394,19 +398,15 @@ static struct gemm_room gemm_room(struct kern_cuda *c, int32_t n_col, int32_t n_
     return g;
 }
 
-/* Rows of a matrix as f16: as they lie, or in the tile. */
+/* n_row rows of a matrix as f16: as they lie, or in the tile. */
 static const uint16_t *rows_f16(struct kern_cuda *c, const struct gemm_room *g,
                                 const struct kern_weight *w, int32_t row0, int32_t n_row)
 {
-    struct matrix m = matrix_of(w);
-    if (w->kept) {
-        assert(g->kept + weight_bring_bytes(w, n_row) <= c->scratch + c->scratch_bytes);
-        m = weight_bring(c, w, row0, n_row, g->kept);
-        row0 = 0;
-    }
+    assert(!w->kept || g->kept + weight_bring_bytes(w, n_row) <= c->scratch + c->scratch_bytes);
+    struct matrix m = w->kept ? weight_bring(c, w, row0, n_row, g->kept) : weight_rows(w, row0, n_row);
     if (w->type == KERN_F16)
-        return (const uint16_t *)(const void *)m.body + (size_t)row0 * (size_t)m.n_col;
-    tile_f16(c, w->type, m, row0, n_row, g->tile);
+        return (const uint16_t *)(const void *)m.body;
+    tile_f16(c, w->type, m, g->tile);
     return g->tile;
 }
 
@@ -437,14 +437,15 @@ static void gemm(struct kern_cuda *c, int n_mat, const struct kern_mat *mats, co
             const struct kern_mat *m = &mats[i];
             float *dst = m->dst + (size_t)t0 * m->dst_stride;
             bool lies = m->w->type == KERN_F16 && !m->w->kept;
-            int32_t step = lies ? m->w->n_row : g.tile_rows;
-            for (int32_t r = 0; r < m->w->n_row; r += step) {
-                int32_t n_row = m->w->n_row - r < step ? m->w->n_row - r : step;
-                gemm_run(c, rows_f16(c, &g, m->w, r, n_row), g.x, dst + r, n_row, n_col, n, m->dst_stride, m->add, g.alpha);
+            int32_t all = part_of(m).n_row, step = lies ? all : g.tile_rows;
+            for (int32_t r = 0; r < all; r += step) {
+                int32_t n_row = all - r < step ? all - r : step;
+                gemm_run(c, rows_f16(c, &g, m->w, m->row0 + r, n_row), g.x, dst + r, n_row, n_col, n,
+                         m->dst_stride, m->add, g.alpha);
             }
             if (m->bias)
-                launch(add_bias, dim3((unsigned)((m->w->n_row + 127) / 128), (unsigned)n), 128, 0,
-                       c, dst, m->dst_stride, m->bias, m->w->n_row);
+                launch(add_bias, dim3((unsigned)((all + 127) / 128), (unsigned)n), 128, 0, c, dst,
+                       m->dst_stride, m->bias, all);
         }
     }
 }
@@ -466,25 +467,25 @@ static void matmul_kept(struct kern_cuda *c, int n_mat, const struct kern_mat *m
     struct kern *h = c->base.host;
     size_t n_x = (size_t)(n_tok - 1) * (size_t)x_stride + (size_t)mats[0].w->n_col, n_y = 0;
     for (int i = 0; i < n_mat; i++)
-        n_y += (size_t)n_tok * (size_t)mats[i].w->n_row;
+        n_y += (size_t)n_tok * (size_t)part_of(&mats[i]).n_row;
     float *in = (float *)cuda_near(c, (n_x + n_y) * sizeof(float)), *y = in + n_x;
-    struct kern_mat near_mat[4];
+    struct kern_mat near_mat[KERN_MATS];
     struct cuda_cut cut = cuda_cut_begin(c);
     float *dev = (float *)cuda_cut_take(&cut, n_y * sizeof(float));
-    assert(n_mat <= 4);
     if (!in || !dev) {
         cuda_ok(c, (cudaError_t)cudaErrorMemoryAllocation);
         return;
     }
     cuda_get(c, in, x, n_x * sizeof(float));
     for (int i = 0; i < n_mat; i++) {
-        near_mat[i] = {mats[i].w->kept, NULL, y, mats[i].w->n_row, false};
-        y += (size_t)n_tok * (size_t)mats[i].w->n_row;
+        int32_t n_row = part_of(&mats[i]).n_row;
+        near_mat[i] = {mats[i].w->kept, NULL, y, n_row, false, mats[i].row0, n_row};
+        y += (size_t)n_tok * (size_t)n_row;
     }
     h->ops->matmul(h, n_mat, near_mat, in, x_stride, n_tok);
     cuda_put(c, dev, in + n_x, n_y * sizeof(float));
     for (int i = 0; i < n_mat; i++) {
-        struct product p = {matrix_of(mats[i].w), mats[i].bias, mats[i].dst, mats[i].dst_stride,
+        struct product p = {part_of(&mats[i]), mats[i].bias, mats[i].dst, mats[i].dst_stride,
                             mats[i].add};
         launch(store_rows, dim3((unsigned)((p.m.n_row + 127) / 128), (unsigned)n_tok), 128, 0,
                c, p, (const float *)dev + (near_mat[i].dst - (in + n_x)));
@@ -497,7 +498,7 @@ static void matmul_kept_all(struct kern_cuda *c, int n_mat, const struct kern_ma
 {
     for (int32_t t = 0; t < n_tok; t += KEPT_TOK) {
         int32_t n = n_tok - t < KEPT_TOK ? n_tok - t : KEPT_TOK;
-        struct kern_mat part[4] = {};
+        struct kern_mat part[KERN_MATS] = {};
         for (int i = 0; i < n_mat; i++) {
             part[i] = mats[i];
             part[i].dst += (size_t)t * (size_t)mats[i].dst_stride;
@@ -512,6 +513,10 @@ void cuda_matmul(struct kern *k, int n_mat, const struct kern_mat *mats, const f
     struct kern_cuda *c = cuda_of(k);
     int32_t n_col = mats[0].w->n_col;
     bool kept = any_kept(n_mat, mats), come = true;
+    assert(n_mat >= 1 && n_mat <= KERN_MATS);
+    for (int i = 0; i < n_mat; i++)
+        assert(mats[i].w->n_col == n_col && mats[i].row0 % KERN_ROW_STEP == 0 &&
+               mats[i].row0 + part_of(&mats[i]).n_row <= mats[i].w->n_row);
     for (int i = 0; kept && i < n_mat; i++)
         come = come && weight_can_come(mats[i].w);
     if (n_tok > (kept ? (int)KEPT_TOK : (int)CUDA_GEMV_TOK) && c->gemm && come) {
@@ -537,8 +542,7 @@ void cuda_matmul(struct kern *k, int n_mat, const struct kern_mat *mats, const f
                c, x, x_stride, n_col, code, rest, scale, sum);
         x8 = {code, rest, scale, sum};
     }
-    struct kern_mat left[4] = {};
-    assert(n_mat <= 4);
+    struct kern_mat left[KERN_MATS] = {};
     memcpy(left, mats, sizeof *mats * (size_t)n_mat);
     while (n_mat > 0)
         n_mat = gemv(c, n_mat, left, x8, x, x_stride, n_tok);
@@ -587,7 +591,7 @@ void cuda_embed(struct kern *k, const struct kern_weight *w, const int32_t *ids,
     struct cuda_cut cut = cuda_cut_begin(c);
     int32_t *at = (int32_t *)cuda_cut_take(&cut, sizeof(int32_t) * (size_t)n_tok);
     const int32_t *from = at;
-    struct matrix m = matrix_of(w);
+    struct matrix m = weight_rows(w, 0, w->n_row);
     for (int32_t t = 0; t < n_tok; t++)
         assert(ids[t] >= 0 && ids[t] < w->n_row);
     if (w->kept) {
@@ -611,6 +615,7 @@ void cuda_embed(struct kern *k, const struct kern_weight *w, const int32_t *ids,
     case KERN_F16: embed_launch<KERN_F16>(c, m, from, n_tok, scale, dst); break;
     case KERN_BF16: embed_launch<KERN_BF16>(c, m, from, n_tok, scale, dst); break;
     case KERN_Q4_0: embed_launch<KERN_Q4_0>(c, m, from, n_tok, scale, dst); break;
+    case KERN_MXFP4: embed_launch<KERN_MXFP4>(c, m, from, n_tok, scale, dst); break;
     case KERN_Q8_0: embed_launch<KERN_Q8_0>(c, m, from, n_tok, scale, dst); break;
     case KERN_Q4_K: embed_launch<KERN_Q4_K>(c, m, from, n_tok, scale, dst); break;
     case KERN_Q5_K: embed_launch<KERN_Q5_K>(c, m, from, n_tok, scale, dst); break;

@@ -19,7 +19,7 @@
 /* ---- launches ---- */
 
 struct kern_cuda;
-enum { CALL_BYTES = 320 };
+enum { CALL_BYTES = 832 }; /* KERN_MATS products */
 
 /* One launch as data: two that do the same are equal byte for byte, so arguments that are structs
  * have no padding. */

@@ -3,6 +3,7 @@
  * A matrix keeps its file's blocks, but where a block has an odd size its scale d moves to an array
  * of its own, so that the rest (the body) stays 16-byte aligned:
  *   Q4_0: 16 + d   Q8_0: 32 + d   Q6_K: 208 + d   Q4_K: 144   Q5_K: 176   F32 F16 BF16: as they are
+ *   MXFP4: 16 + the byte of its exponent
  * Every other type is turned into F16 when it is loaded.
  *
  * A unit is 32 elements of a row that one lane takes: two runs of 16 neighbours, as small integers,
@@ -20,9 +21,14 @@ struct unit {
 
 /* One row of a matrix. */
 struct row_at {
-    const uint8_t *body;
-    const uint16_t *d;
+    const uint8_t *body, *d;
 };
+
+/* The scale of block i, where it is an f16 apart. */
+DEVICE float scale_apart(row_at r, int32_t i)
+{
+    return half_value(((const uint16_t *)r.d)[i]);
+}
 
 DEVICE uint4 load16(const uint8_t *p)
 {
@@ -66,12 +72,12 @@ DEVICE void scales_6(uint4 head, int j, float d, float dmin, float *ret_scale, f
 template <int type> struct quant;
 
 template <> struct quant<KERN_Q8_0> {
-    static const int32_t block = 32, body = 32;
-    static const bool has_d = true, has_min = false;
+    static const int32_t block = 32, body = 32, d_bytes = 2;
+    static const bool has_min = false;
     static DEVICE_MEMBER void read(row_at r, int32_t u, unit *w)
     {
         uint4 a = load16(r.body + 32 * (size_t)u), b = load16(r.body + 32 * (size_t)u + 16);
-        float d = half_value(r.d[u]);
+        float d = scale_apart(r, u);
         w->q[0][0] = a.x, w->q[0][1] = a.y, w->q[0][2] = a.z, w->q[0][3] = a.w;
         w->q[1][0] = b.x, w->q[1][1] = b.y, w->q[1][2] = b.z, w->q[1][3] = b.w;
         for (int i = 0; i < 2; i++) {
@@ -83,18 +89,50 @@ template <> struct quant<KERN_Q8_0> {
 };
 
 template <> struct quant<KERN_Q4_0> {
-    static const int32_t block = 32, body = 16;
-    static const bool has_d = true, has_min = true;
+    static const int32_t block = 32, body = 16, d_bytes = 2;
+    static const bool has_min = true;
     static DEVICE_MEMBER void read(row_at r, int32_t u, unit *w)
     {
         uint4 v = load16(r.body + 16 * (size_t)u);
-        float d = half_value(r.d[u]);
+        float d = scale_apart(r, u);
         low_nibbles(v, w->q[0]);
         high_nibbles(v, w->q[1]);
         for (int i = 0; i < 2; i++) {
             w->at[i] = 32 * u + 16 * i;
             w->scale[i] = d;
             w->min[i] = 8 * d;
+        }
+    }
+};
+
+/* Numbers of 4 bits, sign and magnitude, as int8: the magnitudes of four, their signs in the lowest
+ * bits of the bytes of `sign`. */
+DEVICE uint32_t with_signs(uint32_t x, uint32_t sign)
+{
+    uint32_t mask = (sign & 0x01010101) * 255, minus = (0x80808080 - x) ^ 0x80808080;
+    return (x & ~mask) | (minus & mask);
+}
+
+template <> struct quant<KERN_MXFP4> {
+    static const int32_t block = 32, body = 16, d_bytes = 1;
+    static const bool has_min = false;
+    static DEVICE_MEMBER void read(row_at r, int32_t u, unit *w)
+    {
+        const uint32_t small = 0x03020100, large = 0x0c080604; /* quant_fp4_values */
+        uint4 v = load16(r.body + 16 * (size_t)u);
+        uint32_t e = r.d[u], bits = e < 2 ? 0x200000u << e : (e - 1) << 23, in[] = {v.x, v.y, v.z, v.w};
+        float scale;
+        memcpy(&scale, &bits, 4); /* half of 2^(e - 127) */
+        for (int i = 0; i < 4; i++) {
+            uint32_t a = __byte_perm(small, large, in[i] & 0x7777);
+            uint32_t b = __byte_perm(small, large, in[i] >> 16 & 0x7777);
+            w->q[0][i] = with_signs(__byte_perm(a, b, 0x6420), in[i] >> 3);
+            w->q[1][i] = with_signs(__byte_perm(a, b, 0x7531), in[i] >> 7);
+        }
+        for (int i = 0; i < 2; i++) {
+            w->at[i] = 32 * u + 16 * i;
+            w->scale[i] = scale;
+            w->min[i] = 0;
         }
     }
 };
@@ -120,8 +158,8 @@ template <bool five> DEVICE void read_45_k(const uint8_t *b, int32_t u, unit *w)
 }
 
 template <> struct quant<KERN_Q4_K> {
-    static const int32_t block = 256, body = 144;
-    static const bool has_d = false, has_min = true;
+    static const int32_t block = 256, body = 144, d_bytes = 0;
+    static const bool has_min = true;
     static DEVICE_MEMBER void read(row_at r, int32_t u, unit *w)
     {
         read_45_k<false>(r.body + 144 * (size_t)(u / 8), u, w);
@@ -129,8 +167,8 @@ template <> struct quant<KERN_Q4_K> {
 };
 
 template <> struct quant<KERN_Q5_K> {
-    static const int32_t block = 256, body = 176;
-    static const bool has_d = false, has_min = true;
+    static const int32_t block = 256, body = 176, d_bytes = 0;
+    static const bool has_min = true;
     static DEVICE_MEMBER void read(row_at r, int32_t u, unit *w)
     {
         read_45_k<true>(r.body + 176 * (size_t)(u / 8), u, w);
@@ -138,13 +176,13 @@ template <> struct quant<KERN_Q5_K> {
 };
 
 template <> struct quant<KERN_Q6_K> {
-    static const int32_t block = 256, body = 208;
-    static const bool has_d = true, has_min = true;
+    static const int32_t block = 256, body = 208, d_bytes = 2;
+    static const bool has_min = true;
     static DEVICE_MEMBER void read(row_at r, int32_t u, unit *w)
     {
         int32_t half = u % 8 / 4, s = u % 4 / 2, h = u % 2;
         const uint8_t *b = r.body + 208 * (size_t)(u / 8);
-        float d = half_value(r.d[u / 8]);
+        float d = scale_apart(r, u / 8);
         uint4 low = load16(b + 64 * half + 32 * s + 16 * h);
         uint4 top = load16(b + 128 + 32 * half + 16 * h);
         low_nibbles(low, w->q[0]);

@@ -3,10 +3,10 @@
 
 #include <assert.h>
 
-/* How blocks of a type are cut: body_bytes of each, without the 2 bytes at d_at. */
+/* How blocks of a type are cut: body_bytes of each, without the d_bytes of its scale at d_at. */
 struct layout {
     enum kern_type type; /* on the device */
-    int32_t block, body_bytes, d_at; /* d_at -1: nothing is taken out */
+    int32_t block, body_bytes, d_bytes, d_at; /* d_bytes 0: nothing is taken out */
 };
 
 static struct layout layout_of(enum kern_type type)
@@ -17,14 +17,16 @@ static struct layout layout_of(enum kern_type type)
     case KERN_BF16:
     case KERN_Q4_K:
     case KERN_Q5_K:
-        return {type, kern_type_block(type), (int32_t)kern_type_bytes(type), -1};
+        return {type, kern_type_block(type), (int32_t)kern_type_bytes(type), 0, 0};
     case KERN_Q4_0:
     case KERN_Q8_0:
-        return {type, 32, (int32_t)kern_type_bytes(type) - 2, 0};
+        return {type, 32, (int32_t)kern_type_bytes(type) - 2, 2, 0};
+    case KERN_MXFP4:
+        return {type, 32, 16, 1, 0};
     case KERN_Q6_K:
-        return {type, 256, 208, 208};
+        return {type, 256, 208, 2, 208};
     default:
-        return {KERN_F16, 1, 2, -1};
+        return {KERN_F16, 1, 2, 0, 0};
     }
 }
 
@@ -35,7 +37,7 @@ static size_t body_bytes(const struct layout *l, int32_t n_row, int32_t n_col)
 
 static size_t d_bytes(const struct layout *l, int32_t n_row, int32_t n_col)
 {
-    return l->d_at < 0 ? 0 : (size_t)n_row * (size_t)(n_col / l->block) * sizeof(uint16_t);
+    return (size_t)n_row * (size_t)(n_col / l->block) * (size_t)l->d_bytes;
 }
 
 size_t cuda_weight_size(struct kern *k, enum kern_type type, int32_t n_row, int32_t n_col)
@@ -44,28 +46,39 @@ size_t cuda_weight_size(struct kern *k, enum kern_type type, int32_t n_row, int3
     return body_bytes(&l, n_row, n_col) + d_bytes(&l, n_row, n_col);
 }
 
-/* One thread per 2 bytes of the file's blocks. */
-static __global__ void split_blocks(const uint16_t *src, size_t n_half, int32_t block_halves,
-                                    int32_t d_at, uint16_t *body, uint16_t *d)
+/* One thread per scale's bytes of the file's blocks, of `block` such pieces. */
+template <typename T>
+static __global__ void split_blocks(const T *src, size_t n, int32_t block, int32_t d_at, T *body,
+                                    T *d)
 {
     size_t i = (size_t)blockIdx.x * blockDim.x + threadIdx.x;
-    if (i >= n_half)
+    if (i >= n)
         return;
-    size_t b = i / (size_t)block_halves;
-    int32_t at = (int32_t)(i % (size_t)block_halves);
+    size_t b = i / (size_t)block;
+    int32_t at = (int32_t)(i % (size_t)block);
     if (at == d_at)
         d[b] = src[i];
     else
-        body[b * (size_t)(block_halves - 1) + (size_t)(at > d_at ? at - 1 : at)] = src[i];
+        body[b * (size_t)(block - 1) + (size_t)(at > d_at ? at - 1 : at)] = src[i];
+}
+
+template <typename T>
+static void split_launch(struct kern_cuda *c, const struct layout *l, size_t whole,
+                         const uint8_t *src, size_t n, uint8_t *body, uint8_t *d)
+{
+    size_t n_piece = n * whole / sizeof(T);
+    launch(split_blocks<T>, dim3((unsigned)((n_piece + 255) / 256)), 256, 0, c, (const T *)src,
+           n_piece, (int32_t)(whole / sizeof(T)), l->d_at / (int32_t)sizeof(T), (T *)body, (T *)d);
 }
 
 /* n blocks of `whole` bytes at src (dev) to body and d. */
 static void split(struct kern_cuda *c, const struct layout *l, size_t whole, const uint8_t *src,
-                  size_t n, uint8_t *body, uint16_t *d)
+                  size_t n, uint8_t *body, uint8_t *d)
 {
-    size_t n_half = n * whole / 2;
-    launch(split_blocks, dim3((unsigned)((n_half + 255) / 256)), 256, 0, c,
-           (const uint16_t *)src, n_half, (int32_t)(whole / 2), l->d_at / 2, (uint16_t *)body, d);
+    if (l->d_bytes == 1)
+        split_launch<uint8_t>(c, l, whole, src, n, body, d);
+    else
+        split_launch<uint16_t>(c, l, whole, src, n, body, d);
 }
 
 static void upload_split(struct kern_cuda *c, struct kern_weight *w, const struct layout *l,
@@ -75,7 +88,8 @@ static void upload_split(struct kern_cuda *c, struct kern_weight *w, const struc
     for (size_t b = 0; b < n_block; b += at_once) {
         size_t n = n_block - b < at_once ? n_block - b : at_once;
         cuda_put(c, c->scratch, src + b * whole, n * whole);
-        split(c, l, whole, c->scratch, n, w->body + b * (size_t)l->body_bytes, w->d + b);
+        split(c, l, whole, c->scratch, n, w->body + b * (size_t)l->body_bytes,
+              w->d + b * (size_t)l->d_bytes);
     }
 }
 
@@ -112,13 +126,13 @@ struct kern_weight *cuda_weight_new(struct kern *k, enum kern_type type, int32_t
     w->n_row = n_row;
     w->n_col = n_col;
     w->body = (uint8_t *)arena_alloc(c, body_bytes(&l, n_row, n_col));
-    if (l.d_at >= 0)
-        w->d = (uint16_t *)arena_alloc(c, d_bytes(&l, n_row, n_col));
-    bool ok = w->body && (l.d_at < 0 || w->d);
+    if (l.d_bytes > 0)
+        w->d = (uint8_t *)arena_alloc(c, d_bytes(&l, n_row, n_col));
+    bool ok = w->body && (l.d_bytes == 0 || w->d);
     size_t n_block = (size_t)n_row * (size_t)(n_col / kern_type_block(type));
     if (ok && l.type != type)
         ok = upload_f16(c, w, type, (const uint8_t *)host);
-    else if (ok && l.d_at >= 0)
+    else if (ok && l.d_bytes > 0)
         upload_split(c, w, &l, kern_type_bytes(type), (const uint8_t *)host, n_block);
     else if (ok)
         cuda_put(c, w->body, host, body_bytes(&l, n_row, n_col));
@@ -165,7 +179,16 @@ void cuda_weight_free(struct kern *k, struct kern_weight *w)
     free(w);
 }
 
-/* ---- rows of kept matrices ---- */
+/* ---- some rows of a matrix ---- */
+
+struct matrix weight_rows(const struct kern_weight *w, int32_t row0, int32_t n)
+{
+    struct layout l = layout_of(w->type);
+    if (w->kept)
+        return {NULL, NULL, n, w->n_col};
+    return {w->body + body_bytes(&l, row0, w->n_col), w->d ? w->d + d_bytes(&l, row0, w->n_col) : NULL,
+            n, w->n_col};
+}
 
 static size_t file_bytes(const struct kern_weight *w, int32_t n)
 {
@@ -187,8 +210,9 @@ size_t weight_bring_bytes(const struct kern_weight *w, int32_t n)
 {
     struct layout l = layout_of(w->type);
     size_t raw = whole_256(file_bytes(w, n));
-    return l.d_at < 0 ? raw
-                      : raw + whole_256(body_bytes(&l, n, w->n_col)) + d_bytes(&l, n, w->n_col);
+    return l.d_bytes == 0
+               ? raw
+               : raw + whole_256(body_bytes(&l, n, w->n_col)) + d_bytes(&l, n, w->n_col);
 }
 
 struct matrix weight_bring(struct kern_cuda *c, const struct kern_weight *w, int32_t row0,
@@ -197,10 +221,10 @@ struct matrix weight_bring(struct kern_cuda *c, const struct kern_weight *w, int
     struct layout l = layout_of(w->type);
     size_t size = file_bytes(w, n);
     cuda_put(c, room, w->file + file_bytes(w, row0), size);
-    if (l.d_at < 0)
+    if (l.d_bytes == 0)
         return {room, NULL, n, w->n_col};
     uint8_t *body = room + whole_256(size);
-    uint16_t *d = (uint16_t *)(body + whole_256(body_bytes(&l, n, w->n_col)));
+    uint8_t *d = body + whole_256(body_bytes(&l, n, w->n_col));
     split(c, &l, kern_type_bytes(w->type), room, size / kern_type_bytes(w->type), body, d);
     return {body, d, n, w->n_col};
 }

@@ -15,7 +15,8 @@
 
 static const enum kern_type types[] = {
     KERN_F32,  KERN_F16,  KERN_BF16, KERN_Q8_0, KERN_Q4_0,   KERN_Q4_1,   KERN_Q5_0, KERN_Q5_1,
-    KERN_Q2_K, KERN_Q3_K, KERN_Q4_K, KERN_Q5_K, KERN_Q6_K,   KERN_IQ4_NL, KERN_IQ4_XS};
+    KERN_Q2_K, KERN_Q3_K, KERN_Q4_K, KERN_Q5_K, KERN_Q6_K,   KERN_IQ4_NL, KERN_IQ4_XS,
+    KERN_MXFP4};
 enum { N_TYPE = sizeof types / sizeof *types };
 
 static uint8_t *weight_bytes(enum kern_type type, int32_t n_row, int32_t n_col)
@@ -42,30 +43,33 @@ static double product_tolerance(weight_maker *make, enum kern_type type, int32_t
     return plain ? TOLERANCE_PLAIN : TOLERANCE_BLOCK;
 }
 
-static void check_product(weight_maker *make, enum kern_type type, int32_t n_row, int32_t n_col,
-                          int32_t n_tok, float size)
+/* Of n_row rows from row0 on of a matrix that has more; from row0 0 on, of a whole one. */
+static void check_rows(weight_maker *make, enum kern_type type, int32_t row0, int32_t n_row,
+                       int32_t n_col, int32_t n_tok, float size)
 {
-    enum { PAD = 3 };
+    enum { PAD = 3, BELOW = 5 };
+    int32_t all = row0 + n_row + (row0 ? BELOW : 0), part = row0 ? n_row : 0;
     size_t stride = (size_t)n_row + PAD, n_dst = (size_t)n_tok * stride;
     size_t x_stride = (size_t)n_col + 8, n_x = (size_t)n_tok * x_stride;
-    uint8_t *data = weight_bytes(type, n_row, n_col);
+    uint8_t *data = weight_bytes(type, all, n_col);
     float *x = floats(n_x, size), *bias = floats((size_t)n_row, 1), *start = floats(n_dst, 1);
     float *want = malloc(n_dst * 4), *got = malloc(n_dst * 4), *row = malloc((size_t)n_col * 4);
-    struct kern_weight *wr = ref->ops->weight_new(ref, type, n_row, n_col, data);
-    struct kern_weight *wc = make(cuda, type, n_row, n_col, data);
+    struct kern_weight *wr = ref->ops->weight_new(ref, type, all, n_col, data);
+    struct kern_weight *wc = make(cuda, type, all, n_col, data);
     float *x_dev = dev_new(x, n_x * 4), *bias_dev = dev_new(bias, (size_t)n_row * 4);
     assert_non_null(wc);
     size_t row_bytes = (size_t)n_col / (size_t)kern_type_block(type) * kern_type_bytes(type);
     for (int kind = 0; kind < 3; kind++) { /* plain, with bias, added to what is there */
         memcpy(want, start, n_dst * 4);
-        struct kern_mat mr = {wr, kind == 1 ? bias : NULL, want, (int32_t)stride, kind == 2};
+        struct kern_mat mr = {wr, kind == 1 ? bias : NULL, want, (int32_t)stride, kind == 2,
+                              row0, part};
         struct kern_mat mc = {wc, kind == 1 ? bias_dev : NULL, dev_new(start, n_dst * 4),
-                              (int32_t)stride, kind == 2};
+                              (int32_t)stride, kind == 2, row0, part};
         ref->ops->matmul(ref, 1, &mr, x, (int32_t)x_stride, n_tok);
         cuda->ops->matmul(cuda, 1, &mc, x_dev, (int32_t)x_stride, n_tok);
         dev_take(got, mc.dst, n_dst * 4);
         for (int32_t r = 0; r < n_row; r++) {
-            kern_dequantise(type, data + (size_t)r * row_bytes, row, n_col);
+            kern_dequantise(type, data + (size_t)(row0 + r) * row_bytes, row, n_col);
             for (int32_t t = 0; t < n_tok; t++) {
                 double norm = 1e-3 * (double)size;
                 for (int32_t i = 0; i < n_col; i++)
@@ -73,8 +77,8 @@ static void check_product(weight_maker *make, enum kern_type type, int32_t n_row
                 size_t at = (size_t)t * stride + (size_t)r;
                 double e = fabs((double)got[at] - (double)want[at]) / sqrt(norm);
                 if (!(e <= product_tolerance(make, type, n_tok)))
-                    fail_msg("%s [%d, %d] x %d, kind %d: row %d token %d is %g, not %g (error %g)",
-                             kern_type_name(type), n_row, n_col, n_tok, kind, r, t,
+                    fail_msg("%s [%d + %d, %d] x %d, kind %d: row %d token %d is %g, not %g (error %g)",
+                             kern_type_name(type), row0, n_row, n_col, n_tok, kind, r, t,
                              (double)got[at], (double)want[at], e);
             }
         }
@@ -95,6 +99,12 @@ static void check_product(weight_maker *make, enum kern_type type, int32_t n_row
     free(row);
 }
 
+static void check_product(weight_maker *make, enum kern_type type, int32_t n_row, int32_t n_col,
+                          int32_t n_tok, float size)
+{
+    check_rows(make, type, 0, n_row, n_col, n_tok, size);
+}
+
 static void cuda__matmul__agrees_with_ref(void **state)
 {
     static const struct {
@@ -111,38 +121,69 @@ static void cuda__matmul__agrees_with_ref(void **state)
     check_product(cuda->ops->weight_new, KERN_Q4_0, 40, 64, 11, 1e5f); /* beyond what f16 holds */
 }
 
+/* Experts: matrices above each other in one, on the device and in the host's memory. */
+static void cuda__matmul__of_rows_agrees_with_ref(void **state)
+{
+    for (int i = 0; i < N_TYPE; i++) {
+        check_rows(cuda->ops->weight_new, types[i], 16, 19, 256, 1, 1);
+        check_rows(cuda->ops->weight_new, types[i], 48, 7, 512, 3, 1);
+        check_rows(cuda->ops->weight_new, types[i], 32, 16, 256, 11, 1);
+        check_rows(cuda->ops->weight_keep, types[i], 32, 19, 256, 2, 1);
+        check_rows(cuda->ops->weight_keep, types[i], 16, 7, 512, 35, 1);
+    }
+    check_rows(cuda->ops->weight_new, KERN_F16, 16, 7, 31, 2, 1); /* rows not 16-byte aligned */
+    check_rows(cuda->ops->weight_new, KERN_F16, 16, 7, 31, 11, 1);
+    check_rows(cuda->ops->weight_keep, KERN_Q8_0, 272, 300, 32, 33, 1); /* several tiles' rows */
+}
+
 /* Matrices of one type share a launch, whatever lies between them and however tall they are. */
+static void check_several(weight_maker *make, const enum kern_type kinds[4], int32_t n_tok)
+{
+    enum { N_COL = 512, STRIDE = 40, ALL = 88 };
+    static const int32_t n_row[4] = {3, 40, 17, 9};
+    size_t n = STRIDE * (size_t)n_tok, size = n * sizeof(float);
+    float *x = floats(N_COL * (size_t)n_tok, 1), *x_dev = dev_new(x, sizeof *x * N_COL * (size_t)n_tok);
+    float *start = calloc(n, sizeof *start), *alone = malloc(size), *got = malloc(size);
+    uint8_t *data[4];
+    struct kern_weight *w[4];
+    struct kern_mat mats[KERN_MATS];
+    for (int j = 0; j < 4; j++) {
+        data[j] = weight_bytes(kinds[j], ALL, N_COL);
+        w[j] = make(cuda, kinds[j], ALL, N_COL, data[j]);
+    }
+    for (int j = 0; j < KERN_MATS; j++)
+        mats[j] = (struct kern_mat){.w = w[j % 4], .dst = dev_new(start, size), .dst_stride = STRIDE,
+                                    .row0 = j / 4 * KERN_ROW_STEP, .n_row = n_row[j % 4]};
+    cuda->ops->matmul(cuda, KERN_MATS, mats, x_dev, N_COL, n_tok);
+    for (int j = 0; j < KERN_MATS; j++) {
+        dev_take(got, mats[j].dst, size);
+        mats[j].dst = dev_new(start, size);
+        cuda->ops->matmul(cuda, 1, &mats[j], x_dev, N_COL, n_tok);
+        dev_take(alone, mats[j].dst, size);
+        assert_memory_equal(got, alone, size);
+        assert_true(got[0] != 0 && got[n - STRIDE + (size_t)n_row[j % 4] - 1] != 0);
+    }
+    for (int j = 0; j < 4; j++) {
+        cuda->ops->weight_free(cuda, w[j]);
+        free(data[j]);
+    }
+    cuda->ops->free(cuda, x_dev);
+    free(x);
+    free(start);
+    free(alone);
+    free(got);
+}
+
 static void cuda__matmul__several_are_what_each_is_alone(void **state)
 {
     static const enum kern_type kinds[][4] = {{KERN_Q4_K, KERN_Q6_K, KERN_Q4_K, KERN_F16},
                                               {KERN_F32, KERN_F32, KERN_Q8_0, KERN_F32},
-                                              {KERN_Q4_0, KERN_Q4_0, KERN_Q4_0, KERN_Q4_0}};
-    enum { N_COL = 512, N_TOK = 3, STRIDE = 40 };
-    static const int32_t n_row[4] = {3, 40, 17, 9};
-    float *x = floats(N_COL * N_TOK, 1), *x_dev = dev_new(x, sizeof *x * N_COL * N_TOK);
-    float start[STRIDE * N_TOK] = {0}, alone[STRIDE * N_TOK], got[STRIDE * N_TOK];
-    for (size_t i = 0; i < sizeof kinds / sizeof *kinds; i++) {
-        struct kern_mat mats[4];
-        for (int j = 0; j < 4; j++) {
-            uint8_t *data = weight_bytes(kinds[i][j], n_row[j], N_COL);
-            struct kern_weight *w =
-                cuda->ops->weight_new(cuda, kinds[i][j], n_row[j], N_COL, data);
-            mats[j] = (struct kern_mat){w, NULL, dev_new(start, sizeof start), STRIDE, false};
-            free(data);
+                                              {KERN_MXFP4, KERN_MXFP4, KERN_MXFP4, KERN_MXFP4}};
+    for (size_t i = 0; i < sizeof kinds / sizeof *kinds; i++)
+        for (int32_t n_tok = 1; n_tok <= 35; n_tok += 17) {
+            check_several(cuda->ops->weight_new, kinds[i], n_tok);
+            check_several(cuda->ops->weight_keep, kinds[i], n_tok);
         }
-        cuda->ops->matmul(cuda, 4, mats, x_dev, N_COL, N_TOK);
-        for (int j = 0; j < 4; j++) {
-            dev_take(got, mats[j].dst, sizeof got);
-            mats[j].dst = dev_new(start, sizeof start);
-            cuda->ops->matmul(cuda, 1, &mats[j], x_dev, N_COL, N_TOK);
-            dev_take(alone, mats[j].dst, sizeof alone);
-            assert_memory_equal(got, alone, sizeof got);
-            assert_true(got[0] != 0 && got[STRIDE * (N_TOK - 1) + n_row[j] - 1] != 0);
-            cuda->ops->weight_free(cuda, (struct kern_weight *)mats[j].w);
-        }
-    }
-    cuda->ops->free(cuda, x_dev);
-    free(x);
 }
 
 /* What stays in the host's memory: multiplied there, or brought over when tokens are many. */

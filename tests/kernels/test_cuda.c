@@ -708,6 +708,7 @@ int main(int n_arg, char **arg)
         cmocka_unit_test(cuda__kv_write__same_bytes_as_ref),
         cmocka_unit_test(cuda__embed__agrees_with_ref),
         cmocka_unit_test(cuda__matmul__agrees_with_ref),
+        cmocka_unit_test(cuda__matmul__of_rows_agrees_with_ref),
         cmocka_unit_test(cuda__matmul__several_are_what_each_is_alone),
         cmocka_unit_test(cuda__matmul__of_kept_matrices_agrees_with_ref),
         cmocka_unit_test(cuda__matmul__more_rows_than_a_grid_has),
