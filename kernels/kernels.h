@@ -212,8 +212,8 @@ struct kern_ops {
     void (*glu)(struct kern *k, float *dst, int32_t dst_stride, const float *gate, const float *up,
                 int32_t stride, int32_t n_tok, int32_t n, enum kern_act act);
     void (*add)(struct kern *k, float *dst, const float *x, size_t n);     /* dst += x */
-    /* The three below: NULL on devices. A learned sink takes its share of attention and gives nothing:
-     * out[t][h] of attend, with its lse, times 1 / (1 + exp(sink[h] - lse[t][h])). sink: dev [n_head]. */
+    /* A learned sink takes its share of attention and gives nothing: out[t][h] of attend, with its lse,
+     * times 1 / (1 + exp(sink[h] - lse[t][h])). sink: dev [n_head]. */
     void (*sink)(struct kern *k, float *out, const float *lse, const float *sink, int32_t n_tok,
                  int32_t n_head, int32_t head_dim);
     /* dst[i] = src[row[i]], rows of n_col. row: host [n]. */

@@ -108,9 +108,9 @@ void timed_begin(struct kern *k, struct kern_times *t)
     t->timed.seal = timed_seal;
     t->timed.glu = timed_glu;
     t->timed.add = timed_add;
-    t->timed.sink = t->own->sink ? timed_sink : NULL;
-    t->timed.take_rows = t->own->take_rows ? timed_take_rows : NULL;
-    t->timed.add_rows = t->own->add_rows ? timed_add_rows : NULL;
+    t->timed.sink = timed_sink;
+    t->timed.take_rows = timed_take_rows;
+    t->timed.add_rows = timed_add_rows;
     t->timed.softcap = timed_softcap;
     t->timed.download = timed_download;
     k->times = t;

@@ -147,6 +147,12 @@ void cuda_kv_write(struct kern *k, const struct kern_kv *kv, const float *key, c
 void cuda_glu(struct kern *k, float *dst, int32_t dst_stride, const float *gate, const float *up,
               int32_t stride, int32_t n_tok, int32_t n, enum kern_act act);
 void cuda_add(struct kern *k, float *dst, const float *x, size_t n);
+void cuda_sink(struct kern *k, float *out, const float *lse, const float *sink, int32_t n_tok,
+               int32_t n_head, int32_t head_dim);
+void cuda_take_rows(struct kern *k, float *dst, const float *src, const int32_t *row, int32_t n,
+                    int32_t n_col);
+void cuda_add_rows(struct kern *k, float *dst, const float *src, const int32_t *row,
+                   const float *weight, int32_t n_tok, int32_t n_each, int32_t n_col);
 void cuda_softcap(struct kern *k, float *x, size_t n, float cap);
 
 size_t cuda_weight_size(struct kern *k, enum kern_type type, int32_t n_row, int32_t n_col);

@@ -147,23 +147,32 @@ void cuda_fill(struct kern_cuda *c, void *dev, uint32_t word, size_t n)
         launch(fill_words, dim3(groups(n, THREADS)), THREADS, 0, c, (uint32_t *)dev, word, n);
 }
 
+/* Rows in the first dimension of the grid, here and below: the others hold 65535 blocks, and
+ * experts have more rows than that. */
 static __global__ void glu_all(float *dst, int32_t dst_stride, const float *gate, const float *up,
-                               int32_t stride, int32_t n, bool silu)
+                               int32_t stride, int32_t n, enum kern_act act)
 {
-    int32_t i = (int32_t)(blockIdx.x * blockDim.x + threadIdx.x), t = (int32_t)blockIdx.y;
+    int32_t i = (int32_t)(blockIdx.y * blockDim.x + threadIdx.x), t = (int32_t)blockIdx.x;
     if (i >= n)
         return;
-    float g = gate[(size_t)t * stride + i], u = up[(size_t)t * stride + i];
-    float a = silu ? g / (1 + expf(-g))
-                   : 0.5f * g * (1 + tanhf(0.79788456080286536f * (g + 0.044715f * g * g * g)));
+    float g = gate[(size_t)t * stride + i], u = up[(size_t)t * stride + i], a;
+    if (act == KERN_ACT_SILU) {
+        a = g / (1 + expf(-g));
+    } else if (act == KERN_ACT_GELU_TANH) {
+        a = 0.5f * g * (1 + tanhf(0.79788456080286536f * (g + 0.044715f * g * g * g)));
+    } else {
+        g = g < 7 ? g : 7;
+        a = g / (1 + expf(-1.702f * g));
+        u = fminf(fmaxf(u, -7), 7) + 1;
+    }
     dst[(size_t)t * dst_stride + i] = a * u;
 }
 
 void cuda_glu(struct kern *k, float *dst, int32_t dst_stride, const float *gate, const float *up,
               int32_t stride, int32_t n_tok, int32_t n, enum kern_act act)
 {
-    launch(glu_all, dim3(groups((size_t)n, THREADS), (unsigned)n_tok), THREADS, 0,
-           cuda_of(k), dst, dst_stride, gate, up, stride, n, act == KERN_ACT_SILU);
+    launch(glu_all, dim3((unsigned)n_tok, groups((size_t)n, THREADS)), THREADS, 0, cuda_of(k), dst,
+           dst_stride, gate, up, stride, n, act);
 }
 
 static __global__ void add_all(float *dst, const float *x, size_t n)
@@ -176,6 +185,70 @@ static __global__ void add_all(float *dst, const float *x, size_t n)
 void cuda_add(struct kern *k, float *dst, const float *x, size_t n)
 {
     launch(add_all, dim3(groups(n, THREADS)), THREADS, 0, cuda_of(k), dst, x, n);
+}
+
+static __global__ void sink_all(float *out, const float *lse, const float *sink, size_t n,
+                                int32_t n_head, int32_t head_dim)
+{
+    size_t i = (size_t)blockIdx.x * blockDim.x + threadIdx.x, head = i / (size_t)head_dim;
+    if (i < n)
+        out[i] *= 1 / (1 + expf(sink[head % (size_t)n_head] - lse[head]));
+}
+
+void cuda_sink(struct kern *k, float *out, const float *lse, const float *sink, int32_t n_tok,
+               int32_t n_head, int32_t head_dim)
+{
+    size_t n = (size_t)n_tok * (size_t)n_head * (size_t)head_dim;
+    launch(sink_all, dim3(groups(n, THREADS)), THREADS, 0, cuda_of(k), out, lse, sink, n, n_head,
+           head_dim);
+}
+
+/* ---- rows of experts ---- */
+
+/* dst[t] = src[row[t]], or += the weighted sum of n_each rows. */
+static __global__ void gather_rows(float *dst, const float *src, const int32_t *row,
+                                   const float *weight, int32_t n_each, int32_t n_col)
+{
+    int32_t i = (int32_t)(blockIdx.y * blockDim.x + threadIdx.x), t = (int32_t)blockIdx.x;
+    if (i >= n_col)
+        return;
+    float *to = dst + (size_t)t * n_col + i, sum = weight ? *to : 0;
+    for (int32_t j = 0; j < n_each; j++) {
+        size_t at = (size_t)t * n_each + j;
+        float v = src[(size_t)row[at] * n_col + i];
+        sum = weight ? sum + weight[at] * v : v;
+    }
+    *to = sum;
+}
+
+/* The host's lists go to scratch: what was there before has been read when they come, and what
+ * takes scratch next comes behind the launch. */
+static void gather(struct kern *k, float *dst, const float *src, const int32_t *row,
+                   const float *weight, int32_t n_tok, int32_t n_each, int32_t n_col)
+{
+    struct kern_cuda *c = cuda_of(k);
+    struct cuda_cut cut = cuda_cut_begin(c);
+    size_t size = sizeof *row * (size_t)n_tok * (size_t)n_each;
+    int32_t *row_dev = (int32_t *)cuda_cut_take(&cut, size);
+    float *weight_dev = weight ? (float *)cuda_cut_take(&cut, size) : NULL;
+    assert(row_dev && !weight == !weight_dev);
+    cuda_put(c, row_dev, row, size);
+    if (weight)
+        cuda_put(c, weight_dev, weight, size);
+    launch(gather_rows, dim3((unsigned)n_tok, groups((size_t)n_col, THREADS)), THREADS, 0, c, dst, src,
+           row_dev, weight_dev, n_each, n_col);
+}
+
+void cuda_take_rows(struct kern *k, float *dst, const float *src, const int32_t *row, int32_t n,
+                    int32_t n_col)
+{
+    gather(k, dst, src, row, NULL, n, 1, n_col);
+}
+
+void cuda_add_rows(struct kern *k, float *dst, const float *src, const int32_t *row,
+                   const float *weight, int32_t n_tok, int32_t n_each, int32_t n_col)
+{
+    gather(k, dst, src, row, weight, n_tok, n_each, n_col);
 }
 
 static __global__ void softcap_all(float *x, size_t n, float cap)

@@ -9,7 +9,7 @@ extern "C" {
 #endif
 
 /* Changes with anything that the two sides share: struct kern_ops above all. */
-enum { CUDA_MODULE_ABI = 8 };
+enum { CUDA_MODULE_ABI = 9 };
 
 struct cuda_device {
     char name[128], pci[32]; /* pci: "0000:19:00.0" */

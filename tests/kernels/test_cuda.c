@@ -85,7 +85,7 @@ static void cuda__rope__agrees_with_ref(void **state)
 
 static void cuda__glu_add_softcap__agree_with_ref(void **state)
 {
-    for (int act = 0; act < 2; act++)
+    for (int act = 0; act < 3; act++)
         for (int32_t n = 1; n < 600; n = n * 5 + 1) {
             enum { TOKS = 3 };
             int32_t stride = 2 * n + 3;
@@ -105,6 +105,68 @@ static void cuda__glu_add_softcap__agree_with_ref(void **state)
             free(gate);
             free(got);
         }
+}
+
+/* What a router's choices become: rows taken and added up, of which there may be more than a grid has
+ * blocks in its second dimension. */
+static void check_gather(int32_t n_tok, int32_t n_each, int32_t n_col)
+{
+    int32_t n_row = n_tok * n_each;
+    size_t n = (size_t)n_row * (size_t)n_col, size = n * 4;
+    int32_t *row = malloc((size_t)n_row * 4);
+    float *src = floats(n, 1), *weight = floats((size_t)n_row, 1), *want = floats(n, 1);
+    float *got = malloc(size), *src_dev = dev_new(src, size), *dev = dev_new(want, size);
+    for (int32_t r = 0; r < n_row; r++)
+        row[r] = (int32_t)((int64_t)r * 41 % n_row);
+    ref->ops->add_rows(ref, want, src, row, weight, n_tok, n_each, n_col);
+    cuda->ops->add_rows(cuda, dev, src_dev, row, weight, n_tok, n_each, n_col);
+    dev_take(got, dev, size);
+    assert_near(got, want, n, TOLERANCE_ELEMENT, 1, "add_rows");
+    dev = dev_new(NULL, size);
+    ref->ops->take_rows(ref, want, src, row, n_row, n_col);
+    cuda->ops->take_rows(cuda, dev, src_dev, row, n_row, n_col);
+    memset(row, 0xff, (size_t)n_row * 4); /* the caller's at once */
+    dev_take(got, dev, size);
+    assert_memory_equal(got, want, size);
+    cuda->ops->free(cuda, src_dev);
+    free(row);
+    free(src);
+    free(weight);
+    free(want);
+    free(got);
+}
+
+static void cuda__take_add_rows__agree_with_ref(void **state)
+{
+    for (int32_t n = 1; n < 600; n = n * 6 + 1)
+        check_gather(37, 3, n);
+    check_gather(1, 8, 2048);
+    check_gather(65600, 1, 1);
+}
+
+static void cuda__sink__agrees_with_ref(void **state)
+{
+    enum { TOKS = 5 };
+    for (int32_t head_dim = 1; head_dim < 300; head_dim = head_dim * 4 + 1) {
+        int32_t n_head = 3;
+        size_t n_lse = (size_t)(TOKS * n_head), n = n_lse * (size_t)head_dim;
+        float *out = floats(n, 2), *lse = floats(n_lse, 5), *got = malloc(n * 4);
+        const float sink[3] = {1, -100, 7};
+        lse[0] = 100;
+        lse[n_lse - 1] = -100;
+        lse[n_lse - 3] = -INFINITY; /* nothing was read */
+        float *dev = dev_new(out, n * 4), *lse_dev = dev_new(lse, n_lse * 4);
+        float *sink_dev = dev_new(sink, sizeof sink);
+        ref->ops->sink(ref, out, lse, sink, TOKS, n_head, head_dim);
+        cuda->ops->sink(cuda, dev, lse_dev, sink_dev, TOKS, n_head, head_dim);
+        dev_take(got, dev, n * 4);
+        assert_near(got, out, n, TOLERANCE_ELEMENT, 1e-3, "sink");
+        cuda->ops->free(cuda, lse_dev);
+        cuda->ops->free(cuda, sink_dev);
+        free(out);
+        free(lse);
+        free(got);
+    }
 }
 
 static void cuda__kv_write__same_bytes_as_ref(void **state)
@@ -705,6 +767,8 @@ int main(int n_arg, char **arg)
         cmocka_unit_test(cuda__rmsnorm__agrees_with_ref),
         cmocka_unit_test(cuda__rope__agrees_with_ref),
         cmocka_unit_test(cuda__glu_add_softcap__agree_with_ref),
+        cmocka_unit_test(cuda__take_add_rows__agree_with_ref),
+        cmocka_unit_test(cuda__sink__agrees_with_ref),
         cmocka_unit_test(cuda__kv_write__same_bytes_as_ref),
         cmocka_unit_test(cuda__embed__agrees_with_ref),
         cmocka_unit_test(cuda__matmul__agrees_with_ref),
