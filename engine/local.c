@@ -299,13 +299,9 @@ static void local_set_coverage(struct engine *en, float coverage)
     atomic_store(&local_of(en)->coverage_asked, coverage);
 }
 
-/* Eviction works on rows and tables in our own memory, and experts' rows are sorted there. */
+/* Eviction works on rows and tables in our own memory. */
 static enum status check_backend(const struct local *l, const struct preset *p, struct err *e)
 {
-    if (l->kern->device && l->model->p.n_expert > 0)
-        return err_set(e, ERR_UNSUPPORTED,
-                       "%s: mixtures of experts run on the CPU only; use --backend cpu",
-                       l->params.model_path);
     return !preset_lossy(p) || !l->kern->device
                ? OK
                : err_set(e, ERR_UNSUPPORTED,

@@ -209,7 +209,7 @@ engine() {
     export DOGEAR_CUDA
     for graph in 0 1; do
         echo "# DOGEAR_CUDA_GRAPH=$graph"
-        DOGEAR_CUDA_GRAPH=$graph DOGEAR=$dir/dogear N_TOK=${N_TOK:-200} bash "$root/tests/e2e/cuda.sh" || rc=1
+        DOGEAR_CUDA_GRAPH=$graph DOGEAR=$dir/dogear ARCHS=$dir/engine_test_archs N_TOK=${N_TOK:-200} bash "$root/tests/e2e/cuda.sh" || rc=1
     done
     return $rc
 }

@@ -57,17 +57,25 @@ static inline void bed_check(enum status s, const struct err *e)
         fail_msg("%s", e->text);
 }
 
-static inline void bed_open(struct bed *b, struct kern *k, const char *path, int32_t n_chunk)
+/* With at most n_layer layers on a device. */
+static inline void bed_open_some(struct bed *b, struct kern *k, const char *path, int32_t n_chunk,
+                                 int32_t n_layer)
 {
     struct err e;
     *b = (struct bed){.k = k};
     bed_check(gguf_open(path, &b->g, &e), &e);
     bed_check(model_read(b->g, &b->m, &e), &e);
+    model_place(b->m, n_layer);
     bed_check(model_load(b->m, k, NULL, NULL, &e), &e);
     bed_check(forward_new(b->m, n_chunk, &b->f, &e), &e);
     struct kv_shape s = {b->m->p.n_layer, b->m->p.n_head_kv, b->m->p.head_dim};
     b->pool = kv_pool_new(k, &s, NULL, 1u << 28);
     b->line = kv_line_new(b->pool, 1024);
+}
+
+static inline void bed_open(struct bed *b, struct kern *k, const char *path, int32_t n_chunk)
+{
+    bed_open_some(b, k, path, n_chunk, INT32_MAX);
 }
 
 static inline void bed_close(struct bed *b)
