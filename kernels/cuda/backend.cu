@@ -426,8 +426,9 @@ static bool run_once(struct kern_cuda *c)
         return false;
     cuda_fill(c, at, 0, (cut.end - at) / 4);
     cuda_seal(&c->base, &job, 1, D, shape.bits_k, shape.bits_v, 0);
+    const struct gemm_call product = {KERN_F16, rows, rows, D, D, D, D, alpha};
     if (c->gemm)
-        gemm_run(c, rows, rows, dst, D, D, D, D, false, alpha);
+        gemm_run(c, &product, dst, D, false);
     op_sync(&c->base);
     return op_error(&c->base) == NULL;
 }

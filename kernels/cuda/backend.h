@@ -173,11 +173,16 @@ void cuda_seal(struct kern *k, const struct kern_seal *jobs, int32_t n, int32_t 
                int32_t bits_k, int32_t bits_v, uint32_t flags);
 
 /* gemm.cu: dst [n_tok, dst_stride] = alpha * x [n_tok, n_col] * w [n_row, n_col]^T (+ dst when
- * add), f16 in, float32 out; alpha on the device. */
+ * add), float32. w and x are both F16 or both F32; all on the device, alpha too (NULL = 1). */
+struct gemm_call {
+    enum kern_type type;
+    const void *w, *x;
+    int32_t n_row, n_col, n_tok, x_stride;
+    const float *alpha;
+};
 bool gemm_there(void); /* whether cuBLAS is */
 struct cuda_gemm *gemm_open(struct kern_cuda *c);
 void gemm_close(struct cuda_gemm *g);
-void gemm_run(struct kern_cuda *c, const uint16_t *w, const uint16_t *x, float *dst, int32_t n_row,
-              int32_t n_col, int32_t n_tok, int32_t dst_stride, bool add, const float *alpha);
+void gemm_run(struct kern_cuda *c, const struct gemm_call *g, float *dst, int32_t dst_stride, bool add);
 
 #endif

@@ -1,4 +1,4 @@
-/* Matrix products of f16 tiles: cuBLAS, loaded when it is there. Without it products of many
+/* Matrix products of many tokens: cuBLAS, loaded when it is there. Without it products of many
  * tokens run like those of few: slowly, but right. Under the shim they are a plain loop. */
 #include "kernels/cuda/backend.h"
 
@@ -23,22 +23,28 @@ void gemm_close(struct cuda_gemm *g)
     free(g);
 }
 
-void gemm_run(struct kern_cuda *c, const uint16_t *w, const uint16_t *x, float *dst, int32_t n_row,
-              int32_t n_col, int32_t n_tok, int32_t dst_stride, bool add, const float *alpha)
+static float element(const void *at, enum kern_type type, size_t i)
+{
+    return type == KERN_F32 ? ((const float *)at)[i] : kern_f16_to_f32(((const uint16_t *)at)[i]);
+}
+
+void gemm_run(struct kern_cuda *c, const struct gemm_call *g, float *dst, int32_t dst_stride, bool add)
 {
     step_end(c);
-    float *row = (float *)malloc(sizeof(float) * (size_t)n_col);
-    float *in = (float *)malloc(sizeof(float) * (size_t)n_col * (size_t)n_tok);
-    for (size_t i = 0; i < (size_t)n_col * (size_t)n_tok; i++)
-        in[i] = kern_f16_to_f32(x[i]);
-    for (int32_t r = 0; r < n_row; r++) {
-        for (int32_t i = 0; i < n_col; i++)
-            row[i] = kern_f16_to_f32(w[(size_t)r * n_col + i]);
-        for (int32_t t = 0; t < n_tok; t++) {
+    size_t n_col = (size_t)g->n_col;
+    float *row = (float *)malloc(sizeof(float) * n_col);
+    float *in = (float *)malloc(sizeof(float) * n_col * (size_t)g->n_tok);
+    for (size_t t = 0; t < (size_t)g->n_tok; t++)
+        for (size_t i = 0; i < n_col; i++)
+            in[t * n_col + i] = element(g->x, g->type, t * (size_t)g->x_stride + i);
+    for (int32_t r = 0; r < g->n_row; r++) {
+        for (size_t i = 0; i < n_col; i++)
+            row[i] = element(g->w, g->type, (size_t)r * n_col + i);
+        for (int32_t t = 0; t < g->n_tok; t++) {
             float sum = 0, *to = dst + (size_t)t * dst_stride + r;
-            for (int32_t i = 0; i < n_col; i++)
+            for (size_t i = 0; i < n_col; i++)
                 sum += row[i] * in[(size_t)t * n_col + i];
-            *to = *alpha * sum + (add ? *to : 0);
+            *to = (g->alpha ? *g->alpha : 1) * sum + (add ? *to : 0);
         }
     }
     free(in);
@@ -62,7 +68,7 @@ enum {
 
 struct cuda_gemm {
     void *handle;
-    float *beta; /* dev: 0, 1 */
+    float *zero_one; /* dev */
     int (*create)(void **);
     int (*destroy)(void *);
     int (*set_stream)(void *, cudaStream_t);
@@ -107,14 +113,14 @@ struct cuda_gemm *gemm_open(struct kern_cuda *c)
     bool ok = lib != NULL;
     for (size_t i = 0; ok && i < sizeof want / sizeof *want; i++)
         ok = (*want[i].to = dlsym(lib, want[i].name)) != NULL;
-    g->beta = ok ? (float *)arena_alloc(c, sizeof zero_one) : NULL;
-    ok = g->beta && g->create(&g->handle) == 0 && g->set_stream(g->handle, c->stream) == 0 &&
+    g->zero_one = ok ? (float *)arena_alloc(c, sizeof zero_one) : NULL;
+    ok = g->zero_one && g->create(&g->handle) == 0 && g->set_stream(g->handle, c->stream) == 0 &&
          g->set_pointer_mode(g->handle, POINTERS_ON_DEVICE) == 0;
     if (!ok) {
         gemm_close(g);
         return NULL;
     }
-    cuda_put(c, g->beta, zero_one, sizeof zero_one);
+    cuda_put(c, g->zero_one, zero_one, sizeof zero_one);
     return g;
 }
 
@@ -127,15 +133,16 @@ void gemm_close(struct cuda_gemm *g)
     free(g);
 }
 
-void gemm_run(struct kern_cuda *c, const uint16_t *w, const uint16_t *x, float *dst, int32_t n_row,
-              int32_t n_col, int32_t n_tok, int32_t dst_stride, bool add, const float *alpha)
+void gemm_run(struct kern_cuda *c, const struct gemm_call *g, float *dst, int32_t dst_stride, bool add)
 {
-    struct cuda_gemm *g = c->gemm;
+    struct cuda_gemm *blas = c->gemm;
+    const float *zero = blas->zero_one, *one = zero + 1;
+    int type = g->type == KERN_F32 ? TYPE_F32 : TYPE_F16;
     step_end(c);
     /* Column by column, as cuBLAS sees memory: dst^T [n_row, n_tok] = w [n_row, n_col] * x^T. */
-    int e = g->gemm_ex(g->handle, OP_T, OP_N, n_row, n_tok, n_col, alpha, w, TYPE_F16, n_col, x,
-                       TYPE_F16, n_col, g->beta + (add ? 1 : 0), dst, TYPE_F32, dst_stride,
-                       COMPUTE_F32, ALGO_DEFAULT);
+    int e = blas->gemm_ex(blas->handle, OP_T, OP_N, g->n_row, g->n_tok, g->n_col,
+                          g->alpha ? g->alpha : one, g->w, type, g->n_col, g->x, type, g->x_stride,
+                          add ? one : zero, dst, TYPE_F32, dst_stride, COMPUTE_F32, ALGO_DEFAULT);
     if (e == 0)
         return;
     cudaError_t why = e == ALLOC_FAILED ? cudaErrorMemoryAllocation : cudaPeekAtLastError();

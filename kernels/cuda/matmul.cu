@@ -398,14 +398,14 @@ static struct gemm_room gemm_room(struct kern_cuda *c, int32_t n_col, int32_t n_
     return g;
 }
 
-/* n_row rows of a matrix as f16: as they lie, or in the tile. */
-static const uint16_t *rows_f16(struct kern_cuda *c, const struct gemm_room *g,
-                                const struct kern_weight *w, int32_t row0, int32_t n_row)
+/* n_row rows of a matrix as they lie when they are F32 or F16, else as f16 in the tile. */
+static const void *rows_for(struct kern_cuda *c, const struct gemm_room *g,
+                            const struct kern_weight *w, int32_t row0, int32_t n_row)
 {
     assert(!w->kept || g->kept + weight_bring_bytes(w, n_row) <= c->scratch + c->scratch_bytes);
     struct matrix m = w->kept ? weight_bring(c, w, row0, n_row, g->kept) : weight_rows(w, row0, n_row);
-    if (w->type == KERN_F16)
-        return (const uint16_t *)(const void *)m.body;
+    if (w->type == KERN_F16 || w->type == KERN_F32)
+        return m.body;
     tile_f16(c, w->type, m, g->tile);
     return g->tile;
 }
@@ -417,6 +417,8 @@ static bool any_kept(int n_mat, const struct kern_mat *mats)
     return n_mat > 0 && mats[0].w->kept;
 }
 
+/* Matrices of F32 stay so, inputs too: they are routers of experts, where a rounded sum chooses
+ * another expert, and vectors' worth beside the rest. */
 static void gemm(struct kern_cuda *c, int n_mat, const struct kern_mat *mats, const float *x,
                  int32_t x_stride, int32_t n_tok)
 {
@@ -436,12 +438,15 @@ static void gemm(struct kern_cuda *c, int n_mat, const struct kern_mat *mats, co
         for (int i = 0; i < n_mat; i++) {
             const struct kern_mat *m = &mats[i];
             float *dst = m->dst + (size_t)t0 * m->dst_stride;
-            bool lies = m->w->type == KERN_F16 && !m->w->kept;
+            bool exact = m->w->type == KERN_F32, lies = (exact || m->w->type == KERN_F16) && !m->w->kept;
             int32_t all = part_of(m).n_row, step = lies ? all : g.tile_rows;
             for (int32_t r = 0; r < all; r += step) {
                 int32_t n_row = all - r < step ? all - r : step;
-                gemm_run(c, rows_f16(c, &g, m->w, m->row0 + r, n_row), g.x, dst + r, n_row, n_col, n,
-                         m->dst_stride, m->add, g.alpha);
+                const void *w = rows_for(c, &g, m->w, m->row0 + r, n_row);
+                const struct gemm_call product =
+                    exact ? gemm_call{KERN_F32, w, from, n_row, n_col, n, x_stride, NULL}
+                          : gemm_call{KERN_F16, w, g.x, n_row, n_col, n, n_col, g.alpha};
+                gemm_run(c, &product, dst + r, m->dst_stride, m->add);
             }
             if (m->bias)
                 launch(add_bias, dim3((unsigned)((all + 127) / 128), (unsigned)n), 128, 0, c, dst,
