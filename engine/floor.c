@@ -264,6 +264,8 @@ static const double cost_k[] = {1 / 256.0, 1 / 16.0, 1, 16 * KV_PULL_K},
 #define LEAST_K_LAST 0.05
 #define LEAST_K 0.02 /* between them, in a straight line towards none */
 #define LEAST_V 0.003
+/* Of the layers of a group, which were measured together, the earlier goes first. */
+#define EARLY 1e-3
 /* Layers are treated alike unless that costs more than so many times the best choice. */
 #define WORTH 1.3
 
@@ -335,10 +337,11 @@ void floor_care(const struct floor *f, const struct preset *preset, int32_t n_la
         int32_t g = group_of(i, n_layer, f->n_group);
         const struct floor_group *of = &f->group[g];
         double least_k = worst * least_part_k(i, n_layer);
-        cost[i] = (struct layer_cost){fmax(least_k, of->kl_k / n_in[g]),
-                                      fmax(LEAST_V * worst, of->kl_v / n_in[g])};
-        ret[i].harm_k = cost[i].k / fmax(of->error2_k, 1e-9);
-        ret[i].harm_v = cost[i].v / fmax(of->error2_v, 1e-9);
+        double k = fmax(least_k, of->kl_k / n_in[g]), v = fmax(LEAST_V * worst, of->kl_v / n_in[g]);
+        double early = 1 + EARLY * (n_layer - i) / n_layer;
+        ret[i].harm_k = k / fmax(of->error2_k, 1e-9);
+        ret[i].harm_v = v / fmax(of->error2_v, 1e-9);
+        cost[i] = (struct layer_cost){early * k, early * v};
     }
     spread(cost, n_layer, (struct kv_depth){preset->bits_k, preset->bits_v}, depth);
     for (int32_t i = 0; i < n_layer; i++)
@@ -431,9 +434,9 @@ void floor_store(const char *dir, uint64_t fingerprint, const struct floor *f)
         struct floor copy = *f;
         fprintf(file, FORMAT, fingerprint, f->rung, f->n, f->n_group);
         for (int32_t i = 0; i < FLOOR_RUNGS; i++)
-            fprintf(file, " %.9g", f->kl[i]);
+            fprintf(file, " %.17g", f->kl[i]);
         for (int32_t i = 0; i < 4 * f->n_group; i++)
-            fprintf(file, " %.9g", *group_number(&copy, i));
+            fprintf(file, " %.17g", *group_number(&copy, i)); /* to the last bit: depths hang on it */
         bool good = fputc('\n', file) != EOF;
         if (fclose(file) != 0 || !good || rename(str_c(&fresh), name) != 0)
             unlink(str_c(&fresh));

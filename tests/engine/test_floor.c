@@ -115,7 +115,7 @@ static void floor__file__round_trip_and_damage(void **state)
     assert_non_null(mkdtemp(dir));
     snprintf(sub, sizeof sub, "%s/a/b", dir);
     struct floor f = {.rung = 2, .n = 192, .kl = {0.001, 0.002, 0.003, 0.5, NAN, NAN},
-                      .n_group = 2, .group = {{1, 2, 3, 4}, {0.5, 0.25, 0.125, 0}}}, g;
+                      .n_group = 2, .group = {{1 / 3.0, 2e-7 / 3, 3, 4}, {0.5, 0.25, 0.125, 0}}}, g;
     assert_false(floor_load(sub, 77, &g));
     floor_store(sub, 77, &f);
     assert_true(floor_load(sub, 77, &g));
@@ -193,6 +193,11 @@ static void floor__care__serves_the_fragile_layer_at_the_same_bytes(void **state
     for (int32_t i = 0; i < 8; i++)
         assert_true(care[i].seal.bits_k == 8 && care[i].seal.bits_v == 8);
     assert_true(kv_step(care[1].floor) < 3 && kv_step(care[6].floor) > 3);
+    /* Of layers that cost the same, where some must get more, the first. */
+    const double two[8] = {1, 1, 1, 1, 50, 50, 50, 50};
+    care_of("8/4", 8, two, care);
+    for (int32_t i = 1; i < 8; i++)
+        assert_true(i == 4 || kv_step(care[i].seal) >= kv_step(care[i - 1].seal));
     /* More layers than groups: a group's cost is its layers' together. */
     struct floor f = {.rung = 3, .n = 1, .n_group = FLOOR_GROUPS - 2};
     for (int32_t i = 0; i < f.n_group; i++)
