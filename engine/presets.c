@@ -24,8 +24,6 @@ static const struct preset rows[] = {
     {.name = "4/4", PAGES(4, 4), .what = "4-bit keys, 4-bit values"},
     {.name = "4/2", PAGES(4, 2), .what = "4-bit keys, 2-bit values"},
     {.name = "2/2", PAGES(2, 2), .what = "2-bit keys, 2-bit values"},
-    {.name = "8/4r", PAGES(8, 4), .rotate_v = true, .what = "8/4 with Hadamard-rotated values"},
-    {.name = "4/4r", PAGES(4, 4), .rotate_v = true, .what = "4/4 with Hadamard-rotated values"},
     {.name = "adaptive",
      .bits_k = 8,
      .bits_v = 8,

@@ -2,7 +2,7 @@
  * independent axes, the zero of an axis being "as in the exact cache"; adding a method is adding a
  * row to presets.c. The axes:
  *
- *   pages    bits_k .. rotate_v     blocks become pages of kernels/page.h (stored as they are)
+ *   pages    bits_k .. adaptive     blocks become pages of kernels/page.h (stored as they are)
  *   format   k, v, at_write, tiers  a published number format, simulated: see below
  *   eviction evict                  tokens are dropped for good
  *   reading  coverage, prefill, decode  older blocks that attention leaves out: methods.h
@@ -83,7 +83,6 @@ struct preset {
     int32_t bits_k, bits_v;   /* of a page when it is sealed; 0 = nothing is sealed (f16) */
     int32_t floor_k, floor_v; /* demotion never goes below */
     bool adaptive;            /* demotes by least harm when the budget asks for it */
-    bool rotate_v;            /* values go through a Hadamard transform */
 
     struct preset_format k, v;
     bool at_write;     /* each token is coded as it is written; else with its block, when a query two

@@ -1,5 +1,6 @@
 /* The page's bytes: sizes, places, unpacking, demotion, checks. Sealing is in page_seal.c. */
 #include "kernels/page.h"
+#include "kernels/page_rotate.h"
 
 #include <assert.h>
 #include <math.h>
@@ -186,23 +187,7 @@ void page_unpack_v(const struct kern_page *page, float *v)
 
 void page_rotate(float *x, int32_t head_dim)
 {
-    int32_t n = head_dim & -head_dim; /* largest power of two that divides it */
-    float norm = 1.0f / sqrtf((float)n);
-    for (int32_t at = 0; at < head_dim; at += n) {
-        float *y = x + at;
-        for (int32_t half = 1; half < n; half *= 2) {
-            for (int32_t i = 0; i < n; i += 2 * half) {
-                for (int32_t j = i; j < i + half; j++) {
-                    float a = y[j], b = y[j + half];
-                    y[j] = a + b;
-                    y[j + half] = a - b;
-                }
-            }
-        }
-        for (int32_t i = 0; i < n; i++) {
-            y[i] *= norm;
-        }
-    }
+    page_rotate_row(x, head_dim);
 }
 
 void page_bounds(const struct kern_page *page, float *lo, float *hi)

@@ -16,6 +16,7 @@
 #endif
 
 #include "kernels/page.h"
+#include "kernels/page_rotate.h"
 
 #ifndef SEAL_FN /* what the functions of a group are declared with: elsewhere for a device too */
 #define SEAL_FN static
@@ -570,7 +571,7 @@ static void seal_v(struct kern_page *p, int32_t n_skip, const uint16_t *v, uint8
         for (int32_t r = 0; r < 16; r++) {
             half_to_float(v + (size_t)(tt * 16 + r) * d, x[r], d);
             if (p->flags & PAGE_V_ROTATED)
-                page_rotate(x[r], d);
+                page_rotate_row(x[r], d);
         }
         for (int32_t first = 0; first < 16 * n_group; first += SIDE) { /* token by token */
             uint16_t *scales[SIDE], *los[SIDE];

@@ -52,13 +52,12 @@ enum {
 struct work {
     float q[TILE_ROWS * PAGE_HEAD_DIM_MAX];   /* [m][head_dim], scaled by scale * log2(e) */
     float out[TILE_ROWS * PAGE_HEAD_DIM_MAX]; /* [m][head_dim] */
-    float turned[CODE_ROWS * PAGE_HEAD_DIM_MAX]; /* the part of out from rotated pages */
     float s[TILE_ROWS * PAGE_TOK];            /* scores, then probabilities [m][64] */
     float panel[PAGE_HEAD_DIM_MAX * PAGE_TOK];
     float top[TILE_ROWS], sum[TILE_ROWS], keep[TILE_ROWS];
     float sums[TILE_ROWS]; /* of this segment's probabilities */
     float block_top[SUM_FLOATS / 2], block_sum[SUM_FLOATS / 2]; /* [m][segment], when mass is asked */
-    bool any_turned; /* turned holds something */
+    bool turned; /* out is in the space of rotated values (PAGE_V_ROTATED) */
     struct page_query page;
 #if defined(ATTN_AMX)
     bool amx; /* products with rows of f16 are computed in tile registers */
@@ -328,32 +327,32 @@ ATTN_INLINE void scale_rows(float *x, const float *keep, int32_t m, int32_t d)
             VF_STORE(x + i * d + c, VF_MUL(VF_SET1(keep[i]), VF_LOAD(x + i * d + c)));
 }
 
+/* Into the space of rotated values, or back: a page's values need not be rotated back one by one, since
+ * what is summed can be, and pages lie together. */
+static void out_turn(struct work *w, bool turned, int32_t m, int32_t d)
+{
+    for (int32_t i = 0; w->turned != turned && i < m; i++)
+        page_rotate(w->out + i * d, d);
+    w->turned = turned;
+}
+
 /* out = out * keep + P * V over the first n_tok tokens: beyond, rows may hold anything. */
 static void seg_values(const struct plan *p, struct work *w, const struct seg *s, int32_t m,
                        int32_t n_tok)
 {
     int32_t d = p->head_dim;
+    out_turn(w, s->kind == SEG_PAGE && s->page->flags & PAGE_V_ROTATED, m, d);
     if (s->kind == SEG_PAGE && m <= CODE_ROWS) {
-        bool turned = s->page->flags & PAGE_V_ROTATED;
-        if (turned && !w->any_turned) {
-            memset(w->turned, 0, sizeof(float) * m * d);
-            w->any_turned = true;
-        }
         scale_rows(w->out, w->keep, m, d);
-        if (w->any_turned)
-            scale_rows(w->turned, w->keep, m, d);
-        float *out = turned ? w->turned : w->out;
 #if defined(ATTN_AMX)
         if (m >= AMX_MIN_PAGE_ROWS) {
-            page_tile_values(&w->tiles, &w->page.layout, s->page, w->s, m, out, s->next_v);
+            page_tile_values(&w->tiles, &w->page.layout, s->page, w->s, m, w->out, s->next_v);
             return;
         }
 #endif
-        page_values(&w->page, s->page, w->s, m, out, s->next_v, s->next_bytes);
+        page_values(&w->page, s->page, w->s, m, w->out, s->next_v, s->next_bytes);
         return;
     }
-    if (w->any_turned)
-        scale_rows(w->turned, w->keep, m, d);
     if (s->kind == SEG_PAGE) {
         page_widen_v(&w->page.layout, s->page, w->panel);
         for (int32_t c = 0; c < d; c += PANEL)
@@ -428,9 +427,8 @@ static void seg_tiles(const struct plan *p, struct work *w, const struct tile *t
     amx_product(w->amx_q, w->amx_kv, m, n_key, d, w->s, PAGE_TOK, false);
     seg_mask(p, w, t, s, m, n_key);
     amx_softmax(w->s, PAGE_TOK, m, n_key, depth, w->top, w->sum, w->keep, w->sums, w->amx_p);
+    out_turn(w, false, m, d);
     scale_rows(w->out, w->keep, m, d);
-    if (w->any_turned)
-        scale_rows(w->turned, w->keep, m, d);
     amx_right(s->v, d, 1, n_tok, depth, d, w->amx_kv, s->next_v);
     amx_product(w->amx_p, w->amx_kv, m, d, depth, w->out, d, true);
 }
@@ -470,7 +468,7 @@ static void tile_attend(const struct plan *p, struct work *w, const struct tile 
     }
     memset(w->out, 0, sizeof(float) * m * d);
     w->page.layout.shape.head_dim = 0;
-    w->any_turned = false;
+    w->turned = false;
 #if defined(ATTN_AMX)
     w->amx = m >= AMX_MIN_ROWS && d % AMX_DEPTH == 0 &&
              t->last_block - t->first_block + 1 >= AMX_MIN_SEG;
@@ -524,13 +522,7 @@ static void tile_attend(const struct plan *p, struct work *w, const struct tile 
     if (m >= AMX_MIN_PAGE_ROWS)
         TILE_RELEASE();
 #endif
-    if (w->any_turned) {
-        for (int32_t i = 0; i < m; i++) {
-            page_rotate(w->turned + i * d, d);
-            for (int32_t c = 0; c < d; c++)
-                w->out[i * d + c] += w->turned[i * d + c];
-        }
-    }
+    out_turn(w, false, m, d);
 }
 
 /* Writes the finished rows of a tile. */

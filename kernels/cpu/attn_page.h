@@ -426,7 +426,7 @@ static __attribute__((unused)) void page_widen_k(struct page_layout *l,
     }
 }
 
-/* v [64][head_dim] */
+/* v [64][head_dim], rotated where the page is */
 static __attribute__((unused)) void page_widen_v(struct page_layout *l,
                                                  const struct kern_page *page, float *v)
 {
@@ -446,9 +446,6 @@ static __attribute__((unused)) void page_widen_v(struct page_layout *l,
                 line_widen_any(&code, (size_t)t / 4 * d + (size_t)(c / 16) * 64 + c % 16 * 4, sc,
                                lo, v + t * d + c, d);
         }
-    if (page->flags & PAGE_V_ROTATED)
-        for (int32_t t = 0; t < PAGE_TOK; t++)
-            page_rotate(v + t * d, d);
 }
 
 #endif

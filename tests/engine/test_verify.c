@@ -236,7 +236,7 @@ static void witness__answer__measures_single_layers(void **state)
         struct stats s;
         uint64_t number;
         engine_sampling_default(&t.sampling);
-        t.sampling.seed = 1;
+        t.sampling.seed = 3; /* no answer ends early with it */
         engine_stats(en, &s);
         assert_true(isnan(s.step_error) && isnan(s.harm_measured) && s.step_n == -1);
         bed_check(engine_submit(en, &t, &number, &e), &e);
