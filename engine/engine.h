@@ -51,7 +51,7 @@ void engine_close(struct engine *en); /* cancels, joins, frees; NULL is fine */
 struct engine_info {
     char name[128];         /* general.name or the file's stem */
     char arch[32];
-    char type[32];          /* dominant weight type, e.g. "Q4_K" */
+    char type[32];          /* what the file calls itself, e.g. "Q4_K_M", else its dominant weight type */
     char backend[48];       /* "cpu avx512, 2 threads", "cuda, 3 of 16 layers" */
     char kv[32];            /* preset in force */
     bool kv_lossy;          /* the preset loses tokens for good */

@@ -509,6 +509,21 @@ static enum status bind_rope_factors(struct model *m, const char *name,
     return OK;
 }
 
+/* Values of general.file_type in the GGUF specification, by which files are known: types of
+ * matrices are mixed, and large embeddings are often of another than the rest. */
+static const struct recipe {
+    const char *name;
+    enum kern_type type; /* some matrices are of it, or the file says something wrong */
+} recipes[] = {
+    [0] = {"F32", KERN_F32},      [1] = {"F16", KERN_F16},        [2] = {"Q4_0", KERN_Q4_0},
+    [3] = {"Q4_1", KERN_Q4_1},    [7] = {"Q8_0", KERN_Q8_0},      [8] = {"Q5_0", KERN_Q5_0},
+    [9] = {"Q5_1", KERN_Q5_1},    [10] = {"Q2_K", KERN_Q2_K},     [11] = {"Q3_K_S", KERN_Q3_K},
+    [12] = {"Q3_K_M", KERN_Q3_K}, [13] = {"Q3_K_L", KERN_Q3_K},   [14] = {"Q4_K_S", KERN_Q4_K},
+    [15] = {"Q4_K_M", KERN_Q4_K}, [16] = {"Q5_K_S", KERN_Q5_K},   [17] = {"Q5_K_M", KERN_Q5_K},
+    [18] = {"Q6_K", KERN_Q6_K},   [25] = {"IQ4_NL", KERN_IQ4_NL}, [30] = {"IQ4_XS", KERN_IQ4_XS},
+    [32] = {"BF16", KERN_BF16},   [38] = {"MXFP4", KERN_MXFP4},
+};
+
 static void note_types(struct model *m)
 {
     int64_t elems[64] = {0};
@@ -522,7 +537,13 @@ static void note_types(struct model *m)
     for (int i = 1; i < 64; i++)
         if (elems[i] > elems[best])
             best = i;
-    snprintf(m->p.type, sizeof m->p.type, "%s", kern_type_name((enum kern_type)best));
+    uint32_t recipe;
+    const char *name = kern_type_name((enum kern_type)best);
+    if (gguf_get_u32(m->gguf, "general.file_type", &recipe) &&
+        recipe < sizeof recipes / sizeof *recipes && recipes[recipe].name &&
+        elems[recipes[recipe].type] > 0)
+        name = recipes[recipe].name;
+    snprintf(m->p.type, sizeof m->p.type, "%s", name);
 }
 
 static enum status read_model(struct model *m, struct err *e)

@@ -67,7 +67,7 @@ struct model_params {
     int32_t window; /* positions seen by sliding layers; 0 = no such layers */
     bool sliding[MODEL_LAYERS];
     int64_t n_param;
-    char type[32]; /* type that holds most weights, e.g. "Q4_K" */
+    char type[32]; /* what the file calls itself, e.g. "Q4_K_M", else the type that holds most weights */
 };
 
 /* A matrix bound to rows of a tensor; experts' matrices are one matrix, above each other. */

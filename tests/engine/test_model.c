@@ -205,6 +205,27 @@ static void model__rope__scales_as_published(void **state)
     gguf_close(g);
 }
 
+/* A file is called what it calls itself, unless no matrix is of that type. */
+static void model__type__is_the_files_name_for_it(void **state)
+{
+    char path[1024];
+    struct gguf *g;
+    struct model *m;
+    struct err e;
+    const uint32_t q8_0 = 7;
+    open_model(bed_data(), "llama-Q4_K_M", &g, &m);
+    assert_string_equal(m->p.type, "Q4_K_M");
+    model_free(m);
+    gguf_close(g);
+    patched(bed_data(), "llama-Q4_K_M", "general.file_type", &q8_0, path);
+    bed_check(gguf_open(path, &g, &e), &e);
+    bed_check(model_read(g, &m, &e), &e);
+    assert_string_equal(m->p.type, "Q4_K");
+    model_free(m);
+    gguf_close(g);
+    remove(path);
+}
+
 static void model__fingerprint__tells_models_apart(void **state)
 {
     static const char *const names[] = {"llama-F16",   "llama-BF16", "llama-Q8_0",
@@ -344,6 +365,7 @@ int main(void)
         cmocka_unit_test(model__read__refuses_numbers_that_do_not_fit),
         cmocka_unit_test(model__read__refuses_experts_that_do_not_fit),
         cmocka_unit_test(model__rope__scales_as_published),
+        cmocka_unit_test(model__type__is_the_files_name_for_it),
         cmocka_unit_test(model__fingerprint__tells_models_apart),
         cmocka_unit_test(model__fingerprint__tells_growing_queries_apart),
         cmocka_unit_test(plan__make__lowers_or_refuses),
