@@ -10,26 +10,6 @@ enum {
 
 /* ---- putting parts together ---- */
 
-/* Hadamard transform of each run of n = d & -d floats, by the block's threads; page_rotate. */
-static __device__ void rotate_shared(float *x, int32_t d)
-{
-    int32_t n = d & -d;
-    for (int32_t half = 1; half < n; half *= 2) {
-        __syncthreads();
-        for (int32_t i = (int32_t)threadIdx.x; i < d / 2; i += (int32_t)blockDim.x) {
-            int32_t at = i / half * 2 * half + i % half;
-            float u = x[at], v = x[at + half];
-            x[at] = u + v;
-            x[at + half] = u - v;
-        }
-    }
-    __syncthreads();
-    float norm = 1 / sqrtf((float)n);
-    for (int32_t i = (int32_t)threadIdx.x; i < d; i += (int32_t)blockDim.x)
-        x[i] *= norm;
-    __syncthreads();
-}
-
 /* The largest of a block's COMBINE_THREADS, for all of them. */
 static __device__ float block_most(float x)
 {
@@ -64,7 +44,7 @@ static __device__ float block_sum(float x)
 static __global__ void combine_parts(struct attn_args a, struct attn_parts p, float *final)
 {
     DYNAMIC_SHARED(memory);
-    float *turned = (float *)memory, *weight = turned + a.head_dim; /* [head_dim], [2 n_split] */
+    float *weight = (float *)memory; /* [n_split] */
     a.pos0 = place_of(a);
     int32_t pair = (int32_t)blockIdx.x % ROWS_PAIRS, index = (int32_t)blockIdx.y;
     int32_t head_kv = (int32_t)blockIdx.z / p.n_chunk, chunk = (int32_t)blockIdx.z % p.n_chunk;
@@ -79,48 +59,32 @@ static __global__ void combine_parts(struct attn_args a, struct attn_parts p, fl
         }
         return;
     }
-    size_t first = (size_t)at * p.n_split * 2 * ROWS_PAIRS + pair;
-    int32_t n = 2 * p.n_split;
-    float top = LOWEST, sum = 0, seen = 0;
-    for (int32_t i = (int32_t)threadIdx.x; i < n; i += (int32_t)blockDim.x)
+    size_t first = (size_t)at * p.n_split * ROWS_PAIRS + pair;
+    float top = LOWEST, sum = 0;
+    for (int32_t i = (int32_t)threadIdx.x; i < p.n_split; i += (int32_t)blockDim.x)
         top = fmaxf(top, p.top[first + (size_t)i * ROWS_PAIRS]);
     top = block_most(top);
-    for (int32_t i = (int32_t)threadIdx.x; i < n; i += (int32_t)blockDim.x) {
+    for (int32_t i = (int32_t)threadIdx.x; i < p.n_split; i += (int32_t)blockDim.x) {
         float part = p.sum[first + (size_t)i * ROWS_PAIRS];
         weight[i] = part > 0 ? exp2f(p.top[first + (size_t)i * ROWS_PAIRS] - top) : 0;
         sum += part > 0 ? part * weight[i] : 0;
-        seen = i % 2 && part > 0 ? 1 : seen;
     }
-    sum = block_sum(sum);
-    bool any_turned = block_most(seen) > 0; /* and the weights are there */
+    sum = block_sum(sum); /* and the weights are there */
+    float inv = 1 / sum;
     size_t answer = (size_t)(a.row ? index : row) * a.n_head + head;
     float *out = a.out + answer * d;
-    size_t step = (size_t)2 * ROWS_PAIRS * d;
+    size_t step = (size_t)ROWS_PAIRS * d;
     for (int32_t c = (int32_t)threadIdx.x; c < d; c += (int32_t)blockDim.x) {
         const float *from = p.out + first * d + c;
-        float plain = 0, rotated = 0;
+        float x = 0;
         /* Loads do not wait for weights: what lies in a slot of weight 0 may be anything. */
 #pragma unroll 8
         for (int32_t i = 0; i < p.n_split; i++) {
             float v = from[(size_t)i * step];
-            plain += weight[2 * i] > 0 ? weight[2 * i] * v : 0;
+            x += weight[i] > 0 ? weight[i] * v : 0;
         }
-        if (any_turned) {
-            from += (size_t)ROWS_PAIRS * d;
-#pragma unroll 8
-            for (int32_t i = 0; i < p.n_split; i++) {
-                float v = from[(size_t)i * step];
-                rotated += weight[2 * i + 1] > 0 ? weight[2 * i + 1] * v : 0;
-            }
-        }
-        turned[c] = rotated;
-        out[c] = plain;
+        out[c] = x * inv;
     }
-    if (any_turned)
-        rotate_shared(turned, d);
-    float inv = 1 / sum;
-    for (int32_t c = (int32_t)threadIdx.x; c < d; c += (int32_t)blockDim.x)
-        out[c] = (out[c] + (any_turned ? turned[c] : 0)) * inv;
     if (threadIdx.x > 0)
         return;
     if (a.lse)
@@ -232,7 +196,7 @@ static bool parts_take(struct cuda_cut *cut, const struct attn_args &a, struct a
                        bool values, bool blocks)
 {
     size_t tile = (size_t)p->n_tile * (size_t)a.n_head_kv * (size_t)p->n_chunk;
-    size_t slot = tile * (size_t)p->n_split * 2 * ROWS_PAIRS;
+    size_t slot = tile * (size_t)p->n_split * ROWS_PAIRS;
     p->top = (float *)cuda_cut_take(cut, slot * sizeof(float));
     p->sum = (float *)cuda_cut_take(cut, slot * sizeof(float));
     bool ok = p->top && p->sum;
@@ -267,8 +231,7 @@ static bool attend_part(struct kern_cuda *c, const struct attn_args &a, struct c
     attn_rows_launch(c, a, p, true);
     launch(combine_parts,
            dim3(ROWS_PAIRS, (unsigned)p.n_tile, (unsigned)(a.n_head_kv * p.n_chunk)),
-           COMBINE_THREADS, sizeof(float) * ((size_t)a.head_dim + 2 * (size_t)p.n_split), c, a, p,
-           final);
+           COMBINE_THREADS, sizeof(float) * (size_t)p.n_split, c, a, p, final);
     if (mass)
         launch(add_masses, dim3((unsigned)((a.n_block + 63) / 64), (unsigned)a.n_head_kv), 64, 0,
                c, a, p, final, mass);

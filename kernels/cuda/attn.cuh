@@ -155,6 +155,33 @@ DEVICE void seen_of(const attn_args &a, const seg &s, int32_t row, int32_t *lo, 
     *hi = min_i(s.tok1, a.pos0 + row - at + 1);
 }
 
+/* ---- rotated values ----
+ * Both kernels keep their sums of values in registers, either plain or rotated as pages may hold
+ * them (page_rotate, its own inverse), and turn the sums where the next segment is of the other
+ * kind: a rotation is linear, and what we read is mostly of one kind. Each knows which of its
+ * channels lie in which registers and lanes; the steps are these. */
+
+/* One step of page_rotate between registers: x[i] and x[i + stride]. */
+template <int N> DEVICE void turn_registers(float *x, int stride)
+{
+#pragma unroll
+    for (int i = 0; i < N; i++)
+        if (!(i & stride)) {
+            float u = x[i], v = x[i + stride];
+            x[i] = u + v;
+            x[i + stride] = u - v;
+        }
+}
+
+/* The same between lanes whose numbers differ by one bit. */
+template <int N> DEVICE void turn_lanes(float *x, int bit)
+{
+    float sign = threadIdx.x & (unsigned)bit ? -1 : 1;
+#pragma unroll
+    for (int i = 0; i < N; i++)
+        x[i] = sign * x[i] + __shfl_xor_sync(FULL_WARP, x[i], bit);
+}
+
 /* ---- pages: where things are (page.h) ---- */
 
 DEVICE const uint16_t *page_k_scale(const kern_page *p)

@@ -20,8 +20,8 @@ static inline int32_t attn_rows_warps(int32_t head_dim)
 
 /* Results of warps that read part of a tile's segments. */
 struct attn_parts {
-    float *top, *sum;   /* [tile][n_split][2][8]; second: segments whose values are rotated */
-    float *out;         /* [tile][n_split][2][8][head_dim] */
+    float *top, *sum;   /* [tile][n_split][8] */
+    float *out;         /* [tile][n_split][8][head_dim] */
     float *block;       /* [tile][8][n_block + 1] log2 of a block's sum of 2^score; NULL = not asked */
     int32_t n_split, n_tile, n_chunk, rows;
 };

@@ -3,9 +3,7 @@
 #include "kernels/cuda/attn_impl.h"
 #include "kernels/cuda/attn_rows.cuh"
 
-/* The part of one warp. Segments whose values are rotated are summed by themselves, in a second
- * walk, since their sum is rotated back once at the end. D64: heads of up to 64 D64 channels; 0 for
- * any, when no values are asked. */
+/* The part of one warp. D64: heads of up to 64 D64 channels; 0 for any, when no values are asked. */
 template <int D64>
 static __global__ void __launch_bounds__(32 * ROWS_WARPS, attn_rows_blocks(D64))
     attend_rows(struct attn_args a, struct attn_parts p)
@@ -29,62 +27,62 @@ static __global__ void __launch_bounds__(32 * ROWS_WARPS, attn_rows_blocks(D64))
     bool there = row >= t.row0 && row < t.row1;
     int32_t seg0 = (int32_t)((int64_t)t.n_seg * split / p.n_split);
     int32_t seg1 = (int32_t)((int64_t)t.n_seg * (split + 1) / p.n_split);
-    row_state w;
-    row_out<values ? D64 : 1> out;
+    row_state w = {LOWEST, 0};
+    row_out<values ? D64 : 1> out = {};
     DYNAMIC_SHARED(memory);
     float *q = (float *)memory +
                ((int32_t)threadIdx.x / 32 * ROWS_PAIRS + g) * rows_q_len(d);
     rows_load(q, there ? a.q + ((size_t)row * a.n_head + head) * d : NULL, d, a.factor, b);
     __syncwarp();
-    bool any_rotated = false;
-    for (int pass = 0; pass < 2; pass++) {
-        w = {LOWEST, 0};
-        out = {};
-        for (int32_t i = seg0; i < seg1 && (pass == 0 || any_rotated); i++) {
-            seg s = tile_seg(a, t, i);
-            bool rotated = values && s.kind == SEG_PAGE && s.page->flags & PAGE_V_ROTATED;
-            any_rotated = any_rotated || rotated;
-            if (s.kind == SEG_NONE || rotated != (pass == 1))
-                continue;
-            if (a.only && !a.only[(size_t)head_kv * a.n_block + s.block])
-                continue;
-            int32_t lo, hi, n_tok;
-            seen_of(a, s, t.row1 - 1, &lo, &n_tok); /* the last row sees furthest */
-            if (n_tok <= 0)
-                continue;
-            seen_of(a, s, there ? row : t.row0, &lo, &hi);
-            float score[8][2];
-            if (s.kind == SEG_PAGE)
-                page_scores(q, s.page, g, b, score);
-            else
-                f16_scores(q, s.k, s.k_stride, d, g, b, score);
-            float keep, sum = rows_softmax(&w, score, b, lo, there ? hi : 0, a.softcap, &keep);
-            if (p.block) {
-                sum = quad_sum(sum);
-                bool sink = t.sinks && i == 0;
-                size_t to = ((size_t)at * ROWS_PAIRS + g) * (a.n_block + 1);
-                if (b == 0)
-                    p.block[to + (sink ? a.n_block : s.block)] = w.top + log2f(sum);
-            }
-            if (values) {
-                if (keep != 1)
-                    out_scale(&out, keep);
-                if (s.kind == SEG_PAGE)
-                    page_values(&out, s.page, g, b, score);
-                else
-                    f16_values(&out, s.v, n_tok, d, g, b, score);
-            }
+    bool turned = false; /* out holds sums of rotated values */
+    for (int32_t i = seg0; i <= seg1; i++) { /* behind the last one they are turned back */
+        seg s = {};
+        if (i < seg1)
+            s = tile_seg(a, t, i);
+        if (values) {
+            bool rotated = s.kind == SEG_PAGE && s.page->flags & PAGE_V_ROTATED;
+            if (rotated != turned && i > seg0)
+                out_rotate(&out, d);
+            turned = rotated;
         }
-        float sum = quad_sum(w.sum);
-        size_t slot = (((size_t)at * p.n_split + split) * 2 + pass) * ROWS_PAIRS + g;
-        if (b == 0) {
-            p.top[slot] = w.top;
-            p.sum[slot] = sum;
-        }
-        if (!values)
-            return;
-        if (sum == 0)
+        if (s.kind == SEG_NONE)
             continue;
+        if (a.only && !a.only[(size_t)head_kv * a.n_block + s.block])
+            continue;
+        int32_t lo, hi, n_tok;
+        seen_of(a, s, t.row1 - 1, &lo, &n_tok); /* the last row sees furthest */
+        if (n_tok <= 0)
+            continue;
+        seen_of(a, s, there ? row : t.row0, &lo, &hi);
+        float score[8][2];
+        if (s.kind == SEG_PAGE)
+            page_scores(q, s.page, g, b, score);
+        else
+            f16_scores(q, s.k, s.k_stride, d, g, b, score);
+        float keep, sum = rows_softmax(&w, score, b, lo, there ? hi : 0, a.softcap, &keep);
+        if (p.block) {
+            sum = quad_sum(sum);
+            bool sink = t.sinks && i == 0;
+            size_t to = ((size_t)at * ROWS_PAIRS + g) * (a.n_block + 1);
+            if (b == 0)
+                p.block[to + (sink ? a.n_block : s.block)] = w.top + log2f(sum);
+        }
+        if (values) {
+            if (keep != 1)
+                out_scale(&out, keep);
+            if (s.kind == SEG_PAGE)
+                page_values(&out, s.page, g, b, score);
+            else
+                f16_values(&out, s.v, n_tok, d, g, b, score);
+        }
+    }
+    float sum = quad_sum(w.sum);
+    size_t slot = ((size_t)at * p.n_split + split) * ROWS_PAIRS + g;
+    if (b == 0) {
+        p.top[slot] = w.top;
+        p.sum[slot] = sum;
+    }
+    if (values && sum != 0)
         for (int G = 0; G < 2 * D64; G++)
             for (int jj = 0; jj < 4; jj++)
                 for (int e = 0; e < 2; e++) {
@@ -92,7 +90,6 @@ static __global__ void __launch_bounds__(32 * ROWS_WARPS, attn_rows_blocks(D64))
                     if (c < d)
                         p.out[slot * d + c] = out.x[G][jj][e];
                 }
-    }
 }
 
 template <int D64>

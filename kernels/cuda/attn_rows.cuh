@@ -97,6 +97,27 @@ template <int D64> DEVICE void out_scale(row_out<D64> *w, float by)
                 w->x[G][jj][e] *= by;
 }
 
+/* page_rotate on the sums of all 8 pairs: from plain to rotated and back. Channel bits 0 and 1 are
+ * jj, 2 is e, 3 and 4 are b, the others G. d is a multiple of 16; channels behind it may hold
+ * anything, they only meet each other. */
+template <int D64> DEVICE void out_rotate(row_out<D64> *w, int32_t d)
+{
+    constexpr int n_x = 16 * D64;
+    float *x = &w->x[0][0][0];
+    int32_t n = d & -d;
+    turn_registers<n_x>(x, 2);
+    turn_registers<n_x>(x, 4);
+    turn_registers<n_x>(x, 1);
+    turn_lanes<n_x>(x, 1);
+    if (n > 16)
+        turn_lanes<n_x>(x, 2);
+#pragma unroll
+    for (int G = 1; G < 2 * D64; G *= 2)
+        if (32 * G < n)
+            turn_registers<n_x>(x, 8 * G);
+    out_scale(w, 1 / sqrtf((float)n));
+}
+
 /* One pair's q, times factor, to shared memory by the four lanes of its row; NULL = zeros. */
 DEVICE void rows_load(float *to, const float *q, int32_t d, float factor, int32_t b)
 {

@@ -1,7 +1,7 @@
 /* Attention of many rows: a block of threads takes 16 pairs per warp of one KV head and walks its
  * segments; keys and values of a segment are put into shared memory as f16 (pages decoded, rotated
- * values turned back) and go through the matrix units with an online softmax. q is handed over as
- * two f16, so that large keys (models with biases) lose nothing by its rounding. */
+ * values left so) and go through the matrix units with an online softmax. q is handed over as two
+ * f16, so that large keys (models with biases) lose nothing by its rounding. */
 #include "kernels/cuda/attn_impl.h"
 
 enum {
@@ -67,44 +67,6 @@ DEVICE void page_tokens(const kern_page *p, uint16_t *value)
     }
 }
 
-/* page_rotate on every token's row, one warp per row. */
-DEVICE void unrotate(uint16_t *value, int32_t d)
-{
-    int32_t n = d & -d, lane = (int32_t)threadIdx.x % 32;
-    float norm = 1 / sqrtf((float)n);
-    for (int32_t t = (int32_t)threadIdx.x / 32; t < PAGE_TOK; t += (int32_t)blockDim.x / 32) {
-        float x[PAGE_HEAD_DIM_MAX / 32];
-        uint16_t *row = value + t * (d + PAD);
-#pragma unroll
-        for (int i = 0; i < PAGE_HEAD_DIM_MAX / 32; i++) /* channel 32 i + lane */
-            x[i] = 32 * i + lane < d ? half_value(row[32 * i + lane]) : 0;
-#pragma unroll
-        for (int half = 1; half < 32; half *= 2) {
-            if (half >= n)
-                break;
-            for (int i = 0; i < PAGE_HEAD_DIM_MAX / 32; i++) {
-                float other = __shfl_xor_sync(FULL_WARP, x[i], half);
-                x[i] = lane & half ? other - x[i] : x[i] + other;
-            }
-        }
-#pragma unroll
-        for (int half = 1; half < PAGE_HEAD_DIM_MAX / 32; half *= 2) {
-            if (32 * half >= n)
-                break;
-            for (int i = 0; i < PAGE_HEAD_DIM_MAX / 32; i++)
-                if (!(i & half)) {
-                    float u = x[i], v = x[i | half];
-                    x[i] = u + v;
-                    x[i | half] = u - v;
-                }
-        }
-#pragma unroll
-        for (int i = 0; i < PAGE_HEAD_DIM_MAX / 32; i++)
-            if (32 * i + lane < d)
-                row[32 * i + lane] = half_of(x[i] * norm);
-    }
-}
-
 /* Rows as they are; tokens from n_tok on become zeros, since memory there may hold anything. */
 DEVICE void f16_rows(const seg &s, int32_t n_tok, int32_t d, uint16_t *key, uint16_t *value)
 {
@@ -123,6 +85,26 @@ DEVICE void f16_rows(const seg &s, int32_t n_tok, int32_t d, uint16_t *key, uint
         int32_t row = i / d, col = i % d;
         value[row * (d + PAD) + col] = row < n_tok ? s.v[row * d + col] : (uint16_t)0;
     }
+}
+
+/* page_rotate on the sums of a lane's two pairs: channel bit 0 is bit 0 of out[n][x], 1 and 2 are b,
+ * the others n. d is a multiple of 16. */
+template <int D16> DEVICE void out_rotate(float out[2 * D16][4], int32_t d)
+{
+    constexpr int n_x = 8 * D16;
+    float *x = &out[0][0];
+    int32_t n = d & -d;
+    turn_registers<n_x>(x, 1);
+    turn_lanes<n_x>(x, 1);
+    turn_lanes<n_x>(x, 2);
+#pragma unroll
+    for (int i = 1; D16 % i == 0; i *= 2) /* runs are as wide as D16 allows, at most */
+        if (8 * i < n)
+            turn_registers<n_x>(x, 4 * i);
+    float norm = 1 / sqrtf((float)n);
+#pragma unroll
+    for (int i = 0; i < n_x; i++)
+        x[i] *= norm;
 }
 
 /* D16: head_dim / 16, rounded up to one of the sizes below; channels past head_dim are zeros in q
@@ -162,8 +144,15 @@ static __global__ void __launch_bounds__(256, 1)
         row[x] = t.base + (16 * warp + g + 8 * x) / t.n_head;
         row[x] = row[x] >= t.row0 && row[x] < t.row1 ? row[x] : -1;
     }
-    for (int32_t i = 0; i < t.n_seg; i++) {
-        seg s = tile_seg(a, t, i);
+    bool turned = false; /* out holds sums of rotated values */
+    for (int32_t i = 0; i <= t.n_seg; i++) { /* behind the last segment they are turned back */
+        seg s = {};
+        if (i < t.n_seg)
+            s = tile_seg(a, t, i);
+        bool rotated = s.kind == SEG_PAGE && s.page->flags & PAGE_V_ROTATED;
+        if (rotated != turned && i > 0)
+            out_rotate<D16>(out, d);
+        turned = rotated;
         int32_t lo, n_tok;
         if (s.kind == SEG_NONE)
             continue;
@@ -174,10 +163,6 @@ static __global__ void __launch_bounds__(256, 1)
         if (s.kind == SEG_PAGE) {
             page_keys(s.page, key);
             page_tokens(s.page, value);
-            if (s.page->flags & PAGE_V_ROTATED) {
-                __syncthreads();
-                unrotate(value, d);
-            }
         } else {
             f16_rows(s, n_tok, d, key, value);
         }
