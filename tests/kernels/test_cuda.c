@@ -25,8 +25,9 @@
  * random signs. Parts of the output's rms. */
 #define TOLERANCE_ROWS 3e-4
 #define TOLERANCE_TILE 4e-3
-/* The same with pages, whose keys and values are rounded to f16 too: 5.7e-3 was measured. */
-#define TOLERANCE_TILE_PAGE 8e-3
+/* The same with pages of 256 channels, 5.7e-3 was measured, and with pages of all depths, rotated and
+ * not, 4.7e-3; else, up to 128 channels, 3.7e-3. */
+#define TOLERANCE_TILE_WIDE 8e-3
 #define TOLERANCE_LSE 1e-3
 /* Keys of pages are rounded to f16 in the tiled kernel. */
 #define TOLERANCE_LSE_PAGE 1e-2
@@ -241,7 +242,8 @@ static void check_attention(const struct shape *h)
         worst_mass = e > worst_mass || isnan(e) ? e : worst_mass;
     }
     bool tile = h->n_tok >= 32 && !h->mass && !h->picked;
-    if (!(worst <= (!tile ? TOLERANCE_ROWS : h->bits_k ? TOLERANCE_TILE_PAGE : TOLERANCE_TILE) &&
+    bool wide = h->bits_k && (h->head_dim > 128 || (h->rotated && h->bits_k == 1));
+    if (!(worst <= (!tile ? TOLERANCE_ROWS : wide ? TOLERANCE_TILE_WIDE : TOLERANCE_TILE) &&
           worst_lse <= (tile && h->bits_k ? TOLERANCE_LSE_PAGE : TOLERANCE_LSE) &&
           worst_mass <= TOLERANCE_MASS))
         fail_msg("d %d heads %dx%d rows %d at %d window %d cap %g bits %d/%d%s%s%s: out %g lse %g "
