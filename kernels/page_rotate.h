@@ -1,13 +1,17 @@
-/* page_rotate, compiled with each instruction set that seals. Sums and differences only, in one order: the
- * same bits everywhere. */
+/* page_rotate, compiled for each instruction set and device that seals. Sums and differences only, in one
+ * order: the same bits everywhere. */
 #ifndef KERNELS_PAGE_ROTATE_H
 #define KERNELS_PAGE_ROTATE_H
 
 #include <math.h>
 #include <stdint.h>
 
+#ifndef PAGE_ROTATE_FN /* a device has its own */
+#define PAGE_ROTATE_FN static inline
+#endif
+
 /* The first three steps of eight floats, written out: as loops they stay scalar. */
-static inline void page_rotate_eight(float *y)
+PAGE_ROTATE_FN void page_rotate_eight(float *y)
 {
     float a[8], b[8];
     for (int i = 0; i < 8; i += 2)
@@ -19,7 +23,7 @@ static inline void page_rotate_eight(float *y)
         y[j] = b[j] + b[j + 4], y[j + 4] = b[j] - b[j + 4];
 }
 
-static inline void page_rotate_row(float *x, int32_t head_dim)
+PAGE_ROTATE_FN void page_rotate_row(float *x, int32_t head_dim)
 {
     int32_t n = head_dim & -head_dim; /* largest power of two that divides it: 16 at least */
     float norm = 1.0f / sqrtf((float)n);

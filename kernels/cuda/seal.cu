@@ -12,6 +12,7 @@
 #define SEAL_TABLE static __device__ const
 #endif
 #define SEAL_GROUPS_ONLY
+#define PAGE_ROTATE_FN SEAL_FN
 #define kern_f16_to_f32 half_value
 #define kern_f32_to_f16 half_of
 #include "kernels/page_seal.h"
@@ -39,24 +40,6 @@ struct group_sums {
     double err[PAGE_DEPTHS], x_sq;
     int64_t n;
 };
-
-SEAL_FN void rotate_row(float *x, int32_t d)
-{
-    int32_t n = d & -d;
-    float norm = 1.0f / sqrtf((float)n);
-    for (int32_t at = 0; at < d; at += n) {
-        float *y = x + at;
-        for (int32_t half = 1; half < n; half *= 2)
-            for (int32_t i = 0; i < n; i += 2 * half)
-                for (int32_t j = i; j < i + half; j++) {
-                    float a = y[j], b = y[j + half];
-                    y[j] = a + b;
-                    y[j + half] = a - b;
-                }
-        for (int32_t i = 0; i < n; i++)
-            y[i] *= norm;
-    }
-}
 
 /* Planes of one tensor from its codes [row][lane] (keys: channel, token; values: token, channel):
  * the word of 16 rows for one lane. Line of (token tile, channel tile): page.h. */
@@ -139,7 +122,7 @@ static __global__ void __launch_bounds__(SEAL_THREADS)
         struct group g;
         half_to_float(job.v + (size_t)t * d, x, d);
         if (s.flags & PAGE_V_ROTATED)
-            rotate_row(x, d);
+            page_rotate_row(x, d);
         group_load(&g, x + c0, n, 0);
         group_seal_alone(&g, s.bits_v, &scale_v[i], &lo_v[i], &sums[t * n_group + at]);
         for (int32_t c = 0; c < n; c++)
