@@ -360,7 +360,8 @@ void floor_care(const struct floor *f, const struct preset *preset, int32_t n_la
 /* ---- the file ---- */
 
 /* Another number whenever pages change, so that models are measured anew. */
-#define FORMAT "dogear-floor 3 %016" PRIx64 " %d %d %d"
+#define KIND "dogear-floor 3 "
+#define FORMAT KIND "%016" PRIx64 " %d %d %d"
 
 static char *file_name(const char *dir, uint64_t fingerprint)
 {
@@ -390,7 +391,7 @@ bool floor_load(const char *dir, uint64_t fingerprint, struct floor *ret)
     /* The head must be ours to the letter, then come as many numbers as there are rungs. */
     char *at = line;
     uint64_t seen;
-    if (sscanf(line, "dogear-floor 3 %" SCNx64 " %d %d %d", &seen, &f.rung, &f.n, &f.n_group) != 4 ||
+    if (sscanf(line, KIND "%" SCNx64 " %d %d %d", &seen, &f.rung, &f.n, &f.n_group) != 4 ||
         seen != fingerprint || f.rung < 0 || f.rung >= FLOOR_RUNGS || f.n < 1 || f.n_group < 1 ||
         f.n_group > FLOOR_GROUPS)
         return false;
