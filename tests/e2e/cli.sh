@@ -161,7 +161,7 @@ tame() { grep -q 'a\[2Jb2Jc' "$work/out" && ! LC_ALL=C grep -q $'\302\233\|\033\
 dogear ask --fake "$fake" "$raw" && grep -qF "$raw" "$work/out" && dogear list && tame && dogear search 2Jc && tame &&
     dogear ask --fake "$fake" "$raw" --json && [ "$(json "$work/out" 'j["answer"] == "a\x1b[2Jb\x9b2Jc"')" = True ] &&
     last=$(json "$work/out" 'j["conversation"]') && ! LC_ALL=C grep -q $'\302\233' "$work/out" && dogear show "$last" && tame &&
-    script -qec "$(printf '%q ' "$DOGEAR" ask --no-save --fake "$fake" "$raw")" /dev/null >"$work/out" </dev/null && tame &&
+    raw=$raw script -qec "'$DOGEAR' ask --no-save --fake '$fake' \"\$raw\"" /dev/null >"$work/out" </dev/null && tame &&
     dogear rm -y "$last" "$((last - 1))"
 ok text__control_characters__stay_from_the_terminal
 dogear show 99999; [ $rc -eq 1 ] && one_line_error

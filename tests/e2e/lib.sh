@@ -3,7 +3,7 @@
 set -u
 work=$(mktemp -d)
 export HOME=$work XDG_DATA_HOME=$work/data XDG_CONFIG_HOME=$work/config XDG_STATE_HOME=$work/state \
-    XDG_CACHE_HOME=$work/cache LC_ALL=C.UTF-8 TERM=xterm-256color
+    XDG_CACHE_HOME=$work/cache LC_ALL=C.UTF-8 TERM=xterm-256color SHELL=/bin/sh
 unset NO_COLOR KERNELS LLAMA_CACHE HF_HOME HF_HUB_CACHE OLLAMA_MODELS
 n_case=0 n_bad=0
 at_exit=()
