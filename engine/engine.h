@@ -233,7 +233,7 @@ struct engine_bench {
 enum { ENGINE_BENCH_OPS = 15 };
 struct engine_bench_result {
     double tps_median, tps_min, tps_max;
-    double seal_share;            /* of the time, spent making pages; NAN = nothing is sealed */
+    double seal_share;            /* of the time, spent making pages; NAN = nothing is sealed, or beside the rest on a device */
     double gbps, gops;            /* bytes and operations moved per second, counted; NAN = unknown */
     double limit_fraction;        /* of the memory or int8 limit measured beside it, the nearer one */
     struct {

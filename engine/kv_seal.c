@@ -85,6 +85,8 @@ void kv_pages_free(struct kv_pool *p, struct kv_block *b)
     kv_exact_free(p, b);
     if (!b->page)
         return;
+    if (!b->sealed)
+        p->kern->ops->sync(p->kern); /* what was sealed in vain may still be on its way from the device */
     for (int32_t i = 0; i < n_page(p) && !b->lent; i++) {
         free(b->page[i]);
         if (b->copy && b->copy[i])
@@ -190,6 +192,8 @@ void kv_settle(struct kv_line *l)
 {
     struct kv_pool *p = l->pool;
     int32_t end = p->seals ? kv_sealed_end(l->n_tok) : 0;
+    if (l->first_rows < end && !l->block[end - 1]->sealed)
+        p->kern->ops->sync(p->kern); /* pages on their way from the device */
     for (int32_t j = l->first_rows; j < end; j++) {
         struct kv_block *b = l->block[j];
         assert(b->page);

@@ -229,7 +229,7 @@ static enum status bench_line(struct local *l, struct kv_line *line, const struc
         *ret = (struct engine_bench_result){.tps_median = n / median,
                                             .tps_min = n / seconds[n_rep - 1],
                                             .tps_max = n / seconds[0],
-                                            .seal_share = kv_seals(line) ? seal / all : NAN,
+                                            .seal_share = kv_seals(line) && !l->kern->device ? seal / all : NAN,
                                             .gbps = NAN,
                                             .gops = NAN,
                                             .limit_fraction = NAN};

@@ -146,7 +146,7 @@ struct kern_ops {
     void (*close)(struct kern *k);
     /* Memory. alloc returns 64-byte aligned memory or NULL. upload/download copy host <-> dev and
      * wait until the host side may be reused; copy and clear (bytes become zero; a multiple
-     * of 4) stay on the device. sync waits for everything, masses of attend included. */
+     * of 4) stay on the device. sync waits for everything, masses of attend and pages of seal included. */
     void *(*alloc)(struct kern *k, size_t size_bytes);
     void (*free)(struct kern *k, void *dev);
     /* Host memory that download fills without a detour, for what comes back often; NULL = out of
@@ -197,7 +197,8 @@ struct kern_ops {
     void (*kv_write)(struct kern *k, const struct kern_kv *kv, const float *key, const float *value,
                      int32_t stride, int32_t n_tok, int32_t pos0);
     void (*attend)(struct kern *k, const struct kern_attn *a);
-    /* Seals n heads' blocks into pages of this shape (page.h), on the host and on the device; waits. */
+    /* Seals n heads' blocks into pages of this shape (page.h), on the device and, by the next sync, on
+     * the host: till then its pages stay where they are. */
     void (*seal)(struct kern *k, const struct kern_seal *jobs, int32_t n, int32_t head_dim,
                  int32_t bits_k, int32_t bits_v, uint32_t flags);
     /* Steps n pages of one head_dim down (page_demote), on the host and on the device; waits. No page

@@ -17,12 +17,12 @@
 #   build     nothing when the module in DIR opens, else from kernels/cuda for this device (nvcc)
 #   kernels   every op against the plain one (test_cuda); what fails again by itself, under memcheck
 #   engine    logits, greedy text, part of the layers, resume CPU -> GPU -> CPU (tests/e2e/cuda.sh),
-#             then all of it with decode steps as graphs
+#             then all of it without graphs of decode steps
 #   reference logits against float64 arithmetic and the peer's (test_reference, test_archs); pages that
-#             step down (test_ledger); simulated formats (test_evict)
+#             step down (test_ledger); simulated formats (test_evict); pages on their way home (test_seal)
 #   memcheck racecheck synccheck   compute-sanitizer on test_cuda
 #   bench1b-TYPE   Llama-3.2-1B's shape of TYPE q4, q8 or f16 (Q4_K_M, Q8_0, F16); depths 0, 8 K, 32 K,
-#                  128 K; f16 and 4/4 caches; prompts of 512 and 8192; decode also as a graph
+#                  128 K; f16 and 4/4 caches; prompts of 512 and 8192; decode also without graphs
 #   bench8b-TYPE   the same of Llama-3.1-8B, with prompts of 2048 and two repetitions
 #   sparse    prefill at coverage 0.9 against dense, 32 K and 128 K
 #   offload   half of a model's layers on the GPU
@@ -85,9 +85,9 @@ pack() {
     [ -f "$build/build.ninja" ] || meson setup "$build" "$root" --buildtype=release -Dcuda=auto \
         "-Dgpu_arch=${GPU_ARCH:-90}" || exit 1
     ninja -C "$build" app/dogear tests/kernels/test_cuda tests/engine/engine_test_reference \
-        tests/engine/engine_test_{archs,ledger,evict} tests/bench/mkmodel || exit 1
+        tests/engine/engine_test_{archs,ledger,evict,seal} tests/bench/mkmodel || exit 1
     cp "$build"/{app/dogear,tests/kernels/test_cuda,tests/bench/mkmodel} \
-        "$build"/tests/engine/engine_test_{archs,reference,ledger,evict} "$dir/"
+        "$build"/tests/engine/engine_test_{archs,reference,ledger,evict,seal} "$dir/"
     # not into grep -q: it ends at its match, and ninja's broken pipe would count as "no such target"
     targets=$(ninja -C "$build" -t targets all) || exit 1
     if grep -q '^kernels/cuda/libdogear-cuda.so:' <<<"$targets"; then
@@ -95,7 +95,7 @@ pack() {
         cp "$build/kernels/cuda/libdogear-cuda.so" "$dir/"
     fi
     # the C library is the target's own
-    ldd "$dir"/{dogear,test_cuda,engine_test_{archs,reference,ledger,evict},mkmodel} |
+    ldd "$dir"/{dogear,test_cuda,engine_test_{archs,reference,ledger,evict,seal},mkmodel} |
         awk '$3 ~ /^\// {print $3}' | sort -u |
         grep -vE '/(libc|libm|libdl|libpthread|librt|ld-linux[^/]*)\.so' |
         while read -r lib; do cp -L "$lib" "$dir/lib/"; done
@@ -207,7 +207,7 @@ engine() {
     local graph rc=0
     DOGEAR_CUDA=$(module)
     export DOGEAR_CUDA
-    for graph in 0 1; do
+    for graph in 1 0; do
         echo "# DOGEAR_CUDA_GRAPH=$graph"
         DOGEAR_CUDA_GRAPH=$graph DOGEAR=$dir/dogear ARCHS=$dir/engine_test_archs N_TOK=${N_TOK:-200} bash "$root/tests/e2e/cuda.sh" || rc=1
     done
@@ -219,7 +219,7 @@ reference() {
     [ -d "$dir-reference" ] || { echo "no $dir-reference here"; return 77; }
     CUDA_MODULE=$(module)
     export CUDA_MODULE DOGEAR_DATA=$dir-reference CMOCKA_MESSAGE_OUTPUT=TAP
-    for t in 'archs *cuda*' 'reference *cuda*' 'ledger ledger__mass__*' 'ledger ledger__fit__*' 'evict *cuda*'; do
+    for t in 'archs *cuda*' 'reference *cuda*' 'ledger ledger__mass__*' 'ledger ledger__fit__*' 'evict *cuda*' 'seal *cuda*'; do
         "$dir/engine_test_${t% *}" "${t#* }" || rc=1
     done
     return $rc
@@ -245,8 +245,8 @@ bench() { # bench SHAPE TYPE PROMPTS REPETITIONS
     for kv in exact 4/4; do
         echo "== $1 $2, cache $kv"
         ours -m "$m" --kv $kv --coverage 1 -c 140000 -p "$3" -n 64 -d "$depths" -r "$4" || rc=1
-        echo "== the same, decode as a graph"
-        DOGEAR_CUDA_GRAPH=1 ours -m "$m" --kv $kv --coverage 1 -c 140000 -p 0 -n 64 -d "$depths" -r "$4" || rc=1
+        echo "== the same, decode without graphs"
+        DOGEAR_CUDA_GRAPH=0 ours -m "$m" --kv $kv --coverage 1 -c 140000 -p 0 -n 64 -d "$depths" -r "$4" || rc=1
     done
     [ "$2" = Q4_K_M ] || rm -f "$m" # the disk is small
     return $rc

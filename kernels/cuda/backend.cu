@@ -218,6 +218,7 @@ static void op_sync(struct kern *k)
     masses_flush(c);
     for (int i = 0; i < CUDA_TABLES; i++)
         c->mass[i].host = NULL;
+    pages_collect(c);
     cuda_ok(c, cudaStreamSynchronize(cuda_stream(c)));
     cuda_ok(c, cudaGetLastError());
 }
@@ -236,6 +237,7 @@ static void op_close(struct kern *k)
     if (c->stream)
         cudaStreamSynchronize(cuda_stream(c));
     step_close(c->step);
+    pages_close(c->pages);
     gemm_close(c->gemm);
     arena_close(c);
     if (c->staging)
@@ -458,7 +460,8 @@ static struct kern *module_open(int32_t device, char *why, size_t why_bytes)
     for (int i = 0; ok && i < CUDA_ROPE_TABLES; i++)
         ok = (c->rope[i].dev = (float *)arena_alloc(c, sizeof c->rope[i].freq)) != NULL;
     ok = ok && cudaMallocHost(&c->staging, CUDA_STAGING_BYTES) == cudaSuccess &&
-         cudaMallocHost((void **)&c->putting, CUDA_STAGING_BYTES) == cudaSuccess;
+         cudaMallocHost((void **)&c->putting, CUDA_STAGING_BYTES) == cudaSuccess &&
+         (c->pages = pages_open(c)) != NULL;
     if (!ok) {
         snprintf(why, why_bytes,
                  "out of GPU memory: no %zu MiB of scratch; close other programs that use the GPU "

@@ -39,6 +39,7 @@ struct cuda_mass {
 
 struct cuda_gemm; /* gemm.cu: cuBLAS */
 struct cuda_step; /* step.cu: launches of a decode step; NULL = they are not noted */
+struct cuda_pages; /* seal.cu: sealed pages on their way to the host */
 
 struct kern_cuda {
     struct kern base; /* first: a struct kern * of this backend points here */
@@ -50,6 +51,7 @@ struct kern_cuda {
     struct cuda_arena *arena;
     struct cuda_gemm *gemm;
     struct cuda_step *step;
+    struct cuda_pages *pages;
     unsigned char *scratch;
     size_t scratch_bytes;
     void *staging;        /* page-locked host memory, CUDA_STAGING_BYTES, for what comes back; */
@@ -171,6 +173,11 @@ void cuda_bounds(struct kern *k, const struct kern_bounds *b);
 void cuda_demote(struct kern *k, const struct kern_demote *jobs, int32_t n);
 void cuda_seal(struct kern *k, const struct kern_seal *jobs, int32_t n, int32_t head_dim,
                int32_t bits_k, int32_t bits_v, uint32_t flags);
+
+/* seal.cu: the way home of sealed pages. NULL = out of memory. */
+struct cuda_pages *pages_open(struct kern_cuda *c);
+void pages_close(struct cuda_pages *p);
+void pages_collect(struct kern_cuda *c); /* waits until all of them are the host's */
 
 /* gemm.cu: dst [n_tok, dst_stride] = alpha * x [n_tok, n_col] * w [n_row, n_col]^T (+ dst when
  * add), float32. w and x are both F16 or both F32; all on the device, alpha too (NULL = 1). */

@@ -155,6 +155,92 @@ static __global__ void scatter_pages(const uint8_t *from, size_t size, uint8_t *
         dst[i] = src[i];
 }
 
+/* ---- the way home ---- */
+
+/* Pages leave on a stream of their own: while one lot travels and the host puts it where it belongs,
+ * the next layers are computed and the other lot is filled. */
+enum { LOTS = 2, LOT_PAGES = 512 };
+
+struct lot {
+    unsigned char *dev, *host; /* one page behind the other: CUDA_STAGING_BYTES; host: page-locked */
+    cudaEvent_t sealed, home;
+    struct kern_page *page[LOT_PAGES]; /* where they belong */
+    int32_t n;                         /* on their way */
+    size_t size;                       /* of each */
+};
+
+struct cuda_pages {
+    cudaStream_t stream;
+    struct lot lot[LOTS];
+    int next;
+};
+
+struct cuda_pages *pages_open(struct kern_cuda *c)
+{
+    struct cuda_pages *p = (struct cuda_pages *)calloc(1, sizeof *p);
+    bool ok = p && cudaStreamCreateWithFlags(&p->stream, cudaStreamNonBlocking) == cudaSuccess;
+    for (int i = 0; ok && i < LOTS; i++) {
+        struct lot *l = &p->lot[i];
+        ok = (l->dev = (unsigned char *)arena_alloc(c, CUDA_STAGING_BYTES)) != NULL &&
+             cudaMallocHost((void **)&l->host, CUDA_STAGING_BYTES) == cudaSuccess &&
+             cudaEventCreateWithFlags(&l->sealed, cudaEventDisableTiming) == cudaSuccess &&
+             cudaEventCreateWithFlags(&l->home, cudaEventDisableTiming) == cudaSuccess;
+    }
+    if (ok)
+        return p;
+    pages_close(p);
+    return NULL;
+}
+
+void pages_close(struct cuda_pages *p)
+{
+    for (int i = 0; p && i < LOTS; i++) {
+        struct lot *l = &p->lot[i];
+        if (l->sealed)
+            cudaEventDestroy(l->sealed);
+        if (l->home)
+            cudaEventDestroy(l->home);
+        if (l->host)
+            cudaFreeHost(l->host);
+    }
+    if (p && p->stream)
+        cudaStreamDestroy(p->stream);
+    free(p);
+}
+
+static void lot_collect(struct kern_cuda *c, struct lot *l)
+{
+    if (l->n > 0 && cuda_ok(c, cudaEventSynchronize(l->home)))
+        for (int32_t i = 0; i < l->n; i++)
+            memcpy(l->page[i], l->host + l->size * (size_t)i, l->size);
+    l->n = 0;
+}
+
+void pages_collect(struct kern_cuda *c)
+{
+    for (int i = 0; i < LOTS; i++) /* the older one first: a page sealed twice is the later one */
+        lot_collect(c, &c->pages->lot[(c->pages->next + i) % LOTS]);
+}
+
+static struct lot *lot_next(struct kern_cuda *c)
+{
+    struct lot *l = &c->pages->lot[c->pages->next];
+    c->pages->next = (c->pages->next + 1) % LOTS;
+    lot_collect(c, l);
+    return l;
+}
+
+static void lot_send(struct kern_cuda *c, struct lot *l, int32_t n, size_t size)
+{
+    cudaStream_t stream = c->pages->stream;
+    l->n = n;
+    l->size = size;
+    cuda_ok(c, cudaEventRecord(l->sealed, cuda_stream(c)));
+    cuda_ok(c, cudaStreamWaitEvent(stream, l->sealed, 0));
+    cuda_ok(c, cudaMemcpyAsync(l->host, l->dev, size * (size_t)n, cudaMemcpyDeviceToHost, stream));
+    cuda_ok(c, cudaEventRecord(l->home, stream));
+}
+
 void cuda_seal(struct kern *k, const struct kern_seal *jobs, int32_t n, int32_t head_dim,
                int32_t bits_k, int32_t bits_v, uint32_t flags)
 {
@@ -174,32 +260,28 @@ void cuda_seal(struct kern *k, const struct kern_seal *jobs, int32_t n, int32_t 
         s.plane_v[i] = (uint16_t)(page_plane_at(&shape, PAGE_V, i) / 64);
     }
     size_t shared = sizeof(struct group_sums) * GROUPS_MAX + (size_t)head_dim * PAGE_TOK;
-    enum { AT_ONCE = 512 };
-    struct seal_job job[AT_ONCE];
-    uint8_t *to[AT_ONCE];
+    struct seal_job job[LOT_PAGES];
+    uint8_t *to[LOT_PAGES];
     int32_t most = (int32_t)(CUDA_STAGING_BYTES / size);
-    most = most < AT_ONCE ? most : AT_ONCE;
+    most = most < LOT_PAGES ? most : LOT_PAGES;
     for (int32_t at = 0; at < n; at += most) {
         int32_t now = n - at < most ? n - at : most;
         struct cuda_cut cut = cuda_cut_begin(c);
-        uint8_t *pages = (uint8_t *)cuda_cut_take(&cut, size * (size_t)now);
         void *dev_job = cuda_cut_take(&cut, sizeof job), *dev_to = cuda_cut_take(&cut, sizeof to);
-        assert(pages && dev_job && dev_to);
+        struct lot *lot = lot_next(c);
+        assert(dev_job && dev_to);
         for (int32_t i = 0; i < now; i++) {
-            job[i] = {jobs[at + i].k, jobs[at + i].v, pages + size * (size_t)i, jobs[at + i].n_skip};
+            job[i] = {jobs[at + i].k, jobs[at + i].v, lot->dev + size * (size_t)i, jobs[at + i].n_skip};
             to[i] = (uint8_t *)jobs[at + i].dev;
+            lot->page[i] = jobs[at + i].page;
         }
         cuda_put(c, dev_job, job, sizeof *job * (size_t)now);
         cuda_put(c, dev_to, to, sizeof *to * (size_t)now);
         launch(seal_pages, dim3((unsigned)now), SEAL_THREADS, shared, c,
                (const struct seal_job *)dev_job, s);
-        launch(scatter_pages, dim3((unsigned)now), 128, 0, c, (const uint8_t *)pages, size,
+        launch(scatter_pages, dim3((unsigned)now), 128, 0, c, (const uint8_t *)lot->dev, size,
                (uint8_t *const *)dev_to);
-        cuda_ok(c, cudaMemcpyAsync(c->staging, pages, size * (size_t)now, cudaMemcpyDeviceToHost,
-                                   cuda_stream(c)));
-        cuda_ok(c, cudaStreamSynchronize(c->stream));
-        for (int32_t i = 0; i < now; i++)
-            memcpy(jobs[at + i].page, (uint8_t *)c->staging + size * (size_t)i, size);
+        lot_send(c, lot, now, size);
     }
 }
 

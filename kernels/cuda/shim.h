@@ -117,22 +117,27 @@ static inline cudaError_t shim_state()
 {
     return shim_waits_left ? cudaSuccess : cudaErrorLaunchFailure;
 }
-static inline cudaError_t cudaMemcpyAsync(void *to, const void *from, size_t n, cudaMemcpyKind,
-                                          cudaStream_t)
+/* What comes back arrives when it is waited for and not before, as late as a device may be: whoever
+ * looks without waiting sees what was there. A second stream also reads its source only then. */
+struct shim_event;
+typedef shim_event *cudaEvent_t;
+enum { cudaStreamNonBlocking = 1, cudaEventDisableTiming = 2 };
+cudaError_t cudaStreamCreateWithFlags(cudaStream_t *ret, unsigned);
+cudaError_t cudaStreamDestroy(cudaStream_t stream);
+cudaError_t cudaEventCreateWithFlags(cudaEvent_t *ret, unsigned);
+cudaError_t cudaEventDestroy(cudaEvent_t event);
+cudaError_t cudaEventRecord(cudaEvent_t event, cudaStream_t stream);
+static inline cudaError_t cudaStreamWaitEvent(cudaStream_t, cudaEvent_t, unsigned)
 {
-    if (shim_waits_left)
-        memmove(to, from, n);
-    return shim_state();
+    return shim_state(); /* what runs on the first stream has run */
 }
+cudaError_t cudaEventSynchronize(cudaEvent_t event);
+cudaError_t cudaStreamSynchronize(cudaStream_t stream);
+cudaError_t cudaMemcpyAsync(void *to, const void *from, size_t n, cudaMemcpyKind kind, cudaStream_t stream);
 static inline cudaError_t cudaMemsetAsync(void *to, int v, size_t n, cudaStream_t)
 {
     memset(to, v, n);
     return cudaSuccess;
-}
-static inline cudaError_t cudaStreamSynchronize(cudaStream_t)
-{
-    shim_waits_left -= shim_waits_left > 0;
-    return shim_state();
 }
 static inline cudaError_t cudaGetLastError() { return cudaSuccess; }
 static inline const char *cudaGetErrorString(cudaError_t e)

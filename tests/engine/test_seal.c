@@ -8,6 +8,7 @@
 
 #include <cmocka.h>
 
+#include "engine/kv_impl.h"
 #include "tests/engine/bed.h"
 
 enum { N_TOK = 400 };
@@ -172,13 +173,44 @@ static void seal__forks__keep_what_the_other_reads(void **state)
     kern_close(k);
 }
 
-int main(void)
+/* Pages leave a device behind the layers that follow: all of them are the host's when their tokens count. */
+static void seal__cuda__pages_are_the_hosts_with_their_tokens(void **state)
+{
+    char why[256] = "";
+    struct kern *k = kern_open_cuda(getenv("CUDA_MODULE"), 0, 1, why, sizeof why);
+    struct bed b;
+    if (!k)
+        fail_msg("%s", why);
+    bed_open_preset(&b, k, "8/4");
+    free(bed_logits(&b, ids, N_TOK, 150));
+    int32_t n_page = b.m->p.n_layer * b.m->p.n_head_kv, n = 0;
+    uint8_t *copy = malloc(PAGE_SIZE_MAX);
+    for (int32_t j = 0; b.line->block[j]->sealed; j++, n++)
+        for (int32_t i = 0; i < n_page; i++) {
+            const struct kern_page *page = b.line->block[j]->page[i];
+            assert_int_equal(page->magic, PAGE_MAGIC);
+            assert_in_range(page->size_bytes, sizeof *page, PAGE_SIZE_MAX);
+            k->ops->download(k, copy, b.line->block[j]->copy[i], page->size_bytes);
+            assert_memory_equal(page, copy, page->size_bytes);
+        }
+    assert_true(n >= 4);
+    free(copy);
+    bed_close(&b);
+    kern_close(k);
+}
+
+int main(int argc, char **argv)
 {
     const struct CMUnitTest tests[] = {
+        cmocka_unit_test(seal__cuda__pages_are_the_hosts_with_their_tokens),
         cmocka_unit_test(seal__presets__cost_what_their_bits_say),
         cmocka_unit_test(seal__reading__does_not_depend_on_chunks),
         cmocka_unit_test(seal__edit__reads_little_again),
         cmocka_unit_test(seal__forks__keep_what_the_other_reads),
     };
+    if (argc > 1)
+        cmocka_set_test_filter(argv[1]);
+    else
+        cmocka_set_skip_filter("*cuda*");
     return cmocka_run_group_tests_name("seal", tests, NULL, NULL);
 }
