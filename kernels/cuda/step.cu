@@ -4,7 +4,8 @@
  * graph: hundreds of launches cost more than small models need for computing. Anything else that uses
  * the stream (cuda_stream) ends the step first: what was noted is run, and the rest goes as always.
  *
- * On with DOGEAR_CUDA_GRAPH=1. Under the shim the launches of the step before are run again. */
+ * DOGEAR_CUDA_GRAPH=0 turns it off; a driver that makes no graph of a step has it launched as always.
+ * Under the shim the launches of the step before are run again. */
 #include "kernels/cuda/backend.h"
 
 struct cuda_step {
@@ -23,7 +24,7 @@ struct cuda_step {
 struct cuda_step *step_open(struct kern_cuda *c)
 {
     const char *set = getenv("DOGEAR_CUDA_GRAPH");
-    if (!set || strcmp(set, "1") != 0)
+    if (set && strcmp(set, "0") == 0)
         return NULL;
     struct cuda_step *s = (struct cuda_step *)calloc(1, sizeof *s);
     if (s)
