@@ -445,7 +445,7 @@ static enum status check_question(struct chat *c, int32_t n, const char *text, s
                ? OK
                : err_set(e, ERR_USAGE,
                          "the message has %d tokens and the conversation %d, but the context holds "
-                         "%d; shorten it, raise -c or begin a new conversation",
+                         "%d; shorten it, raise -c, or go on after /compact",
                          n_tok, before, n_ctx);
 }
 

@@ -93,6 +93,12 @@ static void cmd_fork(struct screen *sc, const char *args)
     screen_notice(sc, "a new conversation that shares everything up to here");
 }
 
+static void cmd_compact(struct screen *sc, const char *args)
+{
+    (void)args;
+    screen_compact(sc);
+}
+
 static void cmd_list(struct screen *sc, const char *args)
 {
     (void)args;
@@ -529,6 +535,7 @@ static const struct ui_command rows[] = {
     {"/undo", "step back before the last question"},
     {"/redo", "forward again by one question"},
     {"/fork", "new conversation that shares this one so far"},
+    {"/compact", "go on in a shorter conversation: a summary, and the last messages as they are"},
     {"/system [TEXT]", "show or set the system prompt"},
     {"/set [NAME VALUE]", "show or change sampling: temp, top-k, top-p, min-p, seed ..."},
     {"/model", "what is loaded"},
@@ -564,6 +571,7 @@ static const struct command commands[] = {
     {"/undo", "", cmd_undo},
     {"/redo", "", cmd_redo},
     {"/fork", "/branch", cmd_fork},
+    {"/compact", "/summarize /summarise", cmd_compact},
     {"/system", "", cmd_system},
     {"/set", "/parameter", cmd_set},
     {"/model", "/info", cmd_model},

@@ -11,6 +11,7 @@
 #include <unistd.h>
 
 #include "app/commands.h"
+#include "app/compact.h"
 #include "app/screen_state.h"
 #include "engine/base/mem.h"
 #include "engine/base/utf8.h"
@@ -70,6 +71,7 @@ void screen_free(struct screen *sc)
     if (!sc)
         return;
     draft_save(sc);
+    compact_drop(sc->compact);
     dash_fini(sc);
     rows_clear(&sc->list);
     rows_clear(&sc->picks);
@@ -593,15 +595,20 @@ void screen_engine(struct screen *sc)
             if (ev.done.stop == ENGINE_STOP_CANCEL && ev.done.n_generated == 0)
                 screen_notice(sc, "stopped before the first word; /regen answers after all");
             else if (ev.done.stop == ENGINE_STOP_CONTEXT)
-                screen_notice(sc, "the context is full: the answer ends here (-c makes it larger)");
+                screen_notice(sc, "the context is full: the answer ends here (/compact goes on with a summary, "
+                                  "-c makes room)");
             else if (ev.done.stop == ENGINE_STOP_LENGTH)
                 screen_notice(sc, "the answer reached the limit of tokens (-n)");
             dash_turn_ended(sc);
             screen_refresh(sc);
+            if (sc->compact)
+                list_compacted(sc, ev.done.stop == ENGINE_STOP_EOS || ev.done.stop == ENGINE_STOP_LENGTH);
             break;
         case CHAT_EV_FAILED:
             sc->cancel_sent = false;
             dash_turn_ended(sc);
+            if (sc->compact)
+                list_compacted(sc, false);
             screen_error(sc, &ev.err);
             screen_refresh(sc);
             break;
@@ -650,6 +657,11 @@ static void follow_others(struct screen *sc)
 int screen_tick(struct screen *sc, double now_s)
 {
     double next_s = 0;
+    if (sc->compact && compact_left(sc->compact)) {
+        compact_drop(sc->compact);
+        sc->compact = NULL;
+        sc->list_stale = true;
+    }
     if (sc->notice_until_s > 0) {
         if (now_s >= sc->notice_until_s) {
             sc->notice_until_s = 0;

@@ -47,6 +47,7 @@ void screen_error(struct screen *sc, const struct err *e);
 void screen_act(struct screen *sc, int action); /* enum keymap_action */
 void screen_send(struct screen *sc, const char *text, size_t n);
 void screen_open(struct screen *sc, int64_t conversation);
+void screen_compact(struct screen *sc); /* goes on in a shorter conversation: compact.h */
 void screen_search(struct screen *sc, const char *query);
 void screen_pick(struct screen *sc); /* the conversation list, beside the chat or as a popup */
 void screen_text(struct screen *sc, const char *title, char *text); /* shows text; takes it */

@@ -5,6 +5,7 @@
 #include <strings.h>
 
 #include "app/commands.h"
+#include "app/compact.h"
 #include "app/screen_state.h"
 #include "engine/base/mem.h"
 #include "engine/base/thought.h"
@@ -126,6 +127,15 @@ void screen_pick(struct screen *sc)
     sc->dirty = true;
 }
 
+/* Another conversation is in the chat. */
+static void opened(struct screen *sc)
+{
+    edit_cancel(sc);
+    view_chat_select_clear(sc->view);
+    view_chat_follow(sc->view);
+    screen_refresh(sc);
+}
+
 void screen_open(struct screen *sc, int64_t conversation)
 {
     struct err e;
@@ -139,12 +149,45 @@ void screen_open(struct screen *sc, int64_t conversation)
         return;
     }
     sc->notice_until_s = 0;
-    edit_cancel(sc);
-    view_chat_select_clear(sc->view);
-    view_chat_follow(sc->view);
-    screen_refresh(sc);
+    opened(sc);
     if (stopped)
         screen_notice(sc, "the answer was stopped; what there was is saved");
+}
+
+void screen_compact(struct screen *sc)
+{
+    struct err e;
+    if (sc->compact && !compact_left(sc->compact)) {
+        screen_notice(sc, "the summary is being written; Ctrl+C leaves everything as it was");
+        return;
+    }
+    compact_drop(sc->compact);
+    sc->compact = NULL;
+    if (compact_begin(sc->chat, sc->store, engine_info(sc->engine)->n_ctx, &sc->compact, &e) != OK) {
+        screen_error(sc, &e);
+        return;
+    }
+    opened(sc);
+    screen_notice(sc, "%d messages are being summarised; Ctrl+C leaves everything as it was",
+                  (int)compact_n_message(sc->compact));
+    sc->notice_while_busy = true;
+}
+
+void list_compacted(struct screen *sc, bool well)
+{
+    struct err e;
+    int64_t from;
+    int n = (int)compact_n_message(sc->compact);
+    enum status st = compact_end(sc->compact, well, &from, &e);
+    sc->compact = NULL;
+    opened(sc);
+    if (st == OK)
+        screen_notice(sc, "goes on here: %d messages became the summary; all of them stay in conversation %lld",
+                      n, (long long)from);
+    else if (st == ERR_CANCELLED)
+        screen_notice(sc, "%s", e.text);
+    else
+        screen_error(sc, &e);
 }
 
 static void copy_conversation(struct screen *sc, int64_t id)

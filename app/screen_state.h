@@ -68,6 +68,7 @@ struct screen {
     struct chat *chat;
     struct sessions *store;
     struct engine *engine;
+    struct compact *compact; /* the conversation is being summarised; or NULL */
     struct screen_options options;
 
     struct cells *cells;
@@ -136,6 +137,7 @@ bool popup_event(struct screen *sc, const struct ui_event *ev);
 void picker_choose(struct screen *sc); /* the selected row */
 void rows_move(struct rows *r, int to);
 void select_start(struct screen *sc); /* screen.c: choosing a message */
+void list_compacted(struct screen *sc, bool well); /* the turn that summarises ended */
 
 /* screen_dash.c */
 void dash_init(struct screen *sc);
