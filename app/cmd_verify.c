@@ -33,6 +33,9 @@ static void print(const struct options *o, int64_t id, const char *kv,
         json_object_set_new(j, "first_divergence", json_count(f->first_divergence));
         json_object_set_new(j, "nll", json_number(f->nll));
         json_object_set_new(j, "nll_exact", json_number(f->nll_exact));
+        json_object_set_new(j, "kl_rounding", json_number(f->kl_rounding));
+        json_object_set_new(j, "top1_rounding", json_number(f->top1_rounding));
+        json_object_set_new(j, "n_rounding", json_count(f->n_rounding));
         json_print(j);
         return;
     }
@@ -47,6 +50,10 @@ static void print(const struct options *o, int64_t id, const char *kv,
         printf("first differs     at token %d\n", f->first_divergence);
     if (!isnan(nll))
         printf("NLL               %.4f, exact %.4f, difference %+.5f\n", f->nll, f->nll_exact, nll);
+    if (f->n_rounding > 0)
+        printf("rounding alone    KL %.6f, same first choice %.2f %%: an exact cache, its input moved by 2^-16 "
+               "(%d tokens)\n",
+               f->kl_rounding, 100 * f->top1_rounding, f->n_rounding);
 }
 
 static int verify(struct chat *c, const struct options *o, struct engine *en)

@@ -451,7 +451,8 @@ static void cmd_verify(struct screen *sc, const char *args)
 
 void commands_verified(struct screen *sc, const struct engine_fidelity *f)
 {
-    char kl[FORMAT_SIZE], top[FORMAT_SIZE], n[FORMAT_SIZE], choice[96];
+    char kl[FORMAT_SIZE], top[FORMAT_SIZE], n[FORMAT_SIZE], choice[96], alone[96] = "";
+    char kl_alone[FORMAT_SIZE], top_alone[FORMAT_SIZE];
     if (f->n == 0) {
         screen_notice(sc, "verifying stopped before anything was compared");
         return;
@@ -460,8 +461,11 @@ void commands_verified(struct screen *sc, const struct engine_fidelity *f)
         snprintf(choice, sizeof choice, "every first choice the same");
     else
         snprintf(choice, sizeof choice, "same first choice %s", format_percent(top, f->top1));
-    screen_notice(sc, "verified %s tokens%s: KL %s, %s", format_count(n, f->n),
-                  f->n < f->n_tok ? " (stopped)" : "", format_small(kl, f->kl_mean), choice);
+    if (isfinite(f->kl_rounding))
+        snprintf(alone, sizeof alone, "; rounding alone: KL %s, %s", format_small(kl_alone, f->kl_rounding),
+                 format_percent(top_alone, f->top1_rounding));
+    screen_notice(sc, "verified %s tokens%s: KL %s, %s%s", format_count(n, f->n),
+                  f->n < f->n_tok ? " (stopped)" : "", format_small(kl, f->kl_mean), choice, alone);
 }
 
 static void cmd_copy(struct screen *sc, const char *args)

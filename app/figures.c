@@ -98,6 +98,8 @@ static json_t *figures_json(const struct stats *s)
         {"kl_p99_measured", json_figure(s->verified.kl_p99)},
         {"nll_difference", json_figure(s->verified.nll_difference)},
         {"first_divergence", json_whole(s->verified.first_divergence)},
+        {"kl_rounding", json_figure(s->verified.kl_rounding)},
+        {"top1_rounding", json_figure(s->verified.top1_rounding)},
         {"step_error", json_figure(s->step_error)},
         {"harm_measured", json_figure(s->harm_measured)},
         {"step_n", json_whole(s->step_n)},
@@ -161,6 +163,8 @@ bool figures_parse(const char *text, struct stats *ret)
     ret->verified.kl_p99 = number(j, "kl_p99_measured");
     ret->verified.nll_difference = number(j, "nll_difference");
     ret->verified.first_divergence = (int32_t)whole(j, "first_divergence");
+    ret->verified.kl_rounding = number(j, "kl_rounding");
+    ret->verified.top1_rounding = number(j, "top1_rounding");
     ret->verified.n = (int32_t)whole(j, "fidelity_n");
     ret->verified.at_s = (number(j, "fidelity_at_ms") - (double)clock_lead_ms()) / 1000;
     json_decref(j);

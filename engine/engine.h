@@ -126,6 +126,11 @@ struct engine_fidelity {
     double kl_mean, kl_p99;   /* KL(exact || compressed) of the next token, nats */
     double top1;              /* share of positions whose likeliest next token is the same */
     double nll, nll_exact;    /* of the text that stands there, nats per token */
+    /* What any change, however small, does to this model: inputs that are rounded to 8 bits for quantised
+     * weights are rounded otherwise, and that adds up. An uncompressed cache against another one whose
+     * embeddings are larger by 2^-16 of themselves, over the first n_rounding positions. */
+    double kl_rounding, top1_rounding;
+    int32_t n_rounding;
 };
 
 enum engine_stop {

@@ -250,6 +250,8 @@ static const struct {
     {"harm_predicted", offsetof(struct stats, harm_predicted), 'd'},
     {"kl_measured", offsetof(struct stats, verified.kl), 'd'},
     {"top1_measured", offsetof(struct stats, verified.top1), 'd'},
+    {"kl_rounding", offsetof(struct stats, verified.kl_rounding), 'd'},
+    {"top1_rounding", offsetof(struct stats, verified.top1_rounding), 'd'},
     {"bytes_per_tok", offsetof(struct stats, bytes_per_tok), 'd'},
     {"kv_bytes", offsetof(struct stats, kv_bytes), 'l'},
     {"kv_chat_bytes", offsetof(struct stats, kv_chat_bytes), 'l'},
@@ -490,7 +492,10 @@ static void verify(struct fake *f, struct job *j)
                                             .kl_p99 = s->verified.kl_p99,
                                             .top1 = s->verified.top1,
                                             .nll = s->verified.nll_difference,
-                                            .nll_exact = 0};
+                                            .nll_exact = 0,
+                                            .kl_rounding = s->verified.kl_rounding,
+                                            .top1_rounding = s->verified.top1_rounding,
+                                            .n_rounding = done};
     pthread_mutex_unlock(&f->lock);
     if (f->agree_every > 0)
         ev->agree = mem_calloc((size_t)done + 1, sizeof *ev->agree);

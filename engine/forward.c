@@ -24,6 +24,7 @@ struct forward {
     void *answer_ctx;
     forward_watch watch; /* NULL = nobody */
     void *watch_ctx;
+    float nudge;
 };
 
 /* Floats per token of the chunk, and floats of the head. */
@@ -118,6 +119,11 @@ void forward_set_watch(struct forward *f, forward_watch fn, void *ctx)
 {
     f->watch = fn;
     f->watch_ctx = ctx;
+}
+
+void forward_set_nudge(struct forward *f, float part)
+{
+    f->nudge = part;
 }
 
 int32_t forward_n_chunk(const struct forward *f)
@@ -312,7 +318,7 @@ enum status forward_run(struct forward *f, struct kv_line *line, const int32_t *
                         struct err *e)
 {
     assert(n_tok > 0 && n_tok <= f->n_chunk && n_tok <= kv_room(line));
-    f->kern->ops->embed(f->kern, f->m->embed.w, ids, n_tok, f->m->p.embed_scale, f->x);
+    f->kern->ops->embed(f->kern, f->m->embed.w, ids, n_tok, f->m->p.embed_scale * (1 + f->nudge), f->x);
     return run_layers(f, line, 0, ids, n_tok, want, go_on, ctx, e);
 }
 

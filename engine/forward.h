@@ -32,6 +32,9 @@ void forward_set_chunk(struct forward *f, int32_t n);
 typedef void (*forward_watch)(void *ctx, int32_t layer, const struct kern_attn *a,
                               struct kv_line *line);
 void forward_set_watch(struct forward *f, forward_watch fn, void *ctx);
+/* Embeddings are made larger by this part of themselves: far below 1, a change that means nothing by
+ * itself and shows what rounding makes of it. 0 = they are not. */
+void forward_set_nudge(struct forward *f, float part);
 int32_t forward_n_chunk(const struct forward *f);
 int32_t forward_n_layer(const struct forward *f);
 

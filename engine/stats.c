@@ -12,7 +12,7 @@ const char *const stats_tier_name[STATS_TIERS] = {"f16", "8/8", "8/4", "6/4",
 void stats_forget_fidelity(struct stats *s)
 {
     s->harm_predicted = s->step_error = s->harm_measured = s->step_at_s = NAN;
-    s->verified = (struct stats_verified){NAN, NAN, NAN, NAN, -1, -1, NAN};
+    s->verified = (struct stats_verified){NAN, NAN, NAN, NAN, -1, NAN, NAN, -1, NAN};
     s->step_n = -1;
     s->n_verify_done = s->n_verify_total = -1;
 }

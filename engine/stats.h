@@ -16,6 +16,7 @@ struct stats_verified {
     double top1;              /* share of equal likeliest tokens */
     double nll_difference;    /* compressed less exact, nats per token */
     int32_t first_divergence; /* position; -1 = none, or unknown (see n) */
+    double kl_rounding, top1_rounding; /* what rounding alone makes of a hair's difference: engine.h */
     int32_t n;                /* positions measured; -1 = never */
     double at_s;              /* when */
 };

@@ -5,10 +5,14 @@
 
 enum dash_light dash_light(const struct stats *s)
 {
-    if (isfinite(s->verified.kl) && isfinite(s->verified.top1)) {
-        if (s->verified.kl < 0.01 && s->verified.top1 >= 0.97)
+    const struct stats_verified *v = &s->verified;
+    if (isfinite(v->kl) && isfinite(v->top1)) {
+        /* What rounding does to any difference is not the cache's. */
+        double kl = v->kl - (isfinite(v->kl_rounding) ? v->kl_rounding : 0);
+        double all = isfinite(v->top1_rounding) ? v->top1_rounding : 1;
+        if (kl < 0.01 && v->top1 >= all - 0.03)
             return DASH_LIGHT_GOOD;
-        return s->verified.kl < 0.05 && s->verified.top1 >= 0.9 ? DASH_LIGHT_FAIR : DASH_LIGHT_POOR;
+        return kl < 0.05 && v->top1 >= all - 0.1 ? DASH_LIGHT_FAIR : DASH_LIGHT_POOR;
     }
     bool exact = s->tier_bytes[0] > 0; /* everything held is in f16 */
     for (int i = 1; i < STATS_TIERS; i++)

@@ -287,6 +287,10 @@ static void draw_fidelity(const struct ui_model *m, struct pen *p)
         pen_figure(p, "   99% below ", format_small(a, s->verified.kl_p99), "");
         if (s->verified.first_divergence >= 0)
             pen_figure(p, "   first differs at ", format_count(b, s->verified.first_divergence), "");
+        if (isfinite(s->verified.kl_rounding)) {
+            pen_figure(p, "   rounding alone KL ", format_small(a, s->verified.kl_rounding), "");
+            pen_figure(p, " top-1 ", format_percent(b, s->verified.top1_rounding), "");
+        }
     }
     pen_end(p);
 }

@@ -247,18 +247,25 @@ static void dash__states__say_what_is_the_case(void **state)
     }
     expect(&s->m, DASH_OVERVIEW, "state ○ not measured");
     static const struct {
-        double kl, top1;
+        double kl, top1, kl_rounding, top1_rounding;
         const char *want;
-    } lights[] = {{0.0099, 0.97, "state ● good"},
-                  {0.01, 0.97, "state ● fair"},
-                  {0.0099, 0.969, "state ● fair"},
-                  {0.05, 0.99, "state ● poor"},
-                  {0.001, 0.89, "state ● poor"}};
+    } lights[] = {{0.0099, 0.97, NAN, NAN, "state ● good"},
+                  {0.01, 0.97, NAN, NAN, "state ● fair"},
+                  {0.0099, 0.969, NAN, NAN, "state ● fair"},
+                  {0.05, 0.99, NAN, NAN, "state ● poor"},
+                  {0.001, 0.89, NAN, NAN, "state ● poor"},
+                  {0.0119, 0.95, 0.002, 0.98, "state ● good"},
+                  {0.0121, 0.95, 0.002, 0.98, "state ● fair"},
+                  {0.0119, 0.949, 0.002, 0.98, "state ● fair"},
+                  {0.0119, 0.879, 0.002, 0.98, "state ● poor"}};
     for (size_t i = 0; i < sizeof lights / sizeof *lights; i++) {
         st->verified.kl = lights[i].kl, st->verified.top1 = lights[i].top1;
+        st->verified.kl_rounding = lights[i].kl_rounding, st->verified.top1_rounding = lights[i].top1_rounding;
         expect(&s->m, DASH_OVERVIEW, lights[i].want);
     }
     st->verified.n = 777, st->verified.at_s = 100 - 120, st->verified.kl_p99 = 0.25;
+    expect(&s->m, DASH_OVERVIEW, "over 777 positions, 2 min ago 99% below 0.25 rounding alone KL 0.002 top-1 98%\n");
+    st->verified.kl_rounding = st->verified.top1_rounding = NAN;
     expect(&s->m, DASH_OVERVIEW, "over 777 positions, 2 min ago 99% below 0.25\n");
     st->verified.first_divergence = 42;
     expect(&s->m, DASH_OVERVIEW, "first differs at 42\n");
