@@ -150,7 +150,7 @@ static void select_attend__topic_returns__its_page_is_read_again(void **state)
         if (pos >= b.n - 8 && pos < b.n - 1)
             late += sqrt(off / all) / 7;
     }
-    print_message("error when the answer turns %.3f, after the next choice %.5f\n", early, late);
+    print_message("# error when the answer turns %.3f, after the next choice %.5f\n", early, late);
     assert_true(early > 0.2);
     assert_true(late < 0.02);
     select_bed_free(&b);

@@ -403,7 +403,7 @@ static void sparse_report__held_out_rows__speak_for_all(void **state)
     sparse_report(b.sp, &r);
     /* Hoeffding's half-width at 95 % for values in 0..1 */
     double half = sqrt(log(40.0) / (2.0 * r.n_held_out));
-    print_message("held out %.4f, all rows %.4f, half-width %.4f\n", r.mass_mean, truth, half);
+    print_message("# held out %.4f, all rows %.4f, half-width %.4f\n", r.mass_mean, truth, half);
     assert_true(truth < 0.999);
     assert_true(fabs(r.mass_mean - truth) < half);
     free(lse);
@@ -634,7 +634,7 @@ static void sparse_attend__fitted_correction__never_hurts(void **state)
                                        &(struct sparse_params){.coverage = 0.9f});
         for (int m = 0; m < 2; m++) {
             struct fix_case r = fix_run(&b, 0.9f, &masks[m]);
-            print_message("%s, kind %d: mass %.3f, error %.4f, corrected %.4f (audited %.4f), "
+            print_message("# %s, kind %d: mass %.3f, error %.4f, corrected %.4f (audited %.4f), "
                           "strength %.2f\n", names[m], kind, r.mass, r.before, r.error, r.audited,
                           r.strength);
             assert_true(r.error <= r.before * 1.02);

@@ -72,7 +72,7 @@ static struct kern *open_isa(const char *isa, int threads)
 static void skip_without(struct kern *k)
 {
     if (!k) {
-        print_message("not on this machine\n");
+        print_message("# not on this machine\n");
         skip();
     }
 }
