@@ -215,9 +215,12 @@ static void attention(struct forward *f, int32_t layer, struct kv_line *line, in
         {l->q.w, l->q_bias.dev, f->q, n_q, false},
     };
     k->ops->matmul(k, first == 0 ? 3 : 2, mats, in, p->n_embd, n_tok);
-    norm_heads(f, f->k, &l->k_norm, n_tok, n_kv);
+    if (!p->norm_rotated)
+        norm_heads(f, f->k, &l->k_norm, n_tok, n_kv);
     if (l->rope)
         k->ops->rope(k, f->k, n_tok, p->n_head_kv, d, n_kv, pos0, l->rope);
+    if (p->norm_rotated)
+        norm_heads(f, f->k, &l->k_norm, n_tok, n_kv);
     k->ops->kv_write(k, kv, f->k, f->v, n_kv, n_tok, pos0);
     kv_seal(line, layer, pos0 + n_tok);
     if (n_ask == 0)
@@ -225,8 +228,11 @@ static void attention(struct forward *f, int32_t layer, struct kv_line *line, in
 
     if (first > 0)
         k->ops->matmul(k, 1, &mats[2], in + (size_t)first * (size_t)p->n_embd, p->n_embd, n_ask);
-    norm_heads(f, f->q, &l->q_norm, n_ask, n_q);
+    if (!p->norm_rotated)
+        norm_heads(f, f->q, &l->q_norm, n_ask, n_q);
     rotate_queries(f, l->rope, n_ask, pos0 + first);
+    if (p->norm_rotated)
+        norm_heads(f, f->q, &l->q_norm, n_ask, n_q);
     const struct kern_attn attn = {
         .n_tok = n_ask,
         .pos0 = pos0 + first,

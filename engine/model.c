@@ -32,6 +32,8 @@ enum trait {
     SOME_EXPERTS = 128, /* some models of the architecture have them */
     EXPERT_NORM = 256,  /* see model_params */
     SINKS = 512,
+    QK_NORM_LATE = 1024, /* after the rotation */
+    ROPE_SLIDING = 2048, /* where some layers slide, the others tell no positions */
 };
 
 static const struct arch {
@@ -48,6 +50,7 @@ static const struct arch {
     {"qwen3", MODEL_QWEN3, KERN_ROPE_HALVES, KERN_ACT_SILU, 0, PRE_NORM | QK_NORM},
     {"qwen3moe", MODEL_QWEN3MOE, KERN_ROPE_HALVES, KERN_ACT_SILU, 0,
      PRE_NORM | QK_NORM | EXPERTS | EXPERT_NORM},
+    {"gemma", MODEL_GEMMA, KERN_ROPE_HALVES, KERN_ACT_GELU_TANH, 0, PRE_NORM},
     {"gemma2", MODEL_GEMMA2, KERN_ROPE_HALVES, KERN_ACT_GELU_TANH, 2, PRE_NORM | POST_NORM},
     {"gemma3", MODEL_GEMMA3, KERN_ROPE_HALVES, KERN_ACT_GELU_TANH, 6,
      PRE_NORM | POST_NORM | QK_NORM},
@@ -62,6 +65,12 @@ static const struct arch {
     {"gpt-oss", MODEL_GPT_OSS, KERN_ROPE_HALVES, KERN_ACT_SWIGLU_OAI, 2,
      PRE_NORM | FFN_NORM_POST | QKV_BIAS | SINKS | EXPERTS | EXPERT_NORM},
     {"seed_oss", MODEL_SEED_OSS, KERN_ROPE_HALVES, KERN_ACT_SILU, 0, PRE_NORM | FFN_NORM_POST},
+    {"glm4", MODEL_GLM4, KERN_ROPE_PAIRS, KERN_ACT_SILU, 0, PRE_NORM | POST_NORM},
+    {"exaone4", MODEL_EXAONE4, KERN_ROPE_HALVES, KERN_ACT_SILU, 4,
+     POST_NORM | QK_NORM | ROPE_SLIDING},
+    {"hunyuan-dense", MODEL_HUNYUAN_DENSE, KERN_ROPE_HALVES, KERN_ACT_SILU, 0,
+     PRE_NORM | QK_NORM | QK_NORM_LATE},
+    {"ernie4_5", MODEL_ERNIE4_5, KERN_ROPE_PAIRS, KERN_ACT_SILU, 0, PRE_NORM},
     /* The language parts of models that also see: of text alone, their positions are plain. */
     {"qwen2vl", MODEL_QWEN2, KERN_ROPE_HALVES, KERN_ACT_SILU, 0, PRE_NORM | QKV_BIAS},
     {"qwen3vl", MODEL_QWEN3, KERN_ROPE_HALVES, KERN_ACT_SILU, 0, PRE_NORM | QK_NORM},
@@ -145,7 +154,7 @@ static enum status read_arch(const struct gguf *g, struct model_params *p, struc
             snprintf(p->arch_name, sizeof p->arch_name, "%s", archs[i].name);
             return OK;
         }
-    char known[256] = "";
+    char known[400] = "";
     for (size_t i = 0, n = 0; i < sizeof archs / sizeof *archs && n < sizeof known; i++)
         n += (size_t)snprintf(known + n, sizeof known - n, "%s%s", i ? ", " : "", archs[i].name);
     return err_set(e, ERR_UNSUPPORTED, "%s: architecture '%.*s' is not supported (%s are)",
@@ -182,7 +191,17 @@ static enum status read_rope(const struct gguf *g, struct model_params *p, struc
     if (p->n_rot % 2)
         return err_set(e, ERR_FORMAT, "%s: %d rotated channels is an odd number", gguf_path(g),
                        p->n_rot);
+    float alpha;
     TRY(get_float(g, p, "rope.freq_base", 1.001f, 1e12f, 10000.0f, &r->base, e));
+    TRY(get_float(g, p, "rope.scaling.alpha", 0, 1e6f, 0, &alpha, e));
+    if (alpha > 0 && p->head_dim > 2) /* hunyuan: stretched by a longer base ("NTK-aware") */
+        r->base *= powf(alpha, (float)p->head_dim / (float)(p->head_dim - 2));
+    /* Of glm4, files of models that also see are converted to halves. */
+    int64_t section;
+    if (p->arch == MODEL_GLM4 &&
+        gguf_elem_i64(gguf_find(g, arch_key(p, "rope.dimension_sections", key)), 0, &section) &&
+        section > 0)
+        p->rope_mode = KERN_ROPE_HALVES;
     gguf_get_str(g, arch_key(p, "rope.scaling.type", key), &type);
     TRY(get_float(g, p, "rope.scale_linear", 0, 1e6f, 0, &r->factor, e));
     TRY(get_float(g, p, "rope.scaling.factor", 0, 1e6f, r->factor, &r->factor, e));
@@ -217,8 +236,9 @@ static enum status read_rope(const struct gguf *g, struct model_params *p, struc
 static enum status read_window(const struct gguf *g, struct model_params *p, struct err *e)
 {
     char key[128];
-    TRY(get_int(g, p, "attention.sliding_window", 0, MAX_CTX, p->arch == MODEL_GEMMA2 ? 4096 : 0,
-                &p->window, e));
+    /* Of exaone4 the 32B slides, the 1.2B does not. */
+    bool slides = p->arch == MODEL_GEMMA2 || (p->arch == MODEL_EXAONE4 && p->n_layer == 64);
+    TRY(get_int(g, p, "attention.sliding_window", 0, MAX_CTX, slides ? 4096 : 0, &p->window, e));
     /* qwen2 and qwen3 files carry the number, but the models were trained without using it. */
     if (p->arch == MODEL_QWEN2 || p->arch == MODEL_QWEN3 || p->arch == MODEL_QWEN3MOE)
         p->window = 0;
@@ -303,7 +323,10 @@ static enum status read_params(const struct gguf *g, struct model_params *p, str
     int32_t len_k, len_v;
     TRY(read_arch(g, p, e));
     read_name(g, p);
+    int32_t n_draft; /* layers that only guess further tokens: not computed */
     TRY(get_int(g, p, "block_count", 1, MODEL_LAYERS, -1, &p->n_layer, e));
+    TRY(get_int(g, p, "nextn_predict_layers", 0, p->n_layer - 1, 0, &n_draft, e));
+    p->n_layer -= n_draft;
     TRY(get_int(g, p, "embedding_length", 1, MAX_EMBD, -1, &p->n_embd, e));
     TRY(read_experts(g, p, e));
     TRY(get_int(g, p, "attention.head_count", 1, MAX_HEADS, -1, &p->n_head, e));
@@ -324,11 +347,12 @@ static enum status read_params(const struct gguf *g, struct model_params *p, str
     TRY(read_rope(g, p, e));
     TRY(read_window(g, p, e));
 
-    bool gemma = p->arch == MODEL_GEMMA2 || p->arch == MODEL_GEMMA3;
+    bool gemma = p->arch == MODEL_GEMMA || p->arch == MODEL_GEMMA2 || p->arch == MODEL_GEMMA3;
     bool gemma_27b = (p->arch == MODEL_GEMMA2 && p->n_layer == 46) ||
                      (p->arch == MODEL_GEMMA3 && p->n_layer == 62);
     p->embed_scale = gemma ? sqrtf((float)p->n_embd) : 1;
     p->output_scale = 1;
+    p->norm_rotated = has(p, QK_NORM_LATE);
     TRY(read_factors(g, p, e));
     if (p->arch == MODEL_MISTRAL3)
         TRY(get_float(g, p, "attention.temperature_scale", 0, 1e3f, 0, &p->q_growth, e));
@@ -487,6 +511,8 @@ static enum status bind_layer(struct model *m, int32_t i, struct err *e)
     l->window = p->sliding[i] ? p->window : 0;
     l->rope = p->sliding[i] ? &m->rope_local : &m->rope;
     if (p->arch == MODEL_SMOLLM3 && i % 4 == 3) /* every fourth layer tells no positions */
+        l->rope = NULL;
+    if (has(p, ROPE_SLIDING) && p->window && !p->sliding[i])
         l->rope = NULL;
     return OK;
 }

@@ -34,6 +34,11 @@ enum model_arch {
     MODEL_MISTRAL3,
     MODEL_GPT_OSS,
     MODEL_SEED_OSS,
+    MODEL_GEMMA,
+    MODEL_GLM4,
+    MODEL_EXAONE4,
+    MODEL_HUNYUAN_DENSE,
+    MODEL_ERNIE4_5,
 };
 
 /* Position encoding of one kind of layer, before n_ctx is known. */
@@ -60,6 +65,7 @@ struct model_params {
     float output_scale;                /* multiplies the output norm, and so the logits */
     float attn_scale;                  /* multiplies q.k */
     float attn_softcap, logit_softcap; /* 0 = none */
+    bool norm_rotated;                 /* queries and keys are normed after the rotation, not before */
     enum kern_act act;
     enum kern_rope_mode rope_mode;
     int32_t n_rot;

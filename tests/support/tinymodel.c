@@ -40,6 +40,8 @@ enum feature {
     GPT_OSS = 1 << 14, /* sinks, biases everywhere */
     MXFP4 = 1 << 15,   /* experts */
     SECTIONS = 1 << 16,
+    PARTIAL = 1 << 17, /* half of a head's channels are rotated */
+    GATE_UP = 1 << 18, /* in one matrix */
 };
 
 static const struct tiny {
@@ -62,6 +64,12 @@ static const struct tiny {
     {"qwen3vlmoe", "qwen3vlmoe", PRE | QK | MOE | MOE_FF | SECTIONS},
     {"gpt-oss", "gpt-oss",
      PRE | FFN_POST | BIASED | GPT_OSS | MOE | MOE_FF | YARN | SLIDING | MXFP4},
+    {"gemma", "gemma", PRE | TIED},
+    {"glm4", "glm4", PRE | POST | BIASED | PARTIAL | GATE_UP},
+    {"glm4v", "glm4", PRE | POST | PARTIAL | GATE_UP | SECTIONS},
+    {"exaone4", "exaone4", POST | QK | TIED},
+    {"hunyuan-dense", "hunyuan-dense", PRE | QK},
+    {"ernie4_5", "ernie4_5", PRE | TIED},
 };
 
 const char *tinymodel_name(int i)
@@ -138,8 +146,9 @@ static void add_layer(struct tensors *t, int layer, const struct tiny *m)
     if (moe)
         ADD("ffn_gate_inp", D, EXPERTS, 0, 0, 0.3f);
     int first = t->n;
-    ADD(moe ? "ffn_gate_exps" : "ffn_gate", D, ff, moe, 0, 0.2f);
-    ADD(moe ? "ffn_up_exps" : "ffn_up", D, ff, moe, 0, 0.2f);
+    if (!(m->features & GATE_UP))
+        ADD(moe ? "ffn_gate_exps" : "ffn_gate", D, ff, moe, 0, 0.2f);
+    ADD(moe ? "ffn_up_exps" : "ffn_up", D, m->features & GATE_UP ? 2 * ff : ff, moe, 0, 0.2f);
     ADD(moe ? "ffn_down_exps" : "ffn_down", ff, D, moe, 0, 0.15f);
     for (int i = first; i < t->n && m->features & MXFP4; i++)
         t->list[i].type = KERN_MXFP4;
@@ -205,7 +214,7 @@ static void write_keys(struct ggufw *w, const struct tiny *m)
     ggufw_u32(w, KEY("attention.head_count_kv"), (uint32_t)kv_heads(m));
     ggufw_f32(w, KEY("attention.layer_norm_rms_epsilon"), 1e-5f);
     ggufw_f32(w, KEY("rope.freq_base"), 10000);
-    ggufw_u32(w, KEY("rope.dimension_count"), HEAD);
+    ggufw_u32(w, KEY("rope.dimension_count"), m->features & PARTIAL ? HEAD / 2 : HEAD);
     ggufw_u32(w, KEY("vocab_size"), TINYMODEL_VOCAB);
     if (m->features & MOE) {
         ggufw_u32(w, KEY("expert_count"), EXPERTS);
