@@ -16,6 +16,7 @@ struct experts {
     float *host_logit; /* [n_chunk, n_expert] */
     int32_t *choice;   /* [n_chunk, n_used] */
     float *weight;     /* [n_chunk, n_used] */
+    float *pick;       /* [n_expert] */
     int32_t *row;      /* [n_chunk, n_used]: where a slot's row lies in `in` */
     int32_t *token;    /* [n_chunk * n_used]: whose token a row of `in` is */
     int32_t *end;      /* [n_expert + 1]: rows of expert i end at end[i + 1] */
@@ -39,7 +40,7 @@ uint64_t experts_bytes(const struct model_params *p, int32_t n_chunk)
     struct sizes s = sizes(p, n_chunk);
     if (p->n_expert == 0)
         return 0;
-    return sizeof(float) * (2 * s.logit + s.in + 2 * s.ff + s.slot) +
+    return sizeof(float) * (2 * s.logit + s.in + 2 * s.ff + s.slot + (size_t)p->n_expert) +
            sizeof(int32_t) * (3 * s.slot + (size_t)p->n_expert + 1);
 }
 
@@ -57,11 +58,12 @@ struct experts *experts_new(const struct model *m, int32_t n_chunk)
     x->host_logit = mem_try(sizeof(float) * s.logit);
     x->choice = mem_try(sizeof(int32_t) * s.slot);
     x->weight = mem_try(sizeof(float) * s.slot);
+    x->pick = mem_try(sizeof(float) * (size_t)m->p.n_expert);
     x->row = mem_try(sizeof(int32_t) * s.slot);
     x->token = mem_try(sizeof(int32_t) * s.slot);
     x->end = mem_try(sizeof(int32_t) * ((size_t)m->p.n_expert + 1));
     if (x->logit && x->in && x->gate && x->up && x->host_logit && x->choice && x->weight &&
-        x->row && x->token && x->end)
+        x->pick && x->row && x->token && x->end)
         return x;
     experts_free(x);
     return NULL;
@@ -78,20 +80,34 @@ void experts_free(struct experts *x)
     free(x->host_logit);
     free(x->choice);
     free(x->weight);
+    free(x->pick);
     free(x->row);
     free(x->token);
     free(x->end);
     free(x);
 }
 
-void experts_choose(const float *logit, int32_t n, int32_t n_used, bool among, int32_t *ret_expert,
-                    float *ret_weight)
+/* An expert's weight, before those of the chosen are made to sum to one. */
+static double weight_of(const struct model_params *p, double logit, double top, double sum)
 {
-    /* Inserted one by one: n_used is small. Logits that are no numbers count as the least, so that
+    return p->expert_sigmoid ? 1 / (1 + exp(-logit)) : exp(logit - top) / sum;
+}
+
+void experts_choose(const struct model_params *p, const float *logit, const float *pick,
+                    int32_t *ret_expert, float *ret_weight)
+{
+    const double least_sum = 0x1p-14; /* sigmoids may all be next to nothing */
+    double top = -INFINITY, all = 0, chosen = 0;
+    for (int32_t e = 0; e < p->n_expert; e++)
+        top = logit[e] > top ? logit[e] : top;
+    for (int32_t e = 0; e < p->n_expert; e++)
+        all += exp(logit[e] - top);
+    /* Inserted one by one: n_used is small. Scores that are no numbers count as the least, so that
      * whatever a file computes, n_used different experts come out. */
-    int32_t n_in = 0;
-    for (int32_t e = 0; e < n; e++) {
-        float v = logit[e] == logit[e] ? logit[e] : -INFINITY;
+    int32_t n_in = 0, n_used = p->n_expert_used;
+    for (int32_t e = 0; e < p->n_expert; e++) {
+        float v = pick ? (float)weight_of(p, logit[e], top, all) + pick[e] : logit[e];
+        v = v == v ? v : -INFINITY;
         int32_t at = n_in;
         while (at > 0 && ret_weight[at - 1] < v)
             at--;
@@ -105,11 +121,11 @@ void experts_choose(const float *logit, int32_t n, int32_t n_used, bool among, i
         ret_expert[at] = e;
         ret_weight[at] = v;
     }
-    double sum = 0, top = ret_weight[0];
-    for (int32_t e = 0; e < (among ? n_used : n); e++)
-        sum += exp((among ? ret_weight[e] : logit[e]) - top);
     for (int32_t j = 0; j < n_used; j++)
-        ret_weight[j] = (float)(exp(ret_weight[j] - top) / sum);
+        chosen += weight_of(p, logit[ret_expert[j]], top, all);
+    double scale = p->expert_scale / (p->expert_norm ? fmax(chosen, least_sum) : 1);
+    for (int32_t j = 0; j < n_used; j++)
+        ret_weight[j] = (float)(weight_of(p, logit[ret_expert[j]], top, all) * scale);
 }
 
 /* Puts the slots in the order of their experts, tokens ascending. */
@@ -143,14 +159,14 @@ static int put_gate_up(struct experts *x, const struct model_layer *l, int32_t e
 {
     int32_t n_ff = x->m->p.n_ff;
     size_t at = (size_t)row0 * (size_t)n_ff;
-    mats[0] = (struct kern_mat){.w = l->gate.w,
-                                .bias = bias_of(&l->gate_bias, expert, n_ff),
+    mats[0] = (struct kern_mat){.w = l->gates.w,
+                                .bias = bias_of(&l->gates_bias, expert, n_ff),
                                 .dst = x->gate + at,
                                 .dst_stride = n_ff,
                                 .row0 = expert * n_ff,
                                 .n_row = n_ff};
-    mats[1] = (struct kern_mat){.w = l->up.w,
-                                .bias = bias_of(&l->up_bias, expert, n_ff),
+    mats[1] = (struct kern_mat){.w = l->ups.w,
+                                .bias = bias_of(&l->ups_bias, expert, n_ff),
                                 .dst = x->up + at,
                                 .dst_stride = n_ff,
                                 .row0 = expert * n_ff,
@@ -169,9 +185,11 @@ void experts_run(struct experts *x, const struct model_layer *l, const float *in
     k->ops->matmul(k, 1, mats, in, d, n_tok);
     k->ops->download(k, x->host_logit, x->logit,
                      sizeof(float) * (size_t)n_tok * (size_t)p->n_expert);
+    if (l->pick.t)
+        kern_dequantise(l->pick.t->type, l->pick.t->data, x->pick, p->n_expert);
     for (int32_t t = 0; t < n_tok; t++)
-        experts_choose(x->host_logit + (size_t)t * (size_t)p->n_expert, p->n_expert, n_used,
-                       p->expert_norm, x->choice + t * n_used, x->weight + t * n_used);
+        experts_choose(p, x->host_logit + (size_t)t * (size_t)p->n_expert,
+                       l->pick.t ? x->pick : NULL, x->choice + t * n_used, x->weight + t * n_used);
     sort(x, n_tok);
 
     if (n_tok == 1) { /* all experts read the same row: as many products as possible at once */
@@ -195,8 +213,8 @@ void experts_run(struct experts *x, const struct model_layer *l, const float *in
     k->ops->glu(k, x->gate, n_ff, x->gate, x->up, n_ff, n_tok * n_used, n_ff, p->act);
     for (int32_t e = 0; e < p->n_expert; e++) {
         int32_t row0 = x->end[e], n = x->end[e + 1] - row0;
-        const struct kern_mat down = {.w = l->down.w,
-                                      .bias = bias_of(&l->down_bias, e, d),
+        const struct kern_mat down = {.w = l->downs.w,
+                                      .bias = bias_of(&l->downs_bias, e, d),
                                       .dst = x->in + (size_t)row0 * (size_t)d,
                                       .dst_stride = d,
                                       .row0 = e * d,
@@ -205,4 +223,21 @@ void experts_run(struct experts *x, const struct model_layer *l, const float *in
             k->ops->matmul(k, 1, &down, x->gate + (size_t)row0 * (size_t)n_ff, n_ff, n);
     }
     k->ops->add_rows(k, stream, x->in, x->row, x->weight, n_tok, n_used, d);
+}
+
+void experts_add_shared(struct experts *x, const struct model_layer *l, const float *in,
+                        const float *mid, float *stream, int32_t n_tok)
+{
+    struct kern *k = x->kern;
+    int32_t d = x->m->p.n_embd;
+    const struct kern_mat share = {.w = l->share.w, .dst = x->logit, .dst_stride = 1};
+    const struct kern_mat down = {.w = l->down.w, .dst = x->in, .dst_stride = d};
+    k->ops->matmul(k, 1, &share, in, d, n_tok);
+    k->ops->matmul(k, 1, &down, mid, l->down.n_col, n_tok);
+    k->ops->download(k, x->host_logit, x->logit, sizeof(float) * (size_t)n_tok);
+    for (int32_t t = 0; t < n_tok; t++) {
+        x->row[t] = t;
+        x->weight[t] = 1 / (1 + expf(-x->host_logit[t]));
+    }
+    k->ops->add_rows(k, stream, x->in, x->row, x->weight, n_tok, 1, d);
 }

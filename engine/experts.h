@@ -1,7 +1,7 @@
 /* The feed-forward part of a mixture of experts (Shazeer et al. 2017; Mixtral, Qwen3-MoE, OLMoE,
- * Granite-MoE): a router chooses a few of many small feed-forward networks for each token and adds
- * their answers up by weight. Written over the op table like forward.c, whose part it is; the
- * choice itself is made on the host.
+ * Granite-MoE, GLM-4.5): a router chooses a few of many small feed-forward networks for each token
+ * and adds their answers up by weight. Written over the op table like forward.c, whose part it is;
+ * the choice itself is made on the host.
  *
  * Threads: one at a time. No allocation after experts_new. */
 #ifndef ENGINE_EXPERTS_H
@@ -22,10 +22,15 @@ void experts_free(struct experts *x); /* NULL is fine */
 void experts_run(struct experts *x, const struct model_layer *l, const float *in, float *stream,
                  int32_t n_tok);
 
-/* The n_used experts of greatest logit, greatest first (the lower number at a tie), and their
- * weights: softmax over all experts or, with `among`, over the chosen ones, so that weights sum to
- * one. logit: [n]; ret_expert, ret_weight: [n_used]. */
-void experts_choose(const float *logit, int32_t n, int32_t n_used, bool among, int32_t *ret_expert,
-                    float *ret_weight);
+/* stream += the answer of the shared expert, weighed by the layer's `share`. mid: dev [n_tok,
+ * width of the shared expert], what its `down` is to multiply. After experts_run. */
+void experts_add_shared(struct experts *x, const struct model_layer *l, const float *in,
+                        const float *mid, float *stream, int32_t n_tok);
+
+/* The p->n_expert_used experts of greatest weight, greatest first (the lower number at a tie), and
+ * their weights (see model_params). pick: added to the weights for the choice, or NULL. logit, pick:
+ * [n_expert]; ret_expert, ret_weight: [n_expert_used]. */
+void experts_choose(const struct model_params *p, const float *logit, const float *pick,
+                    int32_t *ret_expert, float *ret_weight);
 
 #endif

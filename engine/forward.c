@@ -16,7 +16,7 @@ struct forward {
     float *q, *a;     /* dev [n_chunk, n_head * head_dim]: queries, attention's answer */
     float *lse;       /* dev [n_chunk, n_head] */
     float *k, *v;     /* dev [n_chunk, n_head_kv * head_dim] */
-    float *gate, *up; /* dev [n_chunk, n_ff]; NULL with experts */
+    float *gate, *up; /* dev [n_chunk, n_ff_plain]; NULL where all experts are routed */
     struct experts *experts; /* or NULL */
     float *logits;           /* dev [FORWARD_HEAD_ROWS, n_vocab] */
     float *host_logits;
@@ -30,9 +30,8 @@ struct forward {
 /* Floats per token of the chunk, and floats of the head. */
 static uint64_t row_floats(const struct model_params *p)
 {
-    uint64_t dense_ff = p->n_expert > 0 ? 0 : (uint64_t)p->n_ff;
     return 2 * (uint64_t)p->n_embd + (uint64_t)p->n_head * (2 * (uint64_t)p->head_dim + 1) +
-           2 * (uint64_t)p->n_head_kv * (uint64_t)p->head_dim + 2 * dense_ff;
+           2 * (uint64_t)p->n_head_kv * (uint64_t)p->head_dim + 2 * (uint64_t)p->n_ff_plain;
 }
 
 uint64_t forward_bytes(const struct model_params *p, int32_t n_chunk)
@@ -62,12 +61,12 @@ enum status forward_new(const struct model *m, int32_t n_chunk, struct forward *
         {&f->lse, n * (uint64_t)p->n_head},
         {&f->k, n * n_kv},
         {&f->v, n * n_kv},
-        {&f->gate, n * (uint64_t)p->n_ff},
-        {&f->up, n * (uint64_t)p->n_ff},
+        {&f->gate, n * (uint64_t)p->n_ff_plain},
+        {&f->up, n * (uint64_t)p->n_ff_plain},
         {&f->logits, FORWARD_HEAD_ROWS * (uint64_t)p->n_vocab},
     };
     for (size_t i = 0; i < sizeof bufs / sizeof *bufs; i++) {
-        if (p->n_expert > 0 && (bufs[i].at == &f->gate || bufs[i].at == &f->up))
+        if (bufs[i].n_float == 0)
             continue;
         *bufs[i].at = f->kern->ops->alloc(f->kern, sizeof(float) * bufs[i].n_float);
         if (!*bufs[i].at)
@@ -260,7 +259,8 @@ static void attention(struct forward *f, int32_t layer, struct kv_line *line, in
     add_answer(f, &l->o, l->o_bias.dev, l->attn_post_norm.dev, f->a, n_q, x, n_ask);
 }
 
-/* x += Down * (act(Gate * norm(x)) * (Up * norm(x))), for rows from `first` on. */
+/* x += Down * (act(Gate * norm(x)) * (Up * norm(x))), and what routed experts answer, for rows from
+ * `first` on. */
 static void feed_forward(struct forward *f, const struct model_layer *l, int32_t n_tok,
                          int32_t first)
 {
@@ -269,17 +269,21 @@ static void feed_forward(struct forward *f, const struct model_layer *l, int32_t
     int32_t n = n_tok - first;
     float *x = f->x + (size_t)first * (size_t)p->n_embd;
     const float *in = block_input(f, &l->ffn_norm, x, n);
-    if (f->experts) {
+    int32_t n_ff = l->gate.n_row;
+    if (l->router.t)
         experts_run(f->experts, l, in, x, n);
+    if (n_ff == 0)
         return;
-    }
     const struct kern_mat mats[] = {
-        {l->gate.w, l->gate_bias.dev, f->gate, p->n_ff, false},
-        {l->up.w, l->up_bias.dev, f->up, p->n_ff, false},
+        {l->gate.w, l->gate_bias.dev, f->gate, n_ff, false},
+        {l->up.w, l->up_bias.dev, f->up, n_ff, false},
     };
     k->ops->matmul(k, 2, mats, in, p->n_embd, n);
-    k->ops->glu(k, f->gate, p->n_ff, f->gate, f->up, p->n_ff, n, p->n_ff, p->act);
-    add_answer(f, &l->down, l->down_bias.dev, l->ffn_post_norm.dev, f->gate, p->n_ff, x, n);
+    k->ops->glu(k, f->gate, n_ff, f->gate, f->up, n_ff, n, n_ff, p->act);
+    if (l->share.t)
+        experts_add_shared(f->experts, l, in, f->gate, x, n);
+    else
+        add_answer(f, &l->down, l->down_bias.dev, l->ffn_post_norm.dev, f->gate, n_ff, x, n);
 }
 
 /* Ops cannot fail: what went wrong on a device is asked for. It stays so until the model is opened

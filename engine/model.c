@@ -32,8 +32,13 @@ enum trait {
     SOME_EXPERTS = 128, /* some models of the architecture have them */
     EXPERT_NORM = 256,  /* see model_params */
     SINKS = 512,
-    QK_NORM_LATE = 1024, /* after the rotation */
-    ROPE_SLIDING = 2048, /* where some layers slide, the others tell no positions */
+    QK_NORM_LATE = 1024,   /* after the rotation */
+    ROPE_SLIDING = 2048,   /* where some layers slide, the others tell no positions */
+    SHARED = 1 << 12,      /* one expert is every token's */
+    SOME_SHARED = 1 << 13, /* in some models */
+    SHARED_GATE = 1 << 14, /* and weighed: see model_layer */
+    SOME_DENSE = 1 << 15,  /* some layers have no experts */
+    SIGMOID = 1 << 16,     /* see model_params */
 };
 
 static const struct arch {
@@ -71,6 +76,14 @@ static const struct arch {
     {"hunyuan-dense", MODEL_HUNYUAN_DENSE, KERN_ROPE_HALVES, KERN_ACT_SILU, 0,
      PRE_NORM | QK_NORM | QK_NORM_LATE},
     {"ernie4_5", MODEL_ERNIE4_5, KERN_ROPE_PAIRS, KERN_ACT_SILU, 0, PRE_NORM},
+    {"qwen2moe", MODEL_QWEN2MOE, KERN_ROPE_HALVES, KERN_ACT_SILU, 0,
+     PRE_NORM | QKV_BIAS | EXPERTS | SHARED | SHARED_GATE},
+    {"glm4moe", MODEL_GLM4MOE, KERN_ROPE_HALVES, KERN_ACT_SILU, 0,
+     PRE_NORM | FFN_NORM_POST | EXPERTS | SHARED | SOME_DENSE | SIGMOID},
+    {"hunyuan-moe", MODEL_HUNYUAN_MOE, KERN_ROPE_HALVES, KERN_ACT_SILU, 0,
+     PRE_NORM | QK_NORM | QK_NORM_LATE | EXPERTS | EXPERT_NORM | SHARED},
+    {"ernie4_5-moe", MODEL_ERNIE4_5_MOE, KERN_ROPE_PAIRS, KERN_ACT_SILU, 0,
+     PRE_NORM | EXPERTS | EXPERT_NORM | SOME_SHARED | SOME_DENSE},
     /* The language parts of models that also see: of text alone, their positions are plain. */
     {"qwen2vl", MODEL_QWEN2, KERN_ROPE_HALVES, KERN_ACT_SILU, 0, PRE_NORM | QKV_BIAS},
     {"qwen3vl", MODEL_QWEN3, KERN_ROPE_HALVES, KERN_ACT_SILU, 0, PRE_NORM | QK_NORM},
@@ -263,9 +276,17 @@ static enum status read_window(const struct gguf *g, struct model_params *p, str
     return OK;
 }
 
+/* Values of expert_gating_func; there are others. */
+enum gating {
+    GATING_BY_ARCH,
+    GATING_SOFTMAX,
+    GATING_SIGMOID,
+    GATING_CHOSEN /* softmax of these */
+};
+
 static enum status read_experts(const struct gguf *g, struct model_params *p, struct err *e)
 {
-    int32_t n_shared;
+    int32_t n_shared, n_group, gating;
     TRY(get_int(g, p, "expert_count", 0, MAX_EXPERTS, 0, &p->n_expert, e));
     if (p->n_expert == 0 && has(p, EXPERTS))
         return err_set(e, ERR_FORMAT,
@@ -274,7 +295,7 @@ static enum status read_experts(const struct gguf *g, struct model_params *p, st
     if (p->n_expert == 0)
         return get_int(g, p, "feed_forward_length", 1, MAX_FF, -1, &p->n_ff, e);
     TRY(get_int(g, p, "expert_shared_feed_forward_length", 0, MAX_FF, 0, &n_shared, e));
-    if (!has(p, EXPERTS | SOME_EXPERTS) || n_shared > 0)
+    if (!has(p, EXPERTS | SOME_EXPERTS) || (n_shared > 0 && !has(p, SHARED | SOME_SHARED)))
         return err_set(e, ERR_UNSUPPORTED,
                        "%s: a mixture of %d experts%s is not supported with architecture '%s'; use "
                        "another model",
@@ -284,7 +305,16 @@ static enum status read_experts(const struct gguf *g, struct model_params *p, st
     TRY(get_int(g, p, "feed_forward_length", 0, MAX_FF, 0, &p->n_ff, e));
     TRY(get_int(g, p, "expert_feed_forward_length", 1, MAX_FF, p->n_ff > 0 ? p->n_ff : -1, &p->n_ff,
                 e));
+    char key[128];
+    TRY(get_int(g, p, "expert_group_count", 0, 1, 0, &n_group, e));
+    TRY(get_int(g, p, "expert_gating_func", 0, GATING_CHOSEN, 0, &gating, e));
+    p->expert_sigmoid = gating == GATING_BY_ARCH ? has(p, SIGMOID) : gating == GATING_SIGMOID;
     p->expert_norm = has(p, EXPERT_NORM);
+    gguf_get_bool(g, arch_key(p, "expert_weights_norm", key), &p->expert_norm);
+    p->expert_norm |= gating == GATING_CHOSEN;
+    TRY(get_float(g, p, "expert_weights_scale", 0, 1e3f, 0, &p->expert_scale, e));
+    if (p->expert_scale == 0)
+        p->expert_scale = 1;
     if (p->n_ff % KERN_ROW_STEP || p->n_embd % KERN_ROW_STEP ||
         (int64_t)p->n_expert * (p->n_ff > p->n_embd ? p->n_ff : p->n_embd) > INT32_MAX)
         return err_set(
@@ -434,6 +464,62 @@ static enum status bind_vec(const struct gguf *g, const struct gguf_tensor *t, c
     return OK;
 }
 
+/* Rows of a matrix whose size no metadata tells; 0 = absent. */
+static int32_t rows(const struct gguf_tensor *t)
+{
+    return !t ? 0 : t->dim[1] < MAX_FF ? (int32_t)t->dim[1] : MAX_FF;
+}
+
+#define MAT(field, fmt, col, all, at, rows)                                                        \
+    TRY(bind_mat(g, tensor(g, "blk.%d." fmt, i), fmt, i, col, all, at, rows, &l->field, e))
+#define VEC(field, fmt, required, all, at, n)                                                      \
+    TRY(bind_vec(g, tensor(g, "blk.%d." fmt, i), fmt, i, required, all, at, n, &l->field, e))
+#define EXPERTS_OF(field, fmt, col, rows)                                                          \
+    TRY(bind_experts(g, tensor(g, "blk.%d." fmt, i), fmt, i, col, rows, p->n_expert, &l->field, e))
+
+static enum status bind_feed_forward(struct model *m, int32_t i, struct err *e)
+{
+    const struct gguf *g = m->gguf;
+    struct model_params *p = &m->p;
+    struct model_layer *l = &m->layer[i];
+    int32_t d = p->n_embd;
+    if (p->n_expert > 0 && (tensor(g, "blk.%d.ffn_gate_inp.weight", i) || !has(p, SOME_DENSE))) {
+        int32_t n = p->n_expert, shared = rows(tensor(g, "blk.%d.ffn_up_shexp.weight", i));
+        MAT(router, "ffn_gate_inp.weight", d, n, 0, n);
+        EXPERTS_OF(gates, "ffn_gate_exps.weight", d, p->n_ff);
+        EXPERTS_OF(ups, "ffn_up_exps.weight", d, p->n_ff);
+        EXPERTS_OF(downs, "ffn_down_exps.weight", p->n_ff, d);
+        VEC(pick, "exp_probs_b.bias", false, n, 0, n);
+        VEC(router_bias, "ffn_gate_inp.bias", false, n, 0, n);
+        VEC(gates_bias, "ffn_gate_exps.bias", false, n * p->n_ff, 0, n * p->n_ff);
+        VEC(ups_bias, "ffn_up_exps.bias", false, n * p->n_ff, 0, n * p->n_ff);
+        VEC(downs_bias, "ffn_down_exps.bias", false, n * d, 0, n * d);
+        if (has(p, SHARED) || (has(p, SOME_SHARED) && shared > 0)) {
+            MAT(gate, "ffn_gate_shexp.weight", d, shared, 0, shared);
+            MAT(up, "ffn_up_shexp.weight", d, shared, 0, shared);
+            MAT(down, "ffn_down_shexp.weight", shared, d, 0, d);
+        }
+        if (has(p, SHARED_GATE))
+            MAT(share, "ffn_gate_inp_shexp.weight", d, 1, 0, 1);
+    } else {
+        int32_t n = p->n_expert > 0 ? rows(tensor(g, "blk.%d.ffn_up.weight", i)) : p->n_ff;
+        if (tensor(g, "blk.%d.ffn_gate.weight", i)) {
+            MAT(gate, "ffn_gate.weight", d, n, 0, n);
+            MAT(up, "ffn_up.weight", d, n, 0, n);
+            VEC(gate_bias, "ffn_gate.bias", false, n, 0, n);
+            VEC(up_bias, "ffn_up.bias", false, n, 0, n);
+        } else { /* phi3: gate above up */
+            MAT(gate, "ffn_up.weight", d, 2 * n, 0, n);
+            MAT(up, "ffn_up.weight", d, 2 * n, n, n);
+        }
+        MAT(down, "ffn_down.weight", n, d, 0, d);
+        VEC(down_bias, "ffn_down.bias", false, d, 0, d);
+    }
+    if (l->gate.n_row > p->n_ff_plain)
+        p->n_ff_plain = l->gate.n_row;
+    return OK;
+}
+
 static enum status bind_layer(struct model *m, int32_t i, struct err *e)
 {
     const struct gguf *g = m->gguf;
@@ -444,12 +530,6 @@ static enum status bind_layer(struct model *m, int32_t i, struct err *e)
     bool qk_norm = has(p, QK_NORM) || by_row;
     int32_t n_q_norm = by_row ? n_q : p->head_dim, n_k_norm = by_row ? n_kv : p->head_dim;
 
-#define MAT(field, fmt, col, all, at, rows)                                                        \
-    TRY(bind_mat(g, tensor(g, "blk.%d." fmt, i), fmt, i, col, all, at, rows, &l->field, e))
-#define VEC(field, fmt, required, all, at, n)                                                      \
-    TRY(bind_vec(g, tensor(g, "blk.%d." fmt, i), fmt, i, required, all, at, n, &l->field, e))
-#define EXPERTS_OF(field, fmt, col, rows)                                                          \
-    TRY(bind_experts(g, tensor(g, "blk.%d." fmt, i), fmt, i, col, rows, p->n_expert, &l->field, e))
     VEC(attn_norm, "attn_norm.weight", pre, d, 0, d);
     if (has(p, FFN_NORM_POST))
         VEC(ffn_norm, "post_attention_norm.weight", pre, d, 0, d);
@@ -482,40 +562,17 @@ static enum status bind_layer(struct model *m, int32_t i, struct err *e)
     }
     MAT(o, "attn_output.weight", n_q, d, 0, d);
     VEC(o_bias, "attn_output.bias", false, d, 0, d);
-    if (p->n_expert > 0) {
-        int32_t n = p->n_expert;
-        MAT(router, "ffn_gate_inp.weight", d, n, 0, n);
-        EXPERTS_OF(gate, "ffn_gate_exps.weight", d, p->n_ff);
-        EXPERTS_OF(up, "ffn_up_exps.weight", d, p->n_ff);
-        EXPERTS_OF(down, "ffn_down_exps.weight", p->n_ff, d);
-        VEC(router_bias, "ffn_gate_inp.bias", false, n, 0, n);
-        VEC(gate_bias, "ffn_gate_exps.bias", false, n * p->n_ff, 0, n * p->n_ff);
-        VEC(up_bias, "ffn_up_exps.bias", false, n * p->n_ff, 0, n * p->n_ff);
-        VEC(down_bias, "ffn_down_exps.bias", false, n * d, 0, n * d);
-    } else if (tensor(g, "blk.%d.ffn_gate.weight", i)) {
-        MAT(gate, "ffn_gate.weight", d, p->n_ff, 0, p->n_ff);
-        MAT(up, "ffn_up.weight", d, p->n_ff, 0, p->n_ff);
-        VEC(gate_bias, "ffn_gate.bias", false, p->n_ff, 0, p->n_ff);
-        VEC(up_bias, "ffn_up.bias", false, p->n_ff, 0, p->n_ff);
-    } else { /* phi3: gate above up */
-        MAT(gate, "ffn_up.weight", d, 2 * p->n_ff, 0, p->n_ff);
-        MAT(up, "ffn_up.weight", d, 2 * p->n_ff, p->n_ff, p->n_ff);
-    }
-    if (p->n_expert == 0) {
-        MAT(down, "ffn_down.weight", p->n_ff, d, 0, d);
-        VEC(down_bias, "ffn_down.bias", false, d, 0, d);
-    }
-#undef MAT
-#undef VEC
-#undef EXPERTS_OF
     l->window = p->sliding[i] ? p->window : 0;
     l->rope = p->sliding[i] ? &m->rope_local : &m->rope;
     if (p->arch == MODEL_SMOLLM3 && i % 4 == 3) /* every fourth layer tells no positions */
         l->rope = NULL;
     if (has(p, ROPE_SLIDING) && p->window && !p->sliding[i])
         l->rope = NULL;
-    return OK;
+    return bind_feed_forward(m, i, e);
 }
+#undef MAT
+#undef VEC
+#undef EXPERTS_OF
 
 static enum status bind_rope_factors(struct model *m, const char *name,
                                      const struct gguf_tensor **ret, struct err *e)
@@ -678,6 +735,17 @@ void model_set_ctx(struct model *m, int32_t n_ctx)
 
 /* ---- weights ---- */
 
+enum { LAYER_MATS = 12 };
+
+static struct model_mat *layer_mat(struct model_layer *l, int i)
+{
+    struct model_mat *mats[LAYER_MATS] = {
+        &l->q,    &l->k,      &l->v,     &l->o,   &l->gate,  &l->up,
+        &l->down, &l->router, &l->gates, &l->ups, &l->downs, &l->share,
+    };
+    return mats[i];
+}
+
 void model_each_mat(struct model *m, void (*fn)(void *ctx, struct model_mat *mat), void *ctx)
 {
     fn(ctx, &m->embed);
@@ -685,11 +753,9 @@ void model_each_mat(struct model *m, void (*fn)(void *ctx, struct model_mat *mat
         fn(ctx, &m->output);
     for (int32_t i = 0; i < m->p.n_layer; i++) {
         struct model_layer *l = &m->layer[i];
-        struct model_mat *mats[] = {&l->q,    &l->k,  &l->v,    &l->o,
-                                    &l->gate, &l->up, &l->down, &l->router};
-        for (size_t j = 0; j < sizeof mats / sizeof *mats; j++)
-            if (mats[j]->t)
-                fn(ctx, mats[j]);
+        for (int j = 0; j < LAYER_MATS; j++)
+            if (layer_mat(l, j)->t)
+                fn(ctx, layer_mat(l, j));
     }
 }
 
@@ -702,11 +768,9 @@ void model_place(struct model *m, int32_t n_layer)
 {
     bool kept = n_layer < m->p.n_layer;
     model_each_mat(m, keep_mat, &kept);
-    for (int32_t i = 0; i < n_layer && i < m->p.n_layer; i++) {
-        struct model_layer *l = &m->layer[i];
-        l->q.kept = l->k.kept = l->v.kept = l->o.kept = false;
-        l->gate.kept = l->up.kept = l->down.kept = l->router.kept = false;
-    }
+    for (int32_t i = 0; i < n_layer && i < m->p.n_layer; i++)
+        for (int j = 0; j < LAYER_MATS; j++)
+            layer_mat(&m->layer[i], j)->kept = false;
 }
 
 static size_t row_bytes(const struct model_mat *mat)
@@ -760,14 +824,15 @@ static enum status load_vec(struct model *m, struct model_vec *v, float scale, s
     return OK;
 }
 
-enum { LAYER_VECS = 15 };
+enum { LAYER_VECS = 18 };
 
 static struct model_vec *layer_vec(struct model_layer *l, int i)
 {
     struct model_vec *vecs[LAYER_VECS] = {
-        &l->attn_norm, &l->q_norm,      &l->k_norm,  &l->attn_post_norm, &l->ffn_norm,
-        &l->q_bias,    &l->k_bias,      &l->v_bias,  &l->o_bias,         &l->ffn_post_norm,
-        &l->gate_bias, &l->router_bias, &l->up_bias, &l->down_bias,      &l->sinks,
+        &l->attn_norm,  &l->q_norm,      &l->k_norm,     &l->attn_post_norm, &l->ffn_norm,
+        &l->q_bias,     &l->k_bias,      &l->v_bias,     &l->o_bias,         &l->ffn_post_norm,
+        &l->gate_bias,  &l->router_bias, &l->up_bias,    &l->down_bias,      &l->sinks,
+        &l->gates_bias, &l->ups_bias,    &l->downs_bias,
     };
     return vecs[i];
 }
@@ -869,6 +934,8 @@ uint64_t model_fingerprint(const struct model *m)
     if (p->n_expert > 0) {
         const int32_t experts[] = {p->n_expert, p->n_expert_used, p->expert_norm};
         XXH3_64bits_update(x, experts, sizeof experts);
+        if (p->expert_sigmoid || p->expert_scale != 1) /* caches from before know neither */
+            XXH3_64bits_update(x, &p->expert_scale, sizeof p->expert_scale);
     }
     if (p->q_growth > 0) {
         XXH3_64bits_update(x, &p->q_growth, sizeof p->q_growth);

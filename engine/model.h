@@ -39,6 +39,10 @@ enum model_arch {
     MODEL_EXAONE4,
     MODEL_HUNYUAN_DENSE,
     MODEL_ERNIE4_5,
+    MODEL_QWEN2MOE,
+    MODEL_GLM4MOE,
+    MODEL_HUNYUAN_MOE,
+    MODEL_ERNIE4_5_MOE,
 };
 
 /* Position encoding of one kind of layer, before n_ctx is known. */
@@ -60,7 +64,10 @@ struct model_params {
     float q_growth;      /* queries at position p are times 1 + this * ln(1 + floor(p / n_ctx_orig)) */
     float norm_eps;
     int32_t n_expert, n_expert_used; /* 0 = dense; else n_ff is that of one expert */
-    bool expert_norm;                /* weights of the chosen experts sum to one */
+    int32_t n_ff_plain;              /* widest network that is no routed expert; 0 = there is none */
+    bool expert_sigmoid; /* an expert's weight is its logit's sigmoid, else softmax over all */
+    bool expert_norm;    /* weights of the chosen experts sum to one */
+    float expert_scale;  /* ... times this */
     float embed_scale;                 /* gemma: sqrt(n_embd) */
     float output_scale;                /* multiplies the output norm, and so the logits */
     float attn_scale;                  /* multiplies q.k */
@@ -93,9 +100,15 @@ struct model_vec {
 
 struct model_layer {
     struct model_vec attn_norm, q_norm, k_norm, attn_post_norm, ffn_norm, ffn_post_norm;
-    struct model_mat q, k, v, o, router, gate, up, down; /* router: of experts, else absent */
+    struct model_mat q, k, v, o;
+    /* The layer's network, or the expert that all tokens share beside the routed ones; or absent. */
+    struct model_mat gate, up, down;
+    struct model_mat router, gates, ups, downs; /* of routed experts, or absent */
+    struct model_mat share; /* [1, n_embd]: its sigmoid is the shared expert's weight; absent = 1 */
+    struct model_vec pick;  /* added to experts' weights for the choice alone, or absent; no dev */
     struct model_vec sinks; /* one logit a head that takes a share of attention; or absent */
-    struct model_vec q_bias, k_bias, v_bias, o_bias, router_bias, gate_bias, up_bias, down_bias;
+    struct model_vec q_bias, k_bias, v_bias, o_bias, gate_bias, up_bias, down_bias;
+    struct model_vec router_bias, gates_bias, ups_bias, downs_bias;
     const struct kern_rope *rope; /* NULL = positions are not encoded */
     int32_t window; /* 0 = sees everything */
 };

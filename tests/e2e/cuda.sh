@@ -60,7 +60,7 @@ ok cuda__ask__the_same_with_single_launches
 if [ -n "${ARCHS:-}" ]; then
     mkdir "$work/models" && "$ARCHS" write "$work/models"
     bad=0
-    for m in llama-moe qwen3moe granitemoe olmoe gpt-oss; do
+    for m in llama-moe qwen3moe granitemoe olmoe gpt-oss qwen2moe glm4moe; do
         say=(ask -m "$work/models/$m.gguf" -c 256 --temp 0 -n 8 --json --no-save)
         dogear "${say[@]}" --backend cpu "A fox"
         json "$work/out" 'j["answer"]' >"$work/want"

@@ -141,6 +141,11 @@ static void model__read__refuses_experts_that_do_not_fit(void **state)
         {"qwen3moe", "qwen3moe.expert_feed_forward_length", 48},
         {"gpt-oss", "gpt-oss.expert_count", 4},
         {"gpt-oss", "gpt-oss.expert_count", 0},
+        {"glm4moe", "glm4moe.expert_gating_func", 4},
+        {"glm4moe", "glm4moe.nextn_predict_layers", 0}, /* a layer without tensors */
+        {"glm4moe", "glm4moe.nextn_predict_layers", 7},
+        {"glm4moe", "glm4moe.expert_weights_scale", 0x7fc00000}, /* NaN */
+        {"hunyuan-moe", "hunyuan-moe.expert_count", 0},
         {"granite", "granite.residual_scale", 0},
         {"granite", "granite.logit_scale", 0xff800000}, /* -inf */
         {"mistral3", "mistral3.rope.dimension_count", 8},

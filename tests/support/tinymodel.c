@@ -16,6 +16,7 @@ enum {
     HEAD = 16,
     FF = 96,
     EXPERT_FF = 32,
+    SHARED_FF = 64,
     EXPERTS = 8,
     USED = 3,
     CTX = 64,
@@ -42,6 +43,12 @@ enum feature {
     SECTIONS = 1 << 16,
     PARTIAL = 1 << 17, /* half of a head's channels are rotated */
     GATE_UP = 1 << 18, /* in one matrix */
+    SHARED = 1 << 19,  /* an expert for all */
+    SHARE = 1 << 20,   /* and its weight */
+    LEAD = 1 << 21,    /* the first layer has no experts */
+    PICK = 1 << 22,    /* a bias of the choice */
+    SIGMOID = 1 << 23, /* weights, made larger */
+    DRAFT = 1 << 24,   /* a last layer that is not computed */
 };
 
 static const struct tiny {
@@ -70,6 +77,11 @@ static const struct tiny {
     {"exaone4", "exaone4", POST | QK | TIED},
     {"hunyuan-dense", "hunyuan-dense", PRE | QK},
     {"ernie4_5", "ernie4_5", PRE | TIED},
+    {"qwen2moe", "qwen2moe", PRE | BIASED | MOE | MOE_FF | SHARED | SHARE},
+    {"glm4moe", "glm4moe",
+     PRE | FFN_POST | BIASED | PARTIAL | MOE | MOE_FF | SHARED | LEAD | PICK | SIGMOID | DRAFT},
+    {"hunyuan-moe", "hunyuan-moe", PRE | QK | MOE | SHARED},
+    {"ernie4_5-moe", "ernie4_5-moe", PRE | MOE | MOE_FF | SHARED | LEAD | PICK | TIED},
 };
 
 const char *tinymodel_name(int i)
@@ -119,11 +131,16 @@ static void add(struct tensors *t, const char *name, int64_t n_col, int64_t n_ro
     x->type = KERN_F32;
 }
 
+static bool has_experts(const struct tiny *m, int layer)
+{
+    return m->features & MOE && !(m->features & LEAD && layer == 0);
+}
+
 static void add_layer(struct tensors *t, int layer, const struct tiny *m)
 {
     char name[64];
-    int q = HEADS * HEAD, kv = kv_heads(m) * HEAD, moe = m->features & MOE ? EXPERTS : 0;
-    int ff = m->features & MOE_FF ? EXPERT_FF : FF;
+    int q = HEADS * HEAD, kv = kv_heads(m) * HEAD, moe = has_experts(m, layer) ? EXPERTS : 0;
+    int ff = moe && m->features & MOE_FF ? EXPERT_FF : FF;
 #define ADD(what, col, row, mat, mean, size)                                                       \
     (snprintf(name, sizeof name, "blk.%d.%s.weight", layer, what),                                 \
      add(t, name, col, row, mat, mean, size))
@@ -152,6 +169,13 @@ static void add_layer(struct tensors *t, int layer, const struct tiny *m)
     ADD(moe ? "ffn_down_exps" : "ffn_down", ff, D, moe, 0, 0.15f);
     for (int i = first; i < t->n && m->features & MXFP4; i++)
         t->list[i].type = KERN_MXFP4;
+    if (moe && m->features & SHARED) {
+        ADD("ffn_gate_shexp", D, SHARED_FF, 0, 0, 0.2f);
+        ADD("ffn_up_shexp", D, SHARED_FF, 0, 0, 0.2f);
+        ADD("ffn_down_shexp", SHARED_FF, D, 0, 0, 0.15f);
+    }
+    if (moe && m->features & SHARE)
+        ADD("ffn_gate_inp_shexp", D, 0, 0, 0, 0.3f);
     if (m->features & GPT_OSS)
         ADD("attn_sinks", HEADS, 0, 0, 1, 1);
 #undef ADD
@@ -163,12 +187,13 @@ static void add_layer(struct tensors *t, int layer, const struct tiny *m)
                   {"attn_k", KV_HEADS * HEAD, 0, BIASED},
                   {"attn_v", KV_HEADS * HEAD, 0, BIASED},
                   {"attn_output", D, 0, GPT_OSS},
+                  {"exp_probs_b", EXPERTS, 0, PICK},
                   {"ffn_gate_inp", EXPERTS, 0, GPT_OSS},
                   {"ffn_gate_exps", EXPERT_FF, EXPERTS, GPT_OSS},
                   {"ffn_up_exps", EXPERT_FF, EXPERTS, GPT_OSS},
                   {"ffn_down_exps", D, EXPERTS, GPT_OSS}};
     for (size_t i = 0; i < sizeof biases / sizeof *biases; i++)
-        if (m->features & biases[i].with) {
+        if (m->features & biases[i].with && (moe || biases[i].with != PICK)) {
             snprintf(name, sizeof name, "blk.%d.%s.bias", layer, biases[i].name);
             add(t, name, biases[i].n, biases[i].n_mat, 0, 0, 0.3f);
         }
@@ -208,7 +233,7 @@ static void write_keys(struct ggufw *w, const struct tiny *m)
     ggufw_str(w, "general.name", m->name);
     ggufw_u32(w, KEY("context_length"), 4096);
     ggufw_u32(w, KEY("embedding_length"), D);
-    ggufw_u32(w, KEY("block_count"), LAYERS);
+    ggufw_u32(w, KEY("block_count"), m->features & DRAFT ? LAYERS + 1 : LAYERS);
     ggufw_u32(w, KEY("feed_forward_length"), FF);
     ggufw_u32(w, KEY("attention.head_count"), HEADS);
     ggufw_u32(w, KEY("attention.head_count_kv"), (uint32_t)kv_heads(m));
@@ -219,9 +244,23 @@ static void write_keys(struct ggufw *w, const struct tiny *m)
     if (m->features & MOE) {
         ggufw_u32(w, KEY("expert_count"), EXPERTS);
         ggufw_u32(w, KEY("expert_used_count"), USED);
+        ggufw_u32(w, KEY("expert_feed_forward_length"), m->features & MOE_FF ? EXPERT_FF : FF);
     }
-    if (m->features & MOE_FF)
-        ggufw_u32(w, KEY("expert_feed_forward_length"), EXPERT_FF);
+    if (m->features & SHARED) {
+        ggufw_u32(w, KEY("expert_shared_feed_forward_length"), SHARED_FF);
+        ggufw_u32(w, KEY("expert_shared_count"), SHARED_FF / EXPERT_FF);
+    }
+    if (m->features & LEAD) {
+        ggufw_u32(w, KEY("leading_dense_block_count"), 1);
+        ggufw_u32(w, KEY("interleave_moe_layer_step"), 1);
+    }
+    if (m->features & SIGMOID) {
+        ggufw_u32(w, KEY("expert_gating_func"), 2);
+        ggufw_bool(w, KEY("expert_weights_norm"), 1);
+        ggufw_f32(w, KEY("expert_weights_scale"), 1.5f);
+    }
+    if (m->features & DRAFT)
+        ggufw_u32(w, KEY("nextn_predict_layers"), 1);
     if (m->features & FACTORS) {
         ggufw_f32(w, KEY("embedding_scale"), 12);
         ggufw_f32(w, KEY("residual_scale"), 0.22f);
