@@ -160,7 +160,10 @@ static const float *block_input(struct forward *f, const struct model_vec *norm,
     const struct model_params *p = &f->m->p;
     if (!norm->dev)
         return x;
-    f->kern->ops->rmsnorm(f->kern, f->h, x, norm->dev, n_tok, p->n_embd, p->n_embd, p->norm_eps);
+    if (p->layer_norm)
+        f->kern->ops->center(f->kern, f->h, x, n_tok, p->n_embd);
+    f->kern->ops->rmsnorm(f->kern, f->h, p->layer_norm ? f->h : x, norm->dev, n_tok, p->n_embd,
+                          p->n_embd, p->norm_eps);
     return f->h;
 }
 
@@ -268,7 +271,8 @@ static void feed_forward(struct forward *f, const struct model_layer *l, int32_t
     const struct model_params *p = &f->m->p;
     int32_t n = n_tok - first;
     float *x = f->x + (size_t)first * (size_t)p->n_embd;
-    const float *in = block_input(f, &l->ffn_norm, x, n);
+    const float *in = p->side_by_side ? f->h + (size_t)first * (size_t)p->n_embd
+                                      : block_input(f, &l->ffn_norm, x, n);
     int32_t n_ff = l->gate.n_row;
     if (l->router.t)
         experts_run(f->experts, l, in, x, n);
@@ -353,8 +357,7 @@ enum status forward_head(struct forward *f, int32_t row0, int32_t n_row, const f
     const struct model *m = f->m;
     struct kern *k = f->kern;
     assert(n_row > 0 && n_row <= FORWARD_HEAD_ROWS && row0 >= 0 && row0 + n_row <= f->n_chunk);
-    k->ops->rmsnorm(k, f->h, f->x + (size_t)row0 * (size_t)m->p.n_embd, m->output_norm.dev, n_row,
-                    m->p.n_embd, m->p.n_embd, m->p.norm_eps);
+    block_input(f, &m->output_norm, f->x + (size_t)row0 * (size_t)m->p.n_embd, n_row);
     struct kern_mat mat = {m->output.w, m->output_bias.dev, f->logits, m->p.n_vocab, false};
     k->ops->matmul(k, 1, &mat, f->h, m->p.n_embd, n_row);
     size_t n = (size_t)n_row * (size_t)m->p.n_vocab;

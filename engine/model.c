@@ -39,6 +39,7 @@ enum trait {
     SHARED_GATE = 1 << 14, /* and weighed: see model_layer */
     SOME_DENSE = 1 << 15,  /* some layers have no experts */
     SIGMOID = 1 << 16,     /* see model_params */
+    COHERE = 1 << 17,      /* LayerNorm, and one for both blocks, which lie side by side */
 };
 
 static const struct arch {
@@ -84,6 +85,8 @@ static const struct arch {
      PRE_NORM | QK_NORM | QK_NORM_LATE | EXPERTS | EXPERT_NORM | SHARED},
     {"ernie4_5-moe", MODEL_ERNIE4_5_MOE, KERN_ROPE_PAIRS, KERN_ACT_SILU, 0,
      PRE_NORM | EXPERTS | EXPERT_NORM | SOME_SHARED | SOME_DENSE},
+    {"command-r", MODEL_COHERE, KERN_ROPE_PAIRS, KERN_ACT_SILU, 0, COHERE},
+    {"cohere2", MODEL_COHERE2, KERN_ROPE_PAIRS, KERN_ACT_SILU, 4, COHERE | ROPE_SLIDING},
     /* The language parts of models that also see: of text alone, their positions are plain. */
     {"qwen2vl", MODEL_QWEN2, KERN_ROPE_HALVES, KERN_ACT_SILU, 0, PRE_NORM | QKV_BIAS},
     {"qwen3vl", MODEL_QWEN3, KERN_ROPE_HALVES, KERN_ACT_SILU, 0, PRE_NORM | QK_NORM},
@@ -325,12 +328,14 @@ static enum status read_experts(const struct gguf *g, struct model_params *p, st
     return OK;
 }
 
-/* Granite's factors: answers are multiplied by r before they are added to the stream. Norms do not
- * care how large the stream is, but for their epsilon: the same is a stream that is 1/r as large.
- */
+/* Factors on the logits, and granite's on the stream: answers are multiplied by r before they are
+ * added to the stream. Norms do not care how large the stream is, but for their epsilon: the same
+ * is a stream that is 1/r as large. */
 static enum status read_factors(const struct gguf *g, struct model_params *p, struct err *e)
 {
     float residual, logit;
+    if (has(p, COHERE))
+        return get_float(g, p, "logit_scale", 1e-6f, 1e6f, 1, &p->output_scale, e);
     if (p->arch != MODEL_GRANITE && p->arch != MODEL_GRANITEMOE)
         return OK;
     TRY(get_float(g, p, "embedding_scale", 1e-6f, 1e6f, 1, &p->embed_scale, e));
@@ -373,7 +378,10 @@ static enum status read_params(const struct gguf *g, struct model_params *p, str
                        "supported",
                        gguf_path(g), len_k, len_v);
     p->head_dim = len_k;
-    TRY(get_float(g, p, "attention.layer_norm_rms_epsilon", 0, 1, 1e-5f, &p->norm_eps, e));
+    p->layer_norm = p->side_by_side = has(p, COHERE);
+    TRY(get_float(
+        g, p, p->layer_norm ? "attention.layer_norm_epsilon" : "attention.layer_norm_rms_epsilon",
+        0, 1, 1e-5f, &p->norm_eps, e));
     TRY(read_rope(g, p, e));
     TRY(read_window(g, p, e));
 
@@ -530,7 +538,7 @@ static enum status bind_layer(struct model *m, int32_t i, struct err *e)
     bool qk_norm = has(p, QK_NORM) || by_row;
     int32_t n_q_norm = by_row ? n_q : p->head_dim, n_k_norm = by_row ? n_kv : p->head_dim;
 
-    VEC(attn_norm, "attn_norm.weight", pre, d, 0, d);
+    VEC(attn_norm, "attn_norm.weight", pre || p->side_by_side, d, 0, d);
     if (has(p, FFN_NORM_POST))
         VEC(ffn_norm, "post_attention_norm.weight", pre, d, 0, d);
     else

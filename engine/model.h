@@ -43,6 +43,8 @@ enum model_arch {
     MODEL_GLM4MOE,
     MODEL_HUNYUAN_MOE,
     MODEL_ERNIE4_5_MOE,
+    MODEL_COHERE,
+    MODEL_COHERE2,
 };
 
 /* Position encoding of one kind of layer, before n_ctx is known. */
@@ -63,6 +65,8 @@ struct model_params {
     int32_t n_ctx_orig;  /* before YaRN or longrope */
     float q_growth;      /* queries at position p are times 1 + this * ln(1 + floor(p / n_ctx_orig)) */
     float norm_eps;
+    bool layer_norm;     /* norms take the mean off first */
+    bool side_by_side;   /* feed-forward reads what attention reads */
     int32_t n_expert, n_expert_used; /* 0 = dense; else n_ff is that of one expert */
     int32_t n_ff_plain;              /* widest network that is no routed expert; 0 = there is none */
     bool expert_sigmoid; /* an expert's weight is its logit's sigmoid, else softmax over all */

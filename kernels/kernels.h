@@ -189,6 +189,8 @@ struct kern_ops {
      * r * stride floats in both. Also used per head for q/k norms. */
     void (*rmsnorm)(struct kern *k, float *dst, const float *x, const float *gain, int32_t n_row,
                     int32_t n_col, int32_t stride, float eps);
+    /* dst[r] = x[r] less its mean; n_row rows of n_col, packed. dst may be x. Before rmsnorm: LayerNorm. */
+    void (*center)(struct kern *k, float *dst, const float *x, int32_t n_row, int32_t n_col);
     /* Rotates x in place: [n_tok] rows, stride floats apart, of n_head heads of head_dim. */
     void (*rope)(struct kern *k, float *x, int32_t n_tok, int32_t n_head, int32_t head_dim,
                  int32_t stride, int32_t pos0, const struct kern_rope *r);

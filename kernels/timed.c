@@ -5,7 +5,7 @@
 
 const char *timed_name(enum timed_op op)
 {
-    static const char *const names[TIMED_N] = {"embed", "matmul", "rmsnorm", "rope",
+    static const char *const names[TIMED_N] = {"embed", "matmul", "rmsnorm", "center", "rope",
                                                "kv_write", "attend", "score", "seal",
                                                "glu", "add", "sink", "take_rows", "add_rows", "softcap", "download"};
     return names[op];
@@ -52,6 +52,9 @@ TIMED(rmsnorm, TIMED_RMSNORM,
       (struct kern * k, float *dst, const float *x, const float *gain, int32_t n_row, int32_t n_col,
        int32_t stride, float eps),
       (k, dst, x, gain, n_row, n_col, stride, eps))
+TIMED(center, TIMED_CENTER,
+      (struct kern * k, float *dst, const float *x, int32_t n_row, int32_t n_col),
+      (k, dst, x, n_row, n_col))
 TIMED(rope, TIMED_ROPE,
       (struct kern * k, float *x, int32_t n_tok, int32_t n_head, int32_t head_dim, int32_t stride,
        int32_t pos0, const struct kern_rope *r),
@@ -101,6 +104,7 @@ void timed_begin(struct kern *k, struct kern_times *t)
     t->timed.embed = timed_embed;
     t->timed.matmul = timed_matmul;
     t->timed.rmsnorm = timed_rmsnorm;
+    t->timed.center = timed_center;
     t->timed.rope = timed_rope;
     t->timed.kv_write = timed_kv_write;
     t->timed.attend = timed_attend;

@@ -9,6 +9,7 @@ enum timed_op {
     TIMED_EMBED,
     TIMED_MATMUL,
     TIMED_RMSNORM,
+    TIMED_CENTER,
     TIMED_ROPE,
     TIMED_KV_WRITE,
     TIMED_ATTEND,

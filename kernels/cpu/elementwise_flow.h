@@ -78,6 +78,33 @@ static void flow_rmsnorm(struct kern *k, float *dst, const float *x, const float
     flow_run(k, n_row, n_col, norm_rows, &j);
 }
 
+static void center_rows(void *ctx, int part, int n_part, int thread)
+{
+    const struct norm_job *j = ctx;
+    int32_t end = part_row(j->n_row, part + 1, n_part), whole = j->n_col / VL * VL;
+    for (int32_t r = part_row(j->n_row, part, n_part); r < end; r++) {
+        const float *x = j->x + (size_t)r * j->n_col;
+        float *dst = j->dst + (size_t)r * j->n_col;
+        vf sums = VF_ZERO();
+        for (int32_t i = 0; i < whole; i += VL)
+            sums = VF_ADD(sums, VF_LOAD(x + i));
+        float mean = vf_hsum(sums);
+        for (int32_t i = whole; i < j->n_col; i++)
+            mean += x[i];
+        mean /= (float)j->n_col;
+        for (int32_t i = 0; i < whole; i += VL)
+            VF_STORE(dst + i, VF_SUB(VF_LOAD(x + i), VF_SET1(mean)));
+        for (int32_t i = whole; i < j->n_col; i++)
+            dst[i] = x[i] - mean;
+    }
+}
+
+static void flow_center(struct kern *k, float *dst, const float *x, int32_t n_row, int32_t n_col)
+{
+    struct norm_job j = {.dst = dst, .x = x, .n_row = n_row, .n_col = n_col};
+    flow_run(k, n_row, n_col, center_rows, &j);
+}
+
 struct rope_job {
     struct cpu_rope_table *table;
     float *x;
@@ -414,7 +441,8 @@ static void flow_softcap(struct kern *k, float *x, size_t n, float cap)
         .sync = mem_op_sync, .error = mem_op_error, .weight_size = tile_weight_size,               \
         .weight_new = tile_weight_new, .weight_owns = tile_weight_owns,                            \
         .weight_free = tile_weight_free, .embed = tile_embed, .matmul = matmul_op,                 \
-        .rmsnorm = flow_rmsnorm, .rope = flow_rope, .kv_write = flow_kv_write,                     \
+        .rmsnorm = flow_rmsnorm, .center = flow_center, .rope = flow_rope,                         \
+        .kv_write = flow_kv_write,                                                                 \
         .attend = attend_op, .seal = mem_op_seal, .demote = mem_op_demote, .glu = flow_glu,        \
         .add = flow_add, .sink = ref_sink, .take_rows = flow_take_rows,                            \
         .add_rows = flow_add_rows,                                                                 \

@@ -31,6 +31,7 @@ void mem_op_seal(struct kern *k, const struct kern_seal *jobs, int32_t n, int32_
 /* The plain ops of ref.c that a table without a faster version uses. */
 void ref_rmsnorm(struct kern *k, float *dst, const float *x, const float *gain, int32_t n_row,
                  int32_t n_col, int32_t stride, float eps);
+void ref_center(struct kern *k, float *dst, const float *x, int32_t n_row, int32_t n_col);
 void ref_rope(struct kern *k, float *x, int32_t n_tok, int32_t n_head, int32_t head_dim,
               int32_t stride, int32_t pos0, const struct kern_rope *r);
 void ref_kv_write(struct kern *k, const struct kern_kv *kv, const float *key, const float *value,

@@ -113,6 +113,17 @@ void ref_rmsnorm(struct kern *k, float *dst, const float *x, const float *gain,
     }
 }
 
+void ref_center(struct kern *k, float *dst, const float *x, int32_t n_row, int32_t n_col)
+{
+    for (int32_t r = 0; r < n_row; r++, x += n_col, dst += n_col) {
+        double sum = 0;
+        for (int32_t i = 0; i < n_col; i++)
+            sum += x[i];
+        for (int32_t i = 0; i < n_col; i++)
+            dst[i] = (float)(x[i] - sum / n_col);
+    }
+}
+
 void ref_rope(struct kern *k, float *x, int32_t n_tok, int32_t n_head, int32_t head_dim,
                      int32_t stride, int32_t pos0, const struct kern_rope *r)
 {
@@ -242,6 +253,7 @@ const struct kern_ops ops_ref = {
     .embed = ref_embed,
     .matmul = ref_matmul,
     .rmsnorm = ref_rmsnorm,
+    .center = ref_center,
     .rope = ref_rope,
     .kv_write = ref_kv_write,
     .attend = attn_ref_attend,

@@ -289,6 +289,7 @@ static const struct kern_ops ops_cuda = {
     .embed = cuda_embed,
     .matmul = cuda_matmul,
     .rmsnorm = cuda_rmsnorm,
+    .center = cuda_center,
     .rope = cuda_rope,
     .kv_write = cuda_kv_write,
     .attend = cuda_attend,

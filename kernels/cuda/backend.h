@@ -142,6 +142,7 @@ void cuda_embed(struct kern *k, const struct kern_weight *w, const int32_t *ids,
                 float scale, float *dst);
 void cuda_rmsnorm(struct kern *k, float *dst, const float *x, const float *gain, int32_t n_row,
                   int32_t n_col, int32_t stride, float eps);
+void cuda_center(struct kern *k, float *dst, const float *x, int32_t n_row, int32_t n_col);
 void cuda_rope(struct kern *k, float *x, int32_t n_tok, int32_t n_head, int32_t head_dim,
                int32_t stride, int32_t pos0, const struct kern_rope *r);
 void cuda_kv_write(struct kern *k, const struct kern_kv *kv, const float *key, const float *value,

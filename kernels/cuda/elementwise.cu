@@ -11,23 +11,33 @@ static unsigned groups(size_t n, size_t per)
     return (unsigned)((n + per - 1) / per);
 }
 
-/* ---- rmsnorm: one block per row ---- */
+/* ---- norms: one block per row ---- */
+
+/* The sum over a block's threads, to each of them. */
+DEVICE float block_sum(float x)
+{
+    __shared__ float part[32];
+    x = warp_sum(x);
+    if (threadIdx.x % 32 == 0)
+        part[threadIdx.x / 32] = x;
+    __syncthreads();
+    return warp_sum(threadIdx.x % 32 < blockDim.x / 32 ? part[threadIdx.x % 32] : 0);
+}
+
+static unsigned norm_threads(int32_t n_col)
+{
+    return n_col <= 128 ? 32 : n_col <= 1024 ? 128 : 512;
+}
 
 static __global__ void rmsnorm_rows(float *dst, const float *x, const float *gain, int32_t n_col,
                                     int32_t stride, float eps)
 {
-    __shared__ float part[32];
     const float *a = x + (size_t)blockIdx.x * stride;
     float *d = dst + (size_t)blockIdx.x * stride;
     float sum = 0;
     for (int32_t i = (int32_t)threadIdx.x; i < n_col; i += (int32_t)blockDim.x)
         sum += a[i] * a[i];
-    sum = warp_sum(sum);
-    if (threadIdx.x % 32 == 0)
-        part[threadIdx.x / 32] = sum;
-    __syncthreads();
-    sum = warp_sum(threadIdx.x % 32 < blockDim.x / 32 ? part[threadIdx.x % 32] : 0);
-    float scale = 1 / sqrtf(sum / (float)n_col + eps);
+    float scale = 1 / sqrtf(block_sum(sum) / (float)n_col + eps);
     for (int32_t i = (int32_t)threadIdx.x; i < n_col; i += (int32_t)blockDim.x)
         d[i] = a[i] * scale * gain[i];
 }
@@ -35,9 +45,25 @@ static __global__ void rmsnorm_rows(float *dst, const float *x, const float *gai
 void cuda_rmsnorm(struct kern *k, float *dst, const float *x, const float *gain, int32_t n_row,
                   int32_t n_col, int32_t stride, float eps)
 {
-    unsigned threads = n_col <= 128 ? 32 : n_col <= 1024 ? 128 : 512;
-    launch(rmsnorm_rows, dim3((unsigned)n_row), threads, 0, cuda_of(k), dst, x, gain, n_col,
-           stride, eps);
+    launch(rmsnorm_rows, dim3((unsigned)n_row), norm_threads(n_col), 0, cuda_of(k), dst, x, gain,
+           n_col, stride, eps);
+}
+
+static __global__ void center_rows(float *dst, const float *x, int32_t n_col)
+{
+    const float *a = x + (size_t)blockIdx.x * n_col;
+    float *d = dst + (size_t)blockIdx.x * n_col;
+    float sum = 0;
+    for (int32_t i = (int32_t)threadIdx.x; i < n_col; i += (int32_t)blockDim.x)
+        sum += a[i];
+    float mean = block_sum(sum) / (float)n_col;
+    for (int32_t i = (int32_t)threadIdx.x; i < n_col; i += (int32_t)blockDim.x)
+        d[i] = a[i] - mean;
+}
+
+void cuda_center(struct kern *k, float *dst, const float *x, int32_t n_row, int32_t n_col)
+{
+    launch(center_rows, dim3((unsigned)n_row), norm_threads(n_col), 0, cuda_of(k), dst, x, n_col);
 }
 
 /* ---- rope: one thread per token and pair of channels, all heads ---- */

@@ -57,6 +57,24 @@ static void cuda__rmsnorm__agrees_with_ref(void **state)
     }
 }
 
+static void cuda__center__agrees_with_ref(void **state)
+{
+    enum { ROWS = 3 };
+    static const int32_t cols[] = {1, 7, 100, 576, 2048};
+    for (size_t j = 0; j < sizeof cols / sizeof *cols; j++) {
+        size_t n = (size_t)ROWS * (size_t)cols[j];
+        float *x = floats(n, 3), *got = malloc(n * 4), *want = malloc(n * 4);
+        float *x_dev = dev_new(x, n * 4);
+        ref->ops->center(ref, want, x, ROWS, cols[j]);
+        cuda->ops->center(cuda, x_dev, x_dev, ROWS, cols[j]);
+        dev_take(got, x_dev, n * 4);
+        assert_near(got, want, n, TOLERANCE_ELEMENT, 1, "center");
+        free(x);
+        free(got);
+        free(want);
+    }
+}
+
 static void cuda__rope__agrees_with_ref(void **state)
 {
     float freq[64];
@@ -777,6 +795,7 @@ int main(int n_arg, char **arg)
         cmocka_unit_test(cuda__alloc__too_much_gives_null),
         cmocka_unit_test(cuda__alloc__small_pieces_lie_apart),
         cmocka_unit_test(cuda__rmsnorm__agrees_with_ref),
+        cmocka_unit_test(cuda__center__agrees_with_ref),
         cmocka_unit_test(cuda__rope__agrees_with_ref),
         cmocka_unit_test(cuda__glu_add_softcap__agree_with_ref),
         cmocka_unit_test(cuda__take_add_rows__agree_with_ref),

@@ -288,6 +288,28 @@ static void assert_near(const float *got, const float *want, size_t n, double sc
     }
 }
 
+static void ops__center__agrees_with_ref(void **unused)
+{
+    enum { ROWS = 9 };
+    struct kern *ref = open_isa("ref", 1);
+    static const int32_t cols[] = {1, 7, 16, 100, 576, 2048};
+    for (int i = 0; i < N_ISA; i++) {
+        struct kern *k = open_isa(isas[i], 2);
+        for (size_t j = 0; k && j < sizeof cols / sizeof *cols; j++) {
+            size_t n = (size_t)ROWS * cols[j];
+            float *x = random_floats(n, 3), *want = malloc(n * sizeof *want);
+            ref->ops->center(ref, want, x, ROWS, cols[j]);
+            k->ops->center(k, x, x, ROWS, cols[j]); /* in place */
+            assert_near(x, want, n, 1, "center");
+            free(x);
+            free(want);
+        }
+        if (k)
+            kern_close(k);
+    }
+    kern_close(ref);
+}
+
 static void ops__rmsnorm__agrees_with_ref(void **unused)
 {
     struct kern *ref = open_isa("ref", 1);
@@ -655,6 +677,7 @@ int main(void)
         cmocka_unit_test(ops__matmul__same_result_for_any_number_of_tokens),
         cmocka_unit_test(ops__matmul__zero_and_tiny_inputs_give_zero),
         cmocka_unit_test(ops__embed__exact_for_every_type),
+        cmocka_unit_test(ops__center__agrees_with_ref),
         cmocka_unit_test(ops__rmsnorm__agrees_with_ref),
         cmocka_unit_test(ops__rope__agrees_with_ref),
         cmocka_unit_test(ops__rope__sees_changed_frequencies),

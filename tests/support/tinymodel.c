@@ -49,6 +49,7 @@ enum feature {
     PICK = 1 << 22,    /* a bias of the choice */
     SIGMOID = 1 << 23, /* weights, made larger */
     DRAFT = 1 << 24,   /* a last layer that is not computed */
+    COHERE = 1 << 25,  /* one norm, without its mean, and scaled logits */
 };
 
 static const struct tiny {
@@ -82,6 +83,8 @@ static const struct tiny {
      PRE | FFN_POST | BIASED | PARTIAL | MOE | MOE_FF | SHARED | LEAD | PICK | SIGMOID | DRAFT},
     {"hunyuan-moe", "hunyuan-moe", PRE | QK | MOE | SHARED},
     {"ernie4_5-moe", "ernie4_5-moe", PRE | MOE | MOE_FF | SHARED | LEAD | PICK | TIED},
+    {"command-r", "command-r", COHERE | TIED},
+    {"cohere2", "cohere2", COHERE | SLIDING | TIED},
 };
 
 const char *tinymodel_name(int i)
@@ -148,6 +151,8 @@ static void add_layer(struct tensors *t, int layer, const struct tiny *m)
         ADD("attn_norm", D, 0, 0, 1, 0.5f);
         ADD(m->features & FFN_POST ? "post_attention_norm" : "ffn_norm", D, 0, 0, 1, 0.5f);
     }
+    if (m->features & COHERE)
+        ADD("attn_norm", D, 0, 0, 1, 0.5f);
     if (m->features & POST) {
         ADD("post_attention_norm", D, 0, 0, 0.5f, 0.3f);
         ADD("post_ffw_norm", D, 0, 0, 0.5f, 0.3f);
@@ -266,6 +271,10 @@ static void write_keys(struct ggufw *w, const struct tiny *m)
         ggufw_f32(w, KEY("residual_scale"), 0.22f);
         ggufw_f32(w, KEY("attention.scale"), 0.0625f * 5);
         ggufw_f32(w, KEY("logit_scale"), 8);
+    }
+    if (m->features & COHERE) {
+        ggufw_f32(w, KEY("attention.layer_norm_epsilon"), 1e-5f);
+        ggufw_f32(w, KEY("logit_scale"), 0.25f);
     }
     if (m->features & YARN) {
         ggufw_str(w, KEY("rope.scaling.type"), "yarn");
