@@ -13,7 +13,7 @@ enum { MARKS = 3 };
 typedef void detail_fn(struct template *tp, const char *s, const char *end);
 static detail_fn detail_chatml, detail_llama3, detail_mistral_v7, detail_llama2, detail_phi3,
     detail_deepseek_coder, detail_vicuna, detail_deepseek_r1, detail_monarch, detail_granite,
-    detail_zephyr, detail_smollm3, detail_gpt_oss;
+    detail_zephyr, detail_smollm3, detail_gpt_oss, detail_glm4, detail_ernie;
 
 struct known {
     const char *all[MARKS]; /* every one of these occurs in the source */
@@ -145,6 +145,56 @@ static const struct known known[] = {
                 .system = {"<|system|>\n", "\2\n"},
                 .user = {"<|user|>\n", "\2\n"},
                 .assistant = {"<|assistant|>\n", "\2\n"}}},
+    {.all = {"[gMASK]<sop>", "{{ '</think>' }}"},
+     .format = {.name = "glm-4.7",
+                .head = "[gMASK]<sop>",
+                .system = {"<|system|>", ""},
+                .user = {"<|user|>", ""},
+                .assistant = {"<|assistant|></think>", ""},
+                .generate = "<|assistant|><think>",
+                .flags = FORMAT_DROP_THOUGHT | FORMAT_TRIM_ANSWER}},
+    {.all = {"[gMASK]<sop>", "<think></think>"},
+     .format = {.name = "glm-4.5",
+                .head = "[gMASK]<sop>",
+                .system = {"<|system|>\n", ""},
+                .user = {"<|user|>\n", ""},
+                .assistant = {"<|assistant|>\n<think></think>\n", ""},
+                .generate = "<|assistant|>",
+                .flags = FORMAT_DROP_THOUGHT | FORMAT_TRIM_ANSWER}},
+    {.all = {"[gMASK]<sop>"},
+     .detail = detail_glm4,
+     .format = {.name = "glm-4",
+                .head = "[gMASK]<sop>",
+                .system = {"<|system|>\n", ""},
+                .user = {"<|user|>\n", ""},
+                .assistant = {"<|assistant|>\n", ""}}},
+    {.all = {"[|endofturn|]", "[|user|]\\n", "<think>"}, /* a Jinja string with its escape */
+     .format = {.name = "exaone4",
+                .system = {"[|system|]\n", "[|endofturn|]\n"},
+                .user = {"[|user|]\n", "[|endofturn|]\n"},
+                .assistant = {"[|assistant|]\n<think>\n\n</think>\n\n", "[|endofturn|]\n"},
+                .flags = FORMAT_DROP_THOUGHT}},
+    {.all = {"<｜hy_User｜>", "<｜hy_Assistant｜>", "<｜hy_place▁holder▁no▁3｜>"},
+     .format = {.name = "hunyuan",
+                .head = "<｜hy_begin▁of▁sentence｜>",
+                .system = {"", "<｜hy_place▁holder▁no▁3｜>"},
+                .user = {"<｜hy_User｜>", ""},
+                .assistant = {"<｜hy_Assistant｜>", "<｜hy_place▁holder▁no▁2｜>"},
+                .flags = FORMAT_DROP_THOUGHT}},
+    {.all = {"<|begin_of_sentence|>", "\"User: \"", "\"Assistant: \""},
+     .detail = detail_ernie,
+     .format = {.name = "ernie",
+                .head = "<|begin_of_sentence|>",
+                .system = {"", "\n"},
+                .user = {"User: ", "\n"},
+                .assistant = {"Assistant: ", "<|end_of_sentence|>"}}},
+    {.all = {"<|START_OF_TURN_TOKEN|>", "<|USER_TOKEN|>"},
+     .none = {"<|START_RESPONSE|>", "Action:"},
+     .format = {.name = "command-r",
+                .system = {"<|START_OF_TURN_TOKEN|><|SYSTEM_TOKEN|>", "<|END_OF_TURN_TOKEN|>"},
+                .user = {"<|START_OF_TURN_TOKEN|><|USER_TOKEN|>", "<|END_OF_TURN_TOKEN|>"},
+                .assistant = {"<|START_OF_TURN_TOKEN|><|CHATBOT_TOKEN|>", "<|END_OF_TURN_TOKEN|>"},
+                .flags = FORMAT_TRIM}},
     {.all = {"### Instruction:", "<|EOT|>"},
      .detail = detail_deepseek_coder,
      .format = {.name = "deepseek-coder",
@@ -633,6 +683,24 @@ static void detail_monarch(struct template *tp, const char *s, const char *end)
 {
     (void)s, (void)end;
     tp->format.head = NULL;
+}
+
+/* Those of April 2025 trim texts and forget thoughts; the Z1 think. */
+static void detail_glm4(struct template *tp, const char *s, const char *end)
+{
+    const char *p = find_last(s, end, "add_generation_prompt");
+    if (find(s, end, "split('</think>')"))
+        tp->format.flags |= FORMAT_TRIM | FORMAT_DROP_THOUGHT;
+    if (find(p, end, "<|assistant|>\n<think>"))
+        tp->format.generate = "<|assistant|>\n<think>";
+    else if (find(p, end, "<|assistant|>{%"))
+        tp->format.generate = "<|assistant|>";
+}
+
+static void detail_ernie(struct template *tp, const char *s, const char *end)
+{
+    if (find(s, end, "message[\"content\"] + \" \"")) /* the first ones */
+        tp->format.system[1] = tp->format.user[1] = " ";
 }
 
 bool format_recognise(const char *source, size_t len, struct template *tp)

@@ -127,8 +127,8 @@ static void template__text__golden_renderings(void **state)
     }
     json_decref(all);
     assert_int_equal(n_wrong, 0);
-    assert_true(n_known >= 30);
-    assert_true(n_equal >= 120);
+    assert_true(n_known >= 45);
+    assert_true(n_equal >= 180);
 }
 
 static const struct differs vector_differs[] = {
@@ -170,7 +170,7 @@ static void template__text__llamacpp_vectors(void **state)
     }
     json_decref(all);
     assert_int_equal(n_wrong, 0);
-    assert_true(n_known >= 20);
+    assert_true(n_known >= 29);
 }
 
 /* Length without white space at the end: the renderings differ in whether they write it. */
@@ -305,6 +305,36 @@ static void template__text__formats_without_reference(void **state)
          NULL, "### Instruction:"},
         {"USER: ASSISTANT:", "vicuna",
          "Be kind.\n\nUSER: Hi\nASSISTANT: Hello</s>\nUSER: Bye\nASSISTANT:", NULL, "USER:"},
+        {"[gMASK]<sop>{%- set visible = content.split('</think>')[-1].strip() %}"
+         "{% if add_generation_prompt %}<|assistant|>{% endif %}",
+         "glm-4",
+         "[gMASK]<sop><|system|>\nBe kind.<|user|>\nHi<|assistant|>\nHello<|user|>\nBye<|assistant|>",
+         "[gMASK]<sop><|user|>\nHi<|assistant|>", NULL},
+        {"[gMASK]<sop>{%- set visible = content.split('</think>')[-1].strip() %}"
+         "{% if add_generation_prompt %}<|assistant|>\n<think>{% endif %}",
+         "glm-4", NULL, "[gMASK]<sop><|user|>\nHi<|assistant|>\n<think>", NULL},
+        {"{%- set role_indicators = {'user': '[|user|]\\n', 'assistant': '[|assistant|]\\n'} %}"
+         "{%- set end_of_turn = '[|endofturn|]\\n' %}{{- \"<think>\\n\\n</think>\\n\\n\" }}",
+         "exaone4",
+         "[|system|]\nBe kind.[|endofturn|]\n[|user|]\nHi[|endofturn|]\n[|assistant|]\n<think>\n\n"
+         "</think>\n\nHello[|endofturn|]\n[|user|]\nBye[|endofturn|]\n[|assistant|]\n<think>\n\n"
+         "</think>\n\n",
+         NULL, NULL},
+        {"<｜hy_begin▁of▁sentence｜>{{ system_message }}<｜hy_place▁holder▁no▁3｜>"
+         "{{ '<｜hy_User｜>' + message['content'] }}{{ '<｜hy_Assistant｜>' }}",
+         "hunyuan",
+         "<｜hy_begin▁of▁sentence｜>Be kind.<｜hy_place▁holder▁no▁3｜><｜hy_User｜>Hi"
+         "<｜hy_Assistant｜>Hello<｜hy_place▁holder▁no▁2｜><｜hy_User｜>Bye<｜hy_Assistant｜>",
+         "<｜hy_begin▁of▁sentence｜><｜hy_User｜>Hi<｜hy_Assistant｜>", NULL},
+        {"{%- set cls_token = \"<|begin_of_sentence|>\" -%}"
+         "{{- \"User: \" + message[\"content\"] + \"\\n\" -}}{{- \"Assistant: \" -}}",
+         "ernie",
+         "<|begin_of_sentence|>Be kind.\nUser: Hi\nAssistant: Hello<|end_of_sentence|>User: Bye\n"
+         "Assistant: ",
+         "<|begin_of_sentence|>User: Hi\nAssistant: ", NULL},
+        {"{%- set cls_token = \"<|begin_of_sentence|>\" -%}"
+         "{{- \"User: \" + message[\"content\"] + \" \" -}}{{- \"Assistant: \" -}}",
+         "ernie", NULL, "<|begin_of_sentence|>User: Hi Assistant: ", NULL},
     };
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++)
         check_styled(&cases[i]);
