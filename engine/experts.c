@@ -100,8 +100,12 @@ void experts_choose(const struct model_params *p, const float *logit, const floa
     double top = -INFINITY, all = 0, chosen = 0;
     for (int32_t e = 0; e < p->n_expert; e++)
         top = logit[e] > top ? logit[e] : top;
-    for (int32_t e = 0; e < p->n_expert; e++)
+    /* Where the chosen are made to sum to one, and only logits choose, the sum over all is nothing
+     * to anybody. */
+    bool sums = !p->expert_sigmoid && (pick || !p->expert_norm);
+    for (int32_t e = 0; e < p->n_expert && sums; e++)
         all += exp(logit[e] - top);
+    all = sums ? all : 1;
     /* Inserted one by one: n_used is small. Scores that are no numbers count as the least, so that
      * whatever a file computes, n_used different experts come out. */
     int32_t n_in = 0, n_used = p->n_expert_used;
