@@ -326,6 +326,10 @@ static void template__text__formats_without_reference(void **state)
          "<｜hy_begin▁of▁sentence｜>Be kind.<｜hy_place▁holder▁no▁3｜><｜hy_User｜>Hi"
          "<｜hy_Assistant｜>Hello<｜hy_place▁holder▁no▁2｜><｜hy_User｜>Bye<｜hy_Assistant｜>",
          "<｜hy_begin▁of▁sentence｜><｜hy_User｜>Hi<｜hy_Assistant｜>", NULL},
+        {"'<|startoftext|>' + content + '<|extra_4|>' content + '<|extra_0|>' content + '<|eos|>'",
+         "hunyuan-moe",
+         "<|startoftext|>Be kind.<|extra_4|>Hi<|extra_0|>Hello<|eos|><|startoftext|>Bye<|extra_0|>",
+         "<|startoftext|>Hi<|extra_0|>", NULL},
         {"{%- set cls_token = \"<|begin_of_sentence|>\" -%}"
          "{{- \"User: \" + message[\"content\"] + \"\\n\" -}}{{- \"Assistant: \" -}}",
          "ernie",
