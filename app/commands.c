@@ -460,10 +460,10 @@ void commands_verified(struct screen *sc, const struct engine_fidelity *f)
     if (f->first_divergence < 0)
         snprintf(choice, sizeof choice, "every first choice the same");
     else
-        snprintf(choice, sizeof choice, "same first choice %s", format_percent(top, f->top1));
+        snprintf(choice, sizeof choice, "same first choice %s", format_permille(top, f->top1));
     if (isfinite(f->kl_rounding))
         snprintf(alone, sizeof alone, "; rounding alone: KL %s, %s", format_small(kl_alone, f->kl_rounding),
-                 format_percent(top_alone, f->top1_rounding));
+                 format_permille(top_alone, f->top1_rounding));
     screen_notice(sc, "verified %s tokens%s: KL %s, %s%s", format_count(n, f->n),
                   f->n < f->n_tok ? " (stopped)" : "", format_small(kl, f->kl_mean), choice, alone);
 }

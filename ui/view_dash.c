@@ -278,7 +278,7 @@ static void draw_fidelity(const struct ui_model *m, struct pen *p)
         return;
     }
     pen_figure(p, "KL ", format_small(a, s->verified.kl), "");
-    pen_figure(p, "   top-1 ", format_percent(b, s->verified.top1), "");
+    pen_figure(p, "   top-1 ", format_permille(b, s->verified.top1), "");
     if (light >= DASH_LIGHT_GOOD && s->verified.n >= 0) {
         char of[96];
         snprintf(of, sizeof of, " positions, %s",
@@ -289,7 +289,7 @@ static void draw_fidelity(const struct ui_model *m, struct pen *p)
             pen_figure(p, "   first differs at ", format_count(b, s->verified.first_divergence), "");
         if (isfinite(s->verified.kl_rounding)) {
             pen_figure(p, "   rounding alone KL ", format_small(a, s->verified.kl_rounding), "");
-            pen_figure(p, " top-1 ", format_percent(b, s->verified.top1_rounding), "");
+            pen_figure(p, " top-1 ", format_permille(b, s->verified.top1_rounding), "");
         }
     }
     pen_end(p);

@@ -137,7 +137,7 @@ static const struct figure {
     {IN_STATS(harm_predicted), 'd', 0.0021, DASH_OVERVIEW, "predicted harm -- of", "harm 0.0021 of"},
     {IN_STATS(harm_measured), 'd', 0.0034, DASH_OVERVIEW, "sampled --", "sampled 0.0034"},
     {IN_STATS(verified.kl), 'd', 0.004, DASH_OVERVIEW, "verified KL --", "verified KL 0.004"},
-    {IN_STATS(verified.top1), 'd', 0.98, DASH_OVERVIEW, "top-1 --\n", "top-1 98%\n"},
+    {IN_STATS(verified.top1), 'd', 0.98, DASH_OVERVIEW, "top-1 --\n", "top-1 98.0%\n"},
     {IN_STATS(prefill_tps), 'd', 345, DASH_SPEED, "reading -- tok/s", "reading 345 tok/s"},
     {IN_STATS(decode_tps), 'd', 45.6, DASH_SPEED, "writing -- tok/s", "writing 45.6 tok/s"},
     {IN_STATS(ttft_s), 'd', 1.5, DASH_SPEED, "first -- to the first", "first 1.50 s to the first"},
@@ -264,7 +264,7 @@ static void dash__states__say_what_is_the_case(void **state)
         expect(&s->m, DASH_OVERVIEW, lights[i].want);
     }
     st->verified.n = 777, st->verified.at_s = 100 - 120, st->verified.kl_p99 = 0.25;
-    expect(&s->m, DASH_OVERVIEW, "over 777 positions, 2 min ago 99% below 0.25 rounding alone KL 0.002 top-1 98%\n");
+    expect(&s->m, DASH_OVERVIEW, "over 777 positions, 2 min ago 99% below 0.25 rounding alone KL 0.002 top-1 98.0%\n");
     st->verified.kl_rounding = st->verified.top1_rounding = NAN;
     expect(&s->m, DASH_OVERVIEW, "over 777 positions, 2 min ago 99% below 0.25\n");
     st->verified.first_divergence = 42;
