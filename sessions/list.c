@@ -17,17 +17,20 @@ void sessions_rows_free(struct sessions_row *rows, int32_t n)
     free(rows);
 }
 
-/* Counts the open branch: from the leaf up. */
+/* Counts the open branch: from the leaf up. Where it went on with another model, that one's tokens
+ * stand for all messages before, too: those of the model before are not added. */
 static enum status count_path(struct db *d, int64_t leaf, struct sessions_row *row, struct err *e)
 {
     sqlite3_stmt *q = NULL;
     bool got = false;
     enum status st =
         db_query(d, e, &q,
-                 "WITH RECURSIVE up (id, parent, n_id) AS ("
-                 " SELECT id, parent, n_id FROM message WHERE id = ?1"
-                 " UNION ALL SELECT m.id, m.parent, m.n_id FROM up JOIN message m"
-                 "  ON m.id = up.parent AND m.id < up.id) SELECT count(*), total(n_id) FROM up",
+                 "WITH RECURSIVE up (id, parent, n_id, vocab, last) AS ("
+                 " SELECT id, parent, n_id, vocab, vocab FROM message WHERE id = ?1"
+                 " UNION ALL SELECT m.id, m.parent, m.n_id, m.vocab,"
+                 "  iif(up.last = 0, m.vocab, up.last) FROM up JOIN message m"
+                 "  ON m.id = up.parent AND m.id < up.id)"
+                 " SELECT count(*), total(iif(vocab IN (0, last), n_id, 0)) FROM up",
                  "i", leaf);
     if (st == OK)
         st = db_next(d, q, &got, e);

@@ -347,6 +347,11 @@ static void sessions__vocab__leaves_out_ids_of_another_model(void **state)
         int32_t n_id[3];
     } cases[] = {
         {0, {2, 3, 4}}, {UINT64_C(0xf000000000000001), {2, 3, 0}}, {2, {2, 0, 4}}, {3, {2, 0, 0}}};
+    struct sessions_row row;
+    CHECK_OK(sessions_get(s, id, &row, &err_seen));
+    assert_int_equal(row.n_tok, 2 + 4); /* as the one that answered last counts them */
+    free(row.title);
+    free(row.model);
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
         sessions_set_vocab(s, cases[i].vocab);
         CHECK_OK(sessions_path_load(s, id, &m, &n, &err_seen));
