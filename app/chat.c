@@ -34,7 +34,7 @@ struct chat {
 
     int64_t conversation;     /* 0 = new */
     int64_t undone;           /* what was first before undoing emptied the path; 0 = it did not */
-    char *title;
+    char *title, *model; /* model: last used for it, as stored */
     struct message *messages; /* the open path */
     int32_t n_message;
 
@@ -157,6 +157,7 @@ struct chat *chat_new(struct engine *en, struct sessions *store)
         sessions_set_vocab(store, engine_info(en)->fingerprint);
     c->n_predict = -1;
     c->title = mem_strdup("");
+    c->model = mem_strdup("");
     engine_sampling_default(&c->sampling);
     return c;
 }
@@ -195,6 +196,7 @@ void chat_free(struct chat *c)
     free(c->choice);
     free(c->agree);
     free(c->title);
+    free(c->model);
     free(c->system);
     free(c);
 }
@@ -300,6 +302,12 @@ static void set_title(struct chat *c, const char *title)
     c->title = mem_strdup(title);
 }
 
+static void set_model(struct chat *c, const char *name)
+{
+    free(c->model);
+    c->model = mem_strdup(name);
+}
+
 void chat_start_new(struct chat *c)
 {
     abandon(c);
@@ -316,10 +324,12 @@ enum status chat_open(struct chat *c, int64_t conversation, struct err *e)
     int64_t before = c->conversation;
     c->conversation = conversation;
     enum status st = path_reload(c, e);
-    if (st == OK)
+    if (st == OK) {
         set_title(c, row.title);
-    else
+        set_model(c, row.model);
+    } else {
         c->conversation = before;
+    }
     if (c->conversation != before)
         c->undone = 0;
     free(row.title);
@@ -364,7 +374,12 @@ int32_t *chat_ids(const struct chat *c, int32_t *ret_n)
 /* Starts a turn that answers the open path. */
 static enum status submit(struct chat *c, struct err *e)
 {
+    const char *model = engine_info(c->engine)->name;
     int32_t n_prefix, first_new;
+    if (strcmp(c->model, model) != 0) {
+        TRY(sessions_set_model(c->store, c->conversation, model, e));
+        set_model(c, model);
+    }
     int32_t *prefix = path_ids(c, &n_prefix, &first_new);
     int32_t n_new = c->n_message - first_new;
     struct engine_message *news = mem_calloc((size_t)n_new, sizeof *news);
@@ -452,8 +467,11 @@ static enum status check_question(struct chat *c, int32_t n, const char *text, s
 enum status chat_send(struct chat *c, const char *text, size_t len, struct err *e)
 {
     TRY(check_question(c, c->n_message, text, len, e));
-    if (c->conversation == 0)
-        TRY(sessions_create(c->store, engine_info(c->engine)->name, &c->conversation, e));
+    if (c->conversation == 0) {
+        const char *model = engine_info(c->engine)->name;
+        TRY(sessions_create(c->store, model, &c->conversation, e));
+        set_model(c, model);
+    }
     if (c->n_message == 0 && c->system) {
         int64_t id;
         TRY(sessions_add(c->store, c->conversation, 0, "system", c->system, strlen(c->system), &id,

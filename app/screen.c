@@ -730,13 +730,20 @@ static void fill(struct screen *sc)
     for (int32_t i = 0; i < n; i++) {
         struct chat_message msg;
         chat_get(sc->chat, i, &msg);
-        sc->messages[i] = (struct ui_message){msg.role, msg.text,      msg.len,    msg.streaming,
-                                              msg.cut,  msg.n_sibling, msg.sibling};
+        sc->messages[i] = (struct ui_message){.role = msg.role,
+                                              .text = msg.text,
+                                              .len = msg.len,
+                                              .streaming = msg.streaming,
+                                              .cut = msg.cut,
+                                              .ours = msg.n_tok >= 0,
+                                              .n_sibling = msg.n_sibling,
+                                              .sibling = msg.sibling};
     }
     /* Until its first token there is no answer: a place for it says that it is coming. */
     if (chat_running(sc->chat) && !chat_verifying(sc->chat) &&
         (n == 0 || !sc->messages[n - 1].streaming))
-        sc->messages[n++] = (struct ui_message){"assistant", "", 0, true, false, 1, 0};
+        sc->messages[n++] = (struct ui_message){
+            .role = "assistant", .text = "", .streaming = true, .ours = true, .n_sibling = 1};
     m->now_ms = screen_now_ms();
     m->now_s = screen_now_s();
     m->messages = sc->messages;

@@ -19,6 +19,7 @@ struct ui_message {
     const char *role, *text;
     size_t len;
     bool streaming, cut;
+    bool ours; /* an answer of the model that is loaded */
     int32_t n_sibling, sibling;
 };
 

@@ -499,7 +499,8 @@ static void draw_name(const struct ui_model *m, const struct ui_message *msg, st
         str_adds(&s, "You");
     } else if (is_role(msg, "assistant")) {
         role = ROLE_ASSISTANT_NAME;
-        text_clean_line(&s, m->model_name, strlen(m->model_name));
+        const char *name = msg->ours ? m->model_name : "Assistant";
+        text_clean_line(&s, name, strlen(name));
     } else {
         str_adds(&s, "System prompt");
     }

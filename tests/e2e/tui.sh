@@ -118,6 +118,20 @@ ok tui__export__format_by_ending_and_a_free_name
 keys C-d
 wait_for 20 test -f "$work/rc"
 
+# what another model wrote does not bear this one's name; the chat is then the one's that goes on
+cat >"$work/other.json" <<'S'
+{"dogear": 1, "conversations": [{"title": "From elsewhere", "model": "Other", "leaf": 1, "messages": [
+  {"parent": -1, "role": "user", "text": "Who are you?", "done": true},
+  {"parent": 0, "role": "assistant", "text": "Somebody else.", "done": true, "stop": "eos"}]}]}
+S
+dogear import "$work/other.json" && dogear list --json && other=$(json "$work/out" '[r["id"] for r in j if r["model"] == "Other"][0]') &&
+    start 80 24 && keys -l "/switch $other" && keys Enter && has 'Somebody else.' && shows '  Assistant' && gone '  Fake' &&
+    keys -l 'And you?' && keys Enter && has 'That is all.' && has '  Fake' && dogear show "$other" --json &&
+    [ "$(json "$work/out" 'j["model"]')" = Fake ]
+ok tui__another_model__answers_are_told_apart
+keys C-d
+wait_for 20 test -f "$work/rc"
+
 # an editor that is stopped gives the shell back, and goes on with it
 printf '#!/bin/sh\nkill -TSTP 0\nsleep .1\nprintf "from a stopped one" >"$1"\n' >"$work/stops.sh"
 chmod +x "$work/stops.sh"

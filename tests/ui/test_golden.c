@@ -55,9 +55,12 @@ static void shot_open(struct shot *s, const char *family, int size_px)
     s->keymap = keymap_new();
     s->scene = mem_calloc(1, sizeof *s->scene);
     scene_fill(s->scene);
-    s->message[0] = (struct ui_message){"user", "What is a heron?", 16, false, false, 1, 0};
-    s->message[1] = (struct ui_message){"assistant", answer, strlen(answer), false, false, 2, 1};
-    s->message[2] = (struct ui_message){"user", "And an egret?", 13, false, false, 1, 0};
+    s->message[0] = (struct ui_message){
+        .role = "user", .text = "What is a heron?", .len = 16, .n_sibling = 1};
+    s->message[1] = (struct ui_message){.role = "assistant", .text = answer, .len = strlen(answer),
+                                        .ours = true, .n_sibling = 2, .sibling = 1};
+    s->message[2] = (struct ui_message){
+        .role = "user", .text = "And an egret?", .len = 13, .n_sibling = 1};
     for (int i = 0; i < 3; i++)
         s->row[i] = (struct ui_row){
             .id = i, .text = "A conversation", .detail = "2d", .open = i == 1, .pinned = i == 0};

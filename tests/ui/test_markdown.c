@@ -233,7 +233,8 @@ static int setup(void **state)
     stats_init(&f->m.stats);
     for (int i = 0; i < 20; i++)
         f->msg[i] =
-            (struct ui_message){i % 2 ? "assistant" : "user", "some text", 9, false, false, 1, 0};
+            (struct ui_message){
+                .role = i % 2 ? "assistant" : "user", .text = "some text", .len = 9, .n_sibling = 1};
     f->m.n_message = 20;
     *state = f;
     return 0;
