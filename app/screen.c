@@ -20,7 +20,7 @@
 #include "ui/text.h"
 
 static const double NOTICE_S = 6, ERROR_S = 20, STATS_EVERY_S = 0.1, POLL_EVERY_S = 0.9,
-                    LOOK_EVERY_S = 1, DRAFT_AFTER_S = 1.5, INTERRUPT_S = 2;
+                    LOOK_EVERY_S = 1, AGES_EVERY_S = 60, DRAFT_AFTER_S = 1.5, INTERRUPT_S = 2;
 
 double screen_now_s(void)
 {
@@ -697,6 +697,8 @@ int screen_tick(struct screen *sc, double now_s)
     if (now_s - sc->look_s >= LOOK_EVERY_S) {
         sc->others_wrote |= sessions_changed(sc->store);
         sc->look_s = now_s;
+        /* Its ages grow while nothing else happens. */
+        sc->list_stale |= list_shown(sc) && now_s - sc->list_s >= AGES_EVERY_S;
     }
     sooner(&next_s, sc->look_s + LOOK_EVERY_S);
     if (sc->others_wrote)

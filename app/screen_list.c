@@ -87,6 +87,7 @@ void list_reload(struct screen *sc)
     int32_t n = 0;
     struct err e;
     sc->list_stale = false;
+    sc->list_s = screen_now_s();
     int64_t keep = sc->list.n > 0 ? sc->list.row[sc->list.sel].id : 0;
     if (sessions_list(sc->store, LIST_MAX, &rows, &n, &e) != OK) {
         screen_error(sc, &e);

@@ -107,7 +107,7 @@ struct screen {
     double notice_until_s; /* 0 = none */
     double interrupt_s;    /* last Ctrl+C that found nothing to do */
     bool cancel_sent;
-    double stats_s, poll_s, look_s;
+    double stats_s, poll_s, look_s, list_s; /* list_s: when the list was read */
     bool others_wrote; /* another program, to the store: what is shown may be old */
     struct history history;
     struct screen_dash dash;
