@@ -348,8 +348,11 @@ int options_command(int argc, char **argv)
     const struct option *t;
     const char *value;
     int i = 1;
-    while (i < argc && !is_word(argv[i]) && strcmp(argv[i], "--") != 0)
+    while (i < argc && !is_word(argv[i]) && strcmp(argv[i], "--") != 0) {
         i += take(argv + i, false, &t, &value);
+        if (!t && i < argc && !cli_command_find(argv[i]))
+            return 0; /* the value of an option that is another program's */
+    }
     return i < argc && is_word(argv[i]) ? i : 0;
 }
 

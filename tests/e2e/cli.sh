@@ -69,6 +69,9 @@ dogear ask --no-save -m "$memo" -c 9000 -n 2 Hello && [ "$(wc -l <"$work/err")" 
 ok ask__context_beyond_training__is_told
 dogear ask; [ $rc -eq 2 ] && one_line_error
 ok ask__no_prompt__exit_2
+dogear -hf some/model; [ $rc -eq 2 ] && one_line_error && grep -q 'unknown option -hf' "$work/err" &&
+    ! dogear --bogus ask hi && one_line_error && grep -q 'unknown option --bogus.*ask --help' "$work/err"
+ok cli__unknown_option_before_a_word__is_what_is_told
 dogear list && grep -q 'no conversation is saved' "$work/err" && dogear search x && grep -q 'nothing found' "$work/err" && dogear export all && dogear doctor && dogear list --json && [ "$(cat "$work/out")" = "[]" ] &&
     { dogear show 1; [ $rc -eq 1 ]; } && [ ! -e "$work/data" ]
 ok store__nothing_saved_yet__reading_makes_no_file
