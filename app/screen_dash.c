@@ -85,14 +85,6 @@ void dash_opened(struct screen *sc)
     sessions_turns_free(t, n);
 }
 
-static int coarsest_tier(const struct stats *s)
-{
-    int i = STATS_TIERS - 1;
-    while (i > 0 && s->tier_bytes[i] <= 0)
-        i--;
-    return i;
-}
-
 const struct stats *screen_stats(struct screen *sc)
 {
     struct stats *s = &sc->model.stats;
@@ -108,7 +100,7 @@ const struct stats *screen_stats(struct screen *sc)
     /* The engine forgets when it ends or another chat is opened. What was found counts for a cache
      * that is kept in the same way, and as fine. */
     if (v->verified.n < 0 || s->verified.n >= 0 || s->timeline != sc->dash.conversation ||
-        strcmp(s->kv, v->kv) != 0 || coarsest_tier(s) > coarsest_tier(v))
+        strcmp(s->kv, v->kv) != 0 || stats_coarser(s->tier_bytes, v->tier_bytes))
         return s;
     s->verified = v->verified;
     return s;

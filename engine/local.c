@@ -72,10 +72,14 @@ void local_walk(struct local *l, int64_t id, const struct kv_line *line, bool of
     struct stats *s = &l->stats;
     s->harm_predicted = line && kv_seals(line) ? ledger_harm(line) : NAN;
     witness_report(l->witness, id, s);
+    int64_t were[STATS_TIERS];
+    memcpy(were, s->tier_bytes, sizeof were);
     if (line)
         ledger_tiers(line, s->tier_bytes);
     else
         memset(s->tier_bytes, 0, sizeof s->tier_bytes);
+    if (stats_coarser(s->tier_bytes, were))
+        stats_forget_verified(s);
     s->kv_bytes = (int64_t)kv_pool_bytes(l->pool);
     s->kv_budget_bytes = (int64_t)kv_pool_budget(l->pool);
     if (l->kern->ops->memory_used)

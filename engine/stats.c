@@ -9,10 +9,33 @@
 const char *const stats_tier_name[STATS_TIERS] = {"f16", "8/8", "8/4", "6/4",
                                                   "4/4", "4/2", "2/2", "disk"};
 
+void stats_forget_verified(struct stats *s)
+{
+    s->verified = (struct stats_verified){NAN, NAN, NAN, NAN, -1, NAN, NAN, -1, NAN};
+}
+
+/* Mean bits of a key and a value of a page together. */
+static double page_bits(const int64_t tier_bytes[STATS_TIERS])
+{
+    static const int bits[STATS_TIERS] = {[1] = 16, [2] = 12, [3] = 10, [4] = 8, [5] = 6, [6] = 4};
+    double size = 0, n = 0;
+    for (int i = 0; i < STATS_TIERS; i++)
+        if (bits[i] && tier_bytes[i] > 0) {
+            size += (double)tier_bytes[i];
+            n += (double)tier_bytes[i] / bits[i];
+        }
+    return n > 0 ? size / n : 32;
+}
+
+bool stats_coarser(const int64_t tier_bytes[STATS_TIERS], const int64_t were[STATS_TIERS])
+{
+    return page_bits(tier_bytes) < page_bits(were) * (1 - 1e-6); /* rounding */
+}
+
 void stats_forget_fidelity(struct stats *s)
 {
     s->harm_predicted = s->step_error = s->harm_measured = s->step_at_s = NAN;
-    s->verified = (struct stats_verified){NAN, NAN, NAN, NAN, -1, NAN, NAN, -1, NAN};
+    stats_forget_verified(s);
     s->step_n = -1;
     s->n_verify_done = s->n_verify_total = -1;
 }

@@ -88,6 +88,11 @@ extern const char *const stats_tier_name[STATS_TIERS];
 void stats_init(struct stats *s);
 /* Those about fidelity unknown: the cache is kept in another way. */
 void stats_forget_fidelity(struct stats *s);
+/* What a verification found unknown: the pages are no longer those that were measured. */
+void stats_forget_verified(struct stats *s);
+/* Whether a timeline's pages are coarser than they were, on average: what was measured of them then
+ * holds no longer. Rows in f16 are finer than any page. */
+bool stats_coarser(const int64_t tier_bytes[STATS_TIERS], const int64_t were[STATS_TIERS]);
 /* All that are of one chat unknown: the figures become another's. */
 void stats_forget_chat(struct stats *s);
 

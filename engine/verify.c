@@ -217,22 +217,26 @@ static void tell_end(struct run *r, const struct engine_fidelity *f)
     s->phase = STATS_IDLE;
     s->n_verify_done = s->n_verify_total = -1;
     s->eta_s = NAN;
-    if (f->n > 0) {
-        if (s->timeline != r->v->timeline)
-            stats_forget_chat(s);
+    if (f->n > 0 && s->timeline != r->v->timeline) {
+        stats_forget_chat(s);
         s->timeline = r->v->timeline;
-        s->verified = (struct stats_verified){
-            .kl = f->kl_mean,
-            .kl_p99 = f->kl_p99,
-            .top1 = f->top1,
-            .nll_difference = f->nll - f->nll_exact,
-            .first_divergence = f->first_divergence,
-            .kl_rounding = f->kl_rounding,
-            .top1_rounding = f->top1_rounding,
-            .n = f->n,
-            .at_s = local_now_s(),
-        };
     }
+    pthread_mutex_unlock(&r->l->lock);
+    if (f->n == 0)
+        return;
+    local_walk(r->l, r->v->timeline, r->held, false); /* the pages that it holds for */
+    pthread_mutex_lock(&r->l->lock);
+    s->verified = (struct stats_verified){
+        .kl = f->kl_mean,
+        .kl_p99 = f->kl_p99,
+        .top1 = f->top1,
+        .nll_difference = f->nll - f->nll_exact,
+        .first_divergence = f->first_divergence,
+        .kl_rounding = f->kl_rounding,
+        .top1_rounding = f->top1_rounding,
+        .n = f->n,
+        .at_s = local_now_s(),
+    };
     pthread_mutex_unlock(&r->l->lock);
 }
 
