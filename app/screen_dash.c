@@ -68,6 +68,7 @@ void dash_opened(struct screen *sc)
     if (id != d->conversation) {
         d->conversation = id;
         d->view.turn_at_s = NAN;
+        memset(d->disk_tier_bytes, 0, sizeof d->disk_tier_bytes);
     }
     d->map_stale = d->disk_stale = true;
     history_clear_turns(&sc->history);
@@ -98,9 +99,10 @@ const struct stats *screen_stats(struct screen *sc)
     if (s->n_tok > n && !chat_running(sc->chat)) /* undone: the engine still holds what was there */
         s->n_tok = n;
     /* The engine forgets when it ends or another chat is opened. What was found counts for a cache
-     * that is kept in the same way, and as fine. */
+     * that is kept in the same way, and as fine: on disk, too, while nothing of it is in memory. */
+    const int64_t *tiers = s->kv_chat_bytes > 0 ? s->tier_bytes : sc->dash.disk_tier_bytes;
     if (v->verified.n < 0 || s->verified.n >= 0 || s->timeline != sc->dash.conversation ||
-        strcmp(s->kv, v->kv) != 0 || stats_coarser(s->tier_bytes, v->tier_bytes))
+        strcmp(s->kv, v->kv) != 0 || stats_coarser(tiers, v->tier_bytes))
         return s;
     s->verified = v->verified;
     return s;
@@ -124,6 +126,7 @@ static void ask_disk(struct screen *sc, double now_s)
     d->view.disk_chat_bytes = d->conversation ? -1 : 0;
     if (d->conversation && sessions_get(sc->store, d->conversation, &row, &ignored) == OK) {
         d->view.disk_chat_bytes = row.kv_bytes;
+        memcpy(d->disk_tier_bytes, row.tier_bytes, sizeof d->disk_tier_bytes);
         d->pinned = row.pinned;
         free(row.title);
         free(row.model);

@@ -37,6 +37,7 @@ struct screen_dash {
     struct dash view;
     int64_t conversation; /* whose figures of turns these are */
     struct stats verified; /* the newest of them that was verified; fidelity_n -1 = none */
+    int64_t disk_tier_bytes[STATS_TIERS];
     struct stats_map map;
     bool map_stale, map_waits, disk_stale, pinned;
     double map_asked_s, disk_s;

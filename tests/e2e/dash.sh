@@ -243,3 +243,12 @@ keys C-d
 wait_for 20 test -f "$work/rc"
 [ "$(cat "$work/rc")" = 0 ] && [ ! -s "$work/err" ]
 ok dash__end_again__clean_exit
+
+# What was found of finer pages is not told of those that are left on disk.
+start 80 24 "-r $id"
+has 'where did we walk'
+keys F2
+has 'state     ○ not measured'
+ok dash__verified__not_of_what_was_thinned
+keys C-d
+wait_for 20 test -f "$work/rc"
