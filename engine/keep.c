@@ -574,15 +574,19 @@ static bool visit_rows(void *ctx, const struct kv_piece *piece)
 
 /* Rows of the tokens that follow those at hand, up to n_tok in the same block; commits them. */
 static bool load_rows(const struct keep *k, int64_t id, struct loading *g, const int32_t *ids,
-                      int32_t n_tok, uint64_t hash, bool state)
+                      int32_t n_tok, uint64_t hash, bool state, const struct keep_room *room)
 {
     struct kv_line *l = g->l;
     struct err e;
+    enum status s;
     g->from = l->n_tok;
     g->n_row = n_tok - l->n_tok;
     g->n_layer_seen = 0;
     g->bad = false;
-    if (kv_reserve(l, g->n_row, &e) != OK ||
+    do
+        s = kv_reserve(l, g->n_row, &e);
+    while (s == ERR_MEMORY && room->make(room->ctx, kv_reserve_bytes(l, g->n_row)));
+    if (s != OK ||
         k->io.load(k->io.ctx, id, k->fingerprint, hash, n_tok, state, visit_rows, g) < 0 ||
         g->bad || g->n_layer_seen != l->pool->shape.n_layer)
         return false;
@@ -606,7 +610,7 @@ static void load_part(void *ctx, int part, int n_part)
 
 /* Appends up to n sealed blocks to the line; returns how many were whole and fitted. */
 static int32_t load_batch(struct batch *t, struct kv_line *l, const int32_t *ids, int32_t n,
-                          uint64_t *hash)
+                          uint64_t *hash, const struct keep_room *room)
 {
     struct kv_pool *p = l->pool;
     int32_t n_got = 0, n_new = 0;
@@ -625,6 +629,8 @@ static int32_t load_batch(struct batch *t, struct kv_line *l, const int32_t *ids
         struct loading *g = &t->g[i];
         p->used_bytes += g->b->page_bytes;
         struct err e;
+        while (n_got == i && g->whole && p->used_bytes > p->budget_bytes && room->make(room->ctx, 0))
+            ;
         if (n_got == i && g->whole && p->used_bytes <= p->budget_bytes &&
             kv_pages_copy(p, g->b, &e) == OK) {
             kv_line_add(l, g->b, ids + g->j * KERN_BLOCK_TOK);
@@ -647,7 +653,7 @@ static int32_t batch_size(const struct kv_pool *p, int32_t n)
 }
 
 static int32_t load_sealed(const struct keep *k, int64_t id, struct kv_line *l, const int32_t *ids,
-                           int32_t n_block, uint64_t *hash)
+                           int32_t n_block, uint64_t *hash, const struct keep_room *room)
 {
     const struct kv_shape *s = &l->pool->shape;
     int32_t n_head = s->n_head_kv, n_got = 0;
@@ -660,7 +666,7 @@ static int32_t load_sealed(const struct keep *k, int64_t id, struct kv_line *l, 
     }
     for (int32_t n, got = 0; n_got < n_block; n_got += got) {
         n = batch_size(l->pool, n_block - n_got);
-        got = load_batch(t, l, ids, n, hash);
+        got = load_batch(t, l, ids, n, hash, room);
         if (got < n) {
             n_got += got;
             break;
@@ -676,17 +682,17 @@ static int32_t load_sealed(const struct keep *k, int64_t id, struct kv_line *l, 
 
 /* Appends as many kept blocks as are intact, at most n_block, to an empty line. */
 static int32_t load_blocks(const struct keep *k, int64_t id, struct kv_line *l, const int32_t *ids,
-                           int32_t n_block, uint64_t *ret_hash)
+                           int32_t n_block, uint64_t *ret_hash, const struct keep_room *room)
 {
     struct loading g = {.l = l};
     uint64_t hash = KV_IO_HASH_EMPTY;
     int32_t n_got = 0;
     if (l->pool->seals) {
-        n_got = load_sealed(k, id, l, ids, n_block, &hash);
+        n_got = load_sealed(k, id, l, ids, n_block, &hash, room);
     } else {
         for (; n_got < n_block; n_got++) {
             uint64_t next = kv_io_hash(hash, ids + n_got * KERN_BLOCK_TOK, KERN_BLOCK_TOK);
-            if (!load_rows(k, id, &g, ids, (n_got + 1) * KERN_BLOCK_TOK, next, false))
+            if (!load_rows(k, id, &g, ids, (n_got + 1) * KERN_BLOCK_TOK, next, false, room))
                 break;
             l->block[n_got]->kept = true;
             hash = next;
@@ -698,13 +704,13 @@ static int32_t load_blocks(const struct keep *k, int64_t id, struct kv_line *l, 
 
 /* The rows that follow the blocks at hand, up to n_tok. */
 static bool load_window(const struct keep *k, int64_t id, struct kv_line *l, const int32_t *ids,
-                        int32_t n_tok, uint64_t hash)
+                        int32_t n_tok, uint64_t hash, const struct keep_room *room)
 {
     struct loading g = {.l = l};
     while (l->n_tok < n_tok) {
         int32_t end = rows_end(l->n_tok, n_tok);
         hash = kv_io_hash(hash, ids + l->n_tok, end - l->n_tok);
-        if (!load_rows(k, id, &g, ids, end, hash, true))
+        if (!load_rows(k, id, &g, ids, end, hash, true, room))
             return false;
     }
     return true;
@@ -757,9 +763,10 @@ static bool stepped_back(const struct kv_line *l)
 }
 
 int32_t keep_load(const struct keep *k, int64_t id, struct kv_line *l, const int32_t *ids,
-                  int32_t n)
+                  int32_t n, const struct keep_room *room)
 {
     struct err e;
+    enum status s = OK;
     uint64_t hash;
     if (!k->io.find || l->pool->kern->kv_bytes != (int32_t)sizeof(uint16_t))
         return 0;
@@ -767,11 +774,13 @@ int32_t keep_load(const struct keep *k, int64_t id, struct kv_line *l, const int
     if (o.n_tok < l->n_tok + (stepped_back(l) ? 1 : LOAD_MIN_TOK))
         return 0;
     kv_truncate(l, 0);
-    bool whole = load_blocks(k, id, l, ids, o.n_block, &hash) == o.n_block;
-    if (whole && o.thaw)
-        whole = kv_thaw(l, o.n_block - 1, &e) == OK;
+    bool whole = load_blocks(k, id, l, ids, o.n_block, &hash, room) == o.n_block;
+    while (whole && o.thaw && (s = kv_thaw(l, o.n_block - 1, &e)) == ERR_MEMORY &&
+           room->make(room->ctx, l->pool->rows_bytes))
+        ;
+    whole = whole && s == OK;
     if (whole && o.rows)
-        whole = load_window(k, id, l, ids, o.n_tok, hash);
+        whole = load_window(k, id, l, ids, o.n_tok, hash, room);
     l->kept_from = o.n_block * KERN_BLOCK_TOK;
     l->kept_end = whole && o.rows ? l->n_tok : 0;
     if (!whole || !o.rows)

@@ -32,9 +32,15 @@ void keep_blocks(const struct keep *k, int64_t id, struct kv_line *line);
 /* The same, then the window rows: the line can be taken up at exactly its present length. Cheap when
  * that was done already. */
 void keep_state(const struct keep *k, int64_t id, struct kv_line *line);
-/* When more of ids[0..n) is kept than the line holds, the line is filled from it. Returns the
- * tokens taken up (0 = the line is as it was). */
+/* Who is asked for memory of the line's pool when need_bytes more do not fit; false = there is none to
+ * free. It may step pages of the line down. */
+struct keep_room {
+    bool (*make)(void *ctx, uint64_t need_bytes);
+    void *ctx;
+};
+/* When more of ids[0..n) is kept than the line holds, the line is filled from it, as far as there is room.
+ * Returns the tokens taken up (0 = the line is as it was). */
 int32_t keep_load(const struct keep *k, int64_t id, struct kv_line *line, const int32_t *ids,
-                  int32_t n);
+                  int32_t n, const struct keep_room *room);
 
 #endif

@@ -123,11 +123,33 @@ static bool fit(struct local *l, uint64_t need_bytes)
     return fits;
 }
 
-bool room_make(struct local *l, int64_t id, struct kv_line *line, int32_t n)
+static bool make(struct local *l, int64_t id, uint64_t need_bytes)
 {
     uint64_t before = kv_pool_bytes(l->pool);
     return lines_drop_oldest(l->lines, id) ||
-           (fit(l, kv_reserve_bytes(line, n)) && kv_pool_bytes(l->pool) < before);
+           (fit(l, need_bytes) && kv_pool_bytes(l->pool) < before);
+}
+
+bool room_make(struct local *l, int64_t id, struct kv_line *line, int32_t n)
+{
+    return make(l, id, kv_reserve_bytes(line, n));
+}
+
+struct taker {
+    struct local *l;
+    int64_t id;
+};
+
+static bool make_for(void *ctx, uint64_t need_bytes)
+{
+    const struct taker *t = ctx;
+    return make(t->l, t->id, need_bytes);
+}
+
+void room_load(struct local *l, int64_t id, struct kv_line *line, const int32_t *ids, int32_t n)
+{
+    struct taker t = {l, id};
+    keep_load(&l->keep, id, line, ids, n, &(struct keep_room){make_for, &t});
 }
 
 enum status room_reserve(struct local *l, int64_t id, struct kv_line *line, int32_t n,

@@ -26,6 +26,8 @@ bool room_make(struct local *l, int64_t id, struct kv_line *line, int32_t n);
 /* Room for n more tokens of the timeline `id`: drops other timelines from memory as needed. */
 enum status room_reserve(struct local *l, int64_t id, struct kv_line *line, int32_t n,
                          struct err *e);
+/* keep_load for the timeline `id`, whose line this is, with such room made for it. */
+void room_load(struct local *l, int64_t id, struct kv_line *line, const int32_t *ids, int32_t n);
 /* Brings the pool to the budget asked for; true when that changed something. */
 bool room_fit_budget(struct local *l);
 

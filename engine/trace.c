@@ -6,6 +6,7 @@
 
 #include "engine/base/mem.h"
 #include "engine/kv_impl.h"
+#include "engine/room.h"
 
 enum {
     TOK = KERN_BLOCK_TOK,
@@ -164,7 +165,7 @@ static struct kv_line *fork_before(struct local *l, const struct trace *t)
         return NULL;
     if (!line || n < t->pos) {
         line = lines_take(l->lines, t->timeline, t->ids, t->n);
-        keep_load(&l->keep, t->timeline, line, t->ids, t->n);
+        room_load(l, t->timeline, line, t->ids, t->n);
         n = kv_n_tok(line);
     }
     return kv_line_fork(line, n < t->pos ? n : t->pos);

@@ -337,7 +337,7 @@ static enum status run_turn(struct run *r, struct err *e)
     lines_keep(l->lines, &l->keep, t->timeline); /* any of them may have to leave memory */
     room_need_depths(l, r->n_prompt);
     r->line = lines_take(l->lines, t->timeline, r->ids.ids, r->n_prompt);
-    keep_load(&l->keep, t->timeline, r->line, r->ids.ids, r->n_prompt);
+    room_load(l, t->timeline, r->line, r->ids.ids, r->n_prompt);
     if (kv_n_tok(r->line) == r->n_prompt) /* the logits after the last token are needed again */
         kv_truncate(r->line, r->n_prompt - 1);
     r->n_reused = kv_n_tok(r->line);

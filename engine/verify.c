@@ -139,7 +139,7 @@ static enum status read_all(struct run *r, struct kv_pool *exact, struct kv_pool
     struct local *l = r->l;
     const struct verify *v = r->v;
     r->held = lines_take(l->lines, v->timeline, v->ids, r->n);
-    keep_load(&l->keep, v->timeline, r->held, v->ids, r->n);
+    room_load(l, v->timeline, r->held, v->ids, r->n);
     int32_t most = forward_n_chunk(l->forward);
     most = most < PLAN_CHUNK ? most : PLAN_CHUNK; /* both read it */
     TRY(forward_new(l->model, PLAN_CHUNK, &r->forward_exact, e));

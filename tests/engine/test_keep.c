@@ -140,6 +140,7 @@ static struct engine *open_model(const char *kv)
 }
 
 struct path { /* ids of a conversation so far */
+    int64_t timeline; /* 0 = 7 */
     int32_t ids[600];
     int32_t n, n_reused, n_read;
 };
@@ -149,7 +150,7 @@ static struct engine_event *turn_end(struct engine *en, struct path *path, const
                                      int32_t n)
 {
     struct engine_message m = {"user", text, strlen(text)};
-    struct engine_turn t = {.timeline = 7,
+    struct engine_turn t = {.timeline = path->timeline ? path->timeline : 7,
                             .prefix = path->ids,
                             .n_prefix = path->n,
                             .messages = &m,
@@ -350,6 +351,33 @@ static void keep__resume__takes_thinned_pages(void **state)
     store_clear();
 }
 
+/* What does not fit as it was kept is not read again for that: other chats leave memory, then pages step
+ * down as they come. */
+static void keep__resume__makes_room(void **state)
+{
+    for (int full = 0; full < 2; full++) {
+        struct path a = {.timeline = 7}, b = {.timeline = 8};
+        struct stats s;
+        struct engine *en = open_model("adaptive");
+        begin(en, &a, 2400);
+        engine_stats(en, &s);
+        engine_close(en);
+        en = open_model("adaptive");
+        int64_t bytes = s.kv_chat_bytes;
+        engine_set_kv_budget(en, (uint64_t)(bytes * (full ? 5 : 4) / (full ? 4 : 5)));
+        if (full)
+            begin(en, &b, 2000);
+        int32_t had = a.n;
+        turn(en, &a, SECOND, 4);
+        engine_stats(en, &s);
+        print_message("# %d of %d reused, in %lld bytes instead of %lld\n", a.n_reused, had,
+                      (long long)s.kv_chat_bytes, (long long)bytes);
+        assert_true(had > 320 && a.n_reused > had - 2);
+        engine_close(en);
+        store_clear();
+    }
+}
+
 static void keep__put__writes_each_block_once(void **state)
 {
     struct path a = {.n = 0};
@@ -411,6 +439,13 @@ static void keep__rest__puts_only_rows_that_are_new(void **state)
 
 /* A line that comes back to the end of a block has rows of that block alone, and may rest at once: a turn
  * that was stopped before it read anything. */
+static bool frees_nothing(void *ctx, uint64_t need_bytes)
+{
+    return false;
+}
+
+static const struct keep_room no_room = {frees_nothing, NULL};
+
 static void keep__rest__of_a_line_that_just_came_back(void **state)
 {
     static const char *const presets[] = {"exact", "8/8", "4/4", "adaptive"};
@@ -436,7 +471,7 @@ static void keep__rest__of_a_line_that_just_came_back(void **state)
         size_t had = store.put_bytes;
         kv_line_free(b.line);
         b.line = kv_line_new(b.pool, 1024);
-        assert_int_equal(keep_load(&keep, 7, b.line, ids, END), END);
+        assert_int_equal(keep_load(&keep, 7, b.line, ids, END, &no_room), END);
         keep_state(&keep, 7, b.line);
         assert_int_equal(store.put_bytes, had); /* all of it is there */
         struct err e;
@@ -446,7 +481,7 @@ static void keep__rest__of_a_line_that_just_came_back(void **state)
         assert_true(store.put_bytes > had);
         kv_line_free(b.line);
         b.line = kv_line_new(b.pool, 1024);
-        assert_int_equal(keep_load(&keep, 7, b.line, ids, END + MORE), END + MORE);
+        assert_int_equal(keep_load(&keep, 7, b.line, ids, END + MORE, &no_room), END + MORE);
         /* Without rows: pages alone, and what is read goes on before them. */
         free(bed_logits(&b, ids, END + MORE, END));
         store_clear();
@@ -454,7 +489,7 @@ static void keep__rest__of_a_line_that_just_came_back(void **state)
         had = store.put_bytes;
         kv_line_free(b.line);
         b.line = kv_line_new(b.pool, 1024);
-        int32_t back = keep_load(&keep, 7, b.line, ids, END - 70);
+        int32_t back = keep_load(&keep, 7, b.line, ids, END - 70, &no_room);
         assert_int_equal(back, i == 0 ? 3 * 64 : 2 * 64);
         keep_state(&keep, 7, b.line);
         assert_int_equal(store.put_bytes, had);
@@ -515,6 +550,7 @@ int main(int n_arg, char **arg)
         cmocka_unit_test(keep__resume__reads_again_what_is_missing),
         cmocka_unit_test(keep__resume__survives_damage),
         cmocka_unit_test(keep__resume__takes_thinned_pages),
+        cmocka_unit_test(keep__resume__makes_room),
         cmocka_unit_test(keep__put__writes_each_block_once),
         cmocka_unit_test(keep__rest__puts_only_rows_that_are_new),
         cmocka_unit_test(keep__rest__of_a_line_that_just_came_back),
