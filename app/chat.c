@@ -452,6 +452,8 @@ static enum status check_question(struct chat *c, int32_t n, const char *text, s
     TRY(refuse_busy(c, e));
     if (!utf8_valid(text, len))
         return err_set(e, ERR_USAGE, "the message is not valid UTF-8");
+    if (strspn(text, " \t\r\n") == len)
+        return err_set(e, ERR_USAGE, "the message is empty; write something");
     if (n_ctx <= 0 || len < (size_t)n_ctx - (size_t)(before < n_ctx ? before : n_ctx))
         return OK; /* no token is shorter than a byte */
     TRY(engine_tokenize(c->engine, text, len, false, false, &ids, &n_tok, e));
@@ -504,6 +506,26 @@ enum status chat_regenerate(struct chat *c, struct err *e)
     TRY(sessions_set_leaf(c->store, c->conversation, c->messages[n - 1].id, true, e));
     TRY(path_reload(c, e));
     return submit(c, e);
+}
+
+enum status chat_continue(struct chat *c, struct err *e)
+{
+    TRY(refuse_busy(c, e));
+    struct message *m = c->n_message ? &c->messages[c->n_message - 1] : NULL;
+    if (!m || strcmp(m->role, "assistant") != 0 || !m->cut)
+        return err_set(e, ERR_USAGE, "no answer was cut here; send a message to go on");
+    if (!m->ids) /* read by another model, or never */
+        return err_set(e, ERR_USAGE, "this model did not write that answer; /regen answers anew");
+    if (count_ids(c, c->n_message) >= engine_info(c->engine)->n_ctx)
+        return err_set(e, ERR_USAGE, "the context is full; /compact goes on with a summary, -c makes room");
+    TRY(submit(c, e));
+    c->answering = true;
+    c->flushed_ms = now_ms();
+    if (c->choice_of != m->id) {
+        c->choice_of = m->id;
+        c->n_choice = 0;
+    }
+    return OK;
 }
 
 enum status chat_edit(struct chat *c, int32_t i, const char *text, size_t len, struct err *e)

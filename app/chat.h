@@ -67,6 +67,7 @@ enum status chat_refresh(struct chat *c, struct err *e);
 enum status chat_send(struct chat *c, const char *text, size_t len, struct err *e); /* ERR_BUSY: running */
 void chat_cancel(struct chat *c);
 enum status chat_regenerate(struct chat *c, struct err *e);               /* new sibling of the last answer */
+enum status chat_continue(struct chat *c, struct err *e);                 /* the last answer, where it was cut */
 enum status chat_edit(struct chat *c, int32_t i, const char *text, size_t len, struct err *e);
 enum status chat_undo(struct chat *c, struct err *e);                     /* steps back before the last question; nothing is deleted */
 enum status chat_redo(struct chat *c, struct err *e);                     /* one question forward, towards the newest end of the open branch */

@@ -93,6 +93,12 @@ static void cmd_fork(struct screen *sc, const char *args)
     screen_notice(sc, "a new conversation that shares everything up to here");
 }
 
+static void cmd_continue(struct screen *sc, const char *args)
+{
+    (void)args;
+    screen_continue(sc);
+}
+
 static void cmd_compact(struct screen *sc, const char *args)
 {
     (void)args;
@@ -535,6 +541,7 @@ static const struct ui_command rows[] = {
     {"/kv [NAME]", "show or change how the cache is kept"},
     {"/delete", "delete this conversation (asks first)"},
     {"/regen", "answer again; the old answer stays beside it"},
+    {"/continue", "go on with an answer that was cut"},
     {"/edit", "edit your last message as a new branch"},
     {"/undo", "step back before the last question"},
     {"/redo", "forward again by one question"},
@@ -571,6 +578,7 @@ static const struct command commands[] = {
     {"/kv", "/preset", cmd_kv},
     {"/delete", "/rm", cmd_delete},
     {"/regen", "/regenerate /retry", cmd_regen},
+    {"/continue", "/cont", cmd_continue},
     {"/edit", "", cmd_edit},
     {"/undo", "", cmd_undo},
     {"/redo", "", cmd_redo},

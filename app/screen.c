@@ -239,10 +239,11 @@ static void start_new(struct screen *sc)
         screen_notice(sc, "the answer was stopped; what there was is saved");
 }
 
-static void regenerate(struct screen *sc)
+/* Has the chat answer what it holds. */
+static void answer(struct screen *sc, enum status (*ask)(struct chat *c, struct err *e))
 {
     struct err e;
-    if (chat_regenerate(sc->chat, &e) != OK) {
+    if (ask(sc->chat, &e) != OK) {
         screen_error(sc, &e);
         return;
     }
@@ -250,6 +251,11 @@ static void regenerate(struct screen *sc)
     sc->notice_until_s = 0;
     view_chat_follow(sc->view);
     screen_refresh(sc);
+}
+
+void screen_continue(struct screen *sc)
+{
+    answer(sc, chat_continue);
 }
 
 static void complete(struct screen *sc)
@@ -396,7 +402,7 @@ void screen_act(struct screen *sc, int action)
         suspend_self(sc);
         break;
     case ACT_REGENERATE:
-        regenerate(sc);
+        answer(sc, chat_regenerate);
         break;
     case ACT_SEND:
         sc->notice_until_s = 0; /* it spoke of what was before */
@@ -463,7 +469,7 @@ static bool select_act(struct screen *sc, enum keymap_action a)
         return true;
     case ACT_REGENERATE:
         sc->focus = UI_FOCUS_EDITOR;
-        regenerate(sc);
+        answer(sc, chat_regenerate);
         return true;
     default:
         return false;
@@ -598,7 +604,7 @@ void screen_engine(struct screen *sc)
                 screen_notice(sc, "the context is full: the answer ends here (/compact goes on with a summary, "
                                   "-c makes room)");
             else if (ev.done.stop == ENGINE_STOP_LENGTH)
-                screen_notice(sc, "the answer reached the limit of tokens (-n)");
+                screen_notice(sc, "the answer reached the limit of tokens (-n); /continue goes on with it");
             dash_turn_ended(sc);
             screen_refresh(sc);
             if (sc->compact)

@@ -55,6 +55,7 @@ void screen_text(struct screen *sc, const char *title, char *text); /* shows tex
 void screen_delete(struct screen *sc, int64_t conversation);
 void screen_rename(struct screen *sc, int64_t conversation, const char *title);
 void screen_edit_last(struct screen *sc);
+void screen_continue(struct screen *sc); /* with an answer that was cut */
 bool screen_copy(struct screen *sc, int number);         /* code block, 0 = the last answer */
 void screen_export(struct screen *sc, const char *path); /* format by ending; NULL or "" = name by title */
 void screen_theme(struct screen *sc, const char *name);

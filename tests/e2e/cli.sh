@@ -67,6 +67,8 @@ ok ask__kv_budget_too_small__names_the_least
 dogear ask --no-save -m "$memo" -c 9000 -n 2 Hello && [ "$(wc -l <"$work/err")" -eq 1 ] && grep -q '9000 tokens is more than the 8192 ' "$work/err" &&
     dogear ask --no-save -m "$memo" -c 8192 -n 2 Hello && [ ! -s "$work/err" ]
 ok ask__context_beyond_training__is_told
+dogear ask --no-save --fake "$fake" " $(printf '\t')"; [ $rc -ne 0 ] && one_line_error && grep -q 'the message is empty' "$work/err"
+ok ask__blanks__are_no_message
 dogear ask; [ $rc -eq 2 ] && one_line_error
 ok ask__no_prompt__exit_2
 dogear -hf some/model; [ $rc -eq 2 ] && one_line_error && grep -q 'unknown option -hf' "$work/err" &&
