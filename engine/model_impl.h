@@ -1,0 +1,44 @@
+/* Between the files that open a model: what is special about an architecture (model_params.c) decides how
+ * its tensors are bound (model.c). Internal to the engine. */
+#ifndef ENGINE_MODEL_IMPL_H
+#define ENGINE_MODEL_IMPL_H
+
+#include "engine/model.h"
+
+/* More than any model has, and little enough that products of them fit their types. */
+enum {
+    MAX_EMBD = 1 << 17,
+    MAX_FF = 1 << 20,
+    MAX_HEADS = 1024,
+    MAX_HEAD_DIM = 512,
+    MAX_VOCAB = 1 << 24,
+    MAX_CTX = 1 << 30,
+    MAX_EXPERTS = 1 << 12,
+};
+
+enum trait {
+    QKV_BIAS = 1,       /* required; without this they are optional */
+    QK_NORM = 2,        /* of each head */
+    QK_NORM_ROW = 4,    /* of all heads together */
+    PRE_NORM = 8,       /* of a block's input */
+    POST_NORM = 16,     /* of its answer */
+    FFN_NORM_POST = 32, /* the norm of the second block's input is called post_attention_norm */
+    EXPERTS = 64,
+    SOME_EXPERTS = 128, /* some models of the architecture have them */
+    EXPERT_NORM = 256,  /* see model_params */
+    SINKS = 512,
+    QK_NORM_LATE = 1024,   /* after the rotation */
+    ROPE_SLIDING = 2048,   /* where some layers slide, the others tell no positions */
+    SHARED = 1 << 12,      /* one expert is every token's */
+    SOME_SHARED = 1 << 13, /* in some models */
+    SHARED_GATE = 1 << 14, /* and weighed: see model_layer */
+    SOME_DENSE = 1 << 15,  /* some layers have no experts */
+    SIGMOID = 1 << 16,     /* see model_params */
+    COHERE = 1 << 17,      /* LayerNorm, and one for both blocks, which lie side by side */
+};
+
+bool model_has(const struct model_params *p, unsigned trait); /* any of these */
+/* The hyper-parameters of an open file, checked; what only its tensors tell is not known yet. */
+enum status model_read_params(const struct gguf *g, struct model_params *p, struct err *e);
+
+#endif
