@@ -194,6 +194,8 @@ struct cuda_pages *pages_open(struct kern_cuda *c)
 
 void pages_close(struct cuda_pages *p)
 {
+    if (p && p->stream)
+        cudaStreamSynchronize(p->stream); /* what nobody wants any more may be on its way */
     for (int i = 0; p && i < LOTS; i++) {
         struct lot *l = &p->lot[i];
         if (l->sealed)
