@@ -164,6 +164,7 @@ static struct kv_line *fork_before(struct local *l, const struct trace *t)
     if (line && kv_common(line, t->ids, t->pos) < (n < t->pos ? n : t->pos))
         return NULL;
     if (!line || n < t->pos) {
+        lines_keep(l->lines, &l->keep, t->timeline); /* any of them may have to leave memory */
         line = lines_take(l->lines, t->timeline, t->ids, t->n);
         room_load(l, t->timeline, line, t->ids, t->n);
         n = kv_n_tok(line);

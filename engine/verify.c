@@ -138,6 +138,7 @@ static enum status read_all(struct run *r, struct kv_pool *exact, struct kv_pool
 {
     struct local *l = r->l;
     const struct verify *v = r->v;
+    lines_keep(l->lines, &l->keep, v->timeline); /* any of them may have to leave memory */
     r->held = lines_take(l->lines, v->timeline, v->ids, r->n);
     room_load(l, v->timeline, r->held, v->ids, r->n);
     int32_t most = forward_n_chunk(l->forward);
