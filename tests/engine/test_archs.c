@@ -142,13 +142,27 @@ static bool is_peers(struct kern *k, int i, const char *path, int32_t n_layer, d
     return ok;
 }
 
+/* Its layers ask a device for what another variety's do: there the few tokens of the test after this one
+ * are enough, and the whole text would take the shim minutes. */
+static bool is_twin(const char *name)
+{
+    static const char *const twins[] = {"smollm3", "granite", "mistral3", "seed_oss", "qwen2vl", "qwen3vl",
+                                        "qwen3vlmoe", "glm4v", "ernie4_5", "hunyuan-moe"};
+    for (size_t i = 0; i < sizeof twins / sizeof *twins; i++)
+        if (strcmp(name, twins[i]) == 0)
+            return true;
+    return false;
+}
+
 static void against_peer(const char *isa, double nll_bound, double logit_bound)
 {
     struct kern *k = bed_kern(isa);
     int n_bad = 0;
     for (int i = 0; tinymodel_name(i); i++) {
-        const char *path = model_path(i);
         assert_string_equal(peers[i].name, tinymodel_name(i));
+        if (k->device && is_twin(peers[i].name))
+            continue;
+        const char *path = model_path(i);
         n_bad += !is_peers(k, i, path, ALL_LAYERS, nll_bound, logit_bound);
         if (k->device && tinymodel_mixture(i))
             n_bad += !is_peers(k, i, path, SOME_LAYERS, nll_bound, logit_bound);
@@ -213,7 +227,7 @@ static void talk(struct kern *k, const char *path, int32_t n_layer, int32_t ids[
     bed_close(&b);
 }
 
-static void archs__cuda__mixtures_say_what_the_cpu_says(void **state)
+static void archs__cuda__mixtures_and_twins_say_what_the_cpu_says(void **state)
 {
     static float want[ANSWER][TINYMODEL_VOCAB], got[ANSWER][TINYMODEL_VOCAB];
     static const int32_t n_layer[] = {ALL_LAYERS, SOME_LAYERS};
@@ -222,12 +236,14 @@ static void archs__cuda__mixtures_say_what_the_cpu_says(void **state)
     int n_bad = 0;
     make_text(text);
     for (int i = 0; tinymodel_name(i); i++) {
+        bool mixture = tinymodel_mixture(i);
+        if (!mixture && !is_twin(tinymodel_name(i)))
+            continue;
         const char *path = model_path(i);
         memcpy(said[0], text, sizeof *said);
         memcpy(said[1], text, sizeof *said);
-        if (tinymodel_mixture(i))
-            talk(cpu, path, ALL_LAYERS, said[0], want);
-        for (int j = 0; tinymodel_mixture(i) && j < 2; j++) {
+        talk(cpu, path, ALL_LAYERS, said[0], want);
+        for (int j = 0; j < (mixture ? 2 : 1); j++) {
             double off = 0;
             talk(k, path, n_layer[j], said[1], got);
             for (int t = 0; t < ANSWER; t++)
@@ -406,7 +422,7 @@ int main(int argc, char **argv)
         cmocka_unit_test(archs__avx512__as_the_peer),
         cmocka_unit_test(archs__amx__as_the_peer),
         cmocka_unit_test(archs__cuda__as_the_peer),
-        cmocka_unit_test(archs__cuda__mixtures_say_what_the_cpu_says),
+        cmocka_unit_test(archs__cuda__mixtures_and_twins_say_what_the_cpu_says),
         cmocka_unit_test(archs__sparse__sinks_take_of_what_was_read),
         cmocka_unit_test(archs__read__survives_other_headers),
         cmocka_unit_test(experts__choose__greatest_first_and_weights_sum_to_one),
