@@ -216,6 +216,7 @@ static const char *const words[][2] = {
     {"page", "64 tokens of the conversation in one layer"},
     {"KL", "how far the next token's odds moved from exact ones, in nats; 0 = not at all"},
     {"top-1", "share of positions whose likeliest token stayed the same"},
+    {"rounding alone", "both for an exact cache whose input moved by a hair (2^-16)"},
     {"harm", "error of attention's output that compression should cause, of its size"},
     {"sampled", "the same, measured in one layer now and then"},
     {"mass", "share of all attention"},
