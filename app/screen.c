@@ -583,6 +583,12 @@ void screen_event(struct screen *sc, struct ui_event *ev)
         sc->draft_at_s = screen_now_s() + DRAFT_AFTER_S;
 }
 
+/* What runs in the open conversation is its summary. */
+static bool compacting(const struct screen *sc)
+{
+    return sc->compact && !compact_left(sc->compact);
+}
+
 void screen_engine(struct screen *sc)
 {
     struct chat_event ev;
@@ -607,13 +613,13 @@ void screen_engine(struct screen *sc)
                 screen_notice(sc, "the answer reached the limit of tokens (-n); /continue goes on with it");
             dash_turn_ended(sc);
             screen_refresh(sc);
-            if (sc->compact)
+            if (compacting(sc))
                 list_compacted(sc, ev.done.stop == ENGINE_STOP_EOS || ev.done.stop == ENGINE_STOP_LENGTH);
             break;
         case CHAT_EV_FAILED:
             sc->cancel_sent = false;
             dash_turn_ended(sc);
-            if (sc->compact)
+            if (compacting(sc))
                 list_compacted(sc, false);
             screen_error(sc, &ev.err);
             screen_refresh(sc);
@@ -663,7 +669,7 @@ static void follow_others(struct screen *sc)
 int screen_tick(struct screen *sc, double now_s)
 {
     double next_s = 0;
-    if (sc->compact && compact_left(sc->compact)) {
+    if (sc->compact && !compacting(sc)) {
         compact_drop(sc->compact);
         sc->compact = NULL;
         sc->list_stale = true;
