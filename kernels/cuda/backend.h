@@ -1,6 +1,6 @@
-/* The CUDA backend from the inside: what its files share. One stream, one device, one host thread
- * (the engine's). Ops enqueue and return; a failed launch or allocation is remembered and reported
- * by kern_cuda_error, since ops cannot fail. */
+/* The CUDA backend from the inside: what its files share. One device, one host thread (the engine's),
+ * one stream, and beside it one on which sealed pages go home (seal.cu). Ops enqueue and return; a failed
+ * launch or allocation is remembered and told by the op `error`, since ops cannot fail. */
 #ifndef KERNELS_CUDA_BACKEND_H
 #define KERNELS_CUDA_BACKEND_H
 
