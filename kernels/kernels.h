@@ -74,7 +74,9 @@ struct kern_rope {
 enum kern_act {
     KERN_ACT_SILU,
     KERN_ACT_GELU_TANH,
-    KERN_ACT_SWIGLU_OAI /* gpt-oss: g * sigmoid(1.702 g) * (u + 1), g at most 7, u within -7..7 */
+    KERN_ACT_SWIGLU_OAI, /* gpt-oss: g * sigmoid(1.702 g) * (u + 1), g at most 7, u within -7..7 */
+    KERN_ACT_SIGMOID,    /* sigmoid(g) * u */
+    KERN_ACT_NONE        /* g * u */
 };
 
 enum { KERN_BLOCK_TOK = 64, KERN_SINK_TOK = 4, KERN_SINK_PAD = 16 };
@@ -124,6 +126,37 @@ struct kern_attn {
     const int32_t *row; /* host [n_tok], block by block ascending: row i asks with q[row[i]] at pos0 + row[i] and is
                            answered in out[i] (and lse[i]); no window, no list. NULL = all rows in
                            turn */
+};
+
+/* Each channel's causal convolution over time, as short ones of LFM2 and Gated DeltaNet are: with y the
+ * rows before x and then x, out[t][c] = sum over j of weight[c][j] * y[t + j][c]. The result of a row does
+ * not depend on how rows are cut into calls. */
+enum { KERN_CONV_TAPS = 8 };
+struct kern_conv {
+    int32_t n_tok, n_chan, n_tap; /* n_tap: 2..KERN_CONV_TAPS, the row's own among them */
+    const float *x;               /* dev [n_tok, n_chan] */
+    const float *weight;          /* dev [n_chan, n_tap], oldest first */
+    const float *before;          /* dev [n_tap - 1, n_chan]: the rows before x, oldest first */
+    float *after;                 /* dev, alike: the rows before what follows x; not `before` */
+    float *out;                   /* dev [n_tok, n_chan]; not x */
+    bool silu;                    /* out = silu(sum) */
+};
+
+/* The gated delta rule (Yang et al. 2024, "Gated Delta Networks"), one token after another. Per head
+ * with state S [head_dim of k, head_dim of v], and q, k made one long (q then times 1/sqrt(head_dim)):
+ *   S *= exp(a * softplus(alpha + dt));  S += k (sigmoid(beta) * (v - k S));  out = q S
+ * The result of a row does not depend on how rows are cut into calls. */
+struct kern_delta {
+    int32_t n_tok, n_head, n_head_k, head_dim; /* head h uses q and k of h % n_head_k; head_dim a multiple
+                                                  of 16, at most 256 */
+    const float *q, *k, *v; /* dev, rows `stride` floats apart: q, k [n_head_k, head_dim], v [n_head, head_dim] */
+    int32_t stride;
+    const float *alpha, *beta; /* dev [n_tok, n_head] */
+    const float *a, *dt;       /* dev [n_head] */
+    const float *before;       /* dev [n_head, head_dim, head_dim]: the states before, v fastest */
+    float *after;              /* dev, alike: after the last row; not `before` */
+    float *out;                /* dev [n_tok, n_head, head_dim]; not among the others */
+    float eps;                 /* added to squared lengths of q and k */
 };
 
 /* One head's 64 rows on their way into a page. The host keeps every page's bytes: they are what is
@@ -227,6 +260,9 @@ struct kern_ops {
     void (*add_rows)(struct kern *k, float *dst, const float *src, const int32_t *row,
                      const float *weight, int32_t n_tok, int32_t n_each, int32_t n_col);
     void (*softcap)(struct kern *k, float *x, size_t n, float cap);        /* x = cap*tanh(x/cap) */
+    /* Layers that keep a state instead of keys and values; NULL = this backend does not run them. */
+    void (*conv)(struct kern *k, const struct kern_conv *c);
+    void (*delta)(struct kern *k, const struct kern_delta *d);
 };
 
 struct kern {

@@ -7,7 +7,8 @@ const char *timed_name(enum timed_op op)
 {
     static const char *const names[TIMED_N] = {"embed", "matmul", "rmsnorm", "center", "rope",
                                                "kv_write", "attend", "score", "seal",
-                                               "glu", "add", "sink", "take_rows", "add_rows", "softcap", "download"};
+                                               "glu", "add", "sink", "take_rows", "add_rows", "softcap", "conv",
+                                               "delta", "download"};
     return names[op];
 }
 
@@ -85,6 +86,8 @@ TIMED(add_rows, TIMED_ADD_ROWS,
        int32_t n_tok, int32_t n_each, int32_t n_col),
       (k, dst, src, row, weight, n_tok, n_each, n_col))
 TIMED(softcap, TIMED_SOFTCAP, (struct kern * k, float *x, size_t n, float cap), (k, x, n, cap))
+TIMED(conv, TIMED_CONV, (struct kern * k, const struct kern_conv *c), (k, c))
+TIMED(delta, TIMED_DELTA, (struct kern * k, const struct kern_delta *d), (k, d))
 TIMED(download, TIMED_DOWNLOAD,
       (struct kern * k, void *host, const void *dev, size_t size_bytes),
       (k, host, dev, size_bytes))
@@ -116,6 +119,8 @@ void timed_begin(struct kern *k, struct kern_times *t)
     t->timed.take_rows = timed_take_rows;
     t->timed.add_rows = timed_add_rows;
     t->timed.softcap = timed_softcap;
+    t->timed.conv = timed_conv;
+    t->timed.delta = timed_delta;
     t->timed.download = timed_download;
     k->times = t;
     k->ops = &t->timed;

@@ -21,6 +21,8 @@ enum timed_op {
     TIMED_TAKE_ROWS,
     TIMED_ADD_ROWS,
     TIMED_SOFTCAP,
+    TIMED_CONV,
+    TIMED_DELTA,
     TIMED_DOWNLOAD,
     TIMED_N
 };

@@ -278,12 +278,14 @@ struct glu_job {
     enum kern_act act;
 };
 
-/* All activations are v times a logistic function: gelu's 1 + tanh(u) is 2 / (1 + e^-2u), which
+/* All activations but the plain product are v (or 1) times a logistic function: gelu's 1 + tanh(u) is 2 / (1 + e^-2u), which
  * keeps its digits where tanh is close to -1. */
 ATTN_INLINE vf activate(vf v, vf up, enum kern_act act)
 {
     const float log2e = 1.44269504f;
     vf u = VF_MUL(v, VF_SET1(log2e));
+    if (act == KERN_ACT_NONE)
+        return VF_MUL(v, up);
     if (act == KERN_ACT_GELU_TANH) {
         vf cube = VF_FMA(VF_MUL(v, v), VF_SET1(0.044715f), VF_SET1(1.0f));
         u = VF_MUL(VF_MUL(v, cube), VF_SET1(2 * 0.797884561f * log2e));
@@ -294,6 +296,8 @@ ATTN_INLINE vf activate(vf v, vf up, enum kern_act act)
     }
     u = VF_MAX(u, VF_SET1(-126.0f)); /* beyond it the exponential would overflow */
     vf e = vf_exp2(VF_SUB(VF_ZERO(), u));
+    if (act == KERN_ACT_SIGMOID)
+        v = VF_SET1(1.0f);
     return VF_MUL(VF_DIV(v, VF_ADD(VF_SET1(1.0f), e)), up);
 }
 
@@ -324,6 +328,12 @@ static void glu_rows(void *ctx, int part, int n_part, int thread)
             break;
         case KERN_ACT_SWIGLU_OAI:
             glu_row(dst, j->gate + at, j->up + at, j->n, KERN_ACT_SWIGLU_OAI);
+            break;
+        case KERN_ACT_SIGMOID:
+            glu_row(dst, j->gate + at, j->up + at, j->n, KERN_ACT_SIGMOID);
+            break;
+        case KERN_ACT_NONE:
+            glu_row(dst, j->gate + at, j->up + at, j->n, KERN_ACT_NONE);
             break;
         }
     }
@@ -446,5 +456,5 @@ static void flow_softcap(struct kern *k, float *x, size_t n, float cap)
         .attend = attend_op, .seal = mem_op_seal, .demote = mem_op_demote, .glu = flow_glu,        \
         .add = flow_add, .sink = ref_sink, .take_rows = flow_take_rows,                            \
         .add_rows = flow_add_rows,                                                                 \
-        .softcap = flow_softcap,                                                                   \
+        .softcap = flow_softcap, .conv = ref_conv, .delta = ref_delta,                             \
     }

@@ -179,6 +179,10 @@ static double activate(double v, double up, enum kern_act act)
     case KERN_ACT_SWIGLU_OAI:
         v = v < 7 ? v : 7;
         return v / (1 + exp(-1.702 * v)) * (fmin(fmax(up, -7), 7) + 1);
+    case KERN_ACT_SIGMOID:
+        return up / (1 + exp(-v));
+    case KERN_ACT_NONE:
+        return v * up;
     }
     return 0;
 }
@@ -265,4 +269,6 @@ const struct kern_ops ops_ref = {
     .take_rows = ref_take_rows,
     .add_rows = ref_add_rows,
     .softcap = ref_softcap,
+    .conv = ref_conv,
+    .delta = ref_delta,
 };

@@ -104,7 +104,7 @@ static void cuda__rope__agrees_with_ref(void **state)
 
 static void cuda__glu_add_softcap__agree_with_ref(void **state)
 {
-    for (int act = 0; act < 3; act++)
+    for (int act = 0; act <= KERN_ACT_NONE; act++)
         for (int32_t n = 1; n < 600; n = n * 5 + 1) {
             enum { TOKS = 3 };
             int32_t stride = 2 * n + 3;

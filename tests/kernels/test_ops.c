@@ -400,7 +400,7 @@ static void ops__glu__agrees_with_ref(void **unused)
         struct kern *k = open_isa(isas[i], 2);
         if (!k)
             continue;
-        for (int act = 0; act < 3; act++)
+        for (int act = 0; act <= KERN_ACT_NONE; act++)
             for (int32_t n = 1; n < 300; n = n * 3 + 1) {
                 enum { TOKS = 5 };
                 int32_t stride = 2 * n + 3, dst_stride = n + 1;
