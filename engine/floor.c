@@ -86,7 +86,7 @@ static int32_t group_of(int32_t layer, int32_t n_layer, int32_t n_group)
 
 static bool begins(const struct reader *r, int32_t layer, int32_t *ret_group)
 {
-    int32_t n = r->m->p.n_layer;
+    int32_t n = r->m->p.n_layer_kv;
     *ret_group = group_of(layer, n, r->n_group);
     return layer == 0 || group_of(layer - 1, n, r->n_group) != *ret_group;
 }
@@ -95,7 +95,7 @@ static bool keep_stream(void *ctx, int32_t layer)
 {
     struct reader *r = ctx;
     int32_t g;
-    if (begins(r, layer, &g))
+    if (!r->m->p.recurrent[layer] && begins(r, r->m->layer[layer].at, &g))
         r->m->kern->ops->copy(r->m->kern, r->stream[g], forward_stream(r->exact),
                               sizeof(float) * N_TOK * (size_t)r->m->p.n_embd);
     return !r->go_on || r->go_on(r->ctx, layer);
@@ -107,7 +107,7 @@ static enum status read_with(struct reader *r, struct forward *f, const struct k
                              int32_t group, double ret_error2[2], struct err *e)
 {
     const struct model_params *p = &r->m->p;
-    const struct kv_shape shape = {p->n_layer, p->n_head_kv, p->head_dim};
+    const struct kv_shape shape = forward_kv_shape(p);
     struct kv_pool *pool =
         kv_pool_new(r->m->kern, &shape, presets_find(care ? "8/8" : "exact"), UINT64_MAX);
     if (care)
@@ -119,12 +119,14 @@ static enum status read_with(struct reader *r, struct forward *f, const struct k
     } else if (s == OK && group < 0) {
         s = forward_run(f, line, r->ids, N_TOK, FORWARD_ALL, r->go_on, r->ctx, e);
     } else if (s == OK) {
-        int32_t first = 0, last = p->n_layer - 1;
-        while (group_of(first, p->n_layer, r->n_group) != group)
+        int32_t first = 0, last = p->n_layer_kv - 1, layer = 0;
+        while (group_of(first, p->n_layer_kv, r->n_group) != group)
             first++;
-        while (group_of(last, p->n_layer, r->n_group) != group)
+        while (group_of(last, p->n_layer_kv, r->n_group) != group)
             last--;
-        s = forward_run_from(f, line, first, r->stream[group], r->ids, N_TOK, r->go_on, r->ctx, e);
+        while (p->recurrent[layer] || r->m->layer[layer].at != first)
+            layer++;
+        s = forward_run_from(f, line, layer, r->stream[group], r->ids, N_TOK, r->go_on, r->ctx, e);
         ret_error2[0] = ret_error2[1] = 0;
         for (int32_t i = first; s == OK && i <= last; i++) {
             ret_error2[0] += ledger_error2(line, i, PAGE_K, 4) / (last - first + 1);
@@ -144,7 +146,7 @@ static void answer(void *ctx, int32_t layer, const struct kern_attn *a)
     struct kern_kv_block block[N_BLOCK * 256];
     struct kern_kv rows = *a->kv;
     struct kern_attn with = *a;
-    if (group_of(layer, r->m->p.n_layer, r->n_group) != r->group && rows.n_head_kv <= 256) {
+    if (group_of(layer, r->m->p.n_layer_kv, r->n_group) != r->group && rows.n_head_kv <= 256) {
         for (int32_t i = 0; i < rows.n_head_kv * N_BLOCK; i++) {
             block[i] = rows.block[i / N_BLOCK * rows.n_block_cap + i % N_BLOCK];
             block[i].page = NULL;
@@ -175,9 +177,9 @@ static enum status mean_kl(struct reader *r, double *ret, struct err *e)
 /* What 4-bit keys or values of one group cost. */
 static enum status probe(struct reader *r, bool keys, struct floor_group *ret, struct err *e)
 {
-    struct kv_care *care = mem_calloc((size_t)r->m->p.n_layer, sizeof *care);
+    struct kv_care *care = mem_calloc((size_t)r->m->p.n_layer_kv, sizeof *care);
     double error2[2];
-    for (int32_t i = 0; i < r->m->p.n_layer; i++)
+    for (int32_t i = 0; i < r->m->p.n_layer_kv; i++)
         care[i].seal = (struct kv_depth){keys ? 4 : 8, keys ? 8 : 4};
     forward_set_answer(r->other, answer, r);
     enum status s = read_with(r, r->other, care, r->group, error2, e);
@@ -190,7 +192,7 @@ static enum status probe(struct reader *r, bool keys, struct floor_group *ret, s
 
 static enum status measure(struct reader *r, double limit, struct floor *ret, struct err *e)
 {
-    int32_t n_layer = r->m->p.n_layer;
+    int32_t n_layer = r->m->p.n_layer_kv;
     struct floor f = {.rung = 0, .n = N_TOK - FIRST_TOK, .n_group = r->n_group};
     for (int32_t i = 0; i < FLOOR_RUNGS; i++)
         f.kl[i] = NAN;
@@ -230,7 +232,7 @@ enum status floor_measure(struct model *m, const struct tokenizer *t, double lim
         s = forward_new(m, N_TOK, &r.exact, e);
     if (s == OK)
         s = forward_new(m, N_TOK, &r.other, e);
-    r.n_group = n_groups(m->p.n_layer);
+    r.n_group = n_groups(m->p.n_layer_kv);
     for (int32_t i = 0; i < r.n_group && s == OK; i++) {
         r.stream[i] = m->kern->ops->alloc(m->kern, sizeof(float) * N_TOK * (size_t)m->p.n_embd);
         if (!r.stream[i])

@@ -6,6 +6,7 @@
 
 #include "engine/base/mem.h"
 #include "engine/experts.h"
+#include "engine/recurrent.h"
 
 struct forward {
     const struct model *m;
@@ -16,8 +17,10 @@ struct forward {
     float *q, *a;     /* dev [n_chunk, n_head * head_dim]: queries, attention's answer */
     float *lse;       /* dev [n_chunk, n_head] */
     float *k, *v;     /* dev [n_chunk, n_head_kv * head_dim] */
+    float *q_gate;    /* dev [n_chunk, n_head * head_dim]; NULL where attention has no gate */
     float *gate, *up; /* dev [n_chunk, n_ff_plain]; NULL where all experts are routed */
-    struct experts *experts; /* or NULL */
+    struct experts *experts;     /* or NULL */
+    struct recurrent *recurrent; /* or NULL */
     float *logits;           /* dev [FORWARD_HEAD_ROWS, n_vocab] */
     float *host_logits;
     forward_answer answer; /* NULL = the backend's attend */
@@ -30,13 +33,23 @@ struct forward {
 /* Floats per token of the chunk, and floats of the head. */
 static uint64_t row_floats(const struct model_params *p)
 {
-    return 2 * (uint64_t)p->n_embd + (uint64_t)p->n_head * (2 * (uint64_t)p->head_dim + 1) +
+    return 2 * (uint64_t)p->n_embd +
+           (uint64_t)p->n_head * ((2 + p->q_gated) * (uint64_t)p->head_dim + 1) +
            2 * (uint64_t)p->n_head_kv * (uint64_t)p->head_dim + 2 * (uint64_t)p->n_ff_plain;
+}
+
+struct kv_shape forward_kv_shape(const struct model_params *p)
+{
+    return (struct kv_shape){.n_layer = p->n_layer_kv,
+                             .n_head_kv = p->n_head_kv,
+                             .head_dim = p->head_dim,
+                             .n_state_layer = p->n_layer - p->n_layer_kv,
+                             .state_floats = recurrent_state_floats(p)};
 }
 
 uint64_t forward_bytes(const struct model_params *p, int32_t n_chunk)
 {
-    return experts_bytes(p, n_chunk) +
+    return experts_bytes(p, n_chunk) + recurrent_bytes(p, n_chunk) +
            sizeof(float) *
                (row_floats(p) * (uint64_t)n_chunk + 2 * FORWARD_HEAD_ROWS * (uint64_t)p->n_vocab);
 }
@@ -61,6 +74,7 @@ enum status forward_new(const struct model *m, int32_t n_chunk, struct forward *
         {&f->lse, n * (uint64_t)p->n_head},
         {&f->k, n * n_kv},
         {&f->v, n * n_kv},
+        {&f->q_gate, p->q_gated ? n * n_q : 0},
         {&f->gate, n * (uint64_t)p->n_ff_plain},
         {&f->up, n * (uint64_t)p->n_ff_plain},
         {&f->logits, FORWARD_HEAD_ROWS * (uint64_t)p->n_vocab},
@@ -73,6 +87,8 @@ enum status forward_new(const struct model *m, int32_t n_chunk, struct forward *
             goto fail;
     }
     if (p->n_expert > 0 && !(f->experts = experts_new(m, n_chunk)))
+        goto fail;
+    if (p->n_tap > 0 && !(f->recurrent = recurrent_new(m, n_chunk)))
         goto fail;
     size_t n_host = sizeof(float) * FORWARD_HEAD_ROWS * (size_t)p->n_vocab;
     const struct kern_ops *ops = f->kern->ops;
@@ -91,11 +107,12 @@ void forward_free(struct forward *f)
 {
     if (!f)
         return;
-    float *bufs[] = {f->x, f->h, f->q, f->a, f->lse, f->k, f->v, f->gate, f->up, f->logits};
+    float *bufs[] = {f->x, f->h, f->q, f->a, f->lse, f->k, f->v, f->q_gate, f->gate, f->up, f->logits};
     for (size_t i = 0; i < sizeof bufs / sizeof *bufs; i++)
         if (bufs[i])
             f->kern->ops->free(f->kern, bufs[i]);
     experts_free(f->experts);
+    recurrent_free(f->recurrent);
     if (f->kern->ops->host_free && f->host_logits)
         f->kern->ops->host_free(f->kern, f->host_logits);
     else
@@ -197,12 +214,34 @@ static void rotate_queries(struct forward *f, const struct kern_rope *rope, int3
     }
 }
 
+/* q = Q * in, and the gate of attention's answer where there is one: its rows lie by turns with those of
+ * the queries, head by head. */
+static void ask(struct forward *f, const struct model_layer *l, const float *in, int32_t n_tok)
+{
+    const struct model_params *p = &f->m->p;
+    int32_t d = p->head_dim, n_q = p->n_head * d, n_mat = 0;
+    struct kern_mat mats[KERN_MATS] = {{l->q.w, l->q_bias.dev, f->q, n_q, false}};
+    if (!p->q_gated)
+        f->kern->ops->matmul(f->kern, 1, mats, in, p->n_embd, n_tok);
+    for (int32_t i = 0; p->q_gated && i < 2 * p->n_head; i++) {
+        mats[n_mat++] = (struct kern_mat){.w = l->q.w,
+                                          .dst = (i % 2 ? f->q_gate : f->q) + i / 2 * d,
+                                          .dst_stride = n_q,
+                                          .row0 = i * d,
+                                          .n_row = d};
+        if (n_mat == KERN_MATS || i + 1 == 2 * p->n_head) {
+            f->kern->ops->matmul(f->kern, n_mat, mats, in, p->n_embd, n_tok);
+            n_mat = 0;
+        }
+    }
+}
+
 /* x += O * attention(norm(x)). Keys and values of all n_tok rows are written; queries are answered
  * from row `first` on. */
-static void attention(struct forward *f, int32_t layer, struct kv_line *line, int32_t n_tok,
+static void attention(struct forward *f, const struct model_layer *l, struct kv_line *line, int32_t n_tok,
                       int32_t first)
 {
-    const struct model_layer *l = &f->m->layer[layer];
+    int32_t layer = l->at;
     const struct kern_kv *kv = kv_layer(line, layer);
     int32_t pos0 = kv_n_tok(line);
     struct kern *k = f->kern;
@@ -216,7 +255,8 @@ static void attention(struct forward *f, int32_t layer, struct kv_line *line, in
         {l->v.w, l->v_bias.dev, f->v, n_kv, false},
         {l->q.w, l->q_bias.dev, f->q, n_q, false},
     };
-    k->ops->matmul(k, first == 0 ? 3 : 2, mats, in, p->n_embd, n_tok);
+    bool together = first == 0 && !p->q_gated;
+    k->ops->matmul(k, together ? 3 : 2, mats, in, p->n_embd, n_tok);
     if (!p->norm_rotated)
         norm_heads(f, f->k, &l->k_norm, n_tok, n_kv);
     if (l->rope)
@@ -228,8 +268,8 @@ static void attention(struct forward *f, int32_t layer, struct kv_line *line, in
     if (n_ask == 0)
         return;
 
-    if (first > 0)
-        k->ops->matmul(k, 1, &mats[2], in + (size_t)first * (size_t)p->n_embd, p->n_embd, n_ask);
+    if (!together)
+        ask(f, l, in + (size_t)first * (size_t)p->n_embd, n_ask);
     if (!p->norm_rotated)
         norm_heads(f, f->q, &l->q_norm, n_ask, n_q);
     rotate_queries(f, l->rope, n_ask, pos0 + first);
@@ -259,7 +299,21 @@ static void attention(struct forward *f, int32_t layer, struct kv_line *line, in
         kv_watch(line, layer, &attn);
     if (l->sinks.dev)
         k->ops->sink(k, f->a, f->lse, l->sinks.dev, n_ask, p->n_head, d);
+    if (p->q_gated)
+        k->ops->glu(k, f->a, n_q, f->q_gate, f->a, n_q, n_ask, n_q, KERN_ACT_SIGMOID);
     add_answer(f, &l->o, l->o_bias.dev, l->attn_post_norm.dev, f->a, n_q, x, n_ask);
+}
+
+/* The same of a layer that keeps a state: x += O * what its state answers. */
+static void recall(struct forward *f, const struct model_layer *l, const struct kv_pass *pass, int32_t n_tok,
+                   int32_t first)
+{
+    size_t row = (size_t)first, width = (size_t)model_out_width(&f->m->p);
+    const float *in = block_input(f, &l->attn_norm, f->x, n_tok);
+    const float *answer = recurrent_run(f->recurrent, l, in, n_tok, pass);
+    if (first < n_tok)
+        add_answer(f, &l->o, NULL, l->attn_post_norm.dev, answer + row * width, (int32_t)width,
+                   f->x + row * (size_t)f->m->p.n_embd, n_tok - first);
 }
 
 /* x += Down * (act(Gate * norm(x)) * (Up * norm(x))), and what routed experts answer, for rows from
@@ -308,6 +362,7 @@ static enum status run_layers(struct forward *f, struct kv_line *line, int32_t l
                               bool (*go_on)(void *ctx, int32_t layer), void *ctx, struct err *e)
 {
     const struct model *m = f->m;
+    struct kv_pass pass = kv_pass(line, n_tok, n_tok > 1 && want != FORWARD_NONE);
     for (int32_t i = layer; i < m->p.n_layer; i++) {
         if (go_on && !go_on(ctx, i))
             return err_set(e, ERR_CANCELLED, "cancelled");
@@ -315,7 +370,10 @@ static enum status run_layers(struct forward *f, struct kv_line *line, int32_t l
         int32_t first = 0;
         if (i == m->p.n_layer - 1 && want != FORWARD_ALL && !kv_watches(line))
             first = want == FORWARD_LAST ? n_tok - 1 : n_tok;
-        attention(f, i, line, n_tok, first);
+        if (m->p.recurrent[i])
+            recall(f, &m->layer[i], &pass, n_tok, first);
+        else
+            attention(f, &m->layer[i], line, n_tok, first);
         if (first < n_tok)
             feed_forward(f, &m->layer[i], n_tok, first);
     }

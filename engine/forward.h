@@ -14,6 +14,9 @@ enum { FORWARD_HEAD_ROWS = 8 }; /* rows of logits computed at once */
 
 struct forward;
 
+/* What tokens of this model leave behind in a timeline. */
+struct kv_shape forward_kv_shape(const struct model_params *p);
+
 /* Which hidden rows of a chunk are wanted afterwards: the last layer computes only those. */
 enum forward_want { FORWARD_NONE, FORWARD_LAST, FORWARD_ALL };
 

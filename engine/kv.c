@@ -50,12 +50,13 @@ uint64_t kv_most_bytes(const struct kv_shape *s, const struct preset *preset, in
     const struct page_shape fresh = {s->head_dim, preset->bits_k, preset->bits_v};
     uint64_t heads = (uint64_t)s->n_layer * (uint64_t)s->n_head_kv;
     int32_t n_block = kv_blocks_for(n_tok), n_rows = kv_open_blocks(n_chunk);
+    uint64_t states = KV_STATES_MOST * kv_state_bytes(s);
     if (!preset->bits_k)
-        return (uint64_t)n_block * kv_block_bytes(s);
+        return (uint64_t)n_block * kv_block_bytes(s) + states;
     n_rows = n_rows < n_block ? n_rows : n_block;
     /* What a chunk seals is not stepped down before it is done. */
     uint64_t n_fresh = n_rows > 2 ? (uint64_t)(n_rows - 2) : 0, n_old = (uint64_t)(n_block - n_rows);
-    return (uint64_t)n_rows * kv_block_bytes(s) + kv_tok_bytes(s) * KERN_SINK_PAD +
+    return (uint64_t)n_rows * kv_block_bytes(s) + kv_tok_bytes(s) * KERN_SINK_PAD + states +
            heads * (n_fresh * page_size(&fresh) + n_old * page_size(&least));
 }
 
@@ -386,6 +387,7 @@ struct kv_line *kv_line_fork(struct kv_line *src, int32_t n)
     l->n_tok = n;
     if (kv_remembers(l))
         remember(l, src);
+    kv_states_copy(l, src);
     kv_truncate(l, n);
     return l;
 }
@@ -403,6 +405,7 @@ void kv_line_free(struct kv_line *l)
     else
         l->pool->lines = l->next;
     kv_watch_free(l);
+    kv_states_free(l);
     l->pool->kern->ops->sync(l->pool->kern); /* masses on their way */
     free(l->block);
     free(l->layer);
@@ -432,7 +435,7 @@ int32_t kv_common(const struct kv_line *l, const int32_t *ids, int32_t n)
 
 uint64_t kv_line_bytes(const struct kv_line *l)
 {
-    uint64_t sum = 0;
+    uint64_t sum = kv_states_bytes(l);
     if (preset_simulated(&l->pool->preset))
         return kv_format_bytes(l);
     if (preset_lossy(&l->pool->preset))
@@ -445,7 +448,7 @@ uint64_t kv_line_bytes(const struct kv_line *l)
 
 int64_t kv_f16_bytes(const struct kv_line *l)
 {
-    return (int64_t)kv_block_bytes(&l->pool->shape) * kv_blocks_for(l->n_tok);
+    return (int64_t)(kv_block_bytes(&l->pool->shape) * (uint64_t)kv_blocks_for(l->n_tok) + kv_states_bytes(l));
 }
 
 enum status kv_unshare(struct kv_line *l, int32_t j, struct err *e)
@@ -475,7 +478,8 @@ uint64_t kv_reserve_bytes(const struct kv_line *l, int32_t n_more)
     int32_t end = l->n_tok + n_more, sealed = p->seals ? kv_sealed_end(end) : 0;
     int32_t n_rows = kv_blocks_for(end) - l->n_block + tail_is_shared(l);
     bool sinks = p->seals && (l->n_block == 0 || (l->n_tok < KERN_BLOCK_TOK && tail_is_shared(l)));
-    uint64_t sum = (uint64_t)(n_rows > 0 ? n_rows : 0) * p->rows_bytes + (sinks ? p->sink_bytes : 0);
+    uint64_t sum = (uint64_t)(n_rows > 0 ? n_rows : 0) * p->rows_bytes + (sinks ? p->sink_bytes : 0) +
+                   kv_states_reserve_bytes(l);
     for (int32_t j = 0; j < sealed; j++)
         if (j >= l->n_block || !l->block[j]->page)
             sum += kv_pages_bytes(p);
@@ -491,6 +495,7 @@ enum status kv_reserve(struct kv_line *l, int32_t n_more, struct err *e)
     if (tail_is_shared(l))
         TRY(kv_unshare(l, l->n_tok / KERN_BLOCK_TOK, e));
     TRY(kv_code_reserve(l, l->n_tok + n_more, e));
+    TRY(kv_states_reserve(l, e));
     if (need > l->block_cap)
         table_grow(l, need > 2 * l->block_cap ? need : 2 * l->block_cap);
     enum status s = OK;
@@ -559,6 +564,7 @@ void kv_commit(struct kv_line *l, const int32_t *ids, int32_t n)
     assert(n >= 0 && n <= kv_room(l));
     memcpy(l->ids + l->n_tok, ids, (size_t)n * sizeof *ids);
     l->n_tok += n;
+    kv_states_commit(l);
     kv_settle(l);
     kv_code_blocks(l);
 }
@@ -567,6 +573,7 @@ static void cut(struct kv_line *l, int32_t n)
 {
     l->pool->kern->ops->sync(l->pool->kern); /* masses of what goes */
     l->n_tok = n;
+    kv_states_cut(l, n);
     while (l->n_block > kv_blocks_for(n))
         kv_block_unref(l->pool, l->block[--l->n_block]);
     size_t n_row = (size_t)l->pool->shape.n_layer * (size_t)l->pool->shape.n_head_kv;
@@ -601,6 +608,17 @@ static void forget(struct kv_line *l)
     kv_watch_reset(l);
 }
 
+/* Cuts the line where its newest state at hand stands: at the beginning of a block. The one before
+ * is context, from its pages where its rows are gone. */
+static void step_back(struct kv_line *l)
+{
+    struct err e;
+    cut(l, kv_states_back(l, l->n_tok));
+    int32_t b = l->n_tok / KERN_BLOCK_TOK;
+    if (b > 0 && !l->block[b - 1]->rows && kv_thaw(l, b - 1, &e) != OK)
+        cut(l, 0);
+}
+
 void kv_truncate(struct kv_line *l, int32_t n)
 {
     assert(n >= 0 && n <= l->n_tok);
@@ -609,6 +627,10 @@ void kv_truncate(struct kv_line *l, int32_t n)
         return;
     }
     cut(l, n);
+    if (!kv_states_here(l)) {
+        step_back(l);
+        return;
+    }
     /* Position n reads rows of its own block and of the one before. Where they are gone, the block
      * before is read again; its own queries get the rows before it back from their pages. */
     int32_t b = n / KERN_BLOCK_TOK;
@@ -617,6 +639,10 @@ void kv_truncate(struct kv_line *l, int32_t n)
     struct err e;
     if (own && before)
         return;
+    if (l->pool->shape.n_state_layer > 0) {
+        step_back(l);
+        return;
+    }
     int32_t back = b > 0 ? b - 1 : 0;
     cut(l, back * KERN_BLOCK_TOK);
     if (back > 0 && kv_thaw(l, back - 1, &e) != OK)
@@ -640,6 +666,7 @@ void kv_repeat(struct kv_line *l, int32_t n)
     for (int32_t i = 0; i < p->shape.n_layer && sealed; i++)
         kv_seal(l, i, l->n_tok + n);
     l->n_tok += n;
+    kv_states_repeat(l);
     kv_settle(l);
     kv_code_blocks(l);
 }

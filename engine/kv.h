@@ -29,8 +29,11 @@
 struct kv_pool;
 struct kv_line;
 
+/* Layers with keys and values, and layers that keep a state of fixed size instead (engine/recurrent.h). */
 struct kv_shape {
     int32_t n_layer, n_head_kv, head_dim;
+    int32_t n_state_layer;
+    int64_t state_floats; /* of one */
 };
 
 /* Bits of the keys and values of a page. Pages step down a ladder, one tensor at a time. */
@@ -112,6 +115,17 @@ void kv_repeat(struct kv_line *l, int32_t n);
 float *kv_mass(struct kv_line *l, int32_t layer);
 void kv_count_query(struct kv_line *l, int32_t n);
 
+/* The states of the layers that keep one, dev [n_state_layer][state_floats] each, in a pass over n_tok
+ * tokens at the end of the line: read where it begins, written where it ends and, where n_mid > 0, after
+ * that many of its tokens. prompt_end: an answer begins behind it, so that the line may be cut near there
+ * (kv_state.c). Room must be reserved; what was written counts with the commit. */
+struct kv_pass {
+    const float *before;
+    float *mid, *after;
+    int32_t n_mid;
+};
+struct kv_pass kv_pass(struct kv_line *l, int32_t n_tok, bool prompt_end);
+
 /* The preset asks what attention falls on: then every row of every layer is to be answered with its
  * log-sum-exp, and kv_watch called with it. */
 bool kv_watches(const struct kv_line *l);
@@ -127,8 +141,8 @@ int32_t kv_chunk(const struct preset *preset);
 /* How many positions may be written without another reserve. */
 int32_t kv_room(const struct kv_line *l);
 /* Forgets everything from position n on, and what must be read again to go on from there: where
- * the rows around n were given back, up to 127 tokens before it, and where the preset drops or
- * weighs tokens all of them (read kv_n_tok). */
+ * the rows around n were given back, up to 127 tokens before it, where layers keep a state what follows the
+ * last state at hand, and where the preset drops or weighs tokens all of them (read kv_n_tok). */
 void kv_truncate(struct kv_line *l, int32_t n);
 
 /* Seals or codes, in this layer, what the rows up to n_tok_end - 1 read as pages; to be called after their

@@ -44,6 +44,29 @@ struct kv_watch {
     struct kv_rows how;    /* scale, softcap, n_head */
 };
 
+/* The state of all layers that keep one, at one position. */
+struct kv_state {
+    int32_t n_ref;
+    int32_t n_tok; /* behind so many tokens */
+    bool kept;     /* it is on disk */
+    float *dev;    /* [n_state_layer][state_floats] */
+};
+
+/* A line's states; all NULL where the model has no such layers. */
+struct kv_states {
+    struct kv_state *now; /* of the line as it is; NULL = not at hand, or nothing was read */
+    struct kv_state *next, *mid; /* for the next pass to write */
+    /* To go back to; each the same as another, or NULL. */
+    struct kv_state *before_prompt, *before_answer, *newest;
+    int32_t n_mid;   /* of the present pass */
+    bool prompt_end; /* so is the present pass */
+    bool answering;  /* tokens came one by one last */
+};
+enum {
+    KV_STATE_PLACES = 3,
+    KV_STATES_MOST = KV_STATE_PLACES + 3, /* of a line */
+};
+
 struct kv_pool {
     struct kern *kern;
     struct kv_line *lines; /* all lines of the pool */
@@ -80,6 +103,7 @@ struct kv_line {
     float *mass;                 /* attention that fell on each block, laid out as table */
     double n_query;              /* queries that mass is summed over, decayed alike */
     struct kv_watch watch;
+    struct kv_states states;
     int32_t evict_base; /* tokens at the end of the last prompt, what quotas are shares of; 0 = no
                            prompt yet. EVICT_LAG: tokens decided on */
 };
@@ -120,6 +144,25 @@ enum status kv_pages_copy(struct kv_pool *p, struct kv_block *b, struct err *e);
 void kv_settle(struct kv_line *l);
 /* Fills rows of block j again from its pages, as context for reading what follows it. */
 enum status kv_thaw(struct kv_line *l, int32_t j, struct err *e);
+
+/* kv_state.c */
+uint64_t kv_state_bytes(const struct kv_shape *s); /* of one; 0 = the model has none */
+/* What the next pass writes into. */
+uint64_t kv_states_reserve_bytes(const struct kv_line *l);
+enum status kv_states_reserve(struct kv_line *l, struct err *e);
+void kv_states_commit(struct kv_line *l); /* after the line has grown */
+void kv_states_repeat(struct kv_line *l); /* the line has grown by copies: its state is as it was */
+/* The line is cut to n tokens: what stands behind goes, what stands there becomes its state. */
+void kv_states_cut(struct kv_line *l, int32_t n);
+/* The i-th place to go back to; NULL = none. One state may be at several. */
+struct kv_state *kv_states_at(const struct kv_line *l, int32_t i);
+/* The newest of them that stands at most n tokens behind the beginning, where it stands; 0 = none. */
+int32_t kv_states_back(const struct kv_line *l, int32_t n);
+/* Whether reading can go on at the line's end. */
+bool kv_states_here(const struct kv_line *l);
+void kv_states_copy(struct kv_line *l, const struct kv_line *src);
+void kv_states_free(struct kv_line *l);
+uint64_t kv_states_bytes(const struct kv_line *l); /* shared ones count whole */
 
 /* kv_watch.c */
 void kv_watch_grow(struct kv_line *l, int32_t old_cap, int32_t cap); /* with the tables */

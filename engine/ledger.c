@@ -283,6 +283,7 @@ void ledger_tiers(const struct kv_line *l, int64_t ret[STATS_TIERS])
 static int32_t room(const struct kv_pool *p, double page_bytes, int32_t n_chunk)
 {
     double budget = (double)p->budget_bytes, rows = (double)p->rows_bytes;
+    budget = fmax(0, budget - KV_STATES_MOST * (double)kv_state_bytes(&p->shape));
     int64_t n_block = (int64_t)(budget / rows);
     if (p->seals) {
         double heads = (double)p->shape.n_layer * p->shape.n_head_kv;

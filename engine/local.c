@@ -49,8 +49,7 @@ enum status local_check_ids(const struct local *l, const int32_t *ids, int32_t n
 
 struct kv_shape local_kv_shape(const struct local *l)
 {
-    const struct model_params *p = &l->model->p;
-    return (struct kv_shape){p->n_layer, p->n_head_kv, p->head_dim};
+    return forward_kv_shape(&l->model->p);
 }
 
 struct engine_floor local_floor_info(const struct floor *f)

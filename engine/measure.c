@@ -79,8 +79,7 @@ enum status measure_logits(struct engine *en, const int32_t *ids, int32_t n,
     } else {
         /* Nothing is compressed unless a preset was asked for: these are the model's own logits. */
         struct kv_pool *own = NULL;
-        const struct kv_shape shape = {l->model->p.n_layer, l->model->p.n_head_kv,
-                                       l->model->p.head_dim};
+        const struct kv_shape shape = local_kv_shape(l);
         const struct preset *exact = presets_find("exact");
         if (!l->preset_asked)
             own = kv_pool_new(l->kern, &shape, exact,
@@ -152,7 +151,7 @@ static void count(struct local *l, double kv_tok, int32_t n, int32_t depth, doub
     double body_ops = all.ops - head.ops - (tied ? 0 : embed.ops);
     double seen = depth + (n + 1) / 2.0; /* positions a token looks at, on average */
     *ret_bytes = all.bytes - (tied ? 0 : embed.bytes) + kv_tok * seen;
-    *ret_ops = body_ops * n + head.ops + 4.0 * p->n_layer * p->n_head * p->head_dim * seen * n;
+    *ret_ops = body_ops * n + head.ops + 4.0 * p->n_layer_kv * p->n_head * p->head_dim * seen * n;
 }
 
 /* ret_seal_s is added to. */
@@ -363,8 +362,7 @@ static enum status judge_text(struct local *l, struct judging *j, const int32_t 
                               struct err *e)
 {
     const struct preset *pages = presets_find("8/8");
-    const struct kv_shape shape = {l->model->p.n_layer, l->model->p.n_head_kv,
-                                   l->model->p.head_dim};
+    const struct kv_shape shape = local_kv_shape(l);
     if (!kv_can_seal(&shape))
         pages = presets_find("exact");
     struct kv_pool *pool = kv_pool_new(l->kern, &shape, pages,
@@ -389,7 +387,7 @@ static enum status judge_open(struct local *l, struct judging *j, const char *co
                               int32_t n_preset, struct err *e)
 {
     const struct model_params *p = &l->model->p;
-    const struct sparse_shape shape = {p->n_layer, p->n_head, p->n_head_kv, p->head_dim};
+    const struct sparse_shape shape = {p->n_layer_kv, p->n_head, p->n_head_kv, p->head_dim};
     size_t size = JUDGE_ROWS * j->row * sizeof(float);
     j->dense = j->k->ops->alloc(j->k, size);
     j->out = j->k->ops->alloc(j->k, size);
@@ -484,8 +482,7 @@ enum status measure_floor(struct engine *en, struct engine_floor *ret, struct er
 {
     struct local *l = (struct local *)en;
     TRY(begin(l, e));
-    const struct kv_shape shape = {l->model->p.n_layer, l->model->p.n_head_kv,
-                                   l->model->p.head_dim};
+    const struct kv_shape shape = local_kv_shape(l);
     enum status s = OK;
     if (!kv_can_seal(&shape))
         s = err_set(e, ERR_UNSUPPORTED, "heads of %d channels are not compressed", shape.head_dim);

@@ -132,25 +132,41 @@ static enum status bind_feed_forward(struct model *m, int32_t i, struct err *e)
     return OK;
 }
 
-static enum status bind_layer(struct model *m, int32_t i, struct err *e)
+static enum status bind_recurrent(struct model *m, int32_t i, struct err *e)
+{
+    const struct gguf *g = m->gguf;
+    const struct model_params *p = &m->p;
+    struct model_layer *l = &m->layer[i];
+    int32_t d = p->n_embd, n = p->n_state_head, n_mix = model_mix_width(p), n_out = model_out_width(p);
+    if (n > 0) {
+        MAT(mix, "attn_qkv.weight", d, n_mix, 0, n_mix);
+        MAT(gate_out, "attn_gate.weight", d, n_out, 0, n_out);
+        MAT(alpha, "ssm_alpha.weight", d, n, 0, n);
+        MAT(beta, "ssm_beta.weight", d, n, 0, n);
+        MAT(o, "ssm_out.weight", n_out, d, 0, d);
+        VEC(taps, "ssm_conv1d.weight", true, n_mix * p->n_tap, 0, n_mix * p->n_tap);
+        VEC(decay, "ssm_a", true, n, 0, n);
+        VEC(dt, "ssm_dt.bias", true, n, 0, n);
+        VEC(state_norm, "ssm_norm.weight", true, p->state_dim, 0, p->state_dim);
+    } else {
+        MAT(gate_in, "shortconv.in_proj.weight", d, 3 * d, 0, d);
+        MAT(gate_out, "shortconv.in_proj.weight", d, 3 * d, d, d);
+        MAT(mix, "shortconv.in_proj.weight", d, 3 * d, 2 * d, d);
+        MAT(o, "shortconv.out_proj.weight", d, d, 0, d);
+        VEC(taps, "shortconv.conv.weight", true, d * p->n_tap, 0, d * p->n_tap);
+    }
+    return OK;
+}
+
+static enum status bind_attention(struct model *m, int32_t i, struct err *e)
 {
     const struct gguf *g = m->gguf;
     const struct model_params *p = &m->p;
     struct model_layer *l = &m->layer[i];
     int32_t n_q = p->n_head * p->head_dim, n_kv = p->n_head_kv * p->head_dim, d = p->n_embd;
-    bool pre = model_has(p, PRE_NORM), post = model_has(p, POST_NORM), by_row = model_has(p, QK_NORM_ROW);
-    bool qk_norm = model_has(p, QK_NORM) || by_row;
+    bool by_row = model_has(p, QK_NORM_ROW), qk_norm = model_has(p, QK_NORM) || by_row;
     int32_t n_q_norm = by_row ? n_q : p->head_dim, n_k_norm = by_row ? n_kv : p->head_dim;
 
-    VEC(attn_norm, "attn_norm.weight", pre || p->side_by_side, d, 0, d);
-    if (model_has(p, FFN_NORM_POST))
-        VEC(ffn_norm, "post_attention_norm.weight", pre, d, 0, d);
-    else
-        VEC(ffn_norm, "ffn_norm.weight", pre, d, 0, d);
-    if (post) {
-        VEC(attn_post_norm, "post_attention_norm.weight", true, d, 0, d);
-        VEC(ffn_post_norm, "post_ffw_norm.weight", true, d, 0, d);
-    }
     if (model_has(p, SINKS))
         VEC(sinks, "attn_sinks.weight", true, p->n_head, 0, p->n_head);
     VEC(q_norm, "attn_q_norm.weight", qk_norm, n_q_norm, 0, n_q_norm);
@@ -164,7 +180,8 @@ static enum status bind_layer(struct model *m, int32_t i, struct err *e)
         VEC(k_bias, "attn_qkv.bias", false, all, n_q, n_kv);
         VEC(v_bias, "attn_qkv.bias", false, all, n_q + n_kv, n_kv);
     } else {
-        MAT(q, "attn_q.weight", d, n_q, 0, n_q);
+        int32_t n_asked = p->q_gated ? 2 * n_q : n_q;
+        MAT(q, "attn_q.weight", d, n_asked, 0, n_asked);
         MAT(k, "attn_k.weight", d, n_kv, 0, n_kv);
         MAT(v, "attn_v.weight", d, n_kv, 0, n_kv);
         bool biased = model_has(p, QKV_BIAS);
@@ -180,6 +197,29 @@ static enum status bind_layer(struct model *m, int32_t i, struct err *e)
         l->rope = NULL;
     if (model_has(p, ROPE_SLIDING) && p->window && !p->sliding[i])
         l->rope = NULL;
+    return OK;
+}
+
+static enum status bind_layer(struct model *m, int32_t i, struct err *e)
+{
+    const struct gguf *g = m->gguf;
+    const struct model_params *p = &m->p;
+    struct model_layer *l = &m->layer[i];
+    int32_t d = p->n_embd;
+    bool pre = model_has(p, PRE_NORM), post = model_has(p, POST_NORM);
+
+    VEC(attn_norm, "attn_norm.weight", pre || p->side_by_side, d, 0, d);
+    if (model_has(p, FFN_NORM_POST))
+        VEC(ffn_norm, "post_attention_norm.weight", pre, d, 0, d);
+    else
+        VEC(ffn_norm, "ffn_norm.weight", pre, d, 0, d);
+    if (post) {
+        VEC(attn_post_norm, "post_attention_norm.weight", true, d, 0, d);
+        VEC(ffn_post_norm, "post_ffw_norm.weight", true, d, 0, d);
+    }
+    for (int32_t j = 0; j < i; j++)
+        l->at += p->recurrent[j] == p->recurrent[i];
+    TRY(p->recurrent[i] ? bind_recurrent(m, i, e) : bind_attention(m, i, e));
     return bind_feed_forward(m, i, e);
 }
 #undef MAT
@@ -260,8 +300,10 @@ static enum status read_model(struct model *m, struct err *e)
                  &m->embed, e));
     TRY(bind_mat(g, output ? output : embed, "output.weight", 0, m->p.n_embd, m->p.n_vocab, 0,
                  m->p.n_vocab, &m->output, e));
-    TRY(bind_vec(g, gguf_tensor_find(g, "output_norm.weight"), "output_norm.weight", 0, true,
-                 m->p.n_embd, 0, m->p.n_embd, &m->output_norm, e));
+    /* lfm2's converter gave it another name. */
+    const char *norm = model_has(&m->p, SHORT_CONV) ? "token_embd_norm.weight" : "output_norm.weight";
+    TRY(bind_vec(g, gguf_tensor_find(g, norm), norm, 0, true, m->p.n_embd, 0, m->p.n_embd,
+                 &m->output_norm, e));
     TRY(bind_vec(g, gguf_tensor_find(g, "output.bias"), "output.bias", 0, false, m->p.n_vocab, 0,
                  m->p.n_vocab, &m->output_bias, e));
     TRY(bind_rope_factors(m, "rope_freqs.weight", &m->rope_freqs, e));
@@ -347,13 +389,14 @@ void model_set_ctx(struct model *m, int32_t n_ctx)
 
 /* ---- weights ---- */
 
-enum { LAYER_MATS = 12 };
+enum { LAYER_MATS = 17 };
 
 static struct model_mat *layer_mat(struct model_layer *l, int i)
 {
     struct model_mat *mats[LAYER_MATS] = {
         &l->q,    &l->k,      &l->v,     &l->o,   &l->gate,  &l->up,
         &l->down, &l->router, &l->gates, &l->ups, &l->downs, &l->share,
+        &l->mix,  &l->gate_in, &l->gate_out, &l->alpha, &l->beta,
     };
     return mats[i];
 }
@@ -436,7 +479,7 @@ static enum status load_vec(struct model *m, struct model_vec *v, float scale, s
     return OK;
 }
 
-enum { LAYER_VECS = 18 };
+enum { LAYER_VECS = 22 };
 
 static struct model_vec *layer_vec(struct model_layer *l, int i)
 {
@@ -444,7 +487,8 @@ static struct model_vec *layer_vec(struct model_layer *l, int i)
         &l->attn_norm,  &l->q_norm,      &l->k_norm,     &l->attn_post_norm, &l->ffn_norm,
         &l->q_bias,     &l->k_bias,      &l->v_bias,     &l->o_bias,         &l->ffn_post_norm,
         &l->gate_bias,  &l->router_bias, &l->up_bias,    &l->down_bias,      &l->sinks,
-        &l->gates_bias, &l->ups_bias,    &l->downs_bias,
+        &l->gates_bias, &l->ups_bias,    &l->downs_bias, &l->taps,           &l->decay,
+        &l->dt,         &l->state_norm,
     };
     return vecs[i];
 }
@@ -548,6 +592,11 @@ uint64_t model_fingerprint(const struct model *m)
         XXH3_64bits_update(x, experts, sizeof experts);
         if (p->expert_sigmoid || p->expert_scale != 1) /* caches from before know neither */
             XXH3_64bits_update(x, &p->expert_scale, sizeof p->expert_scale);
+    }
+    if (p->n_tap > 0) {
+        const int32_t state[] = {p->n_tap, p->n_state_head, p->n_state_head_k, p->state_dim, p->q_gated};
+        XXH3_64bits_update(x, state, sizeof state);
+        XXH3_64bits_update(x, p->recurrent, (size_t)p->n_layer);
     }
     if (p->q_growth > 0) {
         XXH3_64bits_update(x, &p->q_growth, sizeof p->q_growth);

@@ -45,6 +45,10 @@ enum model_arch {
     MODEL_ERNIE4_5_MOE,
     MODEL_COHERE,
     MODEL_COHERE2,
+    MODEL_QWEN35,
+    MODEL_QWEN35MOE,
+    MODEL_LFM2,
+    MODEL_LFM2MOE,
 };
 
 /* Position encoding of one kind of layer, before n_ctx is known. */
@@ -83,9 +87,25 @@ struct model_params {
     struct model_rope_params rope, rope_local; /* local: sliding layers */
     int32_t window; /* positions seen by sliding layers; 0 = no such layers */
     bool sliding[MODEL_LAYERS];
+    bool q_gated; /* attention's answer is multiplied by the sigmoid of a gate as wide as it is */
+    /* Layers that keep a state instead of keys and values (engine/recurrent.h). */
+    bool recurrent[MODEL_LAYERS];
+    int32_t n_layer_kv; /* layers that keep keys and values */
+    int32_t n_tap;      /* of the others' convolution; 0 = there are none */
+    int32_t n_state_head, n_state_head_k, state_dim; /* gated delta rule; 0 = the convolution is all */
     int64_t n_param;
     char type[32]; /* what the file calls itself, e.g. "Q4_K_M", else the type that holds most weights */
 };
+
+/* Of a layer that keeps a state: channels of what its convolution reads, and of its answer. */
+static inline int32_t model_mix_width(const struct model_params *p)
+{
+    return p->n_state_head > 0 ? (2 * p->n_state_head_k + p->n_state_head) * p->state_dim : p->n_embd;
+}
+static inline int32_t model_out_width(const struct model_params *p)
+{
+    return p->n_state_head > 0 ? p->n_state_head * p->state_dim : p->n_embd;
+}
 
 /* A matrix bound to rows of a tensor; experts' matrices are one matrix, above each other. */
 struct model_mat {
@@ -104,7 +124,7 @@ struct model_vec {
 
 struct model_layer {
     struct model_vec attn_norm, q_norm, k_norm, attn_post_norm, ffn_norm, ffn_post_norm;
-    struct model_mat q, k, v, o;
+    struct model_mat q, k, v, o; /* q_gated: q's rows are each head's, then its gate's */
     /* The layer's network, or the expert that all tokens share beside the routed ones; or absent. */
     struct model_mat gate, up, down;
     struct model_mat router, gates, ups, downs; /* of routed experts, or absent */
@@ -115,6 +135,12 @@ struct model_layer {
     struct model_vec router_bias, gates_bias, ups_bias, downs_bias;
     const struct kern_rope *rope; /* NULL = positions are not encoded */
     int32_t window; /* 0 = sees everything */
+    int32_t at;     /* its number among the layers that keep what it keeps */
+    /* Of a layer that keeps a state: what the convolution reads (of the gated delta rule q, k and v above
+     * each other), and what its input (LFM2) and its answer are multiplied by. o is as in attention. */
+    struct model_mat mix, gate_in, gate_out;
+    struct model_mat alpha, beta; /* [n_state_head, n_embd] */
+    struct model_vec taps, decay, dt, state_norm;
 };
 
 struct model {

@@ -14,6 +14,7 @@ enum {
     MAX_VOCAB = 1 << 24,
     MAX_CTX = 1 << 30,
     MAX_EXPERTS = 1 << 12,
+    MAX_STATE_DIM = 256,
 };
 
 enum trait {
@@ -35,6 +36,8 @@ enum trait {
     SOME_DENSE = 1 << 15,  /* some layers have no experts */
     SIGMOID = 1 << 16,     /* see model_params */
     COHERE = 1 << 17,      /* LayerNorm, and one for both blocks, which lie side by side */
+    DELTA = 1 << 18,       /* some layers keep a state by the gated delta rule */
+    SHORT_CONV = 1 << 19,  /* some layers are short convolutions */
 };
 
 bool model_has(const struct model_params *p, unsigned trait); /* any of these */

@@ -50,6 +50,13 @@ static const struct arch {
      PRE_NORM | EXPERTS | EXPERT_NORM | SOME_SHARED | SOME_DENSE},
     {"command-r", MODEL_COHERE, KERN_ROPE_PAIRS, KERN_ACT_SILU, 0, COHERE},
     {"cohere2", MODEL_COHERE2, KERN_ROPE_PAIRS, KERN_ACT_SILU, 4, COHERE | ROPE_SLIDING},
+    {"qwen35", MODEL_QWEN35, KERN_ROPE_HALVES, KERN_ACT_SILU, 0,
+     PRE_NORM | QK_NORM | FFN_NORM_POST | DELTA},
+    {"qwen35moe", MODEL_QWEN35MOE, KERN_ROPE_HALVES, KERN_ACT_SILU, 0,
+     PRE_NORM | QK_NORM | FFN_NORM_POST | DELTA | EXPERTS | EXPERT_NORM | SHARED | SHARED_GATE},
+    {"lfm2", MODEL_LFM2, KERN_ROPE_HALVES, KERN_ACT_SILU, 0, PRE_NORM | QK_NORM | SHORT_CONV},
+    {"lfm2moe", MODEL_LFM2MOE, KERN_ROPE_HALVES, KERN_ACT_SILU, 0,
+     PRE_NORM | QK_NORM | SHORT_CONV | EXPERTS | EXPERT_NORM | SOME_DENSE},
     /* The language parts of models that also see: of text alone, their positions are plain. */
     {"qwen2vl", MODEL_QWEN2, KERN_ROPE_HALVES, KERN_ACT_SILU, 0, PRE_NORM | QKV_BIAS},
     {"qwen3vl", MODEL_QWEN3, KERN_ROPE_HALVES, KERN_ACT_SILU, 0, PRE_NORM | QK_NORM},
@@ -240,6 +247,75 @@ static enum status read_window(const struct gguf *g, struct model_params *p, str
     return OK;
 }
 
+/* Heads of keys and values; of lfm2 a list, where a layer with none is a convolution. */
+static enum status read_kv_heads(const struct gguf *g, struct model_params *p, struct err *e)
+{
+    char key[128];
+    const struct gguf_kv *kv = gguf_find(g, arch_key(p, "attention.head_count_kv", key));
+    int64_t v;
+    if (!model_has(p, SHORT_CONV) || !kv || kv->type != GGUF_ARRAY)
+        return get_int(g, p, "attention.head_count_kv", 1, p->n_head, p->n_head, &p->n_head_kv, e);
+    if (kv->n < (uint64_t)p->n_layer)
+        return err_set(e, ERR_FORMAT, "%s: '%s' has %llu entries for %d layers", gguf_path(g), key,
+                       (unsigned long long)kv->n, p->n_layer);
+    for (int32_t i = 0; i < p->n_layer; i++) {
+        if (!gguf_elem_i64(kv, (uint64_t)i, &v) || v < 0 || v > p->n_head)
+            return err_set(e, ERR_FORMAT, "%s: '%s' is not a list of numbers of heads, 0..%d",
+                           gguf_path(g), key, p->n_head);
+        if (v > 0 && p->n_head_kv > 0 && v != p->n_head_kv)
+            return err_set(e, ERR_UNSUPPORTED, "%s: '%s' differs between layers, which is not supported",
+                           gguf_path(g), key);
+        p->recurrent[i] = v == 0;
+        p->n_head_kv = v > 0 ? (int32_t)v : p->n_head_kv;
+    }
+    return OK;
+}
+
+/* Layers of the gated delta rule: a list, or all but the last of each period. */
+static enum status read_delta(const struct gguf *g, struct model_params *p, struct err *e)
+{
+    char key[128];
+    int32_t period, n_inner;
+    int64_t v;
+    TRY(get_int(g, p, "full_attention_interval", 1, MODEL_LAYERS, 4, &period, e));
+    const struct gguf_kv *kv = gguf_find(g, arch_key(p, "attention.recurrent_layers", key));
+    bool list = kv && kv->type == GGUF_ARRAY;
+    for (int32_t i = 0; i < p->n_layer; i++) {
+        if (list && !gguf_elem_i64(kv, (uint64_t)i, &v))
+            return err_set(e, ERR_FORMAT, "%s: '%s' is not a list of flags for %d layers", gguf_path(g),
+                           key, p->n_layer);
+        p->recurrent[i] = list ? v != 0 : (i + 1) % period != 0;
+    }
+    p->q_gated = true;
+    TRY(get_int(g, p, "ssm.state_size", 1, MAX_STATE_DIM, -1, &p->state_dim, e));
+    TRY(get_int(g, p, "ssm.time_step_rank", 1, MAX_HEADS, -1, &p->n_state_head, e));
+    TRY(get_int(g, p, "ssm.group_count", 1, p->n_state_head, -1, &p->n_state_head_k, e));
+    TRY(get_int(g, p, "ssm.inner_size", 1, MAX_FF, -1, &n_inner, e));
+    if (p->state_dim % KERN_ROW_STEP || p->n_state_head % p->n_state_head_k ||
+        n_inner != p->n_state_head * p->state_dim || p->head_dim % KERN_ROW_STEP)
+        return err_set(e, ERR_UNSUPPORTED,
+                       "%s: states of %d heads (%d of keys) of %d, %d channels in all, with attention heads "
+                       "of %d, are not supported",
+                       gguf_path(g), p->n_state_head, p->n_state_head_k, p->state_dim, n_inner,
+                       p->head_dim);
+    return OK;
+}
+
+/* Which layers keep a state, and how large it is. After the heads. */
+static enum status read_recurrent(const struct gguf *g, struct model_params *p, struct err *e)
+{
+    if (model_has(p, DELTA))
+        TRY(read_delta(g, p, e));
+    for (int32_t i = 0; i < p->n_layer; i++)
+        p->n_layer_kv += !p->recurrent[i];
+    if (p->n_layer_kv == 0)
+        return err_set(e, ERR_UNSUPPORTED, "%s: a model without attention is not supported", gguf_path(g));
+    if (p->n_layer_kv == p->n_layer)
+        return OK;
+    return get_int(g, p, model_has(p, DELTA) ? "ssm.conv_kernel" : "shortconv.l_cache", 2, KERN_CONV_TAPS,
+                   -1, &p->n_tap, e);
+}
+
 /* Values of expert_gating_func; there are others. */
 enum gating {
     GATING_BY_ARCH,
@@ -326,11 +402,11 @@ enum status model_read_params(const struct gguf *g, struct model_params *p, stru
     TRY(get_int(g, p, "embedding_length", 1, MAX_EMBD, -1, &p->n_embd, e));
     TRY(read_experts(g, p, e));
     TRY(get_int(g, p, "attention.head_count", 1, MAX_HEADS, -1, &p->n_head, e));
-    TRY(get_int(g, p, "attention.head_count_kv", 1, p->n_head, p->n_head, &p->n_head_kv, e));
+    TRY(read_kv_heads(g, p, e));
     TRY(get_int(g, p, "context_length", 1, MAX_CTX, -1, &p->n_ctx_train, e));
     TRY(get_int(g, p, "attention.key_length", 1, MAX_HEAD_DIM, p->n_embd / p->n_head, &len_k, e));
     TRY(get_int(g, p, "attention.value_length", 1, MAX_HEAD_DIM, len_k, &len_v, e));
-    if (p->n_head % p->n_head_kv)
+    if (p->n_head_kv > 0 && p->n_head % p->n_head_kv)
         return err_set(e, ERR_FORMAT, "%s: %d heads do not share %d KV heads evenly", gguf_path(g),
                        p->n_head, p->n_head_kv);
     if (len_k != len_v || len_k % 2 || len_k < 2 || len_k > MAX_HEAD_DIM)
@@ -339,6 +415,7 @@ enum status model_read_params(const struct gguf *g, struct model_params *p, stru
                        "supported",
                        gguf_path(g), len_k, len_v);
     p->head_dim = len_k;
+    TRY(read_recurrent(g, p, e));
     p->layer_norm = p->side_by_side = model_has(p, COHERE);
     TRY(get_float(
         g, p, p->layer_norm ? "attention.layer_norm_epsilon" : "attention.layer_norm_rms_epsilon",

@@ -45,7 +45,7 @@ uint64_t plan_available(void)
 static int32_t most_tok(const struct model_params *p, const struct preset *preset, int32_t n_chunk,
                         uint64_t room, uint64_t left)
 {
-    const struct kv_shape s = {p->n_layer, p->n_head_kv, p->head_dim};
+    const struct kv_shape s = forward_kv_shape(p);
     int32_t lo = 0, hi = INT32_MAX / KERN_BLOCK_TOK; /* lo fits, hi does not */
     while (hi - lo > 1) {
         int32_t mid = lo + (hi - lo) / 2;
@@ -70,7 +70,7 @@ static uint64_t headroom(uint64_t available)
 static enum status refuse(const struct model *m, const struct preset *preset, const struct plan *p,
                           uint64_t kv_budget, uint64_t left, struct err *e)
 {
-    const struct kv_shape s = {m->p.n_layer, m->p.n_head_kv, m->p.head_dim};
+    const struct kv_shape s = forward_kv_shape(&m->p);
     uint64_t least = kv_most_bytes(&s, preset, MIN_CTX, p->n_chunk);
     uint64_t room = kv_budget && kv_budget < left ? kv_budget : left;
     char need[32], have[32];
@@ -104,7 +104,7 @@ static enum status plan_chunks(const struct model *m, struct kern *k, const stru
                                int32_t n_ctx, uint64_t kv_budget, uint64_t available,
                                int32_t n_chunk, struct plan *ret, struct err *e)
 {
-    const struct kv_shape s = {m->p.n_layer, m->p.n_head_kv, m->p.head_dim};
+    const struct kv_shape s = forward_kv_shape(&m->p);
     struct plan p = {.available = available,
                      .kv_tok = kv_tok_bytes(&s),
                      .n_chunk = n_chunk,

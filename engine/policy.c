@@ -19,7 +19,7 @@ struct policy {
 
 static struct sparse_shape shape_of(const struct model_params *p)
 {
-    return (struct sparse_shape){p->n_layer, p->n_head, p->n_head_kv, p->head_dim};
+    return (struct sparse_shape){p->n_layer_kv, p->n_head, p->n_head_kv, p->head_dim};
 }
 
 uint64_t policy_bytes(const struct model_params *p, const struct preset *preset, int32_t n_tok,

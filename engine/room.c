@@ -31,7 +31,7 @@ static bool wants_floor(const struct preset *p)
 /* What is known of the layers, into a pool of the present preset. */
 static void set_care(const struct local *l, struct kv_pool *pool)
 {
-    int32_t n = l->model->p.n_layer;
+    int32_t n = l->model->p.n_layer_kv;
     struct kv_care *care = mem_calloc((size_t)n, sizeof *care);
     kv_care_usual(l->preset, n, care);
     if (l->floor.n > 0 && wants_floor(l->preset))

@@ -177,7 +177,7 @@ static void put(struct local *l, const struct trace *t, const struct look *w, do
     const struct model_params *p = &l->model->p;
     struct stats_trace got = {.timeline = t->timeline, .pos = t->pos, .on_rows = NAN};
     if (w) {
-        double rows = 0, all = (double)p->n_head * p->n_layer;
+        double rows = 0, all = (double)p->n_head * p->n_layer_kv;
         got.n = t->pos + 1;
         got.weight = mem_calloc((size_t)got.n, sizeof *got.weight);
         for (int32_t h = 0; h < p->n_head_kv; h++) {

@@ -245,8 +245,7 @@ struct engine_event *verify_run(struct local *l, const struct verify *v)
 {
     int32_t n = v->n < l->plan.n_ctx ? v->n : l->plan.n_ctx;
     struct run r = {.l = l, .v = v, .n = n, .start_s = local_now_s()};
-    const struct kv_shape shape = {l->model->p.n_layer, l->model->p.n_head_kv,
-                                   l->model->p.head_dim};
+    const struct kv_shape shape = local_kv_shape(l);
     struct err err;
     enum status s = check(&r, &shape, &err);
     if (s == OK) {

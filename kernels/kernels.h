@@ -244,7 +244,7 @@ struct kern_ops {
     /* score.h; NULL = pages are the host's (page_bounds). */
     void (*bounds)(struct kern *k, const struct kern_bounds *b);
     /* dst[t][i] = act(gate[t][i]) * up[t][i]; rows of n floats, stride apart in gate and up,
-     * packed in dst (dst_stride). dst may be gate. */
+     * packed in dst (dst_stride). dst may be gate or up. */
     void (*glu)(struct kern *k, float *dst, int32_t dst_stride, const float *gate, const float *up,
                 int32_t stride, int32_t n_tok, int32_t n, enum kern_act act);
     void (*add)(struct kern *k, float *dst, const float *x, size_t n);     /* dst += x */

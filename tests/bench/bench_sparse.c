@@ -382,7 +382,7 @@ static void run_model(struct kern *k, const char *path, const char *text_path, i
     model_set_ctx(m, n);
     must(model_load(m, k, NULL, NULL, &e), &e);
     must(forward_new(m, ROWS, &f, &e), &e);
-    struct kv_shape shape = {m->p.n_layer, m->p.n_head_kv, m->p.head_dim};
+    struct kv_shape shape = forward_kv_shape(&m->p);
     struct kv_pool *pool = kv_pool_new(k, &shape, presets_find("8/8"), (uint64_t)1 << 33);
     struct kv_line *line = kv_line_new(pool, n);
     struct sparse_shape heads = {m->p.n_layer, m->p.n_head, m->p.n_head_kv, m->p.head_dim};

@@ -68,7 +68,7 @@ static inline void bed_open_some(struct bed *b, struct kern *k, const char *path
     model_place(b->m, n_layer);
     bed_check(model_load(b->m, k, NULL, NULL, &e), &e);
     bed_check(forward_new(b->m, n_chunk, &b->f, &e), &e);
-    struct kv_shape s = {b->m->p.n_layer, b->m->p.n_head_kv, b->m->p.head_dim};
+    struct kv_shape s = forward_kv_shape(&b->m->p);
     b->pool = kv_pool_new(k, &s, NULL, 1u << 28);
     b->line = kv_line_new(b->pool, 1024);
 }

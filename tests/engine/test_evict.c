@@ -49,7 +49,7 @@ static void open_preset(struct bed *b, const struct preset *p)
     bed_open(b, kern, path, chunk ? chunk : 256);
     kv_line_free(b->line);
     kv_pool_free(b->pool);
-    const struct kv_shape s = {b->m->p.n_layer, b->m->p.n_head_kv, b->m->p.head_dim};
+    const struct kv_shape s = forward_kv_shape(&b->m->p);
     assert_int_equal(s.n_layer, LAYERS);
     b->pool = kv_pool_new(kern, &s, p, 1u << 28);
     b->line = kv_line_new(b->pool, 1024);

@@ -251,7 +251,7 @@ static void floor__budget__decides_how_deep_pages_may_go(void **state)
     struct err e;
     bed_check(gguf_open(path, &g, &e), &e);
     bed_check(model_read(g, &m, &e), &e);
-    const struct kv_shape shape = {m->p.n_layer, m->p.n_head_kv, m->p.head_dim};
+    const struct kv_shape shape = forward_kv_shape(&m->p);
     for (int32_t step = 3; step <= KV_STEPS; step++) { /* the first is the preset's own */
         struct preset p = *presets_find("adaptive");
         if (step < KV_STEPS)
@@ -288,7 +288,7 @@ static void squeeze(struct bed *b, struct kern *k, int floor_k, int floor_v, dou
     struct err e;
     kv_line_free(b->line);
     kv_pool_free(b->pool);
-    const struct kv_shape s = {b->m->p.n_layer, b->m->p.n_head_kv, b->m->p.head_dim};
+    const struct kv_shape s = forward_kv_shape(&b->m->p);
     b->pool = kv_pool_new(k, &s, presets_find("adaptive"), 1u << 28);
     b->line = kv_line_new(b->pool, 1024);
     for (int32_t i = 0; i < N; i++)
@@ -348,7 +348,7 @@ static void floor__mixed_depths__sealed_stepped_and_counted(void **state)
     bed_open(&b, k, path, 128);
     kv_line_free(b.line);
     kv_pool_free(b.pool);
-    const struct kv_shape s = {b.m->p.n_layer, b.m->p.n_head_kv, b.m->p.head_dim};
+    const struct kv_shape s = forward_kv_shape(&b.m->p);
     struct kv_care care[32];
     assert_true(s.n_layer >= 2 && s.n_layer <= 32);
     for (int32_t i = 0; i < N; i++)

@@ -461,7 +461,7 @@ static void keep__rest__of_a_line_that_just_came_back(void **state)
         struct kern *k = kern_open_cpu(NULL, 1);
         struct bed b;
         bed_open(&b, k, path, END);
-        const struct kv_shape s = {b.m->p.n_layer, b.m->p.n_head_kv, b.m->p.head_dim};
+        const struct kv_shape s = forward_kv_shape(&b.m->p);
         kv_line_free(b.line);
         kv_pool_free(b.pool);
         b.pool = kv_pool_new(k, &s, presets_find(presets[i]), 1u << 28);

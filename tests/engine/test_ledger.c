@@ -33,7 +33,7 @@ static int setup(void **state)
     bed_open(&bed, k, path, 256);
     kv_line_free(bed.line);
     kv_pool_free(bed.pool);
-    const struct kv_shape s = {bed.m->p.n_layer, bed.m->p.n_head_kv, bed.m->p.head_dim};
+    const struct kv_shape s = forward_kv_shape(&bed.m->p);
     bed.pool = kv_pool_new(k, &s, presets_find("adaptive"), 1u << 28);
     bed.line = kv_line_new(bed.pool, 1024);
     return 0;

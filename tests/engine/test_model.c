@@ -310,7 +310,7 @@ static void plan__make__lowers_or_refuses(void **state)
     assert_int_equal(p.n_ctx, 4096);
     assert_true(p.kv_budget >= p.kv && p.kv_budget <= 4 * p.kv);
     /* Block scores of sparse attention and the cache's tables grow with the context and are counted. */
-    const struct kv_shape shape = {m->p.n_layer, m->p.n_head_kv, m->p.head_dim};
+    const struct kv_shape shape = forward_kv_shape(&m->p);
     uint64_t scratch = p.scratch;
     assert_int_equal(plan_make(m, k, presets_find("exact"), 65536, 0, 64 * gib, &p, &e), OK);
     assert_int_equal(p.scratch - scratch,

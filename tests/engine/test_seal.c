@@ -22,7 +22,7 @@ static void bed_open_preset(struct bed *b, struct kern *k, const char *name)
     bed_open(b, k, path, 256);
     kv_line_free(b->line);
     kv_pool_free(b->pool);
-    const struct kv_shape s = {b->m->p.n_layer, b->m->p.n_head_kv, b->m->p.head_dim};
+    const struct kv_shape s = forward_kv_shape(&b->m->p);
     b->pool = kv_pool_new(k, &s, presets_find(name), 1u << 28);
     b->line = kv_line_new(b->pool, 1024);
     for (int32_t i = 0; i < N_TOK; i++)
