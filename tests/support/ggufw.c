@@ -96,6 +96,13 @@ void ggufw_strs(struct ggufw *w, const char *k, const char *const *v, size_t n)
         put_str(&w->kv, v[i]);
 }
 
+void ggufw_bools(struct ggufw *w, const char *k, const bool *v, size_t n)
+{
+    array(w, k, T_BOOL, n);
+    for (size_t i = 0; i < n; i++)
+        str_addc(&w->kv, v[i] ? 1 : 0);
+}
+
 void ggufw_i32s(struct ggufw *w, const char *k, const int32_t *v, size_t n)
 {
     array(w, k, T_I32, n);

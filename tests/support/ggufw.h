@@ -4,6 +4,7 @@
 #ifndef TESTS_SUPPORT_GGUFW_H
 #define TESTS_SUPPORT_GGUFW_H
 
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
@@ -17,6 +18,7 @@ void ggufw_f32(struct ggufw *w, const char *key, float v);
 void ggufw_bool(struct ggufw *w, const char *key, int v);
 void ggufw_str(struct ggufw *w, const char *key, const char *v);
 void ggufw_strs(struct ggufw *w, const char *key, const char *const *v, size_t n);
+void ggufw_bools(struct ggufw *w, const char *key, const bool *v, size_t n);
 void ggufw_i32s(struct ggufw *w, const char *key, const int32_t *v, size_t n);
 void ggufw_f32s(struct ggufw *w, const char *key, const float *v, size_t n);
 /* n_row rows of n_col (n_row 0 = a vector). */

@@ -20,7 +20,12 @@ enum {
     EXPERTS = 8,
     USED = 3,
     CTX = 64,
-    WINDOW = 24
+    WINDOW = 24,
+    WIDE_HEAD = 32, /* of attention between layers of the delta rule */
+    STATE = 32,     /* one head's, both ways */
+    KEY_HEADS = 2,
+    DELTA_TAPS = 4,
+    CONV_TAPS = 3
 };
 
 enum feature {
@@ -47,9 +52,14 @@ enum feature {
     SHARE = 1 << 20,   /* and its weight */
     LEAD = 1 << 21,    /* the first layer has no experts */
     PICK = 1 << 22,    /* a bias of the choice */
-    SIGMOID = 1 << 23, /* weights, made larger */
+    SIGMOID = 1 << 23, /* weights */
     DRAFT = 1 << 24,   /* a last layer that is not computed */
     COHERE = 1 << 25,  /* one norm, without its mean, and scaled logits */
+    SCALED = 1 << 26,  /* weights of experts, made larger */
+    DELTA = 1 << 27,   /* the gated delta rule in most layers, and gated attention in the others */
+    MARKED = 1 << 28,  /* which layers those are is listed, whatever the interval */
+    VALUES = 1 << 29,  /* twice as many heads of values as of keys */
+    CONV = 1 << 30,    /* short convolutions in most layers */
 };
 
 static const struct tiny {
@@ -80,11 +90,19 @@ static const struct tiny {
     {"ernie4_5", "ernie4_5", PRE | TIED},
     {"qwen2moe", "qwen2moe", PRE | BIASED | MOE | MOE_FF | SHARED | SHARE},
     {"glm4moe", "glm4moe",
-     PRE | FFN_POST | BIASED | PARTIAL | MOE | MOE_FF | SHARED | LEAD | PICK | SIGMOID | DRAFT},
+     PRE | FFN_POST | BIASED | PARTIAL | MOE | MOE_FF | SHARED | LEAD | PICK | SIGMOID | SCALED |
+         DRAFT},
     {"hunyuan-moe", "hunyuan-moe", PRE | QK | MOE | SHARED},
     {"ernie4_5-moe", "ernie4_5-moe", PRE | MOE | MOE_FF | SHARED | LEAD | PICK | TIED},
     {"command-r", "command-r", COHERE | TIED},
     {"cohere2", "cohere2", COHERE | SLIDING | TIED},
+    {"qwen35", "qwen35", PRE | FFN_POST | QK | PARTIAL | SECTIONS | DELTA | TIED},
+    {"qwen35-mtp", "qwen35",
+     PRE | FFN_POST | QK | PARTIAL | SECTIONS | DELTA | MARKED | VALUES | DRAFT},
+    {"qwen35moe", "qwen35moe",
+     PRE | FFN_POST | QK | PARTIAL | SECTIONS | DELTA | VALUES | MOE | MOE_FF | SHARED | SHARE},
+    {"lfm2", "lfm2", PRE | QK | CONV | TIED},
+    {"lfm2moe", "lfm2moe", PRE | QK | CONV | MOE | MOE_FF | LEAD | PICK | SIGMOID | TIED},
 };
 
 const char *tinymodel_name(int i)
@@ -108,6 +126,26 @@ bool tinymodel_mixture(int i)
 static int kv_heads(const struct tiny *m)
 {
     return m->features & ALL_KV ? HEADS : KV_HEADS;
+}
+
+static int head(const struct tiny *m)
+{
+    return m->features & DELTA ? WIDE_HEAD : HEAD;
+}
+
+/* Every how many-th layer attends, by the key. */
+static int interval(const struct tiny *m)
+{
+    return m->features & MOE ? 2 : 4;
+}
+
+static bool attends(const struct tiny *m, int layer)
+{
+    if (layer == LAYERS || !(m->features & (DELTA | CONV)))
+        return true;
+    if (m->features & (MARKED | CONV))
+        return layer == 2 || layer == 4;
+    return (layer + 1) % interval(m) == 0;
 }
 
 /* ---- a tensor list, and its values ---- */
@@ -139,14 +177,62 @@ static bool has_experts(const struct tiny *m, int layer)
     return m->features & MOE && !(m->features & LEAD && layer == 0);
 }
 
-static void add_layer(struct tensors *t, int layer, const struct tiny *m)
+/* kind: what a name ends with */
+static void add_in(struct tensors *t, int layer, const char *what, const char *kind, int64_t n_col,
+                   int64_t n_row, int64_t n_mat, float mean, float size)
 {
     char name[64];
-    int q = HEADS * HEAD, kv = kv_heads(m) * HEAD, moe = has_experts(m, layer) ? EXPERTS : 0;
-    int ff = moe && m->features & MOE_FF ? EXPERT_FF : FF;
+    snprintf(name, sizeof name, "blk.%d.%s%s", layer, what, kind);
+    add(t, name, n_col, n_row, n_mat, mean, size);
+}
+
 #define ADD(what, col, row, mat, mean, size)                                                       \
-    (snprintf(name, sizeof name, "blk.%d.%s.weight", layer, what),                                 \
-     add(t, name, col, row, mat, mean, size))
+    add_in(t, layer, what, ".weight", col, row, mat, mean, size)
+
+static void add_attention(struct tensors *t, int layer, const struct tiny *m)
+{
+    int q = HEADS * head(m), kv = kv_heads(m) * head(m);
+    if (m->features & (QK | QK_ROW)) {
+        ADD("attn_q_norm", m->features & QK ? head(m) : q, 0, 0, 1.2f, 0.4f);
+        ADD("attn_k_norm", m->features & QK ? head(m) : kv, 0, 0, 1.2f, 0.4f);
+    }
+    ADD("attn_q", D, m->features & DELTA ? 2 * q : q, 0, 0, 0.2f); /* gates too, head by head */
+    ADD("attn_k", D, kv, 0, 0, 0.2f);
+    ADD("attn_v", D, kv, 0, 0, 0.2f);
+    ADD("attn_output", q, D, 0, 0, 0.2f);
+}
+
+static int value_heads(const struct tiny *m)
+{
+    return m->features & VALUES ? 2 * KEY_HEADS : KEY_HEADS;
+}
+
+/* A state is halved within 1 to 1000 tokens. */
+static void add_delta(struct tensors *t, int layer, const struct tiny *m)
+{
+    int n = value_heads(m), values = n * STATE, all = 2 * KEY_HEADS * STATE + values;
+    ADD("attn_qkv", D, all, 0, 0, 0.2f);
+    ADD("attn_gate", D, values, 0, 0, 0.2f);
+    ADD("ssm_alpha", D, n, 0, 0, 0.1f);
+    ADD("ssm_beta", D, n, 0, 0, 0.2f);
+    ADD("ssm_conv1d", DELTA_TAPS, all, 0, 0, 0.4f);
+    add_in(t, layer, "ssm_dt", ".bias", n, 0, 0, -4, 1);
+    add_in(t, layer, "ssm_a", "", n, 0, 0, -3, 0.7f);
+    ADD("ssm_norm", STATE, 0, 0, 1, 0.5f);
+    ADD("ssm_out", values, D, 0, 0, 0.2f);
+}
+
+static void add_conv(struct tensors *t, int layer)
+{
+    ADD("shortconv.in_proj", D, 3 * D, 0, 0, 0.12f);
+    ADD("shortconv.conv", CONV_TAPS, D, 0, 0, 0.5f);
+    ADD("shortconv.out_proj", D, D, 0, 0, 0.2f);
+}
+
+static void add_layer(struct tensors *t, int layer, const struct tiny *m)
+{
+    int moe = has_experts(m, layer) ? EXPERTS : 0;
+    int ff = moe && m->features & MOE_FF ? EXPERT_FF : FF;
     if (m->features & PRE) {
         ADD("attn_norm", D, 0, 0, 1, 0.5f);
         ADD(m->features & FFN_POST ? "post_attention_norm" : "ffn_norm", D, 0, 0, 1, 0.5f);
@@ -157,14 +243,12 @@ static void add_layer(struct tensors *t, int layer, const struct tiny *m)
         ADD("post_attention_norm", D, 0, 0, 0.5f, 0.3f);
         ADD("post_ffw_norm", D, 0, 0, 0.5f, 0.3f);
     }
-    if (m->features & (QK | QK_ROW)) {
-        ADD("attn_q_norm", m->features & QK ? HEAD : q, 0, 0, 1.2f, 0.4f);
-        ADD("attn_k_norm", m->features & QK ? HEAD : kv, 0, 0, 1.2f, 0.4f);
-    }
-    ADD("attn_q", D, q, 0, 0, 0.2f);
-    ADD("attn_k", D, kv, 0, 0, 0.2f);
-    ADD("attn_v", D, kv, 0, 0, 0.2f);
-    ADD("attn_output", q, D, 0, 0, 0.2f);
+    if (attends(m, layer))
+        add_attention(t, layer, m);
+    else if (m->features & DELTA)
+        add_delta(t, layer, m);
+    else
+        add_conv(t, layer);
     if (moe)
         ADD("ffn_gate_inp", D, EXPERTS, 0, 0, 0.3f);
     int first = t->n;
@@ -183,7 +267,6 @@ static void add_layer(struct tensors *t, int layer, const struct tiny *m)
         ADD("ffn_gate_inp_shexp", D, 0, 0, 0, 0.3f);
     if (m->features & GPT_OSS)
         ADD("attn_sinks", HEADS, 0, 0, 1, 1);
-#undef ADD
     static const struct {
         const char *name;
         int64_t n, n_mat;
@@ -198,11 +281,21 @@ static void add_layer(struct tensors *t, int layer, const struct tiny *m)
                   {"ffn_up_exps", EXPERT_FF, EXPERTS, GPT_OSS},
                   {"ffn_down_exps", D, EXPERTS, GPT_OSS}};
     for (size_t i = 0; i < sizeof biases / sizeof *biases; i++)
-        if (m->features & biases[i].with && (moe || biases[i].with != PICK)) {
-            snprintf(name, sizeof name, "blk.%d.%s.bias", layer, biases[i].name);
-            add(t, name, biases[i].n, biases[i].n_mat, 0, 0, 0.3f);
-        }
+        if (m->features & biases[i].with && (moe || biases[i].with != PICK))
+            add_in(t, layer, biases[i].name, ".bias", biases[i].n, biases[i].n_mat, 0, 0, 0.3f);
 }
+
+/* A layer that drafts what follows the next token, from the last layer's output and that token. */
+static void add_draft(struct tensors *t, const struct tiny *m)
+{
+    int layer = LAYERS;
+    add_layer(t, layer, m);
+    ADD("nextn.eh_proj", 2 * D, D, 0, 0, 0.2f);
+    ADD("nextn.enorm", D, 0, 0, 1, 0.5f);
+    ADD("nextn.hnorm", D, 0, 0, 1, 0.5f);
+    ADD("nextn.shared_head_norm", D, 0, 0, 1, 0.5f);
+}
+#undef ADD
 
 /* mean + size * (about normal): integers and exactly rounded operations only. */
 static void write_values(struct ggufw *w, const struct tensor *t, uint32_t *state, bool plain)
@@ -239,12 +332,16 @@ static void write_keys(struct ggufw *w, const struct tiny *m)
     ggufw_u32(w, KEY("context_length"), 4096);
     ggufw_u32(w, KEY("embedding_length"), D);
     ggufw_u32(w, KEY("block_count"), m->features & DRAFT ? LAYERS + 1 : LAYERS);
-    ggufw_u32(w, KEY("feed_forward_length"), FF);
+    if (!(m->features & DELTA && m->features & MOE))
+        ggufw_u32(w, KEY("feed_forward_length"), FF);
     ggufw_u32(w, KEY("attention.head_count"), HEADS);
-    ggufw_u32(w, KEY("attention.head_count_kv"), (uint32_t)kv_heads(m));
+    if (!(m->features & CONV))
+        ggufw_u32(w, KEY("attention.head_count_kv"), (uint32_t)kv_heads(m));
     ggufw_f32(w, KEY("attention.layer_norm_rms_epsilon"), 1e-5f);
     ggufw_f32(w, KEY("rope.freq_base"), 10000);
-    ggufw_u32(w, KEY("rope.dimension_count"), m->features & PARTIAL ? HEAD / 2 : HEAD);
+    if (!(m->features & CONV))
+        ggufw_u32(w, KEY("rope.dimension_count"),
+                  (uint32_t)(m->features & PARTIAL ? head(m) / 2 : head(m)));
     ggufw_u32(w, KEY("vocab_size"), TINYMODEL_VOCAB);
     if (m->features & MOE) {
         ggufw_u32(w, KEY("expert_count"), EXPERTS);
@@ -259,8 +356,9 @@ static void write_keys(struct ggufw *w, const struct tiny *m)
         ggufw_u32(w, KEY("leading_dense_block_count"), 1);
         ggufw_u32(w, KEY("interleave_moe_layer_step"), 1);
     }
-    if (m->features & SIGMOID) {
+    if (m->features & SIGMOID)
         ggufw_u32(w, KEY("expert_gating_func"), 2);
+    if (m->features & SCALED) {
         ggufw_bool(w, KEY("expert_weights_norm"), 1);
         ggufw_f32(w, KEY("expert_weights_scale"), 1.5f);
     }
@@ -290,6 +388,29 @@ static void write_keys(struct ggufw *w, const struct tiny *m)
         ggufw_i32s(w, KEY("rope.dimension_sections"), sections, 4);
     if (m->features & SLIDING)
         ggufw_u32(w, KEY("attention.sliding_window"), WINDOW);
+    if (m->features & DELTA) {
+        ggufw_u32(w, KEY("attention.key_length"), WIDE_HEAD);
+        ggufw_u32(w, KEY("attention.value_length"), WIDE_HEAD);
+        ggufw_u32(w, KEY("ssm.conv_kernel"), DELTA_TAPS);
+        ggufw_u32(w, KEY("ssm.state_size"), STATE);
+        ggufw_u32(w, KEY("ssm.group_count"), KEY_HEADS);
+        ggufw_u32(w, KEY("ssm.time_step_rank"), (uint32_t)value_heads(m));
+        ggufw_u32(w, KEY("ssm.inner_size"), (uint32_t)value_heads(m) * STATE);
+        ggufw_u32(w, KEY("full_attention_interval"), (uint32_t)interval(m));
+    }
+    bool recurrent[LAYERS + 1];
+    int32_t n_kv[LAYERS + 1];
+    for (int l = 0; l <= LAYERS; l++) {
+        recurrent[l] = !attends(m, l);
+        n_kv[l] = recurrent[l] ? 0 : kv_heads(m);
+    }
+    if (m->features & MARKED)
+        ggufw_bools(w, KEY("attention.recurrent_layers"), recurrent,
+                    m->features & DRAFT ? LAYERS + 1 : LAYERS);
+    if (m->features & CONV) {
+        ggufw_i32s(w, KEY("attention.head_count_kv"), n_kv, LAYERS);
+        ggufw_u32(w, KEY("shortconv.l_cache"), CONV_TAPS);
+    }
 #undef KEY
 }
 
@@ -301,9 +422,11 @@ void tinymodel_write(int i, const char *path, bool plain)
     add(t, "token_embd.weight", D, TINYMODEL_VOCAB, 0, 0, m->features & TIED ? 0.4f : 1);
     if (!(m->features & TIED))
         add(t, "output.weight", D, TINYMODEL_VOCAB, 0, 0, 0.3f);
-    add(t, "output_norm.weight", D, 0, 0, 1, 0.5f);
+    add(t, m->features & CONV ? "token_embd_norm.weight" : "output_norm.weight", D, 0, 0, 1, 0.5f);
     for (int l = 0; l < LAYERS; l++)
         add_layer(t, l, m);
+    if (m->features & DRAFT && m->features & DELTA)
+        add_draft(t, m);
     struct ggufw *w = ggufw_open(path);
     write_keys(w, m);
     ggufw_byte_vocabulary(w, "llama-bpe", TINYMODEL_VOCAB);
