@@ -2,10 +2,11 @@
  *
  * usage: mkmodel SHAPE TYPE OUT.gguf
  *   SHAPE  llama-3.2-1b | llama-3.1-8b | qwen3-0.6b | smollm2-135m | qwen3-30b-a3b | gpt-oss-20b |
- * tiny, and :N after it for N layers only TYPE   Q4_K_M (the usual mix), or any weight type: F16
- * BF16 F32 Q8_0 Q4_0 Q4_K Q5_K Q6_K ...; MXFP4: experts only, Q8_0 for the rest Weights are N(0,
- * 0.02); what the model says means nothing, and its attention is dense. Every matrix is drawn from
- * one pool of quantised blocks, so that a 1 B file takes seconds. */
+ *          qwen35-0.8b | lfm2-1.2b | tiny, and :N after it for N layers only
+ *   TYPE   Q4_K_M (the usual mix), or any weight type: F16 BF16 F32 Q8_0 Q4_0 Q4_K Q5_K Q6_K ...;
+ *          MXFP4: experts only, Q8_0 for the rest
+ * Weights are N(0, 0.02); what the model says means nothing, and its attention is dense. Every
+ * matrix is drawn from one pool of quantised blocks, so that a 1 B file takes seconds. */
 #include <math.h>
 #include <stdbool.h>
 #include <stdio.h>
@@ -21,7 +22,10 @@ struct shape {
     float base, eps;
     bool tied, qk_norm;
     int n_expert, n_used; /* 0 = dense; else ff is an expert's */
+    uint32_t attends;     /* a bit for each layer, the others keep a state; 0 = every layer */
 };
+
+enum { MAX_MARKED = 32 };
 
 static struct shape shapes[] = {
     {"llama-3.2-1b", "llama", "llama-bpe", 16, 2048, 32, 8, 64, 8192, 128256, 500000, 1e-5f, true,
@@ -36,10 +40,28 @@ static struct shape shapes[] = {
      true, 128, 8},
     {"gpt-oss-20b", "gpt-oss", "gpt-4o", 24, 2880, 64, 8, 64, 2880, 201088, 150000, 1e-5f, false,
      false, 32, 4},
+    {"qwen35-0.8b", "qwen35", "qwen35", 24, 1024, 8, 2, 256, 3584, 248320, 10000000, 1e-6f, true,
+     true, 0, 0, 0x888888},
+    {"lfm2-1.2b", "lfm2", "lfm2", 16, 2048, 32, 8, 64, 8192, 65536, 1000000, 1e-5f, true, true, 0,
+     0, 1 << 2 | 1 << 5 | 1 << 8 | 1 << 10 | 1 << 12 | 1 << 14},
     {"tiny", "llama", "llama-bpe", 2, 256, 4, 2, 64, 512, 512, 10000, 1e-5f, true, false, 0, 0},
 };
 
 enum { POOL_ELEMS = 1 << 20 };
+
+/* Of qwen35: layers with the gated delta rule, as many heads of keys as of values, and rotation. */
+enum { INTERVAL = 4, STATE_HEADS = 16, STATE = 128, DELTA_TAPS = 4, ROTATED = 64 };
+enum { LFM2_TAPS = 3 };
+
+static bool is_arch(const struct shape *s, const char *arch)
+{
+    return !strcmp(s->arch, arch);
+}
+
+static bool attends(const struct shape *s, int layer)
+{
+    return !s->attends || s->attends >> layer & 1;
+}
 
 struct pool {
     enum kern_type type;
@@ -91,8 +113,9 @@ static struct pool *pool_for(enum kern_type type)
 struct tensor {
     char name[64];
     enum kern_type type;
-    int64_t n_col, n_row; /* n_row 0 = a vector of ones */
+    int64_t n_col, n_row; /* n_row 0 = a vector */
     int64_t n_mat;        /* as ggufw_stack's */
+    float value;          /* of a vector */
 };
 
 static struct tensor tensors[1024];
@@ -127,24 +150,32 @@ static void plan(const char *name, enum kern_type type, int64_t n_col, int64_t n
     t->n_col = n_col;
     t->n_row = n_row;
     t->n_mat = n_mat;
+    t->value = 1;
 }
 
-static void plan_layer(const struct shape *s, int b, enum kern_type main_type,
-                       enum kern_type more_type)
+/* A weight of layer b. */
+static void plan_in(int b, const char *what, enum kern_type type, int64_t n_col, int64_t n_row,
+                    int64_t n_mat)
 {
     char name[64];
-#define PLAN(what, type, n_col, n_row, n_mat)                                                      \
-    do {                                                                                           \
-        snprintf(name, sizeof name, "blk.%d.%s.weight", b, what);                                  \
-        plan(name, type, n_col, n_row, n_mat);                                                     \
-    } while (0)
+    snprintf(name, sizeof name, "blk.%d.%s.weight", b, what);
+    plan(name, type, n_col, n_row, n_mat);
+}
+#define PLAN(what, type, n_col, n_row, n_mat) plan_in(b, what, type, n_col, n_row, n_mat)
+
+static void plan_vector(int b, const char *what, int64_t n, float value)
+{
+    char name[64];
+    snprintf(name, sizeof name, "blk.%d.%s", b, what);
+    plan(name, KERN_F32, n, 0, 0);
+    tensors[n_tensor - 1].value = value;
+}
+
+static void plan_attention(const struct shape *s, int b, enum kern_type main_type,
+                           enum kern_type more_type)
+{
     int q = s->n_head * s->head_dim, kv = s->n_kv * s->head_dim;
-    bool oss = !strcmp(s->arch, "gpt-oss");
-    enum kern_type expert_type = main_type;
-    if (main_type == KERN_MXFP4)
-        main_type = more_type = KERN_Q8_0;
-    PLAN("attn_norm", KERN_F32, s->d, 0, 0);
-    PLAN("attn_q", main_type, s->d, q, 0);
+    PLAN("attn_q", main_type, s->d, is_arch(s, "qwen35") ? 2 * q : q, 0); /* gates too */
     PLAN("attn_k", main_type, s->d, kv, 0);
     PLAN("attn_v", more_type, s->d, kv, 0);
     PLAN("attn_output", main_type, q, s->d, 0);
@@ -152,7 +183,48 @@ static void plan_layer(const struct shape *s, int b, enum kern_type main_type,
         PLAN("attn_q_norm", KERN_F32, s->head_dim, 0, 0);
         PLAN("attn_k_norm", KERN_F32, s->head_dim, 0, 0);
     }
-    PLAN(oss ? "post_attention_norm" : "ffn_norm", KERN_F32, s->d, 0, 0);
+}
+
+/* A state is halved in about 14 tokens. */
+static void plan_delta(const struct shape *s, int b, enum kern_type main_type,
+                       enum kern_type qkv_type)
+{
+    int n = STATE_HEADS * STATE;
+    PLAN("attn_qkv", qkv_type, s->d, 3 * n, 0);
+    PLAN("attn_gate", main_type, s->d, n, 0);
+    PLAN("ssm_alpha", main_type, s->d, STATE_HEADS, 0);
+    PLAN("ssm_beta", main_type, s->d, STATE_HEADS, 0);
+    PLAN("ssm_conv1d", KERN_F32, DELTA_TAPS, 3 * n, 0);
+    plan_vector(b, "ssm_dt.bias", STATE_HEADS, -3);
+    plan_vector(b, "ssm_a", STATE_HEADS, -1);
+    PLAN("ssm_norm", KERN_F32, STATE, 0, 0);
+    PLAN("ssm_out", main_type, n, s->d, 0);
+}
+
+static void plan_conv(const struct shape *s, int b, enum kern_type main_type)
+{
+    PLAN("shortconv.in_proj", main_type, s->d, 3 * s->d, 0);
+    PLAN("shortconv.conv", KERN_F32, LFM2_TAPS, s->d, 0);
+    PLAN("shortconv.out_proj", main_type, s->d, s->d, 0);
+}
+
+static void plan_layer(const struct shape *s, int b, enum kern_type main_type,
+                       enum kern_type more_type, enum kern_type qkv_type)
+{
+    char name[64];
+    int q = s->n_head * s->head_dim, kv = s->n_kv * s->head_dim;
+    bool oss = is_arch(s, "gpt-oss"), delta = is_arch(s, "qwen35");
+    enum kern_type expert_type = main_type;
+    if (main_type == KERN_MXFP4)
+        main_type = more_type = qkv_type = KERN_Q8_0;
+    PLAN("attn_norm", KERN_F32, s->d, 0, 0);
+    if (attends(s, b))
+        plan_attention(s, b, main_type, more_type);
+    else if (delta)
+        plan_delta(s, b, main_type, qkv_type);
+    else
+        plan_conv(s, b, main_type);
+    PLAN(oss || delta ? "post_attention_norm" : "ffn_norm", KERN_F32, s->d, 0, 0);
     if (s->n_expert)
         PLAN("ffn_gate_inp", KERN_F32, s->d, s->n_expert, 0);
     PLAN(s->n_expert ? "ffn_gate_exps" : "ffn_gate", expert_type, s->d, s->ff, s->n_expert);
@@ -161,7 +233,6 @@ static void plan_layer(const struct shape *s, int b, enum kern_type main_type,
          expert_type == KERN_MXFP4 ? expert_type : more_type, s->ff, s->d, s->n_expert);
     if (oss)
         PLAN("attn_sinks", KERN_F32, s->n_head, 0, 0);
-#undef PLAN
     const struct {
         const char *name;
         int n, n_mat;
@@ -178,15 +249,16 @@ static void plan_layer(const struct shape *s, int b, enum kern_type main_type,
         plan(name, KERN_F32, biases[i].n, biases[i].n_mat, 0);
     }
 }
+#undef PLAN
 
 static void write_tensor(struct ggufw *w, const struct tensor *t)
 {
     if (t->n_row == 0) {
-        float *ones = mem_alloc((size_t)t->n_col * sizeof *ones);
+        float *x = mem_alloc((size_t)t->n_col * sizeof *x);
         for (int64_t i = 0; i < t->n_col; i++)
-            ones[i] = 1;
-        ggufw_data(w, ones, (size_t)t->n_col * sizeof *ones);
-        free(ones);
+            x[i] = t->value;
+        ggufw_data(w, x, (size_t)t->n_col * sizeof *x);
+        free(x);
         return;
     }
     struct pool *p = pool_for(t->type);
@@ -215,23 +287,42 @@ static void write_header(struct ggufw *w, const struct shape *s)
     ggufw_u32(w, KEY("block_count"), (uint32_t)s->n_layer);
     ggufw_u32(w, KEY("feed_forward_length"), (uint32_t)s->ff);
     ggufw_u32(w, KEY("attention.head_count"), (uint32_t)s->n_head);
-    ggufw_u32(w, KEY("attention.head_count_kv"), (uint32_t)s->n_kv);
+    if (!is_arch(s, "lfm2"))
+        ggufw_u32(w, KEY("attention.head_count_kv"), (uint32_t)s->n_kv);
     ggufw_u32(w, KEY("attention.key_length"), (uint32_t)s->head_dim);
     ggufw_u32(w, KEY("attention.value_length"), (uint32_t)s->head_dim);
     ggufw_f32(w, KEY("attention.layer_norm_rms_epsilon"), s->eps);
     ggufw_f32(w, KEY("rope.freq_base"), s->base);
-    ggufw_u32(w, KEY("rope.dimension_count"), (uint32_t)s->head_dim);
+    ggufw_u32(w, KEY("rope.dimension_count"),
+              is_arch(s, "qwen35") ? ROTATED : (uint32_t)s->head_dim);
     ggufw_u32(w, KEY("vocab_size"), (uint32_t)s->vocab);
     if (s->n_expert) {
         ggufw_u32(w, KEY("expert_count"), (uint32_t)s->n_expert);
         ggufw_u32(w, KEY("expert_used_count"), (uint32_t)s->n_used);
         ggufw_u32(w, KEY("expert_feed_forward_length"), (uint32_t)s->ff);
     }
-    if (!strcmp(s->arch, "gpt-oss")) {
+    if (is_arch(s, "gpt-oss")) {
         ggufw_u32(w, KEY("attention.sliding_window"), 128);
         ggufw_str(w, KEY("rope.scaling.type"), "yarn");
         ggufw_f32(w, KEY("rope.scaling.factor"), 32);
         ggufw_u32(w, KEY("rope.scaling.original_context_length"), 4096);
+    }
+    static const int32_t sections[] = {11, 11, 10, 0};
+    if (is_arch(s, "qwen35")) {
+        ggufw_i32s(w, KEY("rope.dimension_sections"), sections, 4);
+        ggufw_u32(w, KEY("ssm.conv_kernel"), DELTA_TAPS);
+        ggufw_u32(w, KEY("ssm.state_size"), STATE);
+        ggufw_u32(w, KEY("ssm.group_count"), STATE_HEADS);
+        ggufw_u32(w, KEY("ssm.time_step_rank"), STATE_HEADS);
+        ggufw_u32(w, KEY("ssm.inner_size"), STATE_HEADS * STATE);
+        ggufw_u32(w, KEY("full_attention_interval"), INTERVAL);
+    }
+    if (is_arch(s, "lfm2")) {
+        int32_t n_kv[MAX_MARKED];
+        for (int b = 0; b < s->n_layer; b++)
+            n_kv[b] = attends(s, b) ? s->n_kv : 0;
+        ggufw_i32s(w, KEY("attention.head_count_kv"), n_kv, (size_t)s->n_layer);
+        ggufw_u32(w, KEY("shortconv.l_cache"), LFM2_TAPS);
     }
 #undef KEY
 }
@@ -257,23 +348,28 @@ int main(int argc, char **argv)
             s = &shapes[i];
     if (s && layers)
         s->n_layer = atoi(layers);
+    if (s && s->attends && s->n_layer > MAX_MARKED) {
+        fprintf(stderr, "mkmodel: %s has at most %d layers\n", s->name, MAX_MARKED);
+        return 2;
+    }
     bool mix = argc == 4 && !strcmp(argv[2], "Q4_K_M");
     enum kern_type type = KERN_Q4_K;
     if (!s || (!mix && !parse_type(argv[2], &type))) {
         fprintf(stderr, "usage: mkmodel "
                         "llama-3.2-1b|llama-3.1-8b|qwen3-0.6b|smollm2-135m|qwen3-30b-a3b|gpt-oss-"
-                        "20b|tiny[:LAYERS] TYPE|Q4_K_M OUT.gguf\n");
+                        "20b|qwen35-0.8b|lfm2-1.2b|tiny[:LAYERS] TYPE|Q4_K_M OUT.gguf\n");
         return 2;
     }
     enum kern_type embd = mix ? KERN_Q6_K : type == KERN_MXFP4 ? KERN_Q8_0 : type;
     plan("token_embd.weight", s->tied || type == KERN_MXFP4 ? embd : type, s->d, s->vocab, 0);
     if (!s->tied)
         plan("output.weight", embd, s->d, s->vocab, 0);
-    plan("output_norm.weight", KERN_F32, s->d, 0, 0);
+    plan(is_arch(s, "lfm2") ? "token_embd_norm.weight" : "output_norm.weight", KERN_F32, s->d, 0,
+         0);
     for (int b = 0; b < s->n_layer; b++) {
         /* the mix gives more bits to the first and last eighth and every third layer between */
         bool more = b < s->n_layer / 8 || b >= 7 * s->n_layer / 8 || (b - s->n_layer / 8) % 3 == 2;
-        plan_layer(s, b, type, mix && more ? KERN_Q6_K : type);
+        plan_layer(s, b, type, mix && more ? KERN_Q6_K : type, mix ? KERN_Q5_K : type);
     }
     struct ggufw *w = ggufw_open(argv[3]);
     write_header(w, s);
