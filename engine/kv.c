@@ -586,6 +586,8 @@ static void cut(struct kv_line *l, int32_t n)
         l->kept_seen = n / KERN_BLOCK_TOK;
     if (l->kept_block > n / KERN_BLOCK_TOK)
         l->kept_block = 0;
+    if (l->kept_state > n)
+        l->kept_state = 0;
     if (l->kept_end > n)
         l->kept_end = n - n % KV_IO_ROWS_TOK;
     int32_t tail = n / KERN_BLOCK_TOK;

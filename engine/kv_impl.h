@@ -95,6 +95,7 @@ struct kv_line {
     int32_t kept_seen;  /* blocks before this one were looked at by keep_blocks */
     int32_t kept_block; /* kept_hash is the hash of the ids of that many blocks */
     uint64_t kept_hash;
+    int32_t kept_state;          /* where the last state that was put on disk stands */
     int32_t kept_from, kept_end; /* the window's rows of these positions are on disk */
     struct kv_block **block; /* [block_cap] */
     int32_t n_block, block_cap;
@@ -160,6 +161,8 @@ struct kv_state *kv_states_at(const struct kv_line *l, int32_t i);
 int32_t kv_states_back(const struct kv_line *l, int32_t n);
 /* Whether reading can go on at the line's end. */
 bool kv_states_here(const struct kv_line *l);
+/* The state at hand, which was reserved, was filled with what stands at the line's end. */
+void kv_states_filled(struct kv_line *l);
 void kv_states_copy(struct kv_line *l, const struct kv_line *src);
 void kv_states_free(struct kv_line *l);
 uint64_t kv_states_bytes(const struct kv_line *l); /* shared ones count whole */

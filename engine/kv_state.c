@@ -173,7 +173,18 @@ void kv_states_cut(struct kv_line *l, int32_t n)
         else if (*s && (*s)->n_tok == n)
             take(l, &t->now, *s);
     }
+    if (!t->newest)
+        take(l, &t->newest, t->before_answer ? t->before_answer : t->before_prompt);
     t->answering = false;
+    if (t->next)
+        t->next->n_tok = 0; /* of a pass that came to nothing */
+}
+
+void kv_states_filled(struct kv_line *l)
+{
+    l->states.now->n_tok = l->n_tok;
+    if (l->n_tok % KERN_BLOCK_TOK == 0)
+        take(l, &l->states.newest, l->states.now);
 }
 
 void kv_states_copy(struct kv_line *l, const struct kv_line *src)

@@ -7,6 +7,7 @@
 #include "engine/decode.h"
 #include "engine/local.h"
 #include "engine/prefill.h"
+#include "engine/recurrent.h"
 #include "engine/room.h"
 #include "kernels/limits.h"
 #include "kernels/timed.h"
@@ -150,8 +151,10 @@ static void count(struct local *l, double kv_tok, int32_t n, int32_t depth, doub
     bool tied = l->model->output.t == l->model->embed.t;
     double body_ops = all.ops - head.ops - (tied ? 0 : embed.ops);
     double seen = depth + (n + 1) / 2.0; /* positions a token looks at, on average */
-    *ret_bytes = all.bytes - (tied ? 0 : embed.bytes) + kv_tok * seen;
-    *ret_ops = body_ops * n + head.ops + 4.0 * p->n_layer_kv * p->n_head * p->head_dim * seen * n;
+    double state = (double)recurrent_state_floats(p) * (p->n_layer - p->n_layer_kv);
+    *ret_bytes = all.bytes - (tied ? 0 : embed.bytes) + kv_tok * seen + 2 * sizeof(float) * state;
+    /* Each number of a state fades, is asked twice and is added to. */
+    *ret_ops = body_ops * n + head.ops + 7 * state * n + 4.0 * p->n_layer_kv * p->n_head * p->head_dim * seen * n;
 }
 
 /* ret_seal_s is added to. */
