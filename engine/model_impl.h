@@ -10,7 +10,7 @@ enum {
     MAX_EMBD = 1 << 17,
     MAX_FF = 1 << 20,
     MAX_HEADS = 1024,
-    MAX_HEAD_DIM = 512,
+    MAX_HEAD_DIM = 256, /* wider ones have no kernels */
     MAX_VOCAB = 1 << 24,
     MAX_CTX = 1 << 30,
     MAX_EXPERTS = 1 << 12,

@@ -12,6 +12,7 @@
 #include "engine/plan.h"
 #include "engine/policy.h"
 #include "tests/engine/bed.h"
+#include "tests/support/ggufw.h"
 #include "tests/support/tinymodel.h"
 
 /* Replaces a u32 or f32 metadata value of a file. */
@@ -126,7 +127,7 @@ static void model__read__refuses_numbers_that_do_not_fit(void **state)
     }
 }
 
-static void model__read__refuses_experts_that_do_not_fit(void **state)
+static void model__read__refuses_parts_that_do_not_fit(void **state)
 {
     static const struct {
         const char *name, *key;
@@ -149,6 +150,20 @@ static void model__read__refuses_experts_that_do_not_fit(void **state)
         {"granite", "granite.residual_scale", 0},
         {"granite", "granite.logit_scale", 0xff800000}, /* -inf */
         {"mistral3", "mistral3.rope.dimension_count", 8},
+        {"qwen35", "qwen35.ssm.state_size", 0},
+        {"qwen35", "qwen35.ssm.state_size", 24},
+        {"qwen35", "qwen35.ssm.state_size", 1u << 20},
+        {"qwen35", "qwen35.ssm.time_step_rank", 3},
+        {"qwen35", "qwen35.ssm.group_count", 0},
+        {"qwen35", "qwen35.ssm.inner_size", 32},
+        {"qwen35", "qwen35.ssm.conv_kernel", 1},
+        {"qwen35", "qwen35.ssm.conv_kernel", 1u << 30},
+        {"qwen35", "qwen35.full_attention_interval", 0},
+        {"qwen35", "qwen35.full_attention_interval", 1}, /* layers without the tensors of attention */
+        {"qwen35", "qwen35.full_attention_interval", 7}, /* no attention at all */
+        {"lfm2", "lfm2.shortconv.l_cache", 9},
+        {"lfm2", "lfm2.shortconv.l_cache", 2},
+        {"lfm2", "lfm2.attention.head_count", 0},
     };
     for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) {
         char path[1024];
@@ -157,6 +172,49 @@ static void model__read__refuses_experts_that_do_not_fit(void **state)
         patch(path, bad[i].key, &bad[i].value);
         check_refused(path, bad[i].key);
     }
+}
+
+/* All tensors fit the numbers; only the kernels do not. */
+static void model__read__refuses_heads_that_are_too_wide(void **state)
+{
+    enum { WIDTH = 32, HEAD = 512, N_VOCAB = 288 };
+    static const struct {
+        const char *name;
+        int32_t n_col, n_row;
+    } tensors[] = {
+        {"token_embd.weight", WIDTH, N_VOCAB},     {"output_norm.weight", WIDTH, 0},
+        {"blk.0.attn_norm.weight", WIDTH, 0},      {"blk.0.ffn_norm.weight", WIDTH, 0},
+        {"blk.0.attn_q.weight", WIDTH, HEAD},      {"blk.0.attn_k.weight", WIDTH, HEAD},
+        {"blk.0.attn_v.weight", WIDTH, HEAD},      {"blk.0.attn_output.weight", HEAD, WIDTH},
+        {"blk.0.ffn_gate.weight", WIDTH, WIDTH},   {"blk.0.ffn_up.weight", WIDTH, WIDTH},
+        {"blk.0.ffn_down.weight", WIDTH, WIDTH},
+    };
+    static const struct {
+        const char *key;
+        uint32_t value;
+    } keys[] = {
+        {"llama.context_length", 512},       {"llama.embedding_length", WIDTH},
+        {"llama.block_count", 1},            {"llama.feed_forward_length", WIDTH},
+        {"llama.attention.head_count", 1},   {"llama.attention.key_length", HEAD},
+        {"llama.attention.value_length", HEAD},
+    };
+    static const float zeros[HEAD * N_VOCAB];
+    char path[64];
+    snprintf(path, sizeof path, "/tmp/dogear-model-%d.gguf", (int)getpid());
+    struct ggufw *w = ggufw_open(path);
+    ggufw_str(w, "general.architecture", "llama");
+    for (size_t i = 0; i < sizeof keys / sizeof *keys; i++)
+        ggufw_u32(w, keys[i].key, keys[i].value);
+    ggufw_f32(w, "llama.attention.layer_norm_rms_epsilon", 1e-5f);
+    for (size_t i = 0; i < sizeof tensors / sizeof *tensors; i++)
+        ggufw_tensor(w, tensors[i].name, KERN_F32, tensors[i].n_col, tensors[i].n_row);
+    ggufw_begin(w);
+    for (size_t i = 0; i < sizeof tensors / sizeof *tensors; i++) {
+        int32_t n_row = tensors[i].n_row ? tensors[i].n_row : 1;
+        ggufw_data(w, zeros, sizeof(float) * (size_t)tensors[i].n_col * (size_t)n_row);
+    }
+    ggufw_close(w);
+    check_refused(path, "llama.attention.key_length");
 }
 
 /* Angles of the stretched encodings against their published definitions, written out here. */
@@ -368,7 +426,8 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(model__read__takes_what_the_file_says),
         cmocka_unit_test(model__read__refuses_numbers_that_do_not_fit),
-        cmocka_unit_test(model__read__refuses_experts_that_do_not_fit),
+        cmocka_unit_test(model__read__refuses_parts_that_do_not_fit),
+        cmocka_unit_test(model__read__refuses_heads_that_are_too_wide),
         cmocka_unit_test(model__rope__scales_as_published),
         cmocka_unit_test(model__type__is_the_files_name_for_it),
         cmocka_unit_test(model__fingerprint__tells_models_apart),
