@@ -8,6 +8,7 @@
 
 enum {
     LOAD_MIN_TOK = 16, /* fewer are read from ids as quickly */
+    KEEP_STATE_TOK = 1024, /* a state is put while reading goes on when so many tokens are behind the last */
     LOAD_BLOCKS = 32,  /* read at the same time, at most */
     KEEP_VERSION = 1,  /* of the order of bytes in pieces */
 };
@@ -250,10 +251,10 @@ static void add_rows(struct kv_line *l, int32_t from, int32_t end, int32_t layer
     add_piece(p, layer, block, plane, begin)->part[0] = (uint32_t)(one / 2 * n);
 }
 
-static struct pieces *pieces_new(const struct kv_line *l, size_t size_bytes, int per_layer)
+static struct pieces *pieces_new(size_t size_bytes, int n_piece)
 {
     struct pieces *p = mem_calloc(1, sizeof *p);
-    p->cap = per_layer * l->pool->shape.n_layer;
+    p->cap = n_piece;
     p->piece = mem_calloc((size_t)p->cap, sizeof *p->piece);
     p->data = mem_try(size_bytes + 64);
     p->size = size_bytes;
@@ -315,7 +316,7 @@ static void put_block(const struct keep *k, int64_t id, struct kv_line *l, int32
     struct kv_block *b = l->block[j];
     size_t sinks = b->sinks ? (size_t)s->n_layer * KERN_SINK_TOK * tok_layer_bytes(s) : 0;
     struct pieces *p =
-        pieces_new(l, l->pool->seals ? b->page_bytes + sinks : l->pool->rows_bytes, KV_STEPS);
+        pieces_new(l->pool->seals ? b->page_bytes + sinks : l->pool->rows_bytes, KV_STEPS * s->n_layer);
     if (!p)
         return;
     if (l->pool->seals) {
@@ -328,11 +329,40 @@ static void put_block(const struct keep *k, int64_t id, struct kv_line *l, int32
     pieces_free(p);
 }
 
+/* A state, a piece for each layer that keeps one. */
+static void put_state(const struct keep *k, int64_t id, struct kv_line *l, struct kv_state *s)
+{
+    const struct kv_shape *shape = &l->pool->shape;
+    size_t all = (size_t)kv_state_bytes(shape), one = all / (size_t)shape->n_state_layer;
+    int32_t whole = s->n_tok / KERN_BLOCK_TOK;
+    struct pieces *p = pieces_new(all, shape->n_state_layer);
+    if (!p)
+        return;
+    l->pool->kern->ops->download(l->pool->kern, p->data, s->dev, all);
+    for (int32_t y = 0; y < shape->n_state_layer; y++) {
+        p->used += one;
+        add_piece(p, y, s->n_tok, KV_IO_STATE, p->used - one);
+    }
+    uint64_t hash = kv_io_hash(hash_upto(l, whole), l->ids + whole * KERN_BLOCK_TOK, s->n_tok % KERN_BLOCK_TOK);
+    s->kept = pieces_put(k, id, l, s->n_tok, hash, p);
+    if (s->kept)
+        l->kept_state = s->n_tok;
+    pieces_free(p);
+}
+
+static bool can_keep(const struct keep *k, const struct kv_line *l)
+{
+    return k->io.put && l->pool->kern->kv_bytes == (int32_t)sizeof(uint16_t);
+}
+
 void keep_blocks(const struct keep *k, int64_t id, struct kv_line *l)
 {
     int32_t end = settled_end(l);
-    if (!k->io.put || l->pool->kern->kv_bytes != (int32_t)sizeof(uint16_t))
+    struct kv_state *s = l->states.newest;
+    if (!can_keep(k, l))
         return;
+    if (s && !s->kept && s->n_tok >= l->kept_state + KEEP_STATE_TOK)
+        put_state(k, id, l, s);
     for (int32_t j = l->kept_seen < end ? l->kept_seen : 0; j < end; j++)
         if (!l->block[j]->kept)
             put_block(k, id, l, j);
@@ -344,7 +374,7 @@ static bool put_rows(const struct keep *k, int64_t id, struct kv_line *l, int32_
 {
     const struct kv_shape *s = &l->pool->shape;
     struct pieces *p =
-        pieces_new(l, (size_t)(end - from) * tok_layer_bytes(s) * (size_t)s->n_layer, 1);
+        pieces_new((size_t)(end - from) * tok_layer_bytes(s) * (size_t)s->n_layer, s->n_layer);
     if (!p)
         return false;
     for (int32_t y = 0; y < s->n_layer; y++)
@@ -354,15 +384,14 @@ static bool put_rows(const struct keep *k, int64_t id, struct kv_line *l, int32_
     return put;
 }
 
-void keep_state(const struct keep *k, int64_t id, struct kv_line *l)
+static void keep_rows(const struct keep *k, int64_t id, struct kv_line *l)
 {
-    keep_blocks(k, id, l);
     /* Where a line came back the window's first block may be pages, as they are or made rows again. */
     int32_t first = settled_end(l);
     while (first < l->n_block && !kv_has_rows(l->block[first]))
         first++;
     int32_t at = first * KERN_BLOCK_TOK, from = at;
-    if (!k->io.put || l->pool->kern->kv_bytes != (int32_t)sizeof(uint16_t) || l->n_tok <= at)
+    if (l->n_tok <= at)
         return;
     if (l->kept_from <= at && l->kept_end > at)
         from = l->kept_end == l->n_tok ? l->n_tok : l->kept_end - l->kept_end % KV_IO_ROWS_TOK;
@@ -377,6 +406,22 @@ void keep_state(const struct keep *k, int64_t id, struct kv_line *l)
     }
 }
 
+void keep_state(const struct keep *k, int64_t id, struct kv_line *l)
+{
+    if (!can_keep(k, l))
+        return;
+    keep_blocks(k, id, l);
+    keep_rows(k, id, l);
+    struct kv_state *now = l->states.now;
+    for (int32_t i = 0; i < KV_STATE_PLACES; i++) {
+        struct kv_state *s = kv_states_at(l, i);
+        if (s && !s->kept)
+            put_state(k, id, l, s);
+    }
+    if (now && !now->kept && now->n_tok == l->n_tok && l->n_tok > 0)
+        put_state(k, id, l, now);
+}
+
 /* ---- in ---- */
 
 struct loading {
@@ -386,7 +431,7 @@ struct loading {
     int32_t layer, n_page; /* whose pages are coming; how many are made */
     char *bytes;           /* [n_head_kv][page_max]: what came of them */
     size_t *have;          /* [n_head_kv]: their lengths */
-    int32_t n_layer_seen; /* of rows */
+    int32_t n_layer_seen; /* of rows, or of a state */
     int32_t from, n_row;  /* positions */
     bool bad, whole;
 };
@@ -537,7 +582,7 @@ static bool load_pages(const struct keep *k, int64_t id, struct loading *g, uint
     g->layer = -1;
     g->n_page = 0;
     g->b->page = mem_calloc((size_t)n_page, sizeof(struct kern_page *));
-    bool ok = k->io.load(k->io.ctx, id, k->fingerprint, hash, end, false, visit_page, g) >= 0 &&
+    bool ok = k->io.load(k->io.ctx, id, k->fingerprint, hash, end, KV_IO_PAGES, visit_page, g) >= 0 &&
               !g->bad && make_pages(g, -1) && g->n_page == n_page;
     g->b->sealed = g->b->kept = ok;
     return ok;
@@ -574,7 +619,7 @@ static bool visit_rows(void *ctx, const struct kv_piece *piece)
 
 /* Rows of the tokens that follow those at hand, up to n_tok in the same block; commits them. */
 static bool load_rows(const struct keep *k, int64_t id, struct loading *g, const int32_t *ids,
-                      int32_t n_tok, uint64_t hash, bool state, const struct keep_room *room)
+                      int32_t n_tok, uint64_t hash, enum kv_io_kind kind, const struct keep_room *room)
 {
     struct kv_line *l = g->l;
     struct err e;
@@ -587,7 +632,7 @@ static bool load_rows(const struct keep *k, int64_t id, struct loading *g, const
         s = kv_reserve(l, g->n_row, &e);
     while (s == ERR_MEMORY && room->make(room->ctx, kv_reserve_bytes(l, g->n_row)));
     if (s != OK ||
-        k->io.load(k->io.ctx, id, k->fingerprint, hash, n_tok, state, visit_rows, g) < 0 ||
+        k->io.load(k->io.ctx, id, k->fingerprint, hash, n_tok, kind, visit_rows, g) < 0 ||
         g->bad || g->n_layer_seen != l->pool->shape.n_layer)
         return false;
     kv_commit(l, ids + l->n_tok, g->n_row);
@@ -692,7 +737,7 @@ static int32_t load_blocks(const struct keep *k, int64_t id, struct kv_line *l, 
     } else {
         for (; n_got < n_block; n_got++) {
             uint64_t next = kv_io_hash(hash, ids + n_got * KERN_BLOCK_TOK, KERN_BLOCK_TOK);
-            if (!load_rows(k, id, &g, ids, (n_got + 1) * KERN_BLOCK_TOK, next, false, room))
+            if (!load_rows(k, id, &g, ids, (n_got + 1) * KERN_BLOCK_TOK, next, KV_IO_PAGES, room))
                 break;
             l->block[n_got]->kept = true;
             hash = next;
@@ -710,9 +755,47 @@ static bool load_window(const struct keep *k, int64_t id, struct kv_line *l, con
     while (l->n_tok < n_tok) {
         int32_t end = rows_end(l->n_tok, n_tok);
         hash = kv_io_hash(hash, ids + l->n_tok, end - l->n_tok);
-        if (!load_rows(k, id, &g, ids, end, hash, true, room))
+        if (!load_rows(k, id, &g, ids, end, hash, KV_IO_ROWS, room))
             return false;
     }
+    return true;
+}
+
+static bool visit_state(void *ctx, const struct kv_piece *piece)
+{
+    struct loading *g = ctx;
+    struct kv_pool *p = g->l->pool;
+    size_t one = sizeof(float) * (size_t)p->shape.state_floats;
+    if (piece->plane != KV_IO_STATE || piece->layer != g->n_layer_seen || piece->head_group != 0)
+        return true;
+    if (piece->layer >= p->shape.n_state_layer || piece->size_bytes != one) {
+        g->bad = true;
+        return false;
+    }
+    float *to = g->l->states.now->dev + (size_t)piece->layer * (size_t)p->shape.state_floats;
+    p->kern->ops->upload(p->kern, to, piece->data, one);
+    g->n_layer_seen++;
+    return true;
+}
+
+/* The state behind the tokens at hand. */
+static bool load_state(const struct keep *k, int64_t id, struct kv_line *l, const struct keep_room *room)
+{
+    struct loading g = {.l = l};
+    int32_t whole = l->n_tok / KERN_BLOCK_TOK;
+    struct err e;
+    enum status s;
+    while ((s = kv_states_reserve(l, &e)) == ERR_MEMORY && room->make(room->ctx, kv_states_reserve_bytes(l)))
+        ;
+    if (s != OK)
+        return false;
+    uint64_t hash = kv_io_hash(hash_upto(l, whole), l->ids + whole * KERN_BLOCK_TOK, l->n_tok % KERN_BLOCK_TOK);
+    if (k->io.load(k->io.ctx, id, k->fingerprint, hash, l->n_tok, KV_IO_STATES, visit_state, &g) < 0 || g.bad ||
+        g.n_layer_seen != l->pool->shape.n_state_layer)
+        return false;
+    kv_states_filled(l);
+    l->states.now->kept = true;
+    l->kept_state = l->n_tok;
     return true;
 }
 
@@ -720,7 +803,8 @@ static bool load_window(const struct keep *k, int64_t id, struct kv_line *l, con
  * blocks, less what has to be read again before reading can go on there). */
 struct offer {
     int32_t n_block, n_tok;
-    bool rows, thaw; /* thaw: the last block gives context for the rows */
+    bool rows, thaw; /* thaw: the last block gives context for what follows */
+    bool state;      /* a state is kept for n_tok, and reading goes on there */
 };
 
 /* The blocks under the rows that end at n_tok; false = there are not enough. Position n_tok reads
@@ -728,13 +812,14 @@ struct offer {
 static bool offer_rows(const struct keep *k, int64_t id, const struct kv_line *l,
                        const int32_t *ids, int32_t n_block, int32_t n_tok, struct offer *ret)
 {
-    int32_t last = (n_tok - 1) / KERN_BLOCK_TOK, ignored, n_before = 0;
+    int32_t last = (n_tok - 1) / KERN_BLOCK_TOK;
     *ret = (struct offer){.n_block = last, .n_tok = n_tok, .rows = true};
     if (!l->pool->seals) {
         ret->n_block = n_tok / KERN_BLOCK_TOK;
     } else if (last > 0 && (n_tok % KERN_BLOCK_TOK || last > n_block)) {
-        k->io.find(k->io.ctx, id, k->fingerprint, ids, last * KERN_BLOCK_TOK, &ignored, &n_before);
-        ret->thaw = n_before != last * KERN_BLOCK_TOK;
+        struct kv_io_held before;
+        k->io.find(k->io.ctx, id, k->fingerprint, ids, last * KERN_BLOCK_TOK, &before);
+        ret->thaw = before.n_rows != last * KERN_BLOCK_TOK;
         ret->n_block = ret->thaw ? last : last - 1;
     }
     return ret->n_block <= n_block;
@@ -743,17 +828,39 @@ static bool offer_rows(const struct keep *k, int64_t id, const struct kv_line *l
 static struct offer find_offer(const struct keep *k, int64_t id, const struct kv_line *l,
                                const int32_t *ids, int32_t n)
 {
-    int32_t n_block = 0, n_state = 0;
+    struct kv_io_held held;
     struct offer rows;
-    k->io.find(k->io.ctx, id, k->fingerprint, ids, n, &n_block, &n_state);
-    if (n_block > n / KERN_BLOCK_TOK)
-        n_block = n / KERN_BLOCK_TOK;
+    k->io.find(k->io.ctx, id, k->fingerprint, ids, n, &held);
+    int32_t n_block = held.n_block < n / KERN_BLOCK_TOK ? held.n_block : n / KERN_BLOCK_TOK;
     int32_t end = l->pool->seals && n_block > 0 ? n_block - 1 : n_block;
     struct offer blocks = {.n_block = n_block, .n_tok = end * KERN_BLOCK_TOK};
-    if (n_state > blocks.n_tok && n_state <= n &&
-        offer_rows(k, id, l, ids, n_block, n_state, &rows))
+    if (held.n_rows > blocks.n_tok && held.n_rows <= n &&
+        offer_rows(k, id, l, ids, n_block, held.n_rows, &rows))
         return rows;
     return blocks;
+}
+
+/* Where layers keep a state, one of those that are kept decides: the newest whose keys and values are there,
+ * by pages up to it or, within a block, by rows. */
+static struct offer find_state(const struct keep *k, int64_t id, const struct kv_line *l, const int32_t *ids,
+                               int32_t n)
+{
+    struct kv_io_held held;
+    struct offer rows;
+    while (n > 0) {
+        k->io.find(k->io.ctx, id, k->fingerprint, ids, n, &held);
+        int32_t at = held.n_state < n ? held.n_state : n, n_block = at / KERN_BLOCK_TOK;
+        if (at > 0 && at % KERN_BLOCK_TOK == 0 && n_block <= held.n_block)
+            return (struct offer){.n_block = n_block, .n_tok = at, .state = true, .thaw = l->pool->seals};
+        if (at > 0 && held.n_rows != at) /* the newest up to there */
+            k->io.find(k->io.ctx, id, k->fingerprint, ids, at, &held);
+        if (at > 0 && held.n_rows == at && offer_rows(k, id, l, ids, held.n_block, at, &rows)) {
+            rows.state = true;
+            return rows;
+        }
+        n = at - 1;
+    }
+    return (struct offer){0};
 }
 
 /* A line that was cut where its rows are gone: what is left of it is context. */
@@ -770,7 +877,8 @@ int32_t keep_load(const struct keep *k, int64_t id, struct kv_line *l, const int
     uint64_t hash;
     if (!k->io.find || l->pool->kern->kv_bytes != (int32_t)sizeof(uint16_t))
         return 0;
-    struct offer o = find_offer(k, id, l, ids, n);
+    bool states = l->pool->shape.n_state_layer > 0;
+    struct offer o = states ? find_state(k, id, l, ids, n) : find_offer(k, id, l, ids, n);
     if (o.n_tok < l->n_tok + (stepped_back(l) ? 1 : LOAD_MIN_TOK))
         return 0;
     kv_truncate(l, 0);
@@ -783,7 +891,9 @@ int32_t keep_load(const struct keep *k, int64_t id, struct kv_line *l, const int
         whole = load_window(k, id, l, ids, o.n_tok, hash, room);
     l->kept_from = o.n_block * KERN_BLOCK_TOK;
     l->kept_end = whole && o.rows ? l->n_tok : 0;
-    if (!whole || !o.rows)
+    if (states && !(whole && load_state(k, id, l, room)))
+        kv_truncate(l, 0);
+    else if (!whole || !(o.rows || o.state))
         kv_truncate(l, l->n_tok); /* steps back to where reading can go on */
     return l->n_tok;
 }

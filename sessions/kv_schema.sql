@@ -8,20 +8,21 @@ CREATE TABLE chat (
     used_ms INTEGER NOT NULL            -- last read or written
 ) STRICT;
 
--- 64 tokens of some token log with everything before them, or the state after n_tok tokens.
+-- 64 tokens of some token log with everything before them, or what is kept of the point after n_tok.
 CREATE TABLE block (
     id          INTEGER PRIMARY KEY,
     fingerprint INTEGER NOT NULL, -- model, positions, page format: engine_info.fingerprint
     hash        INTEGER NOT NULL, -- kv_io_hash of the first n_tok ids
     n_tok       INTEGER NOT NULL,
-    state       INTEGER NOT NULL, -- 0 = pages of the block that ends at n_tok, 1 = window and meta
-    -- bytes of the pages in each tier, and of state; kept in step with piece
+    state       INTEGER NOT NULL, -- enum kv_io_kind: 0 = pages of the block that ends at n_tok, 1 = rows, 2 = states
+    -- bytes of the pages in each tier, and of rows and states; kept in step with piece
     t0 INTEGER NOT NULL DEFAULT 0, t1 INTEGER NOT NULL DEFAULT 0, t2 INTEGER NOT NULL DEFAULT 0,
     t3 INTEGER NOT NULL DEFAULT 0, t4 INTEGER NOT NULL DEFAULT 0, t5 INTEGER NOT NULL DEFAULT 0,
-    t6 INTEGER NOT NULL DEFAULT 0, t7 INTEGER NOT NULL DEFAULT 0, -- t7: state
+    t6 INTEGER NOT NULL DEFAULT 0, t7 INTEGER NOT NULL DEFAULT 0, -- t7: rows, states
     UNIQUE (hash, fingerprint, n_tok, state)
 ) STRICT;
 CREATE INDEX block_state ON block (fingerprint, n_tok) WHERE state = 1;
+-- block_states, likewise of state = 2: kvstore.c
 
 CREATE TABLE ref (
     chat  INTEGER NOT NULL,
@@ -45,8 +46,8 @@ CREATE TABLE piece (
 ) STRICT, WITHOUT ROWID;
 
 -- A table per plane: dropping a plane of an old chat then frees whole database pages. A piece is cut
--- where a database page ends, because rows of odd sizes would leave much of each page empty (state:
--- one row, see kvwrite.c).
+-- where a database page ends, because rows of odd sizes would leave much of each page empty (rows
+-- and states: one row, see kvwrite.c).
 CREATE TABLE chunk_0 (id INTEGER PRIMARY KEY, data BLOB NOT NULL) STRICT;
 CREATE TABLE chunk_1 (id INTEGER PRIMARY KEY, data BLOB NOT NULL) STRICT;
 CREATE TABLE chunk_2 (id INTEGER PRIMARY KEY, data BLOB NOT NULL) STRICT;

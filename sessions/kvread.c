@@ -223,7 +223,7 @@ static char *fetch_table(struct db *d, int table, struct fetched *f, struct want
 }
 
 /* In one read transaction: each costs SQLite a lock and a look for a journal. */
-static void fetch(struct kvstore *kv, const struct kvstore_put *name, bool state,
+static void fetch(struct kvstore *kv, const struct kvstore_put *name, enum kv_io_kind kind,
                   struct kvstore_reader *r, struct fetched *f)
 {
     struct db *d = kv->r;
@@ -233,7 +233,7 @@ static void fetch(struct kvstore *kv, const struct kvstore_put *name, bool state
     *f = (struct fetched){0};
     if (!d || db_exec(d, "BEGIN", &ignored) != OK)
         return;
-    if (kvstore_find(d, name->fingerprint, name->hash, name->n_tok, state, &block, &ignored) == OK)
+    if (kvstore_find(d, name->fingerprint, name->hash, name->n_tok, kind, &block, &ignored) == OK)
         f->n = kvstore_list(d, block, &f->all);
     f->packed = mem_calloc((size_t)f->n + 1, sizeof *f->packed);
     struct wanted *w = mem_alloc(((size_t)f->n + 1) * sizeof *w);
@@ -243,16 +243,16 @@ static void fetch(struct kvstore *kv, const struct kvstore_put *name, bool state
     char *at = buffer(&r->packed, size + 1);
     if (!at)
         f->n = 0; /* as if nothing were held: it is read from ids */
-    else if (state)
+    else if (kind != KV_IO_PAGES)
         fetch_table(d, KVSTORE_STATE, f, w, at);
-    for (int table = 0; at && !state && table < KVSTORE_STATE; table++)
+    for (int table = 0; at && kind == KV_IO_PAGES && table < KVSTORE_STATE; table++)
         at = fetch_table(d, table, f, w, at);
     free(w);
     db_exec(d, "COMMIT", &ignored);
 }
 
 /* Hands the pieces out; returns how many were damaged. */
-static int32_t visit_all(struct sessions *s, const struct kvstore_put *name, bool state,
+static int32_t visit_all(struct sessions *s, const struct kvstore_put *name, enum kv_io_kind kind,
                          struct kvstore_reader *r, const struct fetched *f,
                          bool (*visit)(void *visit_ctx, const struct kv_piece *piece),
                          void *visit_ctx)
@@ -268,7 +268,8 @@ static int32_t visit_all(struct sessions *s, const struct kvstore_put *name, boo
         struct kv_piece piece = {.layer = l->layer,
                                  .head_group = l->head_group,
                                  .plane = l->plane,
-                                 .block = state ? name->n_tok : name->n_tok / KV_IO_BLOCK_TOK - 1,
+                                 .block = kind == KV_IO_PAGES ? name->n_tok / KV_IO_BLOCK_TOK - 1
+                                                              : name->n_tok,
                                  .size_bytes = (size_t)l->stored.raw};
         piece.data = f->packed[i] ? decode(r->z, &full, &l->stored, f->packed[i], buf) : NULL;
         if (piece.data) {
@@ -282,7 +283,7 @@ static int32_t visit_all(struct sessions *s, const struct kvstore_put *name, boo
 }
 
 static int32_t io_load(void *ctx, int64_t timeline, uint64_t fingerprint, uint64_t tok_hash,
-                       int32_t n_tok_end, bool state,
+                       int32_t n_tok_end, enum kv_io_kind kind,
                        bool (*visit)(void *visit_ctx, const struct kv_piece *piece),
                        void *visit_ctx)
 {
@@ -294,9 +295,9 @@ static int32_t io_load(void *ctx, int64_t timeline, uint64_t fingerprint, uint64
     struct kvstore_reader *r = reader_take(s->kv);
     writer_drain_shown(s, WRITER_KV);
     pthread_mutex_lock(&s->kv->r_lock);
-    fetch(s->kv, &name, state, r, &f);
+    fetch(s->kv, &name, kind, r, &f);
     pthread_mutex_unlock(&s->kv->r_lock);
-    int32_t n_bad = f.n ? visit_all(s, &name, state, r, &f, visit, visit_ctx) : -1;
+    int32_t n_bad = f.n ? visit_all(s, &name, kind, r, &f, visit, visit_ctx) : -1;
     reader_give(s->kv, r);
     free(f.packed);
     free(f.all);
@@ -306,8 +307,9 @@ static int32_t io_load(void *ctx, int64_t timeline, uint64_t fingerprint, uint64
 /* ---- what is held ---- */
 
 struct found {
-    int64_t *blocks; /* rows of the leading blocks and of states, to be adopted by the chat */
-    int32_t n, cap, n_block, n_state;
+    int64_t *blocks; /* of pages, rows and states, to be adopted by the chat */
+    int32_t n, cap;
+    struct kv_io_held held;
 };
 
 static void found_add(struct found *f, int64_t block)
@@ -317,6 +319,40 @@ static void found_add(struct found *f, int64_t block)
         f->blocks = mem_realloc(f->blocks, (size_t)f->cap * sizeof *f->blocks);
     }
     f->blocks[f->n++] = block;
+}
+
+/* Rows and states may end anywhere; few are kept, but which lengths exist is only known by looking.
+ * Forward once over the log, asking only at lengths that occur. Of rows all those of the newest's window are
+ * of use, of states the newest. */
+static void find_ends(struct kvstore *kv, uint64_t fingerprint, const int32_t *ids, int32_t n_id,
+                      enum kv_io_kind kind, int32_t *ret_newest, struct found *f)
+{
+    static const char *const sql[KV_IO_KINDS] = {
+        [KV_IO_ROWS] = "SELECT n_tok, hash, id FROM block WHERE state = 1 AND fingerprint = ?1"
+                       " AND n_tok <= ?2 ORDER BY n_tok",
+        [KV_IO_STATES] = "SELECT n_tok, hash, id FROM block WHERE state = 2 AND fingerprint = ?1"
+                         " AND n_tok <= ?2 ORDER BY n_tok"};
+    struct err ignored;
+    sqlite3_stmt *q;
+    bool row = true;
+    uint64_t hash = KV_IO_HASH_EMPTY;
+    int32_t at = 0, had = f->n;
+    if (db_query(kv->r, &ignored, &q, sql[kind], "ii", (int64_t)fingerprint, (int64_t)n_id) != OK)
+        return;
+    while (db_next(kv->r, q, &row, &ignored) == OK && row) {
+        int64_t n_tok = sqlite3_column_int64(q, 0);
+        if (n_tok <= 0 || n_tok < at || n_tok > n_id)
+            continue;
+        hash = kv_io_hash(hash, ids + at, (int32_t)n_tok - at);
+        at = (int32_t)n_tok;
+        if ((uint64_t)sqlite3_column_int64(q, 1) == hash) {
+            if (kind == KV_IO_STATES || *ret_newest <= kvstore_window(at))
+                f->n = had;
+            *ret_newest = at;
+            found_add(f, sqlite3_column_int64(q, 2));
+        }
+    }
+    db_done(q);
 }
 
 static void find(struct kvstore *kv, uint64_t fingerprint, const int32_t *ids, int32_t n_id,
@@ -331,41 +367,17 @@ static void find(struct kvstore *kv, uint64_t fingerprint, const int32_t *ids, i
             OK)
             break;
         found_add(f, block);
-        f->n_block++;
+        f->held.n_block++;
     }
-    /* A state may stand anywhere; few are kept, but which lengths exist is only known by looking.
-     * Forward once over the log, asking only at lengths that occur. */
-    sqlite3_stmt *q;
-    bool row = true;
-    int32_t at = 0;
-    hash = KV_IO_HASH_EMPTY;
-    if (db_query(kv->r, &ignored, &q,
-                 "SELECT n_tok, hash, id FROM block WHERE state = 1 AND fingerprint = ?1"
-                 " AND n_tok <= ?2 ORDER BY n_tok",
-                 "ii", (int64_t)fingerprint, (int64_t)n_id) != OK)
-        return;
-    while (db_next(kv->r, q, &row, &ignored) == OK && row) {
-        int64_t n_tok = sqlite3_column_int64(q, 0);
-        if (n_tok <= 0 || n_tok < at || n_tok > n_id)
-            continue;
-        hash = kv_io_hash(hash, ids + at, (int32_t)n_tok - at);
-        at = (int32_t)n_tok;
-        if ((uint64_t)sqlite3_column_int64(q, 1) == hash) {
-            if (f->n_state <= kvstore_window(at)) /* rows of an older window are of no use */
-                f->n = f->n_block;
-            f->n_state = at;
-            found_add(f, sqlite3_column_int64(q, 2));
-        }
-    }
-    db_done(q);
+    find_ends(kv, fingerprint, ids, n_id, KV_IO_ROWS, &f->held.n_rows, f);
+    find_ends(kv, fingerprint, ids, n_id, KV_IO_STATES, &f->held.n_state, f);
 }
-
 static void io_find(void *ctx, int64_t timeline, uint64_t fingerprint, const int32_t *ids,
-                    int32_t n_id, int32_t *ret_n_block, int32_t *ret_n_state)
+                    int32_t n_id, struct kv_io_held *ret)
 {
     struct sessions *s = ctx;
     struct found f = {0};
-    *ret_n_block = *ret_n_state = 0;
+    *ret = (struct kv_io_held){0};
     if (timeline <= 0 || n_id <= 0)
         return;
     writer_drain_shown(s, WRITER_KV);
@@ -376,8 +388,7 @@ static void io_find(void *ctx, int64_t timeline, uint64_t fingerprint, const int
         db_exec(s->kv->r, "COMMIT", &ignored);
     }
     pthread_mutex_unlock(&s->kv->r_lock);
-    *ret_n_block = f.n_block;
-    *ret_n_state = f.n_state;
+    *ret = f.held;
     if (f.n == 0) {
         free(f.blocks);
         return;
@@ -398,7 +409,7 @@ const struct kv_io *sessions_kv_io(struct sessions *s)
 struct block_row {
     int64_t id;
     struct kvstore_put name;
-    bool state;
+    enum kv_io_kind kind;
 };
 
 static enum status all_blocks(struct db *d, struct block_row **ret, int32_t *ret_n, struct err *e)
@@ -420,7 +431,7 @@ static enum status all_blocks(struct db *d, struct block_row **ret, int32_t *ret
             .name = {.fingerprint = (uint64_t)sqlite3_column_int64(q, 1),
                      .hash = (uint64_t)sqlite3_column_int64(q, 2),
                      .n_tok = sqlite3_column_int(q, 3)},
-            .state = sqlite3_column_int(q, 4) != 0,
+            .kind = (enum kv_io_kind)sqlite3_column_int(q, 4), /* damage makes up any */
         };
     }
     db_done(q);
@@ -444,7 +455,7 @@ static int32_t verify_block(ZSTD_DCtx *z, struct db *d, const struct block_row *
         struct kvstore_piece_name full = {
             b->name.fingerprint, b->name.hash, l->stored.raw, b->name.n_tok, l->layer,
             l->head_group,       l->plane};
-        bool named = kvstore_plane_valid(l->plane) && (l->plane < 0) == b->state;
+        bool named = kvstore_plane_valid(l->plane) && kv_io_kind(l->plane) == b->kind;
         void *data = NULL;
         if (named)
             data = kvstore_decode(z, &full, &l->stored, kvstore_read(d, l->plane, &l->stored));

@@ -32,13 +32,14 @@ static enum status prepare_writer(struct db *d, struct err *e)
     sqlite3_busy_timeout(db_handle(d), KV_BUSY_MS);
     /* A rollback journal holds only pages that were there before: what is appended, nearly all of
      * it, is written once, where WAL would write it twice. A batch fits the cache, so that nothing
-     * is spilled and written again. Replaced state is not overwritten with zeros (the library's
-     * default may be to do so): the next one is put there. What a deleted chat leaves is,
-     * kvstore_sweep. */
+     * is spilled and written again. Replaced rows are not overwritten with zeros (the library's
+     * default may be to do so): the next ones are put there. What a deleted chat leaves is,
+     * kvstore_sweep. The index came after the schema's others. */
     return db_exec(d,
                    "PRAGMA journal_mode = TRUNCATE; PRAGMA synchronous = NORMAL;"
                    "PRAGMA temp_store = MEMORY; PRAGMA cache_size = -16384;"
-                   "PRAGMA secure_delete = FAST;",
+                   "PRAGMA secure_delete = FAST;"
+                   "CREATE INDEX IF NOT EXISTS block_states ON block (fingerprint, n_tok) WHERE state = 2;",
                    e);
 }
 

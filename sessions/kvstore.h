@@ -15,7 +15,7 @@ enum {
     KVSTORE_APPLICATION_ID = 0x44674b76, /* "DgKv" */
     KVSTORE_PAGE_BYTES = 8192, /* a commit writes some fifteen pages twice: larger costs too much */
     KVSTORE_TABLES = KV_IO_PLANES + 1,
-    KVSTORE_STATE = KV_IO_PLANES, /* table of window and meta pieces */
+    KVSTORE_STATE = KV_IO_PLANES, /* table of rows and states */
     KVSTORE_LAYERS = 64, /* told apart when looking what compresses; a power of two */
     KVSTORE_READERS = 32, /* kept for the next time, at most */
     KVSTORE_RAW_MAX_BYTES = 256 << 20, /* of a piece; larger sizes in the file are damage */
@@ -67,14 +67,14 @@ static inline int kvstore_table(int32_t plane)
 {
     return plane < 0 ? KVSTORE_STATE : plane;
 }
-/* Where the rows begin that belong to a state of n_tok tokens: its own block and the one before. */
+/* Where the rows begin that belong to an end at n_tok tokens: its own block and the one before. */
 static inline int32_t kvstore_window(int32_t n_tok)
 {
     return ((n_tok - 1) / KV_IO_BLOCK_TOK - 1) * KV_IO_BLOCK_TOK;
 }
 static inline bool kvstore_plane_valid(int32_t plane)
 {
-    return plane >= KV_IO_META && plane < KV_IO_PLANES;
+    return plane >= KV_IO_STATE && plane < KV_IO_PLANES;
 }
 
 /* Everything that names a piece; seeds its checksum, so that a row that damage has moved under
@@ -97,7 +97,7 @@ struct kvstore_put {
 
 /* Row of a block; ERR_NOT_FOUND when it is not held. */
 enum status kvstore_find(struct db *d, uint64_t fingerprint, uint64_t hash, int32_t n_tok,
-                         bool state, int64_t *ret, struct err *e);
+                         enum kv_io_kind kind, int64_t *ret, struct err *e);
 
 /* Where a piece lies and what it must be; any of it may be damaged. */
 struct kvstore_stored {
@@ -128,7 +128,7 @@ void kvstore_post_drop(struct sessions *s, const struct kvstore_put *name,
 void kvstore_adopt(struct sessions *s, int64_t conversation, int64_t *blocks, int32_t n);
 
 /* ---- store's thread, inside a transaction of the KV lane ---- */
-/* Drops the planes > top of one block's pages (top -1: everything, with state). f16 rows go only
+/* Drops the planes > top of one block's pages (top -1: everything). f16 rows go only
  * with everything. Keeps the sums; drops the block when nothing is left. */
 enum status kvstore_cut(struct db *d, int64_t block, int32_t top, struct err *e);
 /* Drops planes from..to (both included) of one page; layer -2 = of all. Leaves the sums alone. */
@@ -151,7 +151,7 @@ void kvstore_forget(struct sessions *s, int64_t conversation);
 void kvstore_fork(struct sessions *s, int64_t from, int64_t to, int64_t n_tok);
 
 /* ---- thin.c ---- */
-/* Bytes of one conversation by tier (state counts in tier 0 as f16). Reader's side. */
+/* Bytes of one conversation by tier (rows and states count in tier 0 as f16). Reader's side. */
 enum status thin_sizes(struct sessions *s, int64_t conversation, int64_t tiers[SESSIONS_TIERS],
                        struct err *e);
 /* After a KV batch: keeps the file within the budget and gives free pages back. Store's thread. */

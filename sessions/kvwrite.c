@@ -110,7 +110,7 @@ enum status kvstore_cut(struct db *d, int64_t block, int32_t top, struct err *e)
 {
     int64_t left = 0;
     if (top < 0)
-        TRY(kvstore_drop_planes(d, block, -2, 0, KV_IO_META, KV_IO_PLANES - 1, e));
+        TRY(kvstore_drop_planes(d, block, -2, 0, KV_IO_STATE, KV_IO_PLANES - 1, e));
     else
         TRY(kvstore_drop_planes(d, block, -2, 0, top + 1, KV_IO_PLANE_F16 - 1, e));
     TRY(db_int(d, e, &left, "SELECT EXISTS (SELECT 1 FROM piece WHERE block = ?)", "i", block));
@@ -188,22 +188,22 @@ static enum status touch(struct db *d, int64_t chat, bool whole, struct err *e)
 }
 
 enum status kvstore_find(struct db *d, uint64_t fingerprint, uint64_t hash, int32_t n_tok,
-                         bool state, int64_t *ret, struct err *e)
+                         enum kv_io_kind kind, int64_t *ret, struct err *e)
 {
     return db_int(d, e, ret,
                   "SELECT id FROM block WHERE hash = ? AND fingerprint = ? AND n_tok = ?"
                   " AND state = ?",
-                  "iiii", (int64_t)hash, (int64_t)fingerprint, (int64_t)n_tok, (int64_t)state);
+                  "iiii", (int64_t)hash, (int64_t)fingerprint, (int64_t)n_tok, (int64_t)kind);
 }
 
-static enum status make_block(struct db *d, const struct kvstore_put *p, bool state, int64_t *ret,
-                              struct err *e)
+static enum status make_block(struct db *d, const struct kvstore_put *p, enum kv_io_kind kind,
+                              int64_t *ret, struct err *e)
 {
-    enum status st = kvstore_find(d, p->fingerprint, p->hash, p->n_tok, state, ret, e);
+    enum status st = kvstore_find(d, p->fingerprint, p->hash, p->n_tok, kind, ret, e);
     if (st == ERR_NOT_FOUND) {
         TRY(db_do(d, e, "INSERT INTO block (hash, fingerprint, n_tok, state) VALUES (?, ?, ?, ?)",
                   "iiii", (int64_t)p->hash, (int64_t)p->fingerprint, (int64_t)p->n_tok,
-                  (int64_t)state));
+                  (int64_t)kind));
         *ret = sqlite3_last_insert_rowid(db_handle(d));
         st = OK;
     }
@@ -260,8 +260,8 @@ static enum status write_chunk(struct kvstore *kv, int table, const unsigned cha
 }
 
 /* Appends bytes to a table, cut so that its last page is filled before the next one begins. The
- * room is an estimate: wrong, it wastes space and nothing else. State is not cut: SQLite gives a long
- * row pages of its own, which it frees without a copy in the journal, and state goes soon. */
+ * room is an estimate: wrong, it wastes space and nothing else. Rows and states are not cut: SQLite gives
+ * long bytes pages of their own, which it frees without a copy in the journal, and these go soon. */
 static enum status write_chunks(struct kvstore *kv, int table, const unsigned char *bytes, size_t n,
                                 int64_t *first, int64_t *n_chunk, struct err *e)
 {
@@ -315,15 +315,10 @@ static enum status put_piece(struct kvstore *kv, const struct kvstore_put *put, 
                  first, n_chunk, (int64_t)p->size_bytes, (int64_t)n, codec, sum, sizeof sum);
 }
 
-/* Old states of a chat: only the two newest ends, the open branch's and the one before, are worth
- * their bytes, with the rows of their block and of the one before; pages stand for the rest. Rows of
- * other branches that end at the same places go when there are too many. */
-static enum status forget_states(struct db *d, int64_t chat, struct err *e)
-{
-    int64_t *blocks;
-    int32_t n;
-    _Static_assert(KV_IO_BLOCK_TOK == 64 && KV_IO_ROWS_TOK == 16, "the numbers below");
-    TRY(kvstore_ids(d,
+/* Rows of a chat that are worth their bytes: of the two newest ends, the open branch's and the one
+ * before, those of their block and of the one before; pages stand for the rest. Rows of other branches
+ * that end at the same places go when there are too many. */
+static const char old_rows[] =
                     "WITH mine (id, n_tok) AS MATERIALIZED (SELECT b.id, b.n_tok FROM ref r"
                     "  JOIN block b ON b.id = r.block WHERE r.chat = ? AND b.state = 1),"
                     " ends (id, n_tok) AS MATERIALIZED (SELECT id, n_tok FROM mine"
@@ -333,8 +328,20 @@ static enum status forget_states(struct db *d, int64_t chat, struct err *e)
                     "  OR (mine.n_tok % 16 = 0 AND mine.n_tok < ends.n_tok"
                     "   AND mine.n_tok > ((ends.n_tok - 1) / 64 - 1) * 64)" /* kvstore_window */
                     "  GROUP BY mine.id ORDER BY mine.id DESC LIMIT 32)"
-                    " SELECT id FROM mine WHERE id NOT IN (SELECT id FROM kept)",
-                    chat, &blocks, &n, e));
+                    " SELECT id FROM mine WHERE id NOT IN (SELECT id FROM kept)";
+_Static_assert(KV_IO_BLOCK_TOK == 64 && KV_IO_ROWS_TOK == 16, "the numbers above");
+
+/* States are large: before the last prompt, before its answer and behind it, and one more. */
+static const char old_states[] =
+    "SELECT b.id FROM ref r JOIN block b ON b.id = r.block WHERE r.chat = ? AND b.state = 2"
+    " ORDER BY b.id DESC LIMIT -1 OFFSET 4";
+
+/* Takes from the chat what one of these finds, and from the store what is nobody's then. */
+static enum status forget_old(struct db *d, const char *sql, int64_t chat, struct err *e)
+{
+    int64_t *blocks;
+    int32_t n;
+    TRY(kvstore_ids(d, sql, chat, &blocks, &n, e));
     enum status st = OK;
     for (int32_t i = 0; i < n && st == OK; i++) {
         int64_t used = 0;
@@ -353,7 +360,7 @@ static enum status run_put(struct sessions *s, struct command *c, struct err *e)
 {
     struct kvstore *kv = s->kv;
     const struct kvstore_put *p = c->more;
-    int64_t block[2] = {0, 0};
+    int64_t block[KV_IO_KINDS] = {0};
     size_t cap = 0;
     if (!conversation_exists(s, p->chat)) /* deleted meanwhile */
         return OK;
@@ -365,18 +372,20 @@ static enum status run_put(struct sessions *s, struct command *c, struct err *e)
     void *buf = mem_alloc(cap);
     enum status st = OK;
     for (int32_t i = 0; i < p->n_piece && st == OK; i++) {
-        bool state = p->pieces[i].plane < 0;
-        if (!block[state])
-            st = make_block(kv->w, p, state, &block[state], e);
+        enum kv_io_kind kind = kv_io_kind(p->pieces[i].plane);
+        if (!block[kind])
+            st = make_block(kv->w, p, kind, &block[kind], e);
         if (st == OK)
-            st = put_piece(kv, p, block[state], &p->pieces[i], buf, cap, e);
+            st = put_piece(kv, p, block[kind], &p->pieces[i], buf, cap, e);
     }
     free(buf);
-    for (int i = 0; i < 2 && st == OK; i++)
+    for (int i = 0; i < KV_IO_KINDS && st == OK; i++)
         if (block[i])
             st = kvstore_sum(kv->w, block[i], e);
-    if (st == OK && block[1])
-        st = forget_states(kv->w, p->chat, e);
+    if (st == OK && block[KV_IO_ROWS])
+        st = forget_old(kv->w, old_rows, p->chat, e);
+    if (st == OK && block[KV_IO_STATES])
+        st = forget_old(kv->w, old_states, p->chat, e);
     return st;
 }
 
@@ -420,7 +429,7 @@ static enum status run_drop(struct sessions *s, struct command *c, struct err *e
     const struct kvstore_put *p = c->more;
     const struct kv_piece *what = p->pieces;
     int64_t block;
-    enum status st = kvstore_find(d, p->fingerprint, p->hash, p->n_tok, what->plane < 0, &block, e);
+    enum status st = kvstore_find(d, p->fingerprint, p->hash, p->n_tok, kv_io_kind(what->plane), &block, e);
     if (st == ERR_NOT_FOUND)
         return OK;
     TRY(st);

@@ -116,7 +116,7 @@ static enum status thin_blocks(struct db *d, int64_t chat, struct err *e)
     int32_t n = 0, cap = 0;
     sqlite3_stmt *q;
     bool row = true;
-    /* finest: the finest tier with bytes; f16 pages (t0) and state (t7) go only with everything */
+    /* finest: the finest tier with bytes; f16 pages (t0), rows and states (t7) go only with everything */
     TRY(db_query(d, e, &q,
                  "SELECT b.id, min(c.depth) AS want, CASE WHEN t1 THEN 1 WHEN t2 THEN 2"
                  " WHEN t3 THEN 3 WHEN t4 THEN 4 WHEN t5 THEN 5 ELSE 6 END AS finest"

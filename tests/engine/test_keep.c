@@ -61,29 +61,31 @@ static void io_put(void *ctx, int64_t timeline, uint64_t fingerprint, int32_t n_
     }
 }
 
-static bool holds(uint64_t fingerprint, uint64_t hash, int32_t n_tok, bool state)
+static bool holds(uint64_t fingerprint, uint64_t hash, int32_t n_tok, enum kv_io_kind kind)
 {
     for (int i = 0; i < store.n; i++)
         if (store.held[i].fingerprint == fingerprint && store.held[i].hash == hash &&
-            store.held[i].n_tok == n_tok && (store.held[i].p.plane < 0) == state)
+            store.held[i].n_tok == n_tok && kv_io_kind(store.held[i].p.plane) == kind)
             return true;
     return false;
 }
 
 static void io_find(void *ctx, int64_t timeline, uint64_t fingerprint, const int32_t *ids,
-                    int32_t n, int32_t *ret_block, int32_t *ret_state)
+                    int32_t n, struct kv_io_held *ret)
 {
     uint64_t hash = KV_IO_HASH_EMPTY;
     bool going = true;
-    *ret_block = *ret_state = 0;
+    *ret = (struct kv_io_held){0};
     for (int32_t i = 0; i < n; i++) {
         hash = kv_io_hash(hash, ids + i, 1);
         if ((i + 1) % 64 == 0 && going) {
-            going = holds(fingerprint, hash, i + 1, false);
-            *ret_block += going;
+            going = holds(fingerprint, hash, i + 1, KV_IO_PAGES);
+            ret->n_block += going;
         }
-        if (holds(fingerprint, hash, i + 1, true))
-            *ret_state = i + 1;
+        if (holds(fingerprint, hash, i + 1, KV_IO_ROWS))
+            ret->n_rows = i + 1;
+        if (holds(fingerprint, hash, i + 1, KV_IO_STATES))
+            ret->n_state = i + 1;
     }
 }
 
@@ -94,7 +96,7 @@ static int piece_order(const void *a, const void *b)
 }
 
 static int32_t io_load(void *ctx, int64_t timeline, uint64_t fingerprint, uint64_t hash,
-                       int32_t n_tok, bool state,
+                       int32_t n_tok, enum kv_io_kind kind,
                        bool (*visit)(void *visit_ctx, const struct kv_piece *piece),
                        void *visit_ctx)
 {
@@ -102,7 +104,7 @@ static int32_t io_load(void *ctx, int64_t timeline, uint64_t fingerprint, uint64
     int n = 0;
     for (int i = 0; i < store.n && n < 512; i++)
         if (store.held[i].fingerprint == fingerprint && store.held[i].hash == hash &&
-            store.held[i].n_tok == n_tok && (store.held[i].p.plane < 0) == state)
+            store.held[i].n_tok == n_tok && kv_io_kind(store.held[i].p.plane) == kind)
             found[n++] = store.held[i];
     qsort(found, (size_t)n, sizeof *found, piece_order);
     for (int i = 0; i < n; i++)

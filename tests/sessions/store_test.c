@@ -104,10 +104,10 @@ static bool take_piece(void *ctx, const struct kv_piece *p)
 bool store_get(const struct kv_io *io, int64_t chat, uint64_t fingerprint, uint64_t hash,
                struct kv_piece *piece, void **ret_owned)
 {
-    bool state = piece->plane < 0;
-    int32_t end = state ? piece->block : (piece->block + 1) * KV_IO_BLOCK_TOK;
+    enum kv_io_kind kind = kv_io_kind(piece->plane);
+    int32_t end = kind == KV_IO_PAGES ? (piece->block + 1) * KV_IO_BLOCK_TOK : piece->block;
     piece->data = NULL;
-    io->load(io->ctx, chat, fingerprint, hash, end, state, take_piece, piece);
+    io->load(io->ctx, chat, fingerprint, hash, end, kind, take_piece, piece);
     *ret_owned = (void *)piece->data;
     return piece->data != NULL;
 }

@@ -81,9 +81,10 @@ static void put_path(const struct model *w, struct sessions *s, const struct mod
 {
     static int32_t ids[MAX_MESSAGES * 40];
     const struct kv_io *io = sessions_kv_io(s);
-    int32_t n_tok = path_log(w, c, ids), n_block, n_state;
-    io->find(io->ctx, c->id, 5, ids, n_tok, &n_block, &n_state);
-    for (int32_t b = n_block; (b + 1) * 64 <= n_tok; b++) {
+    int32_t n_tok = path_log(w, c, ids);
+    struct kv_io_held held;
+    io->find(io->ctx, c->id, 5, ids, n_tok, &held);
+    for (int32_t b = held.n_block; (b + 1) * 64 <= n_tok; b++) {
         uint64_t hash = kv_io_hash(KV_IO_HASH_EMPTY, ids, (b + 1) * 64);
         struct kv_piece p = {0, 0, b, 1, &hash, sizeof hash};
         io->put(io->ctx, c->id, 5, (b + 1) * 64, hash, &p, 1);
@@ -95,10 +96,11 @@ static void compare_kv(const struct model *w, struct sessions *s, const struct m
 {
     static int32_t ids[MAX_MESSAGES * 40];
     const struct kv_io *io = sessions_kv_io(s);
-    int32_t n_tok = path_log(w, c, ids), n_block, n_state;
-    io->find(io->ctx, c->id, 5, ids, n_tok, &n_block, &n_state);
-    assert_int_equal(n_block, n_tok / 64);
-    for (int32_t b = 0; b < n_block; b++) {
+    int32_t n_tok = path_log(w, c, ids);
+    struct kv_io_held held;
+    io->find(io->ctx, c->id, 5, ids, n_tok, &held);
+    assert_int_equal(held.n_block, n_tok / 64);
+    for (int32_t b = 0; b < held.n_block; b++) {
         uint64_t hash = kv_io_hash(KV_IO_HASH_EMPTY, ids, (b + 1) * 64);
         struct kv_piece p = {.block = b, .plane = 1};
         void *owned;

@@ -121,20 +121,20 @@ static void kvstore__get__returns_what_was_put_after_reopening(void **state)
         assert_int_equal(check_piece(io, id, FP, ids, 290, -1, 0, KV_IO_WINDOW), 1);
         assert_int_equal(check_piece(io, id, FP, ids, 289, -1, 0, KV_IO_WINDOW), 0);
         assert_int_equal(check_piece(io, id, FP + 1, ids, 0, 0, 0, 0), 0);
-        int32_t n_block, n_state;
-        io->find(io->ctx, id, FP, ids, 300, &n_block, &n_state);
-        assert_int_equal(n_block, 4);
-        assert_int_equal(n_state, 290);
-        io->find(io->ctx, id, FP, ids, 200, &n_block, &n_state);
-        assert_int_equal(n_block, 3);
-        assert_int_equal(n_state, 0);
-        io->find(io->ctx, id, FP + 1, ids, 300, &n_block, &n_state);
-        assert_int_equal(n_block, 0);
-        assert_int_equal(n_state, 0);
+        struct kv_io_held held;
+        io->find(io->ctx, id, FP, ids, 300, &held);
+        assert_int_equal(held.n_block, 4);
+        assert_int_equal(held.n_rows, 290);
+        io->find(io->ctx, id, FP, ids, 200, &held);
+        assert_int_equal(held.n_block, 3);
+        assert_int_equal(held.n_rows, 0);
+        io->find(io->ctx, id, FP + 1, ids, 300, &held);
+        assert_int_equal(held.n_block, 0);
+        assert_int_equal(held.n_rows, 0);
         ids[70]++; /* an edited log shares only what comes before the edit */
-        io->find(io->ctx, id, FP, ids, 300, &n_block, &n_state);
-        assert_int_equal(n_block, 1);
-        assert_int_equal(n_state, 0);
+        io->find(io->ctx, id, FP, ids, 300, &held);
+        assert_int_equal(held.n_block, 1);
+        assert_int_equal(held.n_rows, 0);
         assert_int_equal(check_piece(io, id, FP, ids, 1, 0, 0, 0), 0);
         ids[70]--;
         sessions_close(s);
@@ -203,7 +203,8 @@ static void kvstore__fork__shares_pages_and_delete_frees_the_last(void **state)
     int64_t a = chat_with_log(s, ids, 256), b, c;
     struct sessions_message *m;
     struct sessions_budget before, after;
-    int32_t n, n_block, n_state;
+    int32_t n;
+    struct kv_io_held held;
     for (int32_t i = 0; i < 4; i++)
         put_block(io, a, ids, i, 3);
     CHECK_OK(sessions_budget_get(s, &before, &err_seen));
@@ -224,12 +225,12 @@ static void kvstore__fork__shares_pages_and_delete_frees_the_last(void **state)
     CHECK_OK(sessions_delete(s, b, &err_seen));
     assert_int_equal(count_pieces(io, c, ids, 4), 4 * LAYERS * GROUPS * 3);
     CHECK_OK(sessions_delete(s, c, &err_seen));
-    io->find(io->ctx, 1, FP, ids, 256, &n_block, &n_state);
-    assert_int_equal(n_block, 0);
+    io->find(io->ctx, 1, FP, ids, 256, &held);
+    assert_int_equal(held.n_block, 0);
     /* Pages for a conversation that is gone are not taken. */
     put_block(io, c, ids, 0, 1);
-    io->find(io->ctx, c, FP, ids, 256, &n_block, &n_state);
-    assert_int_equal(n_block, 0);
+    io->find(io->ctx, c, FP, ids, 256, &held);
+    assert_int_equal(held.n_block, 0);
     sessions_close(s);
     free(ids);
 }
