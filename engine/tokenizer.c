@@ -135,6 +135,10 @@ static const char *const control_names[] = {
     "<|turn>",
 };
 
+/* The text of an answer tells its thoughts by these: they are shown, also where a file calls them
+ * control tokens. */
+static const char *const thought_names[] = {"<think>", "</think>"};
+
 static bool is_named(const char *s, size_t n, const char *const *names, size_t n_name)
 {
     for (size_t i = 0; i < n_name; i++)
@@ -290,6 +294,8 @@ static void flag_token(struct tokenizer *t, int32_t id, int64_t type)
     /* A token that a format uses must not be within reach of plain text, whatever its type says. */
     if (!(f & TOK_BYTE) && (end || looks_like_control(s, n) || IS_NAMED(s, n, control_names)))
         f = TOK_CONTROL;
+    if (f == TOK_CONTROL && IS_NAMED(s, n, thought_names))
+        f = TOK_USER;
     t->flags[id] = f | (end && (f & TOK_CONTROL) ? TOK_END : 0);
 }
 

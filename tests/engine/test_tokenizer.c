@@ -15,7 +15,7 @@
 
 #include "engine/base/str.h"
 #include "engine/gguf.h"
-#include "engine/tokenizer.h"
+#include "engine/tok_impl.h"
 #include "tests/engine/vocab_open.h"
 
 #define MODELS "ngxson__llama.cpp/models/"
@@ -102,6 +102,85 @@ static void tokenizer__encode__reference_vectors(void **state)
     (void)state;
     for (size_t i = 0; i < sizeof all_vectors / sizeof *all_vectors; i++)
         check_vectors(&all_vectors[i]);
+}
+
+/* ---- words ---- */
+
+struct words {
+    const char *text;
+    struct str split;
+};
+
+static void add_word(void *ctx, size_t off, size_t len)
+{
+    struct words *w = ctx;
+    if (w->split.len)
+        str_addc(&w->split, '|');
+    str_add(&w->split, w->text + off, len);
+}
+
+/* split: the text with a bar between its words. */
+static void check_split(const char *name, const char *split)
+{
+    struct tok_pre *pre;
+    struct tok_pre_info info;
+    struct tok_job job = {0};
+    struct err e;
+    struct str text = {0};
+    for (const char *p = split; *p; p++)
+        if (*p != '|')
+            str_addc(&text, *p);
+    struct words w = {.text = str_c(&text)};
+    if (tok_pre_open(name, &pre, &info, &e) != OK ||
+        tok_pre_split(pre, &job, w.text, text.len, add_word, &w, &e) != OK)
+        fail_msg("%s: %s", name, e.text);
+    if (strcmp(str_c(&w.split), split) != 0)
+        fail_msg("%s:\n got: %s\nwant: %s", name, str_c(&w.split), split);
+    str_fini(&w.split);
+    str_fini(&text);
+    tok_pre_job_fini(&job);
+    tok_pre_free(pre);
+}
+
+#define ACUTE "\xcc\x81"
+#define FAMILY "\xf0\x9f\x91\xa8\xe2\x80\x8d\xf0\x9f\x91\xa9"
+
+/* Worked out by hand from the patterns that the models' tokenizer.json have. */
+static void tok_pre__split__words_of_qwen35_and_lfm2(void **state)
+{
+    (void)state;
+    static const struct {
+        const char *qwen35, *lfm2; /* NULL = as qwen35 */
+    } cases[] = {
+        {"I|'ve| it|'S| don|'t| o|'clock", NULL},
+        {"''|ll| WE|'RE|'d", NULL},
+        {"Hello|,| World|!", NULL},
+        {"f|(x|)[|1|]={|y|:'|z|'};\n|//|c", NULL},
+        /* digits one by one, or up to three together */
+        {"1|2|3|4|5| |6|.|7", "123|45| |6|.|7"},
+        {"x|1| |\xc2\xbd|\xef\xbc\x94|\xd9\xa3", "x|1| |\xc2\xbd\xef\xbc\x94\xd9\xa3"},
+        /* a mark stays with its letter, or is no letter */
+        {"e" ACUTE "te" ACUTE, "e|" ACUTE "te|" ACUTE},
+        {" " ACUTE "a|.", " " ACUTE "|a|."},
+        {"1|" ACUTE "| |2", "1|" ACUTE "| |2"},
+        /* Thai: "nam" with its vowel and tone, then "cha" */
+        {"\xe0\xb8\x99\xe0\xb9\x89\xe0\xb8\xb3\xe0\xb8\x8a\xe0\xb8\xb2",
+         "\xe0\xb8\x99|\xe0\xb9\x89\xe0\xb8\xb3\xe0\xb8\x8a\xe0\xb8\xb2"},
+        /* Devanagari: "hindi hai" */
+        {"\xe0\xa4\xb9\xe0\xa4\xbf\xe0\xa4\xa8\xe0\xa5\x8d\xe0\xa4\xa6\xe0\xa5\x80"
+         "| \xe0\xa4\xb9\xe0\xa5\x88",
+         "\xe0\xa4\xb9|\xe0\xa4\xbf\xe0\xa4\xa8|\xe0\xa5\x8d\xe0\xa4\xa6|\xe0\xa5\x80"
+         "| \xe0\xa4\xb9|\xe0\xa5\x88"},
+        /* emoji: the joiner is neither letter nor mark, the variation selector is a mark */
+        {FAMILY "| " FAMILY "!", NULL},
+        {"!!|\xef\xb8\x8f|?", "!!\xef\xb8\x8f?"},
+        {"\xe6\xbc\xa2\xe5\xad\x97|\xe3\x80\x82\n\n|A", NULL},
+        {"a|  | b| |\tc|   \n\n|  | d|\r\n|  ", NULL},
+    };
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        check_split("qwen35", cases[i].qwen35);
+        check_split("lfm2", cases[i].lfm2 ? cases[i].lfm2 : cases[i].qwen35);
+    }
 }
 
 static void tokenizer__open__refuses_other_kinds(void **state)
@@ -323,6 +402,56 @@ static void tokenizer__encode__bos_once(void **state)
     tokenizer_free(t);
 }
 
+/* LFM2: a text begins with bos also where the file does not say so, ends of turns are ends, and the
+ * marks of thoughts are text whatever their type is. */
+static void tokenizer__open__lfm2(void **state)
+{
+    (void)state;
+    static const char *const tokens[] = {"<|pad|>",    "<|startoftext|>", "<|endoftext|>",
+                                         "<|im_end|>", "<think>",         "</think>",
+                                         "a",          "b",               "ab"};
+    static const int32_t types[] = {3, 3, 3, 3, 3, 3, 1, 1, 1};
+    enum { N = sizeof types / sizeof *types };
+    for (int said = 0; said < 3; said++) { /* nothing, yes, no */
+        struct vocab_file f = {0};
+        struct err e;
+        struct tokenizer *t = NULL;
+        struct tok_list ids = {0};
+        struct str out = {0};
+        vocab_str(&f, "tokenizer.ggml.model", "gpt2");
+        vocab_str(&f, "tokenizer.ggml.pre", "lfm2");
+        vocab_strs(&f, "tokenizer.ggml.tokens", tokens, N);
+        vocab_i32s(&f, "tokenizer.ggml.token_type", types, N);
+        vocab_strs(&f, "tokenizer.ggml.merges", tokens, 0);
+        vocab_u32(&f, "tokenizer.ggml.bos_token_id", 1);
+        vocab_u32(&f, "tokenizer.ggml.eos_token_id", 3);
+        if (said) {
+            vocab_key(&f, "tokenizer.ggml.add_bos_token", GGUF_BOOL);
+            vocab_raw(&f, &(uint8_t){said == 1}, 1);
+        }
+        struct gguf *g = vocab_open(&f, &e);
+        assert_non_null(g);
+        assert_int_equal(tokenizer_open(g, &t, &e), OK);
+        assert_int_equal(tokenizer_special(t)->eot, 3);
+        assert_true(tokenizer_is_end(t, 2) && tokenizer_is_end(t, 3));
+        assert_true(tokenizer_is_control(t, 1) && !tokenizer_is_end(t, 1));
+        static const char text[] = "<think>ab</think>";
+        assert_int_equal(tokenizer_encode(t, text, sizeof text - 1, false, true, &ids, &e), OK);
+        int32_t first = said != 2;
+        assert_int_equal(ids.n, first + 3);
+        assert_int_equal(ids.ids[0], said == 2 ? 4 : 1);
+        assert_int_equal(ids.ids[first], 4);
+        assert_int_equal(ids.ids[first + 1], 8); /* a word that is a token, without a merge */
+        assert_int_equal(ids.ids[first + 2], 5);
+        tokenizer_decode(t, ids.ids, ids.n, false, true, &out);
+        assert_string_equal(str_c(&out), "<think>ab</think>");
+        str_fini(&out);
+        tok_list_fini(&ids);
+        tokenizer_free(t);
+        gguf_close(g);
+    }
+}
+
 static void tokenizer__questions__any_id_is_safe(void **state)
 {
     (void)state;
@@ -495,6 +624,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(tokenizer__encode__reference_vectors),
+        cmocka_unit_test(tok_pre__split__words_of_qwen35_and_lfm2),
         cmocka_unit_test(tokenizer__open__refuses_other_kinds),
         cmocka_unit_test(tokenizer__encode__prose_fast_enough),
         cmocka_unit_test(tokenizer__encode__strange_texts_stay_linear),
@@ -502,6 +632,7 @@ int main(void)
         cmocka_unit_test(tokenizer__encode__refuses_huge_texts),
         cmocka_unit_test(tokenizer__encode__special_only_in_ranges),
         cmocka_unit_test(tokenizer__encode__bos_once),
+        cmocka_unit_test(tokenizer__open__lfm2),
         cmocka_unit_test(tokenizer__questions__any_id_is_safe),
         cmocka_unit_test(tokenizer__open__refuses_damaged_vocabularies),
         cmocka_unit_test(tokenizer__open__lives_with_odd_vocabularies),
