@@ -305,7 +305,7 @@ static struct slice after_thought(struct slice t, struct slice *ret_thought)
     struct slice rest = t;
     *ret_thought = (struct slice){t.s, 0};
     for (const char *p; (p = find_text(rest, close));) {
-        if (ret_thought->n == 0)
+        if (rest.s == t.s)
             ret_thought->n = (size_t)(p - t.s);
         rest.n -= (size_t)(p - rest.s) + strlen(close);
         rest.s = p + strlen(close);
@@ -325,32 +325,39 @@ static struct slice after_marked_thought(struct slice t)
     return (struct slice){p, (size_t)(end - p)};
 }
 
-/* ended: an answer after which no question comes in this rendering. */
-static void put_answer(struct render *r, struct slice t, bool ended)
+/* What an answer said before its end of thoughts, without the mark that begins them. */
+static void put_thought(struct render *r, struct slice t)
+{
+    static const char open[] = "<think>";
+    for (const char *p; (p = find_text(t, open));) {
+        t.n -= (size_t)(p + strlen(open) - t.s);
+        t.s = p + strlen(open);
+    }
+    t = r->tp->format.flags & FORMAT_TRIM ? trim_right(trim_left(t)) : trim_lines(t);
+    while (t.n && t.s[t.n - 1] == '\n')
+        t.n--;
+    put_format(r, "<think>\n");
+    str_add(r->out, t.s, t.n);
+    put_format(r, "\n</think>\n\n");
+}
+
+/* ended: no question comes after the answer in this rendering; last: no answer does. */
+static void put_answer(struct render *r, struct slice t, bool ended, bool last)
 {
     const struct format *f = &r->tp->format;
     put_format(r, f->assistant[0]);
-    struct slice thought;
+    struct slice thought = {0};
     if (f->flags & FORMAT_TRIM)
         t = trim_right(trim_left(t));
-    if (f->flags & FORMAT_DROP_THOUGHT) {
-        struct slice rest = f->marks[0].token ? after_marked_thought(t) : after_thought(t, &thought);
-        if (f->flags & FORMAT_THINK_LAST && ended) {
-            static const char open[] = "<think>";
-            const char *p = find_text(thought, open);
-            if (p)
-                thought = (struct slice){p + strlen(open),
-                                         thought.n - (size_t)(p + strlen(open) - thought.s)};
-            thought = trim_lines(thought);
-            while (thought.n && thought.s[thought.n - 1] == '\n')
-                thought.n--;
-            put_format(r, "<think>\n");
-            str_add(r->out, thought.s, thought.n);
-            put_format(r, "\n</think>\n\n");
-            t = trim_lines(rest);
-        } else if (rest.n != t.n) {
-            t = trim_lines(rest);
-        }
+    bool keep = (f->flags & FORMAT_KEEP_ENDED && ended) || (f->flags & FORMAT_KEEP_LAST && last);
+    if (f->flags & FORMAT_DROP_THOUGHT && !keep) {
+        struct slice rest =
+            f->marks[0].token ? after_marked_thought(t) : after_thought(t, &thought);
+        bool show = f->flags & FORMAT_THINK_EVERY || (f->flags & FORMAT_THINK_LAST && ended);
+        if (show)
+            put_thought(r, thought);
+        if (show || rest.n != t.n)
+            t = f->flags & FORMAT_TRIM_REST ? trim_right(trim_left(rest)) : trim_lines(rest);
     }
     if (f->flags & FORMAT_TRIM_LINES)
         t = trim_lines(t);
@@ -412,6 +419,7 @@ static enum status render_messages(struct render *r, bool first, const struct en
     struct slice system = {0};
     bool has_system = false, first_user = first;
     int32_t last_user = last_with_role(m, n, ROLE_USER);
+    int32_t last_answer = last_with_role(m, n, ROLE_ASSISTANT);
     for (int32_t i = 0; i < n; i++)
         if (role_of(&m[i]) == ROLE_OTHER)
             return err_set(e, ERR_USAGE,
@@ -453,7 +461,7 @@ static enum status render_messages(struct render *r, bool first, const struct en
             break;
         }
         default:
-            put_answer(r, text, i > last_user);
+            put_answer(r, text, i > last_user, i == last_answer);
         }
     }
     if (has_system) /* a system text that no question follows must not get lost */

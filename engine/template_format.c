@@ -421,19 +421,35 @@ static void read_date(struct template *tp, const char *s, const char *end)
         str_clear(&tp->date);
 }
 
-/* Conditions that occur around the head of an answer. Nobody has set enable_thinking: it is as the
- * template itself sets it, or undefined, which counts as false. */
-static bool condition(const char *s, const char *end, const char *source, const char *source_end)
+/* What enable_thinking is where nobody sets it but the template itself. */
+enum thinking { THINKING_UNDEFINED, THINKING_ON, THINKING_OFF };
+
+static enum thinking thinking_of(const char *source, const char *end)
 {
-    bool set = find(source, source_end, "set enable_thinking = enable_thinking") ||
-               find(source, source_end, "set enable_thinking = true");
+    static const char again[] = "set enable_thinking = enable_thinking";
+    static const char off[] = "set enable_thinking = false";
+    const char *first = find(source, end, "%}"), *p = find(source, end, again);
+    const char *close = find(p, end, "%}");
+    /* Further down it is switched off for what a message says: only the first statement counts. */
+    if (find(source, first, off))
+        return THINKING_OFF;
+    if (find(p, close, "else false") || find(p, close, "else False") ||
+        find(p, close, "default(false"))
+        return THINKING_OFF;
+    return p || find(source, end, "set enable_thinking = true") ? THINKING_ON : THINKING_UNDEFINED;
+}
+
+/* Conditions that occur around the head of an answer. What is undefined counts as false. */
+static bool condition(const char *s, const char *end, enum thinking thinking)
+{
+    if (find(s, end, "enable_thinking is not defined") ||
+        find(s, end, "enable_thinking is undefined"))
+        return thinking != THINKING_OFF; /* "... or enable_thinking is true" follows */
     if (find(s, end, "not enable_thinking"))
-        return !set;
+        return thinking != THINKING_ON;
     if (find(s, end, "enable_thinking is false") || find(s, end, "enable_thinking == false"))
-        return false;
-    if (find(s, end, "enable_thinking"))
-        return set;
-    return false;
+        return thinking == THINKING_OFF;
+    return find(s, end, "enable_thinking") && thinking == THINKING_ON;
 }
 
 /* Runs what the template does after its last `if add_generation_prompt`, as far as it is made of
@@ -442,6 +458,7 @@ static bool answer_head(const char *source, const char *end, struct str *out)
 {
     enum { DEPTH = 8 };
     bool on[DEPTH] = {true}, taken[DEPTH] = {true};
+    enum thinking thinking = thinking_of(source, end);
     int depth = 0;
     const char *s = find_last(source, end, "add_generation_prompt");
     s = find(s, end, "%}");
@@ -477,7 +494,7 @@ static bool answer_head(const char *source, const char *end, struct str *out)
             if (starts(p, close, "if")) {
                 if (++depth == DEPTH)
                     return false;
-                taken[depth] = on[depth - 1] && condition(p, close, source, end);
+                taken[depth] = on[depth - 1] && condition(p, close, thinking);
                 on[depth] = taken[depth];
             } else if (starts(p, close, "else")) {
                 if (depth == 0)
@@ -516,6 +533,30 @@ static bool trims(const char *s, const char *end)
     return any(s, end, marks);
 }
 
+/* Qwen 3.8 asks for an effort in the system text, whatever else stands there. */
+static void read_effort(struct template *tp, const char *s, const char *end)
+{
+    static const char level[] = "set resolved_reasoning_effort = reasoning_effort|default('";
+    static const char text[] = "set reasoning_instructions = '";
+    struct str is = {0}, name = {0};
+    const char *p = find(s, end, level);
+    if (p && thinking_of(s, end) != THINKING_OFF &&
+        read_string(p + strlen(level), end, '\'', &name)) {
+        str_addf(&is, "resolved_reasoning_effort == '%s' %%}", str_c(&name));
+        p = find(p, end, str_c(&is));
+        p = find(p, end, "{%");
+        p = p && starts(p + 2, end, text) ? find(p, end, text) : NULL;
+        if (p && read_string(p + strlen(text), end, '\'', &tp->system_lead)) {
+            str_adds(&tp->system_join, "\n\n");
+            tp->format.flags |= FORMAT_SYSTEM_ALWAYS;
+        } else {
+            str_clear(&tp->system_lead);
+        }
+    }
+    str_fini(&is);
+    str_fini(&name);
+}
+
 static void detail_chatml(struct template *tp, const char *s, const char *end)
 {
     struct format *f = &tp->format;
@@ -529,8 +570,15 @@ static void detail_chatml(struct template *tp, const char *s, const char *end)
         f->flags |= FORMAT_DROP_THOUGHT;
     if (find(s, end, "'\\n<think>\\n' + reasoning_content"))
         f->flags |= FORMAT_THINK_LAST;
+    if (find(s, end, "preserve_thinking is undefined or preserve_thinking is true"))
+        f->flags |= FORMAT_THINK_EVERY | FORMAT_TRIM_REST; /* Qwen 3.8 */
+    read_effort(tp, s, end);
     if (find(s, end, "split('</think>')[-1].lstrip"))
         f->flags |= FORMAT_DROP_THOUGHT;
+    if (find(s, end, "split(\"</think>\")[-1] | trim")) { /* LFM 2.5 */
+        f->flags |= FORMAT_DROP_THOUGHT | FORMAT_TRIM_REST;
+        f->flags |= find(s, end, "last_assistant_index") ? FORMAT_KEEP_LAST : FORMAT_KEEP_ENDED;
+    }
     if (find(s, end, "true)|trim"))
         f->flags |= FORMAT_TRIM;
     if (find(s, end, "content.lstrip() }}") || find(s, end, "content | trim('left')"))

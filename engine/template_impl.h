@@ -18,6 +18,10 @@ enum format_flag {
     FORMAT_SYSTEM_FIRST = 1024, /* the system text before all else, without a turn */
     FORMAT_RTRIM_SYSTEM = 2048, /* a system text loses the white space after it */
     FORMAT_TRIM_LINES = 4096,   /* answers lose the line ends before them */
+    FORMAT_THINK_EVERY = 8192,  /* every answer shows its (empty) thoughts */
+    FORMAT_KEEP_ENDED = 16384,  /* answers after the last question keep their thoughts as written */
+    FORMAT_KEEP_LAST = 32768,   /* the last answer does, whatever follows it */
+    FORMAT_TRIM_REST = 65536,   /* no white space around what thoughts were dropped from */
 };
 
 enum { FORMAT_MARKS = 4 };

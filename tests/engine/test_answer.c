@@ -13,11 +13,11 @@
 #include "engine/answer.h"
 #include "tests/engine/vocab.h"
 
-/* The harmony format's marks, Mistral's, ChatML's; after them every byte. */
+/* The harmony format's marks, Mistral's, ChatML's, those of thoughts; after them every byte. */
 static const char *const controls[] = {
     "<|start|>",       "<|channel|>",      "<|message|>",  "<|end|>",    "<|return|>", "<|call|>",
     "[THINK]",         "[/THINK]",         "[INST]",       "[/INST]",    "</s>",       "<s>",
-    "[SYSTEM_PROMPT]", "[/SYSTEM_PROMPT]", "<|im_start|>", "<|im_end|>",
+    "[SYSTEM_PROMPT]", "[/SYSTEM_PROMPT]", "<|im_start|>", "<|im_end|>", "<think>",    "</think>",
 };
 enum { N_CONTROL = sizeof controls / sizeof *controls, N_VOCAB = N_CONTROL + 256, EOS = 10 };
 
@@ -28,6 +28,14 @@ static const char mistral[] =
 static const char chatml[] =
     "{{ '<|im_start|>user\\n' }}{% if add_generation_prompt %}"
     "{{ '<|im_start|>assistant\\n<think>\\n' }}{% endif %}split('</think>')[-1].lstrip";
+static const char qwen35_small[] =
+    "{{- '<|im_start|>user\\n' }}{%- if add_generation_prompt %}{{- '<|im_start|>assistant\\n' }}"
+    "{%- if enable_thinking is defined and enable_thinking is true %}{{- '<think>\\n' }}"
+    "{%- else %}{{- '<think>\\n\\n</think>\\n\\n' }}{%- endif %}{%- endif %}";
+static const char lfm25[] =
+    "{{- bos_token -}}{{- \"<|im_start|>\" + message.role + \"\\n\" -}}last_user_index"
+    "{%- set content = content.split(\"</think>\")[-1] | trim -%}"
+    "{%- if add_generation_prompt -%}{{- \"<|im_start|>assistant\\n<think>\" -}}{%- endif -%}";
 
 struct model {
     struct gguf *g;
@@ -236,6 +244,40 @@ static void answer__push__opens_thoughts_that_the_head_began(void **state)
     model_close(&m);
 }
 
+/* Heads of LFM 2.5 and of the small Qwen 3.5, and what the next turn follows: the thoughts as they
+ * were written, bos once. */
+static void answer__push__thoughts_of_lfm_and_qwen(void **state)
+{
+    (void)state;
+    struct model m = model_open_as(lfm25);
+    struct tok_list path = {0};
+    add_turn(&m, &path, NULL, NULL, "2+2?");
+    assert_ids(&m, &path, "<s><|im_start|>user\n2+2?<|im_end|>\n<|im_start|>assistant\n<think>");
+    int32_t n = path.n;
+    assert_shown(&m, &path, true, "Hm.</think>4.<|im_end|>", "<think>Hm.</think>4.");
+    add_turn(&m, &path, NULL, NULL, "Sure?");
+    assert_ids(&m, &path,
+               "assistant\n<think>Hm.</think>4.<|im_end|>\n<|im_start|>user\nSure?<|im_end|>\n"
+               "<|im_start|>assistant\n<think>");
+    assert_int_equal(path.ids[0], tokenizer_find(m.t, "<s>", 3));
+    assert_int_equal(path.ids[n - 1], tokenizer_find(m.t, "<think>", 7));
+    assert_shown(&m, &path, true, "Still", "<think>Still");
+    assert_shown(&m, &path, false, ".</think>Yes.<|im_end|>", ".</think>Yes.");
+    model_close(&m);
+
+    m = model_open_as(qwen35_small);
+    path.n = 0;
+    add_turn(&m, &path, NULL, NULL, "2+2?");
+    assert_ids(&m, &path, "<|im_start|>assistant\n<think>\n\n</think>\n\n");
+    assert_shown(&m, &path, true, "4.<|im_end|>", "4.");
+    add_turn(&m, &path, NULL, NULL, "Sure?");
+    assert_ids(&m, &path,
+               "</think>\n\n4.<|im_end|>\n<|im_start|>user\nSure?<|im_end|>\n"
+               "<|im_start|>assistant\n<think>\n\n</think>\n\n");
+    tok_list_fini(&path);
+    model_close(&m);
+}
+
 /* The ids of an answer stay as the model wrote them; a text that comes from elsewhere goes in
  * without its thoughts. */
 static void answer__path__keeps_thoughts_that_it_has(void **state)
@@ -311,6 +353,7 @@ int main(void)
         cmocka_unit_test(answer__push__shows_the_thoughts_of_mistral),
         cmocka_unit_test(answer__text__only_the_thoughts_before_it_are_dropped),
         cmocka_unit_test(answer__push__opens_thoughts_that_the_head_began),
+        cmocka_unit_test(answer__push__thoughts_of_lfm_and_qwen),
         cmocka_unit_test(answer__path__keeps_thoughts_that_it_has),
         cmocka_unit_test(answer__stop__only_where_the_answer_ends),
     };
