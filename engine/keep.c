@@ -869,31 +869,43 @@ static bool stepped_back(const struct kv_line *l)
     return l->n_block > 0 && l->block[l->n_block - 1]->thawed;
 }
 
-int32_t keep_load(const struct keep *k, int64_t id, struct kv_line *l, const int32_t *ids,
-                  int32_t n, const struct keep_room *room)
+/* Fills an empty line; false = something was missing: it holds what came before that. */
+static bool load_offer(const struct keep *k, int64_t id, struct kv_line *l, const int32_t *ids,
+                       const struct offer *o, const struct keep_room *room)
 {
     struct err e;
     enum status s = OK;
     uint64_t hash;
-    if (!k->io.find || l->pool->kern->kv_bytes != (int32_t)sizeof(uint16_t))
-        return 0;
-    bool states = l->pool->shape.n_state_layer > 0;
-    struct offer o = states ? find_state(k, id, l, ids, n) : find_offer(k, id, l, ids, n);
-    if (o.n_tok < l->n_tok + (stepped_back(l) ? 1 : LOAD_MIN_TOK))
-        return 0;
-    kv_truncate(l, 0);
-    bool whole = load_blocks(k, id, l, ids, o.n_block, &hash, room) == o.n_block;
-    while (whole && o.thaw && (s = kv_thaw(l, o.n_block - 1, &e)) == ERR_MEMORY &&
+    bool whole = load_blocks(k, id, l, ids, o->n_block, &hash, room) == o->n_block;
+    while (whole && o->thaw && (s = kv_thaw(l, o->n_block - 1, &e)) == ERR_MEMORY &&
            room->make(room->ctx, l->pool->rows_bytes))
         ;
     whole = whole && s == OK;
-    if (whole && o.rows)
-        whole = load_window(k, id, l, ids, o.n_tok, hash, room);
-    l->kept_from = o.n_block * KERN_BLOCK_TOK;
-    l->kept_end = whole && o.rows ? l->n_tok : 0;
-    if (states && !(whole && load_state(k, id, l, room)))
+    if (whole && o->rows)
+        whole = load_window(k, id, l, ids, o->n_tok, hash, room);
+    l->kept_from = o->n_block * KERN_BLOCK_TOK;
+    l->kept_end = whole && o->rows ? l->n_tok : 0;
+    return whole && (!o->state || load_state(k, id, l, room));
+}
+
+int32_t keep_load(const struct keep *k, int64_t id, struct kv_line *l, const int32_t *ids,
+                  int32_t n, const struct keep_room *room)
+{
+    bool states = l->pool->shape.n_state_layer > 0, taken = false;
+    int32_t least = l->n_tok + (stepped_back(l) ? 1 : LOAD_MIN_TOK);
+    if (!k->io.find || l->pool->kern->kv_bytes != (int32_t)sizeof(uint16_t))
+        return 0;
+    struct offer o = states ? find_state(k, id, l, ids, n) : find_offer(k, id, l, ids, n);
+    if (o.n_tok < least)
+        return 0;
+    kv_truncate(l, 0);
+    taken = load_offer(k, id, l, ids, &o, room);
+    while (states && !taken && o.n_tok > 0) { /* damaged: the state before it may be of use */
         kv_truncate(l, 0);
-    else if (!whole || !(o.rows || o.state))
+        o = find_state(k, id, l, ids, o.n_tok - 1);
+        taken = o.n_tok > 0 && load_offer(k, id, l, ids, &o, room);
+    }
+    if (!states && !(taken && o.rows))
         kv_truncate(l, l->n_tok); /* steps back to where reading can go on */
     return l->n_tok;
 }

@@ -502,6 +502,130 @@ static void keep__rest__of_a_line_that_just_came_back(void **state)
     unlink(path);
 }
 
+/* ---- layers that keep a state ---- */
+
+static void remove_state(int32_t n_tok, int32_t layer)
+{
+    for (int i = store.n - 1; i >= 0; i--)
+        if (store.held[i].p.plane == KV_IO_STATE && store.held[i].n_tok == n_tok &&
+            store.held[i].p.layer == layer)
+            store_remove(i);
+}
+
+static int32_t states_at(int32_t n_tok)
+{
+    int32_t n = 0;
+    for (int i = 0; i < store.n; i++)
+        n += store.held[i].p.plane == KV_IO_STATE && store.held[i].n_tok == n_tok;
+    return n;
+}
+
+/* Reads what the line has not of ids[0..n), in one go or token by token; the last logits. */
+static void read_on(struct bed *b, struct kv_line *line, const int32_t *ids, int32_t n, bool one_by_one,
+                    float ret[TINYMODEL_VOCAB])
+{
+    struct err e;
+    const float *logits = NULL;
+    for (int32_t at = kv_n_tok(line), now; at < n; at += now) {
+        now = one_by_one ? 1 : n - at;
+        bed_check(kv_reserve(line, now, &e), &e);
+        bed_check(forward_run(b->f, line, ids + at, now, FORWARD_LAST, NULL, NULL, &e), &e);
+        bed_check(forward_head(b->f, now - 1, 1, &logits, &e), &e);
+    }
+    memcpy(ret, logits, TINYMODEL_VOCAB * sizeof *ret);
+}
+
+static struct kv_line *taken_up(const struct keep *keep, struct bed *b, const int32_t *ids, int32_t n,
+                                int32_t want)
+{
+    struct kv_line *line = kv_line_new(b->pool, 4096);
+    assert_int_equal(keep_load(keep, 7, line, ids, n, &no_room), want);
+    assert_int_equal(kv_n_tok(line), want);
+    return line;
+}
+
+static void keep_states(const char *model, const char *preset)
+{
+    enum { PROMPT = 300, END = 460, MORE = 20, LONG = 2500 };
+    static int32_t ids[LONG];
+    static float want[TINYMODEL_VOCAB], got[TINYMODEL_VOCAB];
+    const struct keep keep = {{NULL, io_put, io_find, io_load}, 11};
+    struct kern *k = kern_open_cpu(NULL, 1);
+    struct bed b;
+    char path[64];
+    for (int32_t i = 0; i < LONG; i++)
+        ids[i] = (i * 29 + i / 50) % TINYMODEL_VOCAB;
+    snprintf(path, sizeof path, "/tmp/dogear-keep-%d.gguf", (int)getpid());
+    tinymodel_write(tinymodel_find(model), path, false);
+    bed_open(&b, k, path, LONG);
+    unlink(path);
+    const struct kv_shape s = forward_kv_shape(&b.m->p);
+    kv_line_free(b.line);
+    kv_pool_free(b.pool);
+    b.pool = kv_pool_new(k, &s, presets_find(preset), 1u << 28);
+    b.line = kv_line_new(b.pool, 4096);
+    read_on(&b, b.line, ids, PROMPT, false, got);
+    read_on(&b, b.line, ids, END, true, got);
+    keep_state(&keep, 7, b.line);
+    size_t had = store.put_bytes;
+    keep_state(&keep, 7, b.line);
+    assert_int_equal(store.put_bytes, had);
+    assert_int_equal(states_at(END), s.n_state_layer);
+
+    /* As if it had never left, and nothing of it is put again. */
+    struct kv_line *line = taken_up(&keep, &b, ids, END + MORE, END);
+    keep_state(&keep, 7, line);
+    assert_int_equal(store.put_bytes, had);
+    read_on(&b, b.line, ids, END + MORE, true, want);
+    read_on(&b, line, ids, END + MORE, true, got);
+    assert_memory_equal(got, want, sizeof want);
+    kv_line_free(line);
+
+    /* Its answer once more, and its end where the newest state has a hole. */
+    line = taken_up(&keep, &b, ids, PROMPT, PROMPT / 64 * 64);
+    read_on(&b, line, ids, PROMPT, false, got);
+    if (strcmp(preset, "exact") == 0) {
+        struct kv_line *fresh = kv_line_new(b.pool, 4096);
+        read_on(&b, fresh, ids, PROMPT, false, want);
+        assert_memory_equal(got, want, sizeof want);
+        kv_line_free(fresh);
+    }
+    kv_line_free(line);
+    remove_state(END, 1);
+    kv_line_free(taken_up(&keep, &b, ids, END + MORE, END / 64 * 64));
+    for (int32_t n = 0; n <= END; n++)
+        remove_state(n, 0);
+    kv_line_free(taken_up(&keep, &b, ids, END + MORE, 0));
+    store_clear();
+
+    /* While a long prompt is read, too: what a killed reading leaves. */
+    kv_truncate(b.line, 0);
+    for (int32_t n = 512; n < LONG; n += 512) {
+        read_on(&b, b.line, ids, n, false, got);
+        keep_blocks(&keep, 7, b.line);
+    }
+    assert_int_equal(states_at(1024), s.n_state_layer);
+    assert_int_equal(states_at(1536), 0);
+    assert_int_equal(states_at(2048), s.n_state_layer);
+    int32_t n_page = strcmp(preset, "exact") == 0 ? 2048 : 2048 - 128; /* the last blocks are rows still */
+    line = kv_line_new(b.pool, 4096);
+    int32_t back = keep_load(&keep, 7, line, ids, LONG, &no_room);
+    assert_int_equal(back, n_page == 2048 ? 2048 : 1024);
+    kv_line_free(line);
+    bed_close(&b);
+    kern_close(k);
+    store_clear();
+}
+
+static void keep__states__come_back(void **state)
+{
+    static const char *const presets[] = {"exact", "8/8", "adaptive"};
+    for (size_t i = 0; i < sizeof presets / sizeof *presets; i++) {
+        keep_states("qwen35moe", presets[i]);
+        keep_states("lfm2", presets[i]);
+    }
+}
+
 /* The shim's device fails in the middle of an answer: what was said stays, the turn and all that
  * follow tell why, and nothing that came from the device since is kept. */
 static void keep__cuda__failed_device_keeps_nothing(void **state)
@@ -556,6 +680,7 @@ int main(int n_arg, char **arg)
         cmocka_unit_test(keep__put__writes_each_block_once),
         cmocka_unit_test(keep__rest__puts_only_rows_that_are_new),
         cmocka_unit_test(keep__rest__of_a_line_that_just_came_back),
+        cmocka_unit_test(keep__states__come_back),
         cmocka_unit_test(keep__cuda__failed_device_keeps_nothing),
     };
     if (n_arg > 1)
