@@ -1,44 +1,14 @@
-#include "engine/keep.h"
+#include "engine/keep_impl.h"
 
 #include <stdlib.h>
 #include <string.h>
 
 #include "engine/base/mem.h"
-#include "engine/kv_impl.h"
 
 enum {
-    LOAD_MIN_TOK = 16, /* fewer are read from ids as quickly */
     KEEP_STATE_TOK = 1024, /* a state is put while reading goes on when so many tokens are behind the last */
-    LOAD_BLOCKS = 32,  /* read at the same time, at most */
-    KEEP_VERSION = 1,  /* of the order of bytes in pieces */
+    KEEP_VERSION = 1,      /* of the order of bytes in pieces */
 };
-
-/* Planes count from the coarsest step of the ladder. */
-static struct page_shape upto_shape(int32_t head_dim, int32_t plane)
-{
-    const struct kv_depth *d = &kv_ladder[KV_STEPS - 1 - plane];
-    return (struct page_shape){head_dim, d->bits_k, d->bits_v};
-}
-
-/* Bytes of a page cut down to plane `plane` of the ladder; 0 for plane -1. */
-static size_t upto(int32_t head_dim, int32_t plane)
-{
-    if (plane < 0)
-        return 0;
-    const struct page_shape s = upto_shape(head_dim, plane);
-    return page_size(&s);
-}
-
-static size_t page_max(const struct kv_shape *s)
-{
-    return upto(s->head_dim, KV_STEPS - 1);
-}
-
-/* The highest plane of a page; -1 for a shape that is not on the ladder. */
-static int32_t top_plane(const struct kern_page *page)
-{
-    return KV_STEPS - 1 - kv_step((struct kv_depth){page->bits_k, page->bits_v});
-}
 
 uint64_t keep_fingerprint(uint64_t model, const struct preset *preset)
 {
@@ -46,82 +16,6 @@ uint64_t keep_fingerprint(uint64_t model, const struct preset *preset)
     format += KEEP_VERSION << 8;
     return (model ^ format) * UINT64_C(0x9e3779b97f4a7c15);
 }
-
-/* Where keys and values of a head lie in a layer's rows of a block; elements. */
-static size_t row_at(const struct kv_shape *s, int32_t head, bool value)
-{
-    size_t one = (size_t)KERN_BLOCK_TOK * (size_t)s->head_dim;
-    return ((size_t)value * (size_t)s->n_head_kv + (size_t)head) * one;
-}
-
-static size_t sink_at(const struct kv_shape *s, int32_t layer, int32_t head, bool value)
-{
-    size_t one = (size_t)KERN_SINK_PAD * (size_t)s->head_dim;
-    return ((size_t)(2 * layer + value) * (size_t)s->n_head_kv + (size_t)head) * one;
-}
-
-/* ---- token rows, packed: [head][K then V][head_dim] per token ---- */
-
-/* Copies token t between a layer's rows of a block (kv_layer_get) and packed bytes. */
-static void move_token(const struct kv_shape *s, uint16_t *rows, int32_t t, uint16_t *packed,
-                       bool out)
-{
-    size_t d = (size_t)s->head_dim;
-    for (int32_t h = 0; h < s->n_head_kv; h++, packed += 2 * d) {
-        uint16_t *k = rows + row_at(s, h, false), *v = rows + row_at(s, h, true);
-        for (size_t c = 0; c < d; c++) {
-            uint16_t *key = &k[c * KERN_BLOCK_TOK + (size_t)t], *value = &v[(size_t)t * d + c];
-            if (out) {
-                packed[c] = *key;
-                packed[d + c] = *value;
-            } else {
-                *key = packed[c];
-                *value = packed[d + c];
-            }
-        }
-    }
-}
-
-static void move_sinks(const struct kv_shape *s, uint16_t *sinks, int32_t layer, uint16_t *packed,
-                       bool out)
-{
-    size_t d = (size_t)s->head_dim;
-    for (int32_t h = 0; h < s->n_head_kv; h++) {
-        uint16_t *k = sinks + sink_at(s, layer, h, false), *v = sinks + sink_at(s, layer, h, true);
-        for (size_t t = 0; t < KERN_SINK_TOK; t++, packed += 2 * d)
-            for (size_t c = 0; c < d; c++) {
-                uint16_t *key = &k[c * KERN_SINK_PAD + t], *value = &v[t * d + c];
-                if (out) {
-                    packed[c] = *key;
-                    packed[d + c] = *value;
-                } else {
-                    *key = packed[c];
-                    *value = packed[d + c];
-                }
-            }
-    }
-}
-
-/* Token t < KERN_SINK_TOK as move_token packs it, to where it is read once its block is sealed. */
-static void set_sink(const struct kv_shape *s, uint16_t *sinks, int32_t layer, int32_t t,
-                     const uint16_t *packed)
-{
-    size_t d = (size_t)s->head_dim;
-    for (int32_t h = 0; h < s->n_head_kv; h++, packed += 2 * d) {
-        uint16_t *k = sinks + sink_at(s, layer, h, false), *v = sinks + sink_at(s, layer, h, true);
-        for (size_t c = 0; c < d; c++) {
-            k[c * KERN_SINK_PAD + (size_t)t] = packed[c];
-            v[(size_t)t * d + c] = packed[d + c];
-        }
-    }
-}
-
-static size_t tok_layer_bytes(const struct kv_shape *s)
-{
-    return (size_t)s->n_head_kv * 2 * (size_t)s->head_dim * sizeof(uint16_t);
-}
-
-/* ---- out ---- */
 
 struct pieces {
     struct kv_piece *piece;
@@ -145,24 +39,6 @@ static void add_bytes(struct pieces *p, const void *src, size_t n)
 {
     memcpy(p->data + p->used, src, n);
     p->used += n;
-}
-
-/* Moves n 16-bit numbers between src and dst, there with all low bytes before all high bytes: the
- * high ones repeat and compress, the low ones do not. */
-static void split_bytes(char *dst, const char *src, size_t n)
-{
-    for (size_t i = 0; i < n; i++) {
-        dst[i] = src[2 * i];
-        dst[n + i] = src[2 * i + 1];
-    }
-}
-
-static void join_bytes(char *dst, const char *low, const char *high, size_t n)
-{
-    for (size_t i = 0; i < n; i++) {
-        dst[2 * i] = low[i];
-        dst[2 * i + 1] = high[i];
-    }
 }
 
 /* The lowest planes of all heads, keys then values, then what precedes them in each page (scales,
@@ -190,16 +66,6 @@ static void part_lowest(struct kv_piece *piece, int32_t n_head, int32_t d)
     piece->part[2] = piece->part[3] = (uint32_t)half;
 }
 
-/* The way back of one head, to the first bytes of its page. */
-static void take_lowest(char *page, const char *piece, int32_t h, int32_t n_head, int32_t d)
-{
-    size_t base = page_base_size(d), plane = page_plane_size(d), half = (size_t)n_head * base / 2;
-    const char *low = piece + 2 * (size_t)n_head * plane + (size_t)h * (base / 2);
-    join_bytes(page, low, low + half, base / 2);
-    for (int32_t i = 0; i < 2; i++)
-        memcpy(page + base + (size_t)i * plane, piece + (size_t)(i * n_head + h) * plane, plane);
-}
-
 /* One piece per layer and plane: the slices of all heads whose page goes that high. */
 static void add_pages(const struct kv_line *l, int32_t j, struct pieces *p)
 {
@@ -213,15 +79,15 @@ static void add_pages(const struct kv_line *l, int32_t j, struct pieces *p)
     for (int32_t y = 0; y < s->n_layer; y++) {
         struct kern_page *const *page = b->page + (size_t)y * (size_t)s->n_head_kv;
         for (int32_t plane = 0; plane < KV_STEPS; plane++) {
-            size_t begin = p->used, from = upto(s->head_dim, plane - 1);
+            size_t begin = p->used, from = keep_page_bytes(s->head_dim, plane - 1);
             if (plane == 0)
                 add_lowest(page, s->n_head_kv, s->head_dim, p);
             for (int32_t h = 0; plane > 0 && h < s->n_head_kv; h++)
-                if (plane <= top_plane(page[h]))
-                    add_bytes(p, (const char *)page[h] + from, upto(s->head_dim, plane) - from);
+                if (plane <= keep_top_plane(page[h]))
+                    add_bytes(p, (const char *)page[h] + from, keep_page_bytes(s->head_dim, plane) - from);
             if (plane == 0 && sinks) {
-                move_sinks(s, sinks, y, (uint16_t *)(void *)(p->data + p->used), true);
-                p->used += KERN_SINK_TOK * tok_layer_bytes(s);
+                keep_move_sinks(s, sinks, y, (uint16_t *)(void *)(p->data + p->used), true);
+                p->used += KERN_SINK_TOK * keep_tok_bytes(s);
             }
             if (p->used == begin)
                 continue;
@@ -239,13 +105,13 @@ static void add_rows(struct kv_line *l, int32_t from, int32_t end, int32_t layer
                      int32_t plane, struct pieces *p)
 {
     const struct kv_shape *s = &l->pool->shape;
-    size_t one = tok_layer_bytes(s), n = (size_t)(end - from), begin = p->used;
+    size_t one = keep_tok_bytes(s), n = (size_t)(end - from), begin = p->used;
     char *packed = mem_alloc(one * n);
     uint16_t *rows = kv_layer_get(l->pool, l->block[from / KERN_BLOCK_TOK], layer);
     for (size_t i = 0; i < n; i++)
-        move_token(s, rows, from % KERN_BLOCK_TOK + (int32_t)i,
+        keep_move_token(s, rows, from % KERN_BLOCK_TOK + (int32_t)i,
                    (uint16_t *)(void *)(packed + i * one), true);
-    split_bytes(p->data + begin, packed, one / 2 * n);
+    keep_split_bytes(p->data + begin, packed, one / 2 * n);
     free(packed);
     p->used += one * n;
     add_piece(p, layer, block, plane, begin)->part[0] = (uint32_t)(one / 2 * n);
@@ -273,31 +139,10 @@ static void pieces_free(struct pieces *p)
     free(p);
 }
 
-/* Where the window's rows from position n on are cut next, in a log of n_tok tokens. */
-static int32_t rows_end(int32_t n, int32_t n_tok)
-{
-    int32_t end = (n / KV_IO_ROWS_TOK + 1) * KV_IO_ROWS_TOK;
-    return end < n_tok ? end : n_tok;
-}
-
 /* The blocks that will not change any more while the line grows. */
 static int32_t settled_end(const struct kv_line *l)
 {
     return l->pool->seals ? kv_sealed_end(l->n_tok) : l->n_tok / KERN_BLOCK_TOK;
-}
-
-static uint64_t hash_upto(struct kv_line *l, int32_t j)
-{
-    if (l->kept_block > j) { /* the line was cut */
-        l->kept_block = 0;
-        l->kept_hash = KV_IO_HASH_EMPTY;
-    }
-    if (l->kept_block == 0)
-        l->kept_hash = KV_IO_HASH_EMPTY;
-    l->kept_hash = kv_io_hash(l->kept_hash, l->ids + l->kept_block * KERN_BLOCK_TOK,
-                              (j - l->kept_block) * KERN_BLOCK_TOK);
-    l->kept_block = j;
-    return l->kept_hash;
 }
 
 /* Hands them over, unless the device has failed: what came from it may be old bytes then. */
@@ -314,7 +159,7 @@ static void put_block(const struct keep *k, int64_t id, struct kv_line *l, int32
 {
     const struct kv_shape *s = &l->pool->shape;
     struct kv_block *b = l->block[j];
-    size_t sinks = b->sinks ? (size_t)s->n_layer * KERN_SINK_TOK * tok_layer_bytes(s) : 0;
+    size_t sinks = b->sinks ? (size_t)s->n_layer * KERN_SINK_TOK * keep_tok_bytes(s) : 0;
     struct pieces *p =
         pieces_new(l->pool->seals ? b->page_bytes + sinks : l->pool->rows_bytes, KV_STEPS * s->n_layer);
     if (!p)
@@ -325,7 +170,7 @@ static void put_block(const struct keep *k, int64_t id, struct kv_line *l, int32
         for (int32_t y = 0; y < s->n_layer; y++)
             add_rows(l, j * KERN_BLOCK_TOK, (j + 1) * KERN_BLOCK_TOK, y, j, KV_IO_PLANE_F16, p);
     }
-    b->kept = pieces_put(k, id, l, (j + 1) * KERN_BLOCK_TOK, hash_upto(l, j + 1), p);
+    b->kept = pieces_put(k, id, l, (j + 1) * KERN_BLOCK_TOK, keep_hash(l, (j + 1) * KERN_BLOCK_TOK), p);
     pieces_free(p);
 }
 
@@ -334,7 +179,6 @@ static void put_state(const struct keep *k, int64_t id, struct kv_line *l, struc
 {
     const struct kv_shape *shape = &l->pool->shape;
     size_t all = (size_t)kv_state_bytes(shape), one = all / (size_t)shape->n_state_layer;
-    int32_t whole = s->n_tok / KERN_BLOCK_TOK;
     struct pieces *p = pieces_new(all, shape->n_state_layer);
     if (!p)
         return;
@@ -343,8 +187,7 @@ static void put_state(const struct keep *k, int64_t id, struct kv_line *l, struc
         p->used += one;
         add_piece(p, y, s->n_tok, KV_IO_STATE, p->used - one);
     }
-    uint64_t hash = kv_io_hash(hash_upto(l, whole), l->ids + whole * KERN_BLOCK_TOK, s->n_tok % KERN_BLOCK_TOK);
-    s->kept = pieces_put(k, id, l, s->n_tok, hash, p);
+    s->kept = pieces_put(k, id, l, s->n_tok, keep_hash(l, s->n_tok), p);
     if (s->kept)
         l->kept_state = s->n_tok;
     pieces_free(p);
@@ -374,7 +217,7 @@ static bool put_rows(const struct keep *k, int64_t id, struct kv_line *l, int32_
 {
     const struct kv_shape *s = &l->pool->shape;
     struct pieces *p =
-        pieces_new((size_t)(end - from) * tok_layer_bytes(s) * (size_t)s->n_layer, s->n_layer);
+        pieces_new((size_t)(end - from) * keep_tok_bytes(s) * (size_t)s->n_layer, s->n_layer);
     if (!p)
         return false;
     for (int32_t y = 0; y < s->n_layer; y++)
@@ -396,9 +239,9 @@ static void keep_rows(const struct keep *k, int64_t id, struct kv_line *l)
     if (l->kept_from <= at && l->kept_end > at)
         from = l->kept_end == l->n_tok ? l->n_tok : l->kept_end - l->kept_end % KV_IO_ROWS_TOK;
     l->kept_from = at; /* what is before belongs to a window that is gone */
-    uint64_t hash = kv_io_hash(hash_upto(l, first), l->ids + at, from - at);
+    uint64_t hash = keep_hash(l, from);
     for (int32_t end; from < l->n_tok; from = end) {
-        end = rows_end(from, l->n_tok);
+        end = keep_rows_end(from, l->n_tok);
         hash = kv_io_hash(hash, l->ids + from, end - from);
         if (!put_rows(k, id, l, from, end, hash))
             return;
@@ -412,500 +255,13 @@ void keep_state(const struct keep *k, int64_t id, struct kv_line *l)
         return;
     keep_blocks(k, id, l);
     keep_rows(k, id, l);
+    /* The one that is most likely to be asked for first: a slow disk may not take all. */
     struct kv_state *now = l->states.now;
-    for (int32_t i = 0; i < KV_STATE_PLACES; i++) {
+    if (now && !now->kept && now->n_tok == l->n_tok && l->n_tok > 0)
+        put_state(k, id, l, now);
+    for (int32_t i = KV_STATE_PLACES; i-- > 0;) {
         struct kv_state *s = kv_states_at(l, i);
         if (s && !s->kept)
             put_state(k, id, l, s);
     }
-    if (now && !now->kept && now->n_tok == l->n_tok && l->n_tok > 0)
-        put_state(k, id, l, now);
-}
-
-/* ---- in ---- */
-
-struct loading {
-    struct kv_line *l;
-    struct kv_block *b; /* being filled */
-    int32_t j;
-    int32_t layer, n_page; /* whose pages are coming; how many are made */
-    char *bytes;           /* [n_head_kv][page_max]: what came of them */
-    size_t *have;          /* [n_head_kv]: their lengths */
-    int32_t n_layer_seen; /* of rows, or of a state */
-    int32_t from, n_row;  /* positions */
-    bool bad, whole;
-};
-
-static void put_sinks(struct kv_pool *p, struct kv_block *b, int32_t layer, uint16_t *packed)
-{
-    const struct kern_ops *ops = p->kern->ops;
-    uint16_t *sinks = mem_alloc(p->sink_bytes); /* block 0 alone, on one thread */
-    ops->download(p->kern, sinks, b->sinks, p->sink_bytes);
-    move_sinks(&p->shape, sinks, layer, packed, false);
-    ops->upload(p->kern, b->sinks, sinks, p->sink_bytes);
-    free(sinks);
-}
-
-static void put_sink(struct kv_pool *p, struct kv_block *b, int32_t layer, int32_t t,
-                     const uint16_t *packed)
-{
-    const struct kern_ops *ops = p->kern->ops;
-    uint16_t *sinks = mem_alloc(p->sink_bytes);
-    ops->download(p->kern, sinks, b->sinks, p->sink_bytes);
-    set_sink(&p->shape, sinks, layer, t, packed);
-    ops->upload(p->kern, b->sinks, sinks, p->sink_bytes);
-    free(sinks);
-}
-
-/* Makes one page of the bytes that came: planes that are gone move scales and offsets. */
-static struct kern_page *build_page(const struct kv_pool *p, int32_t layer, const char *bytes,
-                                    size_t have, uint64_t *ret_bytes)
-{
-    int32_t d = p->shape.head_dim, top = -1;
-    struct kern_page head, *page = NULL;
-    const uint8_t *planes_k[PAGE_PLANES], *planes_v[PAGE_PLANES];
-    for (int32_t i = 0; i < KV_STEPS; i++)
-        if (upto(d, i) == have)
-            top = i;
-    if (top < 0)
-        return NULL;
-    memcpy(&head, bytes, sizeof head);
-    const struct page_shape shape = upto_shape(d, top);
-    int32_t bits_k = shape.bits_k, bits_v = shape.bits_v;
-    page = mem_try(page_size(&shape));
-    if (!page)
-        return NULL;
-    for (int32_t i = 0; i < bits_k / PAGE_PLANE_BITS; i++)
-        planes_k[i] = (const uint8_t *)bytes + page_plane_at(&shape, PAGE_K, i);
-    for (int32_t i = 0; i < bits_v / PAGE_PLANE_BITS; i++)
-        planes_v[i] = (const uint8_t *)bytes + page_plane_at(&shape, PAGE_V, i);
-    bool ok = page_assemble(page, bytes, page_base_size(d), planes_k, bits_k / PAGE_PLANE_BITS,
-                            planes_v, bits_v / PAGE_PLANE_BITS) &&
-              page_check(page, page_size(&shape), d, NULL);
-    /* A fixed format never holds more than it says. */
-    const struct kv_depth *seal = &p->care[layer].seal;
-    if (ok && !p->preset.adaptive && (bits_k > seal->bits_k || bits_v > seal->bits_v)) {
-        int32_t k = bits_k < seal->bits_k ? bits_k : seal->bits_k;
-        int32_t v = bits_v < seal->bits_v ? bits_v : seal->bits_v;
-        ok = page_demote(page, k, v) > 0;
-    }
-    if (!ok) {
-        free(page);
-        return NULL;
-    }
-    *ret_bytes += page->size_bytes;
-    return page;
-}
-
-/* Makes the pages of the layer whose bytes are at hand, then begins another one. */
-static bool make_pages(struct loading *g, int32_t next)
-{
-    const struct kv_pool *p = g->l->pool;
-    int32_t n_head = p->shape.n_head_kv;
-    for (int32_t h = 0; g->layer >= 0 && h < n_head && !g->bad; h++) {
-        struct kern_page *page =
-            build_page(p, g->layer, g->bytes + (size_t)h * page_max(&p->shape), g->have[h],
-                       &g->b->page_bytes);
-        g->b->page[(size_t)g->layer * (size_t)n_head + (size_t)h] = page;
-        g->n_page += page != NULL;
-        g->bad = !page;
-    }
-    g->layer = next;
-    memset(g->have, 0, (size_t)n_head * sizeof *g->have);
-    return !g->bad;
-}
-
-/* Page bytes arrive layer by layer, there plane by plane, in ascending order, for all heads of a
- * layer at once. */
-static bool visit_page(void *ctx, const struct kv_piece *piece)
-{
-    struct loading *g = ctx;
-    const struct kv_shape *s = &g->l->pool->shape;
-    const char *at = piece->data;
-    size_t left = piece->size_bytes, from, size;
-    if (piece->layer < 0 || piece->layer >= s->n_layer || piece->plane < 0 ||
-        piece->plane >= KV_STEPS || piece->head_group != 0)
-        return true;
-    if (piece->layer != g->layer && !make_pages(g, piece->layer))
-        return false;
-    from = upto(s->head_dim, piece->plane - 1);
-    size = upto(s->head_dim, piece->plane) - from;
-    if (piece->plane == 0 && left < size * (size_t)s->n_head_kv) {
-        g->bad = true;
-        return false;
-    }
-    for (int32_t h = 0; h < s->n_head_kv; h++) {
-        char *bytes = g->bytes + (size_t)h * page_max(s);
-        if (piece->plane > 0) {
-            struct kern_page head;
-            if (g->have[h] < sizeof head)
-                return true; /* the lowest plane is missing: nothing above it is of use */
-            memcpy(&head, bytes, sizeof head);
-            if (piece->plane > top_plane(&head))
-                continue;
-            if (g->have[h] != from) { /* a plane between is missing */
-                if (left < size)
-                    return true;
-                at += size;
-                left -= size;
-                continue;
-            }
-        }
-        if (left < size) {
-            g->bad = true;
-            return false;
-        }
-        if (piece->plane == 0)
-            take_lowest(bytes, piece->data, h, s->n_head_kv, s->head_dim);
-        else
-            memcpy(bytes + from, at, size);
-        g->have[h] = from + size;
-        at += size;
-        left -= size;
-    }
-    if (piece->plane == 0 && g->j == 0) {
-        if (left != KERN_SINK_TOK * tok_layer_bytes(s)) {
-            g->bad = true;
-            return false;
-        }
-        put_sinks(g->l->pool, g->b, piece->layer, (uint16_t *)(void *)at);
-    }
-    return true;
-}
-
-/* Fills g->b; touches nothing that other blocks share. */
-static bool load_pages(const struct keep *k, int64_t id, struct loading *g, uint64_t hash)
-{
-    const struct kv_shape *s = &g->l->pool->shape;
-    int32_t n_page = s->n_layer * s->n_head_kv, end = (g->j + 1) * KERN_BLOCK_TOK;
-    g->bad = false;
-    g->layer = -1;
-    g->n_page = 0;
-    g->b->page = mem_calloc((size_t)n_page, sizeof(struct kern_page *));
-    bool ok = k->io.load(k->io.ctx, id, k->fingerprint, hash, end, KV_IO_PAGES, visit_page, g) >= 0 &&
-              !g->bad && make_pages(g, -1) && g->n_page == n_page;
-    g->b->sealed = g->b->kept = ok;
-    return ok;
-}
-
-/* Rows of a whole block (exact preset) or of a part of the window, one piece per layer. */
-static bool visit_rows(void *ctx, const struct kv_piece *piece)
-{
-    struct loading *g = ctx;
-    const struct kv_shape *s = &g->l->pool->shape;
-    size_t one = tok_layer_bytes(s);
-    uint16_t packed[2 * PAGE_HEAD_DIM_MAX * 64];
-    if (piece->head_group != 0 || piece->layer != g->n_layer_seen ||
-        (piece->plane != KV_IO_WINDOW && piece->plane != KV_IO_PLANE_F16))
-        return true;
-    if (piece->layer >= s->n_layer || piece->size_bytes != (size_t)g->n_row * one ||
-        one > sizeof packed) {
-        g->bad = true;
-        return false;
-    }
-    const char *low = piece->data, *high = low + piece->size_bytes / 2;
-    struct kv_block *b = g->l->block[g->from / KERN_BLOCK_TOK];
-    uint16_t *rows = kv_layer_get(g->l->pool, b, piece->layer);
-    for (int32_t i = 0; i < g->n_row; i++, low += one / 2, high += one / 2) {
-        join_bytes((char *)packed, low, high, one / 2);
-        move_token(s, rows, g->from % KERN_BLOCK_TOK + i, packed, false);
-        if (g->from + i < KERN_SINK_TOK && b->sinks)
-            put_sink(g->l->pool, b, piece->layer, i, packed);
-    }
-    kv_layer_put(g->l->pool, b, piece->layer, rows);
-    g->n_layer_seen++;
-    return true;
-}
-
-/* Rows of the tokens that follow those at hand, up to n_tok in the same block; commits them. */
-static bool load_rows(const struct keep *k, int64_t id, struct loading *g, const int32_t *ids,
-                      int32_t n_tok, uint64_t hash, enum kv_io_kind kind, const struct keep_room *room)
-{
-    struct kv_line *l = g->l;
-    struct err e;
-    enum status s;
-    g->from = l->n_tok;
-    g->n_row = n_tok - l->n_tok;
-    g->n_layer_seen = 0;
-    g->bad = false;
-    do
-        s = kv_reserve(l, g->n_row, &e);
-    while (s == ERR_MEMORY && room->make(room->ctx, kv_reserve_bytes(l, g->n_row)));
-    if (s != OK ||
-        k->io.load(k->io.ctx, id, k->fingerprint, hash, n_tok, kind, visit_rows, g) < 0 ||
-        g->bad || g->n_layer_seen != l->pool->shape.n_layer)
-        return false;
-    kv_commit(l, ids + l->n_tok, g->n_row);
-    return true;
-}
-
-/* Blocks that are read side by side, a part each. */
-struct batch {
-    const struct keep *k;
-    int64_t id;
-    struct loading g[LOAD_BLOCKS];
-    uint64_t hash[LOAD_BLOCKS];
-};
-
-static void load_part(void *ctx, int part, int n_part)
-{
-    struct batch *t = ctx;
-    t->g[part].whole = load_pages(t->k, t->id, &t->g[part], t->hash[part]);
-}
-
-/* Appends up to n sealed blocks to the line; returns how many were whole and fitted. */
-static int32_t load_batch(struct batch *t, struct kv_line *l, const int32_t *ids, int32_t n,
-                          uint64_t *hash, const struct keep_room *room)
-{
-    struct kv_pool *p = l->pool;
-    int32_t n_got = 0, n_new = 0;
-    for (; n_new < n; n_new++) {
-        struct loading *g = &t->g[n_new];
-        g->l = l;
-        g->j = l->n_block + n_new;
-        g->b = kv_block_empty(p, g->j == 0);
-        if (!g->b)
-            break;
-        t->hash[n_new] = kv_io_hash(n_new ? t->hash[n_new - 1] : *hash, ids + g->j * KERN_BLOCK_TOK,
-                                    KERN_BLOCK_TOK);
-    }
-    kern_parallel(p->kern, n_new, load_part, t);
-    for (int32_t i = 0; i < n_new; i++) {
-        struct loading *g = &t->g[i];
-        p->used_bytes += g->b->page_bytes;
-        struct err e;
-        while (n_got == i && g->whole && p->used_bytes > p->budget_bytes && room->make(room->ctx, 0))
-            ;
-        if (n_got == i && g->whole && p->used_bytes <= p->budget_bytes &&
-            kv_pages_copy(p, g->b, &e) == OK) {
-            kv_line_add(l, g->b, ids + g->j * KERN_BLOCK_TOK);
-            *hash = t->hash[i];
-            n_got++;
-        } else {
-            kv_block_unref(p, g->b);
-        }
-    }
-    return n_got;
-}
-
-/* How many of n blocks to read at a time: no more than fit, and one that shows that no more do. */
-static int32_t batch_size(const struct kv_pool *p, int32_t n)
-{
-    uint64_t room = p->used_bytes < p->budget_bytes ? p->budget_bytes - p->used_bytes : 0;
-    uint64_t fit = room / kv_pages_bytes(p) + 1;
-    n = n < LOAD_BLOCKS ? n : LOAD_BLOCKS;
-    return fit < (uint64_t)n ? (int32_t)fit : n;
-}
-
-static int32_t load_sealed(const struct keep *k, int64_t id, struct kv_line *l, const int32_t *ids,
-                           int32_t n_block, uint64_t *hash, const struct keep_room *room)
-{
-    const struct kv_shape *s = &l->pool->shape;
-    int32_t n_head = s->n_head_kv, n_got = 0;
-    struct batch *t = mem_calloc(1, sizeof *t);
-    t->k = k;
-    t->id = id;
-    for (int32_t i = 0; i < LOAD_BLOCKS; i++) {
-        t->g[i].bytes = mem_alloc((size_t)n_head * page_max(s));
-        t->g[i].have = mem_calloc((size_t)n_head, sizeof *t->g[i].have);
-    }
-    for (int32_t n, got = 0; n_got < n_block; n_got += got) {
-        n = batch_size(l->pool, n_block - n_got);
-        got = load_batch(t, l, ids, n, hash, room);
-        if (got < n) {
-            n_got += got;
-            break;
-        }
-    }
-    for (int32_t i = 0; i < LOAD_BLOCKS; i++) {
-        free(t->g[i].bytes);
-        free(t->g[i].have);
-    }
-    free(t);
-    return n_got;
-}
-
-/* Appends as many kept blocks as are intact, at most n_block, to an empty line. */
-static int32_t load_blocks(const struct keep *k, int64_t id, struct kv_line *l, const int32_t *ids,
-                           int32_t n_block, uint64_t *ret_hash, const struct keep_room *room)
-{
-    struct loading g = {.l = l};
-    uint64_t hash = KV_IO_HASH_EMPTY;
-    int32_t n_got = 0;
-    if (l->pool->seals) {
-        n_got = load_sealed(k, id, l, ids, n_block, &hash, room);
-    } else {
-        for (; n_got < n_block; n_got++) {
-            uint64_t next = kv_io_hash(hash, ids + n_got * KERN_BLOCK_TOK, KERN_BLOCK_TOK);
-            if (!load_rows(k, id, &g, ids, (n_got + 1) * KERN_BLOCK_TOK, next, KV_IO_PAGES, room))
-                break;
-            l->block[n_got]->kept = true;
-            hash = next;
-        }
-    }
-    *ret_hash = hash;
-    return n_got;
-}
-
-/* The rows that follow the blocks at hand, up to n_tok. */
-static bool load_window(const struct keep *k, int64_t id, struct kv_line *l, const int32_t *ids,
-                        int32_t n_tok, uint64_t hash, const struct keep_room *room)
-{
-    struct loading g = {.l = l};
-    while (l->n_tok < n_tok) {
-        int32_t end = rows_end(l->n_tok, n_tok);
-        hash = kv_io_hash(hash, ids + l->n_tok, end - l->n_tok);
-        if (!load_rows(k, id, &g, ids, end, hash, KV_IO_ROWS, room))
-            return false;
-    }
-    return true;
-}
-
-static bool visit_state(void *ctx, const struct kv_piece *piece)
-{
-    struct loading *g = ctx;
-    struct kv_pool *p = g->l->pool;
-    size_t one = sizeof(float) * (size_t)p->shape.state_floats;
-    if (piece->plane != KV_IO_STATE || piece->layer != g->n_layer_seen || piece->head_group != 0)
-        return true;
-    if (piece->layer >= p->shape.n_state_layer || piece->size_bytes != one) {
-        g->bad = true;
-        return false;
-    }
-    float *to = g->l->states.now->dev + (size_t)piece->layer * (size_t)p->shape.state_floats;
-    p->kern->ops->upload(p->kern, to, piece->data, one);
-    g->n_layer_seen++;
-    return true;
-}
-
-/* The state behind the tokens at hand. */
-static bool load_state(const struct keep *k, int64_t id, struct kv_line *l, const struct keep_room *room)
-{
-    struct loading g = {.l = l};
-    int32_t whole = l->n_tok / KERN_BLOCK_TOK;
-    struct err e;
-    enum status s;
-    while ((s = kv_states_reserve(l, &e)) == ERR_MEMORY && room->make(room->ctx, kv_states_reserve_bytes(l)))
-        ;
-    if (s != OK)
-        return false;
-    uint64_t hash = kv_io_hash(hash_upto(l, whole), l->ids + whole * KERN_BLOCK_TOK, l->n_tok % KERN_BLOCK_TOK);
-    if (k->io.load(k->io.ctx, id, k->fingerprint, hash, l->n_tok, KV_IO_STATES, visit_state, &g) < 0 || g.bad ||
-        g.n_layer_seen != l->pool->shape.n_state_layer)
-        return false;
-    kv_states_filled(l);
-    l->states.now->kept = true;
-    l->kept_state = l->n_tok;
-    return true;
-}
-
-/* What is worth taking up: n_block blocks, then rows up to n_tok (or nothing more: the end of the
- * blocks, less what has to be read again before reading can go on there). */
-struct offer {
-    int32_t n_block, n_tok;
-    bool rows, thaw; /* thaw: the last block gives context for what follows */
-    bool state;      /* a state is kept for n_tok, and reading goes on there */
-};
-
-/* The blocks under the rows that end at n_tok; false = there are not enough. Position n_tok reads
- * rows of its own block and the one before: those are kept, too, unless they came of pages. */
-static bool offer_rows(const struct keep *k, int64_t id, const struct kv_line *l,
-                       const int32_t *ids, int32_t n_block, int32_t n_tok, struct offer *ret)
-{
-    int32_t last = (n_tok - 1) / KERN_BLOCK_TOK;
-    *ret = (struct offer){.n_block = last, .n_tok = n_tok, .rows = true};
-    if (!l->pool->seals) {
-        ret->n_block = n_tok / KERN_BLOCK_TOK;
-    } else if (last > 0 && (n_tok % KERN_BLOCK_TOK || last > n_block)) {
-        struct kv_io_held before;
-        k->io.find(k->io.ctx, id, k->fingerprint, ids, last * KERN_BLOCK_TOK, &before);
-        ret->thaw = before.n_rows != last * KERN_BLOCK_TOK;
-        ret->n_block = ret->thaw ? last : last - 1;
-    }
-    return ret->n_block <= n_block;
-}
-
-static struct offer find_offer(const struct keep *k, int64_t id, const struct kv_line *l,
-                               const int32_t *ids, int32_t n)
-{
-    struct kv_io_held held;
-    struct offer rows;
-    k->io.find(k->io.ctx, id, k->fingerprint, ids, n, &held);
-    int32_t n_block = held.n_block < n / KERN_BLOCK_TOK ? held.n_block : n / KERN_BLOCK_TOK;
-    int32_t end = l->pool->seals && n_block > 0 ? n_block - 1 : n_block;
-    struct offer blocks = {.n_block = n_block, .n_tok = end * KERN_BLOCK_TOK};
-    if (held.n_rows > blocks.n_tok && held.n_rows <= n &&
-        offer_rows(k, id, l, ids, n_block, held.n_rows, &rows))
-        return rows;
-    return blocks;
-}
-
-/* Where layers keep a state, one of those that are kept decides: the newest whose keys and values are there,
- * by pages up to it or, within a block, by rows. */
-static struct offer find_state(const struct keep *k, int64_t id, const struct kv_line *l, const int32_t *ids,
-                               int32_t n)
-{
-    struct kv_io_held held;
-    struct offer rows;
-    while (n > 0) {
-        k->io.find(k->io.ctx, id, k->fingerprint, ids, n, &held);
-        int32_t at = held.n_state < n ? held.n_state : n, n_block = at / KERN_BLOCK_TOK;
-        if (at > 0 && at % KERN_BLOCK_TOK == 0 && n_block <= held.n_block)
-            return (struct offer){.n_block = n_block, .n_tok = at, .state = true, .thaw = l->pool->seals};
-        if (at > 0 && held.n_rows != at) /* the newest up to there */
-            k->io.find(k->io.ctx, id, k->fingerprint, ids, at, &held);
-        if (at > 0 && held.n_rows == at && offer_rows(k, id, l, ids, held.n_block, at, &rows)) {
-            rows.state = true;
-            return rows;
-        }
-        n = at - 1;
-    }
-    return (struct offer){0};
-}
-
-/* A line that was cut where its rows are gone: what is left of it is context. */
-static bool stepped_back(const struct kv_line *l)
-{
-    return l->n_block > 0 && l->block[l->n_block - 1]->thawed;
-}
-
-/* Fills an empty line; false = something was missing: it holds what came before that. */
-static bool load_offer(const struct keep *k, int64_t id, struct kv_line *l, const int32_t *ids,
-                       const struct offer *o, const struct keep_room *room)
-{
-    struct err e;
-    enum status s = OK;
-    uint64_t hash;
-    bool whole = load_blocks(k, id, l, ids, o->n_block, &hash, room) == o->n_block;
-    while (whole && o->thaw && (s = kv_thaw(l, o->n_block - 1, &e)) == ERR_MEMORY &&
-           room->make(room->ctx, l->pool->rows_bytes))
-        ;
-    whole = whole && s == OK;
-    if (whole && o->rows)
-        whole = load_window(k, id, l, ids, o->n_tok, hash, room);
-    l->kept_from = o->n_block * KERN_BLOCK_TOK;
-    l->kept_end = whole && o->rows ? l->n_tok : 0;
-    return whole && (!o->state || load_state(k, id, l, room));
-}
-
-int32_t keep_load(const struct keep *k, int64_t id, struct kv_line *l, const int32_t *ids,
-                  int32_t n, const struct keep_room *room)
-{
-    bool states = l->pool->shape.n_state_layer > 0, taken = false;
-    int32_t least = l->n_tok + (stepped_back(l) ? 1 : LOAD_MIN_TOK);
-    if (!k->io.find || l->pool->kern->kv_bytes != (int32_t)sizeof(uint16_t))
-        return 0;
-    struct offer o = states ? find_state(k, id, l, ids, n) : find_offer(k, id, l, ids, n);
-    if (o.n_tok < least)
-        return 0;
-    kv_truncate(l, 0);
-    taken = load_offer(k, id, l, ids, &o, room);
-    while (states && !taken && o.n_tok > 0) { /* damaged: the state before it may be of use */
-        kv_truncate(l, 0);
-        o = find_state(k, id, l, ids, o.n_tok - 1);
-        taken = o.n_tok > 0 && load_offer(k, id, l, ids, &o, room);
-    }
-    if (!states && !(taken && o.rows))
-        kv_truncate(l, l->n_tok); /* steps back to where reading can go on */
-    return l->n_tok;
 }

@@ -139,6 +139,12 @@ void kvstore_reader_free(struct kvstore_reader *r)
 
 static void reader_give(struct kvstore *kv, struct kvstore_reader *r)
 {
+    struct kvstore_buffer *own[] = {&r->packed, &r->raw};
+    for (int i = 0; i < 2; i++)
+        if (own[i]->size > KVSTORE_BUFFER_KEPT_BYTES) { /* of a state */
+            free(own[i]->p);
+            *own[i] = (struct kvstore_buffer){0};
+        }
     pthread_mutex_lock(&kv->r_lock);
     bool room = kv->n_reader < KVSTORE_READERS;
     if (room)

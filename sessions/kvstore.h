@@ -18,6 +18,7 @@ enum {
     KVSTORE_STATE = KV_IO_PLANES, /* table of rows and states */
     KVSTORE_LAYERS = 64, /* told apart when looking what compresses; a power of two */
     KVSTORE_READERS = 32, /* kept for the next time, at most */
+    KVSTORE_BUFFER_KEPT_BYTES = 16 << 20, /* of a reader that is kept */
     KVSTORE_RAW_MAX_BYTES = 256 << 20, /* of a piece; larger sizes in the file are damage */
 };
 
