@@ -362,7 +362,7 @@ static enum status run_layers(struct forward *f, struct kv_line *line, int32_t l
                               bool (*go_on)(void *ctx, int32_t layer), void *ctx, struct err *e)
 {
     const struct model *m = f->m;
-    struct kv_pass pass = kv_pass(line, n_tok, n_tok > 1 && want != FORWARD_NONE);
+    struct kv_pass pass = kv_pass(line, n_tok, n_tok > 1 && want != FORWARD_NONE, go_on == NULL);
     for (int32_t i = layer; i < m->p.n_layer; i++) {
         if (go_on && !go_on(ctx, i))
             return err_set(e, ERR_CANCELLED, "cancelled");

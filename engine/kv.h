@@ -118,13 +118,14 @@ void kv_count_query(struct kv_line *l, int32_t n);
 /* The states of the layers that keep one, dev [n_state_layer][state_floats] each, in a pass over n_tok
  * tokens at the end of the line: read where it begins, written where it ends and, where n_mid > 0, after
  * that many of its tokens. prompt_end: an answer begins behind it, so that the line may be cut near there
- * (kv_state.c). Room must be reserved; what was written counts with the commit. */
+ * (kv_state.c). certain: it will be committed, and may write where it reads. Room must be reserved; what was
+ * written counts with the commit. */
 struct kv_pass {
     const float *before;
     float *mid, *after;
     int32_t n_mid;
 };
-struct kv_pass kv_pass(struct kv_line *l, int32_t n_tok, bool prompt_end);
+struct kv_pass kv_pass(struct kv_line *l, int32_t n_tok, bool prompt_end, bool certain);
 
 /* The preset asks what attention falls on: then every row of every layer is to be answered with its
  * log-sum-exp, and kv_watch called with it. */

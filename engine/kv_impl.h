@@ -60,6 +60,7 @@ struct kv_states {
     struct kv_state *before_prompt, *before_answer, *newest;
     int32_t n_mid;   /* of the present pass */
     bool prompt_end; /* so is the present pass */
+    bool in_place;   /* it writes where it reads */
     bool answering;  /* tokens came one by one last */
 };
 enum {

@@ -3,7 +3,8 @@
  * A state is of one position and cannot be taken back, so a few stay at hand to go back to: of the last
  * multiple of 64 before the newest prompt, before its answer, and behind. Pages begin there, too. A pass
  * reads one state and writes another; what was written and is wanted stays where it is, so that nothing is
- * copied. Lines that share a beginning share states. */
+ * copied. Single tokens of an answer change a state in place that nobody else wants: half the bytes. Lines
+ * that share a beginning share states. */
 #include <assert.h>
 #include <stdlib.h>
 
@@ -89,7 +90,7 @@ enum status kv_states_reserve(struct kv_line *l, struct err *e)
     return t->mid ? OK : state_new(p, &t->mid, e);
 }
 
-struct kv_pass kv_pass(struct kv_line *l, int32_t n_tok, bool prompt_end)
+struct kv_pass kv_pass(struct kv_line *l, int32_t n_tok, bool prompt_end, bool certain)
 {
     struct kv_states *t = &l->states;
     if (l->pool->shape.n_state_layer == 0)
@@ -101,16 +102,18 @@ struct kv_pass kv_pass(struct kv_line *l, int32_t n_tok, bool prompt_end)
         take(l, &t->before_prompt, t->newest);
     t->answering = n_tok == 1;
     t->prompt_end = prompt_end;
+    t->in_place = certain && n_tok == 1 && t->now->n_ref == 1;
+    if (t->in_place)
+        return (struct kv_pass){.before = t->now->dev, .after = t->now->dev};
     t->next->n_tok = l->n_tok + n_tok;
     t->n_mid = prompt_end && last > l->n_tok ? last - l->n_tok : 0;
     return (struct kv_pass){t->now->dev, t->n_mid > 0 ? t->mid->dev : NULL, t->next->dev, t->n_mid};
 }
 
-void kv_states_commit(struct kv_line *l)
+/* The state that was written becomes the line's; what it was may be for the next pass. */
+static void turn_over(struct kv_line *l)
 {
     struct kv_states *t = &l->states;
-    if (!t->next || t->next->n_tok != l->n_tok)
-        return;
     if (t->n_mid > 0) {
         t->mid->n_tok = t->now->n_tok + t->n_mid;
         take(l, &t->newest, t->mid);
@@ -123,6 +126,20 @@ void kv_states_commit(struct kv_line *l)
     t->now = t->next;
     t->next = NULL;
     drop(l, &old);
+}
+
+void kv_states_commit(struct kv_line *l)
+{
+    struct kv_states *t = &l->states;
+    if (t->in_place) {
+        t->now->n_tok = l->n_tok;
+        t->now->kept = false;
+        t->in_place = false;
+    } else if (t->next && t->next->n_tok == l->n_tok) {
+        turn_over(l);
+    } else {
+        return;
+    }
     if (t->now->n_tok % KERN_BLOCK_TOK == 0)
         take(l, &t->newest, t->now);
     /* Tokens that were reserved together may come one by one. */
@@ -175,7 +192,7 @@ void kv_states_cut(struct kv_line *l, int32_t n)
     }
     if (!t->newest)
         take(l, &t->newest, t->before_answer ? t->before_answer : t->before_prompt);
-    t->answering = false;
+    t->answering = t->in_place = false;
     if (t->next)
         t->next->n_tok = 0; /* of a pass that came to nothing */
 }

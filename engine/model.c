@@ -479,7 +479,27 @@ static enum status load_vec(struct model *m, struct model_vec *v, float scale, s
     return OK;
 }
 
-enum { LAYER_VECS = 22 };
+/* Taps lie channel by channel in files, and tap by tap for the kernels. */
+static enum status load_taps(struct model *m, struct model_vec *v, struct err *e)
+{
+    TRY(load_vec(m, v, 1, e));
+    if (!v->t)
+        return OK;
+    int32_t n_tap = m->p.n_tap, n_chan = v->n / n_tap;
+    float *file = mem_try(sizeof(float) * (size_t)v->n), *host = mem_try(sizeof(float) * (size_t)v->n);
+    if (file && host) {
+        kern_dequantise(v->t->type, v->t->data, file, v->n);
+        for (int32_t i = 0; i < v->n; i++)
+            host[i % n_tap * n_chan + i / n_tap] = file[i];
+        m->kern->ops->upload(m->kern, v->dev, host, sizeof(float) * (size_t)v->n);
+    }
+    bool ok = file && host;
+    free(file);
+    free(host);
+    return ok ? OK : err_set(e, ERR_MEMORY, "out of memory for tensor '%s'", v->t->name);
+}
+
+enum { LAYER_VECS = 21 };
 
 static struct model_vec *layer_vec(struct model_layer *l, int i)
 {
@@ -487,8 +507,8 @@ static struct model_vec *layer_vec(struct model_layer *l, int i)
         &l->attn_norm,  &l->q_norm,      &l->k_norm,     &l->attn_post_norm, &l->ffn_norm,
         &l->q_bias,     &l->k_bias,      &l->v_bias,     &l->o_bias,         &l->ffn_post_norm,
         &l->gate_bias,  &l->router_bias, &l->up_bias,    &l->down_bias,      &l->sinks,
-        &l->gates_bias, &l->ups_bias,    &l->downs_bias, &l->taps,           &l->decay,
-        &l->dt,         &l->state_norm,
+        &l->gates_bias, &l->ups_bias,    &l->downs_bias, &l->decay,          &l->dt,
+        &l->state_norm,
     };
     return vecs[i];
 }
@@ -538,9 +558,11 @@ enum status model_load(struct model *m, struct kern *k, bool (*progress)(void *c
     model_each_mat(m, sum_bytes, &l.total);
     TRY(load_vec(m, &m->output_norm, m->p.output_scale, e));
     TRY(load_vec(m, &m->output_bias, m->p.output_scale, e));
-    for (int32_t i = 0; i < m->p.n_layer; i++)
+    for (int32_t i = 0; i < m->p.n_layer; i++) {
         for (int j = 0; j < LAYER_VECS; j++)
             TRY(load_vec(m, layer_vec(&m->layer[i], j), 1, e));
+        TRY(load_taps(m, &m->layer[i].taps, e));
+    }
     model_each_mat(m, load_mat, &l);
     TRY(l.status);
     if (m->output.t == m->embed.t)
@@ -563,9 +585,11 @@ void model_free(struct model *m)
         model_each_mat(m, free_mat, m->kern);
         m->kern->ops->free(m->kern, m->output_norm.dev);
         m->kern->ops->free(m->kern, m->output_bias.dev);
-        for (int32_t i = 0; i < m->p.n_layer; i++)
+        for (int32_t i = 0; i < m->p.n_layer; i++) {
             for (int j = 0; j < LAYER_VECS; j++)
                 m->kern->ops->free(m->kern, layer_vec(&m->layer[i], j)->dev);
+            m->kern->ops->free(m->kern, m->layer[i].taps.dev);
+        }
     }
     free(m->layer);
     free(m->rope_freq);

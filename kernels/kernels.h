@@ -129,15 +129,15 @@ struct kern_attn {
 };
 
 /* Each channel's causal convolution over time, as short ones of LFM2 and Gated DeltaNet are: with y the
- * rows before x and then x, out[t][c] = sum over j of weight[c][j] * y[t + j][c]. The result of a row does
+ * rows before x and then x, out[t][c] = sum over j of weight[j][c] * y[t + j][c]. The result of a row does
  * not depend on how rows are cut into calls. */
 enum { KERN_CONV_TAPS = 8 };
 struct kern_conv {
     int32_t n_tok, n_chan, n_tap; /* n_tap: 2..KERN_CONV_TAPS, the row's own among them */
     const float *x;               /* dev [n_tok, n_chan] */
-    const float *weight;          /* dev [n_chan, n_tap], oldest first */
+    const float *weight;          /* dev [n_tap, n_chan], oldest first */
     const float *before;          /* dev [n_tap - 1, n_chan]: the rows before x, oldest first */
-    float *after;                 /* dev, alike: the rows before what follows x; not `before` */
+    float *after;                 /* dev, alike: the rows before what follows x; may be `before` */
     float *out;                   /* dev [n_tok, n_chan]; not x */
     bool silu;                    /* out = silu(sum) */
 };
@@ -154,7 +154,7 @@ struct kern_delta {
     const float *alpha, *beta; /* dev [n_tok, n_head] */
     const float *a, *dt;       /* dev [n_head] */
     const float *before;       /* dev [n_head, head_dim, head_dim]: the states before, v fastest */
-    float *after;              /* dev, alike: after the last row; not `before` */
+    float *after;              /* dev, alike: after the last row; may be `before` */
     float *out;                /* dev [n_tok, n_head, head_dim]; not among the others */
     float eps;                 /* added to squared lengths of q and k */
 };

@@ -1,7 +1,7 @@
 /* The op tables of AVX-512 and AMX; their elementwise ops are elementwise_flow.h at 16 lanes. */
 #include "kernels/cpu/attn.h"
-#include "kernels/cpu/elementwise_flow.h"
 #include "kernels/cpu/matmul.h"
+#include "kernels/cpu/recurrent_flow.h"
 
 static void avx512_matmul(struct kern *k, int n_mat, const struct kern_mat *mats, const float *x,
                           int32_t x_stride, int32_t n_tok)

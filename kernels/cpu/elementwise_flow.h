@@ -456,5 +456,5 @@ static void flow_softcap(struct kern *k, float *x, size_t n, float cap)
         .attend = attend_op, .seal = mem_op_seal, .demote = mem_op_demote, .glu = flow_glu,        \
         .add = flow_add, .sink = ref_sink, .take_rows = flow_take_rows,                            \
         .add_rows = flow_add_rows,                                                                 \
-        .softcap = flow_softcap, .conv = ref_conv, .delta = ref_delta,                             \
+        .softcap = flow_softcap, .conv = flow_conv, .delta = flow_delta,                           \
     }

@@ -25,11 +25,11 @@ void ref_conv(struct kern *k, const struct kern_conv *c)
         for (int32_t i = 0; i < c->n_chan; i++) {
             double sum = 0;
             for (int32_t j = 0; j < c->n_tap; j++)
-                sum += (double)c->weight[(size_t)i * c->n_tap + j] * conv_row(c, t + j)[i];
+                sum += (double)c->weight[(size_t)j * c->n_chan + i] * conv_row(c, t + j)[i];
             c->out[(size_t)t * c->n_chan + i] = (float)(c->silu ? sum * sigmoid(sum) : sum);
         }
-    for (int32_t j = 0; j < c->n_tap - 1; j++)
-        memcpy(c->after + (size_t)j * c->n_chan, conv_row(c, c->n_tok + j),
+    for (int32_t j = 0; j < c->n_tap - 1; j++) /* upwards, for the same place */
+        memmove(c->after + (size_t)j * c->n_chan, conv_row(c, c->n_tok + j),
                (size_t)c->n_chan * sizeof *c->after);
 }
 
@@ -70,7 +70,7 @@ void ref_delta(struct kern *k, const struct kern_delta *d)
 {
     size_t n = (size_t)d->head_dim * (size_t)d->head_dim;
     assert(d->n_tok > 0 && d->head_dim % 16 == 0 && d->head_dim <= 256);
-    memcpy(d->after, d->before, (size_t)d->n_head * n * sizeof *d->after);
+    memmove(d->after, d->before, (size_t)d->n_head * n * sizeof *d->after);
     for (int32_t h = 0; h < d->n_head; h++)
         for (int32_t t = 0; t < d->n_tok; t++)
             delta_step(d, t, h, d->after + (size_t)h * n);

@@ -303,6 +303,8 @@ static const struct kern_ops ops_cuda = {
     .take_rows = cuda_take_rows,
     .add_rows = cuda_add_rows,
     .softcap = cuda_softcap,
+    .conv = cuda_conv,
+    .delta = cuda_delta,
 };
 
 /* ---- devices ---- */

@@ -157,6 +157,8 @@ void cuda_take_rows(struct kern *k, float *dst, const float *src, const int32_t 
 void cuda_add_rows(struct kern *k, float *dst, const float *src, const int32_t *row,
                    const float *weight, int32_t n_tok, int32_t n_each, int32_t n_col);
 void cuda_softcap(struct kern *k, float *x, size_t n, float cap);
+void cuda_conv(struct kern *k, const struct kern_conv *c);
+void cuda_delta(struct kern *k, const struct kern_delta *d);
 
 size_t cuda_weight_size(struct kern *k, enum kern_type type, int32_t n_row, int32_t n_col);
 struct kern_weight *cuda_weight_new(struct kern *k, enum kern_type type, int32_t n_row,

@@ -26,5 +26,5 @@ for model in "$work"/models/*.gguf; do
     dogear bench -m "$model" -p 70 -n 4 -r 1 --json &&
         [ "$(json "$work/out" 'min(r["tps_median"] for r in j) > 0')" = True ] || wrong bench
 done
-[ $bad -eq 0 ] && [ $n -ge 27 ]
+[ $bad -eq 0 ] && [ $n -ge 32 ]
 ok archs__every_one__asks_and_comes_back

@@ -1,0 +1,146 @@
+/* Layers that keep a state. A token follows the other; what runs side by side are channels, and heads with
+ * the columns of their states. Every number comes of the same operations in the same order, however tokens
+ * are cut into calls. */
+#include "kernels/cuda/backend.h"
+
+#include <assert.h>
+
+/* ---- convolution: one thread per channel and stretch of tokens ---- */
+
+enum { CONV_THREADS = 64, CONV_TOK = 64 };
+
+struct conv_args {
+    const float *x, *weight, *before;
+    float *out;
+    int32_t n_tok, n_chan, n_tap, silu;
+};
+
+/* Channel i of row t of the rows before and then those of x. */
+DEVICE float conv_value(const float *x, const float *before, int32_t n_chan, int32_t n_before, int32_t t,
+                        int32_t i)
+{
+    return t < n_before ? before[(size_t)t * n_chan + i] : x[(size_t)(t - n_before) * n_chan + i];
+}
+
+static __global__ void conv_rows(struct conv_args a)
+{
+    int32_t i = (int32_t)(blockIdx.x * blockDim.x + threadIdx.x), t0 = (int32_t)blockIdx.y * CONV_TOK;
+    if (i >= a.n_chan)
+        return;
+    for (int32_t t = t0; t < t0 + CONV_TOK && t < a.n_tok; t++) {
+        float sum = 0;
+        for (int32_t j = 0; j < a.n_tap; j++)
+            sum += a.weight[(size_t)j * a.n_chan + i] *
+                   conv_value(a.x, a.before, a.n_chan, a.n_tap - 1, t + j, i);
+        a.out[(size_t)t * a.n_chan + i] = a.silu ? sum / (1 + expf(-sum)) : sum;
+    }
+}
+
+/* The last n_before rows; upwards, for the same place. */
+static __global__ void conv_last(float *after, const float *x, const float *before, int32_t n_tok,
+                                 int32_t n_chan, int32_t n_before)
+{
+    int32_t i = (int32_t)(blockIdx.x * blockDim.x + threadIdx.x);
+    for (int32_t j = 0; i < n_chan && j < n_before; j++)
+        after[(size_t)j * n_chan + i] = conv_value(x, before, n_chan, n_before, n_tok + j, i);
+}
+
+void cuda_conv(struct kern *k, const struct kern_conv *c)
+{
+    assert(c->n_tap >= 2 && c->n_tap <= KERN_CONV_TAPS && c->n_tok > 0);
+    struct conv_args a = {c->x, c->weight, c->before, c->out, c->n_tok, c->n_chan, c->n_tap, c->silu};
+    unsigned wide = (unsigned)((c->n_chan + CONV_THREADS - 1) / CONV_THREADS);
+    launch(conv_rows, dim3(wide, (unsigned)((c->n_tok + CONV_TOK - 1) / CONV_TOK)), CONV_THREADS, 0,
+           cuda_of(k), a);
+    launch(conv_last, dim3(wide), CONV_THREADS, 0, cuda_of(k), c->after, c->x, c->before, c->n_tok, c->n_chan,
+           c->n_tap - 1);
+}
+
+/* ---- gated delta rule: one block per head and DELTA_COLS columns ---- */
+
+enum { DELTA_COLS = 16, DELTA_LANES = 8, DELTA_THREADS = DELTA_COLS * DELTA_LANES, DELTA_DIM = 256 };
+
+struct delta_args {
+    const float *q, *k, *v, *alpha, *beta, *a, *dt, *before;
+    float *after, *out;
+    int32_t n_tok, n_head, n_head_k, head_dim, stride;
+    float eps;
+};
+
+/* The sum of a column's lanes, which are neighbours, to each of them. */
+DEVICE float lanes_sum(float x)
+{
+    for (int32_t i = DELTA_LANES / 2; i > 0; i /= 2)
+        x += __shfl_xor_sync(FULL_WARP, x, i);
+    return x;
+}
+
+/* A thread has every DELTA_LANES-th row of one column. Queries and keys are made ready by all. */
+static __global__ void delta_columns(struct delta_args a)
+{
+    __shared__ float q[DELTA_DIM], key[DELTA_DIM], part[2][DELTA_THREADS / 32];
+    float s[DELTA_DIM / DELTA_LANES];
+    int32_t n = a.head_dim, h = (int32_t)blockIdx.x, lane = (int32_t)threadIdx.x % DELTA_LANES;
+    int32_t col = (int32_t)blockIdx.y * DELTA_COLS + (int32_t)threadIdx.x / DELTA_LANES;
+    const float *from = a.before + (size_t)h * n * n + col;
+    float *to = a.after + (size_t)h * n * n + col;
+#pragma unroll
+    for (int32_t r = 0; r < DELTA_DIM / DELTA_LANES; r++)
+        s[r] = r * DELTA_LANES + lane < n ? from[(size_t)(r * DELTA_LANES + lane) * n] : 0;
+    for (int32_t t = 0; t < a.n_tok; t++) {
+        size_t row = (size_t)t * a.stride, head = row + (size_t)(h % a.n_head_k) * n;
+        size_t gate = (size_t)t * a.n_head + h;
+        float squares_q = 0, squares_k = 0;
+        __syncthreads(); /* all have done with the token before */
+        for (int32_t i = (int32_t)threadIdx.x; i < n; i += DELTA_THREADS) {
+            q[i] = a.q[head + i];
+            key[i] = a.k[head + i];
+            squares_q += q[i] * q[i];
+            squares_k += key[i] * key[i];
+        }
+        squares_q = warp_sum(squares_q);
+        squares_k = warp_sum(squares_k);
+        if (threadIdx.x % 32 == 0) {
+            part[0][threadIdx.x / 32] = squares_q;
+            part[1][threadIdx.x / 32] = squares_k;
+        }
+        __syncthreads();
+        squares_q = squares_k = 0;
+        for (int32_t i = 0; i < DELTA_THREADS / 32; i++) {
+            squares_q += part[0][i];
+            squares_k += part[1][i];
+        }
+        float by_q = 1 / sqrtf((squares_q + a.eps) * (float)n), by_k = 1 / sqrtf(squares_k + a.eps);
+        float x = a.alpha[gate] + a.dt[h];
+        float decay = expf(a.a[h] * (x > 20 ? x : log1pf(expf(x)))), share = 1 / (1 + expf(-a.beta[gate]));
+        float seen = 0, sum = 0;
+#pragma unroll
+        for (int32_t r = 0; r < DELTA_DIM / DELTA_LANES; r++)
+            if (r * DELTA_LANES < n)
+                seen += key[r * DELTA_LANES + lane] * s[r];
+        float add = share * by_k * (a.v[row + (size_t)h * n + col] - decay * by_k * lanes_sum(seen));
+#pragma unroll
+        for (int32_t r = 0; r < DELTA_DIM / DELTA_LANES; r++)
+            if (r * DELTA_LANES < n) {
+                s[r] = decay * s[r] + key[r * DELTA_LANES + lane] * add;
+                sum += q[r * DELTA_LANES + lane] * s[r];
+            }
+        sum = lanes_sum(sum);
+        if (lane == 0)
+            a.out[((size_t)t * a.n_head + h) * n + col] = by_q * sum;
+    }
+#pragma unroll
+    for (int32_t r = 0; r < DELTA_DIM / DELTA_LANES; r++)
+        if (r * DELTA_LANES + lane < n)
+            to[(size_t)(r * DELTA_LANES + lane) * n] = s[r];
+}
+
+void cuda_delta(struct kern *k, const struct kern_delta *d)
+{
+    assert(d->n_tok > 0 && d->head_dim % DELTA_COLS == 0 && d->head_dim <= DELTA_DIM);
+    struct delta_args a = {d->q,      d->k,     d->v,   d->alpha, d->beta,   d->a,        d->dt,
+                           d->before, d->after, d->out, d->n_tok, d->n_head, d->n_head_k, d->head_dim,
+                           d->stride, d->eps};
+    launch(delta_columns, dim3((unsigned)d->n_head, (unsigned)(d->head_dim / DELTA_COLS)), DELTA_THREADS, 0,
+           cuda_of(k), a);
+}
