@@ -259,9 +259,8 @@ void keep_state(const struct keep *k, int64_t id, struct kv_line *l)
     struct kv_state *now = l->states.now;
     if (now && !now->kept && now->n_tok == l->n_tok && l->n_tok > 0)
         put_state(k, id, l, now);
-    for (int32_t i = KV_STATE_PLACES; i-- > 0;) {
-        struct kv_state *s = kv_states_at(l, i);
-        if (s && !s->kept)
-            put_state(k, id, l, s);
-    }
+    struct kv_state *back[] = {l->states.before_answer, l->states.before_prompt};
+    for (int i = 0; i < 2; i++)
+        if (back[i] && !back[i]->kept)
+            put_state(k, id, l, back[i]);
 }

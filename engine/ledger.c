@@ -266,6 +266,7 @@ void ledger_tiers(const struct kv_line *l, int64_t ret[STATS_TIERS])
 {
     int32_t n_page = l->pool->shape.n_layer * l->pool->shape.n_head_kv;
     memset(ret, 0, STATS_TIERS * sizeof *ret);
+    ret[0] = (int64_t)kv_states_bytes(l);
     for (int32_t j = 0; j < l->n_block; j++) {
         const struct kv_block *b = l->block[j];
         ret[0] +=

@@ -152,6 +152,9 @@ void kvstore_forget(struct sessions *s, int64_t conversation);
 void kvstore_fork(struct sessions *s, int64_t from, int64_t to, int64_t n_tok);
 
 /* ---- thin.c ---- */
+/* All states of the chat but the one that stands last. */
+enum status kvstore_forget_states(struct db *d, int64_t chat, struct err *e);
+
 /* Bytes of one conversation by tier (rows and states count in tier 0 as f16). Reader's side. */
 enum status thin_sizes(struct sessions *s, int64_t conversation, int64_t tiers[SESSIONS_TIERS],
                        struct err *e);

@@ -331,10 +331,14 @@ static const char old_rows[] =
                     " SELECT id FROM mine WHERE id NOT IN (SELECT id FROM kept)";
 _Static_assert(KV_IO_BLOCK_TOK == 64 && KV_IO_ROWS_TOK == 16, "the numbers above");
 
-/* States are large: before the last prompt, before its answer and behind it, and one more. */
+/* States are large: those behind the last answer, before it and before its question are kept. */
 static const char old_states[] =
     "SELECT b.id FROM ref r JOIN block b ON b.id = r.block WHERE r.chat = ? AND b.state = 2"
-    " ORDER BY b.id DESC LIMIT -1 OFFSET 4";
+    " ORDER BY b.id DESC LIMIT -1 OFFSET 3";
+/* Of a chat that fades the one that reading goes on from is enough. */
+static const char early_states[] =
+    "SELECT b.id FROM ref r JOIN block b ON b.id = r.block WHERE r.chat = ? AND b.state = 2"
+    " ORDER BY b.n_tok DESC, b.id DESC LIMIT -1 OFFSET 1";
 
 /* Takes from the chat what one of these finds, and from the store what is nobody's then. */
 static enum status forget_old(struct db *d, const char *sql, int64_t chat, struct err *e)
@@ -354,6 +358,11 @@ static enum status forget_old(struct db *d, const char *sql, int64_t chat, struc
     }
     free(blocks);
     return st;
+}
+
+enum status kvstore_forget_states(struct db *d, int64_t chat, struct err *e)
+{
+    return forget_old(d, early_states, chat, e);
 }
 
 static enum status run_put(struct sessions *s, struct command *c, struct err *e)

@@ -146,6 +146,7 @@ static enum status thin(struct db *d, int64_t chat, int64_t depth, struct err *e
               "INSERT INTO chat (id, depth, used_ms) VALUES (?1, ?2, ?3)"
               " ON CONFLICT (id) DO UPDATE SET depth = max(depth, ?2)",
               "iii", chat, depth, store_now_ms()));
+    TRY(kvstore_forget_states(d, chat, e));
     return thin_blocks(d, chat, e);
 }
 

@@ -581,7 +581,7 @@ static void keep_states(const char *model, const char *preset)
     assert_memory_equal(got, want, sizeof want);
     kv_line_free(line);
 
-    /* Its answer once more, and its end where the newest state has a hole. */
+    /* Its answer once more; and there, too, where the newest state has a hole. */
     line = taken_up(&keep, &b, ids, PROMPT, PROMPT / 64 * 64);
     read_on(&b, line, ids, PROMPT, false, got);
     if (strcmp(preset, "exact") == 0) {
@@ -592,7 +592,7 @@ static void keep_states(const char *model, const char *preset)
     }
     kv_line_free(line);
     remove_state(END, 1);
-    kv_line_free(taken_up(&keep, &b, ids, END + MORE, END / 64 * 64));
+    kv_line_free(taken_up(&keep, &b, ids, END + MORE, PROMPT / 64 * 64));
     for (int32_t n = 0; n <= END; n++)
         remove_state(n, 0);
     kv_line_free(taken_up(&keep, &b, ids, END + MORE, 0));
