@@ -143,7 +143,7 @@ static struct engine *open_model(const char *kv)
 
 struct path { /* ids of a conversation so far */
     int64_t timeline; /* 0 = 7 */
-    int32_t ids[600];
+    int32_t ids[1200];
     int32_t n, n_reused, n_read;
 };
 
@@ -617,6 +617,49 @@ static void keep_states(const char *model, const char *preset)
     store_clear();
 }
 
+static struct engine *open_states(const char *path, const char *kv)
+{
+    static const struct kv_io io = {NULL, io_put, io_find, io_load};
+    struct engine_params p = {
+        .model_path = path, .backend = "cpu", .n_gpu_layer = -1, .n_thread = 1, .kv = kv, .kv_io = &io};
+    struct engine *en = NULL;
+    struct err e;
+    if (engine_open(&p, &en, &e) != OK)
+        fail_msg("%s", e.text);
+    return en;
+}
+
+/* The app's ways back: the last answer once more, the last question otherwise; with the engine as it is and
+ * opened again. Under the exact preset the same answer comes. */
+static void keep__states__answers_again_read_little(void **state)
+{
+    static const char *const presets[] = {"exact", "adaptive"};
+    char path[64];
+    snprintf(path, sizeof path, "/tmp/dogear-keep-%d.gguf", (int)getpid());
+    tinymodel_write(tinymodel_find("qwen35"), path, false);
+    for (int i = 0; i < 4; i++) {
+        const char *kv = presets[i / 2];
+        bool reopen = i % 2;
+        struct path a = {.n = 0};
+        struct engine *en = open_states(path, kv);
+        turn(en, &a, story, 90);
+        if (reopen) {
+            engine_close(en);
+            en = open_states(path, kv);
+        }
+        struct path again = {.n = 0};
+        turn(en, &again, story, 90);
+        assert_in_range(again.n_read, 1, 64);
+        if (i < 2) {
+            assert_int_equal(again.n, a.n);
+            assert_memory_equal(again.ids, a.ids, (size_t)a.n * sizeof *a.ids);
+        }
+        engine_close(en);
+        store_clear();
+    }
+    unlink(path);
+}
+
 static void keep__states__come_back(void **state)
 {
     static const char *const presets[] = {"exact", "8/8", "adaptive"};
@@ -681,6 +724,7 @@ int main(int n_arg, char **arg)
         cmocka_unit_test(keep__rest__puts_only_rows_that_are_new),
         cmocka_unit_test(keep__rest__of_a_line_that_just_came_back),
         cmocka_unit_test(keep__states__come_back),
+        cmocka_unit_test(keep__states__answers_again_read_little),
         cmocka_unit_test(keep__cuda__failed_device_keeps_nothing),
     };
     if (n_arg > 1)
