@@ -180,10 +180,16 @@ static void put_state(const struct keep *k, int64_t id, struct kv_line *l, struc
     const struct kv_shape *shape = &l->pool->shape;
     size_t all = (size_t)kv_state_bytes(shape), one = all / (size_t)shape->n_state_layer;
     struct pieces *p = pieces_new(all, shape->n_state_layer);
-    if (!p)
+    char *host = mem_try(one);
+    if (!p || !host) {
+        if (p)
+            pieces_free(p);
+        free(host);
         return;
-    l->pool->kern->ops->download(l->pool->kern, p->data, s->dev, all);
+    }
     for (int32_t y = 0; y < shape->n_state_layer; y++) {
+        l->pool->kern->ops->download(l->pool->kern, host, s->dev + (size_t)y * (one / sizeof(float)), one);
+        keep_split_floats(p->data + p->used, host, one / sizeof(float));
         p->used += one;
         add_piece(p, y, s->n_tok, KV_IO_STATE, p->used - one);
     }
@@ -191,6 +197,7 @@ static void put_state(const struct keep *k, int64_t id, struct kv_line *l, struc
     if (s->kept)
         l->kept_state = s->n_tok;
     pieces_free(p);
+    free(host);
 }
 
 static bool can_keep(const struct keep *k, const struct kv_line *l)
@@ -255,12 +262,14 @@ void keep_state(const struct keep *k, int64_t id, struct kv_line *l)
         return;
     keep_blocks(k, id, l);
     keep_rows(k, id, l);
-    /* The one that is most likely to be asked for first: a slow disk may not take all. */
+    /* What was put last stays longest: the line's own state, and with it those that belong to it, though they
+     * may be there. */
     struct kv_state *now = l->states.now;
-    if (now && !now->kept && now->n_tok == l->n_tok && l->n_tok > 0)
-        put_state(k, id, l, now);
-    struct kv_state *back[] = {l->states.before_answer, l->states.before_prompt};
+    struct kv_state *back[] = {l->states.before_prompt, l->states.before_answer};
+    bool fresh = now && !now->kept && now->n_tok == l->n_tok && l->n_tok > 0;
     for (int i = 0; i < 2; i++)
-        if (back[i] && !back[i]->kept)
+        if (back[i] && (fresh || !back[i]->kept))
             put_state(k, id, l, back[i]);
+    if (fresh)
+        put_state(k, id, l, now);
 }

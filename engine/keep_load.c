@@ -369,8 +369,13 @@ static bool visit_state(void *ctx, const struct kv_piece *piece)
         return false;
     }
     float *to = g->l->states.now->dev + (size_t)piece->layer * (size_t)p->shape.state_floats;
-    p->kern->ops->upload(p->kern, to, piece->data, one);
-    g->n_layer_seen++;
+    char *host = mem_try(one);
+    if (host) {
+        keep_join_floats(host, piece->data, (size_t)p->shape.state_floats);
+        p->kern->ops->upload(p->kern, to, host, one);
+        g->n_layer_seen++;
+    }
+    free(host);
     return true;
 }
 

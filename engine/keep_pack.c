@@ -111,6 +111,20 @@ void keep_join_bytes(char *dst, const char *low, const char *high, size_t n)
     }
 }
 
+void keep_split_floats(char *dst, const char *src, size_t n)
+{
+    for (size_t i = 0; i < n; i++)
+        for (size_t b = 0; b < sizeof(float); b++)
+            dst[b * n + i] = src[i * sizeof(float) + b];
+}
+
+void keep_join_floats(char *dst, const char *src, size_t n)
+{
+    for (size_t i = 0; i < n; i++)
+        for (size_t b = 0; b < sizeof(float); b++)
+            dst[i * sizeof(float) + b] = src[b * n + i];
+}
+
 int32_t keep_rows_end(int32_t n, int32_t n_tok)
 {
     int32_t end = (n / KV_IO_ROWS_TOK + 1) * KV_IO_ROWS_TOK;

@@ -13,6 +13,8 @@
 enum {
     BUNDLE_APPLICATION_ID = 0x44674578, /* "DgEx" */
     BUNDLE_VERSION = 1,
+    BUNDLE_QUEUED = 1024,           /* pieces in memory that the disk has yet to take ... */
+    BUNDLE_QUEUED_BYTES = 64 << 20, /* ... and their bytes, about: the queue refuses many more */
 };
 
 bool bundle_is(const char *path)
@@ -241,8 +243,8 @@ enum status bundle_read(const char *path, struct copies *ret, struct err *e)
     return st;
 }
 
-/* One row of kv: verified, then queued like a piece of the engine's. */
-static bool read_piece(struct sessions *s, ZSTD_DCtx *z, sqlite3_stmt *q, int64_t conversation)
+/* One row of kv: verified, then queued like a piece of the engine's. Returns its size, 0 = of no use. */
+static size_t read_piece(struct sessions *s, ZSTD_DCtx *z, sqlite3_stmt *q, int64_t conversation)
 {
     int64_t raw = sqlite3_column_int64(q, 6);
     struct kvstore_piece_name name = {
@@ -264,11 +266,11 @@ static bool read_piece(struct sessions *s, ZSTD_DCtx *z, sqlite3_stmt *q, int64_
     t.stored = (int64_t)n;
     if (!kvstore_plane_valid(name.plane) || name.n_tok <= 0) {
         free(packed);
-        return false;
+        return 0;
     }
     void *data = kvstore_decode(z, &name, &t, packed);
     if (!data)
-        return false;
+        return 0;
     struct kv_piece p = {.layer = name.layer,
                          .head_group = name.head_group,
                          .plane = name.plane,
@@ -277,7 +279,7 @@ static bool read_piece(struct sessions *s, ZSTD_DCtx *z, sqlite3_stmt *q, int64_
                          .size_bytes = (size_t)raw};
     kvstore_io_put(s, conversation, name.fingerprint, name.n_tok, name.hash, &p, 1);
     free(data);
-    return true;
+    return p.size_bytes;
 }
 
 int32_t bundle_read_kv(struct sessions *s, const char *path, int64_t conversation)
@@ -286,6 +288,7 @@ int32_t bundle_read_kv(struct sessions *s, const char *path, int64_t conversatio
     struct err ignored;
     sqlite3_stmt *q;
     int32_t n = 0, queued = 0;
+    size_t queued_bytes = 0;
     bool row = true;
     if (!s->kv || db_open(path, DB_READ, &d, &ignored) != OK)
         return 0;
@@ -295,9 +298,14 @@ int32_t bundle_read_kv(struct sessions *s, const char *path, int64_t conversatio
                       " data FROM kv ORDER BY rowid",
                       "") == OK) {
         while (db_next(d, q, &row, &ignored) == OK && row) {
-            n += read_piece(s, z, q, conversation);
-            if (++queued % 1024 == 0) /* no more in memory than the disk can take */
+            size_t size_bytes = read_piece(s, z, q, conversation);
+            n += size_bytes > 0;
+            queued_bytes += size_bytes;
+            if (++queued == BUNDLE_QUEUED || queued_bytes > BUNDLE_QUEUED_BYTES) {
                 writer_drain(s, WRITER_KV);
+                queued = 0;
+                queued_bytes = 0;
+            }
         }
         db_done(q);
     }

@@ -200,6 +200,7 @@ struct fetched {
     struct kvstore_listed *all;
     char **packed; /* [n], in the reader's buffer; NULL = cannot be right */
     size_t raw_max;
+    int64_t block; /* its row */
     int32_t n;
 };
 
@@ -234,13 +235,12 @@ static void fetch(struct kvstore *kv, const struct kvstore_put *name, enum kv_io
 {
     struct db *d = kv->r;
     struct err ignored;
-    int64_t block;
     size_t size = 0;
     *f = (struct fetched){0};
     if (!d || db_exec(d, "BEGIN", &ignored) != OK)
         return;
-    if (kvstore_find(d, name->fingerprint, name->hash, name->n_tok, kind, &block, &ignored) == OK)
-        f->n = kvstore_list(d, block, &f->all);
+    if (kvstore_find(d, name->fingerprint, name->hash, name->n_tok, kind, &f->block, &ignored) == OK)
+        f->n = kvstore_list(d, f->block, &f->all);
     f->packed = mem_calloc((size_t)f->n + 1, sizeof *f->packed);
     struct wanted *w = mem_alloc(((size_t)f->n + 1) * sizeof *w);
     for (int32_t i = 0; i < f->n; i++)
@@ -307,6 +307,11 @@ static int32_t io_load(void *ctx, int64_t timeline, uint64_t fingerprint, uint64
     reader_give(s->kv, r);
     free(f.packed);
     free(f.all);
+    if (kind == KV_IO_STATES && n_bad == 0) {
+        int64_t *used = mem_alloc(sizeof *used);
+        *used = f.block;
+        kvstore_adopt(s, timeline, used, 1, true);
+    }
     return n_bad;
 }
 
@@ -399,7 +404,7 @@ static void io_find(void *ctx, int64_t timeline, uint64_t fingerprint, const int
         free(f.blocks);
         return;
     }
-    kvstore_adopt(s, timeline, f.blocks, f.n);
+    kvstore_adopt(s, timeline, f.blocks, f.n, false);
 }
 
 const struct kv_io *sessions_kv_io(struct sessions *s)
@@ -505,7 +510,7 @@ static enum status repair_rows(struct sessions *s, struct db *d, struct err *e)
     struct kvstore_reader *r = reader_take(s->kv);
     for (int32_t i = 0; i < n && st == OK; i++)
         if (verify_block(r->z, d, &all[i], true))
-            st = kvstore_cut(d, all[i].id, KV_IO_PLANES - 1, e);
+            st = kvstore_cut(d, all[i].id, all[i].kind == KV_IO_STATES ? -1 : KV_IO_PLANES - 1, e);
     reader_give(s->kv, r);
     free(all);
     return st == OK ? kvstore_sweep(d, e) : st;

@@ -34,13 +34,21 @@ static enum status prepare_writer(struct db *d, struct err *e)
      * it, is written once, where WAL would write it twice. A batch fits the cache, so that nothing
      * is spilled and written again. Replaced rows are not overwritten with zeros (the library's
      * default may be to do so): the next ones are put there. What a deleted chat leaves is,
-     * kvstore_sweep. The index came after the schema's others. */
+     * kvstore_sweep. */
     return db_exec(d,
                    "PRAGMA journal_mode = TRUNCATE; PRAGMA synchronous = NORMAL;"
                    "PRAGMA temp_store = MEMORY; PRAGMA cache_size = -16384;"
-                   "PRAGMA secure_delete = FAST;"
-                   "CREATE INDEX IF NOT EXISTS block_states ON block (fingerprint, n_tok) WHERE state = 2;",
+                   "PRAGMA secure_delete = FAST;",
                    e);
+}
+
+/* Files made before there were states lack it. Without it, as when another process is writing just now,
+ * looking for states takes longer. */
+static void index_states(struct db *d)
+{
+    struct err ignored;
+    db_exec(d, "CREATE INDEX IF NOT EXISTS block_states ON block (fingerprint, n_tok) WHERE state = 2",
+            &ignored);
 }
 
 static enum status create(struct db *d, struct err *e)
@@ -116,6 +124,8 @@ static enum status open_checked(const char *path, struct db **ret, struct err *e
         st = create(d, e);
     if (st == OK)
         st = prepare_writer(d, e);
+    if (st == OK)
+        index_states(d);
     if (st != OK)
         db_close(d);
     else

@@ -16,6 +16,7 @@ enum {
     KVSTORE_PAGE_BYTES = 8192, /* a commit writes some fifteen pages twice: larger costs too much */
     KVSTORE_TABLES = KV_IO_PLANES + 1,
     KVSTORE_STATE = KV_IO_PLANES, /* table of rows and states */
+    KVSTORE_STATES = 3, /* of a chat: behind the last answer, before it and before its question */
     KVSTORE_LAYERS = 64, /* told apart when looking what compresses; a power of two */
     KVSTORE_READERS = 32, /* kept for the next time, at most */
     KVSTORE_BUFFER_KEPT_BYTES = 16 << 20, /* of a reader that is kept */
@@ -45,9 +46,11 @@ struct kvstore {
     _Atomic bool off; /* out of use until the store is opened again: puts are not taken */
     struct db *w; /* store's thread; NULL when out of use */
     ZSTD_CCtx *compressor;
-    int32_t misses[KVSTORE_TABLES][KVSTORE_LAYERS]; /* compressions in a row that did not pay */
+    /* Compressions in a row that did not pay, by plane from the lowest on. */
+    int32_t misses[KV_IO_PLANES - KV_IO_STATE][KVSTORE_LAYERS];
     int32_t room[KVSTORE_TABLES];   /* bytes left in the last database page of a table, about */
     int64_t n_free_seen; /* free pages when the last vacuum step was queued */
+    int64_t n_free_kept; /* free pages that the next state is put into */
 
     pthread_mutex_t r_lock; /* protects what follows */
     struct db *r;           /* NULL when out of use */
@@ -125,8 +128,9 @@ void kvstore_io_put(void *ctx, int64_t timeline, uint64_t fingerprint, int32_t n
 /* This piece is damaged: of no use to anybody. */
 void kvstore_post_drop(struct sessions *s, const struct kvstore_put *name,
                        const struct kv_piece *piece);
-/* The conversation uses these blocks from now on; takes the malloc'ed rows. */
-void kvstore_adopt(struct sessions *s, int64_t conversation, int64_t *blocks, int32_t n);
+/* The conversation uses these blocks from now on; takes the malloc'ed rows. state: they are one, which was
+ * just read. */
+void kvstore_adopt(struct sessions *s, int64_t conversation, int64_t *blocks, int32_t n, bool state);
 
 /* ---- store's thread, inside a transaction of the KV lane ---- */
 /* Drops the planes > top of one block's pages (top -1: everything). f16 rows go only
@@ -135,6 +139,8 @@ enum status kvstore_cut(struct db *d, int64_t block, int32_t top, struct err *e)
 /* Drops planes from..to (both included) of one page; layer -2 = of all. Leaves the sums alone. */
 enum status kvstore_drop_planes(struct db *d, int64_t block, int32_t layer, int32_t head_group,
                                 int32_t from, int32_t to, struct err *e);
+/* The chat keeps the n_keep states that were put last. */
+enum status kvstore_forget_states(struct db *d, int64_t chat, int32_t n_keep, struct err *e);
 /* Ids that one query (with one argument) returns, collected before anything changes. */
 enum status kvstore_ids(struct db *d, const char *sql, int64_t arg, int64_t **ret, int32_t *ret_n,
                         struct err *e);
@@ -152,9 +158,6 @@ void kvstore_forget(struct sessions *s, int64_t conversation);
 void kvstore_fork(struct sessions *s, int64_t from, int64_t to, int64_t n_tok);
 
 /* ---- thin.c ---- */
-/* All states of the chat but the one that stands last. */
-enum status kvstore_forget_states(struct db *d, int64_t chat, struct err *e);
-
 /* Bytes of one conversation by tier (rows and states count in tier 0 as f16). Reader's side. */
 enum status thin_sizes(struct sessions *s, int64_t conversation, int64_t tiers[SESSIONS_TIERS],
                        struct err *e);

@@ -196,6 +196,24 @@ enum status kvstore_find(struct db *d, uint64_t fingerprint, uint64_t hash, int3
                   "iiii", (int64_t)hash, (int64_t)fingerprint, (int64_t)n_tok, (int64_t)kind);
 }
 
+/* A state that is used again counts as new: of answers that are asked for again and again none loses where
+ * it begins. What is newest is told by the row's number. */
+static enum status renew_state(struct db *d, int64_t chat, int64_t *block, struct err *e)
+{
+    int64_t last;
+    TRY(db_int(d, e, &last,
+               "SELECT max(b.id) FROM ref r JOIN block b ON b.id = r.block WHERE r.chat = ? AND b.state = 2",
+               "i", chat));
+    if (last <= *block)
+        return OK;
+    TRY(db_int(d, e, &last, "SELECT max(id) + 1 FROM block", ""));
+    TRY(db_do(d, e, "UPDATE block SET id = ? WHERE id = ?", "ii", last, *block));
+    TRY(db_do(d, e, "UPDATE piece SET block = ? WHERE block = ?", "ii", last, *block));
+    TRY(db_do(d, e, "UPDATE ref SET block = ? WHERE block = ?", "ii", last, *block));
+    *block = last;
+    return OK;
+}
+
 static enum status make_block(struct db *d, const struct kvstore_put *p, enum kv_io_kind kind,
                               int64_t *ret, struct err *e)
 {
@@ -208,8 +226,8 @@ static enum status make_block(struct db *d, const struct kvstore_put *p, enum kv
         st = OK;
     }
     TRY(st);
-    return db_do(d, e, "INSERT OR IGNORE INTO ref (chat, block) VALUES (?, ?)", "ii", p->chat,
-                 *ret);
+    TRY(db_do(d, e, "INSERT OR IGNORE INTO ref (chat, block) VALUES (?, ?)", "ii", p->chat, *ret));
+    return kind == KV_IO_STATES ? renew_state(d, p->chat, ret, e) : OK;
 }
 
 /* One frame, a block for each part: a block has its own table of codes. 0 = it did not fit. */
@@ -233,7 +251,7 @@ static size_t compress(ZSTD_CCtx *z, const struct kv_piece *p, void *buf, size_t
 static const void *pack(struct kvstore *kv, const struct kv_piece *p, void *buf, size_t cap,
                         size_t *ret_n, int64_t *ret_codec)
 {
-    int32_t *misses = &kv->misses[kvstore_table(p->plane)][(p->layer + 1) & (KVSTORE_LAYERS - 1)];
+    int32_t *misses = &kv->misses[p->plane - KV_IO_STATE][(p->layer + 1) & (KVSTORE_LAYERS - 1)];
     *ret_codec = 0;
     *ret_n = p->size_bytes;
     if (*misses >= KV_MISSES_MAX && (*misses)++ % KV_MISS_SAMPLE)
@@ -331,38 +349,40 @@ static const char old_rows[] =
                     " SELECT id FROM mine WHERE id NOT IN (SELECT id FROM kept)";
 _Static_assert(KV_IO_BLOCK_TOK == 64 && KV_IO_ROWS_TOK == 16, "the numbers above");
 
-/* States are large: those behind the last answer, before it and before its question are kept. */
-static const char old_states[] =
-    "SELECT b.id FROM ref r JOIN block b ON b.id = r.block WHERE r.chat = ? AND b.state = 2"
-    " ORDER BY b.id DESC LIMIT -1 OFFSET 3";
-/* Of a chat that fades the one that reading goes on from is enough. */
-static const char early_states[] =
-    "SELECT b.id FROM ref r JOIN block b ON b.id = r.block WHERE r.chat = ? AND b.state = 2"
-    " ORDER BY b.n_tok DESC, b.id DESC LIMIT -1 OFFSET 1";
+/* The chat does without these from now on; what nobody else uses goes. */
+static enum status let_go(struct db *d, int64_t chat, const int64_t *blocks, int32_t n, struct err *e)
+{
+    for (int32_t i = 0; i < n; i++) {
+        int64_t used;
+        TRY(db_do(d, e, "DELETE FROM ref WHERE chat = ? AND block = ?", "ii", chat, blocks[i]));
+        TRY(db_int(d, e, &used, "SELECT EXISTS (SELECT 1 FROM ref WHERE block = ?)", "i", blocks[i]));
+        if (!used)
+            TRY(kvstore_cut(d, blocks[i], -1, e));
+    }
+    return OK;
+}
 
-/* Takes from the chat what one of these finds, and from the store what is nobody's then. */
-static enum status forget_old(struct db *d, const char *sql, int64_t chat, struct err *e)
+static enum status forget_rows(struct db *d, int64_t chat, struct err *e)
 {
     int64_t *blocks;
     int32_t n;
-    TRY(kvstore_ids(d, sql, chat, &blocks, &n, e));
-    enum status st = OK;
-    for (int32_t i = 0; i < n && st == OK; i++) {
-        int64_t used = 0;
-        st = db_do(d, e, "DELETE FROM ref WHERE chat = ? AND block = ?", "ii", chat, blocks[i]);
-        if (st == OK)
-            st = db_int(d, e, &used, "SELECT EXISTS (SELECT 1 FROM ref WHERE block = ?)", "i",
-                        blocks[i]);
-        if (st == OK && !used)
-            st = kvstore_cut(d, blocks[i], -1, e);
-    }
+    TRY(kvstore_ids(d, old_rows, chat, &blocks, &n, e));
+    enum status st = let_go(d, chat, blocks, n, e);
     free(blocks);
     return st;
 }
 
-enum status kvstore_forget_states(struct db *d, int64_t chat, struct err *e)
+enum status kvstore_forget_states(struct db *d, int64_t chat, int32_t n_keep, struct err *e)
 {
-    return forget_old(d, early_states, chat, e);
+    int64_t *blocks;
+    int32_t n;
+    TRY(kvstore_ids(d,
+                    "SELECT b.id FROM ref r JOIN block b ON b.id = r.block"
+                    " WHERE r.chat = ? AND b.state = 2 ORDER BY b.id DESC",
+                    chat, &blocks, &n, e));
+    enum status st = n > n_keep ? let_go(d, chat, blocks + n_keep, n - n_keep, e) : OK;
+    free(blocks);
+    return st;
 }
 
 static enum status run_put(struct sessions *s, struct command *c, struct err *e)
@@ -392,9 +412,11 @@ static enum status run_put(struct sessions *s, struct command *c, struct err *e)
         if (block[i])
             st = kvstore_sum(kv->w, block[i], e);
     if (st == OK && block[KV_IO_ROWS])
-        st = forget_old(kv->w, old_rows, p->chat, e);
-    if (st == OK && block[KV_IO_STATES])
-        st = forget_old(kv->w, old_states, p->chat, e);
+        st = forget_rows(kv->w, p->chat, e);
+    if (st == OK && block[KV_IO_STATES]) {
+        kv->n_free_kept = (int64_t)(c->size_bytes / KVSTORE_PAGE_BYTES);
+        st = kvstore_forget_states(kv->w, p->chat, KVSTORE_STATES, e);
+    }
     return st;
 }
 
@@ -411,7 +433,13 @@ void kvstore_io_put(void *ctx, int64_t timeline, uint64_t fingerprint, int32_t n
             return; /* the caller's mistake: better missing than half */
         size_bytes += pieces[i].size_bytes;
     }
-    struct kvstore_put *p = mem_alloc(size_bytes);
+    struct kvstore_put *p = mem_try(size_bytes);
+    if (!p) { /* states are large */
+        struct err e;
+        err_set(&e, ERR_MEMORY, "no memory to keep KV: parts will be read again");
+        store_trouble(s, &e);
+        return;
+    }
     *p = (struct kvstore_put){timeline,  fingerprint, tok_hash,
                               n_tok_end, n_piece,     (struct kv_piece *)(p + 1)};
     char *at = (char *)(p->pieces + n_piece);
@@ -437,11 +465,14 @@ static enum status run_drop(struct sessions *s, struct command *c, struct err *e
     struct db *d = s->kv->w;
     const struct kvstore_put *p = c->more;
     const struct kv_piece *what = p->pieces;
+    enum kv_io_kind kind = kv_io_kind(what->plane);
     int64_t block;
-    enum status st = kvstore_find(d, p->fingerprint, p->hash, p->n_tok, kv_io_kind(what->plane), &block, e);
+    enum status st = kvstore_find(d, p->fingerprint, p->hash, p->n_tok, kind, &block, e);
     if (st == ERR_NOT_FOUND)
         return OK;
     TRY(st);
+    if (kind == KV_IO_STATES) /* of no use without one of its layers, and in the way of an older one */
+        return kvstore_cut(d, block, -1, e);
     TRY(kvstore_drop_planes(d, block, what->layer, what->head_group, what->plane, what->plane, e));
     return kvstore_sum(d, block, e);
 }
@@ -462,7 +493,7 @@ void kvstore_post_drop(struct sessions *s, const struct kvstore_put *name,
 
 static enum status run_adopt(struct sessions *s, struct command *c, struct err *e)
 {
-    const int64_t *blocks = c->more;
+    int64_t *blocks = c->more;
     if (!conversation_exists(s, c->conversation))
         return OK;
     TRY(touch(s->kv->w, c->conversation, false, e));
@@ -471,16 +502,17 @@ static enum status run_adopt(struct sessions *s, struct command *c, struct err *
                   "INSERT OR IGNORE INTO ref (chat, block)"
                   " SELECT ?1, id FROM block WHERE id = ?2",
                   "ii", c->conversation, blocks[i]));
-    return OK;
+    return c->message ? renew_state(s->kv->w, c->conversation, blocks, e) : OK;
 }
 
-void kvstore_adopt(struct sessions *s, int64_t conversation, int64_t *blocks, int32_t n)
+void kvstore_adopt(struct sessions *s, int64_t conversation, int64_t *blocks, int32_t n, bool state)
 {
     struct command c = {.lane = WRITER_KV,
                         .run = run_adopt,
                         .lazy = true,
                         .aside = true,
                         .conversation = conversation,
+                        .message = state,
                         .number = n,
                         .more = blocks,
                         .more_free = free};

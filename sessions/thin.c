@@ -146,7 +146,9 @@ static enum status thin(struct db *d, int64_t chat, int64_t depth, struct err *e
               "INSERT INTO chat (id, depth, used_ms) VALUES (?1, ?2, ?3)"
               " ON CONFLICT (id) DO UPDATE SET depth = max(depth, ?2)",
               "iii", chat, depth, store_now_ms()));
-    TRY(kvstore_forget_states(d, chat, e));
+    /* Where the chat ended, if that was put or read last: it stays as long as the coarsest plane of the
+     * pages, which are of no use without it. */
+    TRY(kvstore_forget_states(d, chat, 1, e));
     return thin_blocks(d, chat, e);
 }
 
@@ -260,9 +262,10 @@ void thin_after_batch(struct sessions *s)
         if (next_victim(s, &chat, &depth, &ignored) == OK && chat)
             writer_post(s, &c);
     }
-    /* A few free pages are used again soon; more are given back, a step at a time. */
+    /* A few free pages are used again soon, and what an old state leaves is by the next one: given back,
+     * it would have to be filled from the file's end first. More are given back, a step at a time. */
     if (db_int(d, &ignored, &n_free, "PRAGMA freelist_count", "") == OK &&
-        n_free > THIN_VACUUM_PAGES && n_free != s->kv->n_free_seen) {
+        n_free > THIN_VACUUM_PAGES + s->kv->n_free_kept && n_free != s->kv->n_free_seen) {
         s->kv->n_free_seen = n_free;
         struct command c = {.lane = WRITER_KV, .run = run_vacuum, .chore = true};
         writer_post(s, &c);

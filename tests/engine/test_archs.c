@@ -152,7 +152,8 @@ static bool is_peers(struct kern *k, int i, const char *path, int32_t n_layer, d
 static bool is_twin(const char *name)
 {
     static const char *const twins[] = {"smollm3", "granite", "mistral3", "seed_oss", "qwen2vl", "qwen3vl",
-                                        "qwen3vlmoe", "glm4v", "ernie4_5", "hunyuan-moe", "qwen35-mtp"};
+                                        "qwen3vlmoe", "glm4v", "ernie4_5", "hunyuan-moe", "qwen35-mtp",
+                                        "qwen35moe", "lfm2moe"};
     for (size_t i = 0; i < sizeof twins / sizeof *twins; i++)
         if (strcmp(name, twins[i]) == 0)
             return true;

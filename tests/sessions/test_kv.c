@@ -52,19 +52,6 @@ static void put_rows(const struct kv_io *io, int64_t chat, const int32_t *ids, i
     io->put(io->ctx, chat, FP, n_tok, hash, &p, 1);
 }
 
-/* The state of layers that keep one. */
-static void put_state(const struct kv_io *io, int64_t chat, const int32_t *ids, int32_t n_tok)
-{
-    struct kv_piece p[LAYERS];
-    unsigned char data[LAYERS][PIECE_BYTES];
-    uint64_t hash = hash_of(ids, n_tok);
-    for (int l = 0; l < LAYERS; l++) {
-        fill(data[l], hash, l, 0, KV_IO_STATE);
-        p[l] = (struct kv_piece){l, 0, n_tok, KV_IO_STATE, data[l], PIECE_BYTES};
-    }
-    io->put(io->ctx, chat, FP, n_tok, hash, p, LAYERS);
-}
-
 /* 1 = there and right, 0 = missing; anything else fails the test. */
 static int check_piece(const struct kv_io *io, int64_t chat, uint64_t fp, const int32_t *ids,
                        int32_t block, int l, int g, int plane)
@@ -80,14 +67,6 @@ static int check_piece(const struct kv_io *io, int64_t chat, uint64_t fp, const 
     assert_memory_equal(p.data, want, PIECE_BYTES);
     free(owned);
     return 1;
-}
-
-static int count_states(const struct kv_io *io, int64_t chat, const int32_t *ids, int32_t n_tok)
-{
-    int n = 0;
-    for (int l = 0; l < LAYERS; l++)
-        n += check_piece(io, chat, FP, ids, n_tok, l, 0, KV_IO_STATE);
-    return n;
 }
 
 static int count_pieces(const struct kv_io *io, int64_t chat, const int32_t *ids, int32_t n_block)
@@ -453,84 +432,6 @@ static int64_t written_bytes(void)
 
 /* Turns of 192 tokens in the shape of a 1 B model at 4/4 (16 layers, 8 KV heads of 64 channels),
  * each block committed on its own, as when the model is slow, the answer streamed as it grows. */
-static void kvstore__states__the_newest_are_kept_beside_rows(void **state)
-{
-    int32_t *ids = log_new(500, 5);
-    struct sessions *s = store_new();
-    const struct kv_io *io = sessions_kv_io(s);
-    int64_t id = chat_with_log(s, ids, 500), branch;
-    struct kv_io_held held;
-    put_rows(io, id, ids, 128); /* where a state stands, too */
-    for (int32_t n = 64; n <= 384; n += 64)
-        put_state(io, id, ids, n);
-    put_block(io, id, ids, 0, 2);
-    for (int pass = 0; pass < 2; pass++) {
-        for (int32_t n = 64; n <= 384; n += 64)
-            assert_int_equal(count_states(io, id, ids, n), n > 192 ? LAYERS : 0);
-        assert_int_equal(check_piece(io, id, FP, ids, 128, -1, 0, KV_IO_WINDOW), 1);
-        assert_int_equal(check_piece(io, id, FP, ids, 0, 1, 1, 1), 1);
-        io->find(io->ctx, id, FP, ids, 500, &held);
-        assert_int_equal(held.n_state, 384);
-        assert_int_equal(held.n_rows, 128);
-        assert_int_equal(held.n_block, 1);
-        io->find(io->ctx, id, FP, ids, 383, &held);
-        assert_int_equal(held.n_state, 320);
-        ids[300]++; /* another log from there */
-        io->find(io->ctx, id, FP, ids, 500, &held);
-        assert_int_equal(held.n_state, 256);
-        ids[300]--;
-        io->find(io->ctx, id, FP + 1, ids, 500, &held);
-        assert_int_equal(held.n_state, 0);
-        sessions_close(s);
-        s = store_new();
-        io = sessions_kv_io(s);
-    }
-    put_state(io, id, ids, 400);
-    put_state(io, id, ids, 390); /* put last, but not what stands last */
-    CHECK_OK(sessions_thin(s, id, 3, NULL, &err_seen));
-    for (int32_t n = 64; n <= 400; n++)
-        assert_int_equal(count_states(io, id, ids, n), n == 400 ? LAYERS : 0);
-    put_state(io, id, ids, 320);
-    put_state(io, id, ids, 384);
-    /* Another chat that begins alike finds it, and keeps it when the first is gone. */
-    branch = chat_with_log(s, ids, 500);
-    io->find(io->ctx, branch, FP, ids, 330, &held);
-    assert_int_equal(held.n_state, 320);
-    CHECK_OK(sessions_delete(s, id, &err_seen));
-    assert_int_equal(count_states(io, branch, ids, 320), LAYERS);
-    assert_int_equal(count_states(io, branch, ids, 384), 0);
-    sessions_close(s);
-    free(ids);
-}
-
-static void kvstore__states__of_any_size_come_back(void **state)
-{
-    enum { SIZE = 9 << 20 };
-    int32_t *ids = log_new(100, 6);
-    struct sessions *s = store_new();
-    const struct kv_io *io = sessions_kv_io(s);
-    int64_t id = chat_with_log(s, ids, 100);
-    unsigned char *data = mem_alloc(SIZE);
-    uint64_t x = 1, hash = hash_of(ids, 100);
-    for (int i = 0; i < SIZE; i++) {
-        x = x * UINT64_C(6364136223846793005) + 1442695040888963407u;
-        data[i] = (unsigned char)(x >> 56);
-    }
-    struct kv_piece p = {0, 0, 100, KV_IO_STATE, data, SIZE}, got = {.block = 100, .plane = KV_IO_STATE};
-    void *owned = NULL;
-    io->put(io->ctx, id, FP, 100, hash, &p, 1);
-    sessions_close(s);
-    s = store_new();
-    io = sessions_kv_io(s);
-    assert_true(store_get(io, id, FP, hash, &got, &owned));
-    assert_int_equal(got.size_bytes, SIZE);
-    assert_memory_equal(owned, data, SIZE);
-    sessions_close(s);
-    free(owned);
-    free(data);
-    free(ids);
-}
-
 static void kvstore__turn__writes_at_most_twice_its_pages(void **state)
 {
     enum { TURNS = 8, BASE = 8 * 2624, PLANE = 8 * 1024, PIECES = 3 * 16 };
@@ -677,8 +578,6 @@ int main(void)
         STORE_CASE(kvstore__thin__shared_pages_stay_as_fine_as_the_least_thinned),
         STORE_CASE(kvstore__budget__thins_the_oldest_chats_but_not_pinned_ones),
         STORE_CASE(kvstore__rows__only_the_newest_are_kept),
-        STORE_CASE(kvstore__states__the_newest_are_kept_beside_rows),
-        STORE_CASE(kvstore__states__of_any_size_come_back),
         STORE_CASE(kvstore__turn__writes_at_most_twice_its_pages),
         STORE_CASE(kvstore__rows__cost_what_they_hold),
         STORE_CASE(kvstore__delete__leaves_no_bytes_in_the_file),

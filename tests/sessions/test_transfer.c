@@ -112,6 +112,8 @@ static void export__file__carries_text_and_kv_exactly(void **state)
         page[i] = (unsigned char)(i * i >> 7);
     struct kv_piece p = {2, 0, 0, 3, page, sizeof page};
     io->put(io->ctx, id, 9, 64, 4711, &p, 1);
+    struct kv_piece at_end = {5, 0, 70, KV_IO_STATE, page, sizeof page};
+    io->put(io->ctx, id, 9, 70, 4712, &at_end, 1);
     CHECK_OK(sessions_export_file(s, id, store_file("one.dogear"), true, &err_seen));
     CHECK_OK(sessions_export_file(s, fork, store_file("two.dogear"), false, &err_seen));
     assert_int_equal(sessions_export_file(s, id, store_file("one.dogear"), true, &err_seen),
@@ -125,12 +127,17 @@ static void export__file__carries_text_and_kv_exactly(void **state)
     struct sessions_imported got;
     CHECK_OK(sessions_open(store_file("other.db"), &t, &err_seen));
     CHECK_OK(sessions_import(t, store_file("one.dogear"), &got, &err_seen));
-    assert_int_equal(got.n_kv_piece, 1);
+    assert_int_equal(got.n_kv_piece, 2);
     expect_sample(t, got.first_id);
     io = sessions_kv_io(t);
     struct kv_piece back = {.layer = 2, .block = 0, .plane = 3};
     void *owned;
     assert_true(store_get(io, got.first_id, 9, 4711, &back, &owned));
+    assert_int_equal(back.size_bytes, sizeof page);
+    assert_memory_equal(back.data, page, sizeof page);
+    free(owned);
+    back = (struct kv_piece){.layer = 5, .block = 70, .plane = KV_IO_STATE};
+    assert_true(store_get(io, got.first_id, 9, 4712, &back, &owned));
     assert_int_equal(back.size_bytes, sizeof page);
     assert_memory_equal(back.data, page, sizeof page);
     free(owned);
