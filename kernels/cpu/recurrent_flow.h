@@ -1,174 +1,281 @@
 /* Layers that keep a state, at 8 or 16 lanes: included by elementwise_avx2.c and elementwise_avx512.c.
- *
- * Channels of the convolution, and columns of the delta rule's states, know nothing of each other: a part
- * of the work is a few of them for all tokens of the call, so that what it keeps stays in the first level
- * of the cache. Every number comes of the same operations in the same order, however tokens are cut into
- * calls and whatever the number of threads. */
+ * Every number comes of the same operations in the same order, however tokens are cut into calls and
+ * whatever the number of threads. */
 #include "kernels/cpu/elementwise_flow.h"
 
 /* ---- convolution ---- */
 
-enum { CONV_BLOCK = 4 * VL }; /* channels of a part's unit */
+enum { CONV_CHANS = 128 }; /* channels of a unit, which has all tokens: what it reads again lies in L1 */
 
-/* Row t of the rows before and then those of x. */
+/* Row t of the rows before and then those of x; t from 0 on. */
 ATTN_INLINE const float *conv_row(const struct kern_conv *c, int32_t t)
 {
     int32_t n_before = c->n_tap - 1;
-    return t < n_before ? c->before + (size_t)t * (size_t)c->n_chan
-                        : c->x + (size_t)(t - n_before) * (size_t)c->n_chan;
+    return t < n_before ? c->before + (size_t)t * c->n_chan : c->x + (size_t)(t - n_before) * c->n_chan;
 }
 
-ATTN_INLINE vf conv_sum(const struct kern_conv *c, int32_t t, int32_t i, int32_t n)
+/* One token's n channels from the rows y; always the same order of sums. */
+ATTN_INLINE void conv_token(float *dst, const float *const *y, const float *weight, size_t n_chan,
+                            int32_t n_tap, int32_t n, bool silu)
 {
-    vf sum = VF_ZERO();
-    for (int32_t j = 0; j < c->n_tap; j++) {
-        const float *w = c->weight + (size_t)j * (size_t)c->n_chan + i, *y = conv_row(c, t + j) + i;
-        sum = n == VL ? VF_FMA(VF_LOAD(w), VF_LOAD(y), sum)
-                      : VF_FMA(load_some(w, n), load_some(y, n), sum);
+    for (int32_t i = 0; i < n; i += VL) {
+        bool whole = i + VL <= n;
+        vf sum = VF_ZERO();
+        for (int32_t j = 0; j < n_tap; j++) {
+            const float *w = weight + (size_t)j * n_chan + i, *x = y[j] + i;
+            sum = whole ? VF_FMA(VF_LOAD(w), VF_LOAD(x), sum)
+                        : VF_FMA(load_some(w, n - i), load_some(x, n - i), sum);
+        }
+        if (silu)
+            sum = activate(sum, VF_SET1(1.0f), KERN_ACT_SILU);
+        if (whole)
+            VF_STORE(dst + i, sum);
+        else
+            store_some(dst + i, sum, n - i);
     }
-    return c->silu ? activate(sum, VF_SET1(1.0f), KERN_ACT_SILU) : sum;
 }
 
-static void conv_part(void *ctx, int part, int n_part, int thread)
+/* All tokens of a unit, with the number of taps known where it is a usual one. */
+ATTN_INLINE void conv_tokens(const struct kern_conv *c, int32_t n_tap, bool silu, int32_t chan, int32_t n)
+{
+    for (int32_t t = 0; t < c->n_tok; t++) {
+        const float *y[KERN_CONV_TAPS];
+        for (int32_t j = 0; j < n_tap; j++)
+            y[j] = conv_row(c, t + j) + chan;
+        conv_token(c->out + (size_t)t * c->n_chan + chan, y, c->weight + chan, (size_t)c->n_chan, n_tap, n,
+                   silu);
+    }
+}
+
+static void conv_units(void *ctx, int part, int n_part, int thread)
 {
     const struct kern_conv *c = ctx;
-    int32_t n_block = (c->n_chan + CONV_BLOCK - 1) / CONV_BLOCK;
-    int32_t begin = part_row(n_block, part, n_part) * CONV_BLOCK;
-    int32_t end = part_row(n_block, part + 1, n_part) * CONV_BLOCK;
-    end = end < c->n_chan ? end : c->n_chan;
-    if (begin >= end)
-        return;
-    for (int32_t t = 0; t < c->n_tok; t++) {
-        float *out = c->out + (size_t)t * (size_t)c->n_chan;
-        int32_t i = begin;
-        for (; i + VL <= end; i += VL)
-            VF_STORE(out + i, conv_sum(c, t, i, VL));
-        if (i < end)
-            store_some(out + i, conv_sum(c, t, i, end - i), end - i);
+    int32_t n_unit = (c->n_chan + CONV_CHANS - 1) / CONV_CHANS, last = part_row(n_unit, part + 1, n_part);
+    for (int32_t u = part_row(n_unit, part, n_part); u < last; u++) {
+        int32_t chan = u * CONV_CHANS, n = c->n_chan - chan < CONV_CHANS ? c->n_chan - chan : CONV_CHANS;
+        if (c->n_tap == 4 && c->silu)
+            conv_tokens(c, 4, true, chan, n);
+        else if (c->n_tap == 3 && !c->silu)
+            conv_tokens(c, 3, false, chan, n);
+        else
+            conv_tokens(c, c->n_tap, c->silu, chan, n);
+        for (int32_t j = 0; j < c->n_tap - 1; j++) /* upwards, for the same place */
+            memmove(c->after + (size_t)j * c->n_chan + chan, conv_row(c, c->n_tok + j) + chan,
+                    (size_t)n * sizeof *c->after);
     }
-    /* Upwards: where the state is changed in place, a row goes to where an older one was. */
-    for (int32_t j = 0; j < c->n_tap - 1; j++)
-        memmove(c->after + (size_t)j * (size_t)c->n_chan + begin, conv_row(c, c->n_tok + j) + begin,
-                (size_t)(end - begin) * sizeof(float));
 }
 
 static void flow_conv(struct kern *k, const struct kern_conv *c)
 {
     assert(c->n_tap >= 2 && c->n_tap <= KERN_CONV_TAPS && c->n_tok > 0);
-    flow_run(k, (c->n_chan + CONV_BLOCK - 1) / CONV_BLOCK, CONV_BLOCK * c->n_tap * c->n_tok, conv_part,
-             (void *)c);
+    int32_t n_tok = c->n_tok < 1 << 16 ? c->n_tok : 1 << 16;
+    flow_run(k, (c->n_chan + CONV_CHANS - 1) / CONV_CHANS, CONV_CHANS * n_tok, conv_units, (void *)c);
 }
 
 /* ---- gated delta rule ---- */
 
+/* Columns of a state never meet, so a unit of work is a head's block of columns with all tokens of the
+ * call; within it sums run over the rows in turn, and neither the width of a block nor where a call begins
+ * shows in a result. */
 enum {
-    DELTA_TOK = 64,                  /* tokens made ready at a time */
-    DELTA_DIM = 256,                 /* most channels of a head */
-    DELTA_VECS = VL == 16 ? 4 : 2,   /* of columns side by side: sums of all fit the registers */
+    DELTA_TOKS = 64,     /* tokens whose gates, q and k are laid out at once */
+    DELTA_DIM = 256,     /* largest head_dim */
+    DELTA_L1 = 32 << 10, /* bytes of state that a block keeps near */
+    DELTA_WIDTH = 4      /* vectors of a block: their sums stay in registers */
 };
 
-/* What a head's tokens bring, ready for all columns. */
-struct delta_tile {
-    float q[DELTA_TOK][DELTA_DIM], k[DELTA_TOK][DELTA_DIM];
-    float decay[DELTA_TOK], share[DELTA_TOK];
+struct delta_job {
+    struct kern *kern;
+    const struct kern_delta *d;
+    int32_t width, n_block; /* vectors of a block, blocks of a head */
 };
 
-/* to = x, one long, times scale. */
-ATTN_INLINE void delta_unit(float *to, const float *x, int32_t n, float eps, float scale)
+/* What a head needs of a run of tokens. q and k are copied, not scaled: rows as far apart as those of a
+ * call share few sets of a cache, and each block of columns reads them again. */
+struct delta_run {
+    float q[DELTA_TOKS][DELTA_DIM], k[DELTA_TOKS][DELTA_DIM];
+    float decay[DELTA_TOKS]; /* of the state */
+    float seen[DELTA_TOKS];  /* of k S, S not yet decayed */
+    float write[DELTA_TOKS]; /* of what k is to write */
+    float out[DELTA_TOKS];   /* of q S */
+    float near[DELTA_L1 / sizeof(float)];
+};
+
+_Static_assert(sizeof(struct delta_run) <= CPU_SCRATCH_BYTES, "a run must fit the scratch");
+
+/* Copies x; what makes it one long. */
+ATTN_INLINE float take_length(float *dst, const float *x, int32_t n, float eps)
 {
-    vf sum = VF_ZERO();
-    for (int32_t i = 0; i < n; i += VL)
-        sum = VF_FMA(VF_LOAD(x + i), VF_LOAD(x + i), sum);
-    vf by = VF_SET1(scale / sqrtf(vf_hsum(sum) + eps));
-    for (int32_t i = 0; i < n; i += VL)
-        VF_STORE(to + i, VF_MUL(VF_LOAD(x + i), by));
+    vf sum[2] = {VF_ZERO(), VF_ZERO()};
+    for (int32_t i = 0; i < n; i += VL) {
+        vf v = VF_LOAD(x + i);
+        VF_STORE(dst + i, v);
+        sum[i / VL % 2] = VF_FMA(v, v, sum[i / VL % 2]);
+    }
+    return 1 / sqrtf(vf_hsum(VF_ADD(sum[0], sum[1])) + eps);
 }
 
-static void delta_ready(const struct kern_delta *d, int32_t h, int32_t t0, int32_t n_tok,
-                        struct delta_tile *tile)
+/* log(1 + e^x), also where it is tiny: what decays slowly is told apart only by that. */
+ATTN_INLINE vf softplus(vf x)
 {
-    int32_t n = d->head_dim;
-    float scale = 1 / sqrtf((float)n);
-    for (int32_t t = 0; t < n_tok; t++) {
-        size_t row = (size_t)(t0 + t) * (size_t)d->stride + (size_t)(h % d->n_head_k) * (size_t)n;
-        size_t gate = (size_t)(t0 + t) * (size_t)d->n_head + (size_t)h;
-        delta_unit(tile->q[t], d->q + row, n, d->eps, scale);
-        delta_unit(tile->k[t], d->k + row, n, d->eps, 1);
-        float x = d->alpha[gate] + d->dt[h];
-        tile->decay[t] = expf(d->a[h] * (x > 20 ? x : log1pf(expf(x))));
-        tile->share[t] = 1 / (1 + expf(-d->beta[gate]));
+    vf e = vf_exp2(VF_MUL(VF_ABS(x), VF_SET1(-1.44269504f)));
+    /* log(1 + e) = 2 atanh(e / (2 + e)), whose argument is at most 1/3 */
+    vf t = VF_DIV(e, VF_ADD(e, VF_SET1(2.0f))), tt = VF_MUL(t, t);
+    vf y = VF_SET1(2.0f / 13);
+    y = VF_FMA(y, tt, VF_SET1(2.0f / 11));
+    y = VF_FMA(y, tt, VF_SET1(2.0f / 9));
+    y = VF_FMA(y, tt, VF_SET1(2.0f / 7));
+    y = VF_FMA(y, tt, VF_SET1(2.0f / 5));
+    y = VF_FMA(y, tt, VF_SET1(2.0f / 3));
+    y = VF_FMA(y, tt, VF_SET1(2.0f));
+    return VF_FMA(y, t, VF_MAX(x, VF_ZERO()));
+}
+
+static void delta_take(struct delta_run *g, const struct kern_delta *d, int32_t h, int32_t t0, int32_t n)
+{
+    int32_t dim = d->head_dim;
+    size_t at = (size_t)(h % d->n_head_k) * dim;
+    float own = 1 / sqrtf((float)dim), k_scale[DELTA_TOKS];
+    for (int32_t i = 0; i < n; i++) {
+        size_t gate = (size_t)(t0 + i) * d->n_head + h;
+        g->decay[i] = d->alpha[gate] + d->dt[h];
+        g->write[i] = d->beta[gate];
+        k_scale[i] = take_length(g->k[i], d->k + (size_t)(t0 + i) * d->stride + at, dim, d->eps);
+        g->out[i] = own * take_length(g->q[i], d->q + (size_t)(t0 + i) * d->stride + at, dim, d->eps);
+    }
+    for (int32_t i = n; i % VL; i++)
+        g->decay[i] = g->write[i] = k_scale[i] = 0;
+    vf power = VF_SET1(d->a[h] * 1.44269504f);
+    for (int32_t i = 0; i < n; i += VL) {
+        vf scale = VF_LOAD(k_scale + i);
+        vf decay = vf_exp2(VF_MIN(VF_MUL(power, softplus(VF_LOAD(g->decay + i))), VF_SET1(126.0f)));
+        VF_STORE(g->decay + i, decay);
+        VF_STORE(g->seen + i, VF_MUL(decay, scale));
+        VF_STORE(g->write + i, activate(VF_LOAD(g->write + i), scale, KERN_ACT_SIGMOID));
     }
 }
 
-/* The tile's tokens over n_vec vectors of columns of one head; n_vec is a constant. s is what is read, to
- * what is written, maybe the same; v and out are of the first token. What a token sees of the state that the
- * one before it leaves is summed up while that is written. */
-ATTN_INLINE void delta_columns(const struct kern_delta *d, const struct delta_tile *tile, int32_t n_tok,
-                               const float *s, float *to, const float *v, float *out, int n_vec)
+/* Columns of a state, or of a copy of them: rows `stride` floats apart. */
+struct delta_cols {
+    float *at;
+    size_t stride;
+};
+
+/* sum = key S */
+ATTN_INLINE void delta_look(vf *sum, const float *state, size_t stride, const float *key, int32_t dim,
+                            const int width)
 {
-    size_t n = (size_t)d->head_dim, out_stride = (size_t)d->n_head * n;
-    vf seen[DELTA_VECS], add[DELTA_VECS], sum[DELTA_VECS];
-    for (int i = 0; i < n_vec; i++)
-        seen[i] = VF_ZERO();
-    for (size_t r = 0; r < n; r++)
-        for (int i = 0; i < n_vec; i++)
-            seen[i] = VF_FMA(VF_SET1(tile->k[0][r]), VF_LOAD(s + r * n + (size_t)i * VL), seen[i]);
-    for (int32_t t = 0; t < n_tok; t++, s = to, v += d->stride, out += out_stride) {
-        const float *q = tile->q[t], *key = tile->k[t], *next = tile->k[t + 1 < n_tok ? t + 1 : t];
-        vf decay = VF_SET1(tile->decay[t]);
-        for (int i = 0; i < n_vec; i++) {
-            vf new = VF_FNMA(decay, seen[i], VF_LOAD(v + (size_t)i * VL));
-            add[i] = VF_MUL(VF_SET1(tile->share[t]), new);
-            sum[i] = seen[i] = VF_ZERO();
-        }
-        for (size_t r = 0; r < n; r++) {
-            vf k_r = VF_SET1(key[r]), q_r = VF_SET1(q[r]), next_r = VF_SET1(next[r]);
-            for (int i = 0; i < n_vec; i++) {
-                size_t at = r * n + (size_t)i * VL;
-                vf x = VF_FMA(k_r, add[i], VF_MUL(decay, VF_LOAD(s + at)));
-                VF_STORE(to + at, x);
-                sum[i] = VF_FMA(q_r, x, sum[i]);
-                seen[i] = VF_FMA(next_r, x, seen[i]);
-            }
-        }
-        for (int i = 0; i < n_vec; i++)
-            VF_STORE(out + (size_t)i * VL, sum[i]);
+#pragma GCC unroll 4
+    for (int c = 0; c < width; c++)
+        sum[c] = VF_ZERO();
+    for (int32_t i = 0; i < dim; i++) {
+        vf x = VF_SET1(key[i]);
+#pragma GCC unroll 4
+        for (int c = 0; c < width; c++)
+            sum[c] = VF_FMA(x, VF_LOAD(state + (size_t)i * stride + c * VL), sum[c]);
     }
 }
 
-static void delta_part(void *ctx, int part, int n_part, int thread)
+/* to = decay * from + key write; sum = q to; and already seen = next to, what the next token's keys will
+ * see (next NULL: there is none). from may be to. */
+ATTN_INLINE void delta_step(vf *sum, vf *seen, struct delta_cols to, struct delta_cols from, float decay,
+                            const float *key, const vf *write, const float *q, const float *next,
+                            int32_t dim, const int width)
 {
-    const struct {
-        struct kern *k;
-        const struct kern_delta *d;
-    } *j = ctx;
+    vf keep = VF_SET1(decay);
+#pragma GCC unroll 4
+    for (int c = 0; c < width; c++)
+        sum[c] = seen[c] = VF_ZERO();
+    for (int32_t i = 0; i < dim; i++) {
+        vf k0 = VF_SET1(key[i]), q0 = VF_SET1(q[i]), k1 = next ? VF_SET1(next[i]) : VF_ZERO();
+#pragma GCC unroll 4
+        for (int c = 0; c < width; c++) {
+            vf s = VF_MUL(keep, VF_LOAD(from.at + (size_t)i * from.stride + c * VL));
+            s = VF_FMA(k0, write[c], s);
+            VF_STORE(to.at + (size_t)i * to.stride + c * VL, s);
+            sum[c] = VF_FMA(q0, s, sum[c]);
+            if (next)
+                seen[c] = VF_FMA(k1, s, seen[c]);
+        }
+    }
+}
+
+/* Tokens t0.. of a block of columns, n of them: first from `before`, then in near memory, at last into
+ * `after`. */
+ATTN_INLINE void delta_tokens(const struct kern_delta *d, struct delta_run *g, const float *before,
+                              int32_t h, int32_t col, int32_t t0, int32_t n, const int width)
+{
+    int32_t dim = d->head_dim;
+    size_t own = (size_t)h * dim + col, start = (size_t)h * dim * dim + col;
+    const float *v = d->v + (size_t)t0 * d->stride + own;
+    float *out = d->out + (size_t)t0 * d->n_head * dim + own;
+    struct delta_cols from = {(float *)before + start, dim}, kept = {g->near, width * VL};
+    struct delta_cols after = {d->after + start, dim};
+    vf seen[DELTA_WIDTH], sum[DELTA_WIDTH], write[DELTA_WIDTH];
+    delta_look(seen, from.at, dim, g->k[0], dim, width);
+    for (int32_t i = 0; i < n; i++, v += d->stride) {
+        bool last = i + 1 == n;
+#pragma GCC unroll 4
+        for (int c = 0; c < width; c++) {
+            write[c] = VF_FNMA(VF_SET1(g->seen[i]), seen[c], VF_LOAD(v + c * VL));
+            write[c] = VF_MUL(VF_SET1(g->write[i]), write[c]);
+            if (!last) /* too far off for the processor to foresee */
+                _mm_prefetch((const char *)(v + d->stride + c * VL), _MM_HINT_T0);
+        }
+        if (last)
+            delta_step(sum, seen, after, from, g->decay[i], g->k[i], write, g->q[i], NULL, dim, width);
+        else
+            delta_step(sum, seen, kept, from, g->decay[i], g->k[i], write, g->q[i], g->k[i + 1], dim, width);
+#pragma GCC unroll 4
+        for (int c = 0; c < width; c++)
+            VF_STORE(out + c * VL, VF_MUL(VF_SET1(g->out[i]), sum[c]));
+        out += (size_t)d->n_head * dim;
+        from = kept;
+    }
+}
+
+/* Columns col..end of a head, block by block. */
+static void delta_blocks(const struct delta_job *j, struct delta_run *g, const float *before, int32_t h,
+                         int32_t col, int32_t end, int32_t t, int32_t n)
+{
     const struct kern_delta *d = j->d;
-    struct delta_tile *tile = (struct delta_tile *)(void *)cpu_scratch(j->k, thread);
-    size_t n = (size_t)d->head_dim;
-    int32_t end = part_row(d->n_head, part + 1, n_part);
-    for (int32_t h = part_row(d->n_head, part, n_part); h < end; h++)
-        for (int32_t t0 = 0; t0 < d->n_tok; t0 += DELTA_TOK) {
-            int32_t n_tok = d->n_tok - t0 < DELTA_TOK ? d->n_tok - t0 : DELTA_TOK;
-            float *to = d->after + (size_t)h * n * n;
-            const float *s = t0 == 0 ? d->before + (size_t)h * n * n : to;
-            const float *v = d->v + (size_t)t0 * (size_t)d->stride + (size_t)h * n;
-            float *out = d->out + ((size_t)t0 * (size_t)d->n_head + (size_t)h) * n;
-            delta_ready(d, h, t0, n_tok, tile);
-            size_t c = 0;
-            for (; c + DELTA_VECS * VL <= n; c += DELTA_VECS * VL)
-                delta_columns(d, tile, n_tok, s + c, to + c, v + c, out + c, DELTA_VECS);
-            for (; c < n; c += VL)
-                delta_columns(d, tile, n_tok, s + c, to + c, v + c, out + c, 1);
+    for (; j->width >= 4 && end - col >= 4 * VL; col += 4 * VL)
+        delta_tokens(d, g, before, h, col, t, n, 4);
+    for (; j->width >= 2 && end - col >= 2 * VL; col += 2 * VL)
+        delta_tokens(d, g, before, h, col, t, n, 2);
+    for (; col < end; col += VL)
+        delta_tokens(d, g, before, h, col, t, n, 1);
+}
+
+static void delta_units(void *ctx, int part, int n_part, int thread)
+{
+    const struct delta_job *j = ctx;
+    const struct kern_delta *d = j->d;
+    struct delta_run *g = cpu_scratch(j->kern, thread);
+    int32_t end = part_row(d->n_head * j->n_block, part + 1, n_part);
+    for (int32_t u = part_row(d->n_head * j->n_block, part, n_part), next; u < end; u = next) {
+        int32_t h = u / j->n_block, col = u % j->n_block * j->width * VL;
+        next = end < (h + 1) * j->n_block ? end : (h + 1) * j->n_block; /* what this part has of the head */
+        int32_t last = (next - h * j->n_block) * j->width * VL;
+        last = last < d->head_dim ? last : d->head_dim;
+        for (int32_t t = 0; t < d->n_tok; t += DELTA_TOKS) {
+            int32_t n = d->n_tok - t < DELTA_TOKS ? d->n_tok - t : DELTA_TOKS;
+            delta_take(g, d, h, t, n);
+            delta_blocks(j, g, t ? d->after : d->before, h, col, last, t, n);
         }
+    }
 }
 
 static void flow_delta(struct kern *k, const struct kern_delta *d)
 {
-    struct {
-        struct kern *k;
-        const struct kern_delta *d;
-    } job = {k, d};
     assert(d->n_tok > 0 && d->head_dim % 16 == 0 && d->head_dim <= DELTA_DIM);
-    _Static_assert(sizeof(struct delta_tile) <= CPU_SCRATCH_BYTES, "scratch");
-    flow_run(k, d->n_head, d->head_dim * d->head_dim * d->n_tok, delta_part, &job);
+    struct delta_job j = {.kern = k, .d = d, .width = DELTA_WIDTH};
+    while (d->head_dim * j.width * VL * (int32_t)sizeof(float) > DELTA_L1)
+        j.width /= 2;
+    /* Narrower where some threads would have nothing to do. */
+    while (j.width > 1 && d->n_head * (d->head_dim / VL) / j.width < pool_threads(cpu_of(k)->pool))
+        j.width /= 2;
+    j.n_block = (d->head_dim + j.width * VL - 1) / (j.width * VL);
+    int32_t values = d->head_dim * j.width * VL;
+    flow_run(k, d->n_head * j.n_block, d->n_tok < 64 ? d->n_tok * values : 64 * values, delta_units, &j);
 }
