@@ -10,7 +10,8 @@
 
 enum {
     TOK = KERN_BLOCK_TOK,
-    MOST_READ = 4 * TOK /* tokens: kv_truncate goes back by less than three blocks */
+    MOST_READ = 4 * TOK,       /* tokens: kv_truncate goes back by less than three blocks, */
+    MOST_READ_STATE = 1 << 10, /* but where layers keep a state to the last one at hand */
 };
 
 struct trace *trace_new(int64_t timeline, const int32_t *ids, int32_t n, int32_t pos)
@@ -203,7 +204,8 @@ void trace_run(struct local *l, const struct trace *t)
     bool asked = t->pos >= 0 && t->pos < t->n && t->n <= l->plan.n_ctx &&
                  local_check_ids(l, t->ids, t->n, &e) == OK;
     struct kv_line *fork = asked ? fork_before(l, t) : NULL;
-    if (!fork || t->pos - kv_n_tok(fork) > MOST_READ) {
+    int32_t most = p->n_tap > 0 ? MOST_READ_STATE : MOST_READ;
+    if (!fork || t->pos - kv_n_tok(fork) > most) {
         kv_line_free(fork);
         put(l, t, NULL, start);
         return;
