@@ -45,6 +45,9 @@ int64_t store_answer(struct sessions *s, int64_t id, int64_t parent, const char 
 bool store_get(const struct kv_io *io, int64_t chat, uint64_t fingerprint, uint64_t hash,
                struct kv_piece *piece, void **ret_owned);
 /* "role:text|role:text" of the open branch; malloc'ed. */
+/* Bytes handed to the system for writing so far: journal, WAL, checkpoint and all. Skips the test where that is
+ * not told. */
+int64_t store_written_bytes(void);
 char *store_path_text(struct sessions *s, int64_t id);
 
 #define STORE_CASE(f) cmocka_unit_test_setup_teardown(f, store_dir_setup, store_dir_teardown)

@@ -415,21 +415,6 @@ static void kvstore__rows__only_the_newest_are_kept(void **state)
     free(ids);
 }
 
-/* Bytes handed to the system for writing so far: journal, WAL, checkpoint and all. */
-static int64_t written_bytes(void)
-{
-    FILE *f = fopen("/proc/self/io", "r");
-    char line[128];
-    long long n = -1;
-    if (!f)
-        skip();
-    while (fgets(line, sizeof line, f))
-        if (sscanf(line, "wchar: %lld", &n) == 1)
-            break;
-    fclose(f);
-    return n;
-}
-
 /* Turns of 192 tokens in the shape of a 1 B model at 4/4 (16 layers, 8 KV heads of 64 channels),
  * each block committed on its own, as when the model is slow, the answer streamed as it grows. */
 static void kvstore__turn__writes_at_most_twice_its_pages(void **state)
@@ -448,7 +433,7 @@ static void kvstore__turn__writes_at_most_twice_its_pages(void **state)
     CHECK_OK(sessions_create(s, "m", &id, &err_seen));
     for (int turn = 0; turn < 2 * TURNS; turn++) {
         if (turn == TURNS) /* the first turns fill tables and files */
-            before = written_bytes();
+            before = store_written_bytes();
         parent = store_say(s, id, parent, "user", "what about this then?");
         parent = store_say(s, id, parent, "assistant", "");
         for (int n = 20; n <= 200; n += 20) {
@@ -470,7 +455,7 @@ static void kvstore__turn__writes_at_most_twice_its_pages(void **state)
         }
     }
     CHECK_OK(sessions_flush(s, &err_seen));
-    int64_t n = written_bytes() - before;
+    int64_t n = store_written_bytes() - before;
     print_message("# %.2f bytes written for one sealed\n", (double)n / (double)sealed);
     assert_true(n <= 2 * sealed);
     free(data);
@@ -495,11 +480,11 @@ static void kvstore__rows__cost_what_they_hold(void **state)
             p[i] = (struct kv_piece){
                 i, 0, 200 * turn + 100, KV_IO_WINDOW, data + i * LAYER_BYTES, LAYER_BYTES};
         if (turn == TURNS)
-            before = written_bytes();
+            before = store_written_bytes();
         io->put(io->ctx, id, FP, 200 * turn + 100, (uint64_t)turn + 1, p, LAYERS_1B);
         CHECK_OK(sessions_kv_sizes(s, id, t, &err_seen));
     }
-    double n = (double)(written_bytes() - before) / TURNS / (LAYERS_1B * LAYER_BYTES);
+    double n = (double)(store_written_bytes() - before) / TURNS / (LAYERS_1B * LAYER_BYTES);
     print_message("# %.2f bytes written for one of state\n", n);
     assert_true(n <= 1.25);
     free(data);

@@ -363,20 +363,6 @@ static void kvstore__budget__keeps_the_newest_state_of_the_chat_at_hand(void **s
     free(ids);
 }
 
-static int64_t written_bytes(void)
-{
-    FILE *f = fopen("/proc/self/io", "r");
-    char line[128];
-    long long n = -1;
-    if (!f)
-        skip();
-    while (fgets(line, sizeof line, f))
-        if (sscanf(line, "wchar: %lld", &n) == 1)
-            break;
-    fclose(f);
-    return n;
-}
-
 struct large {
     const unsigned char *data;
     size_t layer_bytes;
@@ -408,12 +394,12 @@ static void kvstore__states__cost_what_they_hold(void **state)
             p[i] = (struct kv_piece){
                 i, 0, 100 * turn, KV_IO_STATE, data + (size_t)i * LAYER_BYTES, LAYER_BYTES};
         if (turn == TURNS + 1)
-            before = written_bytes();
+            before = store_written_bytes();
         io->put(io->ctx, id, FP, 100 * turn, (uint64_t)turn, p, LAYERS_LARGE);
         CHECK_OK(sessions_kv_sizes(s, id, t, &err_seen));
     }
     CHECK_OK(sessions_flush(s, &err_seen));
-    double n = (double)(written_bytes() - before) / TURNS / BYTES;
+    double n = (double)(store_written_bytes() - before) / TURNS / BYTES;
     print_message("# %.2f bytes written for one of state\n", n);
     struct large v = {data, LAYER_BYTES, 0};
     assert_int_equal(
