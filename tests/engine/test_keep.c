@@ -654,6 +654,16 @@ static void keep__states__answers_again_read_little(void **state)
             assert_int_equal(again.n, a.n);
             assert_memory_equal(again.ids, a.ids, (size_t)a.n * sizeof *a.ids);
         }
+        /* A short question, answered at length twice. */
+        struct path first = again;
+        if (reopen) {
+            engine_close(en);
+            en = open_states(path, kv);
+        }
+        turn(en, &first, "?", 150);
+        turn(en, &again, "?", 150);
+        assert_in_range(again.n_read, 1, 64);
+        assert_int_equal(again.n, first.n);
         engine_close(en);
         store_clear();
     }
