@@ -15,12 +15,13 @@
 #   info      the device, what there is, copy bandwidth and matrix rate; whether torch.compile works
 #   peerstart begins to build llama.cpp beside all else: not before what is timed; see peerwait
 #   build     nothing when the module in DIR opens, else from kernels/cuda for this device (nvcc)
-#   kernels   every op against the plain one (test_cuda); what fails again by itself, under memcheck
+#   kernels   every op against the plain one (test_cuda, test_recurrent); what fails of the first again by
+#             itself, under memcheck
 #   engine    logits, greedy text, part of the layers, resume CPU -> GPU -> CPU (tests/e2e/cuda.sh),
 #             then all of it without graphs of decode steps
 #   reference logits against float64 arithmetic and the peer's (test_reference, test_archs); pages that
 #             step down (test_ledger); simulated formats (test_evict); pages on their way home (test_seal)
-#   memcheck racecheck synccheck   compute-sanitizer on test_cuda
+#   memcheck racecheck synccheck   compute-sanitizer on both
 #   bench1b-TYPE   Llama-3.2-1B's shape of TYPE q4, q8 or f16 (Q4_K_M, Q8_0, F16); depths 0, 8 K, 32 K,
 #                  128 K; f16 and 4/4 caches; prompts of 512 and 8192; decode also without graphs
 #   bench8b-TYPE   the same of Llama-3.1-8B, with prompts of 2048 and two repetitions
@@ -84,9 +85,9 @@ pack() {
     mkdir -p "$dir/lib"
     [ -f "$build/build.ninja" ] || meson setup "$build" "$root" --buildtype=release -Dcuda=auto \
         "-Dgpu_arch=${GPU_ARCH:-90}" || exit 1
-    ninja -C "$build" app/dogear tests/kernels/test_cuda tests/engine/engine_test_reference \
+    ninja -C "$build" app/dogear tests/kernels/test_{cuda,recurrent} tests/engine/engine_test_reference \
         tests/engine/engine_test_{archs,ledger,evict,seal} tests/bench/mkmodel || exit 1
-    cp "$build"/{app/dogear,tests/kernels/test_cuda,tests/bench/mkmodel} \
+    cp "$build"/{app/dogear,tests/kernels/test_{cuda,recurrent},tests/bench/mkmodel} \
         "$build"/tests/engine/engine_test_{archs,reference,ledger,evict,seal} "$dir/"
     # not into grep -q: it ends at its match, and ninja's broken pipe would count as "no such target"
     targets=$(ninja -C "$build" -t targets all) || exit 1
@@ -95,7 +96,7 @@ pack() {
         cp "$build/kernels/cuda/libdogear-cuda.so" "$dir/"
     fi
     # the C library is the target's own
-    ldd "$dir"/{dogear,test_cuda,engine_test_{archs,reference,ledger,evict,seal},mkmodel} |
+    ldd "$dir"/{dogear,test_{cuda,recurrent},engine_test_{archs,reference,ledger,evict,seal},mkmodel} |
         awk '$3 ~ /^\// {print $3}' | sort -u |
         grep -vE '/(libc|libm|libdl|libpthread|librt|ld-linux[^/]*)\.so' |
         while read -r lib; do cp -L "$lib" "$dir/lib/"; done
@@ -184,11 +185,12 @@ build() {
 
 # After a failing kernel a device answers nothing more: what did not pass runs again, alone.
 kernels() {
-    local name tap=$tmp/kernels.tap check=()
+    local name tap=$tmp/kernels.tap check=() rc=0
     CUDA_MODULE=$(module)
     export CUDA_MODULE CMOCKA_MESSAGE_OUTPUT=TAP
+    timeout 60 "$dir/test_recurrent" '*cuda*' || rc=1
     "$dir/test_cuda" 2>&1 | tee "$tap"
-    [ "${PIPESTATUS[0]}" = 0 ] && return
+    [ "${PIPESTATUS[0]}" = 0 ] && return $rc
     command -v compute-sanitizer >/dev/null && check=(compute-sanitizer --report-api-errors no --error-exitcode 9)
     grep -aoE 'cuda__[a-z0-9]+__[a-z0-9_]+' "$dir/test_cuda" | sort -u | while read -r name; do
         grep -q "^ok .* $name$" "$tap" && continue
@@ -226,9 +228,11 @@ reference() {
 }
 
 sanitize() {
+    local check=(compute-sanitizer --tool "$1" --report-api-errors no --error-exitcode 9)
     command -v compute-sanitizer >/dev/null || { echo "no compute-sanitizer here"; return 77; }
-    DOGEAR_CUDA_EXACT=1 CUDA_MODULE=$(module) CMOCKA_MESSAGE_OUTPUT=TAP compute-sanitizer --tool "$1" \
-        --report-api-errors no --error-exitcode 9 "$dir/test_cuda"
+    CUDA_MODULE=$(module)
+    export CUDA_MODULE DOGEAR_CUDA_EXACT=1 CMOCKA_MESSAGE_OUTPUT=TAP
+    "${check[@]}" "$dir/test_cuda" && "${check[@]}" "$dir/test_recurrent" '*cuda*'
 }
 
 model() { # model SHAPE TYPE: its path, made when it is not there
@@ -278,6 +282,8 @@ profile() {
     for kv in exact 4/4; do
         ours -m "$m" --kv $kv --coverage 1 -c 40000 -p 512,8192 -n 16 -d 0,32768 -r 1 --ops || return 1
     done
+    m=$(model qwen35-0.8b Q4_K_M) && ours -m "$m" -c 40000 -p 512,8192 -n 16 -d 0,32768 -r 1 --ops || return 1
+    m=$(model llama-3.2-1b Q4_K_M) || return 1
     if command -v ncu >/dev/null; then
         DOGEAR_CUDA=$(module) ncu --clock-control none --launch-skip 2000 --launch-count 60 --csv --page raw \
             --metrics gpu__time_duration.sum,dram__throughput.avg.pct_of_peak_sustained_elapsed \
