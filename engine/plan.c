@@ -117,8 +117,10 @@ static enum status plan_chunks(const struct model *m, struct kern *k, const stru
     /* Largest context that fits, by whole blocks; a budget the user gave bounds it too. */
     uint64_t room = kv_budget && kv_budget < left ? kv_budget : left;
     p.n_ctx = n_ctx > 0 ? n_ctx : m->p.n_ctx_train;
+    struct kv_shape pages = s; /* states do not step down */
+    pages.n_state_layer = 0;
     while (preset->adaptive && p.n_chunk > KERN_BLOCK_TOK &&
-           kv_most_bytes(&s, preset, p.n_chunk + 2 * KERN_BLOCK_TOK, p.n_chunk) > room / OPEN_SHARE)
+           kv_most_bytes(&pages, preset, p.n_chunk + 2 * KERN_BLOCK_TOK, p.n_chunk) > room / OPEN_SHARE)
         p.n_chunk /= 2;
     p.n_ctx_max = most_tok(&m->p, preset, p.n_chunk, room, left);
     for (int32_t n = p.n_chunk / 2;
