@@ -237,13 +237,15 @@ enum status kvstore_reset(struct sessions *s, struct err *e)
     return st;
 }
 
-void kvstore_failed(struct sessions *s, const struct err *e)
+bool kvstore_failed(struct sessions *s, const struct err *e)
 {
     struct err why;
     if (s->kv)
         memset(s->kv->room, 0, sizeof s->kv->room); /* rolled back: nobody knows */
     if (e->code != ERR_FORMAT || !s->kv || !s->kv->w)
-        return;
-    if (kvstore_reset(s, &why) != OK)
-        store_trouble(s, &why);
+        return false;
+    if (kvstore_reset(s, &why) == OK)
+        return true;
+    store_trouble(s, &why);
+    return false;
 }

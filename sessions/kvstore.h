@@ -62,8 +62,9 @@ void kvstore_open(struct sessions *s);    /* on failure s->kv stays NULL, troubl
 void kvstore_started(struct sessions *s); /* once the writer runs: forgets chats that are gone */
 void kvstore_close(struct sessions *s);
 struct db *kvstore_writer(struct kvstore *kv); /* NULL for NULL */
-/* A KV batch failed: empties a damaged file. Store's thread. */
-void kvstore_failed(struct sessions *s, const struct err *e);
+/* A KV batch failed: empties a damaged file; true = the same batch may be tried on the new one. Store's
+ * thread. */
+bool kvstore_failed(struct sessions *s, const struct err *e);
 /* Makes the file anew. Store's thread. */
 enum status kvstore_reset(struct sessions *s, struct err *e);
 

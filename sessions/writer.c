@@ -190,11 +190,11 @@ static void serve(struct sessions *s, struct writer *w, struct lane *lane)
         pthread_mutex_unlock(&s->r_lock);
     if (st != OK) {
         store_trouble(s, &e);
-        if (head->lane == WRITER_KV)
-            kvstore_failed(s, &e);
-    } else if (head->lane == WRITER_KV) {
-        thin_after_batch(s);
+        if (head->lane == WRITER_KV && kvstore_failed(s, &e) && (st = batch_apply(s, head, &e)) != OK)
+            store_trouble(s, &e);
     }
+    if (st == OK && head->lane == WRITER_KV)
+        thin_after_batch(s);
     pthread_mutex_lock(&w->lock);
     lane->applying = NULL;
     if (st == OK)

@@ -4,6 +4,7 @@
 
 #include <fcntl.h>
 #include <signal.h>
+#include <sqlite3.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
 #include <time.h>
@@ -294,6 +295,50 @@ static void kvstore__bit_flips__never_return_wrong_bytes(void **state)
     assert_true(lost > 0); /* the test reaches the data */
 }
 
+/* The first byte of the page where this table begins, which says what it is. */
+static size_t root_at(const char *table)
+{
+    sqlite3 *d;
+    sqlite3_stmt *q;
+    assert_int_equal(sqlite3_open(store_file("dogear-kv.db"), &d), SQLITE_OK);
+    assert_int_equal(sqlite3_prepare_v2(d, "SELECT rootpage FROM sqlite_schema WHERE name = ?", -1, &q, NULL),
+                     SQLITE_OK);
+    sqlite3_bind_text(q, 1, table, -1, SQLITE_STATIC);
+    assert_int_equal(sqlite3_step(q), SQLITE_ROW);
+    size_t at = (size_t)(sqlite3_column_int64(q, 0) - 1) * 8192;
+    sqlite3_finalize(q);
+    sqlite3_close(d);
+    return at;
+}
+
+/* Damage that only a writer meets costs what the file held, not what was being written. */
+static void kvstore__damage__met_while_writing_keeps_what_is_written(void **state)
+{
+    static const char *const tables[] = {"chunk_0", "piece", "ref", "block"};
+    for (size_t i = 0; i < sizeof tables / sizeof *tables; i++) {
+        struct sessions *s = store_new();
+        int64_t id;
+        size_t n;
+        CHECK_OK(sessions_create(s, "m", &id, &err_seen));
+        for (int b = 0; b < 4; b++)
+            put_block(sessions_kv_io(s), id, b, 700 + (uint64_t)b);
+        sessions_close(s);
+        size_t at = root_at(tables[i]);
+        unsigned char *whole = file_read(store_file("dogear-kv.db"), &n);
+        whole[at] ^= 0xff;
+        file_write(store_file("dogear-kv.db"), whole, n);
+        free(whole);
+        s = store_new();
+        const struct kv_io *io = sessions_kv_io(s);
+        assert_non_null(io);
+        for (int b = 4; b < 7; b++)
+            put_block(io, id, b, 700 + (uint64_t)b);
+        for (int b = 4; b < 7; b++)
+            assert_int_equal(good_pieces(io, id, b, 700 + (uint64_t)b), PAGES);
+        sessions_close(s);
+    }
+}
+
 /* A damaged store of conversations is reported, never followed into a crash; what can be read is.
  */
 static void sessions__bit_flips__end_in_one_line(void **state)
@@ -366,6 +411,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         STORE_CASE(sessions__kill__keeps_every_durable_word),
         STORE_CASE(kvstore__bit_flips__never_return_wrong_bytes),
+        STORE_CASE(kvstore__damage__met_while_writing_keeps_what_is_written),
         STORE_CASE(sessions__bit_flips__end_in_one_line),
     };
     return cmocka_run_group_tests_name("crash", tests, NULL, NULL);
