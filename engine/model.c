@@ -461,45 +461,27 @@ void model_weight_bytes(const struct model *m, struct kern *k, uint64_t *ret_pri
     *ret_kept = s.kept;
 }
 
-static enum status load_vec(struct model *m, struct model_vec *v, float scale, struct err *e)
+/* Times scale. n_each > 1: pieces of so many values lie in the file, and what has the same place in each lies
+ * together for the kernels (taps: channel by channel, tap by tap). */
+static enum status load_vec(struct model *m, struct model_vec *v, float scale, int32_t n_each, struct err *e)
 {
     if (!v->t)
         return OK;
-    float *host = mem_try(sizeof(float) * (size_t)v->t->n_elem);
+    float *file = mem_try(sizeof(float) * (size_t)v->t->n_elem), *host = mem_try(sizeof(float) * (size_t)v->n);
     v->dev = m->kern->ops->alloc(m->kern, sizeof(float) * (size_t)v->n);
-    if (!host || !v->dev) {
-        free(host);
-        return err_set(e, ERR_MEMORY, "out of memory for tensor '%s'", v->t->name);
-    }
-    kern_dequantise(v->t->type, v->t->data, host, v->t->n_elem);
-    for (int32_t i = 0; scale != 1 && i < v->n; i++)
-        host[v->at + i] *= scale;
-    m->kern->ops->upload(m->kern, v->dev, host + v->at, sizeof(float) * (size_t)v->n);
-    free(host);
-    return OK;
-}
-
-/* Taps lie channel by channel in files, and tap by tap for the kernels. */
-static enum status load_taps(struct model *m, struct model_vec *v, struct err *e)
-{
-    TRY(load_vec(m, v, 1, e));
-    if (!v->t)
-        return OK;
-    int32_t n_tap = m->p.n_tap, n_chan = v->n / n_tap;
-    float *file = mem_try(sizeof(float) * (size_t)v->n), *host = mem_try(sizeof(float) * (size_t)v->n);
-    if (file && host) {
-        kern_dequantise(v->t->type, v->t->data, file, v->n);
+    bool ok = file && host && v->dev;
+    if (ok) {
+        kern_dequantise(v->t->type, v->t->data, file, v->t->n_elem);
         for (int32_t i = 0; i < v->n; i++)
-            host[i % n_tap * n_chan + i / n_tap] = file[i];
+            host[i % n_each * (v->n / n_each) + i / n_each] = scale * file[v->at + i];
         m->kern->ops->upload(m->kern, v->dev, host, sizeof(float) * (size_t)v->n);
     }
-    bool ok = file && host;
     free(file);
     free(host);
     return ok ? OK : err_set(e, ERR_MEMORY, "out of memory for tensor '%s'", v->t->name);
 }
 
-enum { LAYER_VECS = 21 };
+enum { LAYER_VECS = 22 };
 
 static struct model_vec *layer_vec(struct model_layer *l, int i)
 {
@@ -508,7 +490,7 @@ static struct model_vec *layer_vec(struct model_layer *l, int i)
         &l->q_bias,     &l->k_bias,      &l->v_bias,     &l->o_bias,         &l->ffn_post_norm,
         &l->gate_bias,  &l->router_bias, &l->up_bias,    &l->down_bias,      &l->sinks,
         &l->gates_bias, &l->ups_bias,    &l->downs_bias, &l->decay,          &l->dt,
-        &l->state_norm,
+        &l->state_norm, &l->taps,
     };
     return vecs[i];
 }
@@ -556,13 +538,13 @@ enum status model_load(struct model *m, struct kern *k, bool (*progress)(void *c
     struct loader l = {.m = m, .progress = progress, .ctx = ctx, .e = e};
     m->kern = k;
     model_each_mat(m, sum_bytes, &l.total);
-    TRY(load_vec(m, &m->output_norm, m->p.output_scale, e));
-    TRY(load_vec(m, &m->output_bias, m->p.output_scale, e));
-    for (int32_t i = 0; i < m->p.n_layer; i++) {
-        for (int j = 0; j < LAYER_VECS; j++)
-            TRY(load_vec(m, layer_vec(&m->layer[i], j), 1, e));
-        TRY(load_taps(m, &m->layer[i].taps, e));
-    }
+    TRY(load_vec(m, &m->output_norm, m->p.output_scale, 1, e));
+    TRY(load_vec(m, &m->output_bias, m->p.output_scale, 1, e));
+    for (int32_t i = 0; i < m->p.n_layer; i++)
+        for (int j = 0; j < LAYER_VECS; j++) {
+            struct model_vec *v = layer_vec(&m->layer[i], j);
+            TRY(load_vec(m, v, 1, v == &m->layer[i].taps && v->t ? m->p.n_tap : 1, e));
+        }
     model_each_mat(m, load_mat, &l);
     TRY(l.status);
     if (m->output.t == m->embed.t)
@@ -585,11 +567,9 @@ void model_free(struct model *m)
         model_each_mat(m, free_mat, m->kern);
         m->kern->ops->free(m->kern, m->output_norm.dev);
         m->kern->ops->free(m->kern, m->output_bias.dev);
-        for (int32_t i = 0; i < m->p.n_layer; i++) {
+        for (int32_t i = 0; i < m->p.n_layer; i++)
             for (int j = 0; j < LAYER_VECS; j++)
                 m->kern->ops->free(m->kern, layer_vec(&m->layer[i], j)->dev);
-            m->kern->ops->free(m->kern, m->layer[i].taps.dev);
-        }
     }
     free(m->layer);
     free(m->rope_freq);
