@@ -87,6 +87,22 @@ static inline void bed_close(struct bed *b)
     gguf_close(b->g);
 }
 
+/* Reads what the line has not of ids[0..end), in one go or, as an answer is, token by token; the last token's
+ * logits, valid until the next call. */
+static inline const float *bed_read(struct bed *b, struct kv_line *line, const int32_t *ids, int32_t end,
+                                    bool answer)
+{
+    struct err e;
+    const float *logits = NULL;
+    for (int32_t at = kv_n_tok(line), n; at < end; at += n) {
+        n = answer ? 1 : end - at;
+        bed_check(kv_reserve(line, n, &e), &e);
+        bed_check(forward_run(b->f, line, ids + at, n, FORWARD_LAST, NULL, NULL, &e), &e);
+        bed_check(forward_head(b->f, n - 1, 1, &logits, &e), &e);
+    }
+    return logits;
+}
+
 /* Logits [n, n_vocab] of ids fed from the start in pieces of `step`; free() it. */
 static inline float *bed_logits(struct bed *b, const int32_t *ids, int32_t n, int32_t step)
 {

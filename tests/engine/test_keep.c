@@ -520,19 +520,10 @@ static int32_t states_at(int32_t n_tok)
     return n;
 }
 
-/* Reads what the line has not of ids[0..n), in one go or token by token; the last logits. */
 static void read_on(struct bed *b, struct kv_line *line, const int32_t *ids, int32_t n, bool one_by_one,
                     float ret[TINYMODEL_VOCAB])
 {
-    struct err e;
-    const float *logits = NULL;
-    for (int32_t at = kv_n_tok(line), now; at < n; at += now) {
-        now = one_by_one ? 1 : n - at;
-        bed_check(kv_reserve(line, now, &e), &e);
-        bed_check(forward_run(b->f, line, ids + at, now, FORWARD_LAST, NULL, NULL, &e), &e);
-        bed_check(forward_head(b->f, now - 1, 1, &logits, &e), &e);
-    }
-    memcpy(ret, logits, TINYMODEL_VOCAB * sizeof *ret);
+    memcpy(ret, bed_read(b, line, ids, n, one_by_one), TINYMODEL_VOCAB * sizeof *ret);
 }
 
 static struct kv_line *taken_up(const struct keep *keep, struct bed *b, const int32_t *ids, int32_t n,

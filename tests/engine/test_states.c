@@ -41,15 +41,7 @@ static void open_bed(struct bed *b, struct kern *k, const char *name)
 /* Reads text[kv_n_tok .. end) as a prompt, or token by token as an answer; the last token's logits. */
 static const float *go(struct bed *b, struct kv_line *line, int32_t end, bool answer)
 {
-    struct err e;
-    const float *logits = NULL;
-    for (int32_t at = kv_n_tok(line), n; at < end; at += n) {
-        n = answer ? 1 : end - at;
-        bed_check(kv_reserve(line, n, &e), &e);
-        bed_check(forward_run(b->f, line, text + at, n, FORWARD_LAST, NULL, NULL, &e), &e);
-        bed_check(forward_head(b->f, n - 1, 1, &logits, &e), &e);
-    }
-    return logits;
+    return bed_read(b, line, text, end, answer);
 }
 
 /* The same of a line that reads from the start, as it is in one go. */
