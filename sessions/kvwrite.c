@@ -333,20 +333,20 @@ static enum status put_piece(struct kvstore *kv, const struct kvstore_put *put, 
                  first, n_chunk, (int64_t)p->size_bytes, (int64_t)n, codec, sum, sizeof sum);
 }
 
-/* Rows of a chat that are worth their bytes: of the two newest ends, the open branch's and the one
- * before, those of their block and of the one before; pages stand for the rest. Rows of other branches
- * that end at the same places go when there are too many. */
+/* Rows of a chat that are not worth their bytes: all but those of its two newest ends, the open branch's and
+ * the one before, with those of their block and of the one before; pages stand for the rest. Rows of other
+ * branches that end at the same places go when there are too many. */
 static const char old_rows[] =
-                    "WITH mine (id, n_tok) AS MATERIALIZED (SELECT b.id, b.n_tok FROM ref r"
-                    "  JOIN block b ON b.id = r.block WHERE r.chat = ? AND b.state = 1),"
-                    " ends (id, n_tok) AS MATERIALIZED (SELECT id, n_tok FROM mine"
-                    "  WHERE n_tok % 16 <> 0 OR id = (SELECT max(id) FROM mine)"
-                    "  ORDER BY id DESC LIMIT 2),"
-                    " kept (id) AS (SELECT mine.id FROM mine JOIN ends ON mine.id = ends.id"
-                    "  OR (mine.n_tok % 16 = 0 AND mine.n_tok < ends.n_tok"
-                    "   AND mine.n_tok > ((ends.n_tok - 1) / 64 - 1) * 64)" /* kvstore_window */
-                    "  GROUP BY mine.id ORDER BY mine.id DESC LIMIT 32)"
-                    " SELECT id FROM mine WHERE id NOT IN (SELECT id FROM kept)";
+    "WITH mine (id, n_tok) AS MATERIALIZED (SELECT b.id, b.n_tok FROM ref r"
+    "  JOIN block b ON b.id = r.block WHERE r.chat = ? AND b.state = 1),"
+    " ends (id, n_tok) AS MATERIALIZED (SELECT id, n_tok FROM mine"
+    "  WHERE n_tok % 16 <> 0 OR id = (SELECT max(id) FROM mine)"
+    "  ORDER BY id DESC LIMIT 2),"
+    " kept (id) AS (SELECT mine.id FROM mine JOIN ends ON mine.id = ends.id"
+    "  OR (mine.n_tok % 16 = 0 AND mine.n_tok < ends.n_tok"
+    "   AND mine.n_tok > ((ends.n_tok - 1) / 64 - 1) * 64)" /* kvstore_window */
+    "  GROUP BY mine.id ORDER BY mine.id DESC LIMIT 32)"
+    " SELECT id FROM mine WHERE id NOT IN (SELECT id FROM kept)";
 _Static_assert(KV_IO_BLOCK_TOK == 64 && KV_IO_ROWS_TOK == 16, "the numbers above");
 
 /* The chat does without these from now on; what nobody else uses goes. */

@@ -89,9 +89,10 @@ struct kv_io {
     /* What is held of ids[0..n_id). */
     void (*find)(void *ctx, int64_t timeline, uint64_t fingerprint, const int32_t *ids,
                  int32_t n_id, struct kv_io_held *ret);
-    /* Reads everything of one kind that ends at n_tok_end in one go. visit is called for each intact piece (layer, then head_group, then plane ascending) with data that is
-     * valid only during the call; it returns false to stop. Returns the number of pieces left out
-     * because they were damaged, or -1 when nothing is held. */
+    /* Reads everything of one kind that ends at n_tok_end in one go. visit is called for each intact
+     * piece (layer, then head_group, then plane ascending) with data that is valid only during the call;
+     * it returns false to stop. Returns the number of pieces left out because they were damaged, or -1
+     * when nothing is held. */
     int32_t (*load)(void *ctx, int64_t timeline, uint64_t fingerprint, uint64_t tok_hash,
                     int32_t n_tok_end, enum kv_io_kind kind,
                     bool (*visit)(void *visit_ctx, const struct kv_piece *piece), void *visit_ctx);

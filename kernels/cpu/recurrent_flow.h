@@ -68,8 +68,7 @@ static void conv_units(void *ctx, int part, int n_part, int thread)
 static void flow_conv(struct kern *k, const struct kern_conv *c)
 {
     assert(c->n_tap >= 2 && c->n_tap <= KERN_CONV_TAPS && c->n_tok > 0);
-    int32_t n_tok = c->n_tok < 1 << 16 ? c->n_tok : 1 << 16;
-    flow_run(k, (c->n_chan + CONV_CHANS - 1) / CONV_CHANS, CONV_CHANS * n_tok, conv_units, (void *)c);
+    flow_run(k, (c->n_chan + CONV_CHANS - 1) / CONV_CHANS, CONV_CHANS * c->n_tok, conv_units, (void *)c);
 }
 
 /* ---- gated delta rule ---- */
