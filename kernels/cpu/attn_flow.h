@@ -25,9 +25,11 @@
 
 enum {
     TILE_ROWS = 128,
-    SUM_FLOATS = 160 << 10, /* room for block sums: rows x blocks x 2 floats */
-    ITEMS_PER_THREAD = 6,   /* fewer items than this per thread: split the segments */
-    SPLIT_MIN_SEG = 8,      /* segments of a split, at least */
+    TILE_FLOATS = TILE_ROWS * 256, /* of wider heads a tile has fewer rows: it stays in cache */
+    PANEL_CHANNELS = 256,          /* of wider heads pages are not widened */
+    SUM_FLOATS = 160 << 10,        /* room for block sums: rows x blocks x 2 floats */
+    ITEMS_PER_THREAD = 6,          /* fewer items than this per thread: split the segments */
+    SPLIT_MIN_SEG = 8,             /* segments of a split, at least */
     /* Tile registers take over for this many rows and blocks behind them, read or not. Less deep, the
      * rows of a chunk and single ones must come out the same to the bit; deeper, splits round
      * differently anyway. Pages come out the same at once. */
@@ -36,9 +38,11 @@ enum {
     AMX_MIN_PAGE_ROWS = 8,
     /* Up to so many rows multiply a page by its codes; for more it is widened. */
 #if defined(ATTN_AMX)
-    CODE_ROWS = TILE_ROWS
+    CODE_ROWS = TILE_ROWS,
+    PANEL_FLOATS = PAGE_HEAD_DIM_MAX * PAGE_TOK
 #else
-    CODE_ROWS = PAGE_FEW_ROWS
+    CODE_ROWS = PAGE_FEW_ROWS,
+    PANEL_FLOATS = PANEL_CHANNELS * PAGE_TOK
 #endif
 };
 
@@ -50,10 +54,10 @@ enum {
 
 /* One thread's tile. */
 struct work {
-    float q[TILE_ROWS * PAGE_HEAD_DIM_MAX];   /* [m][head_dim], scaled by scale * log2(e) */
-    float out[TILE_ROWS * PAGE_HEAD_DIM_MAX]; /* [m][head_dim] */
-    float s[TILE_ROWS * PAGE_TOK];            /* scores, then probabilities [m][64] */
-    float panel[PAGE_HEAD_DIM_MAX * PAGE_TOK];
+    float q[TILE_FLOATS];          /* [m][head_dim], scaled by scale * log2(e) */
+    float out[TILE_FLOATS];        /* [m][head_dim] */
+    float s[TILE_ROWS * PAGE_TOK]; /* scores, then probabilities [m][64] */
+    _Alignas(64) float panel[PANEL_FLOATS]; /* a page widened; in tile registers a right side */
     float top[TILE_ROWS], sum[TILE_ROWS], keep[TILE_ROWS];
     float sums[TILE_ROWS]; /* of this segment's probabilities */
     float block_top[SUM_FLOATS / 2], block_sum[SUM_FLOATS / 2]; /* [m][segment], when mass is asked */
@@ -62,9 +66,8 @@ struct work {
 #if defined(ATTN_AMX)
     bool amx; /* products with rows of f16 are computed in tile registers */
     struct page_tiles tiles;
-    _Alignas(64) uint8_t amx_q[TILE_ROWS * PAGE_HEAD_DIM_MAX * 4];
+    _Alignas(64) uint8_t amx_q[TILE_FLOATS * 4];
     _Alignas(64) uint8_t amx_p[TILE_ROWS * PAGE_TOK * 4];
-    _Alignas(64) uint8_t amx_kv[PAGE_HEAD_DIM_MAX * PAGE_TOK * 4];
 #endif
 };
 
@@ -119,6 +122,12 @@ static int32_t min_i(int32_t a, int32_t b)
 static int32_t max_i(int32_t a, int32_t b)
 {
     return a > b ? a : b;
+}
+
+/* Rows of a tile, at most; whole tile registers of them. */
+static int32_t tile_rows_most(int32_t head_dim)
+{
+    return min_i(TILE_ROWS, TILE_FLOATS / head_dim & ~15);
 }
 
 static int32_t row_of(const struct kern_attn *a, int32_t i)
@@ -289,6 +298,13 @@ static int32_t panel_step(int32_t m)
     return m <= 2 && PANEL < 32 ? 32 : PANEL;
 }
 
+/* Whether m rows multiply a page as it lies. Wide heads have few rows to a tile: 64 of 512 channels take
+ * three quarters of the time of widening. */
+static bool by_codes(const struct plan *p, int32_t m)
+{
+    return m <= CODE_ROWS || p->head_dim > PANEL_CHANNELS;
+}
+
 /* Scores of n_key tokens (a multiple of 16) for all m rows into w->s. */
 static void seg_scores(const struct plan *p, struct work *w, const struct seg *s, int32_t m,
                        int32_t n_key)
@@ -301,7 +317,7 @@ static void seg_scores(const struct plan *p, struct work *w, const struct seg *s
             return;
         }
 #endif
-        if (m <= CODE_ROWS)
+        if (by_codes(p, m))
             page_scores_ahead(&w->page, s->page, w->q, m, w->s, s->next_k, s->next_bytes);
         else {
             page_widen_k(&w->page.layout, s->page, w->panel);
@@ -342,7 +358,7 @@ static void seg_values(const struct plan *p, struct work *w, const struct seg *s
 {
     int32_t d = p->head_dim;
     out_turn(w, s->kind == SEG_PAGE && s->page->flags & PAGE_V_ROTATED, m, d);
-    if (s->kind == SEG_PAGE && m <= CODE_ROWS) {
+    if (s->kind == SEG_PAGE && by_codes(p, m)) {
         scale_rows(w->out, w->keep, m, d);
 #if defined(ATTN_AMX)
         if (m >= AMX_MIN_PAGE_ROWS) {
@@ -423,14 +439,15 @@ static void seg_tiles(const struct plan *p, struct work *w, const struct tile *t
                       const struct seg *s, int32_t m, int32_t n_tok, int32_t n_key)
 {
     int32_t d = p->head_dim, depth = amx_depth(n_tok);
-    amx_right(s->k, s->k_stride, 1, d, d, n_key, w->amx_kv, s->next_k);
-    amx_product(w->amx_q, w->amx_kv, m, n_key, d, w->s, PAGE_TOK, false);
+    uint8_t *right = (uint8_t *)w->panel;
+    amx_right(s->k, s->k_stride, 1, d, d, n_key, right, s->next_k);
+    amx_product(w->amx_q, right, m, n_key, d, w->s, PAGE_TOK, false);
     seg_mask(p, w, t, s, m, n_key);
     amx_softmax(w->s, PAGE_TOK, m, n_key, depth, w->top, w->sum, w->keep, w->sums, w->amx_p);
     out_turn(w, false, m, d);
     scale_rows(w->out, w->keep, m, d);
-    amx_right(s->v, d, 1, n_tok, depth, d, w->amx_kv, s->next_v);
-    amx_product(w->amx_p, w->amx_kv, m, d, depth, w->out, d, true);
+    amx_right(s->v, d, 1, n_tok, depth, d, right, s->next_v);
+    amx_product(w->amx_p, right, m, d, depth, w->out, d, true);
 }
 #endif
 
@@ -662,7 +679,7 @@ static struct plan plan_make(struct kern *k, const struct kern_attn *a, int32_t 
     int32_t n_seg = pos_of(a, row1 - 1) / PAGE_TOK + 2; /* of the longest tile, at most */
     if (a->row)
         n_seg += pos_of(a, row1 - 1) / PAGE_TOK - a->pos0 / PAGE_TOK;
-    p.rows_per_tile = TILE_ROWS / p.group;
+    p.rows_per_tile = tile_rows_most(p.head_dim) / p.group;
     if (a->mass)
         p.rows_per_tile = min_i(p.rows_per_tile, SUM_FLOATS / 2 / n_seg / p.group);
     p.rows_per_tile = max_i(p.rows_per_tile, 1);
@@ -689,7 +706,7 @@ static void flow_attend(struct kern *k, const struct kern_attn *a)
     const struct kern_kv *kv = a->kv;
     assert(a->n_head % kv->n_head_kv == 0 && kv->head_dim <= PAGE_HEAD_DIM_MAX);
     assert(!a->row || (!a->list && a->window == 0));
-    if (kv->head_dim % 16 || a->n_head / kv->n_head_kv > TILE_ROWS) {
+    if (kv->head_dim % 16 || a->n_head / kv->n_head_kv > tile_rows_most(kv->head_dim)) {
         attn_ref_attend(k, a); /* shapes of toy models: not worth lanes of their own */
         return;
     }

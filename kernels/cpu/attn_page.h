@@ -20,7 +20,7 @@ enum {
     PAGE_ROW_STEP = 4,  /* rows that share one unpacking */
     FOLD_LINES = 2,     /* fetched with each vector that is folded: memory would rest meanwhile */
     FOLD_MAX_8 = 127,   /* times codes up to 15: eight products fit 16 bits */
-    FOLD_MAX_16 = 8191, /* times codes up to 255: 256 products fit 31 bits */
+    FOLD_MAX_16 = 8191, /* times codes up to 255: 512 products fit 31 bits */
     /* Copies of each folded word: AVX2 has no broadcast inside its multiply. */
     WORD_COPIES = VL == 16 ? 1 : VL,
     WORD_ROW = PAGE_HEAD_DIM_MAX / 2 * WORD_COPIES + 16 /* off the 4 KiB grid of the L1 sets */
@@ -293,7 +293,7 @@ static void page_scores_ahead(struct page_query *w, const struct kern_page *page
     struct page_code code = page_code_of(&w->layout, page, PAGE_K);
     const uint16_t *scale = (const uint16_t *)((const uint8_t *)page + page_scale_k_at(d));
     const uint16_t *lo = scale + d;
-    float folded[PAGE_ROW_STEP][PAGE_HEAD_DIM_MAX];
+    float folded[PAGE_ROW_STEP * PAGE_HEAD_DIM_MAX]; /* [row][head_dim] */
     vf unit = VF_SET1(code.unit), mid = VF_SET1(code.mid);
     for (int32_t i0 = 0; i0 < n_row; i0 += PAGE_ROW_STEP) {
         int32_t n = n_row - i0 < PAGE_ROW_STEP ? n_row - i0 : PAGE_ROW_STEP;
@@ -305,7 +305,7 @@ static void page_scores_ahead(struct page_query *w, const struct kern_page *page
             vf sc = VF_MUL(unit, VF_HALF(scale + c)), centre = VF_FMA(sc, mid, VF_HALF(lo + c));
             for (int32_t i = 0; i < n; i++) {
                 vf x = VF_LOAD(q + (i0 + i) * d + c), a = VF_MUL(x, sc);
-                VF_STORE(folded[i] + c, a);
+                VF_STORE(folded + i * d + c, a);
                 most[i] = VF_MAX(most[i], VF_ABS(a));
                 base[i] = VF_FMA(x, centre, base[i]);
             }
@@ -314,7 +314,7 @@ static void page_scores_ahead(struct page_query *w, const struct kern_page *page
                                .out_step = (size_t)4 * d, .line_step = 64,
                                .dst = s + i0 * PAGE_TOK, .dst_stride = PAGE_TOK, .onto = false};
         for (int32_t i = 0; i < n; i++) {
-            float sum = fold_store(folded[i], d, vf_hmax(most[i]), code.wide, w->word[i],
+            float sum = fold_store(folded + i * d, d, vf_hmax(most[i]), code.wide, w->word[i],
                                    &dot.step[i]);
             dot.add[i] = fmaf(-(dot.step[i] * code.mid), sum, vf_hsum(base[i]));
         }

@@ -41,6 +41,8 @@ enum {
     SCORE_ANTI_BLOCKS = 4, /* key blocks whose tiles make the left side of one product */
 #endif
     SCORE_ANTI_ROWS = SCORE_ANTI_BLOCKS * KERN_SCORE_GROUPS,
+    SCORE_ANTI_CHANNELS = 256, /* that many rows have room for; of wider heads there are fewer */
+    SCORE_ANTI_FLOATS = SCORE_ANTI_ROWS * KERN_SCORE_STRIDE * SCORE_ANTI_CHANNELS,
     SCORE_ANTI_RUN = 256   /* key blocks of one item of antidiagonals: each lays its queries out */
 };
 
@@ -60,11 +62,11 @@ struct score_work {
 #endif
         } rows;
         struct {
-            _Alignas(64) float k[SCORE_ANTI_ROWS * KERN_SCORE_STRIDE * PAGE_HEAD_DIM_MAX];
+            _Alignas(64) float k[SCORE_ANTI_FLOATS];
             float x[SCORE_ANTI_ROWS * SCORE_STRIP];
             float line[KERN_SCORE_STRIDE * PAGE_HEAD_DIM_MAX]; /* one row of k */
-            _Alignas(64) float q[(CPU_SCRATCH_BYTES - (SCORE_ANTI_ROWS + 8) * 16 * 1024 -
-                                  (96 << 10)) / (int)sizeof(float)]; /* strips */
+            _Alignas(64) float q[(CPU_SCRATCH_BYTES - (256 << 10)) / (int)sizeof(float) -
+                                 SCORE_ANTI_FLOATS]; /* strips */
         } anti;
     };
 };
@@ -271,22 +273,23 @@ static float anti_own(const struct score_job *t, int32_t head, int32_t head_kv, 
     return sum * a->scale * SCORE_LOG2E * 2 / KERN_SCORE_STRIDE;
 }
 
-/* Column i of a pass: group i / group of the list, head i % group of the KV head. One strip. */
+/* Column i of a pass: group i / group of the list, head i % group of the KV head. n_chan channels from
+ * chan on of one strip. */
 static void anti_queries(const struct score_job *t, float *strip, int32_t head_kv, int32_t col0,
-                         int32_t col1)
+                         int32_t col1, int32_t chan, int32_t n_chan)
 {
     const struct kern_score *s = t->s;
     const struct kern_attn *a = s->a;
     float factor = a->scale * SCORE_LOG2E / KERN_SCORE_STRIDE;
-    memset(strip, 0, sizeof(float) * KERN_SCORE_STRIDE * (size_t)t->d * SCORE_STRIP);
+    memset(strip, 0, sizeof(float) * KERN_SCORE_STRIDE * (size_t)n_chan * SCORE_STRIP);
     /* a few channels at a time: as much of the strip as the nearest cache holds */
-    for (int32_t c0 = 0; c0 < t->d; c0 += 16)
+    for (int32_t c0 = 0; c0 < n_chan; c0 += 16)
         for (int32_t i = col0; i < col1; i++) {
             float *to = strip + (size_t)c0 * KERN_SCORE_STRIDE * SCORE_STRIP + (i - col0);
             for (int32_t p = 0; p < KERN_SCORE_STRIDE; p++) {
                 int32_t row = s->group[i / t->group] + KERN_SCORE_STRIDE - 1 - p;
-                const float *q =
-                    a->q + ((size_t)row * a->n_head + head_kv * t->group + i % t->group) * t->d + c0;
+                const float *q = a->q + chan + c0 +
+                                 ((size_t)row * a->n_head + head_kv * t->group + i % t->group) * t->d;
                 for (int32_t c = 0; c < 16; c++)
                     to[(c * KERN_SCORE_STRIDE + p) * SCORE_STRIP] = q[c] * factor;
             }
@@ -386,14 +389,19 @@ static void anti_item(void *ctx, int item, int n_item, int thread)
         float *to = w->anti.q + (size_t)(col - col0) * depth;
         int32_t end = score_min(col1, col + SCORE_STRIP);
 #if defined(ATTN_AMX)
-        anti_queries(t, w->anti.k, head_kv, col, end);
-        amx_right(w->anti.k, SCORE_STRIP, 0, depth, depth, SCORE_STRIP, (uint8_t *)to, NULL);
+        for (int32_t c = 0; c < t->d; c += SCORE_ANTI_CHANNELS) {
+            int32_t n = score_min(SCORE_ANTI_CHANNELS, t->d - c), part = KERN_SCORE_STRIDE * n;
+            anti_queries(t, w->anti.k, head_kv, col, end, c, n);
+            amx_right(w->anti.k, SCORE_STRIP, 0, part, part, SCORE_STRIP,
+                      (uint8_t *)(to + (size_t)c * KERN_SCORE_STRIDE * SCORE_STRIP), NULL);
+        }
 #else
-        anti_queries(t, to, head_kv, col, end);
+        anti_queries(t, to, head_kv, col, end, 0, t->d);
 #endif
     }
-    for (int32_t j = run * SCORE_ANTI_RUN; j < j1; j += SCORE_ANTI_BLOCKS) {
-        int32_t n = score_min(SCORE_ANTI_BLOCKS, j1 - j);
+    int32_t most = t->d > SCORE_ANTI_CHANNELS ? SCORE_ANTI_BLOCKS / 2 : SCORE_ANTI_BLOCKS;
+    for (int32_t j = run * SCORE_ANTI_RUN; j < j1; j += most) {
+        int32_t n = score_min(most, j1 - j);
         for (int32_t b = 0; b < n; b++) {
             /* scores only rank here: one form of a block serves all rows */
             score_widen(w, a->kv, head_kv, j + b, block[j + b].page != NULL);

@@ -30,6 +30,8 @@ static const struct model models[] = {
     {"llama-1b", 32, 8, 64},
     {"qwen3-0.6b", 16, 8, 128},
     {"smollm2-135m", 9, 3, 64},
+    {"gemma3-1b", 4, 1, 256},
+    {"wide", 8, 1, 512},
 };
 
 static double now_s(void)

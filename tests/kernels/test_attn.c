@@ -20,13 +20,16 @@
 /* f32 against double, as a part of the output's rms (at least 0.1): scores of |s| < 30 err by 2e-6,
  * and so does every probability; the largest of up to 250,000 outputs counts. */
 #define TOL_EXACT 1.6e-4
-/* Inputs of 17 bits in place of 24 (amx, deep contexts): still 30 times finer than an f16 cache. */
-#define TOL_EXACT_AMX 4e-4
+/* Inputs of 17 bits in place of 24 (amx, deep contexts): still 20 times finer than an f16 cache. */
+#define TOL_EXACT_AMX 6e-4
 #define TOL_LSE 1.6e-4
 #define TOL_MASS 1e-4 /* per row and head of the group */
 /* Integer factors may add at most this part of the error that the codes themselves make: measured
  * 0.12 to 0.14 at 4/4, less elsewhere, i.e. under 1 % of its square. */
 #define TOL_OF_CODE_ERROR 0.2
+/* Of wide heads the largest of more channels sets the step: measured up to 0.21 where keys have 4 bits and
+ * values 8. */
+#define TOL_OF_CODE_ERROR_WIDE 0.25
 /* Masses and log-sum-exp on that path: a score errs by up to about 0.01. */
 #define TOL_PACKED_SCORE 0.02
 /* ...and where codes err little (a long tail of unread tokens), this part of the output's size. */
@@ -143,7 +146,8 @@ static void check_shape(struct kern *k, const struct shape *h)
         double spread = rms_diff(got.out, want.out, want.n_out);
         double n_row = (double)h->n_tok * h->group;
         if (code_error > 0) {
-            ok = spread <= TOL_OF_CODE_ERROR * code_error + TOL_PACKED_FLOOR * size &&
+            double part = h->head_dim > 256 ? TOL_OF_CODE_ERROR_WIDE : TOL_OF_CODE_ERROR;
+            ok = spread <= part * code_error + TOL_PACKED_FLOOR * size &&
                  lse <= TOL_PACKED_SCORE && mass <= TOL_PACKED_SCORE * n_row;
         } else {
             ok = out <= fast[i].tol_exact * fmax(size, 0.1) && lse <= TOL_LSE &&
@@ -208,7 +212,7 @@ static void attn__attend__oracle_is_softmax(void **state)
 
 static const int32_t row_counts[] = {1, 2, 3, 7, 63, 64, 65, 130};
 static const int32_t starts[] = {0, 1, 63, 64, 100, 1000};
-static const int32_t head_dims[] = {64, 80, 96, 128, 256};
+static const int32_t head_dims[] = {64, 80, 96, 128, 256, 336, 512};
 static const int32_t groups[] = {1, 2, 3, 4, 7};
 #define LENGTH(x) (int)(sizeof(x) / sizeof *(x))
 
@@ -273,11 +277,11 @@ static void attn__attend__dropped_tokens(void **state)
 static void attn__attend__few_heads_long_context(void **state)
 {
     struct kern *k = open_kern(); /* splits the keys of one tile over several items */
-    for (int mass = 0; mass <= 1; mass++)
+    for (int i = 0; i < 4; i++)
         for (int bits = 0; bits <= 1; bits++)
-            check_shape(k, &(struct shape){.head_dim = 128, .n_head_kv = 1, .group = 3, .n_tok = 2,
+            check_shape(k, &(struct shape){.head_dim = i < 2 ? 128 : 512, .n_head_kv = 1, .group = 3, .n_tok = 2,
                                            .pos0 = 5000, .bits_k = bits, .bits_v = bits,
-                                           .mass = mass});
+                                           .mass = i % 2});
     kern_close(k);
 }
 
@@ -287,8 +291,8 @@ static void attn__attend__many_rows_long_context(void **state)
     struct kern *k = open_kern();
     for (int i = 0; i < LENGTH(head_dims); i++)
         for (int bits = 0; bits <= 1; bits++)
-            check_shape(k, &(struct shape){.head_dim = head_dims[i], .n_head_kv = 1, .group = 1 + i,
-                                           .n_tok = 20 + 7 * i, .pos0 = 1100 + 13 * i,
+            check_shape(k, &(struct shape){.head_dim = head_dims[i], .n_head_kv = 1, .group = 1 + i % 5,
+                                           .n_tok = 20 + 7 * (i % 5), .pos0 = 1100 + 13 * i,
                                            .bits_k = bits, .bits_v = bits, .rotated = i % 2,
                                            .softcap = i == 1 ? 30 : 0, .window = i == 3 ? 1050 : 0,
                                            .dropped = i == 2, .mass = true});
@@ -302,10 +306,16 @@ static void attn__attend__pages_of_every_depth(void **state)
     for (int32_t bk = 2; bk <= 8; bk += 2)
         for (int32_t bv = 2; bv <= 8; bv += 2)
             for (int32_t rotated = 0; rotated <= 1; rotated++)
-                for (int i = 0; i < LENGTH(rows); i++)
-                    check_shape(k, &(struct shape){.head_dim = 64, .n_head_kv = 2, .group = 4,
-                                                   .n_tok = rows[i], .pos0 = 700, .bits_k = bk,
-                                                   .bits_v = bv, .rotated = rotated});
+                for (int i = 0; i < LENGTH(rows); i++) {
+                    struct shape h = {.head_dim = 64, .n_head_kv = 2, .group = 4, .n_tok = rows[i],
+                                      .pos0 = 700, .bits_k = bk, .bits_v = bv, .rotated = rotated};
+                    check_shape(k, &h);
+                    h.head_dim = bk == bv ? 512 : 288;
+                    h.n_head_kv = 1;
+                    h.pos0 = 200;
+                    if (i % 2 == rotated)
+                        check_shape(k, &h);
+                }
     kern_close(k);
 }
 
@@ -313,12 +323,50 @@ static void attn__attend__mixed_depths_and_shapes(void **state)
 {
     struct kern *k = open_kern();
     for (int i = 0; i < LENGTH(head_dims); i++)
-        for (int j = 0; j < LENGTH(groups); j++)
+        for (int j = 0; j < (head_dims[i] > 256 ? 2 : LENGTH(groups)); j++)
             check_shape(k, &(struct shape){.head_dim = head_dims[i], .n_head_kv = 2,
                                            .group = groups[j], .n_tok = row_counts[(i + j) % 8],
                                            .pos0 = 390 + i, .bits_k = 1, .bits_v = 1,
                                            .rotated = j % 2, .mass = true,
                                            .window = i == 2 ? 300 : 0});
+    kern_close(k);
+}
+
+/* The largest sums of integers there are: every channel weighs the same, every code is the first or the
+ * last. */
+static void attn__attend__sums_of_the_largest_codes(void **state)
+{
+    enum { D = PAGE_HEAD_DIM_MAX };
+    struct kern *k = open_kern();
+    struct shape h = {.head_dim = D, .n_head_kv = 1, .group = 1, .n_tok = 20, .pos0 = 200, .bits_k = 8,
+                      .bits_v = 8};
+    uint16_t *key = malloc(sizeof *key * D * 64), *value = malloc(sizeof *value * D * 64);
+    for (int32_t i = 0; i < D * 64; i++) {
+        key[i] = kern_f32_to_f16(i % 64 % 3 ? -0.0625f : 0.0625f); /* by token */
+        value[i] = kern_f32_to_f16((float)(i % 64));
+    }
+    for (h.n_tok = 1; h.n_tok <= 20; h.n_tok += 19) {
+        struct scene s = scene_make(&h);
+        const struct page_shape shape = {D, 8, 8};
+        for (int32_t j = 0; j < 2; j++)
+            page_seal(s.kv.block[j].page, &shape, 0, 0, key, value);
+        for (int32_t i = 0; i < h.n_tok * D; i++)
+            s.q[i] = 1;
+        struct result want = scene_run(&s, k, attn_ref_attend, false);
+        for (int i = 0; i < N_FAST; i++) {
+            if (fast[i].isa > isa_best())
+                continue;
+            struct result got = scene_run(&s, k, fast[i].attend, false);
+            double size = rms(want.out, want.n_out);
+            assert_true(max_diff(got.lse, want.lse, want.n_lse) <= 1e-3);
+            assert_true(rms_diff(got.out, want.out, want.n_out) <= 1e-3 * size);
+            result_free(&got);
+        }
+        result_free(&want);
+        scene_free(&s);
+    }
+    free(key);
+    free(value);
     kern_close(k);
 }
 
@@ -480,6 +528,7 @@ int main(void)
         cmocka_unit_test(attn__attend__many_rows_long_context),
         cmocka_unit_test(attn__attend__pages_of_every_depth),
         cmocka_unit_test(attn__attend__mixed_depths_and_shapes),
+        cmocka_unit_test(attn__attend__sums_of_the_largest_codes),
         cmocka_unit_test(attn__attend__picked_rows),
         cmocka_unit_test(attn__attend__chunking_does_not_matter),
         cmocka_unit_test(attn__attend__same_result_every_time),

@@ -340,14 +340,14 @@ static void ops__rmsnorm__agrees_with_ref(void **unused)
 static void ops__rope__agrees_with_ref(void **unused)
 {
     struct kern *ref = open_isa("ref", 1);
-    float freq[64];
-    for (int i = 0; i < 64; i++)
+    float freq[256];
+    for (int i = 0; i < 256; i++)
         freq[i] = powf(10000, -(float)i / 64);
     static const struct {
         int32_t head_dim, n_rot, n_head, n_tok, pos0;
     } cases[] = {{64, 64, 3, 5, 0},   {64, 64, 3, 5, 7},      {128, 128, 2, 3, 100000},
                  {96, 96, 1, 1, 31},  {80, 32, 4, 2, 130000}, {64, 20, 2, 7, 4096},
-                 {64, 64, 3, 200, 60}};
+                 {64, 64, 3, 200, 60}, {512, 512, 2, 70, 1000}, {512, 128, 1, 3, 9}};
     for (int i = 0; i < N_ISA; i++) {
         struct kern *k = open_isa(isas[i], 2);
         if (!k)
@@ -544,19 +544,21 @@ static void ops__sink__takes_its_share(void **unused)
 /* Keys and values land in the right blocks, rounded the same way, and leave the rest alone. */
 static void ops__kv_write__agrees_with_ref(void **unused)
 {
-    enum { HEADS = 2, DIM = 80, BLOCKS = 3, TOKS = 70 };
+    enum { HEADS = 2, DIM_MOST = 512, BLOCKS = 3, TOKS = 70 };
     struct kern *ref = open_isa("ref", 1);
-    float *key = random_floats((size_t)TOKS * (HEADS * DIM + 7), 2);
-    float *value = random_floats((size_t)TOKS * (HEADS * DIM + 7), 2);
+    float *key = random_floats((size_t)TOKS * (HEADS * DIM_MOST + 7), 2);
+    float *value = random_floats((size_t)TOKS * (HEADS * DIM_MOST + 7), 2);
     for (int i = 0; i < N_ISA; i++) {
         struct kern *k = open_isa(isas[i], 2);
         if (!k)
             continue;
         static const struct {
-            int32_t n_tok, pos0;
-        } cases[] = {{1, 0}, {1, 65}, {70, 0}, {70, 61}, {3, 2}, {64, 64}, {17, 3}};
+            int32_t n_tok, pos0, dim;
+        } cases[] = {{1, 0, 80}, {1, 65, 80}, {70, 0, 80}, {70, 61, 80}, {3, 2, 80}, {64, 64, 80},
+                     {17, 3, 80}, {1, 3, 512}, {70, 61, 512}};
         for (size_t j = 0; j < sizeof cases / sizeof *cases; j++) {
-            size_t block_size = DIM * KERN_BLOCK_TOK, sink_size = DIM * KERN_SINK_PAD;
+            int32_t dim = cases[j].dim;
+            size_t block_size = (size_t)dim * KERN_BLOCK_TOK, sink_size = (size_t)dim * KERN_SINK_PAD;
             size_t n = HEADS * (BLOCKS * 2 * block_size + 2 * sink_size);
             uint16_t *memory[2];
             for (int b = 0; b < 2; b++) {
@@ -567,9 +569,9 @@ static void ops__kv_write__agrees_with_ref(void **unused)
                     block[h] = (struct kern_kv_block){m, m + block_size, NULL};
                     m += 2 * block_size;
                 }
-                struct kern_kv kv = {HEADS, DIM, BLOCKS, block, m, m + HEADS * sink_size};
+                struct kern_kv kv = {HEADS, dim, BLOCKS, block, m, m + HEADS * sink_size};
                 struct kern *which = b ? k : ref;
-                which->ops->kv_write(which, &kv, key, value, HEADS * DIM + 7, cases[j].n_tok,
+                which->ops->kv_write(which, &kv, key, value, HEADS * dim + 7, cases[j].n_tok,
                                      cases[j].pos0);
             }
             assert_memory_equal(memory[0], memory[1], n * 2);

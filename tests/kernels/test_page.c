@@ -26,7 +26,7 @@ static const double cut_loss[PAGE_DEPTHS] = {1.12, 1.08, 1.08, 1.0};
 /* The header's error is f16 and ignores the rounding of scale and lo to f16. */
 #define HEADER_TOL 0.05
 
-static const int32_t head_dims[] = {16, 64, 80, 96, 128, 256};
+static const int32_t head_dims[] = {16, 64, 80, 96, 128, 256, 336, 512};
 #define LENGTH(x) (int)(sizeof(x) / sizeof *(x))
 
 static uint64_t rng_state;
@@ -116,7 +116,7 @@ static void page__size__table_of_bytes_per_token(void **state)
 
 static void page__size__bad_shapes_are_zero(void **state)
 {
-    static const struct page_shape bad[] = {{0, 8, 8},   {8, 8, 8},  {72, 8, 8}, {272, 8, 8},
+    static const struct page_shape bad[] = {{0, 8, 8},   {8, 8, 8},  {72, 8, 8}, {528, 8, 8},
                                             {64, 0, 8},  {64, 3, 8}, {64, 8, 7}, {64, 8, 10},
                                             {-64, 8, 8}, {64, -2, 4}};
     for (int i = 0; i < LENGTH(bad); i++)
@@ -400,7 +400,7 @@ static void page__seal__same_bytes_on_every_machine(void **state)
     struct rows *r = malloc(sizeof *r);
     uint8_t *a = malloc(PAGE_SIZE_MAX), *b = malloc(PAGE_SIZE_MAX);
     for (int n = 0; n < 60; n++) {
-        struct page_shape shape = {head_dims[n % 6], 2 + 2 * (n / 3 % 4), 2 + 2 * (n / 5 % 4)};
+        struct page_shape shape = {head_dims[n % LENGTH(head_dims)], 2 + 2 * (n / 3 % 4), 2 + 2 * (n / 5 % 4)};
         uint32_t flags = n % 2 ? PAGE_V_ROTATED : 0;
         rows_make(r, shape.head_dim, 100 + (uint64_t)n);
         if (n % 4 == 3)
