@@ -29,7 +29,7 @@ struct attn_parts {
 /* tile = (index * n_head_kv + head_kv) * n_chunk + chunk. */
 void attn_rows_launch(struct kern_cuda *c, const struct attn_args &a, const struct attn_parts &p,
                       bool values);
-/* Whether this call fits the tiled kernel on this device; then it ran. */
+/* Whether this call fits the tiled kernel on this device; then it ran. Wide heads never do. */
 bool attn_tile_launch(struct kern_cuda *c, const struct attn_args &a);
 
 #endif

@@ -10,7 +10,7 @@ static __global__ void __launch_bounds__(32 * ROWS_WARPS, attn_rows_blocks(D64))
 {
     constexpr bool values = D64 > 0;
     a.pos0 = place_of(a);
-    int32_t split = (int32_t)(blockIdx.x * ROWS_WARPS + threadIdx.x / 32);
+    int32_t split = (int32_t)(blockIdx.x * (blockDim.x / 32) + threadIdx.x / 32);
     int32_t lane = (int32_t)threadIdx.x % 32, g = lane / 4, b = lane % 4, d = a.head_dim;
     __shared__ tile t; /* of the whole block; registers are scarce */
     int32_t index = (int32_t)blockIdx.y, head_kv = (int32_t)blockIdx.z / p.n_chunk;
@@ -95,13 +95,13 @@ static __global__ void __launch_bounds__(32 * ROWS_WARPS, attn_rows_blocks(D64))
 template <int D64>
 static void rows_launch(struct kern_cuda *c, const struct attn_args &a, const struct attn_parts &p)
 {
-    dim3 grid((unsigned)((p.n_split + ROWS_WARPS - 1) / ROWS_WARPS), (unsigned)p.n_tile,
+    size_t each = ROWS_PAIRS * (size_t)rows_q_len(a.head_dim) * sizeof(float);
+    int32_t n_warp = p.n_split < ROWS_WARPS ? p.n_split : ROWS_WARPS;
+    while (n_warp > 1 && (size_t)n_warp * each + sizeof(tile) > c->shared_most)
+        n_warp--; /* 512 channels in 64 KiB */
+    dim3 grid((unsigned)((p.n_split + n_warp - 1) / n_warp), (unsigned)p.n_tile,
               (unsigned)(a.n_head_kv * p.n_chunk));
-    unsigned n_thread = p.n_split < ROWS_WARPS ? 32 * (unsigned)p.n_split : 32 * ROWS_WARPS;
-    if (n_thread < 32 * ROWS_WARPS)
-        grid.x = 1;
-    size_t shared = n_thread / 32 * ROWS_PAIRS * (size_t)rows_q_len(a.head_dim) * sizeof(float);
-    launch(attend_rows<D64>, grid, n_thread, shared, c, a, p);
+    launch(attend_rows<D64>, grid, 32 * (unsigned)n_warp, (size_t)n_warp * each, c, a, p);
 }
 
 void attn_rows_launch(struct kern_cuda *c, const struct attn_args &a, const struct attn_parts &p,
@@ -111,6 +111,8 @@ void attn_rows_launch(struct kern_cuda *c, const struct attn_args &a, const stru
     case 0: rows_launch<0>(c, a, p); break;
     case 1: rows_launch<1>(c, a, p); break;
     case 2: rows_launch<2>(c, a, p); break;
-    default: rows_launch<4>(c, a, p);
+    case 3:
+    case 4: rows_launch<4>(c, a, p); break;
+    default: rows_launch<8>(c, a, p);
     }
 }

@@ -5,6 +5,7 @@
 #include "kernels/cuda/attn_impl.h"
 
 enum {
+    TILE_CHANNELS = 256,     /* of a head at most: sums take half as many registers of a lane */
     K_STRIDE = PAGE_TOK + 8, /* halves of a row of keys: rows fall on different banks */
     PAD = 8                  /* halves after a row of q or of values */
 };
@@ -282,7 +283,7 @@ bool attn_tile_launch(struct kern_cuda *c, const struct attn_args &a)
     int32_t n_warp = 8;
     while (n_warp > 1 && shared_bytes(n_warp, a.head_dim) > c->shared_most)
         n_warp /= 2;
-    if (shared_bytes(n_warp, a.head_dim) > c->shared_most)
+    if (a.head_dim > TILE_CHANNELS || shared_bytes(n_warp, a.head_dim) > c->shared_most)
         return false;
     switch ((a.head_dim + 31) / 32) {
     case 1: tile_launch<2>(c, a, n_warp); break;

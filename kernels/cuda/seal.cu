@@ -21,7 +21,7 @@
 
 #include <assert.h>
 
-enum { SEAL_THREADS = 128, GROUPS_MAX = 256 };
+enum { SEAL_THREADS = 128 };
 
 struct seal_shape {
     int32_t head_dim, n_group, bits_k, bits_v;
@@ -87,8 +87,8 @@ static __global__ void __launch_bounds__(SEAL_THREADS)
     seal_pages(const struct seal_job *jobs, struct seal_shape s)
 {
     DYNAMIC_SHARED(memory);
-    struct group_sums *sums = (struct group_sums *)memory;
-    uint8_t *codes = (uint8_t *)(sums + GROUPS_MAX); /* [head_dim or 64][...] */
+    struct group_sums *sums = (struct group_sums *)memory; /* [64][n_group], and as many as channels */
+    uint8_t *codes = (uint8_t *)(sums + PAGE_TOK * s.n_group); /* [head_dim or 64][...] */
     const struct seal_job job = jobs[blockIdx.x];
     int32_t d = s.head_dim, n_group = s.n_group, tid = (int32_t)threadIdx.x;
     struct kern_page *p = (struct kern_page *)job.to;
@@ -261,7 +261,8 @@ void cuda_seal(struct kern *k, const struct kern_seal *jobs, int32_t n, int32_t 
         s.plane_k[i] = (uint16_t)(page_plane_at(&shape, PAGE_K, i) / 64);
         s.plane_v[i] = (uint16_t)(page_plane_at(&shape, PAGE_V, i) / 64);
     }
-    size_t shared = sizeof(struct group_sums) * GROUPS_MAX + (size_t)head_dim * PAGE_TOK;
+    size_t shared = PAGE_TOK * (sizeof(struct group_sums) * (size_t)s.n_group + (size_t)head_dim);
+    assert(shared <= c->shared_most);
     struct seal_job job[LOT_PAGES];
     uint8_t *to[LOT_PAGES];
     int32_t most = (int32_t)(CUDA_STAGING_BYTES / size);

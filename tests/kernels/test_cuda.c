@@ -77,13 +77,13 @@ static void cuda__center__agrees_with_ref(void **state)
 
 static void cuda__rope__agrees_with_ref(void **state)
 {
-    float freq[64];
-    for (int i = 0; i < 64; i++)
+    float freq[256];
+    for (int i = 0; i < 256; i++)
         freq[i] = powf(10000, -(float)i / 64);
     static const struct {
         int32_t head_dim, n_rot, n_head, n_tok, pos0;
     } cases[] = {{64, 64, 3, 5, 7}, {128, 128, 2, 3, 100000}, {80, 32, 4, 2, 130000},
-                 {64, 20, 2, 7, 4096}};
+                 {64, 20, 2, 7, 4096}, {512, 512, 1, 2, 77}};
     for (size_t j = 0; j < sizeof cases / sizeof *cases; j++)
         for (int mode = 0; mode < 2; mode++) {
             struct kern_rope r = {(enum kern_rope_mode)mode, cases[j].n_rot, freq, 1.2f};
@@ -190,7 +190,7 @@ static void cuda__sink__agrees_with_ref(void **state)
 
 static void cuda__kv_write__same_bytes_as_ref(void **state)
 {
-    enum { HEADS = 2, DIM = 80, BLOCKS = 3, TOKS = 70, STRIDE = HEADS * DIM + 7 };
+    enum { HEADS = 2, DIM = 512, BLOCKS = 3, TOKS = 70, STRIDE = HEADS * DIM + 7 };
     size_t one = DIM * KERN_BLOCK_TOK, sink = DIM * KERN_SINK_PAD;
     size_t n = HEADS * (BLOCKS * 2 * one + 2 * sink);
     float *key = floats(TOKS * STRIDE, 2), *value = floats(TOKS * STRIDE, 2);
@@ -279,8 +279,8 @@ static void check_attention(const struct shape *h)
 
 static void cuda__attend__few_rows_of_f16(void **state)
 {
-    static const int32_t dims[] = {16, 64, 80, 128, 256}, groups[] = {1, 3, 4, 7, 12};
-    for (int i = 0; i < 5; i++)
+    static const int32_t dims[] = {16, 64, 80, 128, 256, 288, 512}, groups[] = {1, 3, 4, 7, 12, 2, 8};
+    for (int i = 0; i < 7; i++)
         check_attention(&(struct shape){.head_dim = dims[i], .n_head_kv = 1 + i % 2,
                                         .group = groups[i], .n_tok = 1 + 2 * i, .pos0 = 60 * i,
                                         .mass = i % 2});
@@ -290,12 +290,13 @@ static void cuda__attend__few_rows_of_f16(void **state)
 
 static void cuda__attend__few_rows_of_pages(void **state)
 {
-    static const int32_t dims[] = {64, 80, 128, 256};
+    static const int32_t dims[] = {64, 80, 128, 256, 336, 512};
     for (int32_t bits = 2; bits <= 8; bits += 2)
-        check_attention(&(struct shape){.head_dim = dims[bits / 2 - 1], .n_head_kv = 1, .group = 4,
-                                        .n_tok = 1 + bits, .pos0 = 330, .bits_k = bits,
-                                        .bits_v = 10 - bits, .rotated = bits % 4, .mass = true});
-    for (int i = 0; i < 4; i++)
+        for (int i = 0; i < 6; i += 4)
+            check_attention(&(struct shape){.head_dim = dims[(bits / 2 - 1 + i) % 6], .n_head_kv = 1,
+                                            .group = 4, .n_tok = 1 + bits, .pos0 = 330, .bits_k = bits,
+                                            .bits_v = 10 - bits, .rotated = bits % 4, .mass = true});
+    for (int i = 0; i < 6; i++)
         check_attention(&(struct shape){.head_dim = dims[i], .n_head_kv = 2, .group = 3, .n_tok = 2,
                                         .pos0 = 700 + i, .bits_k = 1, .bits_v = 1,
                                         .rotated = i % 2, .listed = i % 3 == 0, .mass = i < 2,
@@ -313,8 +314,8 @@ static void cuda__attend__picked_rows(void **state)
 
 static void cuda__attend__many_rows(void **state)
 {
-    static const int32_t dims[] = {16, 64, 80, 128, 256}, groups[] = {1, 4, 3, 7, 2};
-    for (int i = 0; i < 5; i++)
+    static const int32_t dims[] = {16, 64, 80, 128, 256, 512}, groups[] = {1, 4, 3, 7, 2, 2};
+    for (int i = 0; i < 6; i++)
         check_attention(&(struct shape){.head_dim = dims[i], .n_head_kv = 1, .group = groups[i],
                                         .n_tok = 33 + 7 * i, .pos0 = 61 * i,
                                         .softcap = i == 1 ? 30 : 0, .window = i == 3 ? 70 : 0});
@@ -332,11 +333,11 @@ static void cuda__attend__many_rows_of_pages_and_lists(void **state)
 }
 
 /* Two pages in three are rotated, and there are so many pairs that a warp reads several pages: sums
- * are turned back and forth. 9 rows go to one kernel, 33 to the other. */
+ * are turned back and forth. 9 rows go to one kernel, 33 to the other, but for wide heads. */
 static void cuda__attend__rotated_and_plain_pages(void **state)
 {
-    static const int32_t dims[] = {16, 48, 64, 80, 96, 128, 160, 192, 256}, rows[] = {9, 33};
-    for (size_t i = 0; i < 2 * (sizeof dims / sizeof *dims); i++)
+    static const int32_t dims[] = {16, 48, 64, 80, 96, 128, 160, 192, 256, 336, 512}, rows[] = {9, 33};
+    for (size_t i = 0; i < 2 * (sizeof dims / sizeof *dims); i += dims[i / 2] > 256 ? 2 : 1)
         check_attention(&(struct shape){.head_dim = dims[i / 2], .n_head_kv = 1, .group = 8,
                                         .n_tok = rows[i % 2], .pos0 = 500, .bits_k = 1,
                                         .bits_v = 1, .rotated = true, .mass = i % 4 == 0});
@@ -391,6 +392,8 @@ static void cuda__score__agrees_with_ref(void **state)
                                  .pos0 = 300, .bits_k = 1, .bits_v = 1}, false, 2);
     check_scores(&(struct shape){.head_dim = 80, .n_head_kv = 1, .group = 9, .n_tok = 40,
                                  .pos0 = 64, .softcap = 20}, true, 1);
+    check_scores(&(struct shape){.head_dim = 512, .n_head_kv = 1, .group = 2, .n_tok = 40,
+                                 .pos0 = 200, .bits_k = 1, .bits_v = 1}, false, 1);
     check_scores(&(struct shape){.head_dim = 64, .n_head_kv = 3, .group = 2, .n_tok = 40,
                                  .pos0 = 130, .bits_k = 1, .bits_v = 1}, true, 1);
 }
@@ -399,7 +402,8 @@ static void cuda__score__agrees_with_ref(void **state)
 
 static void cuda__seal__same_bytes_as_the_codec(void **state)
 {
-    static const struct page_shape shapes[] = {{64, 8, 8}, {80, 6, 4}, {128, 4, 2}, {256, 2, 6}};
+    static const struct page_shape shapes[] = {{64, 8, 8}, {80, 6, 4}, {128, 4, 2}, {256, 2, 6},
+                                               {336, 4, 4}, {512, 8, 6}};
     for (size_t j = 0; j < sizeof shapes / sizeof *shapes; j++) {
         enum { PAGES = 5 };
         int32_t d = shapes[j].head_dim;
@@ -440,11 +444,11 @@ static void cuda__seal__same_bytes_as_the_codec(void **state)
 /* Steps of the ladder, two at once, and one that moves planes (6/8); into a new place or the old one. */
 static void cuda__demote__same_bytes_as_the_codec(void **state)
 {
-    static const int32_t dims[] = {64, 80, 128, 256};
+    static const int32_t dims[] = {64, 80, 128, 256, 336, 512};
     static const int32_t steps[][4] = {{8, 8, 8, 4}, {8, 4, 6, 4}, {8, 8, 4, 4}, {4, 4, 4, 2},
                                        {4, 2, 2, 2}, {8, 8, 6, 8}};
     enum { STEPS = sizeof steps / sizeof *steps };
-    for (int i = 0; i < 4; i++) {
+    for (size_t i = 0; i < sizeof dims / sizeof *dims; i++) {
         int32_t d = dims[i];
         uint16_t *k = malloc(2 * (size_t)d * 64), *v = malloc(2 * (size_t)d * 64);
         struct kern_demote jobs[2 * STEPS];
@@ -488,9 +492,13 @@ static void cuda__bounds__are_those_of_the_pages(void **state)
     enum { ROWS = 3 };
     static const int32_t row[] = {1, 4};
     static const struct shape shapes[] = {
-        {.head_dim = 80, .n_head_kv = 2, .group = 3, .n_tok = ROWS + 2, .pos0 = 500, .bits_k = 1, .bits_v = 1},
-        {.head_dim = 256, .n_head_kv = 1, .group = 1, .n_tok = ROWS + 2, .pos0 = 300, .bits_k = 1, .bits_v = 1}};
-    for (size_t i = 0; i < 2; i++)
+        {.head_dim = 80, .n_head_kv = 2, .group = 3, .n_tok = ROWS + 2, .pos0 = 500,
+         .bits_k = 1, .bits_v = 1},
+        {.head_dim = 256, .n_head_kv = 1, .group = 1, .n_tok = ROWS + 2, .pos0 = 300,
+         .bits_k = 1, .bits_v = 1},
+        {.head_dim = 512, .n_head_kv = 1, .group = 2, .n_tok = ROWS + 2, .pos0 = 300,
+         .bits_k = 1, .bits_v = 1}};
+    for (size_t i = 0; i < sizeof shapes / sizeof *shapes; i++)
         for (int some = 0; some < 2; some++) {
             static struct twins s;
             const struct shape *h = &shapes[i];
