@@ -4,11 +4,7 @@
  * al. 2019. */
 #include "engine/tok_impl.h"
 
-#include <string.h>
-
-#include "engine/base/mem.h"
 #include "engine/base/utf8.h"
-#include "engine/gguf.h"
 
 /* The alphabet: printable ASCII and Latin-1 stand for themselves, the other 68 bytes are numbered
  * upwards from U+0100. Returns the byte of a code point, -1 when it is not of the alphabet. */
@@ -46,69 +42,15 @@ int64_t tok_bpe_bytes(const char *text, size_t n, char *out)
     return k;
 }
 
-/* ---- merge list ---- */
+/* ---- opening ---- */
 
-static uint32_t merge_slot(const struct tokenizer *t, int32_t left, int32_t right)
-{
-    uint64_t key = (uint64_t)(uint32_t)left << 32 | (uint32_t)right;
-    return (uint32_t)((key * 0x9e3779b97f4a7c15u) >> 32) & t->merge_mask;
-}
-
-static const struct tok_merge *merge_find(const struct tokenizer *t, int32_t left, int32_t right)
-{
-    uint32_t i = merge_slot(t, left, right);
-    for (; t->merges[i].left >= 0; i = (i + 1) & t->merge_mask)
-        if (t->merges[i].left == left && t->merges[i].right == right)
-            return &t->merges[i];
-    return NULL;
-}
-
-/* "left right", both in the alphabet, neither empty: the space to cut at is not the first byte. A
- * merge that names or makes no known token cannot be applied and is left out. */
-static void merge_add(struct tokenizer *t, struct gguf_str m, int32_t rank, struct str *both)
-{
-    const char *space = m.len > 2 ? memchr(m.s + 1, ' ', m.len - 1) : NULL;
-    if (!space)
-        return;
-    size_t n_left = (size_t)(space - m.s), n_right = m.len - n_left - 1;
-    int32_t left = tok_plain(t, m.s, n_left), right = tok_plain(t, space + 1, n_right);
-    str_clear(both);
-    str_add(both, m.s, n_left);
-    str_add(both, space + 1, n_right);
-    int32_t id = tok_plain(t, both->data, both->len);
-    if (left < 0 || right < 0 || id < 0 || merge_find(t, left, right))
-        return;
-    uint32_t i = merge_slot(t, left, right);
-    while (t->merges[i].left >= 0)
-        i = (i + 1) & t->merge_mask;
-    t->merges[i] = (struct tok_merge){left, right, rank, id};
-}
-
-enum status tok_bpe_open(struct tokenizer *t, const struct gguf_kv *merges, const char *pre,
-                         struct err *e)
+enum status tok_bpe_open(struct tokenizer *t, const char *pre, struct err *e)
 {
     for (int b = 0; b < 256; b++) {
         char text[4];
         int n = utf8_encode(alphabet_char(b), text);
         t->byte_id[b] = tok_plain(t, text, (size_t)n);
     }
-    uint64_t n_merge = merges ? merges->n : 0;
-    if (n_merge > INT32_MAX / 4)
-        return err_set(e, ERR_FORMAT, "vocabulary: %llu merges, more than any model has",
-                       (unsigned long long)n_merge);
-    uint32_t n_cell = 64;
-    while (n_cell < n_merge * 2)
-        n_cell *= 2;
-    t->merge_mask = n_cell - 1;
-    t->merges = mem_alloc((size_t)n_cell * sizeof *t->merges);
-    memset(t->merges, 0xff, (size_t)n_cell * sizeof *t->merges);
-    struct str both = {0};
-    struct gguf_iter it = gguf_iter(merges);
-    struct gguf_str m;
-    for (int32_t rank = 0; gguf_next(&it, &m); rank++)
-        merge_add(t, m, rank, &both);
-    str_fini(&both);
-
     struct tok_pre_info info;
     TRY(tok_pre_open(pre, &t->pre, &info, e));
     t->whole_words = info.whole_words;
@@ -117,20 +59,6 @@ enum status tok_bpe_open(struct tokenizer *t, const struct gguf_kv *merges, cons
 }
 
 /* ---- encoding ---- */
-
-static bool bpe_pair(const struct tokenizer *t, const char *word, const struct tok_sym *l,
-                     const struct tok_sym *r, uint32_t *ret_order, int32_t *ret_id)
-{
-    (void)word;
-    if (l->id < 0 || r->id < 0)
-        return false;
-    const struct tok_merge *m = merge_find(t, l->id, r->id);
-    if (!m)
-        return false;
-    *ret_order = (uint32_t)m->rank;
-    *ret_id = m->id;
-    return true;
-}
 
 /* The token whose text spells the word in the alphabet; -1 = none. */
 static int32_t word_token(const struct tokenizer *t, const char *s, size_t n)
@@ -172,7 +100,7 @@ static void encode_word(void *ctx, size_t off, size_t len)
                                       t->byte_id[(uint8_t)word[i]]};
     j->syms[len - 1].next = -1;
     j->n_sym = (int32_t)len;
-    tok_merge_run(j, word, bpe_pair);
+    tok_merge_run(j, word, tok_ranks_pair);
     for (int32_t i = 0; i >= 0; i = j->syms[i].next) {
         int32_t id = j->syms[i].id >= 0 ? j->syms[i].id : t->ids.unk;
         if (id >= 0) /* a vocabulary without this byte and without <unk> cannot say it */

@@ -49,6 +49,7 @@ struct tokenizer {
     uint32_t text_max;    /* longest text in plain */
     struct tokenizer_ids ids;
     bool add_space; /* SPM: a space before a text */
+    bool ranked; /* SPM: pairs are merged in the order of a merge list, not of scores (Gemma 4) */
     uint64_t hash;
 
     /* tokens found in text before encoding: a trie over TOK_USER and TOK_CONTROL texts */
@@ -60,9 +61,11 @@ struct tokenizer {
     uint64_t *pairs;
     uint32_t pair_mask;
 
-    /* BPE */
+    /* BPE, and SPM with a merge list */
     struct tok_merge *merges; /* open addressing, n_merge_cell cells */
     uint32_t merge_mask;
+
+    /* BPE */
     bool whole_words; /* a word that is a token is not split ("ignore_merges") */
     struct tok_pre *pre;
 };
@@ -136,15 +139,20 @@ typedef bool (*tok_pair_fn)(const struct tokenizer *t, const char *word, const s
 /* Merges the job's symbols (linked, in order) until no pair may be merged; ties go to the left. */
 void tok_merge_run(struct tok_job *j, const char *word, tok_pair_fn pair);
 
+struct gguf_kv;
+/* Reads a merge list, a string array. */
+enum status tok_ranks_open(struct tokenizer *t, const struct gguf_kv *merges, struct err *e);
+/* A tok_pair_fn: the order of the merge list. Symbols must have their ids. */
+bool tok_ranks_pair(const struct tokenizer *t, const char *word, const struct tok_sym *l,
+                    const struct tok_sym *r, uint32_t *ret_order, int32_t *ret_id);
+
 /* ---- the two families ---- */
-enum status tok_spm_open(struct tokenizer *t, struct err *e);
+void tok_spm_open(struct tokenizer *t);
 /* Encodes text without special tokens. start: it begins the text or follows a special token. */
 void tok_spm_encode(struct tok_job *j, const char *s, size_t n, bool start);
 
-struct gguf_kv;
-/* merges: string array, NULL = none. pre: name of the pre-tokenizer, NUL-terminated. */
-enum status tok_bpe_open(struct tokenizer *t, const struct gguf_kv *merges, const char *pre,
-                         struct err *e);
+/* pre: name of the pre-tokenizer, NUL-terminated. */
+enum status tok_bpe_open(struct tokenizer *t, const char *pre, struct err *e);
 enum status tok_bpe_encode(struct tok_job *j, const char *s, size_t n, struct err *e);
 /* Bytes that a token text in the printable alphabet of byte-level BPE stands for; -1 when a
  * character is not of that alphabet. out holds n bytes. */

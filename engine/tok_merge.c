@@ -1,5 +1,6 @@
 /* Greedy pair merging, shared by both families: a heap of candidate pairs over a linked list of
- * symbols. n symbols cost O(n log n) whatever the text is. Also the cache of words met before. */
+ * symbols. n symbols cost O(n log n) whatever the text is. Also the cache of words met before, and
+ * the merge lists by which most vocabularies order the pairs. */
 #include "engine/tok_impl.h"
 
 #include <stdlib.h>
@@ -8,6 +9,7 @@
 #include <xxhash.h>
 
 #include "engine/base/mem.h"
+#include "engine/gguf.h"
 
 enum { CACHE_WORD_MAX = 64 };
 
@@ -125,4 +127,77 @@ void tok_merge_run(struct tok_job *j, const char *word, tok_pair_fn pair)
         consider(j, word, pair, l->prev, left);
         consider(j, word, pair, left, l->next);
     }
+}
+
+/* ---- merge list ---- */
+
+static uint32_t merge_slot(const struct tokenizer *t, int32_t left, int32_t right)
+{
+    uint64_t key = (uint64_t)(uint32_t)left << 32 | (uint32_t)right;
+    return (uint32_t)((key * 0x9e3779b97f4a7c15u) >> 32) & t->merge_mask;
+}
+
+static const struct tok_merge *merge_find(const struct tokenizer *t, int32_t left, int32_t right)
+{
+    uint32_t i = merge_slot(t, left, right);
+    for (; t->merges[i].left >= 0; i = (i + 1) & t->merge_mask)
+        if (t->merges[i].left == left && t->merges[i].right == right)
+            return &t->merges[i];
+    return NULL;
+}
+
+/* "left right", neither empty: the space to cut at is not the first byte. A merge that names or
+ * makes no known token cannot be applied and is left out. */
+static void merge_add(struct tokenizer *t, struct gguf_str m, int32_t rank, struct str *both)
+{
+    const char *space = m.len > 2 ? memchr(m.s + 1, ' ', m.len - 1) : NULL;
+    if (!space)
+        return;
+    size_t n_left = (size_t)(space - m.s), n_right = m.len - n_left - 1;
+    int32_t left = tok_plain(t, m.s, n_left), right = tok_plain(t, space + 1, n_right);
+    str_clear(both);
+    str_add(both, m.s, n_left);
+    str_add(both, space + 1, n_right);
+    int32_t id = tok_plain(t, both->data, both->len);
+    if (left < 0 || right < 0 || id < 0 || merge_find(t, left, right))
+        return;
+    uint32_t i = merge_slot(t, left, right);
+    while (t->merges[i].left >= 0)
+        i = (i + 1) & t->merge_mask;
+    t->merges[i] = (struct tok_merge){left, right, rank, id};
+}
+
+enum status tok_ranks_open(struct tokenizer *t, const struct gguf_kv *merges, struct err *e)
+{
+    uint64_t n_merge = merges->n;
+    if (n_merge > INT32_MAX / 4)
+        return err_set(e, ERR_FORMAT, "vocabulary: %llu merges, more than any model has",
+                       (unsigned long long)n_merge);
+    uint32_t n_cell = 64;
+    while (n_cell < n_merge * 2)
+        n_cell *= 2;
+    t->merge_mask = n_cell - 1;
+    t->merges = mem_alloc((size_t)n_cell * sizeof *t->merges);
+    memset(t->merges, 0xff, (size_t)n_cell * sizeof *t->merges);
+    struct str both = {0};
+    struct gguf_iter it = gguf_iter(merges);
+    struct gguf_str m;
+    for (int32_t rank = 0; gguf_next(&it, &m); rank++)
+        merge_add(t, m, rank, &both);
+    str_fini(&both);
+    return OK;
+}
+
+bool tok_ranks_pair(const struct tokenizer *t, const char *word, const struct tok_sym *l,
+                    const struct tok_sym *r, uint32_t *ret_order, int32_t *ret_id)
+{
+    (void)word;
+    if (l->id < 0 || r->id < 0)
+        return false;
+    const struct tok_merge *m = merge_find(t, l->id, r->id);
+    if (!m)
+        return false;
+    *ret_order = (uint32_t)m->rank;
+    *ret_id = m->id;
+    return true;
 }

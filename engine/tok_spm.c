@@ -1,7 +1,7 @@
 /* SentencePiece BPE as the Llama family uses it: spaces become U+2581, neighbouring pieces are
  * merged in the order of the scores of what they make, and characters that no piece holds are
- * written as byte tokens. Reference: Kudo and Richardson 2018, and the SentencePiece sources for
- * the order of merges. */
+ * written as byte tokens. Gemma 4 differs in that a merge list says the order. Reference: Kudo and
+ * Richardson 2018, and the SentencePiece sources for the order of merges. */
 #include "engine/tok_impl.h"
 
 #include <stdlib.h>
@@ -56,9 +56,8 @@ static void pair_grow(struct tokenizer *t)
     free(old);
 }
 
-enum status tok_spm_open(struct tokenizer *t, struct err *e)
+void tok_spm_open(struct tokenizer *t)
 {
-    (void)e;
     uint32_t n_pair = 0;
     t->pair_mask = (1u << 15) - 1;
     t->pairs = mem_calloc((size_t)t->pair_mask + 1, sizeof *t->pairs);
@@ -81,7 +80,6 @@ enum status tok_spm_open(struct tokenizer *t, struct err *e)
             i += (size_t)len;
         }
     }
-    return OK;
 }
 
 /* Larger scores first: maps a float to an integer that orders the other way round. */
@@ -137,13 +135,14 @@ static void encode_word(struct tok_job *j, size_t off, size_t len)
     for (size_t i = 0; i < len;) {
         uint32_t cp;
         size_t k = (size_t)utf8_decode(word + i, len - i, &cp);
-        j->syms[n] = (struct tok_sym){n - 1, n + 1, (uint32_t)i, (uint32_t)k, TOK_ID_UNSET};
+        int32_t id = j->t->ranked ? tok_plain(j->t, word + i, k) : TOK_ID_UNSET;
+        j->syms[n] = (struct tok_sym){n - 1, n + 1, (uint32_t)i, (uint32_t)k, id};
         n++;
         i += k;
     }
     j->syms[n - 1].next = -1;
     j->n_sym = n;
-    tok_merge_run(j, word, spm_pair);
+    tok_merge_run(j, word, j->t->ranked ? tok_ranks_pair : spm_pair);
     for (int32_t i = 0; i >= 0; i = j->syms[i].next)
         emit(j, word, &j->syms[i]);
     tok_cache_put(j, hash, off, len, at);

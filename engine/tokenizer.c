@@ -99,6 +99,7 @@ static const char *const end_names[] = {
     "<end_of_utterance>",
     "</s>",
     "<eos>",
+    "<|tool_response>",
     "<｜end▁of▁sentence｜>",
 };
 /* Names of the ends of a turn among them, best first. */
@@ -133,7 +134,15 @@ static const char *const control_names[] = {
     "[THINK]",
     "[/THINK]",
     "<|turn>",
+    "<|channel>",
+    "<channel|>",
+    "<|tool_call>",
+    "<tool_call|>",
+    "<tool_response|>",
 };
+
+/* Gemma 4 has HTML's tags among its words. */
+static const char *const html_names[] = {"<s>", "</s>"};
 
 /* The text of an answer tells its thoughts by these: they are shown, also where a file calls them
  * control tokens. */
@@ -290,9 +299,10 @@ static void flag_token(struct tokenizer *t, int32_t id, int64_t type)
         f = TOK_BYTE;
     else if (type == TYPE_USER)
         f = TOK_USER;
-    bool end = IS_NAMED(s, n, end_names);
+    bool word = t->ranked && IS_NAMED(s, n, html_names), end = !word && IS_NAMED(s, n, end_names);
     /* A token that a format uses must not be within reach of plain text, whatever its type says. */
-    if (!(f & TOK_BYTE) && (end || looks_like_control(s, n) || IS_NAMED(s, n, control_names)))
+    if (!(f & TOK_BYTE) && !word &&
+        (end || looks_like_control(s, n) || IS_NAMED(s, n, control_names)))
         f = TOK_CONTROL;
     if (f == TOK_CONTROL && IS_NAMED(s, n, thought_names))
         f = TOK_USER;
@@ -304,7 +314,7 @@ static enum status read_types(struct tokenizer *t, const struct gguf *g, struct 
     const struct gguf_kv *types = NULL, *scores = NULL;
     TRY(get_array(g, "tokenizer.ggml.token_type", t->n_vocab, &types, e));
     TRY(get_array(g, "tokenizer.ggml.scores", t->n_vocab, &scores, e));
-    if (t->kind == TOK_SPM && !scores)
+    if (t->kind == TOK_SPM && !t->ranked && !scores)
         return err_set(e, ERR_FORMAT,
                        "vocabulary: tokenizer.ggml.scores is missing, without it a \"llama\" "
                        "vocabulary cannot be used; convert the model again");
@@ -335,7 +345,7 @@ static int32_t read_id(const struct tokenizer *t, const struct gguf *g, const ch
 
 static void read_ids(struct tokenizer *t, const struct gguf *g)
 {
-    bool spm = t->kind == TOK_SPM;
+    bool spm = t->kind == TOK_SPM && !t->ranked;
     struct tokenizer_ids *ids = &t->ids;
     ids->bos = read_id(t, g, "tokenizer.ggml.bos_token_id", spm ? 1 : -1);
     ids->eos = read_id(t, g, "tokenizer.ggml.eos_token_id", spm ? 2 : -1);
@@ -344,8 +354,7 @@ static void read_ids(struct tokenizer *t, const struct gguf *g)
     ids->eot = read_id(t, g, "tokenizer.ggml.eot_token_id", -1);
     gguf_get_bool(g, "tokenizer.ggml.add_bos_token", &ids->add_bos);
     gguf_get_bool(g, "tokenizer.ggml.add_eos_token", &ids->add_eos);
-    if (ids->bos < 0)
-        ids->add_bos = false;
+    ids->add_bos = ids->bos >= 0 && (ids->add_bos || t->ranked); /* some files of Gemma 4 say no */
     if (ids->eos < 0)
         ids->add_eos = false;
     for (size_t i = 0; i < sizeof turn_names / sizeof *turn_names && ids->eot < 0; i++)
@@ -454,13 +463,15 @@ static enum status open_into(struct tokenizer *t, const struct gguf *g, struct e
     if (!gguf_get_str(g, "tokenizer.ggml.model", &model))
         return err_set(e, ERR_FORMAT,
                        "vocabulary: tokenizer.ggml.model is missing; is this a language model?");
-    if (model.len == 5 && memcmp(model.s, "llama", 5) == 0)
+    t->ranked = model.len == 6 && memcmp(model.s, "gemma4", 6) == 0;
+    if (t->ranked || (model.len == 5 && memcmp(model.s, "llama", 5) == 0))
         t->kind = TOK_SPM;
     else if (model.len == 4 && memcmp(model.s, "gpt2", 4) == 0)
         t->kind = TOK_BPE;
     else
         return err_set(e, ERR_UNSUPPORTED,
-                       "vocabulary: tokenizer kind \"%.*s\" is not supported (llama and gpt2 are)",
+                       "vocabulary: tokenizer kind \"%.*s\" is not supported (llama, gpt2 and "
+                       "gemma4 are)",
                        model.len > 40 ? 40 : (int)model.len, model.s);
 
     const struct gguf_kv *tokens = gguf_find(g, "tokenizer.ggml.tokens");
@@ -476,24 +487,29 @@ static enum status open_into(struct tokenizer *t, const struct gguf *g, struct e
     make_maps(t);
     make_pieces(t);
 
-    if (t->kind == TOK_SPM) {
-        snprintf(t->name, sizeof t->name, "spm");
-        t->add_space = true;
-        gguf_get_bool(g, "tokenizer.ggml.add_space_prefix", &t->add_space);
-        t->ids.add_bos = true;
-        TRY(tok_spm_open(t, e));
-    } else {
+    if (t->kind == TOK_BPE || t->ranked) {
         const struct gguf_kv *merges = gguf_find(g, "tokenizer.ggml.merges");
         if (!merges || merges->type != GGUF_ARRAY || merges->elem != GGUF_STR)
             return err_set(e, ERR_FORMAT,
-                           "vocabulary: tokenizer.ggml.merges is missing, without it a \"gpt2\" "
-                           "vocabulary cannot be used; convert the model again");
+                           "vocabulary: tokenizer.ggml.merges is missing, without it a \"%s\" "
+                           "vocabulary cannot be used; convert the model again",
+                           t->ranked ? "gemma4" : "gpt2");
+        TRY(tok_ranks_open(t, merges, e));
+    }
+    if (t->kind == TOK_SPM) {
+        snprintf(t->name, sizeof t->name, t->ranked ? "spm gemma4" : "spm");
+        t->add_space = !t->ranked;
+        if (t->add_space)
+            gguf_get_bool(g, "tokenizer.ggml.add_space_prefix", &t->add_space);
+        t->ids.add_bos = true;
+        tok_spm_open(t);
+    } else {
         char name[64] = "default";
         if (gguf_get_str(g, "tokenizer.ggml.pre", &pre))
             snprintf(name, sizeof name, "%.*s", pre.len > 60 ? 60 : (int)pre.len,
                      pre.s ? pre.s : "");
         snprintf(t->name, sizeof t->name, "bpe %.58s", name);
-        TRY(tok_bpe_open(t, merges, name, e));
+        TRY(tok_bpe_open(t, name, e));
     }
     read_ids(t, g);
     mark_strip(t, g);

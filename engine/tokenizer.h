@@ -1,7 +1,7 @@
 /* The vocabulary of one model: text to token ids and back.
  *
  * Owns a copy of every token's text and the tables for encoding; does not keep the GGUF file.
- * Two families: SentencePiece BPE (tok_spm.c) and byte-level BPE (tok_bpe.c); others are refused.
+ * Two families: SentencePiece BPE (tok_spm.c, Gemma 4's too) and byte-level BPE (tok_bpe.c).
  * Threads: immutable after opening; every function may be called from any thread at once.
  * Text is any bytes, length-delimited; invalid UTF-8 is encoded byte by byte and decodes to the
  * same bytes. Errors: enum status + struct err. */

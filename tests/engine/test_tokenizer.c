@@ -452,6 +452,103 @@ static void tokenizer__open__lfm2(void **state)
     }
 }
 
+/* ---- Gemma 4 ---- */
+
+#define SPACE "\xe2\x96\x81"
+
+/* A small vocabulary in its way, as conversions make it: marks that are called text, a file that
+ * wants no beginning of a text. After these, every byte. */
+static const char *const gemma4_tokens[] = {
+    "<pad>", "<eos>", "<bos>",   "<unk>",    "<|turn>",     "<turn|>", "<|channel>", "<s>",
+    "</s>",  SPACE,   "\n",      "\n\n",     "a",           "b",       "c",          "ab",
+    "bc",    "<",     SPACE "a", SPACE "ab", SPACE SPACE,   "/",       "s",          ">",
+    "<s",    "</",    "</s",     "\xc3\xa9", "\xe6\xbc\xa2"};
+static const char *const gemma4_merges[] = {"b c",       "a b",   SPACE " " SPACE, SPACE " a",
+                                            SPACE "a b", "\n \n", "< s",           "<s >",
+                                            "< /",       "</ s",  "</s >"};
+enum {
+    GEMMA4_BYTES = sizeof gemma4_tokens / sizeof *gemma4_tokens,
+    GEMMA4_ALL = GEMMA4_BYTES + 256,
+    GEMMA4_MERGES = sizeof gemma4_merges / sizeof *gemma4_merges,
+};
+
+static struct tokenizer *open_gemma4(void)
+{
+    const char *tokens[GEMMA4_ALL];
+    char bytes[256][8];
+    int32_t types[GEMMA4_ALL];
+    struct vocab_file f = {0};
+    struct err e;
+    struct tokenizer *t = NULL;
+    for (int i = 0; i < GEMMA4_BYTES; i++) {
+        tokens[i] = gemma4_tokens[i];
+        types[i] = i < 6 ? 3 : i == 6 ? 4 : 1;
+    }
+    for (unsigned b = 0; b < 256; b++) {
+        snprintf(bytes[b], sizeof bytes[b], "<0x%02X>", b);
+        tokens[GEMMA4_BYTES + b] = bytes[b];
+        types[GEMMA4_BYTES + b] = 6;
+    }
+    vocab_str(&f, "tokenizer.ggml.model", "gemma4");
+    vocab_strs(&f, "tokenizer.ggml.tokens", tokens, GEMMA4_ALL);
+    vocab_i32s(&f, "tokenizer.ggml.token_type", types, GEMMA4_ALL);
+    vocab_strs(&f, "tokenizer.ggml.merges", gemma4_merges, GEMMA4_MERGES);
+    vocab_u32(&f, "tokenizer.ggml.bos_token_id", 2);
+    vocab_u32(&f, "tokenizer.ggml.eos_token_id", 1);
+    vocab_key(&f, "tokenizer.ggml.add_bos_token", GGUF_BOOL);
+    vocab_raw(&f, "", 1);
+    struct gguf *g = vocab_open(&f, &e);
+    if (!g || tokenizer_open(g, &t, &e) != OK)
+        fail_msg("%s", e.text);
+    gguf_close(g);
+    return t;
+}
+
+/* The ids are those that llama.cpp gives with this vocabulary. */
+static void tokenizer__encode__gemma4(void **state)
+{
+    (void)state;
+    static const struct {
+        const char *text, *ids;
+        bool special;
+    } cases[] = {
+        {"ab", "15", false},
+        {"abc", "12 16", false}, /* the list has "b c" before "a b" */
+        {"bc abc", "16 18 16", false},
+        {"a  ab", "12 20 15", false},
+        {"   ", "20 9", false},
+        {SPACE "ab" SPACE " ", "9 15 20", false},
+        {"a\n\n\nb", "12 11 10 13", false},
+        {"</s><s>a</s", "8 7 12 26", false}, /* HTML's tags are words */
+        {" <s >", "9 24 9 23", false},
+        {"\xc3\xa9\xe6\xbc\xa2\xf0\x9f\x99\x82", "27 28 269 188 182 159", false},
+        {"a\tb", "12 38 13", false},
+        {"<0x0A>", "17 77 149 77 94 23", false},
+        {"<|turn>ab<turn|>\n", "17 153 145 146 143 139 23 15 17 145 146 143 139 153 23 10", false},
+        {"<|turn>ab<turn|>\n", "2 4 15 5 10", true},
+        {"", "2", true},
+    };
+    struct tokenizer *t = open_gemma4();
+    struct err e;
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        struct tok_list ids = {0};
+        struct str got = {0};
+        const char *s = cases[i].text;
+        bool special = cases[i].special;
+        assert_int_equal(tokenizer_encode(t, s, strlen(s), special, special, &ids, &e), OK);
+        for (int32_t k = 0; k < ids.n; k++)
+            str_addf(&got, "%s%d", k ? " " : "", ids.ids[k]);
+        assert_string_equal(str_c(&got), cases[i].ids);
+        str_fini(&got);
+        tok_list_fini(&ids);
+    }
+    there_and_back(t, "a\xff\xe2\x96 \xf0\x9f\n  b", 11, "malformed UTF-8");
+    there_and_back(t, "<|channel>", 10, "a mark as text"); /* asserts that it stays text */
+    assert_int_equal(tokenizer_special(t)->eot, 5);
+    assert_true(tokenizer_is_end(t, 1) && tokenizer_is_end(t, 5) && !tokenizer_is_end(t, 8));
+    tokenizer_free(t);
+}
+
 static void tokenizer__questions__any_id_is_safe(void **state)
 {
     (void)state;
@@ -538,10 +635,19 @@ static void tokenizer__open__refuses_damaged_vocabularies(void **state)
     vocab_strs(&f, SCORES, few, FEW);
     assert_int_equal(try_open(&f, &e), ERR_FORMAT);
 
-    vocab_str(&f, MODEL, "gpt2");
+    static const char *const merging[] = {"gpt2", "gemma4"};
+    for (int i = 0; i < 2; i++) {
+        vocab_str(&f, MODEL, merging[i]);
+        vocab_strs(&f, TOKENS, few, FEW);
+        assert_int_equal(try_open(&f, &e), ERR_FORMAT);
+        assert_non_null(strstr(e.text, MERGES));
+        assert_non_null(strstr(e.text, merging[i]));
+    }
+
+    vocab_str(&f, MODEL, "gemma4");
     vocab_strs(&f, TOKENS, few, FEW);
+    vocab_f32s(&f, MERGES, scores, FEW);
     assert_int_equal(try_open(&f, &e), ERR_FORMAT);
-    assert_non_null(strstr(e.text, MERGES));
 
     vocab_str(&f, MODEL, "gpt2");
     vocab_strs(&f, TOKENS, few, FEW);
@@ -581,16 +687,19 @@ static void tokenizer__open__lives_with_odd_vocabularies(void **state)
     vocab_str(&f, "tokenizer.ggml.bos_token_id", "one");
     assert_int_equal(try_open(&f, &e), OK);
 
-    vocab_str(&f, MODEL, "gpt2");
-    vocab_strs(&f, TOKENS, twice, FEW);
-    vocab_strs(&f, MERGES, merges, sizeof merges / sizeof *merges);
-    vocab_i32s(&f, TYPES, types, FEW);
-    assert_int_equal(try_open(&f, &e), OK);
+    static const char *const models[] = {"gpt2", "gemma4"};
+    for (int i = 0; i < 2; i++) {
+        vocab_str(&f, MODEL, models[i]);
+        vocab_strs(&f, TOKENS, twice, FEW);
+        vocab_strs(&f, MERGES, merges, sizeof merges / sizeof *merges);
+        vocab_i32s(&f, TYPES, types, FEW);
+        assert_int_equal(try_open(&f, &e), OK);
 
-    vocab_str(&f, MODEL, "gpt2");
-    vocab_strs(&f, TOKENS, few, FEW);
-    vocab_strs(&f, MERGES, merges, 0);
-    assert_int_equal(try_open(&f, &e), OK);
+        vocab_str(&f, MODEL, models[i]);
+        vocab_strs(&f, TOKENS, few, FEW);
+        vocab_strs(&f, MERGES, merges, 0);
+        assert_int_equal(try_open(&f, &e), OK);
+    }
 }
 
 /* What cannot be encoded must not turn into an end of text that a file calls "unknown". */
@@ -633,6 +742,7 @@ int main(void)
         cmocka_unit_test(tokenizer__encode__special_only_in_ranges),
         cmocka_unit_test(tokenizer__encode__bos_once),
         cmocka_unit_test(tokenizer__open__lfm2),
+        cmocka_unit_test(tokenizer__encode__gemma4),
         cmocka_unit_test(tokenizer__questions__any_id_is_safe),
         cmocka_unit_test(tokenizer__open__refuses_damaged_vocabularies),
         cmocka_unit_test(tokenizer__open__lives_with_odd_vocabularies),

@@ -1,6 +1,7 @@
 /* A vocabulary and a text, both from the input. Layout: a byte of flags, a byte that chooses the
  * pre-tokenizer, then tokens (length 1..31, type, score, text) until a length of 0, then merges
- * (two token numbers each) until a number out of range, then the text. */
+ * (two token numbers each, counted for Gemma 4 from the first of those tokens) until a number out
+ * of range, then the text. */
 #include <stdint.h>
 
 #include "engine/detok.h"
@@ -10,7 +11,7 @@
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 
-enum { TOKENS = 400, ALL_BYTES = 2, SPECIAL = 4, NO_SPACE = 8 };
+enum { TOKENS = 400, ALL_BYTES = 2, SPECIAL = 4, NO_SPACE = 8, GEMMA4 = 16 };
 
 static const char *const pres[] = {
     "default",    "llama-bpe",  "qwen2",    "gpt-2",  "deepseek-llm", "deepseek-coder",
@@ -91,7 +92,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     if (size < 3)
         return 0;
     unsigned flags = data[0];
-    bool spm = flags & 1;
+    bool gemma4 = flags & GEMMA4, spm = gemma4 || flags & 1;
     const uint8_t *p = data + 2, *end = data + size;
     m.n = 0;
     add(&m, "<unk>", 2, 0);
@@ -102,6 +103,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
         if (spm)
             add(&m, "\xe2\x96\x81", 1, 0);
     }
+    int32_t first = gemma4 ? m.n : 0; /* its bytes are not what is merged */
     while (end - p > 3 && *p) {
         char text[32] = {0};
         size_t n = *p % 32u, room = (size_t)(end - p) - 3;
@@ -111,7 +113,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
         p += 3 + n;
     }
     p += p < end;
-    vocab_str(&f, "tokenizer.ggml.model", spm ? "llama" : "gpt2");
+    vocab_str(&f, "tokenizer.ggml.model", gemma4 ? "gemma4" : spm ? "llama" : "gpt2");
     vocab_str(&f, "tokenizer.ggml.pre", pres[data[1] % (sizeof pres / sizeof *pres)]);
     vocab_strs(&f, "tokenizer.ggml.tokens", (const char *const *)m.text, (size_t)m.n);
     vocab_i32s(&f, "tokenizer.ggml.token_type", m.type, (size_t)m.n);
@@ -122,9 +124,9 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     struct str merges = {0};
     uint64_t n_merge = 0;
     struct vocab_file list = {0};
-    for (; end - p > 2 && p[0] < m.n && p[1] < m.n; p += 2, n_merge++) {
+    for (; end - p > 2 && p[0] + first < m.n && p[1] + first < m.n; p += 2, n_merge++) {
         str_clear(&merges);
-        str_addf(&merges, "%s %s", m.text[p[0]], m.text[p[1]]);
+        str_addf(&merges, "%s %s", m.text[p[0] + first], m.text[p[1] + first]);
         vocab_text_raw(&list, str_c(&merges));
     }
     vocab_array(&f, "tokenizer.ggml.merges", GGUF_STR, n_merge);
