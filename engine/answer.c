@@ -19,9 +19,18 @@ static void add_name(struct answer *a, int32_t id)
     a->n_name += (int)n;
 }
 
+/* The token that ends the line ends with it: vocabularies have no others. */
+static bool skip_line(struct answer *a, int32_t id)
+{
+    size_t n;
+    const char *s = tokenizer_piece(a->detok.tokenizer, id, &n);
+    a->line = !s || !memchr(s, '\n', n);
+    return true;
+}
+
 static void begin_part(struct answer *a, bool thoughts, struct str *out)
 {
-    a->header = false;
+    a->header = a->line = false;
     answer_flush(a, out);
     if (thoughts != a->thinking)
         str_adds(out, thoughts ? "<think>" : "</think>");
@@ -37,6 +46,10 @@ static bool take_mark(struct answer *a, int32_t id, struct str *out)
     switch (template_mark(a->template, id)) {
     case TEMPLATE_THINK:
         begin_part(a, true, out);
+        return true;
+    case TEMPLATE_THINK_NAMED:
+        begin_part(a, true, out);
+        a->line = true;
         return true;
     case TEMPLATE_ANSWER:
         begin_part(a, false, out);
@@ -56,6 +69,8 @@ static bool take_mark(struct answer *a, int32_t id, struct str *out)
     }
     if (a->header)
         add_name(a, id);
+    if (a->line)
+        return skip_line(a, id);
     return a->header;
 }
 
@@ -76,7 +91,8 @@ void answer_init(struct answer *a, const struct template *tp, const struct token
     }
     str_fini(&ignored);
     if (fresh) {
-        a->thinking = a->said = a->final = a->header = false; /* a model may write no marks */
+        /* a model may write no marks */
+        a->thinking = a->said = a->final = a->header = a->line = false;
         a->owes_think = template_begins_thinking(tp);
     }
 }

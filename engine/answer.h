@@ -16,6 +16,7 @@ struct answer {
     bool said;   /* a part of the answer has begun */
     bool final;  /* the last part has */
     bool header; /* what comes names the next part */
+    bool line;   /* ... or the thoughts, up to the end of the line */
     int n_name;
     char name[16]; /* the beginning of that name */
 };

@@ -62,12 +62,13 @@ void template_set_today(struct template *tp, const char *today);
 bool template_is_stop(const struct template *tp, int32_t id);
 /* What a token inside an answer means for the text that is shown of it (see answer.h). */
 enum template_mark {
-    TEMPLATE_TEXT,     /* nothing: it is part of the text */
-    TEMPLATE_THINK,    /* thoughts begin */
-    TEMPLATE_ANSWER,   /* thoughts end */
-    TEMPLATE_HEADER,   /* the next part's name follows, which is not text */
-    TEMPLATE_BODY,     /* ... and ends */
-    TEMPLATE_PART_END, /* a part of the answer ends; another follows */
+    TEMPLATE_TEXT,        /* nothing: it is part of the text */
+    TEMPLATE_THINK,       /* thoughts begin */
+    TEMPLATE_THINK_NAMED, /* ... after the end of the line, which is not text */
+    TEMPLATE_ANSWER,      /* thoughts end */
+    TEMPLATE_HEADER,      /* the next part's name follows, which is not text */
+    TEMPLATE_BODY,        /* ... and ends */
+    TEMPLATE_PART_END,    /* a part of the answer ends; another follows */
 };
 enum template_mark template_mark(const struct template *tp, int32_t id);
 /* Whether the ids end with a question and the head of its answer. */

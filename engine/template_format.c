@@ -13,7 +13,7 @@ enum { MARKS = 3 };
 typedef void detail_fn(struct template *tp, const char *s, const char *end);
 static detail_fn detail_chatml, detail_llama3, detail_mistral_v7, detail_llama2, detail_phi3,
     detail_deepseek_coder, detail_vicuna, detail_deepseek_r1, detail_monarch, detail_granite,
-    detail_zephyr, detail_smollm3, detail_gpt_oss, detail_glm4, detail_ernie;
+    detail_zephyr, detail_smollm3, detail_gpt_oss, detail_glm4, detail_ernie, detail_gemma4;
 
 struct known {
     const char *all[MARKS]; /* every one of these occurs in the source */
@@ -108,6 +108,15 @@ static const struct known known[] = {
                 .assistant = {" ", "\2"},
                 .generate = "",
                 .flags = FORMAT_FOLD}},
+    {.all = {"<|turn>", "<turn|>"},
+     .detail = detail_gemma4,
+     .format = {.name = "gemma4",
+                .system = {"<|turn>system\n", "<turn|>\n"},
+                .user = {"<|turn>user\n", "<turn|>\n"},
+                .assistant = {"<|turn>model\n", "<turn|>\n"},
+                .marks = {{"<|channel>", TEMPLATE_THINK_NAMED}, {"<channel|>", TEMPLATE_ANSWER}},
+                .flags =
+                    FORMAT_HEAD_SOURCE | FORMAT_TRIM | FORMAT_DROP_THOUGHT | FORMAT_TRIM_REST}},
     {.all = {"<start_of_turn>"},
      .format = {.name = "gemma",
                 .system = {"", "\n\n"},
@@ -427,21 +436,25 @@ enum thinking { THINKING_UNDEFINED, THINKING_ON, THINKING_OFF };
 static enum thinking thinking_of(const char *source, const char *end)
 {
     static const char again[] = "set enable_thinking = enable_thinking";
-    static const char off[] = "set enable_thinking = false";
+    static const char off[] = "set enable_thinking = false", on[] = "set enable_thinking = true";
     const char *first = find(source, end, "%}"), *p = find(source, end, again);
     const char *close = find(p, end, "%}");
     /* Further down it is switched off for what a message says: only the first statement counts. */
     if (find(source, first, off))
         return THINKING_OFF;
+    if (find(source, first, on))
+        return THINKING_ON;
     if (find(p, close, "else false") || find(p, close, "else False") ||
         find(p, close, "default(false"))
         return THINKING_OFF;
-    return p || find(source, end, "set enable_thinking = true") ? THINKING_ON : THINKING_UNDEFINED;
+    return p || find(source, end, on) ? THINKING_ON : THINKING_UNDEFINED;
 }
 
 /* Conditions that occur around the head of an answer. What is undefined counts as false. */
 static bool condition(const char *s, const char *end, enum thinking thinking)
 {
+    if (find(s, end, "prev_message_type != ")) /* Gemma 4: whether a tool spoke last */
+        return true;
     if (find(s, end, "enable_thinking is not defined") ||
         find(s, end, "enable_thinking is undefined"))
         return thinking != THINKING_OFF; /* "... or enable_thinking is true" follows */
@@ -757,6 +770,16 @@ static void detail_ernie(struct template *tp, const char *s, const char *end)
 {
     if (find(s, end, "message[\"content\"] + \" \"")) /* the first ones */
         tp->format.system[1] = tp->format.user[1] = " ";
+}
+
+/* It thinks where its first system turn says so. */
+static void detail_gemma4(struct template *tp, const char *s, const char *end)
+{
+    const char *p = thinking_of(s, end) == THINKING_ON ? find(s, end, "'<|think|>") : NULL;
+    if (p && read_string(p + 1, end, '\'', &tp->system_lead))
+        tp->format.flags |= FORMAT_SYSTEM_ALWAYS;
+    else
+        str_clear(&tp->system_lead);
 }
 
 bool format_recognise(const char *source, size_t len, struct template *tp)

@@ -13,11 +13,14 @@
 #include "engine/answer.h"
 #include "tests/engine/vocab.h"
 
-/* The harmony format's marks, Mistral's, ChatML's, those of thoughts; after them every byte. */
+/* The harmony format's marks, Mistral's, ChatML's, those of thoughts, Gemma 4's; after them every
+ * byte. */
 static const char *const controls[] = {
-    "<|start|>",       "<|channel|>",      "<|message|>",  "<|end|>",    "<|return|>", "<|call|>",
-    "[THINK]",         "[/THINK]",         "[INST]",       "[/INST]",    "</s>",       "<s>",
-    "[SYSTEM_PROMPT]", "[/SYSTEM_PROMPT]", "<|im_start|>", "<|im_end|>", "<think>",    "</think>",
+    "<|start|>",  "<|channel|>", "<|message|>",      "<|end|>",          "<|return|>",
+    "<|call|>",   "[THINK]",     "[/THINK]",         "[INST]",           "[/INST]",
+    "</s>",       "<s>",         "[SYSTEM_PROMPT]",  "[/SYSTEM_PROMPT]", "<|im_start|>",
+    "<|im_end|>", "<think>",     "</think>",         "<|turn>",          "<turn|>",
+    "<|channel>", "<channel|>",  "<|tool_response>",
 };
 enum { N_CONTROL = sizeof controls / sizeof *controls, N_VOCAB = N_CONTROL + 256, EOS = 10 };
 
@@ -36,6 +39,11 @@ static const char lfm25[] =
     "{{- bos_token -}}{{- \"<|im_start|>\" + message.role + \"\\n\" -}}last_user_index"
     "{%- set content = content.split(\"</think>\")[-1] | trim -%}"
     "{%- if add_generation_prompt -%}{{- \"<|im_start|>assistant\\n<think>\" -}}{%- endif -%}";
+static const char gemma4[] =
+    "{{- bos_token -}}{{- '<|turn>' + role + '\\n' }}{{- '<turn|>\\n' -}}"
+    "{%- if add_generation_prompt -%}{{- '<|turn>model\\n' -}}"
+    "{%- if not enable_thinking | default(false) -%}{{- '<|channel>thought\\n<channel|>' -}}"
+    "{%- endif -%}{%- endif -%}";
 
 struct model {
     struct gguf *g;
@@ -278,6 +286,51 @@ static void answer__push__thoughts_of_lfm_and_qwen(void **state)
     model_close(&m);
 }
 
+/* Gemma 4 names its thoughts in a line of their own, which is not shown. */
+static void answer__push__shows_the_thoughts_of_gemma4(void **state)
+{
+    (void)state;
+#define THOUGHT "<|channel>thought\n"
+    static const struct {
+        const char *written, *want;
+    } cases[] = {
+        {"4.<turn|>x", "4."},
+        {THOUGHT "Hm.\nSo.\n<channel|>4.<turn|>", "<think>Hm.\nSo.\n</think>4."},
+        {THOUGHT "Hm", "<think>Hm"},
+        {THOUGHT "<channel|>4", "<think></think>4"},
+        {"<|channel>thought<channel|>4", "<think></think>4"},
+        {THOUGHT "a<channel|>b" THOUGHT "c<channel|>d", "<think>a</think>b<think>c</think>d"},
+        {"<channel|>4", "4"},
+        {"call:find{}<|tool_response>x", "call:find{}"},
+    };
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        struct model m = model_open_as(gemma4);
+        struct tok_list path = {0};
+        add_turn(&m, &path, "Count.", NULL, "2+2?<turn|>");
+        assert_ids(&m, &path,
+                   "<|turn>system\nCount.<turn|>\n<|turn>user\n2+2?<turn|><turn|>\n<|turn>model\n"
+                   "<|channel>thought\n<channel|>");
+        assert_shown(&m, &path, true, cases[i].written, cases[i].want);
+        tok_list_fini(&path);
+        model_close(&m);
+    }
+    /* Cut off in the name and gone on with; what it wrote stays as it is for the next turn. */
+    struct model m = model_open_as(gemma4);
+    struct tok_list path = {0};
+    add_turn(&m, &path, NULL, NULL, "2+2?");
+    assert_shown(&m, &path, false, "<|channel>thou", "<think>");
+    assert_shown(&m, &path, false, "ght\nHm.<channel|>4.", "Hm.</think>4.");
+    assert_shown(&m, &path, false, "0<turn|>", "0");
+    add_turn(&m, &path, NULL, NULL, "Sure?");
+    assert_ids(&m, &path,
+               THOUGHT "Hm.<channel|>4.0<turn|>\n<|turn>user\nSure?<turn|>\n<|turn>model\n" THOUGHT
+                       "<channel|>");
+    assert_shown(&m, &path, true, "Yes.<turn|>", "Yes.");
+    tok_list_fini(&path);
+    model_close(&m);
+#undef THOUGHT
+}
+
 /* The ids of an answer stay as the model wrote them; a text that comes from elsewhere goes in
  * without its thoughts. */
 static void answer__path__keeps_thoughts_that_it_has(void **state)
@@ -354,6 +407,7 @@ int main(void)
         cmocka_unit_test(answer__text__only_the_thoughts_before_it_are_dropped),
         cmocka_unit_test(answer__push__opens_thoughts_that_the_head_began),
         cmocka_unit_test(answer__push__thoughts_of_lfm_and_qwen),
+        cmocka_unit_test(answer__push__shows_the_thoughts_of_gemma4),
         cmocka_unit_test(answer__path__keeps_thoughts_that_it_has),
         cmocka_unit_test(answer__stop__only_where_the_answer_ends),
     };

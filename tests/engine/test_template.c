@@ -570,6 +570,70 @@ static void template__text__thinks_as_the_template_says(void **state)
 #undef ASKED
 }
 
+/* Gemma 4, in the words of its templates: whether it thinks, and how that is said, which differs
+ * with its sizes. Its thoughts are dropped. */
+static void template__text__gemma4(void **state)
+{
+    (void)state;
+#define GEMMA_START(think)                                                                         \
+    "{%- if enable_thinking is defined and enable_thinking -%}{{- '<|think|>" think "' -}}"        \
+    "{%- endif -%}{{- '<|turn>' + role + '\\n' }}{{- '<turn|>\\n' -}}{{- bos_token -}}"            \
+    "{%- if add_generation_prompt -%}"                                                             \
+    "{%- if ns.prev_message_type != 'tool_response' -%}{{- '<|turn>model\\n' -}}"
+#define GEMMA_LARGE                                                                                \
+    GEMMA_START("\\n")                                                                             \
+    "{%- if not enable_thinking | default(false) -%}{{- '<|channel>thought\\n<channel|>' -}}"      \
+    "{%- endif -%}{%- endif -%}{%- endif -%}"
+#define GEMMA_SMALL GEMMA_START("\\n") "{%- endif -%}{%- endif -%}"
+#define ON "{%- set enable_thinking = true -%}\n"
+#define DEFAULT_OFF "{%- set enable_thinking = enable_thinking | default(false) -%}\n"
+    static const struct engine_message chat[] = {
+        {"system", " Be kind.\n", 10},
+        {"user", "Hi <turn|>", 10},
+        {"assistant", "\n<think>hm\n</think>\nWrite </think>.", 35},
+        {"user", "Bye", 3},
+    };
+    static const struct {
+        const char *source, *lead, *own, *head;
+    } cases[] = {
+        {GEMMA_LARGE, "", "", "<|channel>thought\n<channel|>"},
+        {GEMMA_SMALL, "", "", ""},
+        {DEFAULT_OFF GEMMA_SMALL, "", "", ""},
+        {ON GEMMA_LARGE, "<|think|>\n", "<|turn>system\n<|think|>\n<turn|>\n", ""},
+        {ON DEFAULT_OFF GEMMA_SMALL, "<|think|>\n", "<|turn>system\n<|think|>\n<turn|>\n", ""},
+        {ON GEMMA_START(""), "<|think|>", "<|turn>system\n<|think|><turn|>\n", ""},
+    };
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        struct template *tp;
+        struct err e;
+        struct str out = {0}, want = {0};
+        const char *source = cases[i].source;
+        assert_int_equal(
+            template_recognise(source, strlen(source), "<bos>", "<eos>", NULL, &tp, &e), OK);
+        assert_string_equal(template_name(tp), "gemma4");
+        assert_false(template_begins_thinking(tp));
+        assert_int_equal(template_text(tp, true, chat, 4, true, &out, NULL, NULL, &e), OK);
+        str_addf(&want,
+                 "<bos><|turn>system\n%sBe kind.<turn|>\n<|turn>user\nHi <turn|><turn|>\n"
+                 "<|turn>model\nWrite </think>.<turn|>\n<|turn>user\nBye<turn|>\n<|turn>model\n%s",
+                 cases[i].lead, cases[i].head);
+        assert_string_equal(str_c(&out), str_c(&want));
+        str_clear(&out);
+        str_clear(&want);
+        assert_int_equal(template_text(tp, true, chat + 3, 1, false, &out, NULL, NULL, &e), OK);
+        str_addf(&want, "<bos>%s<|turn>user\nBye<turn|>\n", cases[i].own);
+        assert_string_equal(str_c(&out), str_c(&want));
+        str_fini(&out);
+        str_fini(&want);
+        template_free(tp);
+    }
+#undef GEMMA_START
+#undef GEMMA_LARGE
+#undef GEMMA_SMALL
+#undef ON
+#undef DEFAULT_OFF
+}
+
 /* ---- turns ---- */
 
 static const char chatml_source[] =
@@ -843,6 +907,7 @@ int main(void)
         cmocka_unit_test(template__text__reads_the_default_system_text),
         cmocka_unit_test(template__text__models_that_think),
         cmocka_unit_test(template__text__thinks_as_the_template_says),
+        cmocka_unit_test(template__text__gemma4),
         cmocka_unit_test(template__render__turns_join_like_the_whole),
         cmocka_unit_test(template__render__texts_never_become_control_tokens),
         cmocka_unit_test(template__is_stop__knows_the_ends),

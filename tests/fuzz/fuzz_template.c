@@ -40,6 +40,11 @@ static const char *const marks[] = {
     "<|return|>",
     "[THINK]",
     "[/THINK]",
+    "<|turn>",
+    "<turn|>",
+    "<|channel>",
+    "<channel|>",
+    "<|think|>",
     "<unk>",
 };
 enum { MARKS = sizeof marks / sizeof *marks };
