@@ -293,10 +293,12 @@ static void set_map(struct fake *f, const char *line)
     pthread_mutex_lock(&f->lock);
     struct stats_map *m = &f->map;
     m->n_layer = l;
-    m->n_head_kv = h;
     m->n_block = b;
     m->n_tok = 64 * b;
     m->took_s = 0;
+    m->first = mem_realloc(m->first, (size_t)(l + 1) * sizeof *m->first);
+    for (int i = 0; i <= l; i++)
+        m->first[i] = i * h;
     m->page = mem_realloc(m->page, (size_t)(l * h * b + 1) * sizeof *m->page);
     for (int i = 0; i < l * h * b; i++)
         m->page[i] = (struct stats_page){.bits_k = 16, .bits_v = 16, .mass = NAN};
@@ -311,9 +313,10 @@ static void set_page(struct fake *f, const char *line)
         return;
     pthread_mutex_lock(&f->lock);
     struct stats_map *m = &f->map;
-    for (int i = 0; i < m->n_layer * m->n_head_kv * m->n_block; i++)
-        if ((b < 0 || i % m->n_block == b) && (h < 0 || i / m->n_block % m->n_head_kv == h) &&
-            (l < 0 || i / m->n_block / m->n_head_kv == l))
+    int n_head = m->first ? m->first[1] : 1;
+    for (int i = 0; i < stats_map_heads(m) * m->n_block; i++)
+        if ((b < 0 || i % m->n_block == b) && (h < 0 || i / m->n_block % n_head == h) &&
+            (l < 0 || i / m->n_block / n_head == l))
             m->page[i] =
                 (struct stats_page){tier_of(k, v), (uint8_t)k, (uint8_t)v, error_k, error_v, mass};
     pthread_mutex_unlock(&f->lock);
@@ -683,14 +686,7 @@ static bool fake_map(struct engine *en, struct stats_map *ret)
 {
     struct fake *f = (struct fake *)en;
     pthread_mutex_lock(&f->lock);
-    bool newer = !isnan(f->map.at_s) && !(f->map.at_s <= ret->at_s);
-    if (newer) {
-        struct stats_page *page = ret->page;
-        size_t n = (size_t)(f->map.n_layer * f->map.n_head_kv * f->map.n_block);
-        *ret = f->map;
-        ret->page = mem_realloc(page, (n + 1) * sizeof *page);
-        memcpy(ret->page, f->map.page, n * sizeof *page);
-    }
+    bool newer = stats_map_take(ret, &f->map);
     pthread_mutex_unlock(&f->lock);
     return newer;
 }

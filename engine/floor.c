@@ -95,7 +95,8 @@ static bool keep_stream(void *ctx, int32_t layer)
 {
     struct reader *r = ctx;
     int32_t g;
-    if (!r->m->p.recurrent[layer] && begins(r, r->m->layer[layer].at, &g))
+    const struct model_layer *l = &r->m->layer[layer];
+    if (l->k.t && begins(r, l->kv, &g))
         r->m->kern->ops->copy(r->m->kern, r->stream[g], forward_stream(r->exact),
                               sizeof(float) * N_TOK * (size_t)r->m->p.n_embd);
     return !r->go_on || r->go_on(r->ctx, layer);
@@ -124,7 +125,7 @@ static enum status read_with(struct reader *r, struct forward *f, const struct k
             first++;
         while (group_of(last, p->n_layer_kv, r->n_group) != group)
             last--;
-        while (p->recurrent[layer] || r->m->layer[layer].at != first)
+        while (!r->m->layer[layer].k.t || r->m->layer[layer].kv != first)
             layer++;
         s = forward_run_from(f, line, layer, r->stream[group], r->ids, N_TOK, r->go_on, r->ctx, e);
         ret_error2[0] = ret_error2[1] = 0;
@@ -139,14 +140,14 @@ static enum status read_with(struct reader *r, struct forward *f, const struct k
 }
 
 /* Attention of all layers but the group's reads rows: in one pass they are all there still. */
-static void answer(void *ctx, int32_t layer, const struct kern_attn *a)
+static void answer(void *ctx, const struct model_layer *l, const struct kern_attn *a)
 {
     struct reader *r = ctx;
     enum { N_BLOCK = N_TOK / KERN_BLOCK_TOK };
     struct kern_kv_block block[N_BLOCK * 256];
     struct kern_kv rows = *a->kv;
     struct kern_attn with = *a;
-    if (group_of(layer, r->m->p.n_layer_kv, r->n_group) != r->group && rows.n_head_kv <= 256) {
+    if (group_of(l->kv, r->m->p.n_layer_kv, r->n_group) != r->group && rows.n_head_kv <= 256) {
         for (int32_t i = 0; i < rows.n_head_kv * N_BLOCK; i++) {
             block[i] = rows.block[i / N_BLOCK * rows.n_block_cap + i % N_BLOCK];
             block[i].page = NULL;

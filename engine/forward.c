@@ -14,9 +14,9 @@ struct forward {
     int32_t n_chunk, n_chunk_room; /* in force; there are buffers for */
     float *x;                      /* dev [n_chunk, n_embd]: the residual stream */
     float *h;         /* dev [n_chunk, n_embd]: its normed copy, and what a part gives back */
-    float *q, *a;     /* dev [n_chunk, n_head * head_dim]: queries, attention's answer */
+    float *q, *a;     /* dev [n_chunk, n_head * head_dim of the widest]: queries, attention's answer */
     float *lse;       /* dev [n_chunk, n_head] */
-    float *k, *v;     /* dev [n_chunk, n_head_kv * head_dim] */
+    float *k, *v;     /* dev [n_chunk, n_head_kv * head_dim of the widest] */
     float *q_gate;    /* dev [n_chunk, n_head * head_dim]; NULL where attention has no gate */
     float *gate, *up; /* dev [n_chunk, n_ff_plain]; NULL where all experts are routed */
     struct experts *experts;     /* or NULL */
@@ -30,21 +30,32 @@ struct forward {
     float nudge;
 };
 
+/* Channels of the widest layer: of all queries, and of all keys. */
+static uint64_t most_q(const struct model_params *p)
+{
+    return (uint64_t)p->n_head * (uint64_t)(p->head_dim > p->head_dim_local ? p->head_dim : p->head_dim_local);
+}
+static uint64_t most_kv(const struct model_params *p)
+{
+    int32_t n = p->n_head_kv * p->head_dim, n_local = p->n_head_kv_local * p->head_dim_local;
+    return (uint64_t)(n > n_local ? n : n_local);
+}
+
 /* Floats per token of the chunk, and floats of the head. */
 static uint64_t row_floats(const struct model_params *p)
 {
-    return 2 * (uint64_t)p->n_embd +
-           (uint64_t)p->n_head * ((2 + p->q_gated) * (uint64_t)p->head_dim + 1) +
-           2 * (uint64_t)p->n_head_kv * (uint64_t)p->head_dim + 2 * (uint64_t)p->n_ff_plain;
+    return 2 * (uint64_t)p->n_embd + (2 + p->q_gated) * most_q(p) + (uint64_t)p->n_head +
+           2 * most_kv(p) + 2 * (uint64_t)p->n_ff_plain;
 }
 
 struct kv_shape forward_kv_shape(const struct model_params *p)
 {
-    return (struct kv_shape){.n_layer = p->n_layer_kv,
-                             .n_head_kv = p->n_head_kv,
-                             .head_dim = p->head_dim,
-                             .n_state_layer = p->n_layer - p->n_layer_kv,
-                             .state_floats = recurrent_state_floats(p)};
+    struct kv_shape s = {.n_state_layer = p->n_layer - p->n_layer_attn,
+                         .state_floats = recurrent_state_floats(p)};
+    for (int32_t i = 0; s.n_layer < p->n_layer_kv; i++)
+        if (!p->recurrent[i])
+            kv_shape_add(&s, model_n_head_kv(p, i), model_head_dim(p, i));
+    return s;
 }
 
 uint64_t forward_bytes(const struct model_params *p, int32_t n_chunk)
@@ -61,8 +72,7 @@ enum status forward_new(const struct model *m, int32_t n_chunk, struct forward *
     f->m = m;
     f->kern = m->kern;
     f->n_chunk = f->n_chunk_room = n_chunk;
-    uint64_t n = (uint64_t)n_chunk, n_q = (uint64_t)p->n_head * (uint64_t)p->head_dim,
-             n_kv = (uint64_t)p->n_head_kv * (uint64_t)p->head_dim;
+    uint64_t n = (uint64_t)n_chunk, n_q = most_q(p), n_kv = most_kv(p);
     struct {
         float **at;
         uint64_t n_float;
@@ -195,13 +205,12 @@ static void norm_heads(struct forward *f, float *x, const struct model_vec *norm
 
 /* Queries that grow with their position (model_params.q_growth) do so by a factor that is the same
  * over each stretch of the original context; it goes with the rotation's. */
-static void rotate_queries(struct forward *f, const struct kern_rope *rope, int32_t n_tok,
-                           int32_t pos0)
+static void rotate_queries(struct forward *f, const struct model_layer *l, int32_t n_tok, int32_t pos0)
 {
     const struct model_params *p = &f->m->p;
-    int32_t n_q = p->n_head * p->head_dim, n = n_tok;
-    for (int32_t t = 0; rope && t < n_tok; t += n) {
-        struct kern_rope grown = *rope;
+    int32_t n_q = p->n_head * l->head_dim, n = n_tok;
+    for (int32_t t = 0; l->rope && t < n_tok; t += n) {
+        struct kern_rope grown = *l->rope;
         n = n_tok - t;
         if (p->q_growth > 0) {
             int32_t stretch = (pos0 + t) / p->n_ctx_orig;
@@ -209,7 +218,7 @@ static void rotate_queries(struct forward *f, const struct kern_rope *rope, int3
             n = n < left ? n : left;
             grown.mscale *= 1 + p->q_growth * logf(1 + (float)stretch);
         }
-        f->kern->ops->rope(f->kern, f->q + (size_t)t * (size_t)n_q, n, p->n_head, p->head_dim, n_q,
+        f->kern->ops->rope(f->kern, f->q + (size_t)t * (size_t)n_q, n, p->n_head, l->head_dim, n_q,
                            pos0 + t, &grown);
     }
 }
@@ -219,7 +228,7 @@ static void rotate_queries(struct forward *f, const struct kern_rope *rope, int3
 static void ask(struct forward *f, const struct model_layer *l, const float *in, int32_t n_tok)
 {
     const struct model_params *p = &f->m->p;
-    int32_t d = p->head_dim, n_q = p->n_head * d, n_mat = 0;
+    int32_t d = l->head_dim, n_q = p->n_head * d, n_mat = 0;
     struct kern_mat mats[KERN_MATS] = {{l->q.w, l->q_bias.dev, f->q, n_q, false}};
     if (!p->q_gated)
         f->kern->ops->matmul(f->kern, 1, mats, in, p->n_embd, n_tok);
@@ -241,12 +250,12 @@ static void ask(struct forward *f, const struct model_layer *l, const float *in,
 static void attention(struct forward *f, const struct model_layer *l, struct kv_line *line, int32_t n_tok,
                       int32_t first)
 {
-    int32_t layer = l->at;
+    int32_t layer = l->kv;
     const struct kern_kv *kv = kv_layer(line, layer);
     int32_t pos0 = kv_n_tok(line);
     struct kern *k = f->kern;
     const struct model_params *p = &f->m->p;
-    int32_t d = p->head_dim, n_q = p->n_head * d, n_kv = p->n_head_kv * d, n_ask = n_tok - first;
+    int32_t d = l->head_dim, n_q = p->n_head * d, n_kv = l->n_head_kv * d, n_ask = n_tok - first;
     float *x = f->x + (size_t)first * (size_t)p->n_embd;
 
     const float *in = block_input(f, &l->attn_norm, f->x, n_tok);
@@ -260,7 +269,7 @@ static void attention(struct forward *f, const struct model_layer *l, struct kv_
     if (!p->norm_rotated)
         norm_heads(f, f->k, &l->k_norm, n_tok, n_kv);
     if (l->rope)
-        k->ops->rope(k, f->k, n_tok, p->n_head_kv, d, n_kv, pos0, l->rope);
+        k->ops->rope(k, f->k, n_tok, l->n_head_kv, d, n_kv, pos0, l->rope);
     if (p->norm_rotated)
         norm_heads(f, f->k, &l->k_norm, n_tok, n_kv);
     k->ops->kv_write(k, kv, f->k, f->v, n_kv, n_tok, pos0);
@@ -272,7 +281,7 @@ static void attention(struct forward *f, const struct model_layer *l, struct kv_
         ask(f, l, in + (size_t)first * (size_t)p->n_embd, n_ask);
     if (!p->norm_rotated)
         norm_heads(f, f->q, &l->q_norm, n_ask, n_q);
-    rotate_queries(f, l->rope, n_ask, pos0 + first);
+    rotate_queries(f, l, n_ask, pos0 + first);
     if (p->norm_rotated)
         norm_heads(f, f->q, &l->q_norm, n_ask, n_q);
     const struct kern_attn attn = {
@@ -289,8 +298,10 @@ static void attention(struct forward *f, const struct model_layer *l, struct kv_
         /* Free while one token is decoded; a prompt's rows would cost time. */
         .mass = n_tok == 1 && kv_seals(line) ? kv_mass(line, layer) : NULL,
     };
+    if (n_tok == 1)
+        kv_count_query(line, layer, p->n_head / l->n_head_kv);
     if (f->answer)
-        f->answer(f->answer_ctx, layer, &attn);
+        f->answer(f->answer_ctx, l, &attn);
     else
         k->ops->attend(k, &attn);
     if (f->watch && n_tok == 1 && kv_seals(line))
@@ -378,8 +389,6 @@ static enum status run_layers(struct forward *f, struct kv_line *line, int32_t l
             feed_forward(f, &m->layer[i], n_tok, first);
     }
     TRY(check_device(f, e));
-    if (n_tok == 1)
-        kv_count_query(line, m->p.n_head / m->p.n_head_kv);
     kv_commit(line, ids, n_tok);
     kv_evict(line, n_tok > 1 && want != FORWARD_NONE);
     return OK;

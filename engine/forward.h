@@ -27,11 +27,12 @@ enum status forward_new(const struct model *m, int32_t n_chunk, struct forward *
 void forward_free(struct forward *f); /* NULL is fine */
 /* Who answers attention in place of the backend's attend (engine/sparse.h, recorders); NULL = the
  * backend. */
-typedef void (*forward_answer)(void *ctx, int32_t layer, const struct kern_attn *a);
+typedef void (*forward_answer)(void *ctx, const struct model_layer *l, const struct kern_attn *a);
 void forward_set_answer(struct forward *f, forward_answer fn, void *ctx);
 /* Most tokens computed at once: what it was made for, or n if that is less and not 0. */
 void forward_set_chunk(struct forward *f, int32_t n);
-/* Told of each layer's attention when a single token is computed and the line seals; NULL = none. */
+/* Told of each attention, with the cache's layer, when a single token is computed and the line seals;
+ * NULL = none. */
 typedef void (*forward_watch)(void *ctx, int32_t layer, const struct kern_attn *a,
                               struct kv_line *line);
 void forward_set_watch(struct forward *f, forward_watch fn, void *ctx);

@@ -93,9 +93,9 @@ static json_t *model_json(const struct model *m)
     json_object_set_new(j, "context", json_integer(p->n_ctx_train));
     json_object_set_new(j, "vocabulary", json_integer(p->n_vocab));
     json_object_set_new(j, "layers", json_integer(p->n_layer));
-    json_object_set_new(j, "attention_layers", json_integer(p->n_layer_kv));
+    json_object_set_new(j, "attention_layers", json_integer(p->n_layer_attn));
     json_object_set_new(j, "state_bytes", json_integer(sizeof(float) * recurrent_state_floats(p) *
-                                                       (p->n_layer - p->n_layer_kv)));
+                                                       (p->n_layer - p->n_layer_attn)));
     json_object_set_new(j, "width", json_integer(p->n_embd));
     json_object_set_new(j, "feed_forward", json_integer(p->n_ff));
     json_object_set_new(j, "experts", p->n_expert ? json_integer(p->n_expert) : json_null());

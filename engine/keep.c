@@ -77,23 +77,24 @@ static void add_pages(const struct kv_line *l, int32_t j, struct pieces *p)
         l->pool->kern->ops->download(l->pool->kern, sinks, b->sinks, l->pool->sink_bytes);
     }
     for (int32_t y = 0; y < s->n_layer; y++) {
-        struct kern_page *const *page = b->page + (size_t)y * (size_t)s->n_head_kv;
+        const struct kv_heads *of = &s->heads[y];
+        struct kern_page *const *page = b->page + of->first;
         for (int32_t plane = 0; plane < KV_STEPS; plane++) {
-            size_t begin = p->used, from = keep_page_bytes(s->head_dim, plane - 1);
+            size_t begin = p->used, from = keep_page_bytes(of->dim, plane - 1);
             if (plane == 0)
-                add_lowest(page, s->n_head_kv, s->head_dim, p);
-            for (int32_t h = 0; plane > 0 && h < s->n_head_kv; h++)
+                add_lowest(page, of->n, of->dim, p);
+            for (int32_t h = 0; plane > 0 && h < of->n; h++)
                 if (plane <= keep_top_plane(page[h]))
-                    add_bytes(p, (const char *)page[h] + from, keep_page_bytes(s->head_dim, plane) - from);
+                    add_bytes(p, (const char *)page[h] + from, keep_page_bytes(of->dim, plane) - from);
             if (plane == 0 && sinks) {
                 keep_move_sinks(s, sinks, y, (uint16_t *)(void *)(p->data + p->used), true);
-                p->used += KERN_SINK_TOK * keep_tok_bytes(s);
+                p->used += KERN_SINK_TOK * keep_tok_bytes(of);
             }
             if (p->used == begin)
                 continue;
             struct kv_piece *piece = add_piece(p, y, j, plane, begin);
             if (plane == 0)
-                part_lowest(piece, s->n_head_kv, s->head_dim);
+                part_lowest(piece, of->n, of->dim);
         }
     }
     free(sinks);
@@ -104,12 +105,12 @@ static void add_pages(const struct kv_line *l, int32_t j, struct pieces *p)
 static void add_rows(struct kv_line *l, int32_t from, int32_t end, int32_t layer, int32_t block,
                      int32_t plane, struct pieces *p)
 {
-    const struct kv_shape *s = &l->pool->shape;
-    size_t one = keep_tok_bytes(s), n = (size_t)(end - from), begin = p->used;
+    const struct kv_heads *of = &l->pool->shape.heads[layer];
+    size_t one = keep_tok_bytes(of), n = (size_t)(end - from), begin = p->used;
     char *packed = mem_alloc(one * n);
     uint16_t *rows = kv_layer_get(l->pool, l->block[from / KERN_BLOCK_TOK], layer);
     for (size_t i = 0; i < n; i++)
-        keep_move_token(s, rows, from % KERN_BLOCK_TOK + (int32_t)i,
+        keep_move_token(of, rows, from % KERN_BLOCK_TOK + (int32_t)i,
                    (uint16_t *)(void *)(packed + i * one), true);
     keep_split_bytes(p->data + begin, packed, one / 2 * n);
     free(packed);
@@ -159,7 +160,7 @@ static void put_block(const struct keep *k, int64_t id, struct kv_line *l, int32
 {
     const struct kv_shape *s = &l->pool->shape;
     struct kv_block *b = l->block[j];
-    size_t sinks = b->sinks ? (size_t)s->n_layer * KERN_SINK_TOK * keep_tok_bytes(s) : 0;
+    size_t sinks = b->sinks ? KERN_SINK_TOK * (size_t)kv_tok_bytes(s) : 0;
     struct pieces *p =
         pieces_new(l->pool->seals ? b->page_bytes + sinks : l->pool->rows_bytes, KV_STEPS * s->n_layer);
     if (!p)
@@ -224,7 +225,7 @@ static bool put_rows(const struct keep *k, int64_t id, struct kv_line *l, int32_
 {
     const struct kv_shape *s = &l->pool->shape;
     struct pieces *p =
-        pieces_new((size_t)(end - from) * keep_tok_bytes(s) * (size_t)s->n_layer, s->n_layer);
+        pieces_new((size_t)(end - from) * (size_t)kv_tok_bytes(s), s->n_layer);
     if (!p)
         return false;
     for (int32_t y = 0; y < s->n_layer; y++)

@@ -10,14 +10,14 @@
 struct page_shape keep_page_shape(int32_t head_dim, int32_t plane);
 /* Bytes of a page cut down to that plane; 0 for plane -1. */
 size_t keep_page_bytes(int32_t head_dim, int32_t plane);
-size_t keep_page_max(const struct kv_shape *s);
+size_t keep_page_max(int32_t head_dim);
 /* The highest plane of a page; -1 for a shape that is not on the ladder. */
 int32_t keep_top_plane(const struct kern_page *page);
 
-/* Token rows are packed as [head][K then V][head_dim]: bytes of one in a layer. */
-size_t keep_tok_bytes(const struct kv_shape *s);
+/* Token rows are packed as [head][K then V][dim]: bytes of one in a layer with these heads. */
+size_t keep_tok_bytes(const struct kv_heads *of);
 /* Copies token t between a layer's rows of a block (kv_layer_get) and packed bytes. */
-void keep_move_token(const struct kv_shape *s, uint16_t *rows, int32_t t, uint16_t *packed, bool out);
+void keep_move_token(const struct kv_heads *of, uint16_t *rows, int32_t t, uint16_t *packed, bool out);
 /* The same of all sinks of a layer. */
 void keep_move_sinks(const struct kv_shape *s, uint16_t *sinks, int32_t layer, uint16_t *packed, bool out);
 /* Packed token t < KERN_SINK_TOK, to where it is read once its block is sealed. */

@@ -15,8 +15,8 @@ struct loading {
     struct kv_block *b; /* being filled */
     int32_t j;
     int32_t layer, n_page; /* whose pages are coming; how many are made */
-    char *bytes;           /* [n_head_kv][page_max]: what came of them */
-    size_t *have;          /* [n_head_kv]: their lengths */
+    char *bytes;           /* [head of a layer][keep_page_max]: what came of them */
+    size_t *have;          /* [head of a layer]: their lengths */
     int32_t n_layer_seen; /* of rows, or of a state */
     int32_t from, n_row;  /* positions */
     bool bad, whole;
@@ -57,7 +57,7 @@ static void take_lowest(char *page, const char *piece, int32_t h, int32_t n_head
 static struct kern_page *build_page(const struct kv_pool *p, int32_t layer, const char *bytes,
                                     size_t have, uint64_t *ret_bytes)
 {
-    int32_t d = p->shape.head_dim, top = -1;
+    int32_t d = p->shape.heads[layer].dim, top = -1;
     struct kern_page head, *page = NULL;
     const uint8_t *planes_k[PAGE_PLANES], *planes_v[PAGE_PLANES];
     for (int32_t i = 0; i < KV_STEPS; i++)
@@ -97,17 +97,17 @@ static struct kern_page *build_page(const struct kv_pool *p, int32_t layer, cons
 static bool make_pages(struct loading *g, int32_t next)
 {
     const struct kv_pool *p = g->l->pool;
-    int32_t n_head = p->shape.n_head_kv;
-    for (int32_t h = 0; g->layer >= 0 && h < n_head && !g->bad; h++) {
-        struct kern_page *page =
-            build_page(p, g->layer, g->bytes + (size_t)h * keep_page_max(&p->shape), g->have[h],
-                       &g->b->page_bytes);
-        g->b->page[(size_t)g->layer * (size_t)n_head + (size_t)h] = page;
+    const struct kv_heads *of = g->layer >= 0 ? &p->shape.heads[g->layer] : NULL;
+    for (int32_t h = 0; of && h < of->n && !g->bad; h++) {
+        struct kern_page *page = build_page(p, g->layer, g->bytes + (size_t)h * keep_page_max(of->dim),
+                                            g->have[h], &g->b->page_bytes);
+        g->b->page[of->first + h] = page;
         g->n_page += page != NULL;
         g->bad = !page;
     }
     g->layer = next;
-    memset(g->have, 0, (size_t)n_head * sizeof *g->have);
+    if (next >= 0)
+        memset(g->have, 0, (size_t)p->shape.heads[next].n * sizeof *g->have);
     return !g->bad;
 }
 
@@ -124,14 +124,15 @@ static bool visit_page(void *ctx, const struct kv_piece *piece)
         return true;
     if (piece->layer != g->layer && !make_pages(g, piece->layer))
         return false;
-    from = keep_page_bytes(s->head_dim, piece->plane - 1);
-    size = keep_page_bytes(s->head_dim, piece->plane) - from;
-    if (piece->plane == 0 && left < size * (size_t)s->n_head_kv) {
+    const struct kv_heads *of = &s->heads[piece->layer];
+    from = keep_page_bytes(of->dim, piece->plane - 1);
+    size = keep_page_bytes(of->dim, piece->plane) - from;
+    if (piece->plane == 0 && left < size * (size_t)of->n) {
         g->bad = true;
         return false;
     }
-    for (int32_t h = 0; h < s->n_head_kv; h++) {
-        char *bytes = g->bytes + (size_t)h * keep_page_max(s);
+    for (int32_t h = 0; h < of->n; h++) {
+        char *bytes = g->bytes + (size_t)h * keep_page_max(of->dim);
         if (piece->plane > 0) {
             struct kern_page head;
             if (g->have[h] < sizeof head)
@@ -152,7 +153,7 @@ static bool visit_page(void *ctx, const struct kv_piece *piece)
             return false;
         }
         if (piece->plane == 0)
-            take_lowest(bytes, piece->data, h, s->n_head_kv, s->head_dim);
+            take_lowest(bytes, piece->data, h, of->n, of->dim);
         else
             memcpy(bytes + from, at, size);
         g->have[h] = from + size;
@@ -160,7 +161,7 @@ static bool visit_page(void *ctx, const struct kv_piece *piece)
         left -= size;
     }
     if (piece->plane == 0 && g->j == 0) {
-        if (left != KERN_SINK_TOK * keep_tok_bytes(s)) {
+        if (left != KERN_SINK_TOK * keep_tok_bytes(of)) {
             g->bad = true;
             return false;
         }
@@ -173,7 +174,7 @@ static bool visit_page(void *ctx, const struct kv_piece *piece)
 static bool load_pages(const struct keep *k, int64_t id, struct loading *g, uint64_t hash)
 {
     const struct kv_shape *s = &g->l->pool->shape;
-    int32_t n_page = s->n_layer * s->n_head_kv, end = (g->j + 1) * KERN_BLOCK_TOK;
+    int32_t n_page = s->n_head, end = (g->j + 1) * KERN_BLOCK_TOK;
     g->bad = false;
     g->layer = -1;
     g->n_page = 0;
@@ -189,12 +190,13 @@ static bool visit_rows(void *ctx, const struct kv_piece *piece)
 {
     struct loading *g = ctx;
     const struct kv_shape *s = &g->l->pool->shape;
-    size_t one = keep_tok_bytes(s);
     uint16_t packed[2 * PAGE_HEAD_DIM_MAX * 64];
-    if (piece->head_group != 0 || piece->layer != g->n_layer_seen ||
+    if (piece->head_group != 0 || piece->layer != g->n_layer_seen || piece->layer >= s->n_layer ||
         (piece->plane != KV_IO_WINDOW && piece->plane != KV_IO_PLANE_F16))
         return true;
-    if (piece->layer >= s->n_layer || piece->size_bytes != (size_t)g->n_row * one ||
+    const struct kv_heads *of = &s->heads[piece->layer];
+    size_t one = keep_tok_bytes(of);
+    if (piece->size_bytes != (size_t)g->n_row * one ||
         one > sizeof packed) {
         g->bad = true;
         return false;
@@ -204,7 +206,7 @@ static bool visit_rows(void *ctx, const struct kv_piece *piece)
     uint16_t *rows = kv_layer_get(g->l->pool, b, piece->layer);
     for (int32_t i = 0; i < g->n_row; i++, low += one / 2, high += one / 2) {
         keep_join_bytes((char *)packed, low, high, one / 2);
-        keep_move_token(s, rows, g->from % KERN_BLOCK_TOK + i, packed, false);
+        keep_move_token(of, rows, g->from % KERN_BLOCK_TOK + i, packed, false);
         if (g->from + i < KERN_SINK_TOK && b->sinks)
             put_sink(g->l->pool, b, piece->layer, i, packed);
     }
@@ -297,13 +299,19 @@ static int32_t load_sealed(const struct keep *k, int64_t id, struct kv_line *l, 
                            int32_t n_block, uint64_t *hash, const struct keep_room *room)
 {
     const struct kv_shape *s = &l->pool->shape;
-    int32_t n_head = s->n_head_kv, n_got = 0;
+    size_t most_bytes = 0, most_heads = 0; /* of a layer's pages */
+    for (int32_t i = 0; i < s->n_layer; i++) {
+        size_t n = (size_t)s->heads[i].n, all = n * keep_page_max(s->heads[i].dim);
+        most_bytes = most_bytes > all ? most_bytes : all;
+        most_heads = most_heads > n ? most_heads : n;
+    }
+    int32_t n_got = 0;
     struct batch *t = mem_calloc(1, sizeof *t);
     t->k = k;
     t->id = id;
     for (int32_t i = 0; i < LOAD_BLOCKS; i++) {
-        t->g[i].bytes = mem_alloc((size_t)n_head * keep_page_max(s));
-        t->g[i].have = mem_calloc((size_t)n_head, sizeof *t->g[i].have);
+        t->g[i].bytes = mem_alloc(most_bytes);
+        t->g[i].have = mem_calloc(most_heads, sizeof *t->g[i].have);
     }
     for (int32_t n, got = 0; n_got < n_block; n_got += got) {
         n = batch_size(l->pool, n_block - n_got);

@@ -17,9 +17,9 @@ size_t keep_page_bytes(int32_t head_dim, int32_t plane)
     return page_size(&s);
 }
 
-size_t keep_page_max(const struct kv_shape *s)
+size_t keep_page_max(int32_t head_dim)
 {
-    return keep_page_bytes(s->head_dim, KV_STEPS - 1);
+    return keep_page_bytes(head_dim, KV_STEPS - 1);
 }
 
 int32_t keep_top_plane(const struct kern_page *page)
@@ -28,23 +28,24 @@ int32_t keep_top_plane(const struct kern_page *page)
 }
 
 /* Where keys and values of a head lie in a layer's rows of a block; elements. */
-static size_t row_at(const struct kv_shape *s, int32_t head, bool value)
+static size_t row_at(const struct kv_heads *of, int32_t head, bool value)
 {
-    size_t one = (size_t)KERN_BLOCK_TOK * (size_t)s->head_dim;
-    return ((size_t)value * (size_t)s->n_head_kv + (size_t)head) * one;
+    size_t one = (size_t)KERN_BLOCK_TOK * (size_t)of->dim;
+    return ((size_t)value * (size_t)of->n + (size_t)head) * one;
 }
 
 static size_t sink_at(const struct kv_shape *s, int32_t layer, int32_t head, bool value)
 {
-    size_t one = (size_t)KERN_SINK_PAD * (size_t)s->head_dim;
-    return ((size_t)(2 * layer + value) * (size_t)s->n_head_kv + (size_t)head) * one;
+    const struct kv_heads *of = &s->heads[layer];
+    size_t one = (size_t)KERN_SINK_PAD * (size_t)of->dim;
+    return kv_layer_at(s, layer, KERN_SINK_PAD) + ((size_t)value * (size_t)of->n + (size_t)head) * one;
 }
 
-void keep_move_token(const struct kv_shape *s, uint16_t *rows, int32_t t, uint16_t *packed, bool out)
+void keep_move_token(const struct kv_heads *of, uint16_t *rows, int32_t t, uint16_t *packed, bool out)
 {
-    size_t d = (size_t)s->head_dim;
-    for (int32_t h = 0; h < s->n_head_kv; h++, packed += 2 * d) {
-        uint16_t *k = rows + row_at(s, h, false), *v = rows + row_at(s, h, true);
+    size_t d = (size_t)of->dim;
+    for (int32_t h = 0; h < of->n; h++, packed += 2 * d) {
+        uint16_t *k = rows + row_at(of, h, false), *v = rows + row_at(of, h, true);
         for (size_t c = 0; c < d; c++) {
             uint16_t *key = &k[c * KERN_BLOCK_TOK + (size_t)t], *value = &v[(size_t)t * d + c];
             if (out) {
@@ -60,8 +61,8 @@ void keep_move_token(const struct kv_shape *s, uint16_t *rows, int32_t t, uint16
 
 void keep_move_sinks(const struct kv_shape *s, uint16_t *sinks, int32_t layer, uint16_t *packed, bool out)
 {
-    size_t d = (size_t)s->head_dim;
-    for (int32_t h = 0; h < s->n_head_kv; h++) {
+    size_t d = (size_t)s->heads[layer].dim;
+    for (int32_t h = 0; h < s->heads[layer].n; h++) {
         uint16_t *k = sinks + sink_at(s, layer, h, false), *v = sinks + sink_at(s, layer, h, true);
         for (size_t t = 0; t < KERN_SINK_TOK; t++, packed += 2 * d)
             for (size_t c = 0; c < d; c++) {
@@ -80,8 +81,8 @@ void keep_move_sinks(const struct kv_shape *s, uint16_t *sinks, int32_t layer, u
 void keep_set_sink(const struct kv_shape *s, uint16_t *sinks, int32_t layer, int32_t t,
                    const uint16_t *packed)
 {
-    size_t d = (size_t)s->head_dim;
-    for (int32_t h = 0; h < s->n_head_kv; h++, packed += 2 * d) {
+    size_t d = (size_t)s->heads[layer].dim;
+    for (int32_t h = 0; h < s->heads[layer].n; h++, packed += 2 * d) {
         uint16_t *k = sinks + sink_at(s, layer, h, false), *v = sinks + sink_at(s, layer, h, true);
         for (size_t c = 0; c < d; c++) {
             k[c * KERN_SINK_PAD + (size_t)t] = packed[c];
@@ -90,9 +91,9 @@ void keep_set_sink(const struct kv_shape *s, uint16_t *sinks, int32_t layer, int
     }
 }
 
-size_t keep_tok_bytes(const struct kv_shape *s)
+size_t keep_tok_bytes(const struct kv_heads *of)
 {
-    return (size_t)s->n_head_kv * 2 * (size_t)s->head_dim * sizeof(uint16_t);
+    return (size_t)of->n * 2 * (size_t)of->dim * sizeof(uint16_t);
 }
 
 void keep_split_bytes(char *dst, const char *src, size_t n)

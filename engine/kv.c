@@ -21,10 +21,30 @@ int32_t kv_step(struct kv_depth d)
     return i;
 }
 
+void kv_shape_add(struct kv_shape *s, int32_t n_head_kv, int32_t head_dim)
+{
+    assert(s->n_layer < KV_LAYERS);
+    s->heads[s->n_layer++] = (struct kv_heads){n_head_kv, head_dim, s->n_head, s->n_chan};
+    s->n_head += n_head_kv;
+    s->n_chan += n_head_kv * head_dim;
+}
+
+int32_t kv_layer_of(const struct kv_shape *s, int32_t head)
+{
+    int32_t lo = 0, hi = s->n_layer; /* the last layer that begins at `head` or before it */
+    while (hi - lo > 1) {
+        int32_t mid = lo + (hi - lo) / 2;
+        if (s->heads[mid].first <= head)
+            lo = mid;
+        else
+            hi = mid;
+    }
+    return lo;
+}
+
 uint64_t kv_tok_bytes(const struct kv_shape *s)
 {
-    return (uint64_t)s->n_layer * 2 * (uint64_t)s->n_head_kv * (uint64_t)s->head_dim *
-           sizeof(uint16_t);
+    return 2 * (uint64_t)s->n_chan * sizeof(uint16_t);
 }
 
 uint64_t kv_block_bytes(const struct kv_shape *s)
@@ -32,23 +52,34 @@ uint64_t kv_block_bytes(const struct kv_shape *s)
     return kv_tok_bytes(s) * KERN_BLOCK_TOK;
 }
 
+uint64_t kv_sealed_bytes(const struct kv_shape *s, struct kv_depth d)
+{
+    uint64_t sum = 0;
+    for (int32_t i = 0; i < s->n_layer; i++)
+        sum += (uint64_t)s->heads[i].n *
+               page_size(&(struct page_shape){s->heads[i].dim, d.bits_k, d.bits_v});
+    return sum;
+}
+
 bool kv_seals(const struct kv_line *l)
 {
     return l->pool->seals;
 }
 
-bool kv_can_seal(const struct kv_shape *s)
+bool kv_can_seal(const struct kv_shape *s, int32_t *ret_dim)
 {
-    const struct page_shape page = {s->head_dim, 8, 8};
-    return page_shape_valid(&page);
+    for (int32_t i = 0; i < s->n_layer; i++)
+        if (!page_shape_valid(&(struct page_shape){s->heads[i].dim, 8, 8})) {
+            if (ret_dim)
+                *ret_dim = s->heads[i].dim;
+            return false;
+        }
+    return true;
 }
 
 uint64_t kv_most_bytes(const struct kv_shape *s, const struct preset *preset, int32_t n_tok,
                        int32_t n_chunk)
 {
-    const struct page_shape least = {s->head_dim, preset->floor_k, preset->floor_v};
-    const struct page_shape fresh = {s->head_dim, preset->bits_k, preset->bits_v};
-    uint64_t heads = (uint64_t)s->n_layer * (uint64_t)s->n_head_kv;
     int32_t n_block = kv_blocks_for(n_tok), n_rows = kv_open_blocks(n_chunk);
     uint64_t states = KV_STATES_MOST * kv_state_bytes(s);
     if (!preset->bits_k)
@@ -57,12 +88,13 @@ uint64_t kv_most_bytes(const struct kv_shape *s, const struct preset *preset, in
     /* What a chunk seals is not stepped down before it is done. */
     uint64_t n_fresh = n_rows > 2 ? (uint64_t)(n_rows - 2) : 0, n_old = (uint64_t)(n_block - n_rows);
     return (uint64_t)n_rows * kv_block_bytes(s) + kv_tok_bytes(s) * KERN_SINK_PAD + states +
-           heads * (n_fresh * page_size(&fresh) + n_old * page_size(&least));
+           n_fresh * kv_sealed_bytes(s, (struct kv_depth){preset->bits_k, preset->bits_v}) +
+           n_old * kv_sealed_bytes(s, (struct kv_depth){preset->floor_k, preset->floor_v});
 }
 
 uint64_t kv_table_bytes(const struct kv_shape *s, int32_t n_tok)
 {
-    uint64_t pages = (uint64_t)kv_blocks_for(n_tok) * (uint64_t)s->n_layer * (uint64_t)s->n_head_kv;
+    uint64_t pages = (uint64_t)kv_blocks_for(n_tok) * (uint64_t)s->n_head;
     return pages * sizeof(struct kern_kv_block) + sizeof(int32_t) * (uint64_t)n_tok;
 }
 
@@ -148,25 +180,30 @@ uint64_t kv_stamp(void)
     return ++last;
 }
 
-static uint64_t layer_bytes(const struct kv_pool *p)
+size_t kv_layer_bytes(const struct kv_pool *p, int32_t layer)
 {
-    return p->rows_bytes / (uint64_t)p->shape.n_layer;
+    const struct kv_heads *h = &p->shape.heads[layer];
+    return 2 * KERN_BLOCK_TOK * (size_t)h->n * (size_t)h->dim * (size_t)p->kern->kv_bytes;
+}
+
+char *kv_layer_rows(const struct kv_pool *p, const struct kv_block *b, int32_t layer)
+{
+    return b->rows + kv_layer_at(&p->shape, layer, KERN_BLOCK_TOK) * (size_t)p->kern->kv_bytes;
 }
 
 uint16_t *kv_layer_get(struct kv_pool *p, const struct kv_block *b, int32_t layer)
 {
-    char *rows = b->rows + (uint64_t)layer * layer_bytes(p);
+    char *rows = kv_layer_rows(p, b, layer);
     if (!p->kern->device)
         return (uint16_t *)(void *)rows;
-    p->kern->ops->download(p->kern, p->bounce, rows, layer_bytes(p)); /* there with the rows */
+    p->kern->ops->download(p->kern, p->bounce, rows, kv_layer_bytes(p, layer)); /* there with the rows */
     return p->bounce;
 }
 
 void kv_layer_put(struct kv_pool *p, struct kv_block *b, int32_t layer, const uint16_t *rows)
 {
     if (p->kern->device)
-        p->kern->ops->upload(p->kern, b->rows + (uint64_t)layer * layer_bytes(p), rows,
-                             layer_bytes(p));
+        p->kern->ops->upload(p->kern, kv_layer_rows(p, b, layer), rows, kv_layer_bytes(p, layer));
 }
 
 void *kv_bounce(struct kv_pool *p)
@@ -283,25 +320,23 @@ void kv_table_set(struct kv_line *l, int32_t j)
     const struct kv_shape *s = &l->pool->shape;
     const struct kv_block *b = l->block[j];
     size_t elem = (size_t)l->pool->kern->kv_bytes;
-    size_t head = (size_t)KERN_BLOCK_TOK * (size_t)s->head_dim * elem;
-    size_t sink = (size_t)KERN_SINK_PAD * (size_t)s->head_dim * sizeof(uint16_t);
     for (int32_t i = 0; i < s->n_layer; i++) {
-        size_t at = (size_t)(2 * i) * (size_t)s->n_head_kv;
-        for (int32_t h = 0; h < s->n_head_kv; h++) {
+        const struct kv_heads *of = &s->heads[i];
+        size_t head = (size_t)KERN_BLOCK_TOK * (size_t)of->dim * elem;
+        for (int32_t h = 0; h < of->n; h++) {
             struct kern_kv_block *entry =
                 &l->layer[i].block[(size_t)h * (size_t)l->block_cap + (size_t)j];
-            char *k = b->rows ? b->rows + (at + (size_t)h) * head : NULL;
-            char *v = b->rows ? k + (size_t)s->n_head_kv * head : NULL;
+            char *k = b->rows ? kv_layer_rows(l->pool, b, i) + (size_t)h * head : NULL;
+            char *v = b->rows ? k + (size_t)of->n * head : NULL;
             entry->k = (uint16_t *)(void *)k;
             entry->v = (uint16_t *)(void *)v;
             struct kern_page *const *page = b->copy ? b->copy : b->page;
-            entry->page = b->sealed ? page[i * s->n_head_kv + h] : NULL;
+            entry->page = b->sealed ? page[of->first + h] : NULL;
         }
         l->layer[i].stamp = kv_stamp();
         if (j == 0 && b->sinks) {
-            char *k = b->sinks + at * sink;
-            l->layer[i].sink_k = (uint16_t *)(void *)k;
-            l->layer[i].sink_v = (uint16_t *)(void *)(k + (size_t)s->n_head_kv * sink);
+            l->layer[i].sink_k = (uint16_t *)(void *)b->sinks + kv_layer_at(s, i, KERN_SINK_PAD);
+            l->layer[i].sink_v = l->layer[i].sink_k + (size_t)KERN_SINK_PAD * (size_t)(of->n * of->dim);
         }
     }
 }
@@ -309,7 +344,7 @@ void kv_table_set(struct kv_line *l, int32_t j)
 static void table_grow(struct kv_line *l, int32_t cap)
 {
     const struct kv_shape *s = &l->pool->shape;
-    size_t n_row = (size_t)s->n_layer * (size_t)s->n_head_kv;
+    size_t n_row = (size_t)s->n_head;
     float *mass = mem_calloc(n_row * (size_t)cap, sizeof *mass);
     l->pool->kern->ops->sync(l->pool->kern); /* masses on their way to the old array */
     for (size_t i = 0; i < n_row && l->n_block > 0; i++)
@@ -328,11 +363,11 @@ static void table_grow(struct kv_line *l, int32_t cap)
     l->block_cap = cap;
     for (int32_t i = 0; i < s->n_layer; i++) {
         l->layer[i] = (struct kern_kv){
-            .n_head_kv = s->n_head_kv,
-            .head_dim = s->head_dim,
+            .n_head_kv = s->heads[i].n,
+            .head_dim = s->heads[i].dim,
             .n_block_cap = cap,
             .stamp = kv_stamp(),
-            .block = l->table + (size_t)i * (size_t)s->n_head_kv * (size_t)cap,
+            .block = l->table + (size_t)s->heads[i].first * (size_t)cap,
         };
     }
     for (int32_t j = 0; j < l->n_block; j++)
@@ -348,6 +383,7 @@ struct kv_line *kv_line_new(struct kv_pool *p, int32_t n_ctx)
     l->n_ctx = n_ctx;
     l->ids = mem_calloc((size_t)n_ctx, sizeof *l->ids);
     l->layer = mem_calloc((size_t)p->shape.n_layer, sizeof *l->layer);
+    l->n_query = mem_calloc((size_t)p->shape.n_layer, sizeof *l->n_query);
     l->next = p->lines;
     if (l->next)
         l->next->prev = l;
@@ -359,7 +395,7 @@ struct kv_line *kv_line_new(struct kv_pool *p, int32_t n_ctx)
 /* What a line of the same tokens knows beyond its rows. */
 static void remember(struct kv_line *l, const struct kv_line *src)
 {
-    size_t n_row = (size_t)l->pool->shape.n_layer * (size_t)l->pool->shape.n_head_kv;
+    size_t n_row = (size_t)l->pool->shape.n_head;
     for (size_t i = 0; i < n_row; i++)
         for (int32_t j = 0; j < src->n_block; j++)
             l->table[i * (size_t)l->block_cap + (size_t)j].dropped =
@@ -411,6 +447,7 @@ void kv_line_free(struct kv_line *l)
     free(l->layer);
     free(l->table);
     free(l->mass);
+    free(l->n_query);
     free(l->ids);
     free(l);
 }
@@ -536,12 +573,12 @@ const struct kern_kv *kv_layer(const struct kv_line *l, int32_t layer)
 
 float *kv_mass(struct kv_line *l, int32_t layer)
 {
-    return l->mass + (size_t)layer * (size_t)l->pool->shape.n_head_kv * (size_t)l->block_cap;
+    return l->mass + (size_t)l->pool->shape.heads[layer].first * (size_t)l->block_cap;
 }
 
-void kv_count_query(struct kv_line *l, int32_t n)
+void kv_count_query(struct kv_line *l, int32_t layer, int32_t n)
 {
-    l->n_query += n;
+    l->n_query[layer] += n;
 }
 
 int32_t kv_chunk(const struct preset *preset)
@@ -576,7 +613,7 @@ static void cut(struct kv_line *l, int32_t n)
     kv_states_cut(l, n);
     while (l->n_block > kv_blocks_for(n))
         kv_block_unref(l->pool, l->block[--l->n_block]);
-    size_t n_row = (size_t)l->pool->shape.n_layer * (size_t)l->pool->shape.n_head_kv;
+    size_t n_row = (size_t)l->pool->shape.n_head;
     for (size_t i = 0; i < n_row && l->n_block < l->block_cap; i++)
         memset(l->mass + i * (size_t)l->block_cap + l->n_block, 0,
                (size_t)(l->block_cap - l->n_block) * sizeof *l->mass);
@@ -602,7 +639,7 @@ static void cut(struct kv_line *l, int32_t n)
 /* Back to nothing: what was dropped or weighed by later tokens cannot be undone otherwise. */
 static void forget(struct kv_line *l)
 {
-    size_t n_row = (size_t)l->pool->shape.n_layer * (size_t)l->pool->shape.n_head_kv;
+    size_t n_row = (size_t)l->pool->shape.n_head;
     cut(l, 0);
     for (size_t i = 0; i < n_row * (size_t)l->block_cap; i++)
         l->table[i].dropped = 0;

@@ -29,12 +29,23 @@
 struct kv_pool;
 struct kv_line;
 
+/* One layer's heads of keys and values. Heads are numbered through all layers: `first` is the layer's
+ * first one, `chan` counts the channels of those before it. */
+struct kv_heads {
+    int32_t n, dim, first, chan;
+};
+
 /* Layers with keys and values, and layers that keep a state of fixed size instead (engine/recurrent.h). */
+enum { KV_LAYERS = 512 };
 struct kv_shape {
-    int32_t n_layer, n_head_kv, head_dim;
+    int32_t n_layer;
+    int32_t n_head, n_chan; /* of all layers: heads of keys and values, and their channels */
+    struct kv_heads heads[KV_LAYERS];
     int32_t n_state_layer;
     int64_t state_floats; /* of one */
 };
+/* One layer more, behind the others. */
+void kv_shape_add(struct kv_shape *s, int32_t n_head_kv, int32_t head_dim);
 
 /* Bits of the keys and values of a page. Pages step down a ladder, one tensor at a time. */
 struct kv_depth {
@@ -55,14 +66,16 @@ struct kv_care {
 /* Bytes of f16 keys and values per token, and per block of 64. */
 uint64_t kv_tok_bytes(const struct kv_shape *s);
 uint64_t kv_block_bytes(const struct kv_shape *s);
+/* Bytes of a block's pages at this depth. */
+uint64_t kv_sealed_bytes(const struct kv_shape *s, struct kv_depth d);
 /* Most bytes of a pool that a line of n_tok tokens takes while it is read in chunks of n_chunk:
  * rows, pages as the preset seals them and at its floor, sinks. */
 uint64_t kv_most_bytes(const struct kv_shape *s, const struct preset *preset, int32_t n_tok,
                        int32_t n_chunk);
 /* What it takes beside, which no pool's budget counts: the log and the tables. */
 uint64_t kv_table_bytes(const struct kv_shape *s, int32_t n_tok);
-/* Whether pages exist for this head size. */
-bool kv_can_seal(const struct kv_shape *s);
+/* Whether pages exist for all its heads; if not, ret_dim (may be NULL) is the channels of one that has none. */
+bool kv_can_seal(const struct kv_shape *s, int32_t *ret_dim);
 bool kv_seals(const struct kv_line *l); /* the preset does */
 
 /* budget_bytes bounds what the pool holds at any time, free list included; at least one block.
@@ -113,7 +126,7 @@ void kv_repeat(struct kv_line *l, int32_t n);
 /* Where the attention kernel adds up what fell on each block, [n_head_kv, n_block_cap] of the
  * layer; and how many (row, query head of a group) pairs that was, summed over nothing else. */
 float *kv_mass(struct kv_line *l, int32_t layer);
-void kv_count_query(struct kv_line *l, int32_t n);
+void kv_count_query(struct kv_line *l, int32_t layer, int32_t n);
 
 /* The states of the layers that keep one, dev [n_state_layer][state_floats] each, in a pass over n_tok
  * tokens at the end of the line: read where it begins, written where it ends and, where n_mid > 0, after

@@ -102,7 +102,7 @@ static void score_tokens(const struct kv_line *l, int32_t layer, int32_t head, i
     const struct kv_shape *s = &l->pool->shape;
     const struct preset_evict *e = &l->pool->preset.evict;
     const struct kern_kv_block *b = blocks_of(l, layer, head);
-    size_t row = (size_t)(layer * s->n_head_kv + head);
+    size_t row = (size_t)(s->heads[layer].first + head);
     switch (e->score) {
     case EVICT_WINDOW: {
         struct kv_rows r = kv_watch_ring(l, layer);
@@ -115,7 +115,7 @@ static void score_tokens(const struct kv_line *l, int32_t layer, int32_t head, i
         break;
     case EVICT_KEY_NORM:
         for (int32_t i = 0; i < n; i++)
-            score[i] = dropped(b, i) ? 0 : -key_norm(b, s->head_dim, i);
+            score[i] = dropped(b, i) ? 0 : -key_norm(b, s->heads[layer].dim, i);
         break;
     case EVICT_NONE:
     case EVICT_OLDEST:
@@ -137,9 +137,10 @@ static void evict_part(void *ctx, int part, int n_part)
     const struct evict_job *job = ctx;
     struct kv_line *l = job->l;
     const struct preset_evict *e = &l->pool->preset.evict;
-    int32_t n_kv = l->pool->shape.n_head_kv, layer = part / n_kv, head = part % n_kv, n = l->n_tok;
+    const struct kv_shape *s = &l->pool->shape;
+    int32_t layer = kv_layer_of(s, part), head = part - s->heads[layer].first, n = l->n_tok;
     struct kern_kv_block *b = blocks_of(l, layer, head);
-    int32_t quota = kv_evict_quota(e, layer, l->pool->shape.n_layer, l->evict_base);
+    int32_t quota = kv_evict_quota(e, layer, s->n_layer, l->evict_base);
     int32_t recent = (int32_t)(e->recent * (float)quota);
     recent = recent > e->window ? recent : e->window;
     recent = recent < quota - e->n_sink ? recent : quota - e->n_sink;
@@ -207,12 +208,13 @@ static void lag_part(void *ctx, int part, int n_part)
     const struct evict_job *job = ctx;
     const struct kv_shape *s = &job->l->pool->shape;
     const struct preset_evict *e = &job->l->pool->preset.evict;
-    struct kern_kv_block *b = blocks_of(job->l, part / s->n_head_kv, part % s->n_head_kv);
+    int32_t layer = kv_layer_of(s, part), d = s->heads[layer].dim;
+    struct kern_kv_block *b = blocks_of(job->l, layer, part - s->heads[layer].first);
     int32_t n = e->chunk, keep = (int32_t)ceilf(e->keep * (float)n);
     float *score = mem_calloc((size_t)n, sizeof *score);
     struct ranked *rank = mem_alloc((size_t)n * sizeof *rank);
-    lag_scores(b, s->head_dim, job->from, n, false, score);
-    lag_scores(b, s->head_dim, job->from, n, true, score);
+    lag_scores(b, d, job->from, n, false, score);
+    lag_scores(b, d, job->from, n, true, score);
     for (int32_t i = 0; i < n; i++)
         rank[i] = (struct ranked){score[i], job->from + i};
     qsort(rank, (size_t)n, sizeof *rank, by_score);
@@ -227,7 +229,7 @@ static void lag_part(void *ctx, int part, int n_part)
 void kv_evict(struct kv_line *l, bool prompt_end)
 {
     const struct preset_evict *e = &l->pool->preset.evict;
-    int32_t n_part = l->pool->shape.n_layer * l->pool->shape.n_head_kv;
+    int32_t n_part = l->pool->shape.n_head;
     struct evict_job job = {.l = l};
     if (e->score == EVICT_NONE)
         return;
@@ -250,13 +252,13 @@ uint64_t kv_evict_bytes(const struct kv_line *l)
 {
     const struct kv_shape *s = &l->pool->shape;
     /* key, value, and what has to be remembered of each token */
-    uint64_t one = 4 * (uint64_t)s->head_dim, n = 0;
-    if (l->pool->preset.evict.score == EVICT_SUM)
-        one += sizeof(float);
-    for (int32_t i = 0; i < s->n_layer * s->n_head_kv; i++) {
-        const struct kern_kv_block *b = blocks_of(l, i / s->n_head_kv, i % s->n_head_kv);
-        for (int32_t at = 0; at < l->n_tok; at++)
-            n += !dropped(b, at);
-    }
-    return n * one;
+    uint64_t beside = l->pool->preset.evict.score == EVICT_SUM ? sizeof(float) : 0, sum = 0;
+    for (int32_t i = 0; i < s->n_layer; i++)
+        for (int32_t h = 0; h < s->heads[i].n; h++) {
+            const struct kern_kv_block *b = blocks_of(l, i, h);
+            uint64_t one = 4 * (uint64_t)s->heads[i].dim + beside;
+            for (int32_t at = 0; at < l->n_tok; at++)
+                sum += dropped(b, at) ? 0 : one;
+        }
+    return sum;
 }

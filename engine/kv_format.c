@@ -51,11 +51,11 @@ static void code_tensor(const struct preset_format *f, int32_t bits, uint16_t *r
 static void code_head(const struct kv_line *l, uint16_t *rows, int32_t j, int32_t layer,
                       int32_t head, int32_t t0, int32_t t1)
 {
-    const struct kv_shape *s = &l->pool->shape;
+    const struct kv_heads *of = &l->pool->shape.heads[layer];
     const struct preset *p = &l->pool->preset;
-    size_t row = (size_t)(layer * s->n_head_kv + head), one = (size_t)TOK * (size_t)s->head_dim;
-    uint16_t *k = rows + (size_t)head * one, *v = k + (size_t)s->n_head_kv * one;
-    const float *q_max = l->watch.q_max ? l->watch.q_max + row * (size_t)s->head_dim : NULL;
+    size_t row = (size_t)(of->first + head), one = (size_t)TOK * (size_t)of->dim;
+    uint16_t *k = rows + (size_t)head * one, *v = k + (size_t)of->n * one;
+    const float *q_max = l->watch.q_max ? l->watch.q_max + of->chan + head * of->dim : NULL;
     const float *sum =
         l->watch.sum ? l->watch.sum + (row * (size_t)l->block_cap + (size_t)j) * TOK : NULL;
     struct token tok[TOK];
@@ -75,8 +75,8 @@ static void code_head(const struct kv_line *l, uint16_t *rows, int32_t j, int32_
     for (int32_t tier = 0; tier < 2; tier++) {
         const struct token *part = tier ? tok + high : tok;
         int32_t n_part = tier ? n - high : high, bits = p->tier_bits;
-        code_tensor(&p->k, tier ? p->k.bits : bits, k, true, s->head_dim, part, n_part, q_max);
-        code_tensor(&p->v, tier ? p->v.bits : bits, v, false, s->head_dim, part, n_part, NULL);
+        code_tensor(&p->k, tier ? p->k.bits : bits, k, true, of->dim, part, n_part, q_max);
+        code_tensor(&p->v, tier ? p->v.bits : bits, v, false, of->dim, part, n_part, NULL);
     }
 }
 
@@ -103,7 +103,7 @@ static void code_layer(const struct kv_line *l, int32_t layer, int32_t from, int
     struct kv_pool *p = l->pool;
     struct kv_block *b = l->block[from / TOK];
     struct code_job job = {l, kv_layer_get(p, b, layer), layer, from, end};
-    kern_parallel(p->kern, p->shape.n_head_kv, code_part, &job);
+    kern_parallel(p->kern, p->shape.heads[layer].n, code_part, &job);
     kv_layer_put(p, b, layer, job.rows);
 }
 
@@ -165,21 +165,29 @@ static uint64_t block_bytes(const struct preset *p, int32_t d, int32_t n_f16, in
     return sum + (p->tier_share > 0 ? (uint64_t)n / 8 : 0); /* which tier: one bit each */
 }
 
-uint64_t kv_format_bytes(const struct kv_line *l)
+static uint64_t head_bytes(const struct kv_line *l, int32_t d)
 {
-    const struct kv_shape *s = &l->pool->shape;
     const struct preset *p = &l->pool->preset;
-    uint64_t one = 0, heads = (uint64_t)s->n_layer * (uint64_t)s->n_head_kv;
+    uint64_t one = 0;
     for (int32_t j = 0; j < l->n_block; j++) {
         int32_t n = l->n_tok - j * TOK < TOK ? l->n_tok - j * TOK : TOK;
         int32_t sinks = p->n_sink - j * TOK > 0 ? p->n_sink - j * TOK : 0;
         sinks = sinks < n ? sinks : n;
         if (p->at_write)
-            one += block_bytes(p, s->head_dim, sinks, 0) +
-                   (uint64_t)(n - sinks) * block_bytes(p, s->head_dim, 0, 1);
+            one += block_bytes(p, d, sinks, 0) +
+                   (uint64_t)(n - sinks) * block_bytes(p, d, 0, 1);
         else
-            one += l->block[j]->thawed ? block_bytes(p, s->head_dim, sinks, n - sinks)
-                                       : block_bytes(p, s->head_dim, n, 0);
+            one += l->block[j]->thawed ? block_bytes(p, d, sinks, n - sinks)
+                                       : block_bytes(p, d, n, 0);
     }
-    return one * heads;
+    return one;
+}
+
+uint64_t kv_format_bytes(const struct kv_line *l)
+{
+    const struct kv_shape *s = &l->pool->shape;
+    uint64_t sum = 0;
+    for (int32_t i = 0; i < s->n_layer; i++)
+        sum += (uint64_t)s->heads[i].n * head_bytes(l, s->heads[i].dim);
+    return sum;
 }

@@ -16,9 +16,9 @@ struct kv_block {
                                 outside the budget; witness.h */
     int32_t exact_layer;
     bool kept;               /* its present content is on disk */
-    char *rows;              /* dev: [n_layer][k, v][n_head_kv][64 * head_dim] of f16; or NULL */
-    char *sinks;             /* dev: block 0 only, [n_layer][k, v][n_head_kv][head_dim * 16] */
-    struct kern_page **page; /* [n_layer][n_head_kv], NULL before room for pages was needed */
+    char *rows;              /* dev: [layer][k, v][head][64 * dim] of f16 (kv_layer_at); or NULL */
+    char *sinks;             /* dev: block 0 only, [layer][k, v][head][dim * 16] */
+    struct kern_page **page; /* [heads of all layers], NULL before room for pages was needed */
     struct kern_page **copy; /* dev: what a device attends to, alike; NULL on the CPU */
     uint64_t page_bytes;     /* of all its pages, as they are now */
 };
@@ -27,7 +27,7 @@ struct kv_block {
 struct kv_rows {
     const float *q;   /* [n][n_head, head_dim] */
     const float *lse; /* [n][n_head] */
-    const uint16_t *keys; /* host [blocks asked for][n_head_kv][head_dim][64]; NULL = where the table says */
+    const uint16_t *keys; /* host [blocks asked for][head][dim][64]; NULL = where the table says */
     int32_t n, pos0, n_head;
     int32_t period; /* row of position p lies at p modulo this; 0 = at p - pos0 */
     float scale, softcap;
@@ -37,9 +37,9 @@ struct kv_rows {
 /* What attention told about tokens; all NULL where the preset does not ask. */
 struct kv_watch {
     int32_t n_head;        /* 0 before the first row */
-    float *sum;            /* [n_layer][n_head_kv][block_cap * 64] */
+    float *sum;            /* [heads of all layers][block_cap * 64] */
     float *ring;           /* [n_layer]: the last queries, then their log-sum-exp */
-    float *q_max;          /* [n_layer][n_head_kv][head_dim] largest |query| */
+    float *q_max;          /* [channels of all layers] largest |query| */
     int32_t *layer_window; /* [n_layer] of the pool */
     struct kv_rows how;    /* scale, softcap, n_head */
 };
@@ -101,9 +101,9 @@ struct kv_line {
     struct kv_block **block; /* [block_cap] */
     int32_t n_block, block_cap;
     struct kern_kv *layer;       /* [n_layer], views into table */
-    struct kern_kv_block *table; /* [n_layer][n_head_kv][block_cap] */
+    struct kern_kv_block *table; /* [heads of all layers][block_cap] */
     float *mass;                 /* attention that fell on each block, laid out as table */
-    double n_query;              /* queries that mass is summed over, decayed alike */
+    double *n_query;             /* [n_layer] queries that mass is summed over, decayed alike */
     struct kv_watch watch;
     struct kv_states states;
     int32_t evict_base; /* tokens at the end of the last prompt, what quotas are shares of; 0 = no
@@ -116,7 +116,17 @@ enum status kv_full(const struct kv_pool *p, uint64_t more_bytes, struct err *e)
 enum status kv_rows_new(struct kv_pool *p, bool force, char **ret, struct err *e);
 void kv_rows_free(struct kv_pool *p, char *rows);
 void *kv_bounce(struct kv_pool *p); /* rows_bytes of host memory, or NULL */
-/* One layer of a block's rows, [k, v][n_head_kv][64 * head_dim], where the host reaches it: valid
+/* The layer that a head belongs to. */
+int32_t kv_layer_of(const struct kv_shape *s, int32_t head);
+/* Where a layer's rows begin in a block, n_tok of each channel; elements. At n_layer: where all end. */
+static inline size_t kv_layer_at(const struct kv_shape *s, int32_t layer, int32_t n_tok)
+{
+    return 2 * (size_t)n_tok * (size_t)(layer < s->n_layer ? s->heads[layer].chan : s->n_chan);
+}
+/* Bytes of one layer of a block's rows. */
+size_t kv_layer_bytes(const struct kv_pool *p, int32_t layer);
+char *kv_layer_rows(const struct kv_pool *p, const struct kv_block *b, int32_t layer); /* dev */
+/* One layer of a block's rows, [k, v][head][64 * dim], where the host reaches it: valid
  * until the next call. kv_layer_put brings back what was written into it. */
 uint16_t *kv_layer_get(struct kv_pool *p, const struct kv_block *b, int32_t layer);
 void kv_layer_put(struct kv_pool *p, struct kv_block *b, int32_t layer, const uint16_t *rows);

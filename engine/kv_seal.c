@@ -8,15 +8,10 @@
 #include "engine/base/mem.h"
 #include "engine/kv_impl.h"
 
-static int32_t n_page(const struct kv_pool *p)
-{
-    return p->shape.n_layer * p->shape.n_head_kv;
-}
-
 size_t kv_page_bytes(const struct kv_pool *p, int32_t layer)
 {
     const struct kv_depth *seal = &p->care[layer].seal;
-    const struct page_shape s = {p->shape.head_dim, seal->bits_k, seal->bits_v};
+    const struct page_shape s = {p->shape.heads[layer].dim, seal->bits_k, seal->bits_v};
     return page_size(&s);
 }
 
@@ -24,7 +19,7 @@ uint64_t kv_pages_bytes(const struct kv_pool *p)
 {
     uint64_t sum = 0;
     for (int32_t i = 0; i < p->shape.n_layer; i++)
-        sum += kv_page_bytes(p, i) * (uint64_t)p->shape.n_head_kv;
+        sum += kv_page_bytes(p, i) * (uint64_t)p->shape.heads[i].n;
     return sum;
 }
 
@@ -36,9 +31,9 @@ enum status kv_pages_new(struct kv_pool *p, struct kv_block *b, struct err *e)
         kv_pool_trim(p);
     if (p->used_bytes + all > p->budget_bytes)
         return kv_full(p, all, e);
-    b->page = mem_calloc((size_t)n_page(p), sizeof(struct kern_page *));
-    for (int32_t i = 0; i < n_page(p); i++) {
-        b->page[i] = mem_try(kv_page_bytes(p, i / p->shape.n_head_kv));
+    b->page = mem_calloc((size_t)p->shape.n_head, sizeof(struct kern_page *));
+    for (int32_t i = 0; i < p->shape.n_head; i++) {
+        b->page[i] = mem_try(kv_page_bytes(p, kv_layer_of(&p->shape, i)));
         if (!b->page[i]) {
             while (i--)
                 free(b->page[i]);
@@ -60,13 +55,13 @@ enum status kv_pages_copy(struct kv_pool *p, struct kv_block *b, struct err *e)
 {
     if (!p->kern->device || b->copy)
         return OK;
-    b->copy = mem_calloc((size_t)n_page(p), sizeof(struct kern_page *));
-    for (int32_t i = 0; i < n_page(p); i++) {
-        size_t size = b->sealed ? b->page[i]->size_bytes : kv_page_bytes(p, i / p->shape.n_head_kv);
+    b->copy = mem_calloc((size_t)p->shape.n_head, sizeof(struct kern_page *));
+    for (int32_t i = 0; i < p->shape.n_head; i++) {
+        size_t size = b->sealed ? b->page[i]->size_bytes : kv_page_bytes(p, kv_layer_of(&p->shape, i));
         b->copy[i] = p->kern->ops->alloc(p->kern, size);
         if (!b->copy[i])
             return err_set(e, ERR_MEMORY, "out of GPU memory: no %zu bytes for 64 tokens' pages",
-                           size * (size_t)n_page(p));
+                           size * (size_t)p->shape.n_head);
         if (b->sealed)
             p->kern->ops->upload(p->kern, b->copy[i], b->page[i], size);
     }
@@ -87,7 +82,7 @@ void kv_pages_free(struct kv_pool *p, struct kv_block *b)
         return;
     if (!b->sealed)
         p->kern->ops->sync(p->kern); /* what was sealed in vain may still be on its way from the device */
-    for (int32_t i = 0; i < n_page(p) && !b->lent; i++) {
+    for (int32_t i = 0; i < p->shape.n_head && !b->lent; i++) {
         free(b->page[i]);
         if (b->copy && b->copy[i])
             p->kern->ops->free(p->kern, b->copy[i]);
@@ -117,15 +112,16 @@ void kv_seal(struct kv_line *l, int32_t layer, int32_t n_tok_end)
     kv_code_written(l, layer, n_tok_end);
     if (!p->seals)
         return;
-    int32_t end = kv_sealed_end(n_tok_end), first = l->first_rows, n_head = p->shape.n_head_kv;
+    int32_t end = kv_sealed_end(n_tok_end), first = l->first_rows;
+    const struct kv_heads *of = &p->shape.heads[layer];
     if (first >= end)
         return;
-    struct kern_seal *jobs = mem_calloc((size_t)((end - first) * n_head), sizeof *jobs);
+    struct kern_seal *jobs = mem_calloc((size_t)((end - first) * of->n), sizeof *jobs);
     int32_t n = 0;
     for (int32_t j = first; j < end; j++)
-        for (int32_t h = 0; h < n_head; h++) {
+        for (int32_t h = 0; h < of->n; h++) {
             const struct kv_block *b = l->block[j];
-            int32_t i = layer * n_head + h;
+            int32_t i = of->first + h;
             struct kern_kv_block *entry =
                 &l->layer[layer].block[(size_t)h * (size_t)l->block_cap + (size_t)j];
             if (!b->sealed) /* else by another line that shares it */
@@ -142,7 +138,7 @@ void kv_seal(struct kv_line *l, int32_t layer, int32_t n_tok_end)
      * F16: 6/4 .0015 and .0005, .0006 and .0004; 4/4 .0045 and .0035, .0028 and .0025; 4/2 .091 and .019,
      * .020 and .010. Sealing 4/4 takes 2.0 to 2.3 % of a prompt of 4,096 tokens with it, 1.9 to 2.1 without
      * (SmolLM2 in Q4_1, two threads). */
-    p->kern->ops->seal(p->kern, jobs, n, p->shape.head_dim, seal->bits_k, seal->bits_v, PAGE_V_ROTATED);
+    p->kern->ops->seal(p->kern, jobs, n, of->dim, seal->bits_k, seal->bits_v, PAGE_V_ROTATED);
     p->seal_s += now_s() - start;
     free(jobs);
 }
@@ -180,12 +176,12 @@ static void keep_exact(struct kv_line *l, int32_t j)
     for (int32_t i = 0; i < j; i++)
         if (i % stride != 0)
             kv_exact_free(p, l->block[i]);
-    size_t one = p->rows_bytes / (size_t)p->shape.n_layer;
-    b->exact = p->kern->ops->alloc(p->kern, one);
+    int32_t layer = (int32_t)((uint32_t)j * 2654435761u >> 16) % p->shape.n_layer;
+    b->exact = p->kern->ops->alloc(p->kern, kv_layer_bytes(p, layer));
     if (!b->exact)
         return;
-    b->exact_layer = (int32_t)((uint32_t)j * 2654435761u >> 16) % p->shape.n_layer;
-    p->kern->ops->copy(p->kern, b->exact, b->rows + (size_t)b->exact_layer * one, one);
+    b->exact_layer = layer;
+    p->kern->ops->copy(p->kern, b->exact, kv_layer_rows(p, b, layer), kv_layer_bytes(p, layer));
 }
 
 void kv_settle(struct kv_line *l)
@@ -234,10 +230,10 @@ static void thaw_part(void *ctx, int part, int n_part)
     const struct thaw_job *job = ctx;
     const struct kv_shape *s = &job->p->shape;
     const struct kv_block *b = job->b;
-    int32_t layer = part / s->n_head_kv, h = part % s->n_head_kv, d = s->head_dim;
-    size_t head = (size_t)KERN_BLOCK_TOK * (size_t)d;
-    uint16_t *k = job->rows + ((size_t)(2 * layer) * (size_t)s->n_head_kv + (size_t)h) * head;
-    uint16_t *v = k + (size_t)s->n_head_kv * head;
+    int32_t layer = kv_layer_of(s, part);
+    const struct kv_heads *of = &s->heads[layer];
+    size_t d = (size_t)of->dim, n = (size_t)of->n, h = (size_t)(part - of->first), head = KERN_BLOCK_TOK * d;
+    uint16_t *k = job->rows + kv_layer_at(s, layer, KERN_BLOCK_TOK) + h * head, *v = k + n * head;
     float x[PAGE_HEAD_DIM_MAX * PAGE_TOK];
     page_unpack_k(b->page[part], x);
     to_f16(k, x, head);
@@ -245,13 +241,12 @@ static void thaw_part(void *ctx, int part, int n_part)
     to_f16(v, x, head);
     if (!job->sinks)
         return;
-    size_t sink = (size_t)d * KERN_SINK_PAD;
-    const uint16_t *sk = job->sinks + ((size_t)(2 * layer) * (size_t)s->n_head_kv + (size_t)h) * sink;
-    const uint16_t *sv = sk + (size_t)s->n_head_kv * sink;
-    for (int32_t c = 0; c < d; c++)
-        for (int32_t t = 0; t < KERN_SINK_TOK; t++) {
-            k[(size_t)c * KERN_BLOCK_TOK + (size_t)t] = sk[(size_t)c * KERN_SINK_PAD + (size_t)t];
-            v[(size_t)t * (size_t)d + (size_t)c] = sv[(size_t)t * (size_t)d + (size_t)c];
+    size_t sink = d * KERN_SINK_PAD;
+    const uint16_t *sk = job->sinks + kv_layer_at(s, layer, KERN_SINK_PAD) + h * sink, *sv = sk + n * sink;
+    for (size_t c = 0; c < d; c++)
+        for (size_t t = 0; t < KERN_SINK_TOK; t++) {
+            k[c * KERN_BLOCK_TOK + t] = sk[c * KERN_SINK_PAD + t];
+            v[t * d + c] = sv[t * d + c];
         }
 }
 
@@ -271,7 +266,7 @@ enum status kv_thaw(struct kv_line *l, int32_t j, struct err *e)
     const char *near_sinks = away ? (char *)sinks : b->sinks;
     struct thaw_job job = {p, b, (uint16_t *)(away ? kv_bounce(p) : (void *)b->rows),
                            (const uint16_t *)(const void *)near_sinks};
-    kern_parallel(p->kern, n_page(p), thaw_part, &job);
+    kern_parallel(p->kern, p->shape.n_head, thaw_part, &job);
     if (away)
         p->kern->ops->upload(p->kern, b->rows, job.rows, p->rows_bytes);
     free(sinks);

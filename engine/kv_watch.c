@@ -31,18 +31,21 @@ static bool rings(const struct preset *p)
 
 static size_t n_head_row(const struct kv_line *l)
 {
-    return (size_t)l->pool->shape.n_layer * (size_t)l->pool->shape.n_head_kv;
+    return (size_t)l->pool->shape.n_head;
 }
 
 static size_t n_channel(const struct kv_line *l)
 {
-    return n_head_row(l) * (size_t)l->pool->shape.head_dim;
+    return (size_t)l->pool->shape.n_chan;
 }
 
-static size_t ring_floats(const struct kv_line *l)
+/* Of the layers before this one. */
+static size_t ring_floats(const struct kv_line *l, int32_t layer)
 {
-    return (size_t)l->pool->shape.n_layer * (size_t)l->pool->preset.evict.window *
-           (size_t)l->watch.n_head * (size_t)(l->pool->shape.head_dim + 1);
+    size_t sum = 0;
+    for (int32_t i = 0; i < layer; i++)
+        sum += (size_t)(l->pool->shape.heads[i].dim + 1);
+    return sum * (size_t)l->pool->preset.evict.window * (size_t)l->watch.n_head;
 }
 
 void kv_watch_grow(struct kv_line *l, int32_t old_cap, int32_t cap)
@@ -79,7 +82,7 @@ void kv_watch_copy(struct kv_line *l, const struct kv_line *from)
     kv_watch_free(l);
     l->watch = from->watch;
     l->watch.sum = NULL;
-    l->watch.ring = copy_of(from->watch.ring, ring_floats(from));
+    l->watch.ring = copy_of(from->watch.ring, ring_floats(from, from->pool->shape.n_layer));
     l->watch.q_max = copy_of(from->watch.q_max, n_channel(from));
     kv_watch_grow(l, 0, l->block_cap);
     for (size_t i = 0; i < n_head_row(l) && l->watch.sum; i++)
@@ -104,10 +107,11 @@ static void keys_of(const struct kv_line *l, int32_t layer, int32_t head, int32_
 {
     const struct kern_kv_block *b =
         &l->layer[layer].block[(size_t)head * (size_t)l->block_cap + (size_t)j];
-    size_t n = (size_t)l->pool->shape.head_dim * TOK;
+    const struct kv_heads *of = &l->pool->shape.heads[layer];
+    size_t n = (size_t)of->dim * TOK;
     const uint16_t *from = b->k;
     if (r->keys)
-        from = r->keys + ((size_t)at * (size_t)l->pool->shape.n_head_kv + (size_t)head) * n;
+        from = r->keys + ((size_t)at * (size_t)of->n + (size_t)head) * n;
     if (!from) {
         page_unpack_k(b->page, k);
         return;
@@ -136,10 +140,10 @@ void kv_score_block(const struct kv_query *w, const float *k, int32_t j, uint64_
 void kv_watch_rows(const struct kv_line *l, int32_t layer, int32_t head, const struct kv_rows *r,
                    int32_t first_block, float *sum)
 {
-    const struct kv_shape *s = &l->pool->shape;
-    int32_t group = r->n_head / s->n_head_kv, end = r->pos0 + r->n;
+    const struct kv_heads *of = &l->pool->shape.heads[layer];
+    int32_t group = r->n_head / of->n, end = r->pos0 + r->n;
     float k[PAGE_HEAD_DIM_MAX * TOK], score[TOK];
-    struct kv_query w = {.head_dim = s->head_dim, .window = r->window, .scale = r->scale,
+    struct kv_query w = {.head_dim = of->dim, .window = r->window, .scale = r->scale,
                          .softcap = r->softcap};
     for (int32_t j = first_block; j * TOK < end; j++) {
         uint64_t dropped =
@@ -153,7 +157,7 @@ void kv_watch_rows(const struct kv_line *l, int32_t layer, int32_t head, const s
             int32_t n = w.pos - j * TOK + 1 < TOK ? w.pos - j * TOK + 1 : TOK;
             for (int32_t g = 0; g < group && n > 0; g++) {
                 size_t at = (size_t)slot * (size_t)r->n_head + (size_t)(head * group + g);
-                w.q = r->q + at * (size_t)s->head_dim;
+                w.q = r->q + at * (size_t)of->dim;
                 kv_score_block(&w, k, j, dropped, score);
                 for (int32_t t = 0; t < n; t++)
                     sum[j * TOK + t] += score[t] > -INFINITY ? expf(score[t] - r->lse[at]) : 0;
@@ -175,7 +179,7 @@ static void watch_part(void *ctx, int head, int n_part)
 {
     const struct watch_job *job = ctx;
     struct kv_line *l = job->l;
-    size_t row = (size_t)(job->layer * l->pool->shape.n_head_kv + head);
+    size_t row = (size_t)(l->pool->shape.heads[job->layer].first + head);
     kv_watch_rows(l, job->layer, head, &job->rows, job->first_block,
                   l->watch.sum + row * (size_t)l->block_cap * TOK);
 }
@@ -183,7 +187,7 @@ static void watch_part(void *ctx, int head, int n_part)
 /* The last rows, each at its position modulo the window. */
 static void keep_ring(struct kv_line *l, int32_t layer, const struct kern_attn *a)
 {
-    int32_t w = l->pool->preset.evict.window, d = l->pool->shape.head_dim;
+    int32_t w = l->pool->preset.evict.window, d = a->kv->head_dim;
     size_t n_q = (size_t)a->n_head * (size_t)d;
     struct kv_rows r = kv_watch_ring(l, layer);
     for (int32_t i = a->n_tok > w ? a->n_tok - w : 0; i < a->n_tok; i++) {
@@ -198,8 +202,8 @@ struct kv_rows kv_watch_ring(const struct kv_line *l, int32_t layer)
 {
     const struct kv_watch *w = &l->watch;
     int32_t n = l->pool->preset.evict.window;
-    size_t n_q = (size_t)n * (size_t)w->n_head * (size_t)l->pool->shape.head_dim;
-    float *at = w->ring + (size_t)layer * (n_q + (size_t)n * (size_t)w->n_head);
+    size_t n_q = (size_t)n * (size_t)w->n_head * (size_t)l->pool->shape.heads[layer].dim;
+    float *at = w->ring + ring_floats(l, layer);
     struct kv_rows r = w->how;
     r.q = at;
     r.lse = at + n_q;
@@ -212,9 +216,8 @@ struct kv_rows kv_watch_ring(const struct kv_line *l, int32_t layer)
 
 static void keep_largest(struct kv_line *l, int32_t layer, const struct kern_attn *a)
 {
-    int32_t d = l->pool->shape.head_dim, n_kv = l->pool->shape.n_head_kv;
-    int32_t group = a->n_head / n_kv;
-    float *q_max = l->watch.q_max + (size_t)layer * (size_t)n_kv * (size_t)d;
+    int32_t d = a->kv->head_dim, group = a->n_head / a->kv->n_head_kv;
+    float *q_max = l->watch.q_max + l->pool->shape.heads[layer].chan;
     for (int32_t i = 0; i < a->n_tok * a->n_head; i++)
         for (int32_t c = 0; c < d; c++) {
             float *most = &q_max[i % a->n_head / group * d + c];
@@ -225,7 +228,8 @@ static void keep_largest(struct kv_line *l, int32_t layer, const struct kern_att
 /* A device's keys of the blocks [first, end), one behind the other. */
 static uint16_t *keys_near(struct kv_line *l, int32_t layer, int32_t first, int32_t end)
 {
-    size_t n = (size_t)l->pool->shape.n_head_kv * (size_t)l->pool->shape.head_dim * TOK;
+    const struct kv_heads *of = &l->pool->shape.heads[layer];
+    size_t n = (size_t)of->n * (size_t)of->dim * TOK;
     uint16_t *keys = mem_alloc((size_t)(end - first) * n * sizeof *keys);
     for (int32_t j = first; j < end; j++)
         memcpy(keys + (size_t)(j - first) * n, kv_layer_get(l->pool, l->block[j], layer),
@@ -243,7 +247,7 @@ static void watch(struct kv_line *l, int32_t layer, const struct kern_attn *a)
             .n_head = a->n_head, .scale = a->scale, .softcap = a->softcap};
         w->layer_window = l->pool->layer_window;
         if (rings(p))
-            w->ring = mem_calloc(ring_floats(l), sizeof(float));
+            w->ring = mem_calloc(ring_floats(l, l->pool->shape.n_layer), sizeof(float));
         if (p->k.balance == BALANCE_QUERY)
             w->q_max = mem_calloc(n_channel(l), sizeof(float));
     }
@@ -265,7 +269,7 @@ static void watch(struct kv_line *l, int32_t layer, const struct kern_attn *a)
         if (l->pool->kern->device)
             job.rows.keys = keys =
                 keys_near(l, layer, job.first_block, kv_blocks_for(a->pos0 + a->n_tok));
-        kern_parallel(l->pool->kern, l->pool->shape.n_head_kv, watch_part, &job);
+        kern_parallel(l->pool->kern, a->kv->n_head_kv, watch_part, &job);
         free(keys);
     }
 }
@@ -278,7 +282,7 @@ void kv_watch(struct kv_line *l, int32_t layer, const struct kern_attn *a)
         return;
     }
     size_t n_lse = (size_t)a->n_tok * (size_t)a->n_head;
-    size_t n_q = n_lse * (size_t)l->pool->shape.head_dim;
+    size_t n_q = n_lse * (size_t)a->kv->head_dim;
     struct kern_attn near = *a;
     float *q = mem_alloc((n_q + n_lse) * sizeof *q);
     k->ops->download(k, q, a->q, n_q * sizeof *q);

@@ -29,10 +29,10 @@ static double error_at(const struct kern_page *page, int32_t step)
 /* Share of a query's attention that falls on block j, as far as is known. */
 static double share(const struct kv_line *l, int32_t layer, int32_t head, int32_t j)
 {
-    size_t row = (size_t)(layer * l->pool->shape.n_head_kv + head);
+    size_t row = (size_t)(l->pool->shape.heads[layer].first + head);
     double even = l->n_block > 0 ? 1.0 / l->n_block : 1;
     return (l->mass[row * (size_t)l->block_cap + (size_t)j] + PRIOR_QUERIES * even) /
-           (l->n_query + PRIOR_QUERIES);
+           (l->n_query[layer] + PRIOR_QUERIES);
 }
 
 /* What reading this page at a step costs a query that reads nothing else. */
@@ -51,7 +51,7 @@ static double harm_at(const struct kv_care *care, const struct kern_page *page, 
 struct candidate {
     double price; /* harm per byte */
     struct kv_block *block;
-    int32_t index; /* of the page in its block */
+    int32_t layer, index; /* of the page in its block */
 };
 
 static int by_price(const void *a, const void *b)
@@ -77,8 +77,8 @@ static size_t collect(struct kv_pool *p, bool last, struct candidate **ret)
     for (struct kv_line *l = p->lines; l; l = l->next)
         for (int32_t j = 0; j < l->n_block; j++) {
             struct kv_block *b = l->block[j];
-            for (int32_t i = 0; b->sealed && i < p->shape.n_layer * p->shape.n_head_kv; i++) {
-                int32_t layer = i / p->shape.n_head_kv, s = step_of(b->page[i]);
+            for (int32_t i = 0; b->sealed && i < p->shape.n_head; i++) {
+                int32_t layer = kv_layer_of(&p->shape, i), s = step_of(b->page[i]);
                 const struct kv_care *care = &p->care[layer];
                 if (s >= KV_STEPS || !may_step(care, s, last))
                     continue;
@@ -86,13 +86,14 @@ static size_t collect(struct kv_pool *p, bool last, struct candidate **ret)
                     cap = cap ? 2 * cap : 1024;
                     list = mem_realloc(list, cap * sizeof *list);
                 }
-                const struct page_shape next = {p->shape.head_dim, kv_ladder[s + 1].bits_k,
-                                                kv_ladder[s + 1].bits_v};
+                const struct kv_heads *of = &p->shape.heads[layer];
+                const struct page_shape next = {of->dim, kv_ladder[s + 1].bits_k, kv_ladder[s + 1].bits_v};
                 double freed = (double)(b->page[i]->size_bytes - page_size(&next));
                 double worse = harm_at(care, b->page[i], s + 1) - harm_at(care, b->page[i], s);
                 list[n++] = (struct candidate){
-                    .price = share(l, layer, i % p->shape.n_head_kv, j) * fmax(0, worse) / freed,
+                    .price = share(l, layer, i - of->first, j) * fmax(0, worse) / freed,
                     .block = b,
+                    .layer = layer,
                     .index = i,
                 };
             }
@@ -148,10 +149,9 @@ static bool step_down(struct kv_pool *p, struct stepping *b, const struct candid
         step_run(p, b);
     struct kern_page *page = c->block->page[c->index], *dev = NULL, *dev_to = NULL;
     int32_t s = step_of(page);
-    if (s >= KV_STEPS || !may_step(&p->care[c->index / p->shape.n_head_kv], s, last))
+    if (s >= KV_STEPS || !may_step(&p->care[c->layer], s, last))
         return false;
-    const struct page_shape next = {p->shape.head_dim, kv_ladder[s + 1].bits_k,
-                                    kv_ladder[s + 1].bits_v};
+    const struct page_shape next = {page->head_dim, kv_ladder[s + 1].bits_k, kv_ladder[s + 1].bits_v};
     size_t old = page->size_bytes, size = page_size(&next);
     struct kern_page *less = mem_try(size);
     if (!less)
@@ -222,19 +222,20 @@ bool ledger_fit(struct kv_pool *p, uint64_t need_bytes)
 void ledger_decay(struct kv_line *l)
 {
     l->pool->kern->ops->sync(l->pool->kern); /* masses */
-    size_t n =
-        (size_t)l->pool->shape.n_layer * (size_t)l->pool->shape.n_head_kv * (size_t)l->block_cap;
+    size_t n = (size_t)l->pool->shape.n_head * (size_t)l->block_cap;
     for (size_t i = 0; i < n; i++)
         l->mass[i] *= DECAY;
-    l->n_query *= DECAY;
+    for (int32_t i = 0; i < l->pool->shape.n_layer; i++)
+        l->n_query[i] *= DECAY;
 }
 
 double ledger_error2(const struct kv_line *l, int32_t layer, enum page_tensor tensor, int32_t bits)
 {
+    const struct kv_heads *of = &l->pool->shape.heads[layer];
     double sum = 0, n = 0;
     for (int32_t j = 0; j < l->n_block; j++)
-        for (int32_t h = 0; l->block[j]->sealed && h < l->pool->shape.n_head_kv; h++) {
-            double e = page_error(l->block[j]->page[layer * l->pool->shape.n_head_kv + h], tensor, bits);
+        for (int32_t h = 0; l->block[j]->sealed && h < of->n; h++) {
+            double e = page_error(l->block[j]->page[of->first + h], tensor, bits);
             sum += isfinite(e) ? e * e : 0;
             n += isfinite(e);
         }
@@ -250,21 +251,21 @@ double ledger_page_error(const struct kern_page *page)
 double ledger_harm(const struct kv_line *l)
 {
     l->pool->kern->ops->sync(l->pool->kern); /* masses */
-    int32_t n_page = l->pool->shape.n_layer * l->pool->shape.n_head_kv;
+    const struct kv_shape *shape = &l->pool->shape;
     double sum = 0;
     for (int32_t j = 0; j < l->n_block; j++)
-        for (int32_t i = 0; l->block[j]->sealed && i < n_page; i++) {
+        for (int32_t i = 0; l->block[j]->sealed && i < shape->n_head; i++) {
             const struct kern_page *page = l->block[j]->page[i];
-            int32_t s = step_of(page), head = i % l->pool->shape.n_head_kv;
+            int32_t s = step_of(page), layer = kv_layer_of(shape, i);
             if (s < KV_STEPS)
-                sum += share(l, i / l->pool->shape.n_head_kv, head, j) * error_at(page, s);
+                sum += share(l, layer, i - shape->heads[layer].first, j) * error_at(page, s);
         }
-    return sum / n_page;
+    return sum / shape->n_head;
 }
 
 void ledger_tiers(const struct kv_line *l, int64_t ret[STATS_TIERS])
 {
-    int32_t n_page = l->pool->shape.n_layer * l->pool->shape.n_head_kv;
+    int32_t n_page = l->pool->shape.n_head;
     memset(ret, 0, STATS_TIERS * sizeof *ret);
     ret[0] = (int64_t)kv_states_bytes(l);
     for (int32_t j = 0; j < l->n_block; j++) {
@@ -281,30 +282,29 @@ void ledger_tiers(const struct kv_line *l, int64_t ret[STATS_TIERS])
 }
 
 /* As kv_most_bytes counts, turned round. */
-static int32_t room(const struct kv_pool *p, double page_bytes, int32_t n_chunk)
+static int32_t room(const struct kv_pool *p, double pages_bytes, int32_t n_chunk)
 {
     double budget = (double)p->budget_bytes, rows = (double)p->rows_bytes;
     budget = fmax(0, budget - KV_STATES_MOST * (double)kv_state_bytes(&p->shape));
     int64_t n_block = (int64_t)(budget / rows);
     if (p->seals) {
-        double heads = (double)p->shape.n_layer * p->shape.n_head_kv;
         int32_t open = kv_open_blocks(n_chunk);
         double fixed = open * rows + (open - 2) * (double)kv_pages_bytes(p) + (double)p->sink_bytes;
         if (budget > fixed)
-            n_block = open + (int64_t)((budget - fixed) / (heads * page_bytes));
+            n_block = open + (int64_t)((budget - fixed) / pages_bytes);
     }
     int64_t n = n_block * KERN_BLOCK_TOK;
     return n < INT32_MAX ? (int32_t)n : INT32_MAX;
 }
 
 /* Where whole chunks do not fit on top of what is held, a shorter prompt may. */
-static int32_t room_beyond(const struct kv_pool *p, const struct kv_line *l, double page_bytes,
+static int32_t room_beyond(const struct kv_pool *p, const struct kv_line *l, double pages_bytes,
                            int32_t n_chunk)
 {
-    int32_t held = l ? l->n_tok : 0, n = room(p, page_bytes, n_chunk);
+    int32_t held = l ? l->n_tok : 0, n = room(p, pages_bytes, n_chunk);
     while (n <= held && n_chunk > KERN_BLOCK_TOK) {
         n_chunk /= 2;
-        n = room(p, page_bytes, n_chunk);
+        n = room(p, pages_bytes, n_chunk);
         n = n < held + n_chunk ? n : held + n_chunk;
     }
     return n;
@@ -312,21 +312,20 @@ static int32_t room_beyond(const struct kv_pool *p, const struct kv_line *l, dou
 
 int32_t ledger_room(const struct kv_pool *p, const struct kv_line *l, int32_t n_chunk)
 {
-    double sum = 0, heads = (double)p->shape.n_layer * p->shape.n_head_kv;
+    double sum = 0;
     int32_t n = 0;
     for (int32_t j = 0; l && j < l->n_block; j++)
         if (l->block[j]->sealed) {
             sum += (double)l->block[j]->page_bytes;
             n++;
         }
-    double page_bytes = n ? sum / (n * heads) : (double)kv_pages_bytes(p) / heads;
-    return room_beyond(p, l, page_bytes, n_chunk);
+    return room_beyond(p, l, n ? sum / n : (double)kv_pages_bytes(p), n_chunk);
 }
 
 int32_t ledger_room_floor(const struct kv_pool *p, const struct kv_line *l, int32_t n_chunk)
 {
-    const struct page_shape floor = {p->shape.head_dim, p->preset.floor_k, p->preset.floor_v};
-    return room_beyond(p, l, (double)page_size(&floor), n_chunk);
+    const struct kv_depth floor = {p->preset.floor_k, p->preset.floor_v};
+    return room_beyond(p, l, (double)kv_sealed_bytes(&p->shape, floor), n_chunk);
 }
 
 const char *ledger_floor_name(const struct preset *p)
@@ -338,7 +337,7 @@ const char *ledger_floor_name(const struct preset *p)
 static struct stats_page page_picture(const struct kv_line *l, const struct kv_block *b,
                                       int32_t layer, int32_t head, int32_t j)
 {
-    int32_t n_head = l->pool->shape.n_head_kv, row = layer * n_head + head;
+    int32_t row = l->pool->shape.heads[layer].first + head;
     struct stats_page s = {.tier = 0, .bits_k = 16, .bits_v = 16, .mass = NAN};
     if (b->sealed) {
         const struct kern_page *page = b->page[row];
@@ -350,8 +349,8 @@ static struct stats_page page_picture(const struct kv_line *l, const struct kv_b
             .error_v = page_error(page, PAGE_V, page->bits_v),
         };
     }
-    s.mass = l->pool->seals && l->n_query > 0
-                 ? (float)(l->mass[(size_t)row * (size_t)l->block_cap + (size_t)j] / l->n_query)
+    s.mass = l->pool->seals && l->n_query[layer] > 0
+                 ? (float)(l->mass[(size_t)row * (size_t)l->block_cap + (size_t)j] / l->n_query[layer])
                  : NAN;
     return s;
 }
@@ -360,15 +359,18 @@ void ledger_map(const struct kv_line *l, struct stats_map *ret)
 {
     l->pool->kern->ops->sync(l->pool->kern); /* masses */
     const struct kv_shape *s = &l->pool->shape;
-    size_t n = (size_t)s->n_layer * (size_t)s->n_head_kv * (size_t)l->n_block;
+    size_t n = (size_t)s->n_head * (size_t)l->n_block;
     ret->page = mem_realloc(ret->page, (n + 1) * sizeof *ret->page);
+    ret->first = mem_realloc(ret->first, (size_t)(s->n_layer + 1) * sizeof *ret->first);
+    for (int32_t i = 0; i < s->n_layer; i++)
+        ret->first[i] = s->heads[i].first;
+    ret->first[s->n_layer] = s->n_head;
     ret->n_layer = s->n_layer;
-    ret->n_head_kv = s->n_head_kv;
     ret->n_block = l->n_block;
     ret->n_tok = l->n_tok;
     struct stats_page *to = ret->page;
     for (int32_t layer = 0; layer < s->n_layer; layer++)
-        for (int32_t h = 0; h < s->n_head_kv; h++)
+        for (int32_t h = 0; h < s->heads[layer].n; h++)
             for (int32_t j = 0; j < l->n_block; j++)
                 *to++ = page_picture(l, l->block[j], layer, h, j);
 }

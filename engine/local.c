@@ -10,6 +10,7 @@
 #include "engine/base/mem.h"
 #include "engine/base/str.h"
 #include "engine/room.h"
+#include "kernels/page.h"
 
 #define DEMO_PREFIX "Dogear" /* general.name of the bundled models begins with it */
 enum { GPU_CTX_LEAST = 8192 }; /* layers leave the GPU before the context is shorter */
@@ -157,11 +158,13 @@ static enum status open_cuda(struct local *l, struct err *e)
 {
     const struct model_params *p = &l->model->p;
     char why[256], need[32], have[32];
-    if (p->head_dim % 16 || p->head_dim > 256)
+    const struct kv_shape shape = local_kv_shape(l);
+    int32_t dim;
+    if (!kv_can_seal(&shape, &dim))
         return err_set(e, ERR_UNSUPPORTED,
-                       "the GPU kernels need heads of a multiple of 16 channels, at most 256; this "
+                       "the GPU kernels need heads of a multiple of 16 channels, at most %d; this "
                        "model has %d; use --backend cpu",
-                       p->head_dim);
+                       PAGE_HEAD_DIM_MAX, dim);
     l->kern = kern_open_cuda(NULL, 0, l->params.n_thread, why, sizeof why);
     if (!l->kern)
         return err_set(e, ERR_UNSUPPORTED, "%s", why);
@@ -196,11 +199,12 @@ static enum status find_preset(const struct kv_shape *shape, const char *name,
     const struct preset *p = presets_find(name);
     if (!p)
         return presets_unknown(name, e);
-    if (p->bits_k && !kv_can_seal(shape))
+    int32_t dim;
+    if (p->bits_k && !kv_can_seal(shape, &dim))
         return err_set(e, ERR_UNSUPPORTED,
                        "KV preset '%s' needs heads of a multiple of 16 channels, this model "
                        "has %d; use --kv exact",
-                       name, shape->head_dim);
+                       name, dim);
     *ret = p;
     return OK;
 }
@@ -215,7 +219,7 @@ static enum status choose_preset(struct local *l, const struct kv_shape *shape, 
     if (p->kv)
         TRY(find_preset(shape, p->kv, &l->preset, e));
     else
-        l->preset = kv_can_seal(shape) ? presets_find(NULL) : exact;
+        l->preset = kv_can_seal(shape, NULL) ? presets_find(NULL) : exact;
     if (!p->kv && kernels && strcmp(kernels, "ref") == 0)
         l->preset = exact; /* the oracle */
     /* A budget that holds the whole context in f16 asks for no compression. */
@@ -488,15 +492,7 @@ static bool local_map(struct engine *en, struct stats_map *ret)
 {
     struct local *l = local_of(en);
     pthread_mutex_lock(&l->lock);
-    bool newer = isfinite(l->map.at_s) && !(l->map.at_s <= ret->at_s);
-    if (newer) {
-        struct stats_page *page = ret->page;
-        size_t n = (size_t)l->map.n_layer * (size_t)l->map.n_head_kv * (size_t)l->map.n_block;
-        *ret = l->map;
-        ret->page = mem_realloc(page, (n + 1) * sizeof *page);
-        if (n)
-            memcpy(ret->page, l->map.page, n * sizeof *page);
-    }
+    bool newer = stats_map_take(ret, &l->map);
     pthread_mutex_unlock(&l->lock);
     return newer;
 }

@@ -151,10 +151,13 @@ static void count(struct local *l, double kv_tok, int32_t n, int32_t depth, doub
     bool tied = l->model->output.t == l->model->embed.t;
     double body_ops = all.ops - head.ops - (tied ? 0 : embed.ops);
     double seen = depth + (n + 1) / 2.0; /* positions a token looks at, on average */
-    double state = (double)recurrent_state_floats(p) * (p->n_layer - p->n_layer_kv);
+    double state = (double)recurrent_state_floats(p) * (p->n_layer - p->n_layer_attn);
+    double asked = 0; /* channels of all queries */
+    for (int32_t i = 0; i < p->n_layer; i++)
+        asked += p->recurrent[i] ? 0 : (double)p->n_head * model_head_dim(p, i);
     *ret_bytes = all.bytes - (tied ? 0 : embed.bytes) + kv_tok * seen + 2 * sizeof(float) * state;
     /* Each number of a state fades, is asked twice and is added to. */
-    *ret_ops = body_ops * n + head.ops + 7 * state * n + 4.0 * p->n_layer_kv * p->n_head * p->head_dim * seen * n;
+    *ret_ops = body_ops * n + head.ops + 7 * state * n + 4 * asked * seen * n;
 }
 
 /* ret_seal_s is added to. */
@@ -336,9 +339,10 @@ static void judge_answer(struct judging *j, struct judged *p, int32_t layer,
     p->decode_error += error_of(j, n_before, JUDGE_ANSWER);
 }
 
-static void judge(void *ctx, int32_t layer, const struct kern_attn *a)
+static void judge(void *ctx, const struct model_layer *l, const struct kern_attn *a)
 {
     struct judging *j = ctx;
+    int32_t layer = l->at;
     j->k->ops->attend(j->k, a);
     bool last = a->pos0 + a->n_tok == j->n_tok;
     if (a->window > 0 || a->n_tok < JUDGE_ROWS)
@@ -366,7 +370,7 @@ static enum status judge_text(struct local *l, struct judging *j, const int32_t 
 {
     const struct preset *pages = presets_find("8/8");
     const struct kv_shape shape = local_kv_shape(l);
-    if (!kv_can_seal(&shape))
+    if (!kv_can_seal(&shape, NULL))
         pages = presets_find("exact");
     struct kv_pool *pool = kv_pool_new(l->kern, &shape, pages,
                                        kv_most_bytes(&shape, pages, l->plan.n_ctx, PLAN_CHUNK));
@@ -390,7 +394,7 @@ static enum status judge_open(struct local *l, struct judging *j, const char *co
                               int32_t n_preset, struct err *e)
 {
     const struct model_params *p = &l->model->p;
-    const struct sparse_shape shape = {p->n_layer_kv, p->n_head, p->n_head_kv, p->head_dim};
+    const struct sparse_shape shape = {p->n_layer_attn, p->n_head, p->n_head_kv, p->head_dim};
     size_t size = JUDGE_ROWS * j->row * sizeof(float);
     j->dense = j->k->ops->alloc(j->k, size);
     j->out = j->k->ops->alloc(j->k, size);
@@ -487,8 +491,9 @@ enum status measure_floor(struct engine *en, struct engine_floor *ret, struct er
     TRY(begin(l, e));
     const struct kv_shape shape = local_kv_shape(l);
     enum status s = OK;
-    if (!kv_can_seal(&shape))
-        s = err_set(e, ERR_UNSUPPORTED, "heads of %d channels are not compressed", shape.head_dim);
+    int32_t dim;
+    if (!kv_can_seal(&shape, &dim))
+        s = err_set(e, ERR_UNSUPPORTED, "heads of %d channels are not compressed", dim);
     else if (l->floor.n == 0)
         s = floor_measure(l->model, l->tokenizer, FLOOR_LIMIT, NULL, NULL, &l->floor, e);
     if (s == OK) {

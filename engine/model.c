@@ -163,9 +163,12 @@ static enum status bind_attention(struct model *m, int32_t i, struct err *e)
     const struct gguf *g = m->gguf;
     const struct model_params *p = &m->p;
     struct model_layer *l = &m->layer[i];
-    int32_t n_q = p->n_head * p->head_dim, n_kv = p->n_head_kv * p->head_dim, d = p->n_embd;
+    l->n_head_kv = model_n_head_kv(p, i);
+    l->head_dim = model_head_dim(p, i);
+    l->kv = l->at;
+    int32_t n_q = p->n_head * l->head_dim, n_kv = l->n_head_kv * l->head_dim, d = p->n_embd;
     bool by_row = model_has(p, QK_NORM_ROW), qk_norm = model_has(p, QK_NORM) || by_row;
-    int32_t n_q_norm = by_row ? n_q : p->head_dim, n_k_norm = by_row ? n_kv : p->head_dim;
+    int32_t n_q_norm = by_row ? n_q : l->head_dim, n_k_norm = by_row ? n_kv : l->head_dim;
 
     if (model_has(p, SINKS))
         VEC(sinks, "attn_sinks.weight", true, p->n_head, 0, p->n_head);

@@ -64,7 +64,9 @@ struct model_params {
     enum model_arch arch;
     char arch_name[32];
     char name[128];
-    int32_t n_layer, n_embd, n_ff, n_head, n_head_kv, head_dim, n_vocab;
+    int32_t n_layer, n_embd, n_ff, n_head, n_vocab;
+    int32_t n_head_kv, head_dim;             /* of layers that see everything */
+    int32_t n_head_kv_local, head_dim_local; /* of sliding layers */
     int32_t n_ctx_train; /* as announced, incl. stretching */
     int32_t n_ctx_orig;  /* before YaRN or longrope */
     float q_growth;      /* queries at position p are times 1 + this * ln(1 + floor(p / n_ctx_orig)) */
@@ -83,19 +85,30 @@ struct model_params {
     bool norm_rotated;                 /* queries and keys are normed after the rotation, not before */
     enum kern_act act;
     enum kern_rope_mode rope_mode;
-    int32_t n_rot;
+    int32_t n_rot, n_rot_local; /* channels of a head that are rotated */
     struct model_rope_params rope, rope_local; /* local: sliding layers */
     int32_t window; /* positions seen by sliding layers; 0 = no such layers */
     bool sliding[MODEL_LAYERS];
     bool q_gated; /* attention's answer is multiplied by the sigmoid of a gate as wide as it is */
     /* Layers that keep a state instead of keys and values (engine/recurrent.h). */
     bool recurrent[MODEL_LAYERS];
-    int32_t n_layer_kv; /* layers that keep keys and values */
+    int32_t n_layer_attn; /* the others */
+    int32_t n_layer_kv;   /* of these the ones with keys and values of their own: the first so many */
     int32_t n_tap;      /* of the others' convolution; 0 = there are none */
     int32_t n_state_head, n_state_head_k, state_dim; /* gated delta rule; 0 = the convolution is all */
     int64_t n_param;
     char type[32]; /* what the file calls itself, e.g. "Q4_K_M", else the type that holds most weights */
 };
+
+/* Heads of keys and values of a layer, and their channels; the queries' are as wide. */
+static inline int32_t model_n_head_kv(const struct model_params *p, int32_t layer)
+{
+    return p->sliding[layer] ? p->n_head_kv_local : p->n_head_kv;
+}
+static inline int32_t model_head_dim(const struct model_params *p, int32_t layer)
+{
+    return p->sliding[layer] ? p->head_dim_local : p->head_dim;
+}
 
 /* Of a layer that keeps a state: channels of what its convolution reads, and of its answer. */
 static inline int32_t model_mix_width(const struct model_params *p)
@@ -135,7 +148,10 @@ struct model_layer {
     struct model_vec router_bias, gates_bias, ups_bias, downs_bias;
     const struct kern_rope *rope; /* NULL = positions are not encoded */
     int32_t window; /* 0 = sees everything */
-    int32_t at;     /* its number among the layers that keep what it keeps */
+    int32_t at;     /* its number among the layers with attention, or among those that keep a state */
+    /* Of attention: heads of keys and values, channels of a head, and which layer of the cache is read. It is
+     * the layer's own where it has a k; else an earlier layer has written it. */
+    int32_t n_head_kv, head_dim, kv;
     /* Of a layer that keeps a state: what the convolution reads (of the gated delta rule q, k and v above
      * each other), and what its input (LFM2) and its answer are multiplied by. o is as in attention. */
     struct model_mat mix, gate_in, gate_out;

@@ -4,13 +4,14 @@
 #define ENGINE_MODEL_IMPL_H
 
 #include "engine/model.h"
+#include "kernels/page.h"
 
 /* More than any model has, and little enough that products of them fit their types. */
 enum {
     MAX_EMBD = 1 << 17,
     MAX_FF = 1 << 20,
     MAX_HEADS = 1024,
-    MAX_HEAD_DIM = 256, /* wider ones have no kernels */
+    MAX_HEAD_DIM = PAGE_HEAD_DIM_MAX, /* wider ones have no kernels */
     MAX_VOCAB = 1 << 24,
     MAX_CTX = 1 << 30,
     MAX_EXPERTS = 1 << 12,

@@ -307,10 +307,11 @@ static enum status read_recurrent(const struct gguf *g, struct model_params *p, 
     if (model_has(p, DELTA))
         TRY(read_delta(g, p, e));
     for (int32_t i = 0; i < p->n_layer; i++)
-        p->n_layer_kv += !p->recurrent[i];
-    if (p->n_layer_kv == 0)
+        p->n_layer_attn += !p->recurrent[i];
+    p->n_layer_kv = p->n_layer_attn;
+    if (p->n_layer_attn == 0)
         return err_set(e, ERR_UNSUPPORTED, "%s: a model without attention is not supported", gguf_path(g));
-    if (p->n_layer_kv == p->n_layer)
+    if (p->n_layer_attn == p->n_layer)
         return OK;
     return get_int(g, p, model_has(p, DELTA) ? "ssm.conv_kernel" : "shortconv.l_cache", 2, KERN_CONV_TAPS,
                    -1, &p->n_tap, e);
@@ -422,6 +423,9 @@ enum status model_read_params(const struct gguf *g, struct model_params *p, stru
         0, 1, 1e-5f, &p->norm_eps, e));
     TRY(read_rope(g, p, e));
     TRY(read_window(g, p, e));
+    p->n_head_kv_local = p->n_head_kv;
+    p->head_dim_local = p->head_dim;
+    p->n_rot_local = p->n_rot;
 
     bool gemma = p->arch == MODEL_GEMMA || p->arch == MODEL_GEMMA2 || p->arch == MODEL_GEMMA3;
     bool gemma_27b = (p->arch == MODEL_GEMMA2 && p->n_layer == 46) ||

@@ -17,9 +17,10 @@ struct policy {
     bool on; /* this turn */
 };
 
+/* Sliding layers, whose heads may be others, always answer densely. */
 static struct sparse_shape shape_of(const struct model_params *p)
 {
-    return (struct sparse_shape){p->n_layer_kv, p->n_head, p->n_head_kv, p->head_dim};
+    return (struct sparse_shape){p->n_layer_attn, p->n_head, p->n_head_kv, p->head_dim};
 }
 
 uint64_t policy_bytes(const struct model_params *p, const struct preset *preset, int32_t n_tok,
@@ -52,9 +53,10 @@ void policy_free(struct policy *p)
     free(p);
 }
 
-static void answer(void *ctx, int32_t layer, const struct kern_attn *a)
+static void answer(void *ctx, const struct model_layer *l, const struct kern_attn *a)
 {
     struct policy *p = ctx;
+    int32_t layer = l->at;
     int32_t end = a->pos0 + a->n_tok;
     if (a->n_tok == 1 && end > p->answer0) {
         select_attend(p->select, layer, a);

@@ -138,8 +138,32 @@ bool stats_trace_take(struct stats_trace *ret, const struct stats_trace *from)
     return true;
 }
 
+int32_t stats_map_heads(const struct stats_map *m)
+{
+    return m->first ? m->first[m->n_layer] : 0;
+}
+
+bool stats_map_take(struct stats_map *ret, const struct stats_map *from)
+{
+    if (!isfinite(from->at_s) || from->at_s <= ret->at_s)
+        return false;
+    size_t n_first = from->first ? (size_t)from->n_layer + 1 : 0;
+    size_t n_page = (size_t)stats_map_heads(from) * (size_t)from->n_block;
+    int32_t *first = mem_realloc(ret->first, (n_first + 1) * sizeof *first);
+    struct stats_page *page = mem_realloc(ret->page, (n_page + 1) * sizeof *page);
+    if (n_first)
+        memcpy(first, from->first, n_first * sizeof *first);
+    if (n_page)
+        memcpy(page, from->page, n_page * sizeof *page);
+    *ret = *from;
+    ret->first = first;
+    ret->page = page;
+    return true;
+}
+
 void stats_map_free(struct stats_map *m)
 {
+    free(m->first);
     free(m->page);
     stats_map_init(m);
 }

@@ -106,16 +106,20 @@ struct stats_page {
                                turns weigh more; NAN = nothing was written since it was loaded */
 };
 
-/* A picture of a timeline's pages, taken on demand. page is owned: stats_map_free. */
+/* A picture of a timeline's pages, taken on demand. first and page are owned: stats_map_free. */
 struct stats_map {
     double at_s;       /* CLOCK_MONOTONIC; NAN = none was taken */
     double took_s;
     int64_t timeline;
-    int32_t n_layer, n_head_kv, n_block, n_tok;
-    struct stats_page *page; /* [n_layer][n_head_kv][n_block] */
+    int32_t n_layer, n_block, n_tok;
+    int32_t *first;          /* [n_layer + 1]: where each layer's heads of keys and values begin, and all end */
+    struct stats_page *page; /* [heads of all layers][n_block] */
 };
 void stats_map_init(struct stats_map *m);
 void stats_map_free(struct stats_map *m); /* leaves it empty */
+/* Copies a newer picture; tells whether it was. */
+bool stats_map_take(struct stats_map *ret, const struct stats_map *from);
+int32_t stats_map_heads(const struct stats_map *m); /* of all layers */
 
 /* What one position looked at: taken on demand, by computing its query again over the cache as it is
  * now (engine_trace_ask). */

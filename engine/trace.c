@@ -35,12 +35,13 @@ struct look {
     struct local *l;
     const struct kv_line *line;
     int32_t pos;
+    int32_t n_head_kv; /* most of a layer */
     float *q;       /* host [n_head, head_dim] */
     float *score;   /* [n_head][pos + 1] */
-    double *weight; /* [n_head_kv][pos + 1] over the layers so far */
+    double *weight; /* [n_head_kv][pos + 1] over the layers so far; room for most heads */
     double *rows;   /* [n_head_kv]: what of it fell on f16 rows */
     const struct kern_attn *a;
-    int32_t layer;
+    int32_t layer; /* of the cache */
 };
 
 /* n channels of f16 rows, stride apart on the device, as columns of k [n][64]. */
@@ -67,7 +68,7 @@ static bool keys_of(const struct look *w, int32_t head, int32_t j, float *k, int
         fetch(kern, b->k, d, TOK, TOK, k);
         return false;
     }
-    page_unpack_k(w->line->block[j]->page[w->layer * kv->n_head_kv + head], k);
+    page_unpack_k(w->line->block[j]->page[w->line->pool->shape.heads[w->layer].first + head], k);
     if (j == 0 && kv->sink_k) {
         *ret_sink = KERN_SINK_TOK;
         fetch(kern, kv->sink_k + (size_t)head * (size_t)(d * KERN_SINK_PAD), d, KERN_SINK_PAD,
@@ -121,14 +122,14 @@ static void look_part(void *ctx, int head, int n_part)
     free(rows);
 }
 
-static void look(void *ctx, int32_t layer, const struct kern_attn *a)
+static void look(void *ctx, const struct model_layer *l, const struct kern_attn *a)
 {
     struct look *w = ctx;
     struct kern *k = w->l->kern;
     k->ops->attend(k, a);
     k->ops->download(k, w->q, a->q, (size_t)a->n_head * (size_t)a->kv->head_dim * sizeof *w->q);
     w->a = a;
-    w->layer = layer;
+    w->layer = l->kv;
     kern_parallel(k, a->kv->n_head_kv, look_part, w);
 }
 
@@ -178,10 +179,10 @@ static void put(struct local *l, const struct trace *t, const struct look *w, do
     const struct model_params *p = &l->model->p;
     struct stats_trace got = {.timeline = t->timeline, .pos = t->pos, .on_rows = NAN};
     if (w) {
-        double rows = 0, all = (double)p->n_head * p->n_layer_kv;
+        double rows = 0, all = (double)p->n_head * p->n_layer_attn;
         got.n = t->pos + 1;
         got.weight = mem_calloc((size_t)got.n, sizeof *got.weight);
-        for (int32_t h = 0; h < p->n_head_kv; h++) {
+        for (int32_t h = 0; h < w->n_head_kv; h++) {
             rows += w->rows[h] / all;
             for (int32_t i = 0; i < got.n; i++)
                 got.weight[i] += (float)(w->weight[(size_t)h * (size_t)got.n + (size_t)i] / all);
@@ -212,10 +213,12 @@ void trace_run(struct local *l, const struct trace *t)
     }
     size_t n = (size_t)t->pos + 1;
     struct look w = {.l = l, .line = fork, .pos = t->pos};
-    w.q = mem_alloc((size_t)p->n_head * (size_t)p->head_dim * sizeof *w.q);
+    int32_t d = p->head_dim > p->head_dim_local ? p->head_dim : p->head_dim_local;
+    w.n_head_kv = p->n_head_kv > p->n_head_kv_local ? p->n_head_kv : p->n_head_kv_local;
+    w.q = mem_alloc((size_t)p->n_head * (size_t)d * sizeof *w.q);
     w.score = mem_alloc((size_t)p->n_head * n * sizeof *w.score);
-    w.weight = mem_calloc((size_t)p->n_head_kv * n, sizeof *w.weight);
-    w.rows = mem_calloc((size_t)p->n_head_kv, sizeof *w.rows);
+    w.weight = mem_calloc((size_t)w.n_head_kv * n, sizeof *w.weight);
+    w.rows = mem_calloc((size_t)w.n_head_kv, sizeof *w.rows);
     /* A few blocks for a moment: nothing need step down or leave for them. */
     uint64_t budget = kv_pool_budget(l->pool);
     kv_pool_set_budget(l->pool, UINT64_MAX);

@@ -11,11 +11,11 @@
 
 struct witness {
     struct kern *k;
-    struct kv_shape shape;
-    size_t n_out; /* floats of one row of answers */
+    int32_t n_layer, n_head_kv; /* layers of the cache; most heads of one */
+    size_t n_out;               /* most floats of one row of answers */
     float *out;   /* dev [n_out] */
     float *host[2];
-    struct kern_kv_block *table; /* of one layer, [n_head_kv][cap] */
+    struct kern_kv_block *table; /* of one layer, [head][its n_block_cap] */
     float *mass;
     int32_t cap;
 
@@ -30,8 +30,12 @@ struct witness *witness_new(struct kern *k, int32_t n_head, const struct kv_shap
 {
     struct witness *w = mem_calloc(1, sizeof *w);
     w->k = k;
-    w->shape = *s;
-    w->n_out = (size_t)n_head * (size_t)s->head_dim;
+    w->n_layer = s->n_layer;
+    for (int32_t i = 0; i < s->n_layer; i++) {
+        size_t n_out = (size_t)n_head * (size_t)s->heads[i].dim;
+        w->n_out = w->n_out > n_out ? w->n_out : n_out;
+        w->n_head_kv = w->n_head_kv > s->heads[i].n ? w->n_head_kv : s->heads[i].n;
+    }
     w->out = k->ops->alloc(k, w->n_out * sizeof(float));
     for (int i = 0; i < 2; i++)
         w->host[i] = mem_alloc(w->n_out * sizeof(float));
@@ -75,7 +79,7 @@ static bool usable(const struct kv_line *l, int32_t j, int32_t layer, int32_t en
 /* The next layer, in turn, of which exact rows are at hand; -1 = none. */
 static int32_t next_layer(const struct witness *w, const struct kv_line *l)
 {
-    int32_t end = kv_sealed_end(l->n_tok + 1), n = w->shape.n_layer;
+    int32_t end = kv_sealed_end(l->n_tok + 1), n = w->n_layer;
     for (int32_t i = 0; i < n; i++) {
         int32_t layer = (w->n_step / WITNESS_EVERY + i) % n;
         for (int32_t j = 0; j < end; j++)
@@ -94,8 +98,9 @@ static struct kern_kv exact_view(struct witness *w, const struct kv_line *l, int
     int32_t end = kv_sealed_end(l->n_tok + 1);
     if (w->cap < kv.n_block_cap) {
         w->cap = kv.n_block_cap;
-        w->table = mem_realloc(w->table, n * sizeof *w->table);
-        w->mass = mem_realloc(w->mass, n * sizeof *w->mass);
+        size_t most = (size_t)w->n_head_kv * (size_t)w->cap;
+        w->table = mem_realloc(w->table, most * sizeof *w->table);
+        w->mass = mem_realloc(w->mass, most * sizeof *w->mass);
     }
     memcpy(w->table, kv.block, n * sizeof *w->table);
     memset(w->mass, 0, n * sizeof *w->mass);
@@ -115,13 +120,14 @@ static double predicted(const struct witness *w, const struct kv_line *l, int32_
                         int32_t group)
 {
     double sum = 0;
-    int32_t end = kv_sealed_end(l->n_tok + 1), n_head = w->shape.n_head_kv;
+    const struct kv_heads *of = &l->pool->shape.heads[layer];
+    int32_t end = kv_sealed_end(l->n_tok + 1);
     int32_t cap = kv_layer(l, layer)->n_block_cap;
     for (int32_t j = 0; j < end; j++)
-        for (int32_t h = 0; h < n_head && usable(l, j, layer, end); h++)
+        for (int32_t h = 0; h < of->n && usable(l, j, layer, end); h++)
             sum += w->mass[(size_t)h * (size_t)cap + (size_t)j] / group *
-                   ledger_page_error(l->block[j]->page[layer * n_head + h]);
-    return sum / n_head;
+                   ledger_page_error(l->block[j]->page[of->first + h]);
+    return sum / of->n;
 }
 
 void witness_look(void *ctx, int32_t layer, const struct kern_attn *a, struct kv_line *l)
@@ -131,6 +137,7 @@ void witness_look(void *ctx, int32_t layer, const struct kern_attn *a, struct kv
         w->layer = w->n_step++ % WITNESS_EVERY == 0 ? next_layer(w, l) : -1;
     if (layer != w->layer || a->n_tok != 1)
         return;
+    size_t n_out = (size_t)a->n_head * (size_t)a->kv->head_dim;
     struct kern_kv view = exact_view(w, l, layer);
     struct kern_attn again = *a;
     again.out = w->out;
@@ -142,11 +149,11 @@ void witness_look(void *ctx, int32_t layer, const struct kern_attn *a, struct kv
             again.mass = w->mass;
         }
         w->k->ops->attend(w->k, &again);
-        w->k->ops->download(w->k, w->host[i], w->out, w->n_out * sizeof(float));
+        w->k->ops->download(w->k, w->host[i], w->out, n_out * sizeof(float));
     }
     w->k->ops->sync(w->k); /* masses */
     double off = 0, all = 0;
-    for (size_t i = 0; i < w->n_out; i++) {
+    for (size_t i = 0; i < n_out; i++) {
         double d = (double)w->host[0][i] - w->host[1][i];
         off += d * d;
         all += (double)w->host[1][i] * w->host[1][i];

@@ -19,8 +19,12 @@ struct strip {
 
 static const struct stats_page *page_at(const struct stats_map *m, int layer, int head, int page)
 {
-    return &m->page[((size_t)layer * (size_t)m->n_head_kv + (size_t)head) * (size_t)m->n_block +
-                    (size_t)page];
+    return &m->page[(size_t)(m->first[layer] + head) * (size_t)m->n_block + (size_t)page];
+}
+
+static int heads_of(const struct stats_map *m, int layer)
+{
+    return m->first[layer + 1] - m->first[layer];
 }
 
 struct sum {
@@ -33,7 +37,7 @@ static struct sum sum_of(const struct stats_map *m, int layer0, int layer1, int 
     struct sum s = {0, 16, 0};
     int n = 0;
     for (int l = layer0; l < layer1; l++)
-        for (int h = 0; h < m->n_head_kv; h++)
+        for (int h = 0; h < heads_of(m, l); h++)
             for (int j = page0; j < page1; j++) {
                 const struct stats_page *p = page_at(m, l, h, j);
                 if (p->tier > s.tier || (p->tier == s.tier && p->bits_k < s.bits)) {
@@ -135,7 +139,7 @@ static void draw_heads(const struct dash *d, struct pen *p)
 {
     char text[64];
     pen_line(p, "by head");
-    for (int h = 0; h < d->map->n_head_kv; h++) {
+    for (int h = 0; h < heads_of(d->map, d->layer); h++) {
         const struct stats_page *page = page_at(d->map, d->layer, h, d->page);
         char a[FORMAT_SIZE];
         snprintf(text, sizeof text, "%s %s", stats_tier_name[page->tier],
@@ -179,11 +183,12 @@ static void draw_page(const struct dash *d, struct pen *p, int text_rows)
     const struct stats_map *m = d->map;
     char a[FORMAT_SIZE], b[FORMAT_SIZE], text[96];
     double mass = 0, error_k = 0, error_v = 0;
-    for (int h = 0; h < m->n_head_kv; h++) {
+    int n_head = heads_of(m, d->layer);
+    for (int h = 0; h < n_head; h++) {
         const struct stats_page *page = page_at(m, d->layer, h, d->page);
-        mass += (double)page->mass / m->n_head_kv;
-        error_k += (double)page->error_k / m->n_head_kv;
-        error_v += (double)page->error_v / m->n_head_kv;
+        mass += (double)page->mass / n_head;
+        error_k += (double)page->error_k / n_head;
+        error_v += (double)page->error_v / n_head;
     }
     int first = d->page * PAGE_TOK,
         last = first + PAGE_TOK < m->n_tok ? first + PAGE_TOK : m->n_tok;
@@ -210,7 +215,7 @@ static void draw_page(const struct dash *d, struct pen *p, int text_rows)
 static uint32_t tiers_held(const struct stats_map *m)
 {
     uint32_t held = 0;
-    for (int i = 0; i < m->n_layer * m->n_head_kv * m->n_block; i++)
+    for (int i = 0; i < stats_map_heads(m) * m->n_block; i++)
         held |= 1u << m->page[i].tier;
     return held;
 }

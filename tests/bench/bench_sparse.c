@@ -315,9 +315,10 @@ struct recorder {
     double density[LAYERS], fewest[LAYERS]; /* of the last chunk, by layer: ours, the oracle's */
 };
 
-static void record(void *ctx, int32_t layer, const struct kern_attn *a)
+static void record(void *ctx, const struct model_layer *l, const struct kern_attn *a)
 {
     struct recorder *r = ctx;
+    int32_t layer = l->at;
     double t0 = now_s();
     sparse_attend(r->sp, layer, a, INT32_MAX);
     double t1 = now_s();
@@ -385,7 +386,7 @@ static void run_model(struct kern *k, const char *path, const char *text_path, i
     struct kv_shape shape = forward_kv_shape(&m->p);
     struct kv_pool *pool = kv_pool_new(k, &shape, presets_find("8/8"), (uint64_t)1 << 33);
     struct kv_line *line = kv_line_new(pool, n);
-    struct sparse_shape heads = {m->p.n_layer, m->p.n_head, m->p.n_head_kv, m->p.head_dim};
+    struct sparse_shape heads = {m->p.n_layer_attn, m->p.n_head, m->p.n_head_kv, m->p.head_dim};
     struct recorder r = {.k = k, .n = n};
     r.sp = sparse_new(k, &heads, &(struct sparse_params){.coverage = 0.95f});
     forward_set_answer(f, record, &r);

@@ -29,8 +29,9 @@ static struct {
     float scale;
 } seen;
 
-static void record(void *ctx, int32_t layer, const struct kern_attn *a)
+static void record(void *ctx, const struct model_layer *l, const struct kern_attn *a)
 {
+    int32_t layer = l->at;
     size_t row = (size_t)a->n_head * (size_t)a->kv->head_dim;
     if (!seen.q[layer])
         seen.q[layer] = calloc(sizeof ids / sizeof *ids * row, sizeof(float));

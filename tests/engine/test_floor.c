@@ -378,10 +378,10 @@ static void floor__mixed_depths__sealed_stepped_and_counted(void **state)
         kv_pool_set_budget(b.pool, 1);
         ledger_fit(b.pool, 0);
         for (int32_t j = 0; j < b.line->n_block; j++)
-            for (int32_t i = 0; b.line->block[j]->sealed && i < s.n_layer * s.n_head_kv; i++) {
+            for (int32_t i = 0; b.line->block[j]->sealed && i < s.n_head; i++) {
                 const struct kern_page *page = b.line->block[j]->page[i];
                 int32_t step = kv_step((struct kv_depth){page->bits_k, page->bits_v});
-                assert_int_equal(step, kv_step(care[i / s.n_head_kv].floor));
+                assert_int_equal(step, kv_step(care[kv_layer_of(&s, i)].floor));
             }
         if (!adaptive) {
             kv_line_free(b.line);

@@ -11,13 +11,17 @@
 #include "engine/kv.h"
 #include "engine/lines.h"
 
-static const struct kv_shape shape = {3, 2, 16};
+/* Layers as wide as each other, but with other heads. */
+static struct kv_shape shape;
 
 static struct kern *kern;
 
 static int setup(void **state)
 {
     kern = kern_open_cpu("ref", 1);
+    kv_shape_add(&shape, 2, 16);
+    kv_shape_add(&shape, 1, 32);
+    kv_shape_add(&shape, 2, 16);
     return kern ? 0 : -1;
 }
 
@@ -55,13 +59,15 @@ static void verify(const struct kv_line *l)
         int32_t id = kv_ids(l)[pos], t = pos % KERN_BLOCK_TOK;
         for (int32_t y = 0; y < shape.n_layer; y++) {
             const struct kern_kv *kv = kv_layer(l, y);
-            for (int32_t h = 0; h < 2; h++) {
+            int32_t d = kv->head_dim;
+            assert_int_equal(kv->n_head_kv * d, 32);
+            for (int32_t h = 0; h < kv->n_head_kv; h++) {
                 const struct kern_kv_block *b =
                     &kv->block[h * kv->n_block_cap + pos / KERN_BLOCK_TOK];
-                for (int32_t c = 0; c < 16; c++) {
-                    uint16_t want = kern_f32_to_f16((float)((id * 7 + y * 3 + h * 16 + c) % 2048));
+                for (int32_t c = 0; c < d; c++) {
+                    uint16_t want = kern_f32_to_f16((float)((id * 7 + y * 3 + h * d + c) % 2048));
                     assert_int_equal(b->k[c * KERN_BLOCK_TOK + t], want);
-                    assert_int_equal(b->v[t * 16 + c], want);
+                    assert_int_equal(b->v[t * d + c], want);
                 }
             }
         }

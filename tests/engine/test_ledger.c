@@ -71,18 +71,19 @@ static void ledger__mass__adds_up(void **state)
     read_all();
     bed.k->ops->sync(bed.k); /* a device's masses come with it */
     const struct kv_shape *s = &bed.pool->shape;
-    for (int32_t i = 0; i < s->n_layer * s->n_head_kv; i++) {
-        double sum = 0;
+    for (int32_t i = 0; i < s->n_head; i++) {
+        double sum = 0, n = bed.line->n_query[kv_layer_of(s, i)];
         for (int32_t j = 0; j < bed.line->n_block; j++)
             sum += bed.line->mass[i * bed.line->block_cap + j];
-        assert_true(fabs(sum - bed.line->n_query) < 1e-2 * bed.line->n_query);
+        assert_true(fabs(sum - n) < 1e-2 * n);
     }
 }
 
 static void ledger__fit__steps_down_the_cheapest(void **state)
 {
     read_all();
-    int32_t n_page = bed.pool->shape.n_layer * bed.pool->shape.n_head_kv, n_sealed = 0;
+    const struct kv_shape *shape = &bed.pool->shape;
+    int32_t n_page = shape->n_head, n_sealed = 0;
     double harm = ledger_harm(bed.line), last_harm = harm;
     int64_t tier[STATS_TIERS];
     ledger_tiers(bed.line, tier);
@@ -126,9 +127,9 @@ static void ledger__fit__steps_down_the_cheapest(void **state)
             n_same += same;
             n_less += !same;
             /* The table that kernels read shows the page as it is now. */
-            const struct kern_kv *kv = kv_layer(bed.line, i / bed.pool->shape.n_head_kv);
-            size_t at =
-                (size_t)(i % bed.pool->shape.n_head_kv) * (size_t)kv->n_block_cap + (size_t)j;
+            const struct kv_heads *of = &shape->heads[kv_layer_of(shape, i)];
+            const struct kern_kv *kv = kv_layer(bed.line, kv_layer_of(shape, i));
+            size_t at = (size_t)(i - of->first) * (size_t)kv->n_block_cap + (size_t)j;
             assert_ptr_equal(kv->block[at].page, b->copy ? b->copy[i] : b->page[i]);
             if (b->copy) { /* a device's page is the host's, byte for byte */
                 char *there = malloc(b->page[i]->size_bytes);
@@ -136,8 +137,7 @@ static void ledger__fit__steps_down_the_cheapest(void **state)
                 assert_memory_equal(there, b->page[i], b->page[i]->size_bytes);
                 free(there);
             }
-            assert_true(
-                page_check(b->page[i], b->page[i]->size_bytes, bed.pool->shape.head_dim, NULL));
+            assert_true(page_check(b->page[i], b->page[i]->size_bytes, of->dim, NULL));
             free(before[j][i].bytes);
         }
     }

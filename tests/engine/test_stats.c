@@ -119,7 +119,7 @@ static int64_t sum_of_map(const struct stats_map *m, int64_t tier[STATS_TIERS])
 {
     int64_t sum = 0;
     memset(tier, 0, STATS_TIERS * sizeof *tier);
-    for (int32_t i = 0; i < m->n_layer * m->n_head_kv * m->n_block; i++) {
+    for (int32_t i = 0; i < stats_map_heads(m) * m->n_block; i++) {
         const struct stats_page *p = &m->page[i];
         int64_t size =
             p->bits_k == 16 ? ROWS_BYTES / (LAYERS * HEADS) : page_bytes(p->bits_k, p->bits_v);
@@ -144,7 +144,8 @@ static void stats__bytes__are_those_of_the_pages(void **state)
     picture(en, 5, &m);
     assert_int_equal(m.timeline, 5);
     assert_int_equal(m.n_layer, LAYERS);
-    assert_int_equal(m.n_head_kv, HEADS);
+    assert_int_equal(stats_map_heads(&m), LAYERS * HEADS);
+    assert_int_equal(m.first[1], HEADS);
     assert_int_equal(m.n_tok, s.n_tok);
     assert_int_equal(m.n_block, (s.n_tok + 63) / 64);
     int64_t tier[STATS_TIERS], told = 0, sum = sum_of_map(&m, tier) + SINK_BYTES;
@@ -220,7 +221,7 @@ static void stats__mass__adds_up_to_one(void **state)
     assert_true(isnan(m.page[0].mass));
     struct told a = turn(en, 2, ids, 400, 30);
     picture(en, 2, &m);
-    for (int32_t row = 0; row < m.n_layer * m.n_head_kv; row++) {
+    for (int32_t row = 0; row < stats_map_heads(&m); row++) {
         float sum = 0;
         for (int32_t j = 0; j < m.n_block; j++) {
             const struct stats_page *p = &m.page[row * m.n_block + j];

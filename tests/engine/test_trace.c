@@ -126,7 +126,7 @@ static void trace__answered_token__is_what_the_kernel_summed(void **state)
         look(en, 1, n, N, &t);
         assert_int_equal(t.n, N + 1);
         assert_true(fabs(sum_of(&t, 0, t.n) - 1) < SUM_TOLERANCE);
-        int32_t rows = m.n_layer * m.n_head_kv;
+        int32_t rows = stats_map_heads(&m);
         double worst = 0, on_rows = sum_of(&t, 0, SINKS) + sum_of(&t, (N / BLOCK - 1) * BLOCK, t.n);
         for (int32_t j = 0; j < m.n_block; j++) {
             double mass = 0;
@@ -201,7 +201,7 @@ static void trace__asked__changes_nothing(void **state)
     assert_true(before.kv_bytes == after.kv_bytes && before.n_tok == after.n_tok);
     assert_true(before.kv_budget_bytes == after.kv_budget_bytes && after.phase == STATS_IDLE);
     assert_int_equal(m0.n_block, m1.n_block);
-    for (int32_t i = 0; i < m0.n_layer * m0.n_head_kv * m0.n_block; i++) {
+    for (int32_t i = 0; i < stats_map_heads(&m0) * m0.n_block; i++) {
         assert_int_equal(m0.page[i].tier, m1.page[i].tier);
         assert_true(m0.page[i].mass == m1.page[i].mass ||
                     (isnan(m0.page[i].mass) && isnan(m1.page[i].mass)));

@@ -20,6 +20,7 @@ struct scene {
     struct history history;
     struct dash_hit hit[DASH_HITS];
     struct stats_map map;
+    int32_t first[N_LAYER + 1];
     struct stats_page page[N_LAYER * N_HEAD * N_BLOCK];
     struct dash_token token[N_TOKEN];
     struct stats_trace trace;
@@ -81,10 +82,12 @@ static inline void scene_fill(struct scene *s)
     }
     s->map = (struct stats_map){.at_s = 4,
                                 .n_layer = N_LAYER,
-                                .n_head_kv = N_HEAD,
                                 .n_block = N_BLOCK,
                                 .n_tok = 64 * N_BLOCK,
+                                .first = s->first,
                                 .page = s->page};
+    for (int i = 0; i <= N_LAYER; i++)
+        s->first[i] = i * N_HEAD;
     for (int i = 0; i < N_LAYER * N_HEAD * N_BLOCK; i++)
         s->page[i] = (struct stats_page){(uint8_t)(i % 7), 8, 8, 0.0123f, 0.0456f, 0.025f};
     d->map = &s->map;
