@@ -16,7 +16,7 @@ struct experts {
     float *host_logit; /* [n_chunk, n_expert] */
     int32_t *choice;   /* [n_chunk, n_used] */
     float *weight;     /* [n_chunk, n_used] */
-    float *pick;       /* [n_expert] */
+    float *pick;       /* [n_expert]: the layer's pick, then its worth */
     int32_t *row;      /* [n_chunk, n_used]: where a slot's row lies in `in` */
     int32_t *token;    /* [n_chunk * n_used]: whose token a row of `in` is */
     int32_t *end;      /* [n_expert + 1]: rows of expert i end at end[i + 1] */
@@ -161,21 +161,45 @@ static const float *bias_of(const struct model_vec *v, int32_t expert, int32_t n
 static int put_gate_up(struct experts *x, const struct model_layer *l, int32_t expert, int32_t row0,
                        struct kern_mat *mats)
 {
-    int32_t n_ff = x->m->p.n_ff;
+    bool one = !l->ups.w; /* both in one matrix */
+    int32_t n_ff = x->m->p.n_ff, first = expert * (one ? 2 * n_ff : n_ff);
     size_t at = (size_t)row0 * (size_t)n_ff;
     mats[0] = (struct kern_mat){.w = l->gates.w,
                                 .bias = bias_of(&l->gates_bias, expert, n_ff),
                                 .dst = x->gate + at,
                                 .dst_stride = n_ff,
-                                .row0 = expert * n_ff,
+                                .row0 = first,
                                 .n_row = n_ff};
-    mats[1] = (struct kern_mat){.w = l->ups.w,
+    mats[1] = (struct kern_mat){.w = one ? l->gates.w : l->ups.w,
                                 .bias = bias_of(&l->ups_bias, expert, n_ff),
                                 .dst = x->up + at,
                                 .dst_stride = n_ff,
-                                .row0 = expert * n_ff,
+                                .row0 = one ? first + n_ff : first,
                                 .n_row = n_ff};
     return 2;
+}
+
+void experts_route(struct experts *x, const struct model_layer *l, const float *in, int32_t n_tok)
+{
+    const struct model_params *p = &x->m->p;
+    struct kern *k = x->kern;
+    int32_t n_used = p->n_expert_used;
+    const struct kern_mat router = {
+        .w = l->router.w, .bias = l->router_bias.dev, .dst = x->logit, .dst_stride = p->n_expert};
+    k->ops->matmul(k, 1, &router, in, p->n_embd, n_tok);
+    k->ops->download(k, x->host_logit, x->logit,
+                     sizeof(float) * (size_t)n_tok * (size_t)p->n_expert);
+    if (l->pick.t)
+        kern_dequantise(l->pick.t->type, l->pick.t->data, x->pick, p->n_expert);
+    for (int32_t t = 0; t < n_tok; t++)
+        experts_choose(p, x->host_logit + (size_t)t * (size_t)p->n_expert,
+                       l->pick.t ? x->pick : NULL, x->choice + t * n_used, x->weight + t * n_used);
+    if (l->worth.t) {
+        kern_dequantise(l->worth.t->type, l->worth.t->data, x->pick, p->n_expert);
+        for (int32_t i = 0; i < n_tok * n_used; i++)
+            x->weight[i] *= x->pick[x->choice[i]];
+    }
+    sort(x, n_tok);
 }
 
 void experts_run(struct experts *x, const struct model_layer *l, const float *in, float *stream,
@@ -184,18 +208,7 @@ void experts_run(struct experts *x, const struct model_layer *l, const float *in
     const struct model_params *p = &x->m->p;
     struct kern *k = x->kern;
     int32_t d = p->n_embd, n_ff = p->n_ff, n_used = p->n_expert_used;
-    struct kern_mat mats[KERN_MATS] = {
-        {.w = l->router.w, .bias = l->router_bias.dev, .dst = x->logit, .dst_stride = p->n_expert}};
-    k->ops->matmul(k, 1, mats, in, d, n_tok);
-    k->ops->download(k, x->host_logit, x->logit,
-                     sizeof(float) * (size_t)n_tok * (size_t)p->n_expert);
-    if (l->pick.t)
-        kern_dequantise(l->pick.t->type, l->pick.t->data, x->pick, p->n_expert);
-    for (int32_t t = 0; t < n_tok; t++)
-        experts_choose(p, x->host_logit + (size_t)t * (size_t)p->n_expert,
-                       l->pick.t ? x->pick : NULL, x->choice + t * n_used, x->weight + t * n_used);
-    sort(x, n_tok);
-
+    struct kern_mat mats[KERN_MATS];
     if (n_tok == 1) { /* all experts read the same row: as many products as possible at once */
         int n_mat = 0;
         for (int32_t j = 0; j < n_used; j++) {

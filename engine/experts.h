@@ -18,7 +18,10 @@ uint64_t experts_bytes(const struct model_params *p, int32_t n_chunk);
 struct experts *experts_new(const struct model *m, int32_t n_chunk);
 void experts_free(struct experts *x); /* NULL is fine */
 
-/* stream += the answers of the layer's chosen experts to `in`. Both dev [n_tok, n_embd]. */
+/* Chooses the layer's experts by `in`, dev [n_tok, n_embd]. */
+void experts_route(struct experts *x, const struct model_layer *l, const float *in, int32_t n_tok);
+
+/* stream += the answers of the experts chosen last to `in`. Both dev [n_tok, n_embd]. */
 void experts_run(struct experts *x, const struct model_layer *l, const float *in, float *stream,
                  int32_t n_tok);
 

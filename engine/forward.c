@@ -6,11 +6,13 @@
 
 #include "engine/base/mem.h"
 #include "engine/experts.h"
+#include "engine/layer_embed.h"
 #include "engine/recurrent.h"
 
 struct forward {
     const struct model *m;
     struct kern *kern;
+    int32_t n_write;               /* layers up to the last one that leaves something behind */
     int32_t n_chunk, n_chunk_room; /* in force; there are buffers for */
     float *x;                      /* dev [n_chunk, n_embd]: the residual stream */
     float *h;         /* dev [n_chunk, n_embd]: its normed copy, and what a part gives back */
@@ -19,8 +21,11 @@ struct forward {
     float *k, *v;     /* dev [n_chunk, n_head_kv * head_dim of the widest] */
     float *q_gate;    /* dev [n_chunk, n_head * head_dim]; NULL where attention has no gate */
     float *gate, *up; /* dev [n_chunk, n_ff_plain]; NULL where all experts are routed */
-    struct experts *experts;     /* or NULL */
-    struct recurrent *recurrent; /* or NULL */
+    float *mix;       /* dev [n_chunk, n_embd]: answers of routed experts that are normed; or NULL */
+    float *ones;      /* dev [widest head]: norms values; or NULL */
+    struct experts *experts;         /* or NULL */
+    struct recurrent *recurrent;     /* or NULL */
+    struct layer_embed *layer_embed; /* or NULL */
     float *logits;           /* dev [FORWARD_HEAD_ROWS, n_vocab] */
     float *host_logits;
     forward_answer answer; /* NULL = the backend's attend */
@@ -41,11 +46,17 @@ static uint64_t most_kv(const struct model_params *p)
     return (uint64_t)(n > n_local ? n : n_local);
 }
 
+/* The answers of routed experts are normed by themselves. */
+static bool mixes(const struct model_params *p)
+{
+    return p->arch == MODEL_GEMMA4 && p->n_expert > 0;
+}
+
 /* Floats per token of the chunk, and floats of the head. */
 static uint64_t row_floats(const struct model_params *p)
 {
     return 2 * (uint64_t)p->n_embd + (2 + p->q_gated) * most_q(p) + (uint64_t)p->n_head +
-           2 * most_kv(p) + 2 * (uint64_t)p->n_ff_plain;
+           2 * most_kv(p) + 2 * (uint64_t)p->n_ff_plain + (mixes(p) ? (uint64_t)p->n_embd : 0);
 }
 
 struct kv_shape forward_kv_shape(const struct model_params *p)
@@ -60,7 +71,7 @@ struct kv_shape forward_kv_shape(const struct model_params *p)
 
 uint64_t forward_bytes(const struct model_params *p, int32_t n_chunk)
 {
-    return experts_bytes(p, n_chunk) + recurrent_bytes(p, n_chunk) +
+    return experts_bytes(p, n_chunk) + recurrent_bytes(p, n_chunk) + layer_embed_bytes(p, n_chunk) +
            sizeof(float) *
                (row_floats(p) * (uint64_t)n_chunk + 2 * FORWARD_HEAD_ROWS * (uint64_t)p->n_vocab);
 }
@@ -72,7 +83,10 @@ enum status forward_new(const struct model *m, int32_t n_chunk, struct forward *
     f->m = m;
     f->kern = m->kern;
     f->n_chunk = f->n_chunk_room = n_chunk;
-    uint64_t n = (uint64_t)n_chunk, n_q = most_q(p), n_kv = most_kv(p);
+    for (int32_t i = 0; i < p->n_layer; i++)
+        f->n_write = p->recurrent[i] || m->layer[i].k.t ? i + 1 : f->n_write;
+    uint64_t n = (uint64_t)n_chunk, n_q = most_q(p), n_kv = most_kv(p),
+             n_one = n_q / (uint64_t)p->n_head;
     struct {
         float **at;
         uint64_t n_float;
@@ -87,6 +101,8 @@ enum status forward_new(const struct model *m, int32_t n_chunk, struct forward *
         {&f->q_gate, p->q_gated ? n * n_q : 0},
         {&f->gate, n * (uint64_t)p->n_ff_plain},
         {&f->up, n * (uint64_t)p->n_ff_plain},
+        {&f->mix, mixes(p) ? n * (uint64_t)p->n_embd : 0},
+        {&f->ones, p->v_normed ? n_one : 0},
         {&f->logits, FORWARD_HEAD_ROWS * (uint64_t)p->n_vocab},
     };
     for (size_t i = 0; i < sizeof bufs / sizeof *bufs; i++) {
@@ -96,6 +112,14 @@ enum status forward_new(const struct model *m, int32_t n_chunk, struct forward *
         if (!*bufs[i].at)
             goto fail;
     }
+    if (f->ones) {
+        float one[MODEL_HEAD_DIM_MAX];
+        for (uint64_t i = 0; i < n_one; i++)
+            one[i] = 1;
+        f->kern->ops->upload(f->kern, f->ones, one, sizeof(float) * n_one);
+    }
+    if (p->n_layer_embed > 0 && !(f->layer_embed = layer_embed_new(m, n_chunk)))
+        goto fail;
     if (p->n_expert > 0 && !(f->experts = experts_new(m, n_chunk)))
         goto fail;
     if (p->n_tap > 0 && !(f->recurrent = recurrent_new(m, n_chunk)))
@@ -117,12 +141,14 @@ void forward_free(struct forward *f)
 {
     if (!f)
         return;
-    float *bufs[] = {f->x, f->h, f->q, f->a, f->lse, f->k, f->v, f->q_gate, f->gate, f->up, f->logits};
+    float *bufs[] = {f->x, f->h, f->q, f->a, f->lse, f->k, f->v, f->q_gate, f->gate, f->up,
+                     f->mix, f->ones, f->logits};
     for (size_t i = 0; i < sizeof bufs / sizeof *bufs; i++)
         if (bufs[i])
             f->kern->ops->free(f->kern, bufs[i]);
     experts_free(f->experts);
     recurrent_free(f->recurrent);
+    layer_embed_free(f->layer_embed);
     if (f->kern->ops->host_free && f->host_logits)
         f->kern->ops->host_free(f->kern, f->host_logits);
     else
@@ -245,6 +271,27 @@ static void ask(struct forward *f, const struct model_layer *l, const float *in,
     }
 }
 
+/* The layer's keys, which stand in k, and its values, in v where they have a matrix of their own, into the
+ * cache. */
+static void write_rows(struct forward *f, const struct model_layer *l, struct kv_line *line, int32_t n_tok)
+{
+    const struct kern_ops *ops = f->kern->ops;
+    const struct model_params *p = &f->m->p;
+    int32_t d = l->head_dim, n_kv = l->n_head_kv * d, pos0 = kv_n_tok(line);
+    if (!l->v.w)
+        ops->copy(f->kern, f->v, f->k, sizeof(float) * (size_t)n_tok * (size_t)n_kv);
+    if (p->v_normed)
+        ops->rmsnorm(f->kern, f->v, f->v, f->ones, n_tok * l->n_head_kv, d, d, p->norm_eps);
+    if (!p->norm_rotated)
+        norm_heads(f, f->k, &l->k_norm, n_tok, n_kv);
+    if (l->rope)
+        ops->rope(f->kern, f->k, n_tok, l->n_head_kv, d, n_kv, pos0, l->rope);
+    if (p->norm_rotated)
+        norm_heads(f, f->k, &l->k_norm, n_tok, n_kv);
+    ops->kv_write(f->kern, kv_layer(line, l->kv), f->k, f->v, n_kv, n_tok, pos0);
+    kv_seal(line, l->kv, pos0 + n_tok);
+}
+
 /* x += O * attention(norm(x)). Keys and values of all n_tok rows are written; queries are answered
  * from row `first` on. */
 static void attention(struct forward *f, const struct model_layer *l, struct kv_line *line, int32_t n_tok,
@@ -258,27 +305,26 @@ static void attention(struct forward *f, const struct model_layer *l, struct kv_
     int32_t d = l->head_dim, n_q = p->n_head * d, n_kv = l->n_head_kv * d, n_ask = n_tok - first;
     float *x = f->x + (size_t)first * (size_t)p->n_embd;
 
-    const float *in = block_input(f, &l->attn_norm, f->x, n_tok);
+    bool own = l->k.w != NULL, together = own && l->v.w && first == 0 && !p->q_gated;
+    const float *in = own ? block_input(f, &l->attn_norm, f->x, n_tok) : NULL;
     const struct kern_mat mats[] = {
         {l->k.w, l->k_bias.dev, f->k, n_kv, false},
         {l->v.w, l->v_bias.dev, f->v, n_kv, false},
         {l->q.w, l->q_bias.dev, f->q, n_q, false},
     };
-    bool together = first == 0 && !p->q_gated;
-    k->ops->matmul(k, together ? 3 : 2, mats, in, p->n_embd, n_tok);
-    if (!p->norm_rotated)
-        norm_heads(f, f->k, &l->k_norm, n_tok, n_kv);
-    if (l->rope)
-        k->ops->rope(k, f->k, n_tok, l->n_head_kv, d, n_kv, pos0, l->rope);
-    if (p->norm_rotated)
-        norm_heads(f, f->k, &l->k_norm, n_tok, n_kv);
-    k->ops->kv_write(k, kv, f->k, f->v, n_kv, n_tok, pos0);
-    kv_seal(line, layer, pos0 + n_tok);
+    if (own) {
+        k->ops->matmul(k, together ? 3 : l->v.w ? 2 : 1, mats, in, p->n_embd, n_tok);
+        write_rows(f, l, line, n_tok);
+    }
     if (n_ask == 0)
         return;
 
+    if (!own)
+        in = block_input(f, &l->attn_norm, x, n_ask);
+    else
+        in += (size_t)first * (size_t)p->n_embd;
     if (!together)
-        ask(f, l, in + (size_t)first * (size_t)p->n_embd, n_ask);
+        ask(f, l, in, n_ask);
     if (!p->norm_rotated)
         norm_heads(f, f->q, &l->q_norm, n_ask, n_q);
     rotate_queries(f, l, n_ask, pos0 + first);
@@ -327,32 +373,75 @@ static void recall(struct forward *f, const struct model_layer *l, const struct 
                    f->x + row * (size_t)f->m->p.n_embd, n_tok - first);
 }
 
+/* gate = act(Gate * in) * (Up * in) */
+static void gate_up(struct forward *f, const struct model_layer *l, const float *in, int32_t n)
+{
+    int32_t n_ff = l->gate.n_row;
+    const struct kern_mat mats[] = {
+        {l->gate.w, l->gate_bias.dev, f->gate, n_ff, false},
+        {l->up.w, l->up_bias.dev, f->up, n_ff, false},
+    };
+    f->kern->ops->matmul(f->kern, 2, mats, in, f->m->p.n_embd, n);
+    f->kern->ops->glu(f->kern, f->gate, n_ff, f->gate, f->up, n_ff, n, n_ff, f->m->p.act);
+}
+
+/* Gemma 4's: the layer's network and routed experts read the stream through norms of their own, as the
+ * router does; each answer is normed, and their sum, which is added to it. */
+static void feed_both(struct forward *f, const struct model_layer *l, float *x, int32_t n)
+{
+    const struct kern_ops *ops = f->kern->ops;
+    int32_t d = f->m->p.n_embd;
+    float eps = f->m->p.norm_eps;
+    experts_route(f->experts, l, block_input(f, &l->router_norm, x, n), n);
+    ops->clear(f->kern, f->mix, sizeof(float) * (size_t)n * (size_t)d);
+    experts_run(f->experts, l, block_input(f, &l->experts_norm, x, n), f->mix, n);
+    ops->rmsnorm(f->kern, f->mix, f->mix, l->experts_post_norm.dev, n, d, d, eps);
+    gate_up(f, l, block_input(f, &l->ffn_norm, x, n), n);
+    add_answer(f, &l->down, NULL, l->plain_post_norm.dev, f->gate, l->gate.n_row, f->mix, n);
+    ops->rmsnorm(f->kern, f->mix, f->mix, l->ffn_post_norm.dev, n, d, d, eps);
+    ops->add(f->kern, x, f->mix, (size_t)n * (size_t)d);
+}
+
 /* x += Down * (act(Gate * norm(x)) * (Up * norm(x))), and what routed experts answer, for rows from
  * `first` on. */
 static void feed_forward(struct forward *f, const struct model_layer *l, int32_t n_tok,
                          int32_t first)
 {
-    struct kern *k = f->kern;
     const struct model_params *p = &f->m->p;
     int32_t n = n_tok - first;
     float *x = f->x + (size_t)first * (size_t)p->n_embd;
+    if (f->mix && l->router.t) {
+        feed_both(f, l, x, n);
+        return;
+    }
     const float *in = p->side_by_side ? f->h + (size_t)first * (size_t)p->n_embd
                                       : block_input(f, &l->ffn_norm, x, n);
     int32_t n_ff = l->gate.n_row;
-    if (l->router.t)
+    if (l->router.t) {
+        experts_route(f->experts, l, in, n);
         experts_run(f->experts, l, in, x, n);
+    }
     if (n_ff == 0)
         return;
-    const struct kern_mat mats[] = {
-        {l->gate.w, l->gate_bias.dev, f->gate, n_ff, false},
-        {l->up.w, l->up_bias.dev, f->up, n_ff, false},
-    };
-    k->ops->matmul(k, 2, mats, in, p->n_embd, n);
-    k->ops->glu(k, f->gate, n_ff, f->gate, f->up, n_ff, n, n_ff, p->act);
+    gate_up(f, l, in, n);
     if (l->share.t)
         experts_add_shared(f->experts, l, in, f->gate, x, n);
     else
         add_answer(f, &l->down, l->down_bias.dev, l->ffn_post_norm.dev, f->gate, n_ff, x, n);
+}
+
+/* What some models add behind a layer's blocks: its part of the tokens' embeddings, a factor. */
+static void finish(struct forward *f, int32_t i, int32_t n_tok, int32_t first)
+{
+    const struct model_layer *l = &f->m->layer[i];
+    int32_t n_embd = f->m->p.n_embd, stride;
+    float *x = f->x + (size_t)first * (size_t)n_embd;
+    if (f->layer_embed) {
+        const float *y = layer_embed_run(f->layer_embed, i, x, first, n_tok, &stride);
+        add_answer(f, &l->side_out, NULL, l->side_norm.dev, y, stride, x, n_tok - first);
+    }
+    if (l->out_scale != 1)
+        f->kern->ops->scale(f->kern, x, (size_t)(n_tok - first) * (size_t)n_embd, l->out_scale);
 }
 
 /* Ops cannot fail: what went wrong on a device is asked for. It stays so until the model is opened
@@ -377,16 +466,19 @@ static enum status run_layers(struct forward *f, struct kv_line *line, int32_t l
     for (int32_t i = layer; i < m->p.n_layer; i++) {
         if (go_on && !go_on(ctx, i))
             return err_set(e, ERR_CANCELLED, "cancelled");
-        /* The last layer's answer is needed only where somebody will look at it. */
+        /* From the last layer on that leaves something behind, answers are needed only where somebody will
+         * look at them. */
         int32_t first = 0;
-        if (i == m->p.n_layer - 1 && want != FORWARD_ALL && !kv_watches(line))
+        if (i >= f->n_write - 1 && want != FORWARD_ALL && !kv_watches(line))
             first = want == FORWARD_LAST ? n_tok - 1 : n_tok;
         if (m->p.recurrent[i])
             recall(f, &m->layer[i], &pass, n_tok, first);
         else
             attention(f, &m->layer[i], line, n_tok, first);
-        if (first < n_tok)
+        if (first < n_tok) {
             feed_forward(f, &m->layer[i], n_tok, first);
+            finish(f, i, n_tok, first);
+        }
     }
     TRY(check_device(f, e));
     kv_commit(line, ids, n_tok);
@@ -394,12 +486,19 @@ static enum status run_layers(struct forward *f, struct kv_line *line, int32_t l
     return OK;
 }
 
+static void embed(struct forward *f, const int32_t *ids, int32_t n_tok)
+{
+    f->kern->ops->embed(f->kern, f->m->embed.w, ids, n_tok, f->m->p.embed_scale * (1 + f->nudge), f->x);
+    if (f->layer_embed)
+        layer_embed_begin(f->layer_embed, ids, f->x, n_tok);
+}
+
 enum status forward_run(struct forward *f, struct kv_line *line, const int32_t *ids, int32_t n_tok,
                         enum forward_want want, bool (*go_on)(void *ctx, int32_t layer), void *ctx,
                         struct err *e)
 {
     assert(n_tok > 0 && n_tok <= f->n_chunk && n_tok <= kv_room(line));
-    f->kern->ops->embed(f->kern, f->m->embed.w, ids, n_tok, f->m->p.embed_scale * (1 + f->nudge), f->x);
+    embed(f, ids, n_tok);
     return run_layers(f, line, 0, ids, n_tok, want, go_on, ctx, e);
 }
 
@@ -413,6 +512,8 @@ enum status forward_run_from(struct forward *f, struct kv_line *line, int32_t la
                              bool (*go_on)(void *ctx, int32_t layer), void *ctx, struct err *e)
 {
     assert(n_tok > 0 && n_tok <= f->n_chunk && n_tok <= kv_room(line));
+    if (f->layer_embed)
+        embed(f, ids, n_tok);
     f->kern->ops->copy(f->kern, f->x, stream,
                        sizeof(float) * (size_t)n_tok * (size_t)f->m->p.n_embd);
     return run_layers(f, line, layer, ids, n_tok, FORWARD_ALL, go_on, ctx, e);

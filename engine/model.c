@@ -98,14 +98,19 @@ static enum status bind_feed_forward(struct model *m, int32_t i, struct err *e)
     if (p->n_expert > 0 && (tensor(g, "blk.%d.ffn_gate_inp.weight", i) || !model_has(p, SOME_DENSE))) {
         int32_t n = p->n_expert, shared = rows(tensor(g, "blk.%d.ffn_up_shexp.weight", i));
         MAT(router, "ffn_gate_inp.weight", d, n, 0, n);
-        EXPERTS_OF(gates, "ffn_gate_exps.weight", d, p->n_ff);
-        EXPERTS_OF(ups, "ffn_up_exps.weight", d, p->n_ff);
+        if (tensor(g, "blk.%d.ffn_gate_up_exps.weight", i)) {
+            EXPERTS_OF(gates, "ffn_gate_up_exps.weight", d, 2 * p->n_ff);
+        } else {
+            EXPERTS_OF(gates, "ffn_gate_exps.weight", d, p->n_ff);
+            EXPERTS_OF(ups, "ffn_up_exps.weight", d, p->n_ff);
+        }
         EXPERTS_OF(downs, "ffn_down_exps.weight", p->n_ff, d);
         VEC(pick, "exp_probs_b.bias", false, n, 0, n);
         VEC(router_bias, "ffn_gate_inp.bias", false, n, 0, n);
         VEC(gates_bias, "ffn_gate_exps.bias", false, n * p->n_ff, 0, n * p->n_ff);
         VEC(ups_bias, "ffn_up_exps.bias", false, n * p->n_ff, 0, n * p->n_ff);
         VEC(downs_bias, "ffn_down_exps.bias", false, n * d, 0, n * d);
+        VEC(worth, "ffn_down_exps.scale", false, n, 0, n);
         if (model_has(p, SHARED) || (model_has(p, SOME_SHARED) && shared > 0)) {
             MAT(gate, "ffn_gate_shexp.weight", d, shared, 0, shared);
             MAT(up, "ffn_up_shexp.weight", d, shared, 0, shared);
@@ -113,8 +118,16 @@ static enum status bind_feed_forward(struct model *m, int32_t i, struct err *e)
         }
         if (model_has(p, SHARED_GATE))
             MAT(share, "ffn_gate_inp_shexp.weight", d, 1, 0, 1);
-    } else {
-        int32_t n = p->n_expert > 0 ? rows(tensor(g, "blk.%d.ffn_up.weight", i)) : p->n_ff;
+        if (model_has(p, GEMMA4)) {
+            VEC(router_norm, "ffn_gate_inp.scale", true, d, 0, d);
+            VEC(experts_norm, "pre_ffw_norm_2.weight", true, d, 0, d);
+            VEC(experts_post_norm, "post_ffw_norm_2.weight", true, d, 0, d);
+            VEC(plain_post_norm, "post_ffw_norm_1.weight", true, d, 0, d);
+        }
+    }
+    if (!l->router.t || model_has(p, GEMMA4)) {
+        bool told = p->n_expert == 0 && p->n_ff > 0; /* by the file's metadata */
+        int32_t n = told ? p->n_ff : rows(tensor(g, "blk.%d.ffn_up.weight", i));
         if (tensor(g, "blk.%d.ffn_gate.weight", i)) {
             MAT(gate, "ffn_gate.weight", d, n, 0, n);
             MAT(up, "ffn_up.weight", d, n, 0, n);
@@ -158,6 +171,20 @@ static enum status bind_recurrent(struct model *m, int32_t i, struct err *e)
     return OK;
 }
 
+/* A layer without keys of its own reads those of the last one before it that is alike and has some. */
+static enum status find_cache(struct model *m, int32_t i, struct err *e)
+{
+    const struct model_params *p = &m->p;
+    struct model_layer *l = &m->layer[i];
+    l->kv = l->at;
+    for (int32_t j = i; j >= 0 && l->kv >= p->n_layer_kv; j--)
+        if (!p->recurrent[j] && p->sliding[j] == p->sliding[i])
+            l->kv = m->layer[j].at;
+    return l->kv < p->n_layer_kv ? OK
+                                 : err_set(e, ERR_FORMAT, "%s: no layer before layer %d keeps what it reads",
+                                           gguf_path(m->gguf), i);
+}
+
 static enum status bind_attention(struct model *m, int32_t i, struct err *e)
 {
     const struct gguf *g = m->gguf;
@@ -165,7 +192,7 @@ static enum status bind_attention(struct model *m, int32_t i, struct err *e)
     struct model_layer *l = &m->layer[i];
     l->n_head_kv = model_n_head_kv(p, i);
     l->head_dim = model_head_dim(p, i);
-    l->kv = l->at;
+    TRY(find_cache(m, i, e));
     int32_t n_q = p->n_head * l->head_dim, n_kv = l->n_head_kv * l->head_dim, d = p->n_embd;
     bool by_row = model_has(p, QK_NORM_ROW), qk_norm = model_has(p, QK_NORM) || by_row;
     int32_t n_q_norm = by_row ? n_q : l->head_dim, n_k_norm = by_row ? n_kv : l->head_dim;
@@ -173,7 +200,7 @@ static enum status bind_attention(struct model *m, int32_t i, struct err *e)
     if (model_has(p, SINKS))
         VEC(sinks, "attn_sinks.weight", true, p->n_head, 0, p->n_head);
     VEC(q_norm, "attn_q_norm.weight", qk_norm, n_q_norm, 0, n_q_norm);
-    VEC(k_norm, "attn_k_norm.weight", qk_norm, n_k_norm, 0, n_k_norm);
+    VEC(k_norm, "attn_k_norm.weight", qk_norm && l->at < p->n_layer_kv, n_k_norm, 0, n_k_norm);
     if (tensor(g, "blk.%d.attn_qkv.weight", i)) {
         int32_t all = n_q + 2 * n_kv;
         MAT(q, "attn_qkv.weight", d, all, 0, n_q);
@@ -185,8 +212,10 @@ static enum status bind_attention(struct model *m, int32_t i, struct err *e)
     } else {
         int32_t n_asked = p->q_gated ? 2 * n_q : n_q;
         MAT(q, "attn_q.weight", d, n_asked, 0, n_asked);
-        MAT(k, "attn_k.weight", d, n_kv, 0, n_kv);
-        MAT(v, "attn_v.weight", d, n_kv, 0, n_kv);
+        if (l->at < p->n_layer_kv)
+            MAT(k, "attn_k.weight", d, n_kv, 0, n_kv);
+        if (l->at < p->n_layer_kv && (!p->v_normed || tensor(g, "blk.%d.attn_v.weight", i)))
+            MAT(v, "attn_v.weight", d, n_kv, 0, n_kv);
         bool biased = model_has(p, QKV_BIAS);
         VEC(q_bias, "attn_q.bias", biased, n_q, 0, n_q);
         VEC(k_bias, "attn_k.bias", biased, n_kv, 0, n_kv);
@@ -200,6 +229,18 @@ static enum status bind_attention(struct model *m, int32_t i, struct err *e)
         l->rope = NULL;
     if (model_has(p, ROPE_SLIDING) && p->window && !p->sliding[i])
         l->rope = NULL;
+    return OK;
+}
+
+/* One number; 1 where there is none. */
+static enum status bind_scale(const struct gguf *g, const struct gguf_tensor *t, float *ret, struct err *e)
+{
+    *ret = 1;
+    if (!t)
+        return OK;
+    if (t->n_elem != 1 || t->type != KERN_F32)
+        return err_set(e, ERR_FORMAT, "%s: tensor '%s' is not one float32 value", gguf_path(g), t->name);
+    memcpy(ret, t->data, sizeof *ret);
     return OK;
 }
 
@@ -223,6 +264,12 @@ static enum status bind_layer(struct model *m, int32_t i, struct err *e)
     for (int32_t j = 0; j < i; j++)
         l->at += p->recurrent[j] == p->recurrent[i];
     TRY(p->recurrent[i] ? bind_recurrent(m, i, e) : bind_attention(m, i, e));
+    if (p->n_layer_embed > 0) {
+        MAT(side_gate, "inp_gate.weight", d, p->n_layer_embed, 0, p->n_layer_embed);
+        MAT(side_out, "proj.weight", p->n_layer_embed, d, 0, d);
+        VEC(side_norm, "post_norm.weight", true, d, 0, d);
+    }
+    TRY(bind_scale(g, tensor(g, "blk.%d.layer_output_scale.weight", i), &l->out_scale, e));
     return bind_feed_forward(m, i, e);
 }
 #undef MAT
@@ -239,7 +286,7 @@ static enum status bind_rope_factors(struct model *m, const char *name,
     for (int32_t i = 0; t && i < m->p.n_rot / 2; i++) {
         float f;
         memcpy(&f, (const char *)t->data + 4 * (size_t)i, 4);
-        if (!(f > 0 && f < 1e9f))
+        if (!(f > 0 && f < 1e31f)) /* gemma4: 1e30 where nothing is rotated */
             return err_set(e, ERR_FORMAT, "%s: tensor '%s' holds the factor %g", gguf_path(m->gguf),
                            name, (double)f);
     }
@@ -284,6 +331,20 @@ static void note_types(struct model *m)
     snprintf(m->p.type, sizeof m->p.type, "%s", name);
 }
 
+static enum status bind_layer_embed(struct model *m, struct err *e)
+{
+    const struct gguf *g = m->gguf;
+    int32_t n = m->p.n_layer_embed, all = m->p.n_layer * n;
+    struct model_mat table; /* only looked up in */
+    TRY(bind_mat(g, gguf_tensor_find(g, "per_layer_token_embd.weight"), "per_layer_token_embd.weight", 0, all,
+                 m->p.n_vocab, 0, m->p.n_vocab, &table, e));
+    m->layer_embed = table.t;
+    TRY(bind_mat(g, gguf_tensor_find(g, "per_layer_model_proj.weight"), "per_layer_model_proj.weight", 0,
+                 m->p.n_embd, all, 0, all, &m->layer_proj, e));
+    return bind_vec(g, gguf_tensor_find(g, "per_layer_proj_norm.weight"), "per_layer_proj_norm.weight", 0,
+                    true, n, 0, n, &m->layer_proj_norm, e);
+}
+
 static enum status read_model(struct model *m, struct err *e)
 {
     const struct gguf *g = m->gguf;
@@ -312,6 +373,8 @@ static enum status read_model(struct model *m, struct err *e)
     TRY(bind_rope_factors(m, "rope_freqs.weight", &m->rope_freqs, e));
     TRY(bind_rope_factors(m, "rope_factors_long.weight", &m->rope_long, e));
     TRY(bind_rope_factors(m, "rope_factors_short.weight", &m->rope_short, e));
+    if (m->p.n_layer_embed > 0)
+        TRY(bind_layer_embed(m, e));
     m->layer = mem_calloc((size_t)m->p.n_layer, sizeof *m->layer);
     for (int32_t i = 0; i < m->p.n_layer; i++)
         TRY(bind_layer(m, i, e));
@@ -336,10 +399,10 @@ enum status model_read(const struct gguf *g, struct model **ret, struct err *e)
 /* ---- position encoding ---- */
 
 /* YaRN (Peng et al. 2023): the channel whose wave turns `beta` times over the original context. */
-static double yarn_channel(const struct model_params *p, double beta, double base)
+static double yarn_channel(const struct model_params *p, int32_t n_rot, double beta, double base)
 {
     const double two_pi = 6.283185307179586;
-    return p->n_rot * log(p->n_ctx_orig / (beta * two_pi)) / (2 * log(base));
+    return n_rot * log(p->n_ctx_orig / (beta * two_pi)) / (2 * log(base));
 }
 
 static double yarn_magnitude(double factor, double mul)
@@ -348,16 +411,16 @@ static double yarn_magnitude(double factor, double mul)
 }
 
 /* Angle per position of each rotated pair, with all scalings folded in. */
-static void fill_rope(const struct model_params *p, const struct model_rope_params *r,
+static void fill_rope(const struct model_params *p, const struct model_rope_params *r, int32_t n_rot,
                       const struct gguf_tensor *divisors, float *freq, struct kern_rope *ret)
 {
     double low = 0, high = 0;
     if (r->yarn) {
-        low = fmax(0, floor(yarn_channel(p, r->yarn_beta_fast, r->base)));
-        high = fmin(p->n_rot - 1, ceil(yarn_channel(p, r->yarn_beta_slow, r->base)));
+        low = fmax(0, floor(yarn_channel(p, n_rot, r->yarn_beta_fast, r->base)));
+        high = fmin(n_rot - 1, ceil(yarn_channel(p, n_rot, r->yarn_beta_slow, r->base)));
     }
-    for (int32_t i = 0; i < p->n_rot / 2; i++) {
-        double plain = pow(r->base, -2.0 * i / p->n_rot), div = 1;
+    for (int32_t i = 0; i < n_rot / 2; i++) {
+        double plain = pow(r->base, -2.0 * i / n_rot), div = 1;
         if (divisors) {
             float d;
             memcpy(&d, (const char *)divisors->data + 4 * (size_t)i, 4);
@@ -373,33 +436,32 @@ static void fill_rope(const struct model_params *p, const struct model_rope_para
     if (r->yarn)
         mscale *= yarn_magnitude(r->factor, 1) /
                   (r->yarn_log_mul != 0 ? yarn_magnitude(r->factor, r->yarn_log_mul) : 1);
-    *ret = (struct kern_rope){p->rope_mode, p->n_rot, freq, (float)mscale};
+    *ret = (struct kern_rope){p->rope_mode, n_rot, freq, (float)mscale};
 }
 
 void model_set_ctx(struct model *m, int32_t n_ctx)
 {
-    size_t size = sizeof(float) * (size_t)(m->p.n_rot / 2);
-    m->rope_freq = mem_realloc(m->rope_freq, size);
-    m->rope_freq_local = mem_realloc(m->rope_freq_local, size);
+    m->rope_freq = mem_realloc(m->rope_freq, sizeof(float) * (size_t)(m->p.n_rot / 2));
+    m->rope_freq_local = mem_realloc(m->rope_freq_local, sizeof(float) * (size_t)(m->p.n_rot_local / 2));
     m->rope_is_long = m->rope_long && n_ctx > m->p.n_ctx_orig;
     const struct gguf_tensor *divisors = m->rope_freqs     ? m->rope_freqs
                                          : m->rope_is_long ? m->rope_long
                                                            : m->rope_short;
-    fill_rope(&m->p, &m->p.rope, divisors, m->rope_freq, &m->rope);
-    bool own = m->p.arch == MODEL_GEMMA3 || m->p.arch == MODEL_OLMO2;
-    fill_rope(&m->p, &m->p.rope_local, own ? NULL : divisors, m->rope_freq_local, &m->rope_local);
+    fill_rope(&m->p, &m->p.rope, m->p.n_rot, divisors, m->rope_freq, &m->rope);
+    fill_rope(&m->p, &m->p.rope_local, m->p.n_rot_local, model_own_rope(&m->p) ? NULL : divisors,
+              m->rope_freq_local, &m->rope_local);
 }
 
 /* ---- weights ---- */
 
-enum { LAYER_MATS = 17 };
+enum { LAYER_MATS = 19 };
 
 static struct model_mat *layer_mat(struct model_layer *l, int i)
 {
     struct model_mat *mats[LAYER_MATS] = {
         &l->q,    &l->k,      &l->v,     &l->o,   &l->gate,  &l->up,
         &l->down, &l->router, &l->gates, &l->ups, &l->downs, &l->share,
-        &l->mix,  &l->gate_in, &l->gate_out, &l->alpha, &l->beta,
+        &l->mix,  &l->gate_in, &l->gate_out, &l->alpha, &l->beta, &l->side_gate, &l->side_out,
     };
     return mats[i];
 }
@@ -409,6 +471,8 @@ void model_each_mat(struct model *m, void (*fn)(void *ctx, struct model_mat *mat
     fn(ctx, &m->embed);
     if (m->output.t != m->embed.t)
         fn(ctx, &m->output);
+    if (m->layer_proj.t)
+        fn(ctx, &m->layer_proj);
     for (int32_t i = 0; i < m->p.n_layer; i++) {
         struct model_layer *l = &m->layer[i];
         for (int j = 0; j < LAYER_MATS; j++)
@@ -484,7 +548,7 @@ static enum status load_vec(struct model *m, struct model_vec *v, float scale, i
     return ok ? OK : err_set(e, ERR_MEMORY, "out of memory for tensor '%s'", v->t->name);
 }
 
-enum { LAYER_VECS = 22 };
+enum { LAYER_VECS = 27 };
 
 static struct model_vec *layer_vec(struct model_layer *l, int i)
 {
@@ -493,7 +557,8 @@ static struct model_vec *layer_vec(struct model_layer *l, int i)
         &l->q_bias,     &l->k_bias,      &l->v_bias,     &l->o_bias,         &l->ffn_post_norm,
         &l->gate_bias,  &l->router_bias, &l->up_bias,    &l->down_bias,      &l->sinks,
         &l->gates_bias, &l->ups_bias,    &l->downs_bias, &l->decay,          &l->dt,
-        &l->state_norm, &l->taps,
+        &l->state_norm, &l->taps,       &l->router_norm, &l->experts_norm,  &l->experts_post_norm,
+        &l->plain_post_norm, &l->side_norm,
     };
     return vecs[i];
 }
@@ -543,10 +608,12 @@ enum status model_load(struct model *m, struct kern *k, bool (*progress)(void *c
     model_each_mat(m, sum_bytes, &l.total);
     TRY(load_vec(m, &m->output_norm, m->p.output_scale, 1, e));
     TRY(load_vec(m, &m->output_bias, m->p.output_scale, 1, e));
+    TRY(load_vec(m, &m->layer_proj_norm, MODEL_LAYER_EMBED_SCALE, 1, e));
     for (int32_t i = 0; i < m->p.n_layer; i++)
         for (int j = 0; j < LAYER_VECS; j++) {
             struct model_vec *v = layer_vec(&m->layer[i], j);
-            TRY(load_vec(m, v, 1, v == &m->layer[i].taps && v->t ? m->p.n_tap : 1, e));
+            float scale = v == &m->layer[i].router_norm ? 1 / sqrtf((float)m->p.n_embd) : 1;
+            TRY(load_vec(m, v, scale, v == &m->layer[i].taps && v->t ? m->p.n_tap : 1, e));
         }
     model_each_mat(m, load_mat, &l);
     TRY(l.status);
@@ -570,6 +637,7 @@ void model_free(struct model *m)
         model_each_mat(m, free_mat, m->kern);
         m->kern->ops->free(m->kern, m->output_norm.dev);
         m->kern->ops->free(m->kern, m->output_bias.dev);
+        m->kern->ops->free(m->kern, m->layer_proj_norm.dev);
         for (int32_t i = 0; i < m->p.n_layer; i++)
             for (int j = 0; j < LAYER_VECS; j++)
                 m->kern->ops->free(m->kern, layer_vec(&m->layer[i], j)->dev);
@@ -605,12 +673,16 @@ uint64_t model_fingerprint(const struct model *m)
         XXH3_64bits_update(x, state, sizeof state);
         XXH3_64bits_update(x, p->recurrent, (size_t)p->n_layer);
     }
+    if (p->arch == MODEL_GEMMA4) {
+        const int32_t local[] = {p->n_head_kv_local, p->head_dim_local, p->n_rot_local, p->n_layer_kv};
+        XXH3_64bits_update(x, local, sizeof local);
+    }
     if (p->q_growth > 0) {
         XXH3_64bits_update(x, &p->q_growth, sizeof p->q_growth);
         XXH3_64bits_update(x, &p->n_ctx_orig, sizeof p->n_ctx_orig);
     }
     XXH3_64bits_update(x, m->rope_freq, sizeof(float) * (size_t)(p->n_rot / 2));
-    XXH3_64bits_update(x, m->rope_freq_local, sizeof(float) * (size_t)(p->n_rot / 2));
+    XXH3_64bits_update(x, m->rope_freq_local, sizeof(float) * (size_t)(p->n_rot_local / 2));
     for (int32_t i = 0; i < p->n_layer; i++)
         XXH3_64bits_update(x, &m->layer[i].window, sizeof m->layer[i].window);
     for (int64_t i = 0; i < gguf_n_tensor(m->gguf); i++) {

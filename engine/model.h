@@ -14,8 +14,9 @@
 #include "engine/base/err.h"
 #include "engine/gguf.h"
 #include "kernels/kernels.h"
+#include "kernels/page.h"
 
-enum { MODEL_LAYERS = 512 };
+enum { MODEL_LAYERS = 512, MODEL_HEAD_DIM_MAX = PAGE_HEAD_DIM_MAX /* wider heads have no kernels */ };
 
 /* The values are part of fingerprints: new ones go to the end. */
 enum model_arch {
@@ -49,6 +50,7 @@ enum model_arch {
     MODEL_QWEN35MOE,
     MODEL_LFM2,
     MODEL_LFM2MOE,
+    MODEL_GEMMA4,
 };
 
 /* Position encoding of one kind of layer, before n_ctx is known. */
@@ -75,6 +77,7 @@ struct model_params {
     bool side_by_side;   /* feed-forward reads what attention reads */
     int32_t n_expert, n_expert_used; /* 0 = dense; else n_ff is that of one expert */
     int32_t n_ff_plain;              /* widest network that is no routed expert; 0 = there is none */
+    int32_t n_layer_embed;           /* values of a token's embedding for each layer; 0 = there are none */
     bool expert_sigmoid; /* an expert's weight is its logit's sigmoid, else softmax over all */
     bool expert_norm;    /* weights of the chosen experts sum to one */
     float expert_scale;  /* ... times this */
@@ -89,7 +92,8 @@ struct model_params {
     struct model_rope_params rope, rope_local; /* local: sliding layers */
     int32_t window; /* positions seen by sliding layers; 0 = no such layers */
     bool sliding[MODEL_LAYERS];
-    bool q_gated; /* attention's answer is multiplied by the sigmoid of a gate as wide as it is */
+    bool v_normed; /* values are, as if by weights of one; without a matrix of their own they are the keys */
+    bool q_gated;  /* attention's answer is multiplied by the sigmoid of a gate as wide as it is */
     /* Layers that keep a state instead of keys and values (engine/recurrent.h). */
     bool recurrent[MODEL_LAYERS];
     int32_t n_layer_attn; /* the others */
@@ -128,6 +132,9 @@ struct model_mat {
     struct kern_weight *w; /* after model_load */
 };
 
+/* What both halves of a token's embedding by layer are multiplied by before they are added: 1 / sqrt(2). */
+#define MODEL_LAYER_EMBED_SCALE 0.70710678f
+
 /* A vector in float32 on the device. */
 struct model_vec {
     const struct gguf_tensor *t; /* NULL = absent */
@@ -140,9 +147,13 @@ struct model_layer {
     struct model_mat q, k, v, o; /* q_gated: q's rows are each head's, then its gate's */
     /* The layer's network, or the expert that all tokens share beside the routed ones; or absent. */
     struct model_mat gate, up, down;
-    struct model_mat router, gates, ups, downs; /* of routed experts, or absent */
+    /* Of routed experts, or absent. Without ups each expert's rows of gates are its gate's, then its up's. */
+    struct model_mat router, gates, ups, downs;
     struct model_mat share; /* [1, n_embd]: its sigmoid is the shared expert's weight; absent = 1 */
     struct model_vec pick;  /* added to experts' weights for the choice alone, or absent; no dev */
+    struct model_vec worth; /* of each expert, times its weight; or absent; no dev */
+    /* Gemma 4: the layer's network beside the routed experts, each with norms of their own. */
+    struct model_vec router_norm, experts_norm, experts_post_norm, plain_post_norm;
     struct model_vec sinks; /* one logit a head that takes a share of attention; or absent */
     struct model_vec q_bias, k_bias, v_bias, o_bias, gate_bias, up_bias, down_bias;
     struct model_vec router_bias, gates_bias, ups_bias, downs_bias;
@@ -157,6 +168,10 @@ struct model_layer {
     struct model_mat mix, gate_in, gate_out;
     struct model_mat alpha, beta; /* [n_state_head, n_embd] */
     struct model_vec taps, decay, dt, state_norm;
+    /* Of a model with embeddings by layer (engine/layer_embed.h). */
+    struct model_mat side_gate, side_out;
+    struct model_vec side_norm;
+    float out_scale; /* the stream behind the layer is multiplied by it */
 };
 
 struct model {
@@ -165,6 +180,9 @@ struct model {
     struct kern *kern;              /* NULL before model_load */
     struct model_mat embed, output; /* output.t == embed.t and one weight when tied */
     struct model_vec output_norm, output_bias;
+    const struct gguf_tensor *layer_embed; /* [n_vocab][n_layer * n_layer_embed] in the file, or NULL */
+    struct model_mat layer_proj;           /* [n_layer * n_layer_embed, n_embd]; or absent */
+    struct model_vec layer_proj_norm;
     struct model_layer *layer;                                     /* [n_layer] */
     const struct gguf_tensor *rope_freqs, *rope_long, *rope_short; /* divisors, or NULL */
     struct kern_rope rope, rope_local;                             /* after model_set_ctx */

@@ -4,14 +4,12 @@
 #define ENGINE_MODEL_IMPL_H
 
 #include "engine/model.h"
-#include "kernels/page.h"
 
 /* More than any model has, and little enough that products of them fit their types. */
 enum {
     MAX_EMBD = 1 << 17,
     MAX_FF = 1 << 20,
     MAX_HEADS = 1024,
-    MAX_HEAD_DIM = PAGE_HEAD_DIM_MAX, /* wider ones have no kernels */
     MAX_VOCAB = 1 << 24,
     MAX_CTX = 1 << 30,
     MAX_EXPERTS = 1 << 12,
@@ -39,9 +37,12 @@ enum trait {
     COHERE = 1 << 17,      /* LayerNorm, and one for both blocks, which lie side by side */
     DELTA = 1 << 18,       /* some layers keep a state by the gated delta rule */
     SHORT_CONV = 1 << 19,  /* some layers are short convolutions */
+    GEMMA4 = 1 << 20,      /* its heads, caches, experts and embeddings by layer */
 };
 
 bool model_has(const struct model_params *p, unsigned trait); /* any of these */
+/* Sliding layers tell positions in their own way, neither stretched nor by the file's divisors. */
+bool model_own_rope(const struct model_params *p);
 /* The hyper-parameters of an open file, checked; what only its tensors tell is not known yet. */
 enum status model_read_params(const struct gguf *g, struct model_params *p, struct err *e);
 

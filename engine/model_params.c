@@ -57,6 +57,8 @@ static const struct arch {
     {"lfm2", MODEL_LFM2, KERN_ROPE_HALVES, KERN_ACT_SILU, 0, PRE_NORM | QK_NORM | SHORT_CONV},
     {"lfm2moe", MODEL_LFM2MOE, KERN_ROPE_HALVES, KERN_ACT_SILU, 0,
      PRE_NORM | QK_NORM | SHORT_CONV | EXPERTS | EXPERT_NORM | SOME_DENSE},
+    {"gemma4", MODEL_GEMMA4, KERN_ROPE_HALVES, KERN_ACT_GELU_TANH, 6,
+     PRE_NORM | POST_NORM | QK_NORM | SOME_EXPERTS | EXPERT_NORM | GEMMA4},
     /* The language parts of models that also see: of text alone, their positions are plain. */
     {"qwen2vl", MODEL_QWEN2, KERN_ROPE_HALVES, KERN_ACT_SILU, 0, PRE_NORM | QKV_BIAS},
     {"qwen3vl", MODEL_QWEN3, KERN_ROPE_HALVES, KERN_ACT_SILU, 0, PRE_NORM | QK_NORM},
@@ -166,6 +168,11 @@ static void read_name(const struct gguf *g, struct model_params *p)
         *dot = 0;
 }
 
+bool model_own_rope(const struct model_params *p)
+{
+    return p->arch == MODEL_GEMMA3 || p->arch == MODEL_OLMO2 || p->arch == MODEL_GEMMA4;
+}
+
 static enum status read_rope(const struct gguf *g, struct model_params *p, struct err *e)
 {
     struct model_rope_params *r = &p->rope;
@@ -208,9 +215,14 @@ static enum status read_rope(const struct gguf *g, struct model_params *p, struc
         r->factor = 1;
     p->rope_local = *r;
     /* Sliding layers are neither stretched nor, gemma's, long-based. */
-    if (p->arch == MODEL_GEMMA3 || p->arch == MODEL_OLMO2)
+    if (model_own_rope(p))
         p->rope_local = (struct model_rope_params){
-            .base = p->arch == MODEL_GEMMA3 ? 10000.0f : r->base, .factor = 1, .attn_factor = 1};
+            .base = p->arch == MODEL_OLMO2 ? r->base : 10000.0f, .factor = 1, .attn_factor = 1};
+    TRY(get_int(g, p, "rope.dimension_count_swa", 2, p->head_dim_local,
+                p->n_rot < p->head_dim_local ? p->n_rot : p->head_dim_local, &p->n_rot_local, e));
+    if (p->n_rot_local % 2)
+        return err_set(e, ERR_FORMAT, "%s: %d rotated channels is an odd number", gguf_path(g),
+                       p->n_rot_local);
     return get_float(g, p, "rope.freq_base_swa", 1.001f, 1e12f, p->rope_local.base,
                      &p->rope_local.base, e);
 }
@@ -247,27 +259,35 @@ static enum status read_window(const struct gguf *g, struct model_params *p, str
     return OK;
 }
 
-/* Heads of keys and values; of lfm2 a list, where a layer with none is a convolution. */
+/* Heads of keys and values; of lfm2 a list, where a layer with none is a convolution, of gemma4 one where
+ * sliding layers have others. */
 static enum status read_kv_heads(const struct gguf *g, struct model_params *p, struct err *e)
 {
     char key[128];
     const struct gguf_kv *kv = gguf_find(g, arch_key(p, "attention.head_count_kv", key));
     int64_t v;
-    if (!model_has(p, SHORT_CONV) || !kv || kv->type != GGUF_ARRAY)
-        return get_int(g, p, "attention.head_count_kv", 1, p->n_head, p->n_head, &p->n_head_kv, e);
+    if (!model_has(p, SHORT_CONV | GEMMA4) || !kv || kv->type != GGUF_ARRAY) {
+        TRY(get_int(g, p, "attention.head_count_kv", 1, p->n_head, p->n_head, &p->n_head_kv, e));
+        p->n_head_kv_local = p->n_head_kv;
+        return OK;
+    }
     if (kv->n < (uint64_t)p->n_layer)
         return err_set(e, ERR_FORMAT, "%s: '%s' has %llu entries for %d layers", gguf_path(g), key,
                        (unsigned long long)kv->n, p->n_layer);
     for (int32_t i = 0; i < p->n_layer; i++) {
-        if (!gguf_elem_i64(kv, (uint64_t)i, &v) || v < 0 || v > p->n_head)
+        int32_t *n = model_has(p, GEMMA4) && p->sliding[i] ? &p->n_head_kv_local : &p->n_head_kv;
+        if (!gguf_elem_i64(kv, (uint64_t)i, &v) || v < model_has(p, GEMMA4) || v > p->n_head)
             return err_set(e, ERR_FORMAT, "%s: '%s' is not a list of numbers of heads, 0..%d",
                            gguf_path(g), key, p->n_head);
-        if (v > 0 && p->n_head_kv > 0 && v != p->n_head_kv)
+        if (v > 0 && *n > 0 && v != *n)
             return err_set(e, ERR_UNSUPPORTED, "%s: '%s' differs between layers, which is not supported",
                            gguf_path(g), key);
         p->recurrent[i] = v == 0;
-        p->n_head_kv = v > 0 ? (int32_t)v : p->n_head_kv;
+        *n = v > 0 ? (int32_t)v : *n;
     }
+    /* Of a kind that there are none of it is nothing to anybody. */
+    p->n_head_kv = p->n_head_kv > 0 ? p->n_head_kv : p->n_head_kv_local;
+    p->n_head_kv_local = p->n_head_kv_local > 0 ? p->n_head_kv_local : p->n_head_kv;
     return OK;
 }
 
@@ -308,7 +328,10 @@ static enum status read_recurrent(const struct gguf *g, struct model_params *p, 
         TRY(read_delta(g, p, e));
     for (int32_t i = 0; i < p->n_layer; i++)
         p->n_layer_attn += !p->recurrent[i];
-    p->n_layer_kv = p->n_layer_attn;
+    int32_t n_shared;
+    TRY(get_int(g, p, "attention.shared_kv_layers", 0, model_has(p, GEMMA4) ? p->n_layer - 1 : 0, 0,
+                &n_shared, e));
+    p->n_layer_kv = p->n_layer_attn - n_shared;
     if (p->n_layer_attn == 0)
         return err_set(e, ERR_UNSUPPORTED, "%s: a model without attention is not supported", gguf_path(g));
     if (p->n_layer_attn == p->n_layer)
@@ -333,6 +356,8 @@ static enum status read_experts(const struct gguf *g, struct model_params *p, st
         return err_set(e, ERR_FORMAT,
                        "%s: metadata '%s.expert_count' is missing or 0: not a complete model",
                        gguf_path(g), p->arch_name);
+    if (p->n_expert == 0 && model_has(p, GEMMA4)) /* it may differ between layers: tensors tell */
+        return OK;
     if (p->n_expert == 0)
         return get_int(g, p, "feed_forward_length", 1, MAX_FF, -1, &p->n_ff, e);
     TRY(get_int(g, p, "expert_shared_feed_forward_length", 0, MAX_FF, 0, &n_shared, e));
@@ -357,7 +382,7 @@ static enum status read_experts(const struct gguf *g, struct model_params *p, st
     if (p->expert_scale == 0)
         p->expert_scale = 1;
     if (p->n_ff % KERN_ROW_STEP || p->n_embd % KERN_ROW_STEP ||
-        (int64_t)p->n_expert * (p->n_ff > p->n_embd ? p->n_ff : p->n_embd) > INT32_MAX)
+        (int64_t)p->n_expert * (2 * p->n_ff > p->n_embd ? 2 * p->n_ff : p->n_embd) > INT32_MAX)
         return err_set(
             e, ERR_UNSUPPORTED,
             "%s: %d experts of width %d in a model of width %d are not supported (widths "
@@ -391,6 +416,20 @@ static enum status read_factors(const struct gguf *g, struct model_params *p, st
     return OK;
 }
 
+static enum status check_heads(const struct gguf *g, const struct model_params *p, int32_t n_kv,
+                               int32_t len_k, int32_t len_v, struct err *e)
+{
+    if (n_kv > 0 && p->n_head % n_kv)
+        return err_set(e, ERR_FORMAT, "%s: %d heads do not share %d KV heads evenly", gguf_path(g),
+                       p->n_head, n_kv);
+    if (len_k != len_v || len_k % 2 || len_k < 2 || len_k > MODEL_HEAD_DIM_MAX)
+        return err_set(e, ERR_UNSUPPORTED,
+                       "%s: heads of %d key and %d value channels are not "
+                       "supported",
+                       gguf_path(g), len_k, len_v);
+    return OK;
+}
+
 enum status model_read_params(const struct gguf *g, struct model_params *p, struct err *e)
 {
     int32_t len_k, len_v;
@@ -403,36 +442,36 @@ enum status model_read_params(const struct gguf *g, struct model_params *p, stru
     TRY(get_int(g, p, "embedding_length", 1, MAX_EMBD, -1, &p->n_embd, e));
     TRY(read_experts(g, p, e));
     TRY(get_int(g, p, "attention.head_count", 1, MAX_HEADS, -1, &p->n_head, e));
+    TRY(read_window(g, p, e));
     TRY(read_kv_heads(g, p, e));
     TRY(get_int(g, p, "context_length", 1, MAX_CTX, -1, &p->n_ctx_train, e));
-    TRY(get_int(g, p, "attention.key_length", 1, MAX_HEAD_DIM, p->n_embd / p->n_head, &len_k, e));
-    TRY(get_int(g, p, "attention.value_length", 1, MAX_HEAD_DIM, len_k, &len_v, e));
-    if (p->n_head_kv > 0 && p->n_head % p->n_head_kv)
-        return err_set(e, ERR_FORMAT, "%s: %d heads do not share %d KV heads evenly", gguf_path(g),
-                       p->n_head, p->n_head_kv);
-    if (len_k != len_v || len_k % 2 || len_k < 2 || len_k > MAX_HEAD_DIM)
-        return err_set(e, ERR_UNSUPPORTED,
-                       "%s: heads of %d key and %d value channels are not "
-                       "supported",
-                       gguf_path(g), len_k, len_v);
-    p->head_dim = len_k;
+    TRY(get_int(g, p, "attention.key_length", 1, MODEL_HEAD_DIM_MAX, p->n_embd / p->n_head, &len_k, e));
+    TRY(get_int(g, p, "attention.value_length", 1, MODEL_HEAD_DIM_MAX, len_k, &len_v, e));
+    TRY(check_heads(g, p, p->n_head_kv, len_k, len_v, e));
+    p->head_dim = p->head_dim_local = len_k;
+    if (model_has(p, GEMMA4)) {
+        TRY(get_int(g, p, "attention.key_length_swa", 1, MODEL_HEAD_DIM_MAX, len_k, &len_k, e));
+        TRY(get_int(g, p, "attention.value_length_swa", 1, MODEL_HEAD_DIM_MAX, len_k, &len_v, e));
+        TRY(check_heads(g, p, p->n_head_kv_local, len_k, len_v, e));
+        p->head_dim_local = len_k;
+        TRY(get_int(g, p, "embedding_length_per_layer_input", 0, MAX_EMBD / p->n_layer, 0,
+                    &p->n_layer_embed, e));
+    }
     TRY(read_recurrent(g, p, e));
     p->layer_norm = p->side_by_side = model_has(p, COHERE);
     TRY(get_float(
         g, p, p->layer_norm ? "attention.layer_norm_epsilon" : "attention.layer_norm_rms_epsilon",
         0, 1, 1e-5f, &p->norm_eps, e));
     TRY(read_rope(g, p, e));
-    TRY(read_window(g, p, e));
-    p->n_head_kv_local = p->n_head_kv;
-    p->head_dim_local = p->head_dim;
-    p->n_rot_local = p->n_rot;
 
-    bool gemma = p->arch == MODEL_GEMMA || p->arch == MODEL_GEMMA2 || p->arch == MODEL_GEMMA3;
+    bool gemma = p->arch == MODEL_GEMMA || p->arch == MODEL_GEMMA2 || p->arch == MODEL_GEMMA3 ||
+                 p->arch == MODEL_GEMMA4;
     bool gemma_27b = (p->arch == MODEL_GEMMA2 && p->n_layer == 46) ||
                      (p->arch == MODEL_GEMMA3 && p->n_layer == 62);
     p->embed_scale = gemma ? sqrtf((float)p->n_embd) : 1;
     p->output_scale = 1;
     p->norm_rotated = model_has(p, QK_NORM_LATE);
+    p->v_normed = model_has(p, GEMMA4);
     TRY(read_factors(g, p, e));
     if (p->arch == MODEL_MISTRAL3)
         TRY(get_float(g, p, "attention.temperature_scale", 0, 1e3f, 0, &p->q_growth, e));
@@ -443,6 +482,8 @@ enum status model_read_params(const struct gguf *g, struct model_params *p, stru
                        gguf_path(g), p->n_rot, p->head_dim);
     /* The 27B models were trained with the width per head instead of the head's own size. */
     p->attn_scale = 1 / sqrtf((float)(gemma_27b ? p->n_embd / p->n_head : p->head_dim));
+    if (model_has(p, GEMMA4)) /* the norms of queries and keys do it */
+        p->attn_scale = 1;
     TRY(get_float(g, p, "attention.scale", 0, 1e3f, p->attn_scale, &p->attn_scale, e));
     bool caps = p->arch == MODEL_GEMMA2;
     TRY(get_float(g, p, "attn_logit_softcapping", 0, 1e6f, caps ? 50 : 0, &p->attn_softcap, e));

@@ -248,6 +248,7 @@ struct kern_ops {
     void (*glu)(struct kern *k, float *dst, int32_t dst_stride, const float *gate, const float *up,
                 int32_t stride, int32_t n_tok, int32_t n, enum kern_act act);
     void (*add)(struct kern *k, float *dst, const float *x, size_t n);     /* dst += x */
+    void (*scale)(struct kern *k, float *x, size_t n, float by);           /* x *= by */
     /* A learned sink takes its share of attention and gives nothing: out[t][h] of attend, with its lse,
      * times 1 / (1 + exp(sink[h] - lse[t][h])). sink: dev [n_head]. */
     void (*sink)(struct kern *k, float *out, const float *lse, const float *sink, int32_t n_tok,

@@ -7,7 +7,7 @@ const char *timed_name(enum timed_op op)
 {
     static const char *const names[TIMED_N] = {"embed", "matmul", "rmsnorm", "center", "rope",
                                                "kv_write", "attend", "score", "seal",
-                                               "glu", "add", "sink", "take_rows", "add_rows", "softcap", "conv",
+                                               "glu", "add", "scale", "sink", "take_rows", "add_rows", "softcap", "conv",
                                                "delta", "download"};
     return names[op];
 }
@@ -85,6 +85,7 @@ TIMED(add_rows, TIMED_ADD_ROWS,
       (struct kern * k, float *dst, const float *src, const int32_t *row, const float *weight,
        int32_t n_tok, int32_t n_each, int32_t n_col),
       (k, dst, src, row, weight, n_tok, n_each, n_col))
+TIMED(scale, TIMED_SCALE, (struct kern * k, float *x, size_t n, float by), (k, x, n, by))
 TIMED(softcap, TIMED_SOFTCAP, (struct kern * k, float *x, size_t n, float cap), (k, x, n, cap))
 TIMED(conv, TIMED_CONV, (struct kern * k, const struct kern_conv *c), (k, c))
 TIMED(delta, TIMED_DELTA, (struct kern * k, const struct kern_delta *d), (k, d))
@@ -118,6 +119,7 @@ void timed_begin(struct kern *k, struct kern_times *t)
     t->timed.sink = timed_sink;
     t->timed.take_rows = timed_take_rows;
     t->timed.add_rows = timed_add_rows;
+    t->timed.scale = timed_scale;
     t->timed.softcap = timed_softcap;
     t->timed.conv = timed_conv;
     t->timed.delta = timed_delta;

@@ -17,6 +17,7 @@ enum timed_op {
     TIMED_SEAL,
     TIMED_GLU,
     TIMED_ADD,
+    TIMED_SCALE,
     TIMED_SINK,
     TIMED_TAKE_ROWS,
     TIMED_ADD_ROWS,

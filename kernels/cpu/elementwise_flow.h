@@ -351,7 +351,7 @@ struct flat_job {
     const float *x;
     int32_t n_row; /* of FLAT_ROW values */
     size_t n;
-    float cap;
+    float by; /* what scale and softcap go by */
 };
 
 enum { FLAT_ROW = 4096 };
@@ -421,12 +421,28 @@ static void flow_add_rows(struct kern *k, float *dst, const float *src, const in
     flow_run(k, n_tok, n_each * n_col, take_or_add, &j);
 }
 
+static void scale_rows(void *ctx, int part, int n_part, int thread)
+{
+    const struct flat_job *j = ctx;
+    size_t i = (size_t)part_row(j->n_row, part, n_part) * FLAT_ROW;
+    size_t end = (size_t)part_row(j->n_row, part + 1, n_part) * FLAT_ROW;
+    end = end < j->n ? end : j->n;
+    for (; i < end; i++)
+        j->dst[i] *= j->by;
+}
+
+static void flow_scale(struct kern *k, float *x, size_t n, float by)
+{
+    struct flat_job j = {x, NULL, (int32_t)((n + FLAT_ROW - 1) / FLAT_ROW), n, by};
+    flow_run(k, j.n_row, FLAT_ROW, scale_rows, &j);
+}
+
 static void softcap_rows(void *ctx, int part, int n_part, int thread)
 {
     const struct flat_job *j = ctx;
     size_t i = (size_t)part_row(j->n_row, part, n_part) * FLAT_ROW;
     size_t end = (size_t)part_row(j->n_row, part + 1, n_part) * FLAT_ROW;
-    vf cap = VF_SET1(j->cap), inverse = VF_SET1(1 / j->cap);
+    vf cap = VF_SET1(j->by), inverse = VF_SET1(1 / j->by);
     end = end < j->n ? end : j->n;
     for (; i + VL <= end; i += VL)
         VF_STORE(j->dst + i, VF_MUL(cap, vf_tanh(VF_MUL(VF_LOAD(j->dst + i), inverse))));
@@ -454,7 +470,7 @@ static void flow_softcap(struct kern *k, float *x, size_t n, float cap)
         .rmsnorm = flow_rmsnorm, .center = flow_center, .rope = flow_rope,                         \
         .kv_write = flow_kv_write,                                                                 \
         .attend = attend_op, .seal = mem_op_seal, .demote = mem_op_demote, .glu = flow_glu,        \
-        .add = flow_add, .sink = ref_sink, .take_rows = flow_take_rows,                            \
+        .add = flow_add, .scale = flow_scale, .sink = ref_sink, .take_rows = flow_take_rows,                            \
         .add_rows = flow_add_rows,                                                                 \
         .softcap = flow_softcap, .conv = flow_conv, .delta = flow_delta,                           \
     }

@@ -45,6 +45,7 @@ void ref_take_rows(struct kern *k, float *dst, const float *src, const int32_t *
                    int32_t n_col);
 void ref_add_rows(struct kern *k, float *dst, const float *src, const int32_t *row,
                   const float *weight, int32_t n_tok, int32_t n_each, int32_t n_col);
+void ref_scale(struct kern *k, float *x, size_t n, float by);
 void ref_softcap(struct kern *k, float *x, size_t n, float cap);
 void ref_conv(struct kern *k, const struct kern_conv *c); /* recurrent_ref.c */
 void ref_delta(struct kern *k, const struct kern_delta *d);

@@ -234,6 +234,12 @@ void ref_add_rows(struct kern *k, float *dst, const float *src, const int32_t *r
         }
 }
 
+void ref_scale(struct kern *k, float *x, size_t n, float by)
+{
+    for (size_t i = 0; i < n; i++)
+        x[i] *= by;
+}
+
 void ref_softcap(struct kern *k, float *x, size_t n, float cap)
 {
     for (size_t i = 0; i < n; i++)
@@ -265,6 +271,7 @@ const struct kern_ops ops_ref = {
     .demote = mem_op_demote,
     .glu = ref_glu,
     .add = ref_add,
+    .scale = ref_scale,
     .sink = ref_sink,
     .take_rows = ref_take_rows,
     .add_rows = ref_add_rows,

@@ -299,6 +299,7 @@ static const struct kern_ops ops_cuda = {
     .bounds = cuda_bounds,
     .glu = cuda_glu,
     .add = cuda_add,
+    .scale = cuda_scale,
     .sink = cuda_sink,
     .take_rows = cuda_take_rows,
     .add_rows = cuda_add_rows,

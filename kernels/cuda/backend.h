@@ -156,6 +156,7 @@ void cuda_take_rows(struct kern *k, float *dst, const float *src, const int32_t 
                     int32_t n_col);
 void cuda_add_rows(struct kern *k, float *dst, const float *src, const int32_t *row,
                    const float *weight, int32_t n_tok, int32_t n_each, int32_t n_col);
+void cuda_scale(struct kern *k, float *x, size_t n, float by);
 void cuda_softcap(struct kern *k, float *x, size_t n, float cap);
 void cuda_conv(struct kern *k, const struct kern_conv *c);
 void cuda_delta(struct kern *k, const struct kern_delta *d);

@@ -281,6 +281,18 @@ void cuda_add_rows(struct kern *k, float *dst, const float *src, const int32_t *
     gather(k, dst, src, row, weight, n_tok, n_each, n_col);
 }
 
+static __global__ void scale_all(float *x, size_t n, float by)
+{
+    size_t i = (size_t)blockIdx.x * blockDim.x + threadIdx.x;
+    if (i < n)
+        x[i] *= by;
+}
+
+void cuda_scale(struct kern *k, float *x, size_t n, float by)
+{
+    launch(scale_all, dim3(groups(n, THREADS)), THREADS, 0, cuda_of(k), x, n, by);
+}
+
 static __global__ void softcap_all(float *x, size_t n, float cap)
 {
     size_t i = (size_t)blockIdx.x * blockDim.x + threadIdx.x;

@@ -424,7 +424,7 @@ static void ops__glu__agrees_with_ref(void **unused)
     kern_close(ref);
 }
 
-static void ops__add_softcap__agree_with_ref(void **unused)
+static void ops__add_scale_softcap__agree_with_ref(void **unused)
 {
     struct kern *ref = open_isa("ref", 1);
     for (int i = 0; i < N_ISA; i++) {
@@ -436,6 +436,9 @@ static void ops__add_softcap__agree_with_ref(void **unused)
             memcpy(b, a, n * 4);
             ref->ops->add(ref, a, x, n);
             k->ops->add(k, b, x, n);
+            assert_memory_equal(a, b, n * 4);
+            ref->ops->scale(ref, a, n, 0.7f);
+            k->ops->scale(k, b, n, 0.7f);
             assert_memory_equal(a, b, n * 4);
             ref->ops->softcap(ref, a, n, 30);
             k->ops->softcap(k, b, n, 30);
@@ -684,7 +687,7 @@ int main(void)
         cmocka_unit_test(ops__rope__agrees_with_ref),
         cmocka_unit_test(ops__rope__sees_changed_frequencies),
         cmocka_unit_test(ops__glu__agrees_with_ref),
-        cmocka_unit_test(ops__add_softcap__agree_with_ref),
+        cmocka_unit_test(ops__add_scale_softcap__agree_with_ref),
         cmocka_unit_test(ops__matmul__rows_of_a_stack),
         cmocka_unit_test(ops__take_add_rows__agree_with_ref),
         cmocka_unit_test(ops__sink__takes_its_share),

@@ -25,7 +25,8 @@ enum {
     STATE = 32,     /* one head's, both ways */
     KEY_HEADS = 2,
     DELTA_TAPS = 4,
-    CONV_TAPS = 3
+    CONV_TAPS = 3,
+    SIDE = 32 /* a token's embedding for one layer */
 };
 
 enum feature {
@@ -62,9 +63,16 @@ enum feature {
     CONV = 1 << 30,    /* short convolutions in most layers */
 };
 
+/* Of Gemma 4: every third layer sees everything and has wider heads. */
+enum gemma4 {
+    GEMMA4 = 1,
+    BY_LAYER = 2, /* embeddings by layer; the second half has no keys of its own, and twice the width */
+    KEYS_ARE_VALUES = 4 /* in layers that see everything, which have half as many KV heads */
+};
+
 static const struct tiny {
     const char *name, *arch;
-    unsigned features;
+    unsigned features, gemma4;
 } tinies[] = {
     {"llama", "llama", PRE},
     {"llama-moe", "llama", PRE | MOE},
@@ -103,6 +111,8 @@ static const struct tiny {
      PRE | FFN_POST | QK | PARTIAL | SECTIONS | DELTA | VALUES | MOE | MOE_FF | SHARED | SHARE},
     {"lfm2", "lfm2", PRE | QK | CONV | TIED},
     {"lfm2moe", "lfm2moe", PRE | QK | CONV | MOE | MOE_FF | LEAD | PICK | SIGMOID | TIED},
+    {"gemma4", "gemma4", PRE | POST | QK | TIED, GEMMA4 | BY_LAYER},
+    {"gemma4-moe", "gemma4", PRE | POST | QK | MOE | MOE_FF | TIED, GEMMA4 | KEYS_ARE_VALUES},
 };
 
 const char *tinymodel_name(int i)
@@ -123,14 +133,26 @@ bool tinymodel_mixture(int i)
     return tinies[i].features & MOE;
 }
 
-static int kv_heads(const struct tiny *m)
+static bool slides(const struct tiny *m, int layer)
 {
+    return m->gemma4 && layer % 3 < 2;
+}
+
+static int kv_heads(const struct tiny *m, int layer)
+{
+    if (m->gemma4 & KEYS_ARE_VALUES && !slides(m, layer))
+        return KV_HEADS / 2;
     return m->features & ALL_KV ? HEADS : KV_HEADS;
 }
 
-static int head(const struct tiny *m)
+static int head(const struct tiny *m, int layer)
 {
-    return m->features & DELTA ? WIDE_HEAD : HEAD;
+    return m->features & DELTA || (m->gemma4 && !slides(m, layer)) ? WIDE_HEAD : HEAD;
+}
+
+static int ff_of(const struct tiny *m, int layer)
+{
+    return m->gemma4 & BY_LAYER && layer >= LAYERS / 2 ? 2 * FF : FF;
 }
 
 /* Every how many-th layer attends, by the key. */
@@ -154,6 +176,7 @@ struct tensor {
     char name[64];
     int64_t n_col, n_row, n_mat;
     float mean, size;
+    int64_t n_still; /* the last so many are divisors of positions that turn nothing */
     enum kern_type type;
 };
 
@@ -191,14 +214,17 @@ static void add_in(struct tensors *t, int layer, const char *what, const char *k
 
 static void add_attention(struct tensors *t, int layer, const struct tiny *m)
 {
-    int q = HEADS * head(m), kv = kv_heads(m) * head(m);
-    if (m->features & (QK | QK_ROW)) {
-        ADD("attn_q_norm", m->features & QK ? head(m) : q, 0, 0, 1.2f, 0.4f);
-        ADD("attn_k_norm", m->features & QK ? head(m) : kv, 0, 0, 1.2f, 0.4f);
-    }
+    int d = head(m, layer), q = HEADS * d, kv = kv_heads(m, layer) * d;
+    bool own = !(m->gemma4 & BY_LAYER) || layer < LAYERS / 2;
+    if (m->features & (QK | QK_ROW))
+        ADD("attn_q_norm", m->features & QK ? d : q, 0, 0, 1.2f, 0.4f);
+    if (m->features & (QK | QK_ROW) && own)
+        ADD("attn_k_norm", m->features & QK ? d : kv, 0, 0, 1.2f, 0.4f);
     ADD("attn_q", D, m->features & DELTA ? 2 * q : q, 0, 0, 0.2f); /* gates too, head by head */
-    ADD("attn_k", D, kv, 0, 0, 0.2f);
-    ADD("attn_v", D, kv, 0, 0, 0.2f);
+    if (own)
+        ADD("attn_k", D, kv, 0, 0, 0.2f);
+    if (own && !(m->gemma4 & KEYS_ARE_VALUES && !slides(m, layer)))
+        ADD("attn_v", D, kv, 0, 0, 0.2f);
     ADD("attn_output", q, D, 0, 0, 0.2f);
 }
 
@@ -229,10 +255,31 @@ static void add_conv(struct tensors *t, int layer)
     ADD("shortconv.out_proj", D, D, 0, 0, 0.2f);
 }
 
+/* What only Gemma 4 has in a layer. */
+static void add_gemma4(struct tensors *t, int layer, const struct tiny *m)
+{
+    ADD("layer_output_scale", 1, 0, 0, 0.7f, 0.1f);
+    if (m->gemma4 & BY_LAYER) {
+        ADD("inp_gate", D, SIDE, 0, 0, 0.2f);
+        ADD("proj", SIDE, D, 0, 0, 0.2f);
+        ADD("post_norm", D, 0, 0, 0.5f, 0.3f);
+    }
+    if (!(m->features & MOE))
+        return;
+    add_in(t, layer, "ffn_gate_inp", ".scale", D, 0, 0, 9, 3); /* it is divided by sqrt(D) */
+    add_in(t, layer, "ffn_down_exps", ".scale", EXPERTS, 0, 0, 1, 0.3f);
+    ADD("ffn_gate_up_exps", D, 2 * EXPERT_FF, EXPERTS, 0, 0.2f);
+    ADD("ffn_down_exps", EXPERT_FF, D, EXPERTS, 0, 0.15f);
+    ADD("ffn_gate_inp", D, EXPERTS, 0, 0, 0.3f);
+    ADD("pre_ffw_norm_2", D, 0, 0, 1, 0.5f);
+    ADD("post_ffw_norm_1", D, 0, 0, 0.5f, 0.3f);
+    ADD("post_ffw_norm_2", D, 0, 0, 0.5f, 0.3f);
+}
+
 static void add_layer(struct tensors *t, int layer, const struct tiny *m)
 {
-    int moe = has_experts(m, layer) ? EXPERTS : 0;
-    int ff = moe && m->features & MOE_FF ? EXPERT_FF : FF;
+    int moe = has_experts(m, layer) && !m->gemma4 ? EXPERTS : 0;
+    int ff = moe && m->features & MOE_FF ? EXPERT_FF : ff_of(m, layer);
     if (m->features & PRE) {
         ADD("attn_norm", D, 0, 0, 1, 0.5f);
         ADD(m->features & FFN_POST ? "post_attention_norm" : "ffn_norm", D, 0, 0, 1, 0.5f);
@@ -249,6 +296,8 @@ static void add_layer(struct tensors *t, int layer, const struct tiny *m)
         add_delta(t, layer, m);
     else
         add_conv(t, layer);
+    if (m->gemma4)
+        add_gemma4(t, layer, m);
     if (moe)
         ADD("ffn_gate_inp", D, EXPERTS, 0, 0, 0.3f);
     int first = t->n;
@@ -309,6 +358,7 @@ static void write_values(struct ggufw *w, const struct tensor *t, uint32_t *stat
             sum += (int32_t)(*state >> 16) - 32768;
         }
         x[i] = t->mean + t->size * ((float)sum / 37837.0f); /* the sum's standard deviation */
+        x[i] = i >= n - t->n_still ? 1e30f : x[i];
     }
     uint8_t *data = mem_alloc(sizeof *x * (size_t)n);
     if (!kern_quantise(t->type, x, data, n))
@@ -332,16 +382,21 @@ static void write_keys(struct ggufw *w, const struct tiny *m)
     ggufw_u32(w, KEY("context_length"), 4096);
     ggufw_u32(w, KEY("embedding_length"), D);
     ggufw_u32(w, KEY("block_count"), m->features & DRAFT ? LAYERS + 1 : LAYERS);
-    if (!(m->features & DELTA && m->features & MOE))
+    int32_t ff[LAYERS];
+    for (int l = 0; l < LAYERS; l++)
+        ff[l] = ff_of(m, l);
+    if (m->gemma4 & BY_LAYER)
+        ggufw_i32s(w, KEY("feed_forward_length"), ff, LAYERS);
+    else if (!(m->features & DELTA && m->features & MOE))
         ggufw_u32(w, KEY("feed_forward_length"), FF);
     ggufw_u32(w, KEY("attention.head_count"), HEADS);
-    if (!(m->features & CONV))
-        ggufw_u32(w, KEY("attention.head_count_kv"), (uint32_t)kv_heads(m));
+    if (!(m->features & CONV) && !m->gemma4)
+        ggufw_u32(w, KEY("attention.head_count_kv"), (uint32_t)kv_heads(m, 0));
     ggufw_f32(w, KEY("attention.layer_norm_rms_epsilon"), 1e-5f);
     ggufw_f32(w, KEY("rope.freq_base"), 10000);
     if (!(m->features & CONV))
         ggufw_u32(w, KEY("rope.dimension_count"),
-                  (uint32_t)(m->features & PARTIAL ? head(m) / 2 : head(m)));
+                  (uint32_t)(m->features & PARTIAL ? head(m, 2) / 2 : head(m, 2)));
     ggufw_u32(w, KEY("vocab_size"), TINYMODEL_VOCAB);
     if (m->features & MOE) {
         ggufw_u32(w, KEY("expert_count"), EXPERTS);
@@ -398,11 +453,26 @@ static void write_keys(struct ggufw *w, const struct tiny *m)
         ggufw_u32(w, KEY("ssm.inner_size"), (uint32_t)value_heads(m) * STATE);
         ggufw_u32(w, KEY("full_attention_interval"), (uint32_t)interval(m));
     }
-    bool recurrent[LAYERS + 1];
+    bool recurrent[LAYERS + 1], sliding[LAYERS + 1];
     int32_t n_kv[LAYERS + 1];
     for (int l = 0; l <= LAYERS; l++) {
+        sliding[l] = slides(m, l);
         recurrent[l] = !attends(m, l);
-        n_kv[l] = recurrent[l] ? 0 : kv_heads(m);
+        n_kv[l] = recurrent[l] ? 0 : kv_heads(m, l);
+    }
+    if (m->gemma4) {
+        ggufw_u32(w, KEY("attention.key_length"), WIDE_HEAD);
+        ggufw_u32(w, KEY("attention.value_length"), WIDE_HEAD);
+        ggufw_u32(w, KEY("attention.key_length_swa"), HEAD);
+        ggufw_u32(w, KEY("attention.value_length_swa"), HEAD);
+        ggufw_u32(w, KEY("rope.dimension_count_swa"), HEAD);
+        ggufw_f32(w, KEY("rope.freq_base_swa"), 1000);
+        ggufw_u32(w, KEY("attention.sliding_window"), WINDOW);
+        ggufw_bools(w, KEY("attention.sliding_window_pattern"), sliding, LAYERS);
+        ggufw_i32s(w, KEY("attention.head_count_kv"), n_kv, LAYERS);
+        ggufw_u32(w, KEY("attention.shared_kv_layers"), m->gemma4 & BY_LAYER ? LAYERS / 2 : 0);
+        ggufw_u32(w, KEY("embedding_length_per_layer_input"), m->gemma4 & BY_LAYER ? SIDE : 0);
+        ggufw_f32(w, KEY("final_logit_softcapping"), 30);
     }
     if (m->features & MARKED)
         ggufw_bools(w, KEY("attention.recurrent_layers"), recurrent,
@@ -423,6 +493,15 @@ void tinymodel_write(int i, const char *path, bool plain)
     if (!(m->features & TIED))
         add(t, "output.weight", D, TINYMODEL_VOCAB, 0, 0, 0.3f);
     add(t, m->features & CONV ? "token_embd_norm.weight" : "output_norm.weight", D, 0, 0, 1, 0.5f);
+    if (m->gemma4 & BY_LAYER) {
+        add(t, "per_layer_token_embd.weight", LAYERS * SIDE, TINYMODEL_VOCAB, 0, 0, 0.3f);
+        add(t, "per_layer_model_proj.weight", D, LAYERS * SIDE, 0, 0, 0.2f);
+        add(t, "per_layer_proj_norm.weight", SIDE, 0, 0, 1, 0.5f);
+    }
+    if (m->gemma4) {
+        add(t, "rope_freqs.weight", WIDE_HEAD / 2, 0, 0, 1, 0);
+        t->list[t->n - 1].n_still = WIDE_HEAD / 2 - 4;
+    }
     for (int l = 0; l < LAYERS; l++)
         add_layer(t, l, m);
     if (m->features & DRAFT && m->features & DELTA)
