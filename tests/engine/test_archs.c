@@ -36,7 +36,7 @@
  * 15 bits there, of 8 bits on the CPU. */
 #define LOGIT_FEW 1e-2
 #define LOGIT_FEW_MXFP4 2e-1
-/* Largest difference of a logit when the prompt is cut in other places. */
+/* Largest difference of a logit when the prompt is cut in other places, or only the last one is asked for. */
 #define LOGIT_CHUNK 1e-3
 
 enum { N_TOK = 200, N_LOGIT = 4, ALL_LAYERS = INT32_MAX, SOME_LAYERS = 3 };
@@ -130,6 +130,11 @@ static bool is_peers(struct kern *k, int i, const char *path, int32_t n_layer, d
     make_text(ids);
     bed_open_some(&b, k, path, N_TOK, n_layer);
     float *whole = bed_logits(&b, ids, N_TOK, N_TOK);
+    float alone[TINYMODEL_VOCAB]; /* the last row, where no other is asked for */
+    if (!k->device) {
+        kv_truncate(b.line, 0);
+        memcpy(alone, bed_read(&b, b.line, ids, N_TOK, false), sizeof alone);
+    }
     float *parts = k->device ? NULL : bed_logits(&b, ids, N_TOK, 37);
     const float *last = whole + (size_t)(N_TOK - 1) * TINYMODEL_VOCAB;
     double nll = loss(whole, ids), off = 0, cut = 0;
@@ -137,6 +142,8 @@ static bool is_peers(struct kern *k, int i, const char *path, int32_t n_layer, d
         off = fmax(off, fabs(last[logit_at[j]] - p->logit[j]));
     for (size_t j = 0; parts && j < (size_t)N_TOK * TINYMODEL_VOCAB; j++)
         cut = fmax(cut, fabs(whole[j] - parts[j]));
+    for (size_t j = 0; parts && j < TINYMODEL_VOCAB; j++)
+        cut = fmax(cut, fabs(last[j] - alone[j]));
     if (b.m->p.act == KERN_ACT_GELU_TANH) {
         nll_bound = fmax(nll_bound, NLL_GELU);
         logit_bound = fmax(logit_bound, LOGIT_GELU);
