@@ -435,7 +435,6 @@ const struct kern_block_list *sparse_choose(struct sparse *sp, int32_t layer,
                                             enum sparse_reason *ret_reason)
 {
     struct layer_state *l = &sp->layer[layer];
-    assert(a->n_head == sp->s.n_head && a->kv->n_head_kv == sp->s.n_head_kv);
     int32_t end = a->pos0 + a->n_tok;
     const struct prefill_method *m = &sp->p.method;
     int32_t rows_min = m->score == PREFILL_DIAGONALS ? ROWS_FULL : ROWS_MIN;
@@ -448,6 +447,7 @@ const struct kern_block_list *sparse_choose(struct sparse *sp, int32_t layer,
                                            : SPARSE_ON;
     if (*ret_reason != SPARSE_ON)
         return NULL;
+    assert(a->n_head == sp->s.n_head && a->kv->n_head_kv == sp->s.n_head_kv);
     sp->a = a;
     sp->block0 = a->pos0 / TOK;
     sp->n_block = (end - 1) / TOK + 1;
