@@ -193,7 +193,6 @@ static enum status probe(struct reader *r, bool keys, struct floor_group *ret, s
 
 static enum status measure(struct reader *r, double limit, struct floor *ret, struct err *e)
 {
-    int32_t n_layer = r->m->p.n_layer_kv;
     struct floor f = {.rung = 0, .n = N_TOK - FIRST_TOK, .n_group = r->n_group};
     for (int32_t i = 0; i < FLOOR_RUNGS; i++)
         f.kl[i] = NAN;
@@ -202,10 +201,11 @@ static enum status measure(struct reader *r, double limit, struct floor *ret, st
         TRY(probe(r, true, &f.group[r->group], e));
         TRY(probe(r, false, &f.group[r->group], e));
     }
-    struct kv_care *care = mem_calloc((size_t)n_layer, sizeof *care);
+    const struct kv_shape shape = forward_kv_shape(&r->m->p);
+    struct kv_care *care = mem_calloc((size_t)shape.n_layer, sizeof *care);
     enum status s = OK;
     for (int32_t i = 0; i < FLOOR_RUNGS && s == OK; i++) {
-        floor_care(&f, presets_find(floor_names[i]), n_layer, care);
+        floor_care(&f, presets_find(floor_names[i]), &shape, care);
         s = read_with(r, r->other, care, -1, NULL, e);
         if (s == OK)
             s = mean_kl(r, &f.kl[i], e);
@@ -273,8 +273,27 @@ static const double cost_k[] = {1 / 256.0, 1 / 16.0, 1, 16 * KV_PULL_K},
 #define WORTH 1.3
 
 struct layer_cost {
-    double k, v; /* of 4 bits */
+    double k, v;  /* of 4 bits */
+    int32_t size; /* of its planes, beside those of the other layers */
 };
+
+/* Channels of the layers, by the greatest number that divides them all. */
+static void layer_sizes(const struct kv_shape *s, struct layer_cost *ret)
+{
+    enum { SIZE_MAX_OF_ONE = 16 }; /* what is more uneven than any model counts as alike */
+    int32_t by = 0, most = 0;
+    for (int32_t i = 0; i < s->n_layer; i++) {
+        int32_t a = ret[i].size = s->heads[i].n * s->heads[i].dim;
+        most = a > most ? a : most;
+        while (a) {
+            int32_t rest = by % a;
+            by = a;
+            a = rest;
+        }
+    }
+    for (int32_t i = 0; i < s->n_layer; i++)
+        ret[i].size = most / by <= SIZE_MAX_OF_ONE ? ret[i].size / by : 1;
+}
 
 static double cost_at(const struct layer_cost *c, int32_t step)
 {
@@ -288,23 +307,27 @@ static int32_t planes_at(int32_t step)
     return (kv_ladder[step].bits_k + kv_ladder[step].bits_v) / PAGE_PLANE_BITS;
 }
 
-/* The steps of the ladder that cost least of those that are `nominal` on average: the fewest-cost
- * way to spend so many planes on the first i layers, layer by layer. */
+/* The steps of the ladder that cost least of those that are `nominal` on average, as layers are large: the
+ * fewest-cost way to spend so many planes on the first i layers, layer by layer. */
 static void spread(const struct layer_cost *cost, int32_t n_layer, struct kv_depth nominal,
                    struct kv_depth *ret)
 {
-    int32_t even = kv_step(nominal), width = n_layer * planes_at(even) + 1;
+    int32_t even = kv_step(nominal), width = 1;
+    for (int32_t i = 0; i < n_layer; i++)
+        width += cost[i].size * planes_at(even);
     double *least = mem_calloc((size_t)width, sizeof *least), sum_even = 0;
     int8_t *step = mem_calloc((size_t)n_layer * (size_t)width, sizeof *step);
     for (int32_t i = 0; i < n_layer; i++) {
         sum_even += cost_at(&cost[i], even);
         for (int32_t n = width - 1; n >= 0; n--) { /* downwards: least[n - x] is still of i layers */
             double best = INFINITY;
-            for (int32_t s = 0; s < KV_STEPS; s++)
-                if (planes_at(s) <= n && least[n - planes_at(s)] + cost_at(&cost[i], s) < best) {
-                    best = least[n - planes_at(s)] + cost_at(&cost[i], s);
+            for (int32_t s = 0; s < KV_STEPS; s++) {
+                int32_t rest = n - cost[i].size * planes_at(s);
+                if (rest >= 0 && least[rest] + cost_at(&cost[i], s) < best) {
+                    best = least[rest] + cost_at(&cost[i], s);
                     step[i * width + n] = (int8_t)s;
                 }
+            }
             least[n] = best;
         }
     }
@@ -312,7 +335,7 @@ static void spread(const struct layer_cost *cost, int32_t n_layer, struct kv_dep
     for (int32_t i = n_layer - 1, n = width - 1; i >= 0; i--) {
         int32_t s = worth ? step[i * width + n] : even;
         ret[i] = kv_ladder[s];
-        n -= planes_at(s);
+        n -= cost[i].size * planes_at(s);
     }
     free(step);
     free(least);
@@ -325,9 +348,10 @@ static double least_part_k(int32_t layer, int32_t n_layer)
     return layer == n_layer - 1 ? LEAST_K_LAST : LEAST_K * (n_layer - layer) / n_layer;
 }
 
-void floor_care(const struct floor *f, const struct preset *preset, int32_t n_layer,
+void floor_care(const struct floor *f, const struct preset *preset, const struct kv_shape *shape,
                 struct kv_care *ret)
 {
+    int32_t n_layer = shape->n_layer;
     struct layer_cost *cost = mem_calloc((size_t)n_layer, sizeof *cost);
     struct kv_depth *depth = mem_calloc((size_t)n_layer, sizeof *depth);
     int32_t n_in[FLOOR_GROUPS] = {0};
@@ -344,8 +368,9 @@ void floor_care(const struct floor *f, const struct preset *preset, int32_t n_la
         double early = 1 + EARLY * (n_layer - i) / n_layer;
         ret[i].harm_k = k / fmax(of->error2_k, 1e-9);
         ret[i].harm_v = v / fmax(of->error2_v, 1e-9);
-        cost[i] = (struct layer_cost){early * k, early * v};
+        cost[i] = (struct layer_cost){.k = early * k, .v = early * v};
     }
+    layer_sizes(shape, cost);
     spread(cost, n_layer, (struct kv_depth){preset->bits_k, preset->bits_v}, depth);
     for (int32_t i = 0; i < n_layer; i++)
         ret[i].seal = depth[i];

@@ -39,11 +39,10 @@ enum status floor_measure(struct model *m, const struct tokenizer *t, double lim
                           bool (*go_on)(void *ctx, int32_t layer), void *ctx, struct floor *ret,
                           struct err *e);
 
-/* What the floor says about each of n_layer layers under a preset that seals: pages are sealed at
- * its bits and stepped down to its floor on average over the layers; floor->n = 0: as the preset
- * says. */
-void floor_care(const struct floor *floor, const struct preset *preset, int32_t n_layer,
-                struct kv_care *ret);
+/* What the floor says about each layer of this shape under a preset that seals: pages are sealed at its
+ * bits and stepped down to its floor on average over all bytes. */
+void floor_care(const struct floor *floor, const struct preset *preset,
+                const struct kv_shape *shape, struct kv_care *ret);
 
 /* The file of this fingerprint in dir; false when there is none or it is damaged. */
 bool floor_load(const char *dir, uint64_t fingerprint, struct floor *ret);

@@ -31,11 +31,12 @@ static bool wants_floor(const struct preset *p)
 /* What is known of the layers, into a pool of the present preset. */
 static void set_care(const struct local *l, struct kv_pool *pool)
 {
-    int32_t n = l->model->p.n_layer_kv;
+    const struct kv_shape shape = local_kv_shape(l);
+    int32_t n = shape.n_layer;
     struct kv_care *care = mem_calloc((size_t)n, sizeof *care);
     kv_care_usual(l->preset, n, care);
     if (l->floor.n > 0 && wants_floor(l->preset))
-        floor_care(&l->floor, l->preset, n, care);
+        floor_care(&l->floor, l->preset, &shape, care);
     for (int32_t i = 0; l->floor.n == 0 && l->floor_default && i < n; i++)
         care[i].soft = (struct kv_depth){l->floor_default->floor_k, l->floor_default->floor_v};
     kv_pool_set_care(pool, care);

@@ -148,13 +148,23 @@ static void floor__file__round_trip_and_damage(void **state)
     rmdir(dir);
 }
 
+/* n layers of which the first n_wide are twice as wide. */
+static struct kv_shape shape_of(int32_t n, int32_t n_wide)
+{
+    struct kv_shape s = {0};
+    for (int32_t i = 0; i < n; i++)
+        kv_shape_add(&s, 2, i < n_wide ? 128 : 64);
+    return s;
+}
+
 /* Care of n layers of a model whose layers cost kl[i] each, keys as much as values. */
 static void care_of(const char *preset, int32_t n, const double *kl, struct kv_care *ret)
 {
     struct floor f = {.rung = 3, .n = 1, .n_group = n};
     for (int32_t i = 0; i < n; i++)
         f.group[i] = (struct floor_group){kl[i], kl[i], 0.01, 0.01};
-    floor_care(&f, presets_find(preset), n, ret);
+    const struct kv_shape s = shape_of(n, 0);
+    floor_care(&f, presets_find(preset), &s, ret);
 }
 
 static int32_t bits(const struct kv_care *care, int32_t n)
@@ -203,9 +213,17 @@ static void floor__care__serves_the_fragile_layer_at_the_same_bytes(void **state
     for (int32_t i = 0; i < f.n_group; i++)
         f.group[i] = (struct floor_group){i == 0 || i == 5 ? 1 : 3.5, 1, 1, 1};
     f.group[2].kl_k = 700;
-    floor_care(&f, presets_find("4/4"), 16, care);
+    struct kv_shape s = shape_of(16, 0);
+    floor_care(&f, presets_find("4/4"), &s, care);
     for (int32_t i = 1; i < 16; i++)
         assert_true((care[i].seal.bits_k > 4) == (i >= 5 && i <= 7));
+    /* Wide layers take more of what there is: no more bytes than if all were alike. */
+    s = shape_of(16, 9);
+    floor_care(&f, presets_find("4/4"), &s, care);
+    uint64_t sum = 0;
+    for (int32_t i = 0; i < 16; i++)
+        sum += 2 * page_size(&(struct page_shape){s.heads[i].dim, care[i].seal.bits_k, care[i].seal.bits_v});
+    assert_true(sum <= kv_sealed_bytes(&s, (struct kv_depth){4, 4}));
 }
 
 /* Where a short text shows nothing, keys of the first layer come before all, then those of the last,
