@@ -346,10 +346,15 @@ static void cmd_model(struct screen *sc, const char *args)
     str_addf(&s, "context       %s tokens", format_count(a, in->n_ctx));
     str_addf(&s, " (trained with %s)\n", format_count(a, in->n_ctx_train));
     str_addf(&s, "layers        %d, ", (int)in->n_layer);
-    if (in->n_layer_kv < in->n_layer)
+    if (in->n_layer_attn < in->n_layer)
         str_addf(&s, "%d with a cache (the others keep a state of fixed size), ", (int)in->n_layer_kv);
-    str_addf(&s, "%d heads (%d for keys and values) of %d\n", (int)in->n_head, (int)in->n_head_kv,
+    else if (in->n_layer_kv < in->n_layer)
+        str_addf(&s, "%d with a cache (the others read it, too), ", (int)in->n_layer_kv);
+    str_addf(&s, "%d heads (%d for keys and values) of %d", (int)in->n_head, (int)in->n_head_kv,
              (int)in->head_dim);
+    if (in->n_head_kv_local != in->n_head_kv || in->head_dim_local != in->head_dim)
+        str_addf(&s, ", where they slide (%d) of %d", (int)in->n_head_kv_local, (int)in->head_dim_local);
+    str_addc(&s, '\n');
     str_addf(&s, "vocabulary    %s tokens\n", format_count(a, in->n_vocab));
     str_addf(&s, "chat format   %s\n", in->chat_format[0] ? in->chat_format : "none: plain text");
     str_addf(&s, "cache         %s%s\nruns on       %s", in->kv[0] ? in->kv : "--",

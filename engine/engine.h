@@ -60,7 +60,9 @@ struct engine_info {
     char chat_format[32];   /* "chatml", "llama3", ...; "" = no template: plain continuation */
     int64_t n_param;
     int64_t file_bytes;
-    int32_t n_ctx, n_ctx_train, n_vocab, n_layer, n_layer_kv, n_head, n_head_kv, head_dim;
+    int32_t n_ctx, n_ctx_train, n_vocab, n_layer, n_head, n_head_kv, head_dim;
+    int32_t n_layer_attn, n_layer_kv;        /* with attention (the others keep a state), with a cache of their own */
+    int32_t n_head_kv_local, head_dim_local; /* of sliding layers */
     bool demo;              /* the bundled demonstration model */
     uint64_t fingerprint;   /* of everything that decides KV content */
 };

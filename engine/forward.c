@@ -12,7 +12,7 @@
 struct forward {
     const struct model *m;
     struct kern *kern;
-    int32_t n_write;               /* layers up to the last one that leaves something behind */
+    int32_t n_write;               /* model_n_write */
     int32_t n_chunk, n_chunk_room; /* in force; there are buffers for */
     float *x;                      /* dev [n_chunk, n_embd]: the residual stream */
     float *h;         /* dev [n_chunk, n_embd]: its normed copy, and what a part gives back */
@@ -83,8 +83,7 @@ enum status forward_new(const struct model *m, int32_t n_chunk, struct forward *
     f->m = m;
     f->kern = m->kern;
     f->n_chunk = f->n_chunk_room = n_chunk;
-    for (int32_t i = 0; i < p->n_layer; i++)
-        f->n_write = p->recurrent[i] || m->layer[i].k.t ? i + 1 : f->n_write;
+    f->n_write = model_n_write(m);
     uint64_t n = (uint64_t)n_chunk, n_q = most_q(p), n_kv = most_kv(p),
              n_one = n_q / (uint64_t)p->n_head;
     struct {

@@ -273,10 +273,13 @@ static void fill_info(struct local *l)
     i->n_ctx_train = p->n_ctx_train;
     i->n_vocab = p->n_vocab;
     i->n_layer = p->n_layer;
+    i->n_layer_attn = p->n_layer_attn;
     i->n_layer_kv = p->n_layer_kv;
     i->n_head = p->n_head;
     i->n_head_kv = p->n_head_kv;
     i->head_dim = p->head_dim;
+    i->n_head_kv_local = p->n_head_kv_local;
+    i->head_dim_local = p->head_dim_local;
     if (!l->kern)
         return;
     if (l->kern->device && l->n_gpu_layer < p->n_layer)

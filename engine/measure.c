@@ -140,24 +140,28 @@ static void count(struct local *l, double kv_tok, int32_t n, int32_t depth, doub
                   double *ret_ops)
 {
     const struct model_params *p = &l->model->p;
-    struct matrix_sum all = {0}, embed = {0}, head = {0};
+    struct matrix_sum all = {0}, embed = {0}, head = {0}, late = {0}; /* late: of the last row alone */
     if (p->n_expert > 0) { /* n tokens that choose evenly and independently */
-        all.used = (double)p->n_expert_used / p->n_expert;
+        all.used = late.used = (double)p->n_expert_used / p->n_expert;
         all.read = 1 - pow(1 - all.used, n);
     }
     model_each_mat(l->model, add_matrix, &all);
+    for (int32_t i = model_n_write(l->model); i < p->n_layer; i++)
+        model_each_mat_of(&l->model->layer[i], add_matrix, &late);
     add_matrix(&embed, &l->model->embed);
     add_matrix(&head, &l->model->output);
     bool tied = l->model->output.t == l->model->embed.t;
     double body_ops = all.ops - head.ops - (tied ? 0 : embed.ops);
     double seen = depth + (n + 1) / 2.0; /* positions a token looks at, on average */
     double state = (double)recurrent_state_floats(p) * (p->n_layer - p->n_layer_attn);
-    double asked = 0; /* channels of all queries */
+    double asked = 0; /* channels of all queries of n tokens */
     for (int32_t i = 0; i < p->n_layer; i++)
-        asked += p->recurrent[i] ? 0 : (double)p->n_head * model_head_dim(p, i);
+        asked += p->recurrent[i] ? 0
+                                 : (double)p->n_head * model_head_dim(p, i) *
+                                       (i < model_n_write(l->model) ? n : 1);
     *ret_bytes = all.bytes - (tied ? 0 : embed.bytes) + kv_tok * seen + 2 * sizeof(float) * state;
     /* Each number of a state fades, is asked twice and is added to. */
-    *ret_ops = body_ops * n + head.ops + 7 * state * n + 4 * asked * seen * n;
+    *ret_ops = body_ops * n - late.ops * (n - 1) + head.ops + 7 * state * n + 4 * asked * seen;
 }
 
 /* ret_seal_s is added to. */

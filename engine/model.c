@@ -466,6 +466,21 @@ static struct model_mat *layer_mat(struct model_layer *l, int i)
     return mats[i];
 }
 
+int32_t model_n_write(const struct model *m)
+{
+    int32_t n = m->p.n_layer;
+    while (n > 0 && !m->p.recurrent[n - 1] && !m->layer[n - 1].k.t)
+        n--;
+    return n;
+}
+
+void model_each_mat_of(struct model_layer *l, void (*fn)(void *ctx, struct model_mat *mat), void *ctx)
+{
+    for (int j = 0; j < LAYER_MATS; j++)
+        if (layer_mat(l, j)->t)
+            fn(ctx, layer_mat(l, j));
+}
+
 void model_each_mat(struct model *m, void (*fn)(void *ctx, struct model_mat *mat), void *ctx)
 {
     fn(ctx, &m->embed);
@@ -473,12 +488,8 @@ void model_each_mat(struct model *m, void (*fn)(void *ctx, struct model_mat *mat
         fn(ctx, &m->output);
     if (m->layer_proj.t)
         fn(ctx, &m->layer_proj);
-    for (int32_t i = 0; i < m->p.n_layer; i++) {
-        struct model_layer *l = &m->layer[i];
-        for (int j = 0; j < LAYER_MATS; j++)
-            if (layer_mat(l, j)->t)
-                fn(ctx, layer_mat(l, j));
-    }
+    for (int32_t i = 0; i < m->p.n_layer; i++)
+        model_each_mat_of(&m->layer[i], fn, ctx);
 }
 
 static void keep_mat(void *ctx, struct model_mat *mat)

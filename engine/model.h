@@ -211,7 +211,12 @@ void model_weight_bytes(const struct model *m, struct kern *k, uint64_t *ret_pri
 enum status model_load(struct model *m, struct kern *k, bool (*progress)(void *ctx, float done),
                        void *ctx, struct err *e);
 
-/* Calls fn for every matrix of the model, the tied output once. */
+/* Layers up to the last one that leaves something behind: what follows them is computed of those rows only
+ * that somebody will look at. */
+int32_t model_n_write(const struct model *m);
+
+/* Calls fn for every matrix of the model, the tied output once; and for those of one layer. */
+void model_each_mat_of(struct model_layer *l, void (*fn)(void *ctx, struct model_mat *mat), void *ctx);
 void model_each_mat(struct model *m, void (*fn)(void *ctx, struct model_mat *mat), void *ctx);
 
 /* Hash of what decides KV content: parameters, RoPE tables, shapes, types and sampled bytes of all

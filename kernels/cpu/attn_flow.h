@@ -299,7 +299,7 @@ static int32_t panel_step(int32_t m)
 }
 
 /* Whether m rows multiply a page as it lies. Wide heads have few rows to a tile: 64 of 512 channels take
- * three quarters of the time of widening. */
+ * .83 of the time of widening with AVX-512, .72 with AVX2. */
 static bool by_codes(const struct plan *p, int32_t m)
 {
     return m <= CODE_ROWS || p->head_dim > PANEL_CHANNELS;

@@ -2,7 +2,7 @@
  *
  * usage: mkmodel SHAPE TYPE OUT.gguf
  *   SHAPE  llama-3.2-1b | llama-3.1-8b | qwen3-0.6b | smollm2-135m | qwen3-30b-a3b | gpt-oss-20b |
- *          qwen35-0.8b | lfm2-1.2b | tiny, and :N after it for N layers only
+ *          qwen35-0.8b | lfm2-1.2b | gemma4-e2b | tiny, and :N after it for N layers only
  *   TYPE   Q4_K_M (the usual mix), or any weight type: F16 BF16 F32 Q8_0 Q4_0 Q4_K Q5_K Q6_K ...;
  *          MXFP4: experts only, Q8_0 for the rest
  * Weights are N(0, 0.02); what the model says means nothing, and its attention is dense. Every
@@ -25,7 +25,7 @@ struct shape {
     uint32_t attends;     /* a bit for each layer, the others keep a state; 0 = every layer */
 };
 
-enum { MAX_MARKED = 32 };
+enum { MAX_MARKED = 32, MAX_LAYERS = 64 };
 
 static struct shape shapes[] = {
     {"llama-3.2-1b", "llama", "llama-bpe", 16, 2048, 32, 8, 64, 8192, 128256, 500000, 1e-5f, true,
@@ -44,6 +44,7 @@ static struct shape shapes[] = {
      true, 0, 0, 0x888888},
     {"lfm2-1.2b", "lfm2", "lfm2", 16, 2048, 32, 8, 64, 8192, 65536, 1000000, 1e-5f, true, true, 0,
      0, 1 << 2 | 1 << 5 | 1 << 8 | 1 << 10 | 1 << 12 | 1 << 14},
+    {"gemma4-e2b", "gemma4", "llama-bpe", 35, 1536, 8, 1, 256, 6144, 262144, 1000000, 1e-6f, true, true, 0, 0},
     {"tiny", "llama", "llama-bpe", 2, 256, 4, 2, 64, 512, 512, 10000, 1e-5f, true, false, 0, 0},
 };
 
@@ -52,10 +53,23 @@ enum { POOL_ELEMS = 1 << 20 };
 /* Of qwen35: layers with the gated delta rule, as many heads of keys as of values, and rotation. */
 enum { INTERVAL = 4, STATE_HEADS = 16, STATE = 128, DELTA_TAPS = 4, ROTATED = 64 };
 enum { LFM2_TAPS = 3 };
+/* Of gemma4: every fifth layer sees everything, with heads twice as wide; the layers behind the first 15 read
+ * what these keep, with networks twice as wide; embeddings by layer. */
+enum { SEES_ALL = 5, OWN = 15, SIDE = 256 };
 
 static bool is_arch(const struct shape *s, const char *arch)
 {
     return !strcmp(s->arch, arch);
+}
+
+static int head_dim(const struct shape *s, int layer)
+{
+    return is_arch(s, "gemma4") && layer % SEES_ALL == SEES_ALL - 1 ? 2 * s->head_dim : s->head_dim;
+}
+
+static bool shares(const struct shape *s, int layer)
+{
+    return is_arch(s, "gemma4") && layer >= OWN;
 }
 
 static bool attends(const struct shape *s, int layer)
@@ -174,15 +188,17 @@ static void plan_vector(int b, const char *what, int64_t n, float value)
 static void plan_attention(const struct shape *s, int b, enum kern_type main_type,
                            enum kern_type more_type)
 {
-    int q = s->n_head * s->head_dim, kv = s->n_kv * s->head_dim;
+    int d = head_dim(s, b), q = s->n_head * d, kv = s->n_kv * d;
     PLAN("attn_q", main_type, s->d, is_arch(s, "qwen35") ? 2 * q : q, 0); /* gates too */
-    PLAN("attn_k", main_type, s->d, kv, 0);
-    PLAN("attn_v", more_type, s->d, kv, 0);
-    PLAN("attn_output", main_type, q, s->d, 0);
-    if (s->qk_norm) {
-        PLAN("attn_q_norm", KERN_F32, s->head_dim, 0, 0);
-        PLAN("attn_k_norm", KERN_F32, s->head_dim, 0, 0);
+    if (!shares(s, b)) {
+        PLAN("attn_k", main_type, s->d, kv, 0);
+        PLAN("attn_v", more_type, s->d, kv, 0);
     }
+    PLAN("attn_output", main_type, q, s->d, 0);
+    if (s->qk_norm)
+        PLAN("attn_q_norm", KERN_F32, d, 0, 0);
+    if (s->qk_norm && !shares(s, b))
+        PLAN("attn_k_norm", KERN_F32, d, 0, 0);
 }
 
 /* A state is halved in about 14 tokens. */
@@ -208,11 +224,21 @@ static void plan_conv(const struct shape *s, int b, enum kern_type main_type)
     PLAN("shortconv.out_proj", main_type, s->d, s->d, 0);
 }
 
+static void plan_gemma4(const struct shape *s, int b, enum kern_type main_type)
+{
+    PLAN("post_attention_norm", KERN_F32, s->d, 0, 0);
+    PLAN("post_ffw_norm", KERN_F32, s->d, 0, 0);
+    PLAN("inp_gate", main_type, s->d, SIDE, 0);
+    PLAN("proj", main_type, SIDE, s->d, 0);
+    PLAN("post_norm", KERN_F32, s->d, 0, 0);
+    plan_vector(b, "layer_output_scale.weight", 1, 0.5f);
+}
+
 static void plan_layer(const struct shape *s, int b, enum kern_type main_type,
                        enum kern_type more_type, enum kern_type qkv_type)
 {
     char name[64];
-    int q = s->n_head * s->head_dim, kv = s->n_kv * s->head_dim;
+    int q = s->n_head * s->head_dim, kv = s->n_kv * s->head_dim, ff = shares(s, b) ? 2 * s->ff : s->ff;
     bool oss = is_arch(s, "gpt-oss"), delta = is_arch(s, "qwen35");
     enum kern_type expert_type = main_type;
     if (main_type == KERN_MXFP4)
@@ -227,10 +253,12 @@ static void plan_layer(const struct shape *s, int b, enum kern_type main_type,
     PLAN(oss || delta ? "post_attention_norm" : "ffn_norm", KERN_F32, s->d, 0, 0);
     if (s->n_expert)
         PLAN("ffn_gate_inp", KERN_F32, s->d, s->n_expert, 0);
-    PLAN(s->n_expert ? "ffn_gate_exps" : "ffn_gate", expert_type, s->d, s->ff, s->n_expert);
-    PLAN(s->n_expert ? "ffn_up_exps" : "ffn_up", expert_type, s->d, s->ff, s->n_expert);
+    PLAN(s->n_expert ? "ffn_gate_exps" : "ffn_gate", expert_type, s->d, ff, s->n_expert);
+    PLAN(s->n_expert ? "ffn_up_exps" : "ffn_up", expert_type, s->d, ff, s->n_expert);
     PLAN(s->n_expert ? "ffn_down_exps" : "ffn_down",
-         expert_type == KERN_MXFP4 ? expert_type : more_type, s->ff, s->d, s->n_expert);
+         expert_type == KERN_MXFP4 ? expert_type : more_type, ff, s->d, s->n_expert);
+    if (is_arch(s, "gemma4"))
+        plan_gemma4(s, b, main_type);
     if (oss)
         PLAN("attn_sinks", KERN_F32, s->n_head, 0, 0);
     const struct {
@@ -285,16 +313,22 @@ static void write_header(struct ggufw *w, const struct shape *s)
     ggufw_u32(w, KEY("context_length"), 131072);
     ggufw_u32(w, KEY("embedding_length"), (uint32_t)s->d);
     ggufw_u32(w, KEY("block_count"), (uint32_t)s->n_layer);
-    ggufw_u32(w, KEY("feed_forward_length"), (uint32_t)s->ff);
+    int32_t ff[MAX_LAYERS];
+    for (int b = 0; b < s->n_layer; b++)
+        ff[b] = shares(s, b) ? 2 * s->ff : s->ff;
+    if (is_arch(s, "gemma4"))
+        ggufw_i32s(w, KEY("feed_forward_length"), ff, (size_t)s->n_layer);
+    else
+        ggufw_u32(w, KEY("feed_forward_length"), (uint32_t)s->ff);
     ggufw_u32(w, KEY("attention.head_count"), (uint32_t)s->n_head);
     if (!is_arch(s, "lfm2"))
         ggufw_u32(w, KEY("attention.head_count_kv"), (uint32_t)s->n_kv);
-    ggufw_u32(w, KEY("attention.key_length"), (uint32_t)s->head_dim);
-    ggufw_u32(w, KEY("attention.value_length"), (uint32_t)s->head_dim);
+    ggufw_u32(w, KEY("attention.key_length"), (uint32_t)head_dim(s, SEES_ALL - 1));
+    ggufw_u32(w, KEY("attention.value_length"), (uint32_t)head_dim(s, SEES_ALL - 1));
     ggufw_f32(w, KEY("attention.layer_norm_rms_epsilon"), s->eps);
     ggufw_f32(w, KEY("rope.freq_base"), s->base);
     ggufw_u32(w, KEY("rope.dimension_count"),
-              is_arch(s, "qwen35") ? ROTATED : (uint32_t)s->head_dim);
+              is_arch(s, "qwen35") ? ROTATED : (uint32_t)head_dim(s, SEES_ALL - 1));
     ggufw_u32(w, KEY("vocab_size"), (uint32_t)s->vocab);
     if (s->n_expert) {
         ggufw_u32(w, KEY("expert_count"), (uint32_t)s->n_expert);
@@ -316,6 +350,20 @@ static void write_header(struct ggufw *w, const struct shape *s)
         ggufw_u32(w, KEY("ssm.time_step_rank"), STATE_HEADS);
         ggufw_u32(w, KEY("ssm.inner_size"), STATE_HEADS * STATE);
         ggufw_u32(w, KEY("full_attention_interval"), INTERVAL);
+    }
+    if (is_arch(s, "gemma4")) {
+        bool slides[MAX_LAYERS];
+        for (int b = 0; b < s->n_layer; b++)
+            slides[b] = head_dim(s, b) == s->head_dim;
+        ggufw_u32(w, KEY("attention.key_length_swa"), (uint32_t)s->head_dim);
+        ggufw_u32(w, KEY("attention.value_length_swa"), (uint32_t)s->head_dim);
+        ggufw_u32(w, KEY("rope.dimension_count_swa"), (uint32_t)s->head_dim);
+        ggufw_f32(w, KEY("rope.freq_base_swa"), 10000);
+        ggufw_u32(w, KEY("attention.sliding_window"), 512);
+        ggufw_bools(w, KEY("attention.sliding_window_pattern"), slides, (size_t)s->n_layer);
+        ggufw_u32(w, KEY("attention.shared_kv_layers"), (uint32_t)(s->n_layer > OWN ? s->n_layer - OWN : 0));
+        ggufw_u32(w, KEY("embedding_length_per_layer_input"), SIDE);
+        ggufw_f32(w, KEY("final_logit_softcapping"), 30);
     }
     if (is_arch(s, "lfm2")) {
         int32_t n_kv[MAX_MARKED];
@@ -348,8 +396,9 @@ int main(int argc, char **argv)
             s = &shapes[i];
     if (s && layers)
         s->n_layer = atoi(layers);
-    if (s && s->attends && s->n_layer > MAX_MARKED) {
-        fprintf(stderr, "mkmodel: %s has at most %d layers\n", s->name, MAX_MARKED);
+    int most = s && s->attends ? MAX_MARKED : MAX_LAYERS;
+    if (s && s->n_layer > most) {
+        fprintf(stderr, "mkmodel: %s has at most %d layers\n", s->name, most);
         return 2;
     }
     bool mix = argc == 4 && !strcmp(argv[2], "Q4_K_M");
@@ -357,7 +406,7 @@ int main(int argc, char **argv)
     if (!s || (!mix && !parse_type(argv[2], &type))) {
         fprintf(stderr, "usage: mkmodel "
                         "llama-3.2-1b|llama-3.1-8b|qwen3-0.6b|smollm2-135m|qwen3-30b-a3b|gpt-oss-"
-                        "20b|qwen35-0.8b|lfm2-1.2b|tiny[:LAYERS] TYPE|Q4_K_M OUT.gguf\n");
+                        "20b|qwen35-0.8b|lfm2-1.2b|gemma4-e2b|tiny[:LAYERS] TYPE|Q4_K_M OUT.gguf\n");
         return 2;
     }
     enum kern_type embd = mix ? KERN_Q6_K : type == KERN_MXFP4 ? KERN_Q8_0 : type;
@@ -366,6 +415,12 @@ int main(int argc, char **argv)
         plan("output.weight", embd, s->d, s->vocab, 0);
     plan(is_arch(s, "lfm2") ? "token_embd_norm.weight" : "output_norm.weight", KERN_F32, s->d, 0,
          0);
+    if (is_arch(s, "gemma4")) {
+        plan("per_layer_token_embd.weight", embd, (int64_t)s->n_layer * SIDE, s->vocab, 0);
+        plan("per_layer_model_proj.weight", KERN_BF16, s->d, (int64_t)s->n_layer * SIDE, 0);
+        plan("per_layer_proj_norm.weight", KERN_F32, SIDE, 0, 0);
+        plan("rope_freqs.weight", KERN_F32, s->head_dim, 0, 0);
+    }
     for (int b = 0; b < s->n_layer; b++) {
         /* the mix gives more bits to the first and last eighth and every third layer between */
         bool more = b < s->n_layer / 8 || b >= 7 * s->n_layer / 8 || (b - s->n_layer / 8) % 3 == 2;

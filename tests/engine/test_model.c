@@ -177,7 +177,7 @@ static void model__read__refuses_parts_that_do_not_fit(void **state)
 /* All tensors fit the numbers; only the kernels do not. */
 static void model__read__refuses_heads_that_are_too_wide(void **state)
 {
-    enum { WIDTH = 32, HEAD = 512, N_VOCAB = 288 };
+    enum { WIDTH = 32, HEAD = 2 * MODEL_HEAD_DIM_MAX, N_VOCAB = 288 };
     static const struct {
         const char *name;
         int32_t n_col, n_row;
