@@ -277,10 +277,8 @@ static void write_rows(struct forward *f, const struct model_layer *l, struct kv
     const struct kern_ops *ops = f->kern->ops;
     const struct model_params *p = &f->m->p;
     int32_t d = l->head_dim, n_kv = l->n_head_kv * d, pos0 = kv_n_tok(line);
-    if (!l->v.w)
-        ops->copy(f->kern, f->v, f->k, sizeof(float) * (size_t)n_tok * (size_t)n_kv);
     if (p->v_normed)
-        ops->rmsnorm(f->kern, f->v, f->v, f->ones, n_tok * l->n_head_kv, d, d, p->norm_eps);
+        ops->rmsnorm(f->kern, f->v, l->v.w ? f->v : f->k, f->ones, n_tok * l->n_head_kv, d, d, p->norm_eps);
     if (!p->norm_rotated)
         norm_heads(f, f->k, &l->k_norm, n_tok, n_kv);
     if (l->rope)
@@ -487,9 +485,11 @@ static enum status run_layers(struct forward *f, struct kv_line *line, int32_t l
 
 static void embed(struct forward *f, const int32_t *ids, int32_t n_tok)
 {
+    if (f->layer_embed)
+        layer_embed_look_up(f->layer_embed, ids, n_tok);
     f->kern->ops->embed(f->kern, f->m->embed.w, ids, n_tok, f->m->p.embed_scale * (1 + f->nudge), f->x);
     if (f->layer_embed)
-        layer_embed_begin(f->layer_embed, ids, f->x, n_tok);
+        layer_embed_begin(f->layer_embed, f->x, n_tok);
 }
 
 enum status forward_run(struct forward *f, struct kv_line *line, const int32_t *ids, int32_t n_tok,

@@ -69,17 +69,21 @@ static void row_part(void *ctx, int part, int n_part)
         to[i] *= j->scale;
 }
 
-/* The mean of what the table says and of what the embedding is made into, both of the same size. */
-void layer_embed_begin(struct layer_embed *s, const int32_t *ids, const float *x, int32_t n_tok)
+void layer_embed_look_up(struct layer_embed *s, const int32_t *ids, int32_t n_tok)
 {
-    const struct model_params *p = &s->m->p;
-    const struct kern_ops *ops = s->kern->ops;
-    int32_t n = p->n_layer_embed, all = width(p);
+    int32_t n = s->m->p.n_layer_embed, all = width(&s->m->p);
     struct rows_job j = {s->m->layer_embed, ids, s->host ? s->host : s->gate,
                          sqrtf((float)n) * MODEL_LAYER_EMBED_SCALE, all};
     kern_parallel(s->kern, n_tok, row_part, &j);
     if (s->host)
-        ops->upload(s->kern, s->gate, s->host, sizeof(float) * (size_t)n_tok * (size_t)all);
+        s->kern->ops->upload(s->kern, s->gate, s->host, sizeof(float) * (size_t)n_tok * (size_t)all);
+}
+
+void layer_embed_begin(struct layer_embed *s, const float *x, int32_t n_tok)
+{
+    const struct model_params *p = &s->m->p;
+    const struct kern_ops *ops = s->kern->ops;
+    int32_t n = p->n_layer_embed, all = width(p);
     const struct kern_mat proj = {s->m->layer_proj.w, NULL, s->own, all, false};
     ops->matmul(s->kern, 1, &proj, x, p->n_embd, n_tok);
     /* The product is meant to be divided by sqrt(n_embd): only the norm's epsilon tells. */
