@@ -1,5 +1,6 @@
 #include "sessions/db.h"
 
+#include <errno.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -25,6 +26,7 @@ struct db {
         sqlite3_stmt *st;
     } cache[DB_STATEMENTS];
     int n;
+    bool full;
 };
 
 /* "file:" URI of a path: only there can SQLite be told that a file is immutable. */
@@ -152,8 +154,9 @@ static bool disk_full(const char *path)
 enum status db_error(struct db *d, struct err *e, int rc)
 {
     const char *p = d->path;
-    if ((rc & 0xff) == SQLITE_IOERR && disk_full(p))
+    if ((rc & 0xff) == SQLITE_IOERR && (sqlite3_system_errno(d->h) == EDQUOT || disk_full(p)))
         rc = SQLITE_FULL;
+    d->full = (rc & 0xff) == SQLITE_FULL;
     switch (rc & 0xff) {
     case SQLITE_BUSY:
     case SQLITE_LOCKED:
@@ -181,6 +184,11 @@ enum status db_error(struct db *d, struct err *e, int rc)
     default:
         return err_set(e, ERR_INTERNAL, "%s: %s (sqlite %d)", p, sqlite3_errmsg(d->h), rc);
     }
+}
+
+bool db_full(const struct db *d)
+{
+    return d && d->full;
 }
 
 bool db_passing(const struct err *e)

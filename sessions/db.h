@@ -61,6 +61,8 @@ char *db_text(sqlite3_stmt *st, int col, size_t *ret_len);
 /* Turns the connection's last error into a status: full disk and I/O ERR_IO, damage ERR_FORMAT,
  * locks ERR_BUSY with the name of the process that holds the file. */
 enum status db_error(struct db *d, struct err *e, int rc);
+/* The last failure was a full disk, or a quota that is used up. NULL is fine. */
+bool db_full(const struct db *d);
 /* True for failures that may pass: disk full, I/O, lock. The same command can be tried again. */
 bool db_passing(const struct err *e);
 

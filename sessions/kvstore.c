@@ -3,6 +3,7 @@
 #include <fcntl.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include "engine/base/mem.h"
@@ -12,6 +13,7 @@
 enum {
     KV_VERSION = 3,
     KV_BUSY_MS = 250, /* text waits behind KV on the same thread: give up early */
+    KV_EMPTY_BYTES = 256 << 10, /* a file that holds nothing takes less */
 };
 
 #define SQL_OF(name)                                                                               \
@@ -68,13 +70,14 @@ static enum status create(struct db *d, struct err *e)
     return db_end(d, st, e);
 }
 
-/* Empties the database in place, damaged or not: other processes that have it open stay in step. */
+/* Empties the database in place, damaged or not: other processes that have it open stay in step. Without a
+ * journal, for which a full disk has no room: the connection is closed afterwards. */
 static enum status empty_in_place(struct db *d, struct err *e)
 {
     sqlite3 *h = db_handle(d);
     sqlite3_db_config(h, SQLITE_DBCONFIG_DEFENSIVE, 0, (int *)NULL);
     sqlite3_db_config(h, SQLITE_DBCONFIG_RESET_DATABASE, 1, (int *)NULL);
-    enum status st = db_exec(d, "VACUUM", e);
+    enum status st = db_exec(d, "PRAGMA journal_mode = OFF; VACUUM", e);
     sqlite3_db_config(h, SQLITE_DBCONFIG_RESET_DATABASE, 0, (int *)NULL);
     sqlite3_db_config(h, SQLITE_DBCONFIG_DEFENSIVE, 1, (int *)NULL);
     return st;
@@ -227,7 +230,7 @@ enum status kvstore_reset(struct sessions *s, struct err *e)
     pthread_mutex_lock(&kv->r_lock);
     enum status st = kv->w ? empty_in_place(kv->w, e) : ERR_FORMAT;
     close_both(kv);
-    if (st != OK && file_is_ours(kv->path))
+    if (st != OK && st != ERR_BUSY && file_is_ours(kv->path))
         unlink_all(kv->path);
     st = open_both(kv, e);
     if (st != OK)
@@ -235,6 +238,37 @@ enum status kvstore_reset(struct sessions *s, struct err *e)
     kv->off = st != OK;
     pthread_mutex_unlock(&kv->r_lock);
     return st;
+}
+
+bool kvstore_yield(struct sessions *s, enum writer_lane lane)
+{
+    struct kvstore *kv = s->kv;
+    struct stat text, before, after;
+    struct err e;
+    if (!kv || !kv->w || !db_full(lane == WRITER_KV ? kv->w : s->w))
+        return false;
+    if (stat(s->path, &text) != 0 || stat(kv->path, &before) != 0)
+        return false;
+    if (lane == WRITER_TEXT && text.st_dev != before.st_dev)
+        return false;
+    pthread_mutex_lock(&kv->r_lock); /* readers of this process would keep the file locked */
+    enum status st = thin_yield(s, &e), back = prepare_writer(kv->w, &e); /* with a journal again */
+    memset(kv->room, 0, sizeof kv->room);
+    pthread_mutex_unlock(&kv->r_lock);
+    bool less = stat(kv->path, &after) == 0 && after.st_size < before.st_size;
+    bool damaged = back != OK || (st != OK && st != ERR_BUSY);
+    if (damaged || (!less && lane == WRITER_TEXT && before.st_size > KV_EMPTY_BYTES)) {
+        if (kvstore_reset(s, &e) != OK)
+            store_trouble(s, &e);
+        less = stat(kv->path, &after) == 0 && after.st_size < before.st_size;
+    }
+    if (less) {
+        err_set(&e, ERR_IO,
+                "the disk is full (%s): caches of the chats used least recently were dropped to make room;"
+                " free some space", s->path);
+        store_trouble(s, &e);
+    }
+    return less;
 }
 
 bool kvstore_failed(struct sessions *s, const struct err *e)

@@ -65,6 +65,9 @@ struct db *kvstore_writer(struct kvstore *kv); /* NULL for NULL */
 /* A KV batch failed: empties a damaged file; true = the same batch may be tried on the new one. Store's
  * thread. */
 bool kvstore_failed(struct sessions *s, const struct err *e);
+/* After a failure: was it a disk without room, then KV of the chats used least recently gives way, and all of
+ * it for text that still does not fit; true = there is more room now, try again. Store's thread. */
+bool kvstore_yield(struct sessions *s, enum writer_lane lane);
 /* Makes the file anew. Store's thread. */
 enum status kvstore_reset(struct sessions *s, struct err *e);
 
@@ -162,7 +165,12 @@ void kvstore_fork(struct sessions *s, int64_t from, int64_t to, int64_t n_tok);
 /* Bytes of one conversation by tier (rows and states count in tier 0 as f16). Reader's side. */
 enum status thin_sizes(struct sessions *s, int64_t conversation, int64_t tiers[SESSIONS_TIERS],
                        struct err *e);
-/* After a KV batch: keeps the file within the budget and gives free pages back. Store's thread. */
+/* Drops KV of the chats used least recently, some THIN_RESERVE_PAGES of it, and returns them to the file system,
+ * which needs no room for it. Store's thread, outside of a transaction. After a failure other than ERR_BUSY the
+ * file may be damaged. */
+enum status thin_yield(struct sessions *s, struct err *e);
+/* After a KV batch: keeps the file within the budget, and a reserve of the file system free for text; gives free
+ * pages back. Store's thread. */
 void thin_after_batch(struct sessions *s);
 
 #endif

@@ -138,6 +138,23 @@ static enum status open_to_read(struct sessions *s, struct err *e)
     return migrate_store(s->r, false, e);
 }
 
+/* A full disk keeps WAL from being made: KV gives way to it, but pins cannot be read then. */
+static enum status open_making_room(struct sessions *s, struct err *e)
+{
+    enum status st = open_writer(s, e);
+    if (!db_full(s->w))
+        return st;
+    kvstore_open(s);
+    while (st == ERR_IO && kvstore_yield(s, WRITER_TEXT)) {
+        db_close(s->w);
+        s->w = NULL;
+        st = open_writer(s, e);
+    }
+    if (st != OK)
+        kvstore_close(s);
+    return st;
+}
+
 /* On a full disk reading goes on: WAL would make a file first. What a crash left in the -wal file
  * cannot be seen that way, so then it does not. */
 static enum status open_full_disk(struct sessions *s, struct err *e)
@@ -173,12 +190,13 @@ static enum status open_files(struct sessions *s, const char *path, struct err *
                 s->path);
         return open_to_read(s, e);
     }
-    enum status st = open_writer(s, e);
+    enum status st = open_making_room(s, e);
     if (st == ERR_IO)
         return open_full_disk(s, e);
     TRY(st);
     TRY(open_reader(s, e));
-    kvstore_open(s);
+    if (!s->kv)
+        kvstore_open(s);
     TRY(writer_start(s, e));
     kvstore_started(s);
     return OK;

@@ -154,8 +154,9 @@ const struct kv_io *sessions_kv_io(struct sessions *s);
 enum status sessions_thin(struct sessions *s, int64_t id, int32_t depth, int64_t *ret_freed_bytes,
                           struct err *e); /* [W] */
 
-/* Bytes of KV that the store may keep on disk. Over it, the least recently used conversations that
- * are not pinned are thinned plane by plane, then lose their KV. */
+/* Bytes of KV that the store may keep on disk. Over it, or with less than 32 MiB free in its file system, the
+ * least recently used conversations that are not pinned are thinned plane by plane, then lose their KV. A disk
+ * that is full nonetheless costs KV, pinned or not, before it keeps text out; sessions_trouble tells. */
 struct sessions_budget {
     int64_t limit_bytes; /* in force */
     int64_t used_bytes;  /* of the KV file, without pages that are free */

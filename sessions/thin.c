@@ -9,6 +9,9 @@
 enum {
     THIN_DEEPEST = 7,       /* no KV at all */
     THIN_VACUUM_PAGES = 512, /* per step: 4 MiB, so that text never waits long */
+    /* 32 MiB stay free for text, and so much gives way at once where there is nothing left: the text of years,
+     * or text's WAL of a few MiB and what KV takes until the next look (8 MiB, and a state). */
+    THIN_RESERVE_PAGES = 4096,
 };
 static const int64_t thin_budget_min_bytes = INT64_C(256) << 20;
 static const int64_t thin_budget_max_bytes = INT64_C(16) << 30;
@@ -103,6 +106,20 @@ enum status sessions_budget_get(struct sessions *s, struct sessions_budget *ret,
     pthread_mutex_unlock(&kv->r_lock);
     store_read_end(s);
     return st;
+}
+
+/* Whether KV takes more than the budget, or of the file system's reserve. Store's thread. */
+static enum status too_much(struct sessions *s, bool *ret, struct err *e)
+{
+    struct sessions_budget b;
+    struct statvfs v;
+    int64_t n_free;
+    TRY(budget(s->kv, s->w, s->kv->w, &b, e));
+    TRY(db_int(s->kv->w, e, &n_free, "PRAGMA freelist_count", ""));
+    *ret = b.used_bytes > b.limit_bytes ||
+           (statvfs(s->kv->path, &v) == 0 && (int64_t)(v.f_bavail * v.f_frsize / KVSTORE_PAGE_BYTES) + n_free <
+                                                 THIN_RESERVE_PAGES);
+    return OK;
 }
 
 /* ---- thinning (store's thread, KV lane) ---- */
@@ -226,11 +243,11 @@ static enum status next_victim(struct sessions *s, int64_t *ret_chat, int64_t *r
 
 static enum status run_budget(struct sessions *s, struct command *c, struct err *e)
 {
-    struct sessions_budget b;
     for (;;) {
         int64_t chat, depth;
-        TRY(budget(s->kv, s->w, s->kv->w, &b, e));
-        if (b.used_bytes <= b.limit_bytes)
+        bool over;
+        TRY(too_much(s, &over, e));
+        if (!over)
             return OK;
         TRY(next_victim(s, &chat, &depth, e));
         if (!chat)
@@ -241,22 +258,50 @@ static enum status run_budget(struct sessions *s, struct command *c, struct err 
     }
 }
 
-static enum status run_vacuum(struct sessions *s, struct command *c, struct err *e)
+static enum status vacuum(struct db *d, int n_page, struct err *e)
 {
     char sql[64];
-    sqlite3_snprintf(sizeof sql, sql, "PRAGMA incremental_vacuum(%d)", (int)THIN_VACUUM_PAGES);
-    return db_exec(s->kv->w, sql, e);
+    sqlite3_snprintf(sizeof sql, sql, "PRAGMA incremental_vacuum(%d)", n_page);
+    return db_exec(d, sql, e);
+}
+
+static enum status run_vacuum(struct sessions *s, struct command *c, struct err *e)
+{
+    return vacuum(s->kv->w, THIN_VACUUM_PAGES, e);
+}
+
+enum status thin_yield(struct sessions *s, struct err *e)
+{
+    struct db *d = s->kv->w;
+    int64_t n_free = 0, chat = 0, depth;
+    /* There is no room for a journal; without one nothing may fail for a lock later. Text waits for this one. */
+    sqlite3_busy_timeout(db_handle(d), DB_BUSY_MS);
+    sqlite3_db_config(db_handle(d), SQLITE_DBCONFIG_DEFENSIVE, 0, (int *)NULL); /* would keep the journal */
+    enum status st = db_exec(d, "PRAGMA journal_mode = OFF", e);
+    sqlite3_db_config(db_handle(d), SQLITE_DBCONFIG_DEFENSIVE, 1, (int *)NULL);
+    TRY(st);
+    TRY(db_exec(d, "BEGIN EXCLUSIVE", e));
+    do {
+        st = next_victim(s, &chat, &depth, e);
+        if (st == OK && chat)
+            st = thin(d, chat, depth, e);
+        if (st == OK)
+            st = db_int(d, e, &n_free, "PRAGMA freelist_count", "");
+    } while (st == OK && chat && n_free < THIN_RESERVE_PAGES);
+    if (st == OK)
+        st = vacuum(d, THIN_RESERVE_PAGES, e);
+    return db_end(d, st, e);
 }
 
 void thin_after_batch(struct sessions *s)
 {
-    struct sessions_budget b;
     struct err ignored;
     int64_t n_free = 0;
+    bool over;
     struct db *d = kvstore_writer(s->kv);
-    if (!d || budget(s->kv, s->w, d, &b, &ignored) != OK)
+    if (!d || too_much(s, &over, &ignored) != OK)
         return;
-    if (b.used_bytes > b.limit_bytes) {
+    if (over) {
         struct command c = {.lane = WRITER_KV, .run = run_budget, .chore = true, .number = 1};
         int64_t chat, depth;
         if (next_victim(s, &chat, &depth, &ignored) == OK && chat)

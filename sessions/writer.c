@@ -188,6 +188,8 @@ static void serve(struct sessions *s, struct writer *w, struct lane *lane)
     enum status st = batch_apply(s, head, &e);
     if (shared)
         pthread_mutex_unlock(&s->r_lock);
+    while (st != OK && kvstore_yield(s, head->lane))
+        st = batch_apply(s, head, &e);
     if (st != OK) {
         store_trouble(s, &e);
         if (head->lane == WRITER_KV && kvstore_failed(s, &e) && (st = batch_apply(s, head, &e)) != OK)

@@ -3,7 +3,8 @@
  *
  * Two lanes, one per file: text goes first and KV fills the time between. A failure that may pass
  * (full disk, lock) fails the callers that wait; posted text stays queued in order and is tried
- * again, at the next command and once a second; posted KV is given up, it can be made again. */
+ * again, at the next command and once a second; posted KV is given up, it can be made again. On a full disk
+ * old KV gives way first. */
 #ifndef SESSIONS_WRITER_H
 #define SESSIONS_WRITER_H
 

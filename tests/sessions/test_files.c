@@ -262,6 +262,7 @@ static void writer__full_disk__keeps_what_is_queued_and_writes_it_later(void **s
     assert_int_equal(m[1].n_id, 2);
     assert_false(m[1].done);
     sessions_messages_free(m, n);
+    assert_int_equal(sessions_flush(s, &err_seen), ERR_IO); /* so that no try is under way: it would fail the next */
     limit_file_size(RLIM_INFINITY);
     CHECK_OK(sessions_flush(s, &err_seen));
     CHECK_OK(sessions_path_load(s, id, &m, &n, &err_seen));
