@@ -66,7 +66,8 @@ enum status sessions_rename(struct sessions *s, int64_t id, const char *title, s
 enum status sessions_delete(struct sessions *s, int64_t id, struct err *e);                        /* [W] */
 enum status sessions_set_model(struct sessions *s, int64_t id, const char *model, struct err *e);   /* [W] */
 enum status sessions_pin(struct sessions *s, int64_t id, bool pinned, struct err *e);              /* [W] */
-/* A new conversation whose path is the ancestors of `message` (included); no text is copied. */
+/* A new conversation whose path is the ancestors of `message` (included); no text is copied. Its title is the
+ * origin's with the next free number: "Title (2)". */
 enum status sessions_fork(struct sessions *s, int64_t id, int64_t message, int64_t *ret_id,
                           struct err *e); /* [W] */
 

@@ -1,8 +1,10 @@
 /* Conversations as trees: the open branch, alternatives, forks, deleting what no branch uses. */
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "engine/base/mem.h"
+#include "engine/base/str.h"
 #include "sessions/kvstore.h"
 #include "sessions/store.h"
 #include "sessions/writer.h"
@@ -216,15 +218,51 @@ enum status sessions_set_leaf(struct sessions *s, int64_t id, int64_t message, b
 
 /* ---- forks ---- */
 
+/* What tells a fork from its origin in a list: "Title (2)", and of a fork that is called so "Title (3)", or the
+ * next number that no conversation has. */
+static enum status name_fork(struct db *d, int64_t origin, int64_t fork, struct err *e)
+{
+    sqlite3_stmt *q;
+    bool row = false, forked = false;
+    char *title = NULL;
+    int n, end = 0;
+    TRY(db_query(d, e, &q, "SELECT title, base IS NOT NULL FROM conversation WHERE id = ?", "i", origin));
+    enum status st = db_next(d, q, &row, e);
+    if (st == OK && row) {
+        title = db_text(q, 0, NULL);
+        forked = sqlite3_column_int(q, 1);
+    }
+    db_done(q);
+    char *mark = title && forked ? strrchr(title, '(') : NULL;
+    if (mark && mark > title && mark[-1] == ' ' && sscanf(mark, "(%6d)%n", &n, &end) == 1 && end && !mark[end] &&
+        n > 1)
+        mark[-1] = '\0';
+    else
+        n = 1;
+    int64_t taken = title && title[0];
+    struct str name = {0};
+    while (st == OK && taken) {
+        str_clear(&name);
+        str_addf(&name, "%s (%d)", title, ++n);
+        st = db_int(d, e, &taken, "SELECT EXISTS (SELECT 1 FROM conversation WHERE title = ?)", "t", str_c(&name));
+    }
+    if (st == OK && name.len)
+        st = db_do(d, e, "UPDATE conversation SET title = ? WHERE id = ?", "ti", str_c(&name), fork);
+    str_fini(&name);
+    free(title);
+    return st;
+}
+
 static enum status run_fork(struct sessions *s, struct command *c, struct err *e)
 {
     int64_t now = store_now_ms();
     TRY(tree_expect_visible(s->w, c->conversation, c->message, e));
     TRY(db_do(s->w, e,
-              "INSERT INTO conversation (tree, base, leaf, created_ms, updated_ms, model, title)"
-              " SELECT tree, ?2, ?2, ?3, ?3, model, title FROM conversation WHERE id = ?1",
+              "INSERT INTO conversation (tree, base, leaf, created_ms, updated_ms, model)"
+              " SELECT tree, ?2, ?2, ?3, ?3, model FROM conversation WHERE id = ?1",
               "iii", c->conversation, c->message, now));
     c->ret = sqlite3_last_insert_rowid(db_handle(s->w));
+    TRY(name_fork(s->w, c->conversation, c->ret, e));
     return db_int(s->w, e, &c->number,
                   "WITH RECURSIVE " UP("?1") " SELECT total(n_id) FROM message"
                   " WHERE id IN (SELECT id FROM up)",

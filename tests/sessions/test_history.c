@@ -174,8 +174,13 @@ static void step_fork(struct model *w, struct sessions *s, struct model_chat *c)
         return;
     struct model_chat *f = &w->c[w->n_chat++];
     *f = (struct model_chat){.alive = true, .leaf = i};
-    memcpy(f->title, c->title, sizeof f->title);
     CHECK_OK(sessions_fork(s, c->id, w->m[i].id, &f->id, &err_seen));
+    struct sessions_row row; /* numbered: test_tree tells how */
+    CHECK_OK(sessions_get(s, f->id, &row, &err_seen));
+    assert_int_equal(row.title[0] == '\0', c->title[0] == '\0');
+    snprintf(f->title, sizeof f->title, "%s", row.title);
+    free(row.title);
+    free(row.model);
     for (int k = i; k >= 0; k = w->m[k].parent)
         f->sees[k] = true;
 }

@@ -209,6 +209,44 @@ static void sessions__fork__shares_ancestors_and_nothing_else(void **state)
     sessions_close(s);
 }
 
+static void expect_fork_title(struct sessions *s, int64_t origin, const char *want, int64_t *ret)
+{
+    struct sessions_message *m;
+    struct sessions_row row;
+    int32_t n;
+    CHECK_OK(sessions_path_load(s, origin, &m, &n, &err_seen));
+    CHECK_OK(sessions_fork(s, origin, m[0].id, ret, &err_seen));
+    sessions_messages_free(m, n);
+    CHECK_OK(sessions_get(s, *ret, &row, &err_seen));
+    assert_string_equal(row.title, want);
+    free(row.title);
+    free(row.model);
+}
+
+static void sessions__fork__gets_a_title_of_its_own(void **state)
+{
+    struct sessions *s = store_new();
+    struct sessions_row *rows;
+    int32_t n;
+    int64_t a, b, c, d;
+    CHECK_OK(sessions_create(s, "m", &a, &err_seen));
+    store_say(s, a, 0, "user", "q");
+    expect_fork_title(s, a, "", &b); /* untitled: nothing to number */
+    CHECK_OK(sessions_rename(s, a, "Plans (2024)", &err_seen)); /* a year: this is no fork */
+    expect_fork_title(s, a, "Plans (2024) (2)", &b);
+    expect_fork_title(s, a, "Plans (2024) (3)", &c);
+    expect_fork_title(s, b, "Plans (2024) (4)", &d);
+    CHECK_OK(sessions_delete(s, c, &err_seen));
+    expect_fork_title(s, b, "Plans (2024) (3)", &c); /* free again */
+    expect_fork_title(s, c, "Plans (2024) (5)", &d);
+    CHECK_OK(sessions_rename(s, d, "Later (x)", &err_seen));
+    expect_fork_title(s, d, "Later (x) (2)", &d);
+    CHECK_OK(sessions_search(s, "later", 0, &rows, &n, &err_seen));
+    assert_int_equal(n, 2);
+    sessions_rows_free(rows, n);
+    sessions_close(s);
+}
+
 static void sessions__delete__keeps_what_forks_use(void **state)
 {
     struct sessions *s = store_new();
@@ -428,6 +466,7 @@ int main(void)
         STORE_CASE(sessions__stream__last_flush_survives_without_finish),
         STORE_CASE(sessions__sibling__walks_alternatives),
         STORE_CASE(sessions__fork__shares_ancestors_and_nothing_else),
+        STORE_CASE(sessions__fork__gets_a_title_of_its_own),
         STORE_CASE(sessions__delete__keeps_what_forks_use),
         STORE_CASE(sessions__search__any_input_is_safe),
         STORE_CASE(sessions__search__finds_parts_of_unspaced_text),
