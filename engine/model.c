@@ -195,26 +195,29 @@ static enum status bind_attention(struct model *m, int32_t i, struct err *e)
     TRY(find_cache(m, i, e));
     int32_t n_q = p->n_head * l->head_dim, n_kv = l->n_head_kv * l->head_dim, d = p->n_embd;
     bool by_row = model_has(p, QK_NORM_ROW), qk_norm = model_has(p, QK_NORM) || by_row;
+    bool own = l->at < p->n_layer_kv; /* keys and values; else what the file has of them is nothing to anybody */
     int32_t n_q_norm = by_row ? n_q : l->head_dim, n_k_norm = by_row ? n_kv : l->head_dim;
 
     if (model_has(p, SINKS))
         VEC(sinks, "attn_sinks.weight", true, p->n_head, 0, p->n_head);
     VEC(q_norm, "attn_q_norm.weight", qk_norm, n_q_norm, 0, n_q_norm);
-    VEC(k_norm, "attn_k_norm.weight", qk_norm && l->at < p->n_layer_kv, n_k_norm, 0, n_k_norm);
+    VEC(k_norm, "attn_k_norm.weight", qk_norm && own, n_k_norm, 0, n_k_norm);
     if (tensor(g, "blk.%d.attn_qkv.weight", i)) {
         int32_t all = n_q + 2 * n_kv;
         MAT(q, "attn_qkv.weight", d, all, 0, n_q);
-        MAT(k, "attn_qkv.weight", d, all, n_q, n_kv);
-        MAT(v, "attn_qkv.weight", d, all, n_q + n_kv, n_kv);
+        if (own) {
+            MAT(k, "attn_qkv.weight", d, all, n_q, n_kv);
+            MAT(v, "attn_qkv.weight", d, all, n_q + n_kv, n_kv);
+        }
         VEC(q_bias, "attn_qkv.bias", false, all, 0, n_q);
         VEC(k_bias, "attn_qkv.bias", false, all, n_q, n_kv);
         VEC(v_bias, "attn_qkv.bias", false, all, n_q + n_kv, n_kv);
     } else {
         int32_t n_asked = p->q_gated ? 2 * n_q : n_q;
         MAT(q, "attn_q.weight", d, n_asked, 0, n_asked);
-        if (l->at < p->n_layer_kv)
+        if (own)
             MAT(k, "attn_k.weight", d, n_kv, 0, n_kv);
-        if (l->at < p->n_layer_kv && (!p->v_normed || tensor(g, "blk.%d.attn_v.weight", i)))
+        if (own && (!p->v_normed || tensor(g, "blk.%d.attn_v.weight", i)))
             MAT(v, "attn_v.weight", d, n_kv, 0, n_kv);
         bool biased = model_has(p, QKV_BIAS);
         VEC(q_bias, "attn_q.bias", biased, n_q, 0, n_q);
