@@ -13,6 +13,7 @@
 #include "app/paths.h"
 #include "engine/base/mem.h"
 #include "engine/base/str.h"
+#include "engine/engine.h"
 #include "ui/theme.h"
 
 enum kind { FLAG, TEXT, INT, U64, FLOAT, SIZE, RESUME };
@@ -133,6 +134,15 @@ void options_fini(struct options *o)
     free(o->words);
 }
 
+enum status options_fits_memory(uint64_t kv_budget_bytes, struct err *e)
+{
+    char want[32], have[32];
+    if (kv_budget_bytes <= engine_memory())
+        return OK;
+    return err_set(e, ERR_USAGE, "a KV budget of %s: there are %s of memory; 0 = automatic",
+                   err_size_text(kv_budget_bytes, want), err_size_text(engine_memory(), have));
+}
+
 enum status options_size(const char *s, uint64_t *ret, struct err *e)
 {
     char *end;
@@ -229,7 +239,8 @@ static enum status set_value(struct options *o, const struct option *t, const ch
         return OK;
     }
     case SIZE:
-        return options_size(v, (uint64_t *)field, e);
+        TRY(options_size(v, (uint64_t *)field, e));
+        return t->off == OFF(kv_budget_bytes) ? options_fits_memory(o->kv_budget_bytes, e) : OK;
     case RESUME: {
         long long x = strtoll(v, &end, 10);
         if (end == v || *end || errno || x < 1)

@@ -60,6 +60,8 @@ enum status options_parse(struct options *o, const char *command, int argc, char
 
 /* "4096", "512K", "1.5G" (powers of 1024). */
 enum status options_size(const char *s, uint64_t *ret, struct err *e);
+/* ERR_USAGE for a KV budget that this machine has no memory for. */
+enum status options_fits_memory(uint64_t kv_budget_bytes, struct err *e);
 /* Comma list of non-negative integers; returns how many, at most max. */
 enum status options_list(const char *s, int32_t *ret, int max, int *ret_n, struct err *e);
 

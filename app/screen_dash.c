@@ -6,6 +6,7 @@
 #include <string.h>
 
 #include "app/figures.h"
+#include "app/options.h"
 #include "app/screen_state.h"
 #include "engine/base/mem.h"
 #include "engine/engine.h"
@@ -431,6 +432,11 @@ static void set_coverage(struct screen *sc, double coverage)
 void screen_budget(struct screen *sc, uint64_t size_bytes)
 {
     char a[FORMAT_SIZE];
+    struct err e;
+    if (options_fits_memory(size_bytes, &e) != OK) {
+        screen_error(sc, &e);
+        return;
+    }
     remember(sc, DASH_BUDGET, "budget");
     set_budget(sc, size_bytes);
     if (size_bytes)

@@ -290,6 +290,8 @@ enum status engine_inspect(const char *path, int32_t n_ctx, uint64_t kv_budget_b
 /* Name of the kernels that the CPU runs: "ref", "avx2", "avx512", "amx"; the environment's KERNELS
  * chooses. NULL = it names none that this machine has. Static. */
 const char *engine_cpu_kernels(void);
+/* Bytes that this machine has, or that its container may use; UINT64_MAX = unknown. */
+uint64_t engine_memory(void);
 /* One line about the GPU here: what it is, or why there is none. True when --backend cuda may work. */
 bool engine_gpu_state(char *line, size_t line_bytes);
 

@@ -40,6 +40,13 @@ uint64_t plan_available(void)
     return avail;
 }
 
+uint64_t engine_memory(void)
+{
+    uint64_t kib, limit;
+    uint64_t all = file_number("/proc/meminfo", "MemTotal:", &kib) ? kib * 1024 : UINT64_MAX;
+    return file_number("/sys/fs/cgroup/memory.max", "", &limit) && limit < all ? limit : all;
+}
+
 /* The largest multiple of 64 tokens whose cache takes at most `room`, and together with its tables
  * and the block scores of sparse attention `left`. */
 static int32_t most_tok(const struct model_params *p, const struct preset *preset, int32_t n_chunk,

@@ -58,6 +58,8 @@ dogear ask --coverage 0.2 x; [ $rc -eq 2 ] && grep -q 'from 0.7 to 1$' "$work/er
 ok cli__bad_number__names_the_limits
 dogear ask --kv-budget 12Q x; [ $rc -eq 2 ] && one_line_error
 ok cli__bad_size__exit_2
+dogear ask --kv-budget 99999G x; [ $rc -eq 2 ] && one_line_error && grep -q 'KV budget of 9.*: there are .* of memory; 0' "$work/err"
+ok cli__kv_budget_above_memory__says_what_there_is
 memo=$(cd "$(dirname "$0")/../.." && pwd)/assets/model/dogear-memo.gguf
 ! dogear ask --no-save -m "$memo" --kv exact --kv-budget 1K Hello && [ $rc -eq 1 ] && one_line_error && grep -q 'budget of 1 KiB is too small' "$work/err" &&
     least=$(sed 's/.*--kv-budget //' "$work/err") && dogear ask --no-save -m "$memo" --kv exact --kv-budget "$least" -n 2 Hello && grep -q 'to fit the KV budget$' "$work/err" &&
