@@ -239,8 +239,7 @@ static enum status set_value(struct options *o, const struct option *t, const ch
         return OK;
     }
     case SIZE:
-        TRY(options_size(v, (uint64_t *)field, e));
-        return t->off == OFF(kv_budget_bytes) ? options_fits_memory(o->kv_budget_bytes, e) : OK;
+        return options_size(v, (uint64_t *)field, e);
     case RESUME: {
         long long x = strtoll(v, &end, 10);
         if (end == v || *end || errno || x < 1)
@@ -430,7 +429,8 @@ enum status options_parse(struct options *o, const char *command, int argc, char
         o->prompts_n = o->prompt;
         o->prompt = NULL;
     }
-    return OK;
+    bool device = o->backend && !strcmp(o->backend, "cuda"); /* the budget is of its memory */
+    return device ? OK : options_fits_memory(o->kv_budget_bytes, e);
 }
 
 void options_help(const char *command)

@@ -433,7 +433,7 @@ void screen_budget(struct screen *sc, uint64_t size_bytes)
 {
     char a[FORMAT_SIZE];
     struct err e;
-    if (options_fits_memory(size_bytes, &e) != OK) {
+    if (sc->model.stats.vram_bytes < 0 && options_fits_memory(size_bytes, &e) != OK) {
         screen_error(sc, &e);
         return;
     }
