@@ -291,6 +291,15 @@ void text_clean_line(struct str *out, const char *s, size_t n)
     str_fini(&tmp);
 }
 
+/* Bytes of " (12)" at the end of s, by which titles that begin alike are told apart. */
+static size_t number_at_end(const char *s, size_t n)
+{
+    size_t at = n && s[n - 1] == ')' ? n - 1 : 0;
+    while (at > 0 && s[at - 1] >= '0' && s[at - 1] <= '9')
+        at--;
+    return at > 1 && at < n - 1 && s[at - 1] == '(' && s[at - 2] == ' ' ? n - at + 2 : 0;
+}
+
 void text_ellipsis(struct str *out, const char *s, size_t n, int width)
 {
     if (width <= 0)
@@ -299,9 +308,13 @@ void text_ellipsis(struct str *out, const char *s, size_t n, int width)
         str_add(out, s, n);
         return;
     }
-    size_t fit = text_fit(s, n, width - 1, NULL);
+    size_t end = number_at_end(s, n);
+    if ((int)end > width / 2)
+        end = 0;
+    size_t fit = text_fit(s, n - end, width - 1 - (int)end, NULL);
     while (fit > 0 && s[fit - 1] == ' ')
         fit--;
     str_add(out, s, fit);
     str_adds(out, "…");
+    str_add(out, s + n - end, end);
 }

@@ -44,7 +44,8 @@ void text_clean(struct str *out, const char *s, size_t n);
 /* The same on one line: line breaks and tabs become single spaces. */
 void text_clean_line(struct str *out, const char *s, size_t n);
 
-/* Appends s cut to `width` columns, with an ellipsis when something is missing. */
+/* Appends s cut to `width` columns, with an ellipsis when something is missing; a number in parentheses at the
+ * end stays: "A long… (2)". */
 void text_ellipsis(struct str *out, const char *s, size_t n, int width);
 
 #endif

@@ -250,7 +250,8 @@ static void text__ellipsis__fits(void **state)
         const char *out;
     } cases[] = {{"short", 10, "short"}, {"exact", 5, "exact"}, {"too long", 5, "too…"},
                  {"中文字", 5, "中文…"}, {"中文字", 4, "中…"},  {"abc", 0, ""},
-                 {"abc", 1, "…"}};
+                 {"abc", 1, "…"},         {"a title (12)", 11, "a tit… (12)"},
+                 {"a title (12)", 9, "a title…"}, {"a title (b)", 9, "a title…"}, {" (2)", 2, "…"}};
     (void)state;
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
         struct str s = {0};
