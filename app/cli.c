@@ -110,6 +110,7 @@ enum status cli_engine_with(const struct options *o, bool vocab_only, const stru
         .kv = o->kv,
         .kv_budget_bytes = o->kv_budget_bytes,
         .coverage = o->coverage,
+        .reasoning = o->reasoning,
         .sparse_from = o->sparse_from,
         .vocab_only = vocab_only,
         .fake_script = o->fake,

@@ -54,6 +54,7 @@ static const struct option table[] = {
     {"-p", "prompt", TEXT, OFF(prompt), "TEXT", "the prompt (bench: prompt lengths, e.g. 512,4096)", 0, 0, TALK " tokenize bench"},
     {"-f", "file", TEXT, OFF(file), "FILE", "read the prompt from a file", 0, 0, "ask tokenize detokenize perplexity"},
     {"-sys", "system-prompt", TEXT, OFF(system), "TEXT", "system prompt of a new conversation", 0, 0, TALK},
+    {"-rea", "reasoning", TEXT, OFF(reasoning), "MODE", "whether the model thinks before it answers, where its chat format has a switch: on, off or auto (as it does unasked)", 0, 0, TALK},
     {NULL, "kv", TEXT, OFF(kv), "NAME", "KV cache format: exact, 8/8, 8/4, 4/4, adaptive, ...; `dogear presets` lists all, lossy ones marked", 0, 0, RUNS},
     {NULL, "kv-budget", SIZE, OFF(kv_budget_bytes), "SIZE", "memory for KV, e.g. 2G (0 = automatic)", 0, 0, RUNS " info"},
     {NULL, "store-budget", SIZE, OFF(store_budget_bytes), "SIZE", "disk for the caches of all conversations, kept until changed (0 = automatic)", 0, 0, KEEPS},
@@ -482,6 +483,8 @@ static void choices(const struct option *t, struct str *out)
             str_addf(out, "%s%s", i ? " " : "", theme_builtin(i));
     else if (!strcmp(t->long_name, "backend"))
         str_adds(out, "auto cpu cuda");
+    else if (!strcmp(t->long_name, "reasoning"))
+        str_adds(out, "auto on off");
     else if (!strcmp(t->long_name, "format"))
         str_adds(out, "md json dogear");
 }

@@ -25,6 +25,7 @@ struct options {
     char *depths;        /* bench -d list */
     char *kv;            /* preset, or a comma list for eval and bench */
     char *backend;
+    char *reasoning;     /* on, off or auto */
     char *theme;
     char *format;        /* export: md, json or dogear; NULL = by the name */
     char *fake;          /* hidden: script of the fake engine */

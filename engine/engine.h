@@ -31,6 +31,8 @@ struct engine_params {
     const char *kv;          /* preset name; NULL = the default */
     uint64_t kv_budget_bytes;/* 0 = automatic */
     float coverage;          /* 1 = dense; 0 = the preset's */
+    const char *reasoning;   /* whether the model thinks before it answers, where its chat format has a switch:
+                                "on", "off", "auto" (as it does unasked); NULL = auto */
     int32_t sparse_from;     /* for measuring: sparse attention from so many tokens on, even where
                                 it does not pay; 0 = where it pays */
     bool vocab_only;         /* tokenizer only: no weights, no thread */

@@ -152,7 +152,7 @@ static enum status format_json(const struct gguf *g, json_t **ret, struct err *e
     struct template *tp = NULL;
     enum status s = tokenizer_open(g, &t, e);
     if (s == OK)
-        s = template_open(g, t, &tp, e);
+        s = template_open(g, t, TEMPLATE_REASONING_AUTO, &tp, e);
     *ret = s == OK && template_name(tp)[0] ? json_string(template_name(tp)) : json_null();
     template_free(tp);
     tokenizer_free(t);

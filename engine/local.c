@@ -250,6 +250,9 @@ static void fill_notice(const struct local *l, char *notice, size_t size)
                              "a context of %d tokens is more than the %d that the model was made for; "
                              "answers beyond them get worse",
                              n_ctx, known_ctx(p));
+    if (n < size && template_reasoning_is_fixed(l->template))
+        n += (size_t)snprintf(notice + n, size - n, "%sthe model's chat format has no switch for reasoning",
+                              n ? "; " : "");
     if (n < size && template_is_unknown(l->template))
         snprintf(notice + n, size - n,
                  "%sthe model's chat template is not one we know; the text is continued as it stands",
@@ -334,14 +337,26 @@ void local_use_preset(struct local *l, const struct preset *p)
     atomic_store(&l->coverage_own, preset_lossy(p) ? 0 : p->coverage > 0 ? p->coverage : 1);
 }
 
+static enum status parse_reasoning(const char *name, enum template_reasoning *ret, struct err *e)
+{
+    static const char *const names[] = {"auto", "on", "off"};
+    int i = 0;
+    while (name && i < 3 && strcmp(name, names[i]) != 0)
+        i++;
+    *ret = (enum template_reasoning)i;
+    return i < 3 ? OK : err_set(e, ERR_USAGE, "reasoning '%s' is unknown; use on, off or auto", name);
+}
+
 static enum status open_parts(struct local *l, struct err *e)
 {
     const struct engine_params *p = &l->params;
     if (!p->model_path || !*p->model_path)
         return err_set(e, ERR_USAGE, "no model given; use -m FILE.gguf");
+    enum template_reasoning reasoning;
+    TRY(parse_reasoning(p->reasoning, &reasoning, e));
     TRY(gguf_open(p->model_path, &l->gguf, e));
     TRY(tokenizer_open(l->gguf, &l->tokenizer, e));
-    TRY(template_open(l->gguf, l->tokenizer, &l->template, e));
+    TRY(template_open(l->gguf, l->tokenizer, reasoning, &l->template, e));
     if (p->vocab_only) {
         fill_info(l);
         return OK;

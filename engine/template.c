@@ -46,13 +46,12 @@ static void find_marks(struct template *tp)
     }
 }
 
-enum status template_recognise(const char *source, size_t len, const char *bos, const char *eos,
-                               const struct tokenizer *t, struct template **ret, struct err *e)
+static struct template *template_new(const char *source, size_t len, const char *bos, const char *eos,
+                                     const struct tokenizer *t, enum template_reasoning reasoning)
 {
-    if (len > SOURCE_MAX)
-        return err_set(e, ERR_FORMAT, "chat template of %zu bytes; the file is damaged", len);
     struct template *tp = mem_calloc(1, sizeof *tp);
     tp->tokenizer = t;
+    tp->reasoning = reasoning;
     tp->stop_id = -1;
     str_adds(&tp->bos, bos ? bos : "");
     str_adds(&tp->eos, eos ? eos : "");
@@ -64,8 +63,37 @@ enum status template_recognise(const char *source, size_t len, const char *bos, 
         tp->unknown = len > 0;
     }
     find_marks(tp);
+    return tp;
+}
+
+static bool same(const struct str *a, const struct str *b)
+{
+    return strcmp(str_c(a), str_c(b)) == 0;
+}
+
+enum status template_recognise(const char *source, size_t len, const char *bos, const char *eos,
+                               const struct tokenizer *t, enum template_reasoning reasoning,
+                               struct template **ret, struct err *e)
+{
+    if (len > SOURCE_MAX)
+        return err_set(e, ERR_FORMAT, "chat template of %zu bytes; the file is damaged", len);
+    struct template *tp = template_new(source, len, bos, eos, t, reasoning);
+    if (reasoning != TEMPLATE_REASONING_AUTO) {
+        enum template_reasoning other =
+            reasoning == TEMPLATE_REASONING_ON ? TEMPLATE_REASONING_OFF : TEMPLATE_REASONING_ON;
+        struct template *opposite = template_new(source, len, bos, eos, t, other);
+        tp->reasoning_is_fixed = same(&tp->generate, &opposite->generate) &&
+                                 same(&tp->system_lead, &opposite->system_lead) &&
+                                 same(&tp->system_default, &opposite->system_default);
+        template_free(opposite);
+    }
     *ret = tp;
     return OK;
+}
+
+bool template_reasoning_is_fixed(const struct template *tp)
+{
+    return tp->reasoning_is_fixed;
 }
 
 static void token_text(const struct tokenizer *t, int32_t id, struct str *out)
@@ -76,8 +104,8 @@ static void token_text(const struct tokenizer *t, int32_t id, struct str *out)
         str_add(out, s, n);
 }
 
-enum status template_open(const struct gguf *g, const struct tokenizer *t, struct template **ret,
-                          struct err *e)
+enum status template_open(const struct gguf *g, const struct tokenizer *t, enum template_reasoning reasoning,
+                          struct template **ret, struct err *e)
 {
     struct gguf_str source = {0};
     struct str bos = {0}, eos = {0};
@@ -85,7 +113,7 @@ enum status template_open(const struct gguf *g, const struct tokenizer *t, struc
     token_text(t, tokenizer_special(t)->bos, &bos);
     token_text(t, tokenizer_special(t)->eos, &eos);
     enum status st = template_recognise(source.s ? source.s : "", source.len, str_c(&bos),
-                                        str_c(&eos), t, ret, e);
+                                        str_c(&eos), t, reasoning, ret, e);
     str_fini(&bos);
     str_fini(&eos);
     return st;

@@ -21,19 +21,30 @@
 struct gguf;
 struct template;
 
+/* Whether the model is to write down thoughts before it answers. */
+enum template_reasoning {
+    TEMPLATE_REASONING_AUTO, /* as the template does unasked */
+    TEMPLATE_REASONING_ON,
+    TEMPLATE_REASONING_OFF
+};
+
 /* Looks at the model's own template (tokenizer.chat_template). *ret is never NULL on OK: a model
  * without a template, or with one that is not recognised, gets a template whose name is "" and
  * which concatenates the texts. t is borrowed and must outlive it. */
-enum status template_open(const struct gguf *g, const struct tokenizer *t, struct template **ret,
-                          struct err *e);
+enum status template_open(const struct gguf *g, const struct tokenizer *t, enum template_reasoning reasoning,
+                          struct template **ret, struct err *e);
 /* The same from the template's source; t may be NULL, then only template_text works. */
 enum status template_recognise(const char *source, size_t len, const char *bos, const char *eos,
-                               const struct tokenizer *t, struct template **ret, struct err *e);
+                               const struct tokenizer *t, enum template_reasoning reasoning,
+                               struct template **ret, struct err *e);
 void template_free(struct template *tp); /* NULL is fine */
 
 const char *template_name(const struct template *tp); /* "chatml", "llama3", ...; "" = none */
 /* True when the model brought a template that we do not know: worth a notice to the user. */
 bool template_is_unknown(const struct template *tp);
+
+/* Whether reasoning was asked for, or not to reason, and the format renders both alike. */
+bool template_reasoning_is_fixed(const struct template *tp);
 
 /* Renders new messages after prefix[0..n_prefix), the ids of the path as fed (0 = a new
  * conversation: bos and the model's default system prompt come first), and then what makes the

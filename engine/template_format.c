@@ -13,7 +13,8 @@ enum { MARKS = 3 };
 typedef void detail_fn(struct template *tp, const char *s, const char *end);
 static detail_fn detail_chatml, detail_llama3, detail_mistral_v7, detail_llama2, detail_phi3,
     detail_deepseek_coder, detail_vicuna, detail_deepseek_r1, detail_monarch, detail_granite,
-    detail_zephyr, detail_smollm3, detail_gpt_oss, detail_glm4, detail_ernie, detail_gemma4;
+    detail_zephyr, detail_smollm3, detail_gpt_oss, detail_glm4, detail_glm45, detail_glm47, detail_ernie,
+    detail_gemma4;
 
 struct known {
     const char *all[MARKS]; /* every one of these occurs in the source */
@@ -155,6 +156,7 @@ static const struct known known[] = {
                 .user = {"<|user|>\n", "\2\n"},
                 .assistant = {"<|assistant|>\n", "\2\n"}}},
     {.all = {"[gMASK]<sop>", "{{ '</think>' }}"},
+     .detail = detail_glm47,
      .format = {.name = "glm-4.7",
                 .head = "[gMASK]<sop>",
                 .system = {"<|system|>", ""},
@@ -163,6 +165,7 @@ static const struct known known[] = {
                 .generate = "<|assistant|><think>",
                 .flags = FORMAT_DROP_THOUGHT | FORMAT_TRIM_ANSWER}},
     {.all = {"[gMASK]<sop>", "<think></think>"},
+     .detail = detail_glm45,
      .format = {.name = "glm-4.5",
                 .head = "[gMASK]<sop>",
                 .system = {"<|system|>\n", ""},
@@ -430,11 +433,13 @@ static void read_date(struct template *tp, const char *s, const char *end)
         str_clear(&tp->date);
 }
 
-/* What enable_thinking is where nobody sets it but the template itself. */
+/* What enable_thinking is: what was asked for, else what the template itself sets it to. */
 enum thinking { THINKING_UNDEFINED, THINKING_ON, THINKING_OFF };
 
-static enum thinking thinking_of(const char *source, const char *end)
+static enum thinking thinking_of(const struct template *tp, const char *source, const char *end)
 {
+    if (tp->reasoning != TEMPLATE_REASONING_AUTO)
+        return tp->reasoning == TEMPLATE_REASONING_ON ? THINKING_ON : THINKING_OFF;
     static const char again[] = "set enable_thinking = enable_thinking";
     static const char off[] = "set enable_thinking = false", on[] = "set enable_thinking = true";
     const char *first = find(source, end, "%}"), *p = find(source, end, again);
@@ -458,6 +463,10 @@ static bool condition(const char *s, const char *end, enum thinking thinking)
     if (find(s, end, "enable_thinking is not defined") ||
         find(s, end, "enable_thinking is undefined"))
         return thinking != THINKING_OFF; /* "... or enable_thinking is true" follows */
+    if (find(s, end, "enable_thinking is defined")) {
+        if (thinking == THINKING_UNDEFINED || !find(s, end, " and "))
+            return thinking != THINKING_UNDEFINED;
+    }
     if (find(s, end, "not enable_thinking"))
         return thinking != THINKING_ON;
     if (find(s, end, "enable_thinking is false") || find(s, end, "enable_thinking == false"))
@@ -467,11 +476,11 @@ static bool condition(const char *s, const char *end, enum thinking thinking)
 
 /* Runs what the template does after its last `if add_generation_prompt`, as far as it is made of
  * strings and conditions. False when it is not. */
-static bool answer_head(const char *source, const char *end, struct str *out)
+static bool answer_head(const struct template *tp, const char *source, const char *end, struct str *out)
 {
     enum { DEPTH = 8 };
     bool on[DEPTH] = {true}, taken[DEPTH] = {true};
-    enum thinking thinking = thinking_of(source, end);
+    enum thinking thinking = thinking_of(tp, source, end);
     int depth = 0;
     const char *s = find_last(source, end, "add_generation_prompt");
     s = find(s, end, "%}");
@@ -509,10 +518,12 @@ static bool answer_head(const char *source, const char *end, struct str *out)
                     return false;
                 taken[depth] = on[depth - 1] && condition(p, close, thinking);
                 on[depth] = taken[depth];
-            } else if (starts(p, close, "else")) {
+            } else if (starts(p, close, "else") || starts(p, close, "elif")) {
                 if (depth == 0)
                     break;
-                on[depth] = on[depth - 1] && !taken[depth];
+                on[depth] = on[depth - 1] && !taken[depth] &&
+                            (starts(p, close, "else") || condition(p, close, thinking));
+                taken[depth] = taken[depth] || on[depth];
             } else if (starts(p, close, "endif")) {
                 if (depth-- == 0)
                     break;
@@ -553,7 +564,7 @@ static void read_effort(struct template *tp, const char *s, const char *end)
     static const char text[] = "set reasoning_instructions = '";
     struct str is = {0}, name = {0};
     const char *p = find(s, end, level);
-    if (p && thinking_of(s, end) != THINKING_OFF &&
+    if (p && thinking_of(tp, s, end) != THINKING_OFF &&
         read_string(p + strlen(level), end, '\'', &name)) {
         str_addf(&is, "resolved_reasoning_effort == '%s' %%}", str_c(&name));
         p = find(p, end, str_c(&is));
@@ -692,16 +703,21 @@ static void detail_zephyr(struct template *tp, const char *s, const char *end)
         f->head = "\2";
 }
 
-/* It thinks; "/no_think" in a system text is left to the model. */
+/* "/no_think" in a system text is left to the model. */
 static void detail_smollm3(struct template *tp, const char *s, const char *end)
 {
-    static const char mode[] = "elif reasoning_mode == \"/think\"";
+    static const char mode[] = "elif reasoning_mode == \"/think\"", other[] = "{%- else";
+    bool off = thinking_of(tp, s, end) == THINKING_OFF;
     str_adds(&tp->system_lead, "## Metadata\n\nKnowledge Cutoff Date: June 2025\n");
     if (tp->date.len)
         str_adds(&tp->system_lead, "Today Date: \3\n");
-    str_adds(&tp->system_lead, "Reasoning Mode: /think\n\n## Custom Instructions\n\n");
+    str_addf(&tp->system_lead, "Reasoning Mode: %s\n\n## Custom Instructions\n\n", off ? "/no_think" : "/think");
+    if (off)
+        tp->format.assistant[0] = tp->format.generate = "<|im_start|>assistant\n<think>\n\n</think>\n";
     const char *p = find(s, end, mode);
-    p = p ? find(p + strlen(mode), end, "\"") : NULL;
+    if (p && off)
+        p = find(p, end, other);
+    p = p ? find(p + (off ? strlen(other) : strlen(mode)), end, "\"") : NULL;
     struct str *text = &tp->system_default;
     if (p && read_string(p + 1, end, '"', text))
         while (text->len && text->data[text->len - 1] == '\n')
@@ -754,6 +770,20 @@ static void detail_monarch(struct template *tp, const char *s, const char *end)
     tp->format.head = NULL;
 }
 
+static void detail_glm45(struct template *tp, const char *s, const char *end)
+{
+    if (thinking_of(tp, s, end) != THINKING_OFF)
+        return;
+    tp->format.user[1] = "/nothink";
+    tp->format.generate = "<|assistant|>\n<think></think>";
+}
+
+static void detail_glm47(struct template *tp, const char *s, const char *end)
+{
+    if (thinking_of(tp, s, end) == THINKING_OFF)
+        tp->format.generate = tp->format.assistant[0];
+}
+
 /* Those of April 2025 trim texts and forget thoughts; the Z1 think. */
 static void detail_glm4(struct template *tp, const char *s, const char *end)
 {
@@ -775,7 +805,7 @@ static void detail_ernie(struct template *tp, const char *s, const char *end)
 /* It thinks where its first system turn says so. */
 static void detail_gemma4(struct template *tp, const char *s, const char *end)
 {
-    const char *p = thinking_of(s, end) == THINKING_ON ? find(s, end, "'<|think|>") : NULL;
+    const char *p = thinking_of(tp, s, end) == THINKING_ON ? find(s, end, "'<|think|>") : NULL;
     if (p && read_string(p + 1, end, '\'', &tp->system_lead))
         tp->format.flags |= FORMAT_SYSTEM_ALWAYS;
     else
@@ -800,7 +830,7 @@ bool format_recognise(const char *source, size_t len, struct template *tp)
             known[i].detail(tp, source, end);
         const struct format *f = &tp->format;
         const char *head = f->generate ? f->generate : f->assistant[0];
-        if (!(f->flags & FORMAT_HEAD_SOURCE) || !answer_head(source, end, &tp->generate) ||
+        if (!(f->flags & FORMAT_HEAD_SOURCE) || !answer_head(tp, source, end, &tp->generate) ||
             tp->generate.len < strlen(head) || memcmp(tp->generate.data, head, strlen(head)) != 0) {
             str_clear(&tp->generate);
             str_adds(&tp->generate, head);

@@ -61,6 +61,9 @@ ok cli__bad_size__exit_2
 dogear ask --kv-budget 99999G x; [ $rc -eq 2 ] && one_line_error && grep -q 'KV budget of 9.*: there are .* of memory; 0' "$work/err"
 ok cli__kv_budget_above_memory__says_what_there_is
 memo=$(cd "$(dirname "$0")/../.." && pwd)/assets/model/dogear-memo.gguf
+dogear ask --no-save -m "$memo" --reasoning maybe x; [ $rc -eq 2 ] && one_line_error && grep -q "'maybe' is unknown; use on, off or auto" "$work/err" &&
+    dogear ask --no-save -m "$memo" -rea off -n 2 Hello && grep -q 'has no switch for reasoning$' "$work/err"
+ok cli__reasoning__bad_value_or_no_switch_is_told
 ! dogear ask --no-save -m "$memo" --kv exact --kv-budget 1K Hello && [ $rc -eq 1 ] && one_line_error && grep -q 'budget of 1 KiB is too small' "$work/err" &&
     least=$(sed 's/.*--kv-budget //' "$work/err") && dogear ask --no-save -m "$memo" --kv exact --kv-budget "$least" -n 2 Hello && grep -q 'to fit the KV budget$' "$work/err" &&
     ! dogear ask --no-save -m "$memo" --kv exact --kv-budget "$((${least%K} - 1))K" Hello && one_line_error &&

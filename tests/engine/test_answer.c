@@ -85,7 +85,7 @@ static struct model model_open_as(const char *source)
     vocab_u32(&f, "tokenizer.ggml.eos_token_id", EOS);
     m.g = vocab_open(&f, &e);
     if (!m.g || tokenizer_open(m.g, &m.t, &e) != OK ||
-        template_recognise(source, strlen(source), "<s>", "</s>", m.t, &m.tp, &e) != OK)
+        template_recognise(source, strlen(source), "<s>", "</s>", m.t, TEMPLATE_REASONING_AUTO, &m.tp, &e) != OK)
         fail_msg("%s", e.text);
     template_set_today(m.tp, "2025-01-15");
     return m;

@@ -99,7 +99,7 @@ static void template__text__golden_renderings(void **state)
         struct template *tp;
         struct err e;
         assert_int_equal(template_recognise(source, strlen(source), string_at(special, "bos_token"),
-                                            string_at(special, "eos_token"), NULL, &tp, &e),
+                                            string_at(special, "eos_token"), NULL, TEMPLATE_REASONING_AUTO, &tp, &e),
                          OK);
         template_set_today(tp, "2025-01-15");
         renders = json_object_get(t, "renders");
@@ -148,7 +148,7 @@ static void template__text__llamacpp_vectors(void **state)
         struct template *tp;
         struct err e;
         assert_int_equal(template_recognise(source, strlen(source), string_at(c, "bos_token"),
-                                            string_at(c, "eos_token"), NULL, &tp, &e),
+                                            string_at(c, "eos_token"), NULL, TEMPLATE_REASONING_AUTO, &tp, &e),
                          OK);
         struct chat chat = chat_of(json_object_get(c, "messages"));
         struct str out = {0};
@@ -229,7 +229,7 @@ static void template__text__family_renderings(void **state)
             struct err e;
             if (!source[0])
                 continue;
-            assert_int_equal(template_recognise(source, strlen(source), "", "</s>", NULL, &tp, &e),
+            assert_int_equal(template_recognise(source, strlen(source), "", "</s>", NULL, TEMPLATE_REASONING_AUTO, &tp, &e),
                              OK);
             /* One "zephyr" among them closes no question, as OLMo: its rendering is not of it. */
             if (strcmp(template_name(tp), "olmo") != 0) {
@@ -262,7 +262,7 @@ static void check_styled(const struct styled *c)
         struct err e;
         struct str out = {0};
         assert_int_equal(
-            template_recognise(c->source, strlen(c->source), "<s>", "</s>", NULL, &tp, &e), OK);
+            template_recognise(c->source, strlen(c->source), "<s>", "</s>", NULL, TEMPLATE_REASONING_AUTO, &tp, &e), OK);
         assert_string_equal(template_name(tp), c->name);
         template_set_today(tp, "2025-03-09");
         assert_int_equal(
@@ -502,7 +502,7 @@ static void template__text__models_that_think(void **state)
             {3, 2, false, false, cases[i].ended, ""},
         };
         const char *source = cases[i].source;
-        assert_int_equal(template_recognise(source, strlen(source), "<s>", "</s>", NULL, &tp, &e),
+        assert_int_equal(template_recognise(source, strlen(source), "<s>", "</s>", NULL, TEMPLATE_REASONING_AUTO, &tp, &e),
                          OK);
         assert_string_equal(template_name(tp), "chatml");
         assert_int_equal(template_begins_thinking(tp), cases[i].thinking);
@@ -556,7 +556,7 @@ static void template__text__thinks_as_the_template_says(void **state)
         struct err e;
         struct str out = {0};
         const char *source = cases[i].source;
-        assert_int_equal(template_recognise(source, strlen(source), "", "", NULL, &tp, &e), OK);
+        assert_int_equal(template_recognise(source, strlen(source), "", "", NULL, TEMPLATE_REASONING_AUTO, &tp, &e), OK);
         assert_int_equal(template_text(tp, true, NULL, 0, true, &out, NULL, NULL, &e), OK);
         const char *want = cases[i].thinking ? OPEN "<think>\n" : OPEN "<think>\n\n</think>\n\n";
         if (strcmp(str_c(&out), want) != 0)
@@ -609,7 +609,7 @@ static void template__text__gemma4(void **state)
         struct str out = {0}, want = {0};
         const char *source = cases[i].source;
         assert_int_equal(
-            template_recognise(source, strlen(source), "<bos>", "<eos>", NULL, &tp, &e), OK);
+            template_recognise(source, strlen(source), "<bos>", "<eos>", NULL, TEMPLATE_REASONING_AUTO, &tp, &e), OK);
         assert_string_equal(template_name(tp), "gemma4");
         assert_false(template_begins_thinking(tp));
         assert_int_equal(template_text(tp, true, chat, 4, true, &out, NULL, NULL, &e), OK);
@@ -632,6 +632,71 @@ static void template__text__gemma4(void **state)
 #undef GEMMA_SMALL
 #undef ON
 #undef DEFAULT_OFF
+}
+
+/* The switch, and formats without one. */
+static void template__reasoning__as_asked(void **state)
+{
+#define CHATML(head)                                                                                   \
+    "{{'<|im_start|>' + message['role'] + '\\n' + message['content'] + '<|im_end|>' + '\\n'}}"         \
+    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}" head "{% endif %}"
+    static const struct {
+        const char *source, *text[3]; /* unasked, on, off */
+        bool fixed;
+    } cases[] = {
+        /* Qwen3 */
+        {CHATML("{% if enable_thinking is defined and enable_thinking is false %}{{ '<think>\\n\\n</think>\\n\\n' }}"
+                "{% endif %}"),
+         {"<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\n", "<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\n",
+          "<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\n<think>\n\n</think>\n\n"},
+         false},
+        /* MiniCPM5 */
+        {CHATML("{%- if enable_thinking is defined %}{%- if enable_thinking is false %}{{ '<think></think>' }}"
+                "{%- elif enable_thinking is true %}{{ '<think>\\n' }}{%- endif %}{%- endif %}"),
+         {"<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\n",
+          "<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\n<think>\n",
+          "<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\n<think></think>"},
+         false},
+        {CHATML(""),
+         {"<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\n", "<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\n",
+          "<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\n"},
+         true},
+        {"[gMASK]<sop>{{ '/nothink' }}<think></think>",
+         {"[gMASK]<sop><|user|>\nHi<|assistant|>", "[gMASK]<sop><|user|>\nHi<|assistant|>",
+          "[gMASK]<sop><|user|>\nHi/nothink<|assistant|>\n<think></think>"},
+         false},
+        {"[gMASK]<sop>{{ '</think>' }}",
+         {"[gMASK]<sop><|user|>Hi<|assistant|><think>", "[gMASK]<sop><|user|>Hi<|assistant|><think>",
+          "[gMASK]<sop><|user|>Hi<|assistant|></think>"},
+         false},
+        {"{%- if enable_thinking is not defined -%}{%- set enable_thinking = true -%}{%- endif -%}<|im_start|>"
+         "Reasoning Mode: ## Custom Instructions{%- elif reasoning_mode == \"/think\" -%}{{- \"Be thorough.\" -}}"
+         "{%- else -%}{{- \"Be quick.\" -}}{%- endif -%}",
+         {"<|im_start|>system\n## Metadata\n\nKnowledge Cutoff Date: June 2025\nReasoning Mode: /think\n\n"
+          "## Custom Instructions\n\nBe thorough.\n\n<|im_end|>\n<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\n",
+          "<|im_start|>system\n## Metadata\n\nKnowledge Cutoff Date: June 2025\nReasoning Mode: /think\n\n"
+          "## Custom Instructions\n\nBe thorough.\n\n<|im_end|>\n<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\n",
+          "<|im_start|>system\n## Metadata\n\nKnowledge Cutoff Date: June 2025\nReasoning Mode: /no_think\n\n"
+          "## Custom Instructions\n\nBe quick.\n\n<|im_end|>\n<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\n"
+          "<think>\n\n</think>\n"},
+         false},
+    };
+    const struct engine_message hi = {"user", "Hi", 2};
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++)
+        for (int mode = 0; mode < 3; mode++) {
+            struct template *tp;
+            struct err e;
+            struct str out = {0};
+            assert_int_equal(template_recognise(cases[i].source, strlen(cases[i].source), "", "", NULL,
+                                                (enum template_reasoning)mode, &tp, &e),
+                             OK);
+            assert_int_equal(template_text(tp, true, &hi, 1, true, &out, NULL, NULL, &e), OK);
+            assert_string_equal(str_c(&out), cases[i].text[mode]);
+            assert_int_equal(template_reasoning_is_fixed(tp), mode != TEMPLATE_REASONING_AUTO && cases[i].fixed);
+            str_fini(&out);
+            template_free(tp);
+        }
+#undef CHATML
 }
 
 /* ---- turns ---- */
@@ -663,10 +728,10 @@ static struct model open_model(const char *file, const char *source)
     if (gguf_open(path.data, &m.g, &e) != OK || tokenizer_open(m.g, &m.t, &e) != OK)
         fail_msg("%s: %s", file, e.text);
     if (source)
-        assert_int_equal(template_recognise(source, strlen(source), "<s>", "</s>", m.t, &m.tp, &e),
+        assert_int_equal(template_recognise(source, strlen(source), "<s>", "</s>", m.t, TEMPLATE_REASONING_AUTO, &m.tp, &e),
                          OK);
     else
-        assert_int_equal(template_open(m.g, m.t, &m.tp, &e), OK);
+        assert_int_equal(template_open(m.g, m.t, TEMPLATE_REASONING_AUTO, &m.tp, &e), OK);
     template_set_today(m.tp, "2025-01-15");
     str_fini(&path);
     return m;
@@ -873,7 +938,7 @@ static void template__recognise__odd_sources(void **state)
         struct err e;
         struct str out = {0};
         assert_int_equal(
-            template_recognise(sources[i], strlen(sources[i]), "<s>", "</s>", NULL, &tp, &e), OK);
+            template_recognise(sources[i], strlen(sources[i]), "<s>", "</s>", NULL, TEMPLATE_REASONING_AUTO, &tp, &e), OK);
         assert_int_equal(template_text(tp, true, msg, 1, true, &out, NULL, NULL, &e), OK);
         assert_non_null(strstr(str_c(&out), "Hi"));
         assert_true(template_name(tp)[0] || template_is_unknown(tp));
@@ -890,7 +955,7 @@ static void template__render__refuses_unknown_roles(void **state)
     struct str out = {0};
     struct engine_message msg[] = {message("tool", "Hi")};
     assert_int_equal(
-        template_recognise(chatml_source, strlen(chatml_source), "", "", NULL, &tp, &e), OK);
+        template_recognise(chatml_source, strlen(chatml_source), "", "", NULL, TEMPLATE_REASONING_AUTO, &tp, &e), OK);
     assert_int_equal(template_text(tp, true, msg, 1, true, &out, NULL, NULL, &e), ERR_USAGE);
     assert_non_null(strstr(e.text, "tool"));
     str_fini(&out);
@@ -900,6 +965,7 @@ static void template__render__refuses_unknown_roles(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
+        cmocka_unit_test(template__reasoning__as_asked),
         cmocka_unit_test(template__text__golden_renderings),
         cmocka_unit_test(template__text__llamacpp_vectors),
         cmocka_unit_test(template__text__family_renderings),

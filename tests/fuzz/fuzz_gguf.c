@@ -44,7 +44,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     look_at(g);
     struct tokenizer *t = NULL;
     struct template *tp = NULL;
-    if (tokenizer_open(g, &t, &e) == OK && template_open(g, t, &tp, &e) == OK) {
+    if (tokenizer_open(g, &t, &e) == OK && template_open(g, t, TEMPLATE_REASONING_AUTO, &tp, &e) == OK) {
         struct engine_message m[] = {{"system", "Be brief.", 9}, {"user", "Hi </s> there\n", 14}};
         struct tok_list ids = {0};
         if (template_render(tp, NULL, 0, m, 2, false, &ids, &e) == OK)

@@ -119,7 +119,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     }
     struct template *tp;
     struct err e;
-    if (template_recognise(s, n_source, "<s>", "</s>", t, &tp, &e) != OK)
+    if (template_recognise(s, n_source, "<s>", "</s>", t, TEMPLATE_REASONING_AUTO, &tp, &e) != OK)
         return 0;
     if (render(tp, t, m, TEXTS) != render(tp, t, dull, TEXTS))
         __builtin_trap();
