@@ -192,6 +192,17 @@ static void cmd_budget(struct screen *sc, const char *args)
         screen_budget(sc, size_bytes);
 }
 
+static void cmd_reasoning(struct screen *sc, const char *args)
+{
+    struct err e;
+    if (!args[0])
+        screen_notice(sc, "write /reasoning and on, off or auto: whether the model thinks before it answers");
+    else if (engine_set_reasoning(screen_engine_of(sc), args, &e) != OK)
+        screen_error(sc, &e);
+    else
+        screen_notice(sc, "reasoning is %s from the next question on", args);
+}
+
 static void cmd_kv(struct screen *sc, const char *args)
 {
     struct str s = {0};
@@ -563,6 +574,7 @@ static const struct ui_command rows[] = {
     {"/coverage [C]", "attention mass that sparse attention keeps; 1 = dense"},
     {"/verify", "measure exactly what compression costs this conversation"},
     {"/think", "show or hide the model's thinking"},
+    {"/reasoning on|off|auto", "whether the model thinks before it answers, if its chat format has a switch"},
     {"/copy [N]", "copy the last answer, or code block N"},
     {"/export [FILE]", "write this conversation as Markdown (or .json, .dogear)"},
     {"/save [FILE]", "everything is saved anyway; with FILE as /export"},
@@ -600,6 +612,7 @@ static const struct command commands[] = {
     {"/coverage", "", cmd_coverage},
     {"/verify", "", cmd_verify},
     {"/think", "/nothink /thinking", cmd_think},
+    {"/reasoning", "", cmd_reasoning},
     {"/copy", "", cmd_copy},
     {"/export", "", cmd_export, .path = true},
     {"/save", "", cmd_save, .path = true},

@@ -118,6 +118,11 @@ void engine_set_coverage(struct engine *en, float coverage)
     en->vt->set_coverage(en, coverage);
 }
 
+enum status engine_set_reasoning(struct engine *en, const char *mode, struct err *e)
+{
+    return en->vt->set_reasoning(en, mode, e);
+}
+
 void engine_set_kv_budget(struct engine *en, uint64_t size_bytes)
 {
     en->vt->set_kv_budget(en, size_bytes);

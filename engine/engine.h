@@ -187,6 +187,9 @@ void engine_stats(struct engine *en, struct stats *ret);
  * 1 = dense. Any time. */
 #define ENGINE_COVERAGE_MIN 0.7f
 void engine_set_coverage(struct engine *en, float coverage);
+/* As engine_params.reasoning, from the next turn on. Any time. ERR_UNSUPPORTED where the chat format has no
+ * switch. */
+enum status engine_set_reasoning(struct engine *en, const char *mode, struct err *e);
 
 /* ---- the cache while it runs ---- */
 /* Bytes for the KV of all timelines in memory; 0 = as planned at opening. What does not fit steps

@@ -23,6 +23,7 @@ struct engine_vt {
     void (*forget)(struct engine *en, int64_t timeline);
     void (*stats)(struct engine *en, struct stats *ret);
     void (*set_coverage)(struct engine *en, float coverage);
+    enum status (*set_reasoning)(struct engine *en, const char *mode, struct err *e);
     void (*set_kv_budget)(struct engine *en, uint64_t size_bytes);
     enum status (*set_kv)(struct engine *en, const char *preset, struct err *e);
     const char *(*kv_name)(const struct engine *en, int i, const char **ret_what);

@@ -639,6 +639,12 @@ static void fake_set_coverage(struct engine *en, float coverage)
     with_stats((struct fake *)en, set_coverage, (double)coverage);
 }
 
+static enum status fake_set_reasoning(struct engine *en, const char *mode, struct err *e)
+{
+    (void)en;
+    return strcmp(mode, "maybe") ? OK : err_set(e, ERR_USAGE, "reasoning '%s' is unknown; use on, off or auto", mode);
+}
+
 static void set_budget(struct stats *s, double size_bytes)
 {
     s->kv_budget_bytes = (int64_t)size_bytes;
@@ -846,6 +852,7 @@ enum status fake_open(const struct engine_params *p, struct engine **ret, struct
         .forget = fake_forget,
         .stats = fake_stats,
         .set_coverage = fake_set_coverage,
+        .set_reasoning = fake_set_reasoning,
         .set_kv_budget = fake_set_kv_budget,
         .set_kv = fake_set_kv,
         .kv_name = fake_kv_name,

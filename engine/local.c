@@ -308,6 +308,27 @@ float local_coverage(const struct local *l)
     return own > 0 && asked > 0 ? asked : own > 0 ? own : 1;
 }
 
+static enum status parse_reasoning(const char *name, enum template_reasoning *ret, struct err *e)
+{
+    static const char *const names[TEMPLATE_REASONINGS] = {"auto", "on", "off"};
+    int i = 0;
+    while (name && i < TEMPLATE_REASONINGS && strcmp(name, names[i]) != 0)
+        i++;
+    *ret = (enum template_reasoning)i;
+    return i < TEMPLATE_REASONINGS ? OK : err_set(e, ERR_USAGE, "reasoning '%s' is unknown; use on, off or auto", name);
+}
+
+static enum status local_set_reasoning(struct engine *en, const char *mode, struct err *e)
+{
+    struct local *l = local_of(en);
+    enum template_reasoning reasoning;
+    TRY(parse_reasoning(mode, &reasoning, e));
+    if (template_reasoning_is_fixed(l->templates[reasoning]))
+        return err_set(e, ERR_UNSUPPORTED, "the model's chat format has no switch for reasoning");
+    l->template = l->templates[reasoning];
+    return OK;
+}
+
 static void local_set_coverage(struct engine *en, float coverage)
 {
     atomic_store(&local_of(en)->coverage_asked, coverage);
@@ -337,16 +358,6 @@ void local_use_preset(struct local *l, const struct preset *p)
     atomic_store(&l->coverage_own, preset_lossy(p) ? 0 : p->coverage > 0 ? p->coverage : 1);
 }
 
-static enum status parse_reasoning(const char *name, enum template_reasoning *ret, struct err *e)
-{
-    static const char *const names[] = {"auto", "on", "off"};
-    int i = 0;
-    while (name && i < 3 && strcmp(name, names[i]) != 0)
-        i++;
-    *ret = (enum template_reasoning)i;
-    return i < 3 ? OK : err_set(e, ERR_USAGE, "reasoning '%s' is unknown; use on, off or auto", name);
-}
-
 static enum status open_parts(struct local *l, struct err *e)
 {
     const struct engine_params *p = &l->params;
@@ -356,7 +367,9 @@ static enum status open_parts(struct local *l, struct err *e)
     TRY(parse_reasoning(p->reasoning, &reasoning, e));
     TRY(gguf_open(p->model_path, &l->gguf, e));
     TRY(tokenizer_open(l->gguf, &l->tokenizer, e));
-    TRY(template_open(l->gguf, l->tokenizer, reasoning, &l->template, e));
+    for (int i = 0; i < TEMPLATE_REASONINGS; i++)
+        TRY(template_open(l->gguf, l->tokenizer, (enum template_reasoning)i, &l->templates[i], e));
+    l->template = l->templates[reasoning];
     if (p->vocab_only) {
         fill_info(l);
         return OK;
@@ -403,7 +416,8 @@ static void local_close(struct engine *en)
     model_free(l->model);
     if (l->kern)
         kern_close(l->kern);
-    template_free(l->template);
+    for (int i = 0; i < TEMPLATE_REASONINGS; i++)
+        template_free(l->templates[i]);
     tokenizer_free(l->tokenizer);
     gguf_close(l->gguf);
     queue_free(l->events, (void (*)(void *))engine_event_free);
@@ -570,6 +584,7 @@ enum status local_open(const struct engine_params *p, struct engine **ret, struc
         .forget = local_forget,
         .stats = local_stats,
         .set_coverage = local_set_coverage,
+        .set_reasoning = local_set_reasoning,
         .set_kv_budget = local_set_kv_budget,
         .set_kv = local_set_kv,
         .kv_name = local_kv_name,

@@ -1,5 +1,5 @@
 /* The real engine: one loaded model with its thread. The parts and who may touch them:
- *   set at opening, then immutable: gguf, model, tokenizer, template, plan, info, params;
+ *   set at opening, then immutable: gguf, model, tokenizer, templates, plan, info, params;
  *   whoever holds `compute` (the worker while it runs a command; a measuring call otherwise):
  *     kern, forward, pool, lines, preset, keep;
  *   `lock`: stats, map, trace;   atomics: cancel, busy, closing, coverage_asked, coverage_own. */
@@ -33,7 +33,8 @@ struct local {
     struct gguf *gguf;
     struct model *model;
     struct tokenizer *tokenizer;
-    struct template *template;
+    struct template *templates[TEMPLATE_REASONINGS];
+    struct template *_Atomic template; /* one of them; any thread chooses */
     struct plan plan;
     int32_t n_gpu_layer;         /* on a device: layers whose matrices are there */
     bool preset_asked;           /* by name; else it is the default */

@@ -25,7 +25,8 @@ struct template;
 enum template_reasoning {
     TEMPLATE_REASONING_AUTO, /* as the template does unasked */
     TEMPLATE_REASONING_ON,
-    TEMPLATE_REASONING_OFF
+    TEMPLATE_REASONING_OFF,
+    TEMPLATE_REASONINGS
 };
 
 /* Looks at the model's own template (tokenizer.chat_template). *ret is never NULL on OK: a model

@@ -358,6 +358,19 @@ static void engine__coverage__follows_the_preset_unless_asked(void **state)
     engine_close(en);
 }
 
+/* This model has no chat format: nothing can be switched, and nothing changes. */
+static void engine__reasoning__is_refused_without_a_switch(void **state)
+{
+    struct engine *en = open_with(0, 0);
+    struct err e;
+    assert_int_equal(engine_set_reasoning(en, "auto", &e), OK);
+    assert_int_equal(engine_set_reasoning(en, "on", &e), ERR_UNSUPPORTED);
+    assert_int_equal(engine_set_reasoning(en, "off", &e), ERR_UNSUPPORTED);
+    assert_int_equal(engine_set_reasoning(en, "perhaps", &e), ERR_USAGE);
+    assert_non_null(strstr(e.text, "'perhaps'"));
+    engine_close(en);
+}
+
 static void engine__measuring__logits_and_bench(void **state)
 {
     struct engine *en = open_with(0, 0);
@@ -450,6 +463,7 @@ static void engine__inspect__is_json(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
+        cmocka_unit_test(engine__reasoning__is_refused_without_a_switch),
         cmocka_unit_test(engine__turn__tells_the_known_story),
         cmocka_unit_test(engine__turn__goes_on_without_reading_again),
         cmocka_unit_test(engine__turn__shares_beginnings_between_timelines),
