@@ -315,7 +315,8 @@ static enum status parse_reasoning(const char *name, enum template_reasoning *re
     while (name && i < TEMPLATE_REASONINGS && strcmp(name, names[i]) != 0)
         i++;
     *ret = (enum template_reasoning)i;
-    return i < TEMPLATE_REASONINGS ? OK : err_set(e, ERR_USAGE, "reasoning '%s' is unknown; use on, off or auto", name);
+    return i < TEMPLATE_REASONINGS ? OK
+                                   : err_set(e, ERR_USAGE, "reasoning '%s' is unknown; use on, off or auto", name);
 }
 
 static enum status local_set_reasoning(struct engine *en, const char *mode, struct err *e)

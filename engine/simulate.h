@@ -9,8 +9,9 @@
 #include <stddef.h>
 
 #include "engine/presets.h"
+#include "kernels/page.h"
 
-enum { SIMULATE_TOK_MAX = 64, SIMULATE_DIM_MAX = 256 };
+enum { SIMULATE_TOK_MAX = 64, SIMULATE_DIM_MAX = PAGE_HEAD_DIM_MAX };
 
 /* Codes x [n_tok][n_dim] at this many bits (16: left as it is) and puts back what would be read.
  * q_max: [n_dim] largest |query| of each channel, for BALANCE_QUERY; else NULL. */

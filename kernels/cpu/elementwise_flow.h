@@ -470,7 +470,7 @@ static void flow_softcap(struct kern *k, float *x, size_t n, float cap)
         .rmsnorm = flow_rmsnorm, .center = flow_center, .rope = flow_rope,                         \
         .kv_write = flow_kv_write,                                                                 \
         .attend = attend_op, .seal = mem_op_seal, .demote = mem_op_demote, .glu = flow_glu,        \
-        .add = flow_add, .scale = flow_scale, .sink = ref_sink, .take_rows = flow_take_rows,                            \
+        .add = flow_add, .scale = flow_scale, .sink = ref_sink, .take_rows = flow_take_rows,       \
         .add_rows = flow_add_rows,                                                                 \
         .softcap = flow_softcap, .conv = flow_conv, .delta = flow_delta,                           \
     }

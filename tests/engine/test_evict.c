@@ -5,6 +5,7 @@
 #include <stdarg.h>
 #include <stddef.h>
 #include <stdint.h>
+#include <unistd.h>
 
 #include <cmocka.h>
 
@@ -13,6 +14,7 @@
 #include "engine/prefill.h"
 #include "engine/simulate.h"
 #include "tests/engine/bed.h"
+#include "tests/support/tinymodel.h"
 
 enum { N_TOK = 333, LAYERS = 2 };
 /* Scores are sums of f32 probabilities of a fast kernel: two of them this close may swap. */
@@ -550,6 +552,44 @@ static int close_kern(void **state)
     return 0;
 }
 
+/* Every preset's cache with layers whose heads differ, the widest that there are among them: prompts are read
+ * and answers go on. */
+static void presets__each__runs_where_heads_differ(void **state)
+{
+    enum { PROMPT = 300, ANSWER = 20 };
+    static const char *const models[] = {"gemma4", "gemma4-moe"};
+    int32_t text[PROMPT + ANSWER];
+    char path[64];
+    if (kern->device)
+        skip(); /* presets that drop tokens want a CPU */
+    for (int32_t i = 0; i < PROMPT + ANSWER; i++)
+        text[i] = (i * 29 + i / 50) % TINYMODEL_VOCAB;
+    snprintf(path, sizeof path, "/tmp/dogear-evict-%d.gguf", (int)getpid());
+    for (int m = 0; m < 2; m++) {
+        const struct preset *p;
+        tinymodel_write(tinymodel_find(models[m]), path, false);
+        for (int32_t i = 0; (p = presets_at(i)); i++) {
+            struct bed b;
+            bed_open(&b, kern, path, 256);
+            const struct kv_shape s = forward_kv_shape(&b.m->p);
+            kv_line_free(b.line);
+            kv_pool_free(b.pool);
+            b.pool = kv_pool_new(kern, &s, p, 1u << 28);
+            b.line = kv_line_new(b.pool, 1024);
+            int32_t chunk = kv_chunk(p) ? kv_chunk(p) : 256;
+            for (int32_t end = chunk; kv_n_tok(b.line) < PROMPT; end += chunk)
+                bed_read(&b, b.line, text, end < PROMPT ? end : PROMPT, false);
+            const float *logits = bed_read(&b, b.line, text, PROMPT + ANSWER, true);
+            for (int32_t v = 0; v < TINYMODEL_VOCAB; v++)
+                if (!isfinite(logits[v]))
+                    fail_msg("%s, %s: logit %d is no number", models[m], p->name, v);
+            assert_true(kv_line_bytes(b.line) > 0);
+            bed_close(&b);
+        }
+        unlink(path);
+    }
+}
+
 int main(int n_arg, char **arg)
 {
     const struct CMUnitTest tests[] = {
@@ -565,6 +605,7 @@ int main(int n_arg, char **arg)
         cmocka_unit_test(format__reading__does_not_depend_on_chunks),
         cmocka_unit_test(format__rows__are_coded_two_blocks_behind),
         cmocka_unit_test(format__tiers__go_by_attention),
+        cmocka_unit_test(presets__each__runs_where_heads_differ),
         cmocka_unit_test(evict__edits_and_forks__read_again),
         cmocka_unit_test(format__cuda__does_what_the_cpu_does),
     };

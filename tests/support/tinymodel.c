@@ -22,6 +22,7 @@ enum {
     CTX = 64,
     WINDOW = 24,
     WIDE_HEAD = 32, /* of attention between layers of the delta rule */
+    WIDEST_HEAD = 512,
     STATE = 32,     /* one head's, both ways */
     KEY_HEADS = 2,
     DELTA_TAPS = 4,
@@ -66,7 +67,8 @@ enum feature {
 /* Of Gemma 4: every third layer sees everything and has wider heads. */
 enum gemma4 {
     GEMMA4 = 1,
-    BY_LAYER = 2, /* embeddings by layer; the second half has no keys of its own, and twice the width */
+    BY_LAYER = 2, /* embeddings by layer; the second half has no keys of its own, and twice the width; the
+                     heads of layers that see everything are the widest */
     KEYS_ARE_VALUES = 4 /* in layers that see everything, which have half as many KV heads */
 };
 
@@ -147,7 +149,9 @@ static int kv_heads(const struct tiny *m, int layer)
 
 static int head(const struct tiny *m, int layer)
 {
-    return m->features & DELTA || (m->gemma4 && !slides(m, layer)) ? WIDE_HEAD : HEAD;
+    if (m->gemma4 && !slides(m, layer))
+        return m->gemma4 & BY_LAYER ? WIDEST_HEAD : WIDE_HEAD;
+    return m->features & DELTA ? WIDE_HEAD : HEAD;
 }
 
 static int ff_of(const struct tiny *m, int layer)
@@ -461,8 +465,8 @@ static void write_keys(struct ggufw *w, const struct tiny *m)
         n_kv[l] = recurrent[l] ? 0 : kv_heads(m, l);
     }
     if (m->gemma4) {
-        ggufw_u32(w, KEY("attention.key_length"), WIDE_HEAD);
-        ggufw_u32(w, KEY("attention.value_length"), WIDE_HEAD);
+        ggufw_u32(w, KEY("attention.key_length"), (uint32_t)head(m, 2));
+        ggufw_u32(w, KEY("attention.value_length"), (uint32_t)head(m, 2));
         ggufw_u32(w, KEY("attention.key_length_swa"), HEAD);
         ggufw_u32(w, KEY("attention.value_length_swa"), HEAD);
         ggufw_u32(w, KEY("rope.dimension_count_swa"), HEAD);
@@ -499,8 +503,8 @@ void tinymodel_write(int i, const char *path, bool plain)
         add(t, "per_layer_proj_norm.weight", SIDE, 0, 0, 1, 0.5f);
     }
     if (m->gemma4) {
-        add(t, "rope_freqs.weight", WIDE_HEAD / 2, 0, 0, 1, 0);
-        t->list[t->n - 1].n_still = WIDE_HEAD / 2 - 4;
+        add(t, "rope_freqs.weight", head(m, 2) / 2, 0, 0, 1, 0);
+        t->list[t->n - 1].n_still = head(m, 2) / 2 - 4;
     }
     for (int l = 0; l < LAYERS; l++)
         add_layer(t, l, m);
