@@ -138,7 +138,7 @@ void options_fini(struct options *o)
 enum status options_fits_memory(uint64_t kv_budget_bytes, struct err *e)
 {
     char want[32], have[32];
-    if (kv_budget_bytes <= engine_memory())
+    if (kv_budget_bytes == 0 || kv_budget_bytes <= engine_memory())
         return OK;
     return err_set(e, ERR_USAGE, "a KV budget of %s: there are %s of memory; 0 = automatic",
                    err_size_text(kv_budget_bytes, want), err_size_text(engine_memory(), have));

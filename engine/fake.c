@@ -37,6 +37,7 @@
 #include "engine/base/str.h"
 #include "engine/base/utf8.h"
 #include "engine/engine_impl.h"
+#include "engine/template.h"
 
 enum { ID_START = 256, ID_END = 257, N_VOCAB = 258 };
 
@@ -641,8 +642,9 @@ static void fake_set_coverage(struct engine *en, float coverage)
 
 static enum status fake_set_reasoning(struct engine *en, const char *mode, struct err *e)
 {
+    enum template_reasoning reasoning;
     (void)en;
-    return strcmp(mode, "maybe") ? OK : err_set(e, ERR_USAGE, "reasoning '%s' is unknown; use on, off or auto", mode);
+    return template_reasoning_find(mode, &reasoning, e);
 }
 
 static void set_budget(struct stats *s, double size_bytes)

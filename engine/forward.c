@@ -38,7 +38,7 @@ struct forward {
 /* Channels of the widest layer: of all queries, and of all keys. */
 static uint64_t most_q(const struct model_params *p)
 {
-    return (uint64_t)p->n_head * (uint64_t)(p->head_dim > p->head_dim_local ? p->head_dim : p->head_dim_local);
+    return (uint64_t)p->n_head * (uint64_t)model_most_head_dim(p);
 }
 static uint64_t most_kv(const struct model_params *p)
 {
@@ -46,18 +46,14 @@ static uint64_t most_kv(const struct model_params *p)
     return (uint64_t)(n > n_local ? n : n_local);
 }
 
-/* The answers of routed experts are normed by themselves. */
-static bool mixes(const struct model_params *p)
-{
-    return p->arch == MODEL_GEMMA4 && p->n_expert > 0;
-}
-
 /* Floats per token of the chunk, and floats of the head. */
 static uint64_t row_floats(const struct model_params *p)
 {
     return 2 * (uint64_t)p->n_embd + (2 + p->q_gated) * most_q(p) + (uint64_t)p->n_head +
-           2 * most_kv(p) + 2 * (uint64_t)p->n_ff_plain + (mixes(p) ? (uint64_t)p->n_embd : 0);
+           2 * most_kv(p) + 2 * (uint64_t)p->n_ff_plain + (p->experts_apart ? (uint64_t)p->n_embd : 0);
 }
+
+_Static_assert((int)MODEL_LAYERS <= (int)KV_LAYERS, "a model's layers fit");
 
 struct kv_shape forward_kv_shape(const struct model_params *p)
 {
@@ -85,7 +81,7 @@ enum status forward_new(const struct model *m, int32_t n_chunk, struct forward *
     f->n_chunk = f->n_chunk_room = n_chunk;
     f->n_write = model_n_write(m);
     uint64_t n = (uint64_t)n_chunk, n_q = most_q(p), n_kv = most_kv(p),
-             n_one = n_q / (uint64_t)p->n_head;
+             n_one = (uint64_t)model_most_head_dim(p);
     struct {
         float **at;
         uint64_t n_float;
@@ -100,7 +96,7 @@ enum status forward_new(const struct model *m, int32_t n_chunk, struct forward *
         {&f->q_gate, p->q_gated ? n * n_q : 0},
         {&f->gate, n * (uint64_t)p->n_ff_plain},
         {&f->up, n * (uint64_t)p->n_ff_plain},
-        {&f->mix, mixes(p) ? n * (uint64_t)p->n_embd : 0},
+        {&f->mix, p->experts_apart ? n * (uint64_t)p->n_embd : 0},
         {&f->ones, p->v_normed ? n_one : 0},
         {&f->logits, FORWARD_HEAD_ROWS * (uint64_t)p->n_vocab},
     };
@@ -407,7 +403,7 @@ static void feed_forward(struct forward *f, const struct model_layer *l, int32_t
     const struct model_params *p = &f->m->p;
     int32_t n = n_tok - first;
     float *x = f->x + (size_t)first * (size_t)p->n_embd;
-    if (f->mix && l->router.t) {
+    if (p->experts_apart) {
         feed_both(f, l, x, n);
         return;
     }

@@ -236,6 +236,12 @@ static int32_t known_ctx(const struct model_params *p)
     return stretched > p->n_ctx_train ? (int32_t)fmin(stretched, INT32_MAX) : p->n_ctx_train;
 }
 
+/* Whether reasoning can be switched on and off. */
+static bool can_switch(const struct local *l)
+{
+    return !template_alike(l->templates[TEMPLATE_REASONING_ON], l->templates[TEMPLATE_REASONING_OFF]);
+}
+
 /* What the user should know before the first answer. */
 static void fill_notice(const struct local *l, char *notice, size_t size)
 {
@@ -250,7 +256,7 @@ static void fill_notice(const struct local *l, char *notice, size_t size)
                              "a context of %d tokens is more than the %d that the model was made for; "
                              "answers beyond them get worse",
                              n_ctx, known_ctx(p));
-    if (n < size && template_reasoning_is_fixed(l->template))
+    if (n < size && l->template != l->templates[TEMPLATE_REASONING_AUTO] && !can_switch(l))
         n += (size_t)snprintf(notice + n, size - n, "%sthe model's chat format has no switch for reasoning",
                               n ? "; " : "");
     if (n < size && template_is_unknown(l->template))
@@ -308,23 +314,12 @@ float local_coverage(const struct local *l)
     return own > 0 && asked > 0 ? asked : own > 0 ? own : 1;
 }
 
-static enum status parse_reasoning(const char *name, enum template_reasoning *ret, struct err *e)
-{
-    static const char *const names[TEMPLATE_REASONINGS] = {"auto", "on", "off"};
-    int i = 0;
-    while (name && i < TEMPLATE_REASONINGS && strcmp(name, names[i]) != 0)
-        i++;
-    *ret = (enum template_reasoning)i;
-    return i < TEMPLATE_REASONINGS ? OK
-                                   : err_set(e, ERR_USAGE, "reasoning '%s' is unknown; use on, off or auto", name);
-}
-
 static enum status local_set_reasoning(struct engine *en, const char *mode, struct err *e)
 {
     struct local *l = local_of(en);
     enum template_reasoning reasoning;
-    TRY(parse_reasoning(mode, &reasoning, e));
-    if (template_reasoning_is_fixed(l->templates[reasoning]))
+    TRY(template_reasoning_find(mode, &reasoning, e));
+    if (reasoning != TEMPLATE_REASONING_AUTO && !can_switch(l))
         return err_set(e, ERR_UNSUPPORTED, "the model's chat format has no switch for reasoning");
     l->template = l->templates[reasoning];
     return OK;
@@ -365,7 +360,7 @@ static enum status open_parts(struct local *l, struct err *e)
     if (!p->model_path || !*p->model_path)
         return err_set(e, ERR_USAGE, "no model given; use -m FILE.gguf");
     enum template_reasoning reasoning;
-    TRY(parse_reasoning(p->reasoning, &reasoning, e));
+    TRY(template_reasoning_find(p->reasoning, &reasoning, e));
     TRY(gguf_open(p->model_path, &l->gguf, e));
     TRY(tokenizer_open(l->gguf, &l->tokenizer, e));
     for (int i = 0; i < TEMPLATE_REASONINGS; i++)

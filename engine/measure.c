@@ -146,7 +146,8 @@ static void count(struct local *l, double kv_tok, int32_t n, int32_t depth, doub
         all.read = 1 - pow(1 - all.used, n);
     }
     model_each_mat(l->model, add_matrix, &all);
-    for (int32_t i = model_n_write(l->model); i < p->n_layer; i++)
+    int32_t n_write = model_n_write(l->model);
+    for (int32_t i = n_write; i < p->n_layer; i++)
         model_each_mat_of(&l->model->layer[i], add_matrix, &late);
     add_matrix(&embed, &l->model->embed);
     add_matrix(&head, &l->model->output);
@@ -156,9 +157,7 @@ static void count(struct local *l, double kv_tok, int32_t n, int32_t depth, doub
     double state = (double)recurrent_state_floats(p) * (p->n_layer - p->n_layer_attn);
     double asked = 0; /* channels of all queries of n tokens */
     for (int32_t i = 0; i < p->n_layer; i++)
-        asked += p->recurrent[i] ? 0
-                                 : (double)p->n_head * model_head_dim(p, i) *
-                                       (i < model_n_write(l->model) ? n : 1);
+        asked += p->recurrent[i] ? 0 : (double)p->n_head * model_head_dim(p, i) * (i < n_write ? n : 1);
     *ret_bytes = all.bytes - (tied ? 0 : embed.bytes) + kv_tok * seen + 2 * sizeof(float) * state;
     /* Each number of a state fades, is asked twice and is added to. */
     *ret_ops = body_ops * n - late.ops * (n - 1) + head.ops + 7 * state * n + 4 * asked * seen;

@@ -76,6 +76,7 @@ struct model_params {
     bool layer_norm;     /* norms take the mean off first */
     bool side_by_side;   /* feed-forward reads what attention reads */
     int32_t n_expert, n_expert_used; /* 0 = dense; else n_ff is that of one expert */
+    bool experts_apart; /* beside a network of the layer's, each with norms of its own */
     int32_t n_ff_plain;              /* widest network that is no routed expert; 0 = there is none */
     int32_t n_layer_embed;           /* values of a token's embedding for each layer; 0 = there are none */
     bool expert_sigmoid; /* an expert's weight is its logit's sigmoid, else softmax over all */
@@ -112,6 +113,16 @@ static inline int32_t model_n_head_kv(const struct model_params *p, int32_t laye
 static inline int32_t model_head_dim(const struct model_params *p, int32_t layer)
 {
     return p->sliding[layer] ? p->head_dim_local : p->head_dim;
+}
+
+/* The most of any layer. */
+static inline int32_t model_most_head_kv(const struct model_params *p)
+{
+    return p->n_head_kv > p->n_head_kv_local ? p->n_head_kv : p->n_head_kv_local;
+}
+static inline int32_t model_most_head_dim(const struct model_params *p)
+{
+    return p->head_dim > p->head_dim_local ? p->head_dim : p->head_dim_local;
 }
 
 /* Of a layer that keeps a state: channels of what its convolution reads, and of its answer. */

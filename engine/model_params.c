@@ -472,6 +472,7 @@ enum status model_read_params(const struct gguf *g, struct model_params *p, stru
     p->output_scale = 1;
     p->norm_rotated = model_has(p, QK_NORM_LATE);
     p->v_normed = model_has(p, GEMMA4);
+    p->experts_apart = model_has(p, GEMMA4) && p->n_expert > 0;
     TRY(read_factors(g, p, e));
     if (p->arch == MODEL_MISTRAL3)
         TRY(get_float(g, p, "attention.temperature_scale", 0, 1e3f, 0, &p->q_growth, e));

@@ -46,9 +46,12 @@ static void find_marks(struct template *tp)
     }
 }
 
-static struct template *template_new(const char *source, size_t len, const char *bos, const char *eos,
-                                     const struct tokenizer *t, enum template_reasoning reasoning)
+enum status template_recognise(const char *source, size_t len, const char *bos, const char *eos,
+                               const struct tokenizer *t, enum template_reasoning reasoning,
+                               struct template **ret, struct err *e)
 {
+    if (len > SOURCE_MAX)
+        return err_set(e, ERR_FORMAT, "chat template of %zu bytes; the file is damaged", len);
     struct template *tp = mem_calloc(1, sizeof *tp);
     tp->tokenizer = t;
     tp->reasoning = reasoning;
@@ -63,7 +66,19 @@ static struct template *template_new(const char *source, size_t len, const char 
         tp->unknown = len > 0;
     }
     find_marks(tp);
-    return tp;
+    *ret = tp;
+    return OK;
+}
+
+enum status template_reasoning_find(const char *name, enum template_reasoning *ret, struct err *e)
+{
+    static const char *const names[TEMPLATE_REASONINGS] = {"auto", "on", "off"};
+    int i = 0;
+    while (name && i < TEMPLATE_REASONINGS && strcmp(name, names[i]) != 0)
+        i++;
+    *ret = (enum template_reasoning)i;
+    return i < TEMPLATE_REASONINGS ? OK
+                                   : err_set(e, ERR_USAGE, "reasoning '%s' is unknown; use on, off or auto", name);
 }
 
 static bool same(const struct str *a, const struct str *b)
@@ -71,29 +86,10 @@ static bool same(const struct str *a, const struct str *b)
     return strcmp(str_c(a), str_c(b)) == 0;
 }
 
-enum status template_recognise(const char *source, size_t len, const char *bos, const char *eos,
-                               const struct tokenizer *t, enum template_reasoning reasoning,
-                               struct template **ret, struct err *e)
+bool template_alike(const struct template *a, const struct template *b)
 {
-    if (len > SOURCE_MAX)
-        return err_set(e, ERR_FORMAT, "chat template of %zu bytes; the file is damaged", len);
-    struct template *tp = template_new(source, len, bos, eos, t, reasoning);
-    if (reasoning != TEMPLATE_REASONING_AUTO) {
-        enum template_reasoning other =
-            reasoning == TEMPLATE_REASONING_ON ? TEMPLATE_REASONING_OFF : TEMPLATE_REASONING_ON;
-        struct template *opposite = template_new(source, len, bos, eos, t, other);
-        tp->reasoning_is_fixed = same(&tp->generate, &opposite->generate) &&
-                                 same(&tp->system_lead, &opposite->system_lead) &&
-                                 same(&tp->system_default, &opposite->system_default);
-        template_free(opposite);
-    }
-    *ret = tp;
-    return OK;
-}
-
-bool template_reasoning_is_fixed(const struct template *tp)
-{
-    return tp->reasoning_is_fixed;
+    return same(&a->generate, &b->generate) && same(&a->system_lead, &b->system_lead) &&
+           same(&a->system_default, &b->system_default);
 }
 
 static void token_text(const struct tokenizer *t, int32_t id, struct str *out)

@@ -28,6 +28,8 @@ enum template_reasoning {
     TEMPLATE_REASONING_OFF,
     TEMPLATE_REASONINGS
 };
+/* By its name, "auto", "on" or "off"; NULL = auto. */
+enum status template_reasoning_find(const char *name, enum template_reasoning *ret, struct err *e);
 
 /* Looks at the model's own template (tokenizer.chat_template). *ret is never NULL on OK: a model
  * without a template, or with one that is not recognised, gets a template whose name is "" and
@@ -44,8 +46,8 @@ const char *template_name(const struct template *tp); /* "chatml", "llama3", ...
 /* True when the model brought a template that we do not know: worth a notice to the user. */
 bool template_is_unknown(const struct template *tp);
 
-/* Whether reasoning was asked for, or not to reason, and the format renders both alike. */
-bool template_reasoning_is_fixed(const struct template *tp);
+/* Whether two of the same source make the model answer in the same way: its format has no switch. */
+bool template_alike(const struct template *a, const struct template *b);
 
 /* Renders new messages after prefix[0..n_prefix), the ids of the path as fed (0 = a new
  * conversation: bos and the model's default system prompt come first), and then what makes the

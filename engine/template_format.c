@@ -463,10 +463,9 @@ static bool condition(const char *s, const char *end, enum thinking thinking)
     if (find(s, end, "enable_thinking is not defined") ||
         find(s, end, "enable_thinking is undefined"))
         return thinking != THINKING_OFF; /* "... or enable_thinking is true" follows */
-    if (find(s, end, "enable_thinking is defined")) {
-        if (thinking == THINKING_UNDEFINED || !find(s, end, " and "))
-            return thinking != THINKING_UNDEFINED;
-    }
+    if (find(s, end, "enable_thinking is defined") &&
+        (thinking == THINKING_UNDEFINED || !find(s, end, " and ")))
+        return thinking != THINKING_UNDEFINED;
     if (find(s, end, "not enable_thinking"))
         return thinking != THINKING_ON;
     if (find(s, end, "enable_thinking is false") || find(s, end, "enable_thinking == false"))

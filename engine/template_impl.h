@@ -51,7 +51,6 @@ struct template
     const struct tokenizer *tokenizer; /* may be NULL in tests of the text alone */
     struct format format;
     enum template_reasoning reasoning; /* asked for */
-    bool reasoning_is_fixed;
     struct str bos, eos;
     struct str generate;       /* head of an answer */
     struct str system_default; /* system text when none is given, may be empty */

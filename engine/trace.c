@@ -213,9 +213,8 @@ void trace_run(struct local *l, const struct trace *t)
     }
     size_t n = (size_t)t->pos + 1;
     struct look w = {.l = l, .line = fork, .pos = t->pos};
-    int32_t d = p->head_dim > p->head_dim_local ? p->head_dim : p->head_dim_local;
-    w.n_head_kv = p->n_head_kv > p->n_head_kv_local ? p->n_head_kv : p->n_head_kv_local;
-    w.q = mem_alloc((size_t)p->n_head * (size_t)d * sizeof *w.q);
+    w.n_head_kv = model_most_head_kv(p);
+    w.q = mem_alloc((size_t)p->n_head * (size_t)model_most_head_dim(p) * sizeof *w.q);
     w.score = mem_alloc((size_t)p->n_head * n * sizeof *w.score);
     w.weight = mem_calloc((size_t)w.n_head_kv * n, sizeof *w.weight);
     w.rows = mem_calloc((size_t)w.n_head_kv, sizeof *w.rows);

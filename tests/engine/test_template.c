@@ -682,8 +682,9 @@ static void template__reasoning__as_asked(void **state)
          false},
     };
     const struct engine_message hi = {"user", "Hi", 2};
-    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++)
-        for (int mode = 0; mode < 3; mode++) {
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        struct template *of[TEMPLATE_REASONINGS];
+        for (int mode = 0; mode < TEMPLATE_REASONINGS; mode++) {
             struct template *tp;
             struct err e;
             struct str out = {0};
@@ -692,10 +693,13 @@ static void template__reasoning__as_asked(void **state)
                              OK);
             assert_int_equal(template_text(tp, true, &hi, 1, true, &out, NULL, NULL, &e), OK);
             assert_string_equal(str_c(&out), cases[i].text[mode]);
-            assert_int_equal(template_reasoning_is_fixed(tp), mode != TEMPLATE_REASONING_AUTO && cases[i].fixed);
             str_fini(&out);
-            template_free(tp);
+            of[mode] = tp;
         }
+        assert_int_equal(template_alike(of[TEMPLATE_REASONING_ON], of[TEMPLATE_REASONING_OFF]), cases[i].fixed);
+        for (int mode = 0; mode < TEMPLATE_REASONINGS; mode++)
+            template_free(of[mode]);
+    }
 #undef CHATML
 }
 
