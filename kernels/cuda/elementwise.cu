@@ -24,13 +24,15 @@ DEVICE float block_sum(float x)
     return warp_sum(threadIdx.x % 32 < blockDim.x / 32 ? part[threadIdx.x % 32] : 0);
 }
 
+enum { NORM_THREADS = 512 }; /* at most */
+
 static unsigned norm_threads(int32_t n_col)
 {
-    return n_col <= 128 ? 32 : n_col <= 1024 ? 128 : 512;
+    return n_col <= 128 ? 32 : n_col <= 1024 ? 128 : NORM_THREADS;
 }
 
-static __global__ void rmsnorm_rows(float *dst, const float *x, const float *gain, int32_t n_col,
-                                    int32_t stride, float eps)
+static __global__ void __launch_bounds__(NORM_THREADS)
+    rmsnorm_rows(float *dst, const float *x, const float *gain, int32_t n_col, int32_t stride, float eps)
 {
     const float *a = x + (size_t)blockIdx.x * stride;
     float *d = dst + (size_t)blockIdx.x * stride;
@@ -49,7 +51,8 @@ void cuda_rmsnorm(struct kern *k, float *dst, const float *x, const float *gain,
            n_col, stride, eps);
 }
 
-static __global__ void center_rows(float *dst, const float *x, int32_t n_col)
+static __global__ void __launch_bounds__(NORM_THREADS)
+    center_rows(float *dst, const float *x, int32_t n_col)
 {
     const float *a = x + (size_t)blockIdx.x * n_col;
     float *d = dst + (size_t)blockIdx.x * n_col;

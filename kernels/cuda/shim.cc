@@ -1,5 +1,6 @@
 /* The fibers of the shim: see shim.h. */
 #include "kernels/cuda/shim.h"
+#include "kernels/cuda/late.h"
 
 #include <ucontext.h>
 
@@ -198,42 +199,18 @@ cudaError_t cudaFree(void *p)
     return cudaSuccess;
 }
 
-/* ---- what comes back ---- */
-
-struct late_copy {
-    cudaStream_t stream;
-    uint64_t turn;
-    void *to, *own; /* own: what the first stream read when its turn came; NULL = to be read */
-    const void *from;
-    size_t n;
-};
+/* ---- what comes back: see late.h ---- */
 
 struct shim_event {
     cudaStream_t stream;
     uint64_t turn;
 };
 
-enum { LATE_MAX = 1024 };
-static late_copy late[LATE_MAX];
-static int n_late;
-static uint64_t last_turn;
-
-/* Copies of a stream up to this turn arrive, unless the device has failed. */
+/* Nothing arrives once the device has failed. */
 static cudaError_t arrive(cudaStream_t stream, uint64_t turn)
 {
-    int left = 0;
     shim_waits_left -= shim_waits_left > 0;
-    for (int i = 0; i < n_late; i++) {
-        late_copy *l = &late[i];
-        if (l->stream != stream || l->turn > turn) {
-            late[left++] = *l;
-            continue;
-        }
-        if (shim_waits_left)
-            memcpy(l->to, l->own ? l->own : l->from, l->n);
-        free(l->own);
-    }
-    n_late = left;
+    late_arrive(stream, turn, shim_waits_left == 0);
     return shim_state();
 }
 
@@ -241,22 +218,16 @@ cudaError_t cudaMemcpyAsync(void *to, const void *from, size_t n, cudaMemcpyKind
 {
     if (!shim_waits_left)
         return shim_state();
-    if (kind != cudaMemcpyDeviceToHost) {
+    if (kind == cudaMemcpyDeviceToHost)
+        late_add(stream, to, from, n, !stream);
+    else
         memmove(to, from, n);
-        return cudaSuccess;
-    }
-    late_copy l = {stream, ++last_turn, to, nullptr, from, n};
-    if (n_late == LATE_MAX || (!stream && !(l.own = malloc(n ? n : 1))))
-        die("too much is on its way");
-    if (l.own)
-        memcpy(l.own, from, n);
-    late[n_late++] = l;
     return cudaSuccess;
 }
 
 cudaError_t cudaStreamSynchronize(cudaStream_t stream)
 {
-    return arrive(stream, last_turn);
+    return arrive(stream, late_now());
 }
 
 cudaError_t cudaEventSynchronize(cudaEvent_t event)
@@ -266,7 +237,7 @@ cudaError_t cudaEventSynchronize(cudaEvent_t event)
 
 cudaError_t cudaEventRecord(cudaEvent_t event, cudaStream_t stream)
 {
-    *event = {stream, last_turn};
+    *event = {stream, late_now()};
     return shim_state();
 }
 
