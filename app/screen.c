@@ -579,21 +579,19 @@ void screen_event(struct screen *sc, struct ui_event *ev)
         sc->draft_at_s = screen_now_s() + DRAFT_AFTER_S;
 }
 
-/* Of a chat that is not in view; the list tells that it has ended, where there is one. */
+/* Of a chat that is not in view. Where the list is shown, it tells that a turn has ended. */
 static void other_event(struct screen *sc, const struct chat *c, const struct chat_event *ev)
 {
+    bool done = ev->kind == CHAT_EV_DONE || ev->kind == CHAT_EV_VERIFIED;
+    const char *what = done ? " is done" : ev->kind == CHAT_EV_FAILED ? ev->err.text : ev->text;
     struct str text = {0};
-    bool failed = ev->kind == CHAT_EV_FAILED, over = failed || ev->kind == CHAT_EV_DONE || ev->kind == CHAT_EV_VERIFIED;
-    const char *what = failed                        ? ev->err.text
-                       : ev->kind == CHAT_EV_NOTICE  ? ev->text
-                       : over && !list_shown(sc)     ? "has ended"
-                                                     : NULL;
-    str_addf(&text, "\"%s\": %s", chat_title(c), what ? what : "");
-    if (what)
-        notice_set(sc, str_c(&text), failed);
+    if (ev->kind == CHAT_EV_CHANGED || ev->kind == CHAT_EV_VERIFY)
+        return;
+    str_addf(&text, "\"%s\"%s%s", chat_title(c), done ? "" : ": ", what);
+    if (!done || !list_shown(sc))
+        notice_set(sc, str_c(&text), ev->kind == CHAT_EV_FAILED);
     str_fini(&text);
-    if (over)
-        screen_refresh(sc);
+    screen_refresh(sc);
 }
 
 void screen_engine(struct screen *sc)
