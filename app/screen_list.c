@@ -132,11 +132,12 @@ void screen_pick(struct screen *sc)
 static enum ui_work work_of(const struct screen *sc, int64_t conversation)
 {
     struct chat *c = chats_find(sc->chats, conversation);
-    return !c                 ? UI_WORK_NONE
-           : chat_waiting(c)  ? UI_WORK_WAITS
-           : chat_running(c)  ? UI_WORK_RUNS
-           : c != sc->chat    ? UI_WORK_NEW
-                              : UI_WORK_NONE;
+    return !c                  ? UI_WORK_NONE
+           : chat_waiting(c)   ? UI_WORK_WAITS
+           : chat_verifying(c) ? UI_WORK_VERIFIES
+           : chat_running(c)   ? UI_WORK_WRITES
+           : c != sc->chat     ? UI_WORK_NEW
+                               : UI_WORK_NONE;
 }
 
 void list_fill(struct screen *sc)

@@ -23,7 +23,7 @@ struct ui_message {
     int32_t n_sibling, sibling;
 };
 
-enum ui_work { UI_WORK_NONE, UI_WORK_WAITS, UI_WORK_RUNS, UI_WORK_NEW };
+enum ui_work { UI_WORK_NONE, UI_WORK_WAITS, UI_WORK_WRITES, UI_WORK_VERIFIES, UI_WORK_NEW };
 
 struct ui_row { /* a line of a list */
     int64_t id;

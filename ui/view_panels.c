@@ -49,7 +49,11 @@ static int row_height(const struct ui_row *row)
 }
 
 static const char *const work_names[] = {
-    [UI_WORK_WAITS] = "waits", [UI_WORK_RUNS] = "writing", [UI_WORK_NEW] = "new"};
+    [UI_WORK_WAITS] = "waits",
+    [UI_WORK_WRITES] = "writing",
+    [UI_WORK_VERIFIES] = "verifying",
+    [UI_WORK_NEW] = "new",
+};
 
 /* Draws rows so that the selected one is visible. */
 static void draw_rows(const struct ui_rows *rows, struct cells *c, struct rect r, bool focus,
