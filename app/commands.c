@@ -547,10 +547,10 @@ static void cmd_think(struct screen *sc, const char *args)
 
 static const struct ui_command rows[] = {
     {"/help", "keys and commands"},
-    {"/new", "new conversation; the old one stays saved, its answer goes on"},
+    {"/new", "new conversation; the old one stays saved"},
     {"/clear", "the same as /new: nothing is ever deleted by it"},
     {"/list", "the conversations"},
-    {"/switch [ID or WORDS]", "open another conversation; an answer goes on meanwhile"},
+    {"/switch [ID or WORDS]", "open another; an answer goes on meanwhile"},
     {"/search WORDS", "search all conversations"},
     {"/rename TITLE", "give this conversation a title"},
     {"/pin", "pin or unpin this conversation"},
