@@ -48,7 +48,9 @@ struct chat {
     bool running;
     bool verifying; /* what runs is no turn */
     bool answering;           /* the last message is the answer being generated */
-    uint64_t turn;
+    uint64_t turn;            /* the engine's number; 0 = it waits */
+    double asked_ms;          /* when it began to wait */
+    bool taken_back;          /* it need not wait any longer */
     double flushed_ms;        /* when the streaming answer was last given to the store */
     bool unflushed;
 };
@@ -172,19 +174,23 @@ static void flush_answer(struct chat *c)
     c->unflushed = false;
 }
 
+static void end_turn(struct chat *c)
+{
+    c->running = c->answering = c->unflushed = c->taken_back = false;
+    c->turn = 0;
+}
+
 /* Ends the turn on our side. The engine may still send events of it: they are recognised by their
  * number and dropped. */
 static void abandon(struct chat *c)
 {
-    if (!c->running)
-        return;
-    engine_cancel(c->engine);
+    if (c->turn)
+        engine_cancel(c->engine);
     if (c->answering) {
         struct message *m = &c->messages[c->n_message - 1];
         sessions_finish(c->store, m->id, str_c(&m->text), m->text.len, m->ids, m->n_id, "cancel");
     }
-    c->running = c->answering = c->unflushed = false;
-    c->turn = 0;
+    end_turn(c);
 }
 
 void chat_free(struct chat *c)
@@ -199,6 +205,14 @@ void chat_free(struct chat *c)
     free(c->model);
     free(c->system);
     free(c);
+}
+
+void chat_set_like(struct chat *c, const struct chat *from)
+{
+    chat_set_sampling(c, &from->sampling, from->n_predict);
+    chat_set_raw(c, from->raw);
+    free(c->system);
+    c->system = from->system ? mem_strdup(from->system) : NULL;
 }
 
 void chat_set_sampling(struct chat *c, const struct engine_sampling *s, int32_t n_predict)
@@ -291,6 +305,16 @@ bool chat_running(const struct chat *c)
     return c->running;
 }
 
+bool chat_waiting(const struct chat *c)
+{
+    return c->running && !c->turn;
+}
+
+double chat_asked_ms(const struct chat *c)
+{
+    return c->taken_back ? 0 : c->asked_ms;
+}
+
 bool chat_verifying(const struct chat *c)
 {
     return c->running && c->verifying;
@@ -371,8 +395,24 @@ int32_t *chat_ids(const struct chat *c, int32_t *ret_n)
     return path_ids(c, ret_n, &first_new);
 }
 
-/* Starts a turn that answers the open path. */
-static enum status submit(struct chat *c, struct err *e)
+/* Has the open path answered, or verified, as soon as the engine is free: chat_begin. */
+static void ask(struct chat *c, bool verifying)
+{
+    c->running = true;
+    c->verifying = verifying;
+    c->asked_ms = now_ms();
+}
+
+static enum status begin_verify(struct chat *c, struct err *e)
+{
+    int32_t n, first_new;
+    int32_t *ids = path_ids(c, &n, &first_new);
+    enum status st = engine_verify(c->engine, c->conversation, ids, n, &c->turn, e);
+    free(ids);
+    return st;
+}
+
+static enum status begin_turn(struct chat *c, struct err *e)
 {
     const char *model = engine_info(c->engine)->name;
     int32_t n_prefix, first_new;
@@ -400,10 +440,14 @@ static enum status submit(struct chat *c, struct err *e)
     enum status st = engine_submit(c->engine, &t, &c->turn, e);
     free(news);
     free(prefix);
-    if (st == OK) {
-        c->running = true;
-        c->verifying = false;
-        c->answering = false;
+    struct message *last = &c->messages[c->n_message - 1];
+    if (st == OK && !strcmp(last->role, "assistant")) { /* goes on: chat_continue */
+        c->answering = true;
+        c->flushed_ms = now_ms();
+        if (c->choice_of != last->id) {
+            c->choice_of = last->id;
+            c->n_choice = 0;
+        }
     }
     return st;
 }
@@ -438,7 +482,7 @@ static void make_title(struct chat *c, const char *text, size_t len)
 
 static enum status refuse_busy(const struct chat *c, struct err *e)
 {
-    if (c->running || engine_busy(c->engine))
+    if (c->running)
         return err_set(e, ERR_BUSY, "still answering; wait, or stop it with Ctrl+C");
     return OK;
 }
@@ -486,13 +530,16 @@ enum status chat_send(struct chat *c, const char *text, size_t len, struct err *
     path_add(c, id, "user", text, len);
     if (!c->title[0])
         make_title(c, text, len);
-    return submit(c, e);
+    ask(c, false);
+    return OK;
 }
 
 void chat_cancel(struct chat *c)
 {
-    if (c->running)
+    if (c->turn)
         engine_cancel(c->engine);
+    else
+        c->taken_back = c->running;
 }
 
 enum status chat_regenerate(struct chat *c, struct err *e)
@@ -505,7 +552,8 @@ enum status chat_regenerate(struct chat *c, struct err *e)
         return err_set(e, ERR_USAGE, "there is no question to answer yet");
     TRY(sessions_set_leaf(c->store, c->conversation, c->messages[n - 1].id, true, e));
     TRY(path_reload(c, e));
-    return submit(c, e);
+    ask(c, false);
+    return OK;
 }
 
 enum status chat_continue(struct chat *c, struct err *e)
@@ -518,13 +566,7 @@ enum status chat_continue(struct chat *c, struct err *e)
         return err_set(e, ERR_USAGE, "this model did not write that answer; /regen answers anew");
     if (count_ids(c, c->n_message) >= engine_info(c->engine)->n_ctx)
         return err_set(e, ERR_USAGE, "the context is full; /compact goes on with a summary, -c makes room");
-    TRY(submit(c, e));
-    c->answering = true;
-    c->flushed_ms = now_ms();
-    if (c->choice_of != m->id) {
-        c->choice_of = m->id;
-        c->n_choice = 0;
-    }
+    ask(c, false);
     return OK;
 }
 
@@ -537,7 +579,8 @@ enum status chat_edit(struct chat *c, int32_t i, const char *text, size_t len, s
     int64_t id;
     TRY(sessions_add(c->store, c->conversation, parent, "user", text, len, &id, e));
     TRY(path_reload(c, e));
-    return submit(c, e);
+    ask(c, false);
+    return OK;
 }
 
 enum status chat_undo(struct chat *c, struct err *e)
@@ -612,15 +655,8 @@ int32_t chat_n_tok(const struct chat *c)
 enum status chat_verify(struct chat *c, struct err *e)
 {
     TRY(refuse_busy(c, e));
-    int32_t n, first_new;
-    int32_t *ids = path_ids(c, &n, &first_new);
-    enum status st = engine_verify(c->engine, c->conversation, ids, n, &c->turn, e);
-    free(ids);
-    if (st == OK) {
-        c->running = c->verifying = true;
-        c->answering = false;
-    }
-    return st;
+    ask(c, true);
+    return OK;
 }
 
 /* The answer's row is made with its first token, so that a crash during prefill leaves the
@@ -657,29 +693,29 @@ static enum status take_tokens(struct chat *c, const struct engine_event *ev, st
     return OK;
 }
 
-/* The figures of the turn stay with its answer. */
-static void keep_figures(struct chat *c, int64_t message)
+/* The figures of the turn stay with its answer. One that failed early left those of another chat. */
+static void keep_figures(struct chat *c, int64_t message, const struct stats *s)
 {
-    struct stats s;
-    engine_stats(c->engine, &s);
-    char *text = figures_text(&s, c->agree, message == c->agree_of ? c->n_agree : 0);
+    if (s->timeline != c->conversation)
+        return;
+    char *text = figures_text(s, c->agree, message == c->agree_of ? c->n_agree : 0);
     size_t n = message == c->choice_of ? (size_t)c->n_choice : 0;
     sessions_turn_put(c->store, message, text, c->choice, n * sizeof *c->choice);
     free(text);
 }
 
-static void finish_answer(struct chat *c, const char *stop)
+static void finish_answer(struct chat *c, const char *stop, const struct stats *s)
 {
     if (c->answering) {
         struct message *m = &c->messages[c->n_message - 1];
         sessions_finish(c->store, m->id, str_c(&m->text), m->text.len, m->ids, m->n_id, stop);
-        keep_figures(c, m->id);
+        keep_figures(c, m->id, s);
         m->cut = strcmp(stop, "eos") != 0;
         /* sibling counts may have changed */
         struct err ignored;
         path_reload(c, &ignored);
     }
-    c->running = c->answering = c->unflushed = false;
+    end_turn(c);
 }
 
 /* Keeps what verifying found of the last answer's tokens; of the rest its figures tell. */
@@ -700,7 +736,7 @@ static void take_agreement(struct chat *c, const struct engine_event *ev)
         c->n_agree = n;
         c->agree_of = last->id;
     }
-    keep_figures(c, last->id);
+    keep_figures(c, last->id, ev->stats);
 }
 
 /* The event without what it owns. */
@@ -711,6 +747,7 @@ static struct engine_event figures_of(const struct engine_event *ev)
     copy.ids = NULL;
     copy.choice = NULL;
     copy.agree = NULL;
+    copy.stats = NULL;
     return copy;
 }
 
@@ -752,12 +789,12 @@ static bool translate(struct chat *c, struct engine_event *ev, struct chat_event
             give_up(c, &e, ret);
             return true;
         }
-        finish_answer(c, engine_stop_name(ev->stop));
+        finish_answer(c, engine_stop_name(ev->stop), ev->stats);
         ret->kind = CHAT_EV_DONE;
         ret->done = figures_of(ev);
         return true;
     case ENGINE_EV_FAILED:
-        finish_answer(c, "failed");
+        finish_answer(c, "failed", ev->stats);
         ret->kind = CHAT_EV_FAILED;
         ret->err = ev->err;
         return true;
@@ -766,7 +803,7 @@ static bool translate(struct chat *c, struct engine_event *ev, struct chat_event
         ret->kind = ev->kind == ENGINE_EV_VERIFY ? CHAT_EV_VERIFY : CHAT_EV_VERIFIED;
         ret->done = figures_of(ev);
         if (ev->kind == ENGINE_EV_VERIFIED) {
-            c->running = false;
+            end_turn(c);
             take_agreement(c, ev);
         }
         return true;
@@ -774,32 +811,45 @@ static bool translate(struct chat *c, struct engine_event *ev, struct chat_event
     return false;
 }
 
-bool chat_poll(struct chat *c, struct chat_event *ret)
+bool chat_take(struct chat *c, struct engine_event *ev, struct chat_event *ret)
 {
-    struct engine_event *ev;
-    while ((ev = engine_poll(c->engine))) {
-        bool told = c->running && ev->turn == c->turn && translate(c, ev, ret);
-        engine_event_free(ev);
-        if (told)
-            return true;
+    return c->turn && ev->turn == c->turn && translate(c, ev, ret);
+}
+
+bool chat_begin(struct chat *c, struct chat_event *ret)
+{
+    if (!chat_waiting(c) || (!c->taken_back && engine_busy(c->engine)))
+        return false;
+    *ret = (struct chat_event){.kind = CHAT_EV_FAILED};
+    if (c->taken_back) {
+        ret->kind = c->verifying ? CHAT_EV_VERIFIED : CHAT_EV_DONE;
+        ret->done.stop = ENGINE_STOP_CANCEL;
+    } else if ((c->verifying ? begin_verify : begin_turn)(c, &ret->err) == OK) {
+        return false;
     }
+    end_turn(c);
+    return true;
+}
+
+void chat_flush(struct chat *c)
+{
     if (c->unflushed && now_ms() - c->flushed_ms >= FLUSH_MS)
         flush_answer(c);
-    struct err trouble;
-    if (sessions_trouble(c->store, &trouble)) {
-        *ret = (struct chat_event){.kind = CHAT_EV_NOTICE};
-        snprintf(ret->text, sizeof ret->text, "%s", trouble.text);
-        return true;
-    }
-    return false;
 }
 
 bool chat_next(struct chat *c, int timeout_ms, struct chat_event *ret)
 {
+    if (chat_begin(c, ret))
+        return true;
     struct engine_event *ev = engine_wait(c->engine, timeout_ms);
-    if (!ev)
-        return chat_poll(c, ret);
-    bool told = c->running && ev->turn == c->turn && translate(c, ev, ret);
+    bool told = ev && chat_take(c, ev, ret);
     engine_event_free(ev);
+    chat_flush(c);
+    struct err trouble;
+    if (!ev && sessions_trouble(c->store, &trouble)) {
+        *ret = (struct chat_event){.kind = CHAT_EV_NOTICE};
+        snprintf(ret->text, sizeof ret->text, "%s", trouble.text);
+        return true;
+    }
     return told;
 }

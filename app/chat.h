@@ -1,7 +1,8 @@
 /* The chat controller: glue between one store and one engine; used by the terminal, the window and
- * `dogear ask` alike. Owns the open conversation's path (messages and token ids) and the running
- * turn. Main thread only; never blocks on compute. The user's message is durable in the store
- * before anything is computed; the streaming answer is flushed at least every second. */
+ * `dogear ask` alike. Owns the open conversation's path (messages and token ids) and its turn, which
+ * waits until the engine is free and then runs. Main thread only; never blocks on compute. The user's
+ * message is durable in the store before anything is computed; the streaming answer is flushed at
+ * least every second. Several chats on one engine: chats.h. */
 #ifndef APP_CHAT_H
 #define APP_CHAT_H
 
@@ -22,6 +23,7 @@ void chat_set_sampling(struct chat *c, const struct engine_sampling *s, int32_t 
 const struct engine_sampling *chat_sampling(const struct chat *c);
 int32_t chat_predict(const struct chat *c); /* n_predict as set */
 void chat_set_raw(struct chat *c, bool raw); /* ignore the model's chat format: continue the text */
+void chat_set_like(struct chat *c, const struct chat *from); /* all of these, and the system prompt to come */
 /* Takes effect with the first message of a conversation; later it is an error with notice. */
 enum status chat_set_system(struct chat *c, const char *text, struct err *e);
 const char *chat_system(const struct chat *c); /* waits for that first message; NULL = none does */
@@ -30,7 +32,7 @@ const char *chat_system(const struct chat *c); /* waits for that first message; 
 struct chat_message {
     int64_t id;          /* store's id; < 0 while not saved */
     const char *role;    /* "system", "user", "assistant" */
-    const char *text;    /* UTF-8, NUL-terminated; grows while streaming; borrowed until chat_poll */
+    const char *text;    /* UTF-8, NUL-terminated; grows while streaming; borrowed until the next event */
     size_t len;
     bool streaming;      /* the answer being generated */
     bool cut;            /* answer ended by cancel, length or crash */
@@ -40,7 +42,7 @@ struct chat_message {
 };
 int32_t chat_count(const struct chat *c);
 void chat_get(const struct chat *c, int32_t i, struct chat_message *ret);
-/* The last message when it is an answer. Borrowed until chat_poll. */
+/* The last message when it is an answer. Borrowed until the next event. */
 struct chat_answer {
     const int32_t *ids;
     int32_t n, first;                 /* how many; position of the first on the path */
@@ -55,17 +57,20 @@ int32_t *chat_ids(const struct chat *c, int32_t *ret_n);
 int32_t chat_n_tok(const struct chat *c); /* how many, as far as they are known */
 int64_t chat_conversation(const struct chat *c); /* 0 = new, nothing saved yet */
 const char *chat_title(const struct chat *c);    /* "" = new */
-bool chat_running(const struct chat *c);
-bool chat_verifying(const struct chat *c); /* what runs is chat_verify */
+bool chat_running(const struct chat *c);   /* a turn of it runs or waits */
+bool chat_waiting(const struct chat *c);   /* it waits: chat_begin */
+bool chat_verifying(const struct chat *c); /* it is chat_verify */
+double chat_asked_ms(const struct chat *c); /* when it began to wait: who asked first goes first */
 
 /* ---- acting ---- */
-void chat_start_new(struct chat *c);                                     /* the old one stays saved */
+/* Another conversation in its place, the old one stays saved. A turn of that ends. */
+void chat_start_new(struct chat *c);
 enum status chat_open(struct chat *c, int64_t conversation, struct err *e);
 /* Reads the open conversation again: another program may have written to it. ERR_NOT_FOUND when it
  * is gone. Nothing happens while an answer is on its way. */
 enum status chat_refresh(struct chat *c, struct err *e);
 enum status chat_send(struct chat *c, const char *text, size_t len, struct err *e); /* ERR_BUSY: running */
-void chat_cancel(struct chat *c);
+void chat_cancel(struct chat *c); /* CHAT_EV_DONE follows, also of a turn that waited */
 enum status chat_regenerate(struct chat *c, struct err *e);               /* new sibling of the last answer */
 enum status chat_continue(struct chat *c, struct err *e);                 /* the last answer, where it was cut */
 enum status chat_edit(struct chat *c, int32_t i, const char *text, size_t len, struct err *e);
@@ -93,10 +98,12 @@ struct chat_event {
     struct engine_event done; /* figures only; text and ids are NULL */
     struct err err;
 };
-/* Drains the engine; returns false when nothing is left. Call it when the wake callback fired and
- * at least every second while running (flushes the streaming answer to the store). */
-bool chat_poll(struct chat *c, struct chat_event *ret);
-/* The blocking variant for the command line: waits up to timeout_ms; false when nothing came. */
+/* For the command line: waits up to timeout_ms; false when nothing came. */
 bool chat_next(struct chat *c, int timeout_ms, struct chat_event *ret);
+/* What it is made of, for who drains the engine for several chats (each false = nothing to tell): */
+/* A turn that waits begins when the engine is free; tells when it could not, or was cancelled. */
+bool chat_begin(struct chat *c, struct chat_event *ret);
+bool chat_take(struct chat *c, struct engine_event *ev, struct chat_event *ret); /* if it is of its turn */
+void chat_flush(struct chat *c); /* at least every second: gives the store what has come */
 
 #endif

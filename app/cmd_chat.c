@@ -4,7 +4,7 @@
 #include <string.h>
 #include <unistd.h>
 
-#include "app/chat.h"
+#include "app/chats.h"
 #include "app/cli.h"
 #include "app/loop.h"
 #include "app/window.h"
@@ -30,15 +30,16 @@ static int run(const struct options *o, struct engine *en, struct sessions *stor
                struct loop_options *lo)
 {
     struct err e;
-    struct chat *c = chat_new(en, store);
+    struct chats *cs = chats_new(en, store);
+    struct chat *c = chats_view(cs);
     chat_set_sampling(c, &o->sampling, o->n_predict);
     chat_set_raw(c, o->raw);
     if (o->system)
         chat_set_system(c, o->system, &e);
     lo->engine = en;
     lo->notice = engine_info(en)->notice;
-    int rc = loop_run(c, store, lo);
-    chat_free(c);
+    int rc = loop_run(cs, store, lo);
+    chats_free(cs);
     return rc;
 }
 

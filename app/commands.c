@@ -550,7 +550,7 @@ static const struct ui_command rows[] = {
     {"/new", "new conversation; the old one stays saved"},
     {"/clear", "the same as /new: nothing is ever deleted by it"},
     {"/list", "the conversations"},
-    {"/switch [ID or WORDS]", "open another conversation"},
+    {"/switch [ID or WORDS]", "open another; an answer goes on meanwhile"},
     {"/search WORDS", "search all conversations"},
     {"/rename TITLE", "give this conversation a title"},
     {"/pin", "pin or unpin this conversation"},

@@ -152,18 +152,13 @@ int32_t compact_n_message(const struct compact *co)
     return co->n_message;
 }
 
-bool compact_left(const struct compact *co)
-{
-    return chat_conversation(co->chat) != co->to;
-}
-
 void compact_drop(struct compact *co)
 {
     struct err ignored; /* a fork too many is no loss */
     if (!co)
         return;
     chat_set_sampling(co->chat, chat_sampling(co->chat), co->n_predict);
-    if (compact_left(co) || chat_open(co->chat, co->from, &ignored) == OK)
+    if (chat_conversation(co->chat) != co->to || chat_open(co->chat, co->from, &ignored) == OK)
         sessions_delete(co->store, co->to, &ignored);
     compact_free(co);
 }

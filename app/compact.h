@@ -16,8 +16,6 @@ struct compact;
 enum status compact_begin(struct chat *chat, struct sessions *store, int32_t n_ctx, struct compact **ret,
                           struct err *e);
 int32_t compact_n_message(const struct compact *co); /* how many are summarised */
-/* The chat is somewhere else: what was begun is not wanted any more. */
-bool compact_left(const struct compact *co);
 /* The turn ended, well or not: the shorter conversation is open, or, with a reason, the one before.
  * *ret_from: that one. Frees co. */
 enum status compact_end(struct compact *co, bool well, int64_t *ret_from, struct err *e);

@@ -11,7 +11,6 @@
 #include <sys/signalfd.h>
 #include <unistd.h>
 
-#include "app/chat.h"
 #include "app/paths.h"
 #include "app/screen.h"
 #include "engine/base/str.h"
@@ -224,7 +223,7 @@ static enum status run(struct ui_front *front, struct screen *sc, const struct l
     return OK;
 }
 
-int loop_run(struct chat *chat, struct sessions *store, const struct loop_options *o)
+int loop_run(struct chats *chats, struct sessions *store, const struct loop_options *o)
 {
     struct err e;
     struct theme theme;
@@ -251,7 +250,7 @@ int loop_run(struct chat *chat, struct sessions *store, const struct loop_option
         .wake_fd = o->wake->event_fd,
         .mouse = o->mouse,
     };
-    struct screen *sc = screen_new(&front, chat, store, o->engine, &so);
+    struct screen *sc = screen_new(&front, chats, store, o->engine, &so);
     if (o->notice && o->notice[0])
         screen_notice(sc, "%s", o->notice);
     if (o->open_id)

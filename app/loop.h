@@ -12,7 +12,7 @@
 
 #include "engine/base/err.h"
 
-struct chat;
+struct chats;
 struct engine;
 struct sessions;
 struct theme;
@@ -58,6 +58,6 @@ enum status loop_theme(const struct loop_options *o, struct sessions *store, str
 /* Runs the front-end until the user leaves, the terminal or window vanishes or SIGTERM comes; what
  * was typed is kept as a draft in the store. Returns the exit status of the program: 0, or 1 when
  * the terminal could not be set up (one line on stderr says why). `store` may be NULL. */
-int loop_run(struct chat *chat, struct sessions *store, const struct loop_options *o);
+int loop_run(struct chats *chats, struct sessions *store, const struct loop_options *o);
 
 #endif

@@ -38,12 +38,13 @@ int64_t screen_now_ms(void)
 
 /* ---- life ---- */
 
-struct screen *screen_new(struct ui_front *front, struct chat *chat, struct sessions *store,
+struct screen *screen_new(struct ui_front *front, struct chats *chats, struct sessions *store,
                           struct engine *engine, const struct screen_options *o)
 {
     struct screen *sc = mem_calloc(1, sizeof *sc);
     sc->front = front;
-    sc->chat = chat;
+    sc->chats = chats;
+    sc->chat = chats_view(chats);
     sc->store = store;
     sc->engine = engine;
     sc->options = *o;
@@ -103,7 +104,7 @@ bool screen_done(const struct screen *sc)
 
 bool screen_busy(const struct screen *sc)
 {
-    return chat_running(sc->chat);
+    return chats_busy(sc->chats);
 }
 
 void screen_quit(struct screen *sc)
@@ -227,16 +228,11 @@ static void cancel(struct screen *sc)
 
 static void start_new(struct screen *sc)
 {
-    bool stopped = chat_running(sc->chat) && !chat_verifying(sc->chat);
-    edit_cancel(sc);
-    view_chat_select_clear(sc->view);
-    chat_start_new(sc->chat);
+    compact_leave(sc);
+    chats_start_new(sc->chats);
     sc->notice_until_s = 0;
-    view_chat_follow(sc->view);
     sc->focus = UI_FOCUS_EDITOR;
-    screen_refresh(sc);
-    if (stopped)
-        screen_notice(sc, "the answer was stopped; what there was is saved");
+    chat_shown(sc);
 }
 
 /* Has the chat answer what it holds. */
@@ -583,17 +579,31 @@ void screen_event(struct screen *sc, struct ui_event *ev)
         sc->draft_at_s = screen_now_s() + DRAFT_AFTER_S;
 }
 
-/* What runs in the open conversation is its summary. */
-static bool compacting(const struct screen *sc)
+/* Of a chat that is not in view. Where the list is shown, it tells that a turn has ended. */
+static void other_event(struct screen *sc, const struct chat *c, const struct chat_event *ev)
 {
-    return sc->compact && !compact_left(sc->compact);
+    bool done = ev->kind == CHAT_EV_DONE || ev->kind == CHAT_EV_VERIFIED;
+    const char *what = done ? " is done" : ev->kind == CHAT_EV_FAILED ? ev->err.text : ev->text;
+    struct str text = {0};
+    if (ev->kind == CHAT_EV_CHANGED || ev->kind == CHAT_EV_VERIFY)
+        return;
+    str_addf(&text, "\"%s\"%s%s", chat_title(c), done ? "" : ": ", what);
+    if (!done || !list_shown(sc))
+        notice_set(sc, str_c(&text), ev->kind == CHAT_EV_FAILED);
+    str_fini(&text);
+    screen_refresh(sc);
 }
 
 void screen_engine(struct screen *sc)
 {
+    struct chat *whose;
     struct chat_event ev;
-    while (chat_poll(sc->chat, &ev)) {
+    while (chats_poll(sc->chats, &whose, &ev)) {
         sc->dirty = true;
+        if (whose != sc->chat) {
+            other_event(sc, whose, &ev);
+            continue;
+        }
         switch (ev.kind) {
         case CHAT_EV_CHANGED:
             break;
@@ -613,13 +623,13 @@ void screen_engine(struct screen *sc)
                 screen_notice(sc, "the answer reached the limit of tokens (-n); /continue goes on with it");
             dash_turn_ended(sc);
             screen_refresh(sc);
-            if (compacting(sc))
+            if (sc->compact)
                 list_compacted(sc, ev.done.stop == ENGINE_STOP_EOS || ev.done.stop == ENGINE_STOP_LENGTH);
             break;
         case CHAT_EV_FAILED:
             sc->cancel_sent = false;
             dash_turn_ended(sc);
-            if (compacting(sc))
+            if (sc->compact)
                 list_compacted(sc, false);
             screen_error(sc, &ev.err);
             screen_refresh(sc);
@@ -669,11 +679,6 @@ static void follow_others(struct screen *sc)
 int screen_tick(struct screen *sc, double now_s)
 {
     double next_s = 0;
-    if (sc->compact && !compacting(sc)) {
-        compact_drop(sc->compact);
-        sc->compact = NULL;
-        sc->list_stale = true;
-    }
     if (sc->notice_until_s > 0) {
         if (now_s >= sc->notice_until_s) {
             sc->notice_until_s = 0;
@@ -688,9 +693,10 @@ int screen_tick(struct screen *sc, double now_s)
         else
             sooner(&next_s, sc->draft_at_s);
     }
-    bool running = chat_running(sc->chat);
-    if (running && now_s - sc->poll_s >= POLL_EVERY_S)
+    /* A question that was just asked begins here, unless it waits for another's answer. */
+    if (chat_waiting(sc->chat) || (chats_busy(sc->chats) && now_s - sc->poll_s >= POLL_EVERY_S))
         screen_engine(sc);
+    bool running = chat_running(sc->chat);
     if (running || sc->stats_s == 0) {
         if (now_s - sc->stats_s >= STATS_EVERY_S) {
             screen_stats(sc);
@@ -698,11 +704,11 @@ int screen_tick(struct screen *sc, double now_s)
             sc->dirty = true;
             history_add(&sc->history, &sc->model.stats);
         }
-        if (running) {
+        if (running)
             sooner(&next_s, sc->stats_s + (sc->model.stats.phase == STATS_PREFILL ? 0.25 : 0.5));
-            sooner(&next_s, sc->poll_s + POLL_EVERY_S);
-        }
     }
+    if (chats_busy(sc->chats))
+        sooner(&next_s, sc->poll_s + POLL_EVERY_S);
     double dash_s = dash_tick(sc, now_s);
     if (dash_s > 0)
         sooner(&next_s, dash_s);
@@ -754,7 +760,8 @@ static void fill(struct screen *sc)
                                               .sibling = msg.sibling};
     }
     /* Until its first token there is no answer: a place for it says that it is coming. */
-    if (chat_running(sc->chat) && !chat_verifying(sc->chat) &&
+    bool waits = chat_waiting(sc->chat);
+    if (chat_running(sc->chat) && !waits && !chat_verifying(sc->chat) &&
         (n == 0 || !sc->messages[n - 1].streaming))
         sc->messages[n++] = (struct ui_message){
             .role = "assistant", .text = "", .streaming = true, .ours = true, .n_sibling = 1};
@@ -766,7 +773,10 @@ static void fill(struct screen *sc)
     m->title = chat_title(sc->chat);
     m->model_name = engine_info(sc->engine)->name;
     m->running = chat_running(sc->chat);
+    struct chat *before = chats_writing(sc->chats);
+    m->waits_for = !waits ? NULL : before ? chat_title(before) : "the one before";
     m->show_thinking = sc->show_thinking;
+    list_fill(sc);
     m->list = rows_model(&sc->list, "Nothing saved yet");
     m->list_wanted = sc->list_wanted;
     m->dash_wanted = sc->dash_wanted;

@@ -1,4 +1,4 @@
-/* The controller of the chat screen: input events to actions, commands and calls of app/chat.h;
+/* The controller of the chat screen: input events to actions, commands and calls of app/chats.h;
  * the chat, the store and the engine's figures to the model that the views draw. Front-end and
  * everything passed in are borrowed. Main thread only; never blocks on compute. */
 #ifndef APP_SCREEN_H
@@ -11,6 +11,7 @@
 #include "ui/ui.h"
 
 struct chat;
+struct chats;
 struct engine;
 struct screen;
 struct str;
@@ -24,7 +25,7 @@ struct screen_options {
     bool mouse;
 };
 
-struct screen *screen_new(struct ui_front *front, struct chat *chat, struct sessions *store,
+struct screen *screen_new(struct ui_front *front, struct chats *chats, struct sessions *store,
                           struct engine *engine, const struct screen_options *o);
 void screen_free(struct screen *sc); /* keeps what is typed as a draft */
 
@@ -39,7 +40,7 @@ void screen_draw(struct screen *sc);
 /* Appends "COLUMNS ROWS" and the text of every row of the last frame, a line each. */
 void screen_text_of(const struct screen *sc, struct str *out);
 bool screen_done(const struct screen *sc); /* the user wants to leave, or the terminal is gone */
-bool screen_busy(const struct screen *sc); /* an answer is being written */
+bool screen_busy(const struct screen *sc); /* an answer is being written, or waits for that */
 
 /* ---- verbs for commands and start-up ---- */
 void screen_notice(struct screen *sc, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
@@ -69,7 +70,7 @@ void screen_thin(struct screen *sc); /* asks first */
 void screen_verify(struct screen *sc); /* or stops it */
 void screen_refresh(struct screen *sc); /* the list and the model are to be read anew */
 void screen_quit(struct screen *sc);
-struct chat *screen_chat(struct screen *sc);
+struct chat *screen_chat(struct screen *sc); /* in view */
 struct sessions *screen_store(struct screen *sc);
 struct engine *screen_engine_of(struct screen *sc);
 /* The engine's figures of now, with what the store knows that the engine has forgotten. */

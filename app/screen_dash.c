@@ -94,6 +94,10 @@ const struct stats *screen_stats(struct screen *sc)
     engine_stats(sc->engine, s);
     if (s->timeline != chat_conversation(sc->chat))
         stats_forget_chat(s);
+    if (chats_writing(sc->chats) != sc->chat) { /* what the engine does, it does for another */
+        s->phase = STATS_IDLE;
+        s->n_verify_done = s->n_verify_total = -1;
+    }
     int32_t n = chat_n_tok(sc->chat);
     if (s->n_tok <= 0 && n > 0) /* saved, but not in memory */
         s->n_tok = n;
@@ -181,7 +185,7 @@ static void ask_trace(struct screen *sc, double now_s)
         d->trace_waits = false;
         sc->dirty = true;
     }
-    if (chat_running(sc->chat)) { /* goes first, and changes the cache */
+    if (chats_busy(sc->chats)) { /* goes first, and changes the cache */
         d->trace_waits = false;
         d->trace_asked_s = 0;
         return;
@@ -209,7 +213,7 @@ static void ask_trace(struct screen *sc, double now_s)
 double dash_tick(struct screen *sc, double now_s)
 {
     struct screen_dash *d = &sc->dash;
-    bool running = chat_running(sc->chat);
+    bool running = chat_running(sc->chat) && !chat_waiting(sc->chat);
     if (!sc->dash_wanted)
         return 0;
     ask_trace(sc, now_s);
@@ -497,7 +501,7 @@ void screen_pin(struct screen *sc)
 void screen_verify(struct screen *sc)
 {
     struct err e;
-    if (sc->model.stats.phase == STATS_VERIFY)
+    if (chat_verifying(sc->chat))
         chat_cancel(sc->chat);
     else if (chat_verify(sc->chat, &e) != OK)
         screen_error(sc, &e);

@@ -123,7 +123,9 @@ void screen_send(struct screen *sc, const char *text, size_t n)
     enum status s = sc->edit_message >= 0 ? chat_edit(sc->chat, sc->edit_message, text, n, &e)
                                           : chat_send(sc->chat, text, n, &e);
     if (s == ERR_BUSY) { /* the text stays where it is */
-        screen_notice(sc, "still answering; your text is kept (Esc stops the answer)");
+        screen_notice(sc, chat_waiting(sc->chat)
+                              ? "your last question still waits; your text is kept (Esc takes the question back)"
+                              : "still answering; your text is kept (Esc stops the answer)");
         sc->notice_while_busy = true;
         return;
     }

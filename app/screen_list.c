@@ -128,13 +128,47 @@ void screen_pick(struct screen *sc)
     sc->dirty = true;
 }
 
-/* Another conversation is in the chat. */
-static void opened(struct screen *sc)
+/* What the engine does for a row's conversation. */
+static enum ui_work work_of(const struct screen *sc, int64_t conversation)
 {
+    struct chat *c = chats_find(sc->chats, conversation);
+    return !c                  ? UI_WORK_NONE
+           : chat_waiting(c)   ? UI_WORK_WAITS
+           : chat_verifying(c) ? UI_WORK_VERIFIES
+           : chat_running(c)   ? UI_WORK_WRITES
+           : c != sc->chat     ? UI_WORK_NEW
+                               : UI_WORK_NONE;
+}
+
+void list_fill(struct screen *sc)
+{
+    bool conversations = sc->popup == UI_POPUP_PICKER && (sc->picker == PICK_LIST || sc->picker == PICK_SEARCH);
+    for (int i = 0; i < sc->list.n; i++)
+        sc->list.row[i].work = work_of(sc, sc->list.row[i].id);
+    for (int i = 0; conversations && i < sc->picks.n; i++)
+        sc->picks.row[i].work = work_of(sc, sc->picks.row[i].id);
+}
+
+void chat_shown(struct screen *sc)
+{
+    sc->chat = chats_view(sc->chats);
+    sc->cancel_sent = false;
     edit_cancel(sc);
     view_chat_select_clear(sc->view);
     view_chat_follow(sc->view);
     screen_refresh(sc);
+}
+
+static bool is_saved(const struct screen *sc, int64_t conversation)
+{
+    struct sessions_row row;
+    struct err ignored;
+    if (sessions_get(sc->store, conversation, &row, &ignored) != OK)
+        return false;
+    free(row.title);
+    free(row.model);
+    free(row.snippet);
+    return true;
 }
 
 void screen_open(struct screen *sc, int64_t conversation)
@@ -142,33 +176,36 @@ void screen_open(struct screen *sc, int64_t conversation)
     struct err e;
     if (conversation == chat_conversation(sc->chat))
         return;
-    bool stopped = chat_running(sc->chat);
-    if (chat_open(sc->chat, conversation, &e) != OK) {
+    if (sc->compact && is_saved(sc, conversation))
+        compact_leave(sc);
+    if (chats_open(sc->chats, conversation, &e) != OK) {
         if (e.code == ERR_NOT_FOUND)
             err_set(&e, e.code, "no conversation %lld: /list shows them", (long long)conversation);
         screen_error(sc, &e);
         return;
     }
     sc->notice_until_s = 0;
-    opened(sc);
-    if (stopped)
-        screen_notice(sc, "the answer was stopped; what there was is saved");
+    chat_shown(sc);
+}
+
+void compact_leave(struct screen *sc)
+{
+    compact_drop(sc->compact);
+    sc->compact = NULL;
 }
 
 void screen_compact(struct screen *sc)
 {
     struct err e;
-    if (sc->compact && !compact_left(sc->compact)) {
+    if (sc->compact) {
         screen_notice(sc, "the summary is being written; Ctrl+C leaves everything as it was");
         return;
     }
-    compact_drop(sc->compact);
-    sc->compact = NULL;
     if (compact_begin(sc->chat, sc->store, engine_info(sc->engine)->n_ctx, &sc->compact, &e) != OK) {
         screen_error(sc, &e);
         return;
     }
-    opened(sc);
+    chat_shown(sc);
     screen_notice(sc, "%d messages are being summarised; Ctrl+C leaves everything as it was",
                   (int)compact_n_message(sc->compact));
     sc->notice_while_busy = true;
@@ -181,7 +218,7 @@ void list_compacted(struct screen *sc, bool well)
     int n = (int)compact_n_message(sc->compact);
     enum status st = compact_end(sc->compact, well, &from, &e);
     sc->compact = NULL;
-    opened(sc);
+    chat_shown(sc);
     if (st == OK)
         screen_notice(sc, "goes on here: %d messages became the summary; all of them stay in conversation %lld",
                       n, (long long)from);
@@ -240,13 +277,19 @@ void screen_delete(struct screen *sc, int64_t conversation)
 static void delete_now(struct screen *sc, int64_t conversation)
 {
     struct err e;
-    if (conversation == chat_conversation(sc->chat))
-        chat_start_new(sc->chat);
-    if (sessions_delete(sc->store, conversation, &e) != OK)
+    bool shown = conversation == chat_conversation(sc->chat), summary = shown && sc->compact;
+    if (summary)
+        compact_leave(sc); /* which deletes it */
+    else
+        chats_drop(sc->chats, conversation);
+    if (!summary && sessions_delete(sc->store, conversation, &e) != OK)
         screen_error(sc, &e);
     else
         screen_notice(sc, "deleted");
-    screen_refresh(sc);
+    if (shown)
+        chat_shown(sc);
+    else
+        screen_refresh(sc);
 }
 
 void screen_rename(struct screen *sc, int64_t conversation, const char *title)
@@ -258,9 +301,9 @@ void screen_rename(struct screen *sc, int64_t conversation, const char *title)
         return;
     }
     text_clean_line(&clean, title, strlen(title));
-    enum status s = conversation == chat_conversation(sc->chat)
-                        ? chat_rename(sc->chat, str_c(&clean), &e)
-                        : sessions_rename(sc->store, conversation, str_c(&clean), &e);
+    struct chat *c = chats_find(sc->chats, conversation);
+    enum status s = c ? chat_rename(c, str_c(&clean), &e)
+                      : sessions_rename(sc->store, conversation, str_c(&clean), &e);
     if (s != OK)
         screen_error(sc, &e);
     str_fini(&clean);

@@ -2,7 +2,7 @@
 #ifndef APP_SCREEN_STATE_H
 #define APP_SCREEN_STATE_H
 
-#include "app/chat.h"
+#include "app/chats.h"
 #include "app/screen.h"
 #include "engine/base/str.h"
 #include "sessions/sessions.h"
@@ -66,7 +66,8 @@ struct screen_dash {
 
 struct screen {
     struct ui_front *front;
-    struct chat *chat;
+    struct chats *chats;
+    struct chat *chat; /* in view */
     struct sessions *store;
     struct engine *engine;
     struct compact *compact; /* the conversation is being summarised; or NULL */
@@ -129,6 +130,7 @@ void rows_add(struct rows *r, int64_t id, const char *text, const char *detail, 
               bool open, bool pinned);
 void list_reload(struct screen *sc);
 bool list_shown(const struct screen *sc); /* there is room for it beside the chat */
+void list_fill(struct screen *sc); /* what the chats of its rows, and of the picker's, do at the moment */
 bool list_act(struct screen *sc, enum keymap_action a);
 void popup_open(struct screen *sc, enum ui_popup popup, const char *title, const char *hint);
 void popup_close(struct screen *sc);
@@ -137,6 +139,8 @@ void picker_changed(struct screen *sc); /* the input line changed */
 bool popup_event(struct screen *sc, const struct ui_event *ev);
 void picker_choose(struct screen *sc); /* the selected row */
 void rows_move(struct rows *r, int to);
+void chat_shown(struct screen *sc); /* another conversation is in the chat */
+void compact_leave(struct screen *sc); /* a summary that is being written is given up */
 void select_start(struct screen *sc); /* screen.c: choosing a message */
 void list_compacted(struct screen *sc, bool well); /* the turn that summarises ended */
 

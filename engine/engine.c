@@ -68,6 +68,7 @@ void engine_event_free(struct engine_event *ev)
     free(ev->ids);
     free(ev->choice);
     free(ev->agree);
+    free(ev->stats);
     free(ev);
 }
 

@@ -164,6 +164,8 @@ struct engine_event {
     struct err err;            /* FAILED */
     struct engine_fidelity fidelity; /* VERIFIED */
     struct stats_agree *agree;       /* VERIFIED: [fidelity.n], of positions 0.., owned */
+    struct stats *stats;       /* DONE, FAILED, VERIFIED: the snapshot as the turn left it, owned; what is
+                                * queued behind it may make the next one another timeline's */
 };
 void engine_event_free(struct engine_event *ev);
 

@@ -374,6 +374,17 @@ static void select_steps(const struct fake *f, const struct job *j, int *ret_fir
     *ret_end = end;
 }
 
+/* The last event of a job. */
+static void push_last(struct fake *f, struct engine_event *ev)
+{
+    ev->stats = mem_alloc(sizeof *ev->stats);
+    pthread_mutex_lock(&f->lock);
+    *ev->stats = f->stats;
+    pthread_mutex_unlock(&f->lock);
+    atomic_store(&f->busy, false);
+    queue_push(f->events, ev);
+}
+
 static void play(struct fake *f, struct job *j)
 {
     double start = now_s();
@@ -459,8 +470,7 @@ static void play(struct fake *f, struct job *j)
         ev->kv_bytes = ev->f16_bytes = -1;
         ev->seed = j->seed;
     }
-    atomic_store(&f->busy, false);
-    queue_push(f->events, ev);
+    push_last(f, ev);
 }
 
 static void verify(struct fake *f, struct job *j)
@@ -486,6 +496,7 @@ static void verify(struct fake *f, struct job *j)
     s->phase = STATS_IDLE;
     s->n_verify_done = s->n_verify_total = -1;
     if (done > 0) {
+        s->timeline = j->timeline;
         s->verified.n = done;
         s->verified.at_s = now_s();
     }
@@ -505,8 +516,7 @@ static void verify(struct fake *f, struct job *j)
         ev->agree = mem_calloc((size_t)done + 1, sizeof *ev->agree);
     for (int32_t i = 0; ev->agree && i < done; i++)
         ev->agree[i] = (struct stats_agree){f->agree_kl, (i + 1) % f->agree_every != 0};
-    atomic_store(&f->busy, false);
-    queue_push(f->events, ev);
+    push_last(f, ev);
 }
 
 static void job_free(void *p)
@@ -584,7 +594,6 @@ static enum status fake_verify(struct engine *en, int64_t timeline, const int32_
                                uint64_t *ret_turn, struct err *e)
 {
     struct fake *f = (struct fake *)en;
-    (void)timeline;
     (void)ids;
     if (atomic_load(&f->busy))
         return err_set(e, ERR_BUSY, "still answering; wait or cancel first");
@@ -592,6 +601,7 @@ static enum status fake_verify(struct engine *en, int64_t timeline, const int32_
         return err_set(e, ERR_USAGE, "there is nothing to verify");
     struct job *j = mem_calloc(1, sizeof *j);
     j->turn = ++f->n_turn;
+    j->timeline = timeline;
     j->n_verify = n;
     atomic_store(&f->cancel, false);
     atomic_store(&f->busy, true);

@@ -146,6 +146,8 @@ static void *run(void *ctx)
                 c->kind == COMMAND_TURN ? turn_run(l, c->turn) : verify_run(l, c->verify);
             pthread_mutex_unlock(&l->compute);
             fresh = true;
+            last->stats = mem_alloc(sizeof *last->stats);
+            engine_stats(&l->base, last->stats);
             atomic_store(&l->busy, false);
             queue_push(l->events, last);
         }

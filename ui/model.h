@@ -23,12 +23,15 @@ struct ui_message {
     int32_t n_sibling, sibling;
 };
 
+enum ui_work { UI_WORK_NONE, UI_WORK_WAITS, UI_WORK_WRITES, UI_WORK_VERIFIES, UI_WORK_NEW };
+
 struct ui_row { /* a line of a list */
     int64_t id;
     const char *text;
     const char *detail;  /* at the right, may be NULL */
     const char *snippet; /* second line with \x02..\x03 around hits, may be NULL */
     bool open, pinned;
+    enum ui_work work; /* of a conversation's turn, said in the place of the detail; NEW: it ended unseen */
 };
 
 struct ui_rows {
@@ -65,6 +68,7 @@ struct ui_model {
     const char *title;
     const char *model_name;
     bool running, show_thinking;
+    const char *waits_for; /* running has not begun: title of the chat whose turn runs; NULL = it has */
 
     struct stats stats;
 

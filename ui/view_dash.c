@@ -38,7 +38,7 @@ static const char *turn_note(const struct ui_model *m, char *buf, size_t size)
 {
     char a[48];
     const struct dash *d = m->dash;
-    if (m->running && m->stats.phase != STATS_VERIFY)
+    if (m->running && !m->waits_for && m->stats.phase != STATS_VERIFY)
         snprintf(buf, size, "live");
     else if (d && isfinite(d->turn_at_s))
         snprintf(buf, size, "last turn, %s", view_dash_age(a, sizeof a, m->now_s, d->turn_at_s));

@@ -48,6 +48,13 @@ static int row_height(const struct ui_row *row)
     return row->snippet ? 2 : 1;
 }
 
+static const char *const work_names[] = {
+    [UI_WORK_WAITS] = "waits",
+    [UI_WORK_WRITES] = "writing",
+    [UI_WORK_VERIFIES] = "verifying",
+    [UI_WORK_NEW] = "new",
+};
+
 /* Draws rows so that the selected one is visible. */
 static void draw_rows(const struct ui_rows *rows, struct cells *c, struct rect r, bool focus,
                       uint8_t role, uint8_t back)
@@ -82,7 +89,8 @@ static void draw_rows(const struct ui_rows *rows, struct cells *c, struct rect r
         int h = row_height(row);
         cells_fill(c, rect_cross(r, (struct rect){r.x, y, r.w, h}), " ", sel ? line_role : role,
                    line_back);
-        int detail_w = row->detail ? text_width(row->detail, strlen(row->detail)) : 0;
+        const char *detail = row->work ? work_names[row->work] : row->detail;
+        int detail_w = detail ? text_width(detail, strlen(detail)) : 0;
         if (rows->detail_col > 0 && rows->detail_col < r.w)
             detail_w = r.w - rows->detail_col;
         else if (detail_w > r.w / 2)
@@ -92,8 +100,9 @@ static void draw_rows(const struct ui_rows *rows, struct cells *c, struct rect r
         put_cut(c, r, r.x + 2, y, r.w - 2 - (detail_w ? detail_w + 2 : 1), row->text, line_role,
                 line_back, 0);
         if (detail_w)
-            put_cut(c, r, r.x + r.w - detail_w - 1, y, detail_w, row->detail,
-                    sel ? ROLE_SELECTED : ROLE_DIM, line_back, 0);
+            put_cut(c, r, r.x + r.w - detail_w - 1, y, detail_w, detail,
+                    sel ? ROLE_SELECTED : row->work ? ROLE_ACCENT : ROLE_DIM, line_back,
+                    row->work ? CELL_BOLD : 0);
         if (h == 2) {
             struct rect cut = rect_cross(r, (struct rect){r.x + 2, y + 1, r.w - 3, 1});
             put_snippet(c, cut, r.x + 2, y + 1, row->snippet, line_back);

@@ -3,19 +3,20 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "engine/base/utf8.h"
 #include "ui/format.h"
 #include "ui/text.h"
 #include "ui/theme.h"
 #include "ui/view.h"
 
+enum { SEGMENTS_MAX = 8, BAR_COLS = 12, DASH_HINT_COLS = 100, TITLE_COLS = 24, VALUE_BYTES = 4 * TITLE_COLS };
+
 /* One figure of the status line. */
 struct segment {
-    char label[24], value[2 * FORMAT_SIZE + 2], unit[24];
+    char label[24], value[VALUE_BYTES + 1], unit[24];
     uint8_t role;
     int keep; /* the lowest goes first when room is short */
 };
-
-enum { SEGMENTS_MAX = 8, BAR_COLS = 12, DASH_HINT_COLS = 100 };
 
 static int segment_width(const struct segment *s)
 {
@@ -51,6 +52,17 @@ static int collect(const struct ui_model *m, struct segment *list)
     const struct stats *st = &m->stats;
     char a[FORMAT_SIZE], b[FORMAT_SIZE], value[2 * FORMAT_SIZE + 2];
     int n = 0;
+    if (m->waits_for) {
+        struct str clean = {0}, cut = {0};
+        text_clean_line(&clean, m->waits_for, strlen(m->waits_for));
+        text_ellipsis(&cut, str_c(&clean), clean.len, TITLE_COLS);
+        size_t len = utf8_complete(str_c(&cut), cut.len < VALUE_BYTES ? cut.len : VALUE_BYTES);
+        str_cut(&cut, len, cut.len - len);
+        add(list, &n, 8, "waits for ", str_c(&cut), "");
+        str_fini(&clean);
+        str_fini(&cut);
+        return n;
+    }
     if (st->phase == STATS_PREFILL && m->running) {
         snprintf(value, sizeof value, "%s/%s", format_count(a, st->n_prefill_done),
                  format_count(b, st->n_prefill_total));
@@ -98,7 +110,7 @@ void view_status_draw(const struct ui_model *m, struct cells *c, struct rect r)
     char hint[64] = "", key[32];
     keymap_first_key(m->keymap, KEYMAP_GLOBAL, m->running ? ACT_CANCEL : ACT_HELP, key, sizeof key);
     if (key[0])
-        snprintf(hint, sizeof hint, "%s %s", key, m->running ? "stops" : "help");
+        snprintf(hint, sizeof hint, "%s %s", key, m->waits_for ? "takes it back" : m->running ? "stops" : "help");
     keymap_first_key(m->keymap, KEYMAP_GLOBAL, ACT_DASHBOARD, key, sizeof key);
     if (key[0] && !m->running && !m->dash_wanted && r.w >= DASH_HINT_COLS) {
         char help[48];

@@ -14,6 +14,13 @@ say # Herons\n\nA heron is a **long-legged** wading bird.\n\n```c\nint legs = 2;
 on slow
 rate 100
 say one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen seventeen eighteen nineteen twenty twenty-one twenty-two twenty-three twenty-four twenty-five twenty-six twenty-seven twenty-eight twenty-nine thirty thirty-one thirty-two thirty-three thirty-four thirty-five thirty-six thirty-seven thirty-eight thirty-nine forty
+on far
+rate 400
+say one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen seventeen eighteen nineteen twenty twenty-one twenty-two twenty-three twenty-four twenty-five twenty-six twenty-seven twenty-eight twenty-nine thirty thirty-one thirty-two thirty-three thirty-four thirty-five thirty-six thirty-seven thirty-eight thirty-nine forty
+on later
+wait 4000
+rate 0
+say it came
 S
 n_server=0 # a new socket for each: a server that is just ending can not be asked for a session
 tm() { tmux -L "dogear$$-$n_server" -f /dev/null "$@"; }
@@ -89,6 +96,41 @@ start 80 24
 keys Tab
 has 'Conversations' && keys Enter && has '▌ slow again' && has 'one two' && has 'stopped here'
 ok tui__sigkill__question_whole_answer_to_the_last_second
+keys C-d
+wait_for 20 test -f "$work/rc"
+
+# an answer that is not looked at goes on, and to the store, all the same
+start 80 24
+keys -l 'going far away'
+keys Enter
+has 'one two'
+keys -l /new
+keys Enter
+has 'New conversation' && has 'F1 help'
+keys -l 'meanwhile'
+keys Enter
+has 'waits for going far away' && has 'Esc takes it back' && keys Tab && has 'going far away' && has ' writing' &&
+    has ' waits' && keys Escape && wait_for 20 gone Conversations && keys C-c && has 'stopped before the first word' && has '▌ meanwhile'
+ok tui__background__a_second_question_waits_and_is_taken_back
+dogear list --json && far=$(json "$work/out" '[r["id"] for r in j if r["title"] == "going far away"][0]') &&
+    dogear show "$far" && [ "$(wc -w <"$work/out")" -gt 4 ] && before=$(wc -w <"$work/out") && grew() { dogear show "$far" && [ "$(wc -w <"$work/out")" -gt "$before" ]; } && wait_for 20 grew
+ok tui__background__is_stored_as_it_comes
+kill -KILL "$(cat "$work/pid")"
+wait_for 20 test -f "$work/rc"
+dogear show "$far" && grep -q 'one two three' "$work/out" && ! grep -q forty "$work/out"
+ok tui__sigkill__background_answer_to_the_last_second
+start 80 24
+keys -l 'tell me later'
+keys Enter
+has 'Esc stops'
+keys -l /new
+keys Enter
+has 'New conversation' && has '"tell me later" is done' && gone 'it came'
+ok tui__background__its_end_is_told_where_there_is_no_list
+keys Tab
+has ' new ' && keys Enter && has 'it came' && keys Tab && has 'Conversations' && gone ' new '
+ok tui__background__is_new_until_it_is_looked_at
+keys Escape
 keys C-d
 wait_for 20 test -f "$work/rc"
 

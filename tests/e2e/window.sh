@@ -145,6 +145,16 @@ ok window__ctrl_n__second_chat
 at $(place 'Tell me about') && xdotool click 1
 has 'stopped here' && has '▸ Tell me about'
 ok window__click__switches_chats
+type_ 'slow and left'
+keys Return
+# shellcheck disable=SC2046
+has 'Esc stops' && at $(place 'A second chat') && xdotool click 1 && has '▸ A second chat' && has 'writing' && has 'F1 help' &&
+    gone 'writing' && has ' new ' && none_of twenty
+ok window__click__the_answer_that_was_left_goes_on
+# shellcheck disable=SC2046
+at $(place 'Tell me about') && xdotool click 1
+has '▸ Tell me about' && has 'nineteen twenty' && gone ' new '
+ok window__click__what_is_new_is_looked_at
 keys ctrl+s
 has 'Enter opens'
 type_ 'second'

@@ -394,6 +394,44 @@ static double clock_s(void)
 
 /* Times must fit into what a clock of ours saw pass, one inside the other; shares of a dense turn
  * are whole, in every layer. */
+/* What is queued behind a turn makes the snapshot another timeline's: the turn's own come with its end. */
+static void stats__turn__ends_with_its_own_figures(void **state)
+{
+    (void)state;
+    struct engine *en = open_with("8/8", 0, 1024);
+    int32_t ids[100];
+    some_ids(ids, 100);
+    struct engine_turn t = {.timeline = 1, .prefix = ids, .n_prefix = 100, .raw = true, .n_predict = 20};
+    struct err e;
+    uint64_t number;
+    engine_sampling_default(&t.sampling);
+    t.sampling.temp = 2;
+    assert_int_equal(engine_submit(en, &t, &number, &e), OK);
+    engine_map_ask(en, 2);
+    struct stats_map map;
+    stats_map_init(&map);
+    for (int i = 0; i < 60000 && !engine_map(en, &map); i++)
+        nanosleep(&(struct timespec){0, 1000000}, NULL);
+    assert_int_equal(map.timeline, 2);
+    struct stats s;
+    engine_stats(en, &s);
+    assert_int_equal(s.timeline, 2);
+    assert_int_equal(s.n_generated, -1);
+    int n_last = 0;
+    for (struct engine_event *ev; (ev = engine_poll(en)); engine_event_free(ev)) {
+        if (!ev->stats)
+            continue;
+        n_last++;
+        assert_int_equal(ev->kind, ENGINE_EV_DONE);
+        assert_int_equal(ev->stats->timeline, 1);
+        assert_int_equal(ev->stats->n_generated, ev->n_generated);
+        assert_int_equal(ev->stats->n_read, 100);
+    }
+    assert_int_equal(n_last, 1);
+    stats_map_free(&map);
+    engine_close(en);
+}
+
 static void stats__rates__fit_into_the_time_that_passed(void **state)
 {
     (void)state;
@@ -436,6 +474,7 @@ int main(void)
         cmocka_unit_test(stats__budget__takes_effect_at_once),
         cmocka_unit_test(stats__preset__is_changed_and_read_again),
         cmocka_unit_test(stats__room__holds_what_it_says),
+        cmocka_unit_test(stats__turn__ends_with_its_own_figures),
         cmocka_unit_test(stats__rates__fit_into_the_time_that_passed),
     };
     return cmocka_run_group_tests_name("stats", tests, NULL, NULL);
