@@ -10,6 +10,7 @@
 
 enum {
     GEMV_WARPS = 4,
+    GEMV_ROWS = 2, /* of a warp */
     KEPT_TOK = 32 /* up to so many tokens the host multiplies what it keeps */
 };
 
@@ -40,11 +41,11 @@ static bool is_plain(enum kern_type type)
 
 /* ---- few tokens ---- */
 
-/* Inputs as value = scale * (code + rest / 254): codes and rests [n_tok][n_col], scale
+/* Inputs as value = scale * (254 * code + rest): codes and rests [n_tok][n_col], scale
  * [n_tok][n_col / 32]. Eight bits alone move logits by more than the gap between two answers. */
 struct input8 {
     const int8_t *code, *rest;
-    const float *scale, *sum; /* sum [n_tok][n_col / 16]: of code + rest / 254 */
+    const float *scale, *sum; /* sum [n_tok][n_col / 16]: of 254 * code + rest */
 };
 
 /* One warp per 32 values. */
@@ -64,14 +65,13 @@ static __global__ void round_input(const float *x, int32_t x_stride, int32_t n_c
     code[at] = (int8_t)whole;
     float part = rintf(254 * (v * inv - whole)); /* at most half a step: 127 */
     rest[at] = (int8_t)part;
-    for (int i = 8; i > 0; i /= 2) { /* whole numbers: exact */
-        whole += __shfl_xor_sync(FULL_WARP, whole, i);
-        part += __shfl_xor_sync(FULL_WARP, part, i);
-    }
+    float both = 254 * whole + part;
+    for (int i = 8; i > 0; i /= 2) /* whole numbers: exact */
+        both += __shfl_xor_sync(FULL_WARP, both, i);
     if (lane % 16 == 0)
-        sum[(size_t)t * (n_col / 16) + 2 * g + lane / 16] = whole + part * (1 / 254.0f);
+        sum[(size_t)t * (n_col / 16) + 2 * g + lane / 16] = both;
     if (lane == 0)
-        scale[(size_t)t * n_group + g] = inv > 0 ? top / 127 : 0;
+        scale[(size_t)t * n_group + g] = inv > 0 ? top / (127 * 254) : 0;
 }
 
 struct product {
@@ -106,40 +106,53 @@ DEVICE void product_store(const product &p, int32_t r, int32_t t, float sum)
     *dst = sum + (p.bias ? p.bias[r] : 0) + (p.add ? *dst : 0);
 }
 
+/* Inputs of a unit are four times the bytes of weights of 4 bits: they are read once for GEMV_ROWS rows,
+ * so that neither the first cache nor instructions keep weights from coming at the memory's pace. */
 template <int type, int n_tok>
 static __global__ void __launch_bounds__(32 * GEMV_WARPS)
     gemv_quant(struct products all, struct input8 x)
 {
+    typedef quant<type> format;
     const struct product &p = all.p[blockIdx.y];
-    int32_t r = (int32_t)(blockIdx.x * GEMV_WARPS + threadIdx.x / 32);
-    int32_t lane = (int32_t)threadIdx.x % 32, n_unit = p.m.n_col / 32;
-    if (r >= p.m.n_row)
+    int32_t r0 = (int32_t)(blockIdx.x * GEMV_WARPS + threadIdx.x / 32) * GEMV_ROWS;
+    uint32_t lane = threadIdx.x % 32, n_unit = (uint32_t)p.m.n_col / 32;
+    if (r0 >= p.m.n_row)
         return;
-    row_at row = row_of<type>(p.m, r);
-    float sum[n_tok];
-    for (int t = 0; t < n_tok; t++)
-        sum[t] = 0;
-#pragma unroll 2
-    for (int32_t u = lane; u < n_unit; u += 32) {
-        unit w;
-        quant<type>::read(row, u, &w);
+    row_at row[GEMV_ROWS];
+    for (int i = 0; i < GEMV_ROWS; i++) /* what lies behind the last row is the last row again */
+        row[i] = row_of<type>(p.m, r0 + i < p.m.n_row ? r0 + i : p.m.n_row - 1);
+    float sum[GEMV_ROWS][n_tok];
+    for (int i = 0; i < GEMV_ROWS; i++)
         for (int t = 0; t < n_tok; t++)
-            for (int i = 0; i < 2; i++) {
-                size_t at = (size_t)t * p.m.n_col + w.at[i];
-                uint4 v = *(const uint4 *)(x.code + at), rest = *(const uint4 *)(x.rest + at);
-                float s = x.scale[(size_t)t * n_unit + w.at[i] / 32];
-                float part = w.scale[i] * ((float)dot_16(w.q[i], v) +
-                                           (float)dot_16(w.q[i], rest) * (1 / 254.0f));
-                if (quant<type>::has_min)
-                    part -= w.min[i] * x.sum[(size_t)t * 2 * n_unit + w.at[i] / 16];
-                sum[t] += s * part;
+            sum[i][t] = 0;
+    uint32_t u = lane % 8; /* the same of every superblock: said so that the compiler sees it */
+#pragma unroll(n_tok == 1 ? 2 : 1)
+    for (uint32_t b = lane / 8; 8 * b + u < n_unit; b += 4) {
+        unit w[GEMV_ROWS];
+        for (int i = 0; i < GEMV_ROWS; i++)
+            format::read(row[i], b, u, &w[i]);
+        for (uint32_t t = 0; t < n_tok; t++) {
+            uint32_t first = t * 32 * n_unit + 256 * b + format::first(u);
+            const uint4 *code = (const uint4 *)(x.code + first);
+            const uint4 *rest = (const uint4 *)(x.rest + first);
+            const float *scale = x.scale + first / 32, *x_sum = x.sum + first / 16;
+            for (uint32_t run = 0; run < 2; run++) {
+                uint32_t ahead = run * format::step / 16;
+                uint4 c = code[ahead], d = rest[ahead];
+                float s = scale[ahead / 2], total = format::has_min ? x_sum[ahead] : 0;
+                for (int i = 0; i < GEMV_ROWS; i++) {
+                    int dot = 254 * dot_16(w[i].q[run], c) + dot_16(w[i].q[run], d);
+                    sum[i][t] += s * (w[i].scale[run] * (float)dot - w[i].min[run] * total);
+                }
             }
+        }
     }
-    for (int t = 0; t < n_tok; t++) {
-        sum[t] = warp_sum(sum[t]);
-        if (lane == 0)
-            product_store(p, r, t, sum[t]);
-    }
+    for (int i = 0; i < GEMV_ROWS; i++)
+        for (int t = 0; t < n_tok; t++) {
+            float v = warp_sum(sum[i][t]);
+            if (lane == 0 && r0 + i < p.m.n_row)
+                product_store(p, r0 + i, t, v);
+        }
 }
 
 /* Eight neighbours at once where rows are 16-byte aligned. */
@@ -204,8 +217,10 @@ static void gemv_launch(struct kern_cuda *c, int n_mat, const struct products &a
     int32_t most = 0; /* the shorter ones have blocks that do nothing */
     for (int i = 0; i < n_mat; i++)
         most = all.p[i].m.n_row > most ? all.p[i].m.n_row : most;
-    dim3 grid((unsigned)((most + GEMV_WARPS - 1) / GEMV_WARPS), (unsigned)n_mat);
-    if constexpr (type == KERN_F32 || type == KERN_F16 || type == KERN_BF16)
+    const bool plain = type == KERN_F32 || type == KERN_F16 || type == KERN_BF16;
+    int32_t n_row = plain ? GEMV_WARPS : GEMV_WARPS * GEMV_ROWS;
+    dim3 grid((unsigned)((most + n_row - 1) / n_row), (unsigned)n_mat);
+    if constexpr (plain)
         launch(gemv_plain<type, n_tok>, grid, 32 * GEMV_WARPS, 0, c, all, x, x_stride);
     else
         launch(gemv_quant<type, n_tok>, grid, 32 * GEMV_WARPS, 0, c, all, x8);
@@ -271,20 +286,20 @@ static int gemv(struct kern_cuda *c, int n_mat, struct kern_mat *mats, const str
 template <int type>
 static __global__ void tile_quant(struct matrix m, int32_t n_unit, uint16_t *dst)
 {
-    int32_t u = (int32_t)(blockIdx.x * blockDim.x + threadIdx.x);
-    if (u >= n_unit)
+    uint32_t at = blockIdx.x * blockDim.x + threadIdx.x, u = at % 8;
+    if (at >= (uint32_t)n_unit)
         return;
     unit w;
-    quant<type>::read(row_of<type>(m, 0), u, &w);
-    for (int i = 0; i < 2; i++) {
+    quant<type>::read(row_of<type>(m, 0), at / 8, u, &w);
+    for (uint32_t i = 0; i < 2; i++) {
         uint32_t pair[8];
         for (int j = 0; j < 8; j++)
             pair[j] = half_pair(w.scale[i] * (float)unit_code(&w, i, 2 * j) - w.min[i],
                                 w.scale[i] * (float)unit_code(&w, i, 2 * j + 1) - w.min[i]);
         uint4 a = {pair[0], pair[1], pair[2], pair[3]}, b = {pair[4], pair[5], pair[6], pair[7]};
-        uint4 *at = (uint4 *)(dst + w.at[i]);
-        at[0] = a;
-        at[1] = b;
+        uint4 *to = (uint4 *)(dst + at / 8 * 256 + quant<type>::first(u) + i * quant<type>::step);
+        to[0] = a;
+        to[1] = b;
     }
 }
 
@@ -558,14 +573,15 @@ void cuda_matmul(struct kern *k, int n_mat, const struct kern_mat *mats, const f
 template <int type>
 static __global__ void embed_quant(struct matrix m, const int32_t *ids, float scale, float *dst)
 {
-    int32_t u = (int32_t)(blockIdx.x * blockDim.x + threadIdx.x), t = (int32_t)blockIdx.y;
-    if (u >= m.n_col / 32)
+    uint32_t at = blockIdx.x * blockDim.x + threadIdx.x, u = at % 8;
+    if (at >= (uint32_t)m.n_col / 32)
         return;
     unit w;
-    quant<type>::read(row_of<type>(m, ids[t]), u, &w);
-    for (int i = 0; i < 2; i++)
+    quant<type>::read(row_of<type>(m, ids[blockIdx.y]), at / 8, u, &w);
+    dst += (size_t)blockIdx.y * (size_t)m.n_col + at / 8 * 256 + quant<type>::first(u);
+    for (uint32_t i = 0; i < 2; i++)
         for (int j = 0; j < 16; j++)
-            dst[(size_t)t * m.n_col + w.at[i] + j] =
+            dst[i * quant<type>::step + j] =
                 scale * (w.scale[i] * (float)unit_code(&w, i, j) - w.min[i]);
 }
 

@@ -7,7 +7,8 @@
  * Every other type is turned into F16 when it is loaded.
  *
  * A unit is 32 elements of a row that one lane takes: two runs of 16 neighbours, as small integers,
- * each with   value = scale * q - min. */
+ * each with   value = scale * q - min. Eight units make 256 elements; runs of a unit are as far apart
+ * as suits how a type packs its bits. */
 #ifndef KERNELS_CUDA_QUANT_CUH
 #define KERNELS_CUDA_QUANT_CUH
 
@@ -15,7 +16,6 @@
 
 struct unit {
     uint32_t q[2][4]; /* four int8 in each */
-    int32_t at[2];    /* element of the row where the run begins */
     float scale[2], min[2];
 };
 
@@ -25,7 +25,7 @@ struct row_at {
 };
 
 /* The scale of block i, where it is an f16 apart. */
-DEVICE float scale_apart(row_at r, int32_t i)
+DEVICE float scale_apart(row_at r, uint32_t i)
 {
     return half_value(((const uint16_t *)r.d)[i]);
 }
@@ -49,56 +49,86 @@ DEVICE void high_nibbles(uint4 v, uint32_t q[4])
     low_nibbles(s, q);
 }
 
-/* Ors bit `from` of each byte (or two bits) into place `to`. */
-DEVICE void high_bits(uint4 v, int from, uint32_t mask, int to, uint32_t q[4])
+DEVICE uint32_t turned_left(uint32_t v, uint32_t n)
 {
-    q[0] |= (v.x >> from & mask) << to;
-    q[1] |= (v.y >> from & mask) << to;
-    q[2] |= (v.z >> from & mask) << to;
-    q[3] |= (v.w >> from & mask) << to;
+    return v << (n & 31) | v >> (-n & 31);
 }
 
-/* Scale and minimum j of the 6-bit table of Q4_K and Q5_K (12 bytes: see quant.c), from its words. */
-DEVICE void scales_6(uint4 head, int j, float d, float dmin, float *ret_scale, float *ret_min)
+/* Ors the bits of each byte that `mask` shows into it, when they have moved `left` places (to the
+ * right: a negative number): what turns in from elsewhere lies beside the mask. */
+DEVICE void high_bits(uint4 v, uint32_t left, uint32_t mask, uint32_t q[4])
 {
-    int up = 8 * (j & 3);
-    uint32_t s = head.y >> up, m = head.z >> up, both = head.w >> up;
-    uint32_t scale = j < 4 ? s & 63 : (both & 15) | (s >> 2 & 48);
-    uint32_t min = j < 4 ? m & 63 : (both >> 4 & 15) | (m >> 2 & 48);
-    *ret_scale = d * (float)scale;
-    *ret_min = dmin * (float)min;
+    q[0] |= turned_left(v.x, left) & mask;
+    q[1] |= turned_left(v.y, left) & mask;
+    q[2] |= turned_left(v.z, left) & mask;
+    q[3] |= turned_left(v.w, left) & mask;
 }
 
+/* Byte k as a number times d: 2^23 + byte needs no conversion, and what that adds goes in the product,
+ * which is rounded once. */
+DEVICE float byte_times(uint32_t bytes, uint32_t k, float d)
+{
+    uint32_t u = __byte_perm(bytes, 0x4b000000, 0x7440 | k);
+    float x;
+    memcpy(&x, &u, 4);
+    return fmaf(x, d, -8388608.0f * d);
+}
+
+/* Scales and minima 2 pair and 2 pair + 1 of Q4_K and Q5_K from the head of a superblock (d, dmin, the
+ * 6-bit table: see quant.c): all four lie in the same bytes of its words. */
+DEVICE void scales_6(uint4 head, uint32_t pair, float scale[2], float min[2])
+{
+    float d = half_value((uint16_t)head.x), dmin = half_value((uint16_t)(head.x >> 16));
+    uint32_t pick = pair & 1 ? 0x7632 : 0x5410;
+    uint32_t low = __byte_perm(head.y, head.z, pick), both = __byte_perm(head.w, head.w >> 4, pick);
+    uint32_t six = pair < 2 ? low & 0x3f3f3f3f : (both & 0x0f0f0f0f) | (low >> 2 & 0x30303030);
+    for (uint32_t i = 0; i < 2; i++) {
+        scale[i] = byte_times(six, i, d);
+        min[i] = byte_times(six, 2 + i, dmin);
+    }
+}
+
+/* Of a type: elements and bytes of a block, bytes of a scale that lies apart; read() takes unit u of
+ * the eight of 256 elements b. Its first run begins at element 256 b + first(u) of the row, its second
+ * `step` further on. */
 template <int type> struct quant;
 
-template <> struct quant<KERN_Q8_0> {
-    static const int32_t block = 32, body = 32, d_bytes = 2;
-    static const bool has_min = false;
-    static DEVICE_MEMBER void read(row_at r, int32_t u, unit *w)
+/* Types of blocks of 32: a unit is a block. */
+struct quant_32 {
+    static const int32_t block = 32;
+    static const uint32_t step = 16;
+    static DEVICE_MEMBER uint32_t first(uint32_t u)
     {
-        uint4 a = load16(r.body + 32 * (size_t)u), b = load16(r.body + 32 * (size_t)u + 16);
-        float d = scale_apart(r, u);
-        w->q[0][0] = a.x, w->q[0][1] = a.y, w->q[0][2] = a.z, w->q[0][3] = a.w;
-        w->q[1][0] = b.x, w->q[1][1] = b.y, w->q[1][2] = b.z, w->q[1][3] = b.w;
-        for (int i = 0; i < 2; i++) {
-            w->at[i] = 32 * u + 16 * i;
+        return 32 * u;
+    }
+};
+
+template <> struct quant<KERN_Q8_0> : quant_32 {
+    static const int32_t body = 32, d_bytes = 2;
+    static const bool has_min = false;
+    static DEVICE_MEMBER void read(row_at r, uint32_t b, uint32_t u, unit *w)
+    {
+        const uint8_t *at = r.body + body * (8 * (size_t)b + u);
+        float d = scale_apart(r, 8 * b + u);
+        for (uint32_t i = 0; i < 2; i++) {
+            uint4 v = load16(at + 16 * i);
+            w->q[i][0] = v.x, w->q[i][1] = v.y, w->q[i][2] = v.z, w->q[i][3] = v.w;
             w->scale[i] = d;
             w->min[i] = 0;
         }
     }
 };
 
-template <> struct quant<KERN_Q4_0> {
-    static const int32_t block = 32, body = 16, d_bytes = 2;
+template <> struct quant<KERN_Q4_0> : quant_32 {
+    static const int32_t body = 16, d_bytes = 2;
     static const bool has_min = true;
-    static DEVICE_MEMBER void read(row_at r, int32_t u, unit *w)
+    static DEVICE_MEMBER void read(row_at r, uint32_t b, uint32_t u, unit *w)
     {
-        uint4 v = load16(r.body + 16 * (size_t)u);
-        float d = scale_apart(r, u);
+        uint4 v = load16(r.body + body * (8 * (size_t)b + u));
+        float d = scale_apart(r, 8 * b + u);
         low_nibbles(v, w->q[0]);
         high_nibbles(v, w->q[1]);
-        for (int i = 0; i < 2; i++) {
-            w->at[i] = 32 * u + 16 * i;
+        for (uint32_t i = 0; i < 2; i++) {
             w->scale[i] = d;
             w->min[i] = 8 * d;
         }
@@ -113,24 +143,25 @@ DEVICE uint32_t with_signs(uint32_t x, uint32_t sign)
     return (x & ~mask) | (minus & mask);
 }
 
-template <> struct quant<KERN_MXFP4> {
-    static const int32_t block = 32, body = 16, d_bytes = 1;
+template <> struct quant<KERN_MXFP4> : quant_32 {
+    static const int32_t body = 16, d_bytes = 1;
     static const bool has_min = false;
-    static DEVICE_MEMBER void read(row_at r, int32_t u, unit *w)
+    static DEVICE_MEMBER void read(row_at r, uint32_t b, uint32_t u, unit *w)
     {
         const uint32_t small = 0x03020100, large = 0x0c080604; /* quant_fp4_values */
-        uint4 v = load16(r.body + 16 * (size_t)u);
-        uint32_t e = r.d[u], bits = e < 2 ? 0x200000u << e : (e - 1) << 23, in[] = {v.x, v.y, v.z, v.w};
+        size_t block = 8 * (size_t)b + u;
+        uint4 v = load16(r.body + body * block);
+        uint32_t e = r.d[block], bits = e < 2 ? 0x200000u << e : (e - 1) << 23;
+        uint32_t in[] = {v.x, v.y, v.z, v.w};
         float scale;
         memcpy(&scale, &bits, 4); /* half of 2^(e - 127) */
         for (int i = 0; i < 4; i++) {
-            uint32_t a = __byte_perm(small, large, in[i] & 0x7777);
-            uint32_t b = __byte_perm(small, large, in[i] >> 16 & 0x7777);
-            w->q[0][i] = with_signs(__byte_perm(a, b, 0x6420), in[i] >> 3);
-            w->q[1][i] = with_signs(__byte_perm(a, b, 0x7531), in[i] >> 7);
+            uint32_t lo = __byte_perm(small, large, in[i] & 0x7777);
+            uint32_t hi = __byte_perm(small, large, in[i] >> 16 & 0x7777);
+            w->q[0][i] = with_signs(__byte_perm(lo, hi, 0x6420), in[i] >> 3);
+            w->q[1][i] = with_signs(__byte_perm(lo, hi, 0x7531), in[i] >> 7);
         }
-        for (int i = 0; i < 2; i++) {
-            w->at[i] = 32 * u + 16 * i;
+        for (uint32_t i = 0; i < 2; i++) {
             w->scale[i] = scale;
             w->min[i] = 0;
         }
@@ -138,60 +169,64 @@ template <> struct quant<KERN_MXFP4> {
 };
 
 /* Unit u of a superblock: pair of 32s u / 2, first or second half of their 16s. */
-template <bool five> DEVICE void read_45_k(const uint8_t *b, int32_t u, unit *w)
-{
-    int32_t p = u % 8 / 2, h = u % 2;
-    uint4 head = load16(b);
-    float d = half_value((uint16_t)head.x), dmin = half_value((uint16_t)(head.x >> 16));
-    uint4 v = load16(b + (five ? 48 : 16) + 32 * p + 16 * h);
-    low_nibbles(v, w->q[0]);
-    high_nibbles(v, w->q[1]);
-    if (five) {
-        uint4 top = load16(b + 16 + 16 * h);
-        high_bits(top, 2 * p, 0x01010101, 4, w->q[0]);
-        high_bits(top, 2 * p + 1, 0x01010101, 4, w->q[1]);
-    }
-    for (int i = 0; i < 2; i++) {
-        w->at[i] = u / 8 * 256 + 64 * p + 32 * i + 16 * h;
-        scales_6(head, 2 * p + i, d, dmin, &w->scale[i], &w->min[i]);
-    }
-}
-
-template <> struct quant<KERN_Q4_K> {
-    static const int32_t block = 256, body = 144, d_bytes = 0;
+struct quant_45_k {
+    static const int32_t block = 256, d_bytes = 0;
     static const bool has_min = true;
-    static DEVICE_MEMBER void read(row_at r, int32_t u, unit *w)
+    static const uint32_t step = 32;
+    static DEVICE_MEMBER uint32_t first(uint32_t u)
     {
-        read_45_k<false>(r.body + 144 * (size_t)(u / 8), u, w);
+        return u / 2 * 64 + u % 2 * 16;
     }
 };
 
-template <> struct quant<KERN_Q5_K> {
-    static const int32_t block = 256, body = 176, d_bytes = 0;
-    static const bool has_min = true;
-    static DEVICE_MEMBER void read(row_at r, int32_t u, unit *w)
+template <> struct quant<KERN_Q4_K> : quant_45_k {
+    static const int32_t body = 144;
+    static DEVICE_MEMBER void read(row_at r, uint32_t b, uint32_t u, unit *w)
     {
-        read_45_k<true>(r.body + 176 * (size_t)(u / 8), u, w);
+        const uint8_t *at = r.body + body * (size_t)b;
+        uint4 v = load16(at + 16 + 16 * u);
+        low_nibbles(v, w->q[0]);
+        high_nibbles(v, w->q[1]);
+        scales_6(load16(at), u / 2, w->scale, w->min);
     }
 };
 
+template <> struct quant<KERN_Q5_K> : quant_45_k {
+    static const int32_t body = 176;
+    static DEVICE_MEMBER void read(row_at r, uint32_t b, uint32_t u, unit *w)
+    {
+        const uint8_t *at = r.body + body * (size_t)b;
+        uint4 top = load16(at + 16 + 16 * (u % 2)), v = load16(at + 48 + 16 * u);
+        uint32_t pair = u / 2;
+        low_nibbles(v, w->q[0]);
+        high_nibbles(v, w->q[1]);
+        high_bits(top, 4 - 2 * pair, 0x10101010, w->q[0]);
+        high_bits(top, 3 - 2 * pair, 0x10101010, w->q[1]);
+        scales_6(load16(at), pair, w->scale, w->min);
+    }
+};
+
+/* Unit u: half u / 4 of a superblock, its first or second 32 and their first or second 16. */
 template <> struct quant<KERN_Q6_K> {
     static const int32_t block = 256, body = 208, d_bytes = 2;
     static const bool has_min = true;
-    static DEVICE_MEMBER void read(row_at r, int32_t u, unit *w)
+    static const uint32_t step = 64;
+    static DEVICE_MEMBER uint32_t first(uint32_t u)
     {
-        int32_t half = u % 8 / 4, s = u % 4 / 2, h = u % 2;
-        const uint8_t *b = r.body + 208 * (size_t)(u / 8);
-        float d = scale_apart(r, u / 8);
-        uint4 low = load16(b + 64 * half + 32 * s + 16 * h);
-        uint4 top = load16(b + 128 + 32 * half + 16 * h);
+        return u / 4 * 128 + u % 4 * 16;
+    }
+    static DEVICE_MEMBER void read(row_at r, uint32_t b, uint32_t u, unit *w)
+    {
+        uint32_t half = u / 4, second = u % 4 / 2;
+        const uint8_t *at = r.body + body * (size_t)b;
+        float d = scale_apart(r, b);
+        uint4 low = load16(at + 16 * u), top = load16(at + 128 + 32 * half + 16 * (u % 2));
         low_nibbles(low, w->q[0]);
         high_nibbles(low, w->q[1]);
-        high_bits(top, 2 * s, 0x03030303, 4, w->q[0]);
-        high_bits(top, 2 * s + 4, 0x03030303, 4, w->q[1]);
-        for (int i = 0; i < 2; i++) {
-            w->at[i] = u / 8 * 256 + 128 * half + 64 * i + 32 * s + 16 * h;
-            w->scale[i] = d * (float)(int8_t)b[192 + 8 * half + 4 * i + 2 * s + h];
+        high_bits(top, 4 - 2 * second, 0x30303030, w->q[0]);
+        high_bits(top, 0 - 2 * second, 0x30303030, w->q[1]);
+        for (uint32_t i = 0; i < 2; i++) {
+            w->scale[i] = d * (float)(int8_t)at[192 + 8 * half + 4 * i + u % 4];
             w->min[i] = 32 * w->scale[i];
         }
     }

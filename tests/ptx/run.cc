@@ -202,6 +202,15 @@ static u32 byte_permute(u32 a, u32 b, u32 pick)
     }
     return ret;
 }
+static u32 funnel_left(u32 low, u32 high, u32 n)
+{
+    u64 both = (u64)high << 32 | low;
+    return (u32)(both << (n & 31) >> 32);
+}
+static u32 funnel_right(u32 low, u32 high, u32 n)
+{
+    return (u32)(((u64)high << 32 | low) >> (n & 31));
+}
 static u32 bits_insert(u32 a, u32 b, u32 at, u32 n)
 {
     at &= 255, n &= 255;
@@ -762,6 +771,8 @@ static void fill_table(void)
     table["rcp.approx.ftz.f32"] = mapped<[](f32 a) { return flush(1 / flush(a)); }, f32, f32>();
     table["rsqrt.approx.f32"] = mapped<[](f32 a) { return 1 / sqrtf(a); }, f32, f32>();
     table["prmt.b32"] = mapped<byte_permute, u32, u32, u32, u32>();
+    table["shf.l.wrap.b32"] = mapped<funnel_left, u32, u32, u32, u32>();
+    table["shf.r.wrap.b32"] = mapped<funnel_right, u32, u32, u32, u32>();
     table["bfi.b32"] = mapped<bits_insert, u32, u32, u32, u32, u32>();
     table["dp4a.s32.s32"] = mapped<dot4, s32, u32, u32, s32>();
     table["dp2a.lo.s32.s32"] = mapped<dot2_low, s32, u32, u32, s32>();

@@ -90,6 +90,13 @@ static void ptx__run__computes(void **)
         1, 64, out);
     for (uint32_t t = 0; t < 64; t++)
         assert_int_equal(out[t], (t ^ 5) * 2 + 1);
+    run("shf.l.wrap.b32 %r2, 0xa5000000, %t, %t; shf.r.wrap.b32 %r3, 0xa5000000, %t, %t; sub.u32 %r2, "
+        "%r2, %r3; st.global.u32 [%at], %r2;",
+        1, 64, out);
+    for (uint32_t t = 0; t < 64; t++) { /* the halves of both words moved; 32 is not at all */
+        uint64_t both = (uint64_t)t << 32 | 0xa5000000;
+        assert_int_equal(out[t], (uint32_t)(both << t % 32 >> 32) - (uint32_t)(both >> t % 32));
+    }
 }
 
 static void ptx__memory__is_held_to_its_ends(void **)
