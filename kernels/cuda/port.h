@@ -215,6 +215,23 @@ DEVICE void load_turned(uint32_t r[4], const uint16_t *row)
 #endif
 }
 
+/* Byte i: of the eight of a (lowest first) and b the one that nibble i of `pick` numbers, 0 where it
+ * is 8 or more. No byte of a and b has its top bit, which is what the instruction repeats there. */
+DEVICE uint32_t bytes_or_0(uint32_t a, uint32_t b, uint32_t pick)
+{
+#ifdef CUDA_SHIM
+    uint32_t ret = __byte_perm(a, b, pick);
+    for (int i = 0; i < 4; i++)
+        if (pick >> (4 * i + 3) & 1)
+            ret &= ~(0xffu << 8 * i);
+    return ret;
+#else
+    uint32_t ret;
+    asm("prmt.b32 %0, %1, %2, %3;" : "=r"(ret) : "r"(a), "r"(b), "r"(pick));
+    return ret;
+#endif
+}
+
 /* ---- over a warp ---- */
 
 DEVICE float warp_sum(float x)

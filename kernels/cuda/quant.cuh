@@ -135,35 +135,32 @@ template <> struct quant<KERN_Q4_0> : quant_32 {
     }
 };
 
-/* Numbers of 4 bits, sign and magnitude, as int8: the magnitudes of four, their signs in the lowest
- * bits of the bytes of `sign`. */
-DEVICE uint32_t with_signs(uint32_t x, uint32_t sign)
+/* Four numbers of 4 bits, sign and magnitude, plus 12: an entry of one table or of the other. */
+DEVICE uint32_t fp4_codes(uint32_t pick, uint32_t flipped)
 {
-    uint32_t mask = (sign & 0x01010101) * 255, minus = (0x80808080 - x) ^ 0x80808080;
-    return (x & ~mask) | (minus & mask);
+    return bytes_or_0(0x0f0e0d0c, 0x18141210, pick) | bytes_or_0(0x090a0b0c, 0x00040608, flipped);
 }
 
 template <> struct quant<KERN_MXFP4> : quant_32 {
     static const int32_t body = 16, d_bytes = 1;
-    static const bool has_min = false;
+    static const bool has_min = true;
     static DEVICE_MEMBER void read(row_at r, uint32_t b, uint32_t u, unit *w)
     {
-        const uint32_t small = 0x03020100, large = 0x0c080604; /* quant_fp4_values */
-        size_t block = 8 * (size_t)b + u;
-        uint4 v = load16(r.body + body * block);
-        uint32_t e = r.d[block], bits = e < 2 ? 0x200000u << e : (e - 1) << 23;
+        size_t at = 8 * (size_t)b + u;
+        uint4 v = load16(r.body + body * at);
+        uint32_t e = r.d[at], bits = e < 2 ? 0x200000u << e : (e - 1) << 23;
         uint32_t in[] = {v.x, v.y, v.z, v.w};
         float scale;
         memcpy(&scale, &bits, 4); /* half of 2^(e - 127) */
         for (int i = 0; i < 4; i++) {
-            uint32_t lo = __byte_perm(small, large, in[i] & 0x7777);
-            uint32_t hi = __byte_perm(small, large, in[i] >> 16 & 0x7777);
-            w->q[0][i] = with_signs(__byte_perm(lo, hi, 0x6420), in[i] >> 3);
-            w->q[1][i] = with_signs(__byte_perm(lo, hi, 0x7531), in[i] >> 7);
+            uint32_t flipped = in[i] ^ 0x88888888;
+            uint32_t lo = fp4_codes(in[i], flipped), hi = fp4_codes(in[i] >> 16, flipped >> 16);
+            w->q[0][i] = __byte_perm(lo, hi, 0x6420);
+            w->q[1][i] = __byte_perm(lo, hi, 0x7531);
         }
         for (uint32_t i = 0; i < 2; i++) {
             w->scale[i] = scale;
-            w->min[i] = 0;
+            w->min[i] = 12 * scale;
         }
     }
 };
