@@ -3,8 +3,8 @@
  *
  * A fragment has 16 rows and we have at most 8: each float of q and of p is handed over as two f16,
  * the second holding what the first lost, in rows g and g + 8; their products are added. So nothing
- * is lost against float32. Scales of a page are folded into q and p; codes are small integers,
- * exact in f16. Powers of two keep q and p inside f16's range.
+ * is lost against float32. Scales of a page are folded into q and p, codes are exact in f16. Powers of
+ * two keep q and p inside f16's range.
  *
  * Which channel or token stands in which row of a fragment is free as long as both sides agree:
  * it is chosen so that a lane reads whole neighbouring words of a page (g = lane / 4, b = lane % 4):
@@ -17,36 +17,58 @@
 
 #include "kernels/cuda/attn.cuh"
 
-/* Bytes 2 half and 2 half + 1 of x, codes below 256, as a pair of f16. */
-DEVICE uint32_t code_pair(uint32_t x, int half)
+/* Bits of a where the mask has them, of b elsewhere: one instruction. */
+DEVICE uint32_t bits_of(uint32_t mask, uint32_t a, uint32_t b)
 {
-#ifdef CUDA_SHIM
-    x >>= 16 * half;
-    return half_pair((float)(x & 0xff), (float)(x >> 8 & 0xff));
-#else
-    uint32_t with = __byte_perm(x, 0x64646464, half ? 0x4342 : 0x4140), base = 0x64006400;
-    __half2 h = __hsub2(*(__half2 *)&with, *(__half2 *)&base); /* 1024 + code, exactly */
-    return *(uint32_t *)&h;
-#endif
+    return (a & mask) | (b & ~mask);
 }
 
-/* Pair of bits i of each byte of each plane's word: four codes, as two pairs of f16. P: places for
- * planes, 2 or 4; where a page has one less, the last is 0, codes are 4 times as large and `cut_of`
- * makes up for it: half as many kernels to compile, and the same bytes read. */
-template <int P>
-DEVICE void codes_of(const uint32_t *word, int stride, int i, uint32_t *b0, uint32_t *b1)
+/* Codes of one word of each plane, as fragments. P: places for planes, 2 or 4; where a page has one
+ * less, the last is 0, codes are 4 times as large and `cut_of` makes up for it: half as many kernels to
+ * compile, and the same bytes read.
+ * A code becomes f16 by being left where it is: as the bits of a subnormal it is code * 2^-24, exactly,
+ * and the matrix units take those like others. Where two codes share a byte, the upper one is 16 times
+ * as much; `code_lift` makes up for both. */
+template <int P> struct codes {
+    uint32_t x[P]; /* P = 2: pairs of bits 0 and 2, 1 and 3. P = 4: pairs 0 to 3 */
+};
+
+template <int P> DEVICE void codes_merge(codes<P> *c, const uint32_t *word)
 {
-    uint32_t x = 0;
+    uint32_t n[P];
 #pragma unroll
-    for (int p = 0; p < P; p++)
-        x = x << 2 | (word[p * stride] >> 2 * i & 0x03030303);
-    *b0 = code_pair(x, 0);
-    *b1 = code_pair(x, 1);
+    for (int p = 0; p < P; p += 2) { /* two planes: nibbles */
+        uint32_t upper = word[4 * p], lower = word[4 * (p + 1)];
+        n[p] = bits_of(0x33333333, lower, upper << 2);
+        n[p + 1] = bits_of(0x33333333, lower >> 2, upper);
+    }
+#pragma unroll
+    for (int i = 0; i < P; i++)
+        if constexpr (P == 2)
+            c->x[i] = n[i];
+        else
+            c->x[i] = i < 2 ? bits_of(0x0f0f0f0f, n[2 + i], n[i] << 4)
+                            : bits_of(0x0f0f0f0f, n[i] >> 4, n[i - 2]);
 }
 
+/* Pair of bits i of each byte: bytes 0 and 2 in b0, 1 and 3 in b1. */
+template <int P> DEVICE void codes_of(const codes<P> &c, int i, uint32_t *b0, uint32_t *b1)
+{
+    uint32_t x = c.x[i % P], mask = P == 4 ? 0x00ff00ff : i < 2 ? 0x000f000f : 0x00f000f0;
+    *b0 = x & mask;
+    *b1 = x >> 8 & mask;
+}
+
+/* What codes of pair i are multiplied by when `up` is meant. */
+template <int P> DEVICE float code_lift(int i, float up)
+{
+    return P == 2 && i >= 2 ? up / 16 : up;
+}
+
+/* What sums of products with codes are multiplied by, once `up` is taken out. */
 DEVICE float cut_of(int32_t place, int32_t n_plane)
 {
-    return place > n_plane ? 0.25f : 1;
+    return place > n_plane ? 0x1p22f : 0x1p24f;
 }
 
 /* Halves number i of two registers-full of f16, as a pair. */
@@ -130,7 +152,8 @@ DEVICE float4 rows_q(const float *q, int J, int i, int32_t b)
     return *(const float4 *)(q + q_channel(b, J, i, 0));
 }
 
-/* Splits four floats into the two row halves of a fragment. */
+/* Splits four floats into the two row halves of a fragment: x0 and x1 for what is in b0, the others
+ * for b1. */
 DEVICE void split_rows(uint32_t a[4], float x0, float x1, float x2, float x3)
 {
     a[0] = half_pair(x0, x1);
@@ -139,37 +162,35 @@ DEVICE void split_rows(uint32_t a[4], float x0, float x1, float x2, float x3)
     a[3] = half_pair_rest(x2, x3, a[2]);
 }
 
+/* Adds the products of rows a, one fragment for each pair of bits, with the codes of a word of each
+ * plane, words 4 apart. */
+template <int P> DEVICE void codes_mma(float acc[4], const uint32_t a[4][4], const uint32_t *word)
+{
+    codes<P> c;
+    codes_merge<P>(&c, word);
+#pragma unroll
+    for (int i = 0; i < 4; i++) {
+        uint32_t b0, b1;
+        codes_of<P>(c, i, &b0, &b1);
+        mma_f16(acc, a[i], b0, b1);
+    }
+}
+
 /* A power of two that brings x to about 2^14. */
 DEVICE float lift(float x)
 {
     return 16384 / power_under(x);
 }
 
-/* s[j][e]: score of token 16 b + 8 e + j for row g. */
+/* s[j][e]: score of token 16 b + 8 e + j for row g. Channels go 64 at a time, each with its own lift. */
 template <int P>
 DEVICE void page_scores_at(const float *q, const kern_page *p, int32_t g, int32_t b, float s[8][2])
 {
     int32_t d = p->head_dim, n_plane = p->bits_k / 2;
     const uint16_t *scale = page_k_scale(p), *lo = scale + d;
-    float most = 0, beta = 0;
-#pragma unroll 1
-    for (int32_t c0 = 16 * b; c0 < d; c0 += 64)
-        for (int i = 0; i < 4; i++) {
-            float4 v = rows_q(q, c0 / 64, i, b);
-            float x[4] = {v.x, v.y, v.z, v.w}, by[4], from[4];
-            load_halves(by, scale + c0 + 4 * i);
-            load_halves(from, lo + c0 + 4 * i);
-            for (int y = 0; y < 4; y++) {
-                most = fmaxf(most, fabsf(x[y] * by[y]));
-                beta += x[y] * from[y];
-            }
-        }
-    beta = quad_sum(beta);
-    float up = lift(quad_max(most)), down = cut_of(P, n_plane) / up;
-    float acc[8][4];
+    float beta = 0, cut = cut_of(P, n_plane);
     for (int j = 0; j < 8; j++)
-        for (int x = 0; x < 4; x++)
-            acc[j][x] = 0;
+        s[j][0] = s[j][1] = 0;
     const uint8_t *plane[P];
     for (int x = 0; x < P; x++)
         plane[x] = page_plane_of(p, false, x);
@@ -177,38 +198,50 @@ DEVICE void page_scores_at(const float *q, const kern_page *p, int32_t g, int32_
     for (int J = 0; J < (d + 63) / 64; J++) {
         int32_t ct = 4 * J + b;
         bool there = 16 * ct < d;
-        uint32_t word[P][8];
+        float x[4][4], most = 0;
 #pragma unroll
-        for (int x = 0; x < P; x++) {
-            const uint8_t *at = plane[x] + (g / 2) * 4 * d + ct * 64 + (g % 2) * 32;
-            for (int y = 0; y < 8; y++)
-                word[x][y] = 0;
-            if (there && x < n_plane) {
-                load_words(word[x], at);
-                load_words(word[x] + 4, at + 16);
-            }
-        }
-#pragma unroll 1
         for (int i = 0; i < 4; i++) {
             float4 v = rows_q(q, J, i, b);
-            float x[4] = {v.x, v.y, v.z, v.w}, by[4] = {0, 0, 0, 0};
-            if (there)
+            float qs[4] = {v.x, v.y, v.z, v.w}, by[4] = {0, 0, 0, 0}, from[4] = {0, 0, 0, 0};
+            if (there) {
                 load_halves(by, scale + q_channel(b, J, i, 0));
-            for (int y = 0; y < 4; y++)
-                x[y] *= by[y] * up;
-            uint32_t a[4];
-            split_rows(a, x[0], x[1], x[2], x[3]);
+                load_halves(from, lo + q_channel(b, J, i, 0));
+            }
+            for (int y = 0; y < 4; y++) {
+                x[i][y] = qs[y] * by[y];
+                most = fmaxf(most, fabsf(x[i][y]));
+                beta += qs[y] * from[y];
+            }
+        }
+        float up = lift(quad_max(most)), down = cut / up;
+        uint32_t a[4][4];
+        for (int i = 0; i < 4; i++) {
+            float by = code_lift<P>(i, up);
+            split_rows(a[i], x[i][0] * by, x[i][2] * by, x[i][1] * by, x[i][3] * by);
+        }
 #pragma unroll
-            for (int j = 0; j < 8; j++) {
-                uint32_t b0, b1;
-                codes_of<P>(&word[0][j], 8, i, &b0, &b1);
-                mma_f16(acc[j], a, b0, b1);
+        for (int y = 0; y < 8; y += 4) {
+            uint32_t word[P][4];
+#pragma unroll
+            for (int i = 0; i < P; i++) {
+                word[i][0] = word[i][1] = word[i][2] = word[i][3] = 0;
+                if (there && i < n_plane)
+                    load_words(word[i],
+                               plane[i] + (g / 2) * 4 * d + ct * 64 + (g % 2) * 32 + 4 * y);
+            }
+#pragma unroll
+            for (int j = 0; j < 4; j++) {
+                float acc[4] = {0, 0, 0, 0};
+                codes_mma<P>(acc, a, &word[0][j]);
+                for (int e = 0; e < 2; e++)
+                    s[y + j][e] += (acc[e] + acc[2 + e]) * down;
             }
         }
     }
+    beta = quad_sum(beta);
     for (int j = 0; j < 8; j++)
         for (int e = 0; e < 2; e++)
-            s[j][e] = (acc[j][e] + acc[j][2 + e]) * down + beta;
+            s[j][e] += beta;
 }
 
 DEVICE void page_scores(const float *q, const kern_page *p, int32_t g, int32_t b, float s[8][2])
@@ -313,9 +346,11 @@ DEVICE void page_values_at(row_out<D64> *w, const kern_page *p, int32_t g, int32
         all_lo = quad_sum(all_lo);
         float up = lift(quad_max(most)), down = cut_of(P, n_plane) / up;
         uint32_t a[4][4];
-        for (int i = 0; i < 4; i++)
-            split_rows(a[i], pp[4 * i] * up, pp[4 * i + 1] * up, pp[4 * i + 2] * up,
-                       pp[4 * i + 3] * up);
+        for (int i = 0; i < 4; i++) {
+            float by = code_lift<P>(i, up);
+            split_rows(a[i], pp[4 * i] * by, pp[4 * i + 2] * by, pp[4 * i + 1] * by,
+                       pp[4 * i + 3] * by);
+        }
 #pragma unroll
         for (int h = 0; h < 2; h++) {
             int G = 2 * D + h;
@@ -333,12 +368,7 @@ DEVICE void page_values_at(row_out<D64> *w, const kern_page *p, int32_t g, int32
             for (int jj = 0; jj < 4; jj++) {
                 for (int x = 0; x < 4; x++)
                     acc[jj][x] = 0;
-#pragma unroll
-                for (int i = 0; i < 4; i++) {
-                    uint32_t b0, b1;
-                    codes_of<P>(&word[0][jj], 4, i, &b0, &b1);
-                    mma_f16(acc[jj], a[i], b0, b1);
-                }
+                codes_mma<P>(acc[jj], a, &word[0][jj]);
                 for (int e = 0; e < 2; e++)
                     w->x[G][jj][e] += (acc[jj][e] + acc[jj][2 + e]) * down + all_lo;
             }
