@@ -476,6 +476,75 @@ static bool select_act(struct screen *sc, enum keymap_action a)
     return true;
 }
 
+/* ---- what the views are shown ---- */
+
+static struct ui_rows rows_model(struct rows *r, const char *empty)
+{
+    return (struct ui_rows){r->row, r->n, r->sel, &r->scroll, empty, 0};
+}
+
+static void fill(struct screen *sc)
+{
+    struct ui_model *m = &sc->model;
+    int32_t n = chat_count(sc->chat);
+    if (n + 1 > sc->cap_message) {
+        sc->cap_message = (n + 1) * 2;
+        sc->messages = mem_realloc(sc->messages, (size_t)sc->cap_message * sizeof *sc->messages);
+    }
+    for (int32_t i = 0; i < n; i++) {
+        struct chat_message msg;
+        chat_get(sc->chat, i, &msg);
+        sc->messages[i] = (struct ui_message){.role = msg.role,
+                                              .text = msg.text,
+                                              .len = msg.len,
+                                              .streaming = msg.streaming,
+                                              .cut = msg.cut,
+                                              .ours = msg.n_tok >= 0,
+                                              .n_sibling = msg.n_sibling,
+                                              .sibling = msg.sibling};
+    }
+    /* Until its first token there is no answer: a place for it says that it is coming. */
+    bool waits = chat_waiting(sc->chat);
+    if (chat_running(sc->chat) && !waits && !chat_verifying(sc->chat) &&
+        (n == 0 || !sc->messages[n - 1].streaming))
+        sc->messages[n++] = (struct ui_message){
+            .role = "assistant", .text = "", .streaming = true, .ours = true, .n_sibling = 1};
+    m->now_ms = screen_now_ms();
+    m->now_s = screen_now_s();
+    m->messages = sc->messages;
+    m->n_message = n;
+    m->selected = sc->selected;
+    m->title = chat_title(sc->chat);
+    m->model_name = engine_info(sc->engine)->name;
+    m->running = chat_running(sc->chat);
+    struct chat *before = chats_writing(sc->chats);
+    m->waits_for = !waits ? NULL : before ? chat_title(before) : "the one before";
+    m->show_thinking = sc->show_thinking;
+    list_fill(sc);
+    m->list = rows_model(&sc->list, "Nothing saved yet");
+    m->list_wanted = sc->list_wanted;
+    m->dash_wanted = sc->dash_wanted;
+    m->focus = sc->focus;
+    m->popup = sc->popup;
+    m->popup_title = str_c(&sc->popup_title);
+    m->popup_hint = str_c(&sc->popup_hint);
+    m->popup_text = sc->popup_text;
+    m->picker = rows_model(&sc->picks, "Nothing found");
+    m->picker.detail_col = sc->picker == PICK_PALETTE ? 26 : 0;
+    m->popup_input = sc->input;
+    m->help_scroll = &sc->help_scroll;
+    m->notice = sc->notice_until_s > 0 ? str_c(&sc->notice) : NULL;
+    m->notice_is_error = sc->notice_is_error;
+    m->editor = sc->editor;
+    m->prompt = sc->edit_message >= 0 ? "✎ " : "› ";
+    m->placeholder = sc->edit_message >= 0 ? "" : n == 0 ? "Ask something" : "Reply";
+    m->keymap = sc->options.keymap;
+    m->history = &sc->history;
+    m->shapes = sc->front->graphics ? &sc->shapes : NULL;
+    m->commands = commands_list(&m->n_command);
+    dash_fill(sc);
+}
+
 /* ---- events ---- */
 
 static void key_event(struct screen *sc, struct ui_key key)
@@ -554,6 +623,7 @@ void screen_event(struct screen *sc, struct ui_event *ev)
         sc->done = true;
         break;
     case UI_EV_MOUSE:
+        fill(sc); /* since the last frame what the model points to may have moved */
         mouse_event(sc, ev);
         break;
     case UI_EV_PASTE:
@@ -733,73 +803,6 @@ int screen_tick(struct screen *sc, double now_s)
 }
 
 /* ---- drawing ---- */
-
-static struct ui_rows rows_model(struct rows *r, const char *empty)
-{
-    return (struct ui_rows){r->row, r->n, r->sel, &r->scroll, empty, 0};
-}
-
-static void fill(struct screen *sc)
-{
-    struct ui_model *m = &sc->model;
-    int32_t n = chat_count(sc->chat);
-    if (n + 1 > sc->cap_message) {
-        sc->cap_message = (n + 1) * 2;
-        sc->messages = mem_realloc(sc->messages, (size_t)sc->cap_message * sizeof *sc->messages);
-    }
-    for (int32_t i = 0; i < n; i++) {
-        struct chat_message msg;
-        chat_get(sc->chat, i, &msg);
-        sc->messages[i] = (struct ui_message){.role = msg.role,
-                                              .text = msg.text,
-                                              .len = msg.len,
-                                              .streaming = msg.streaming,
-                                              .cut = msg.cut,
-                                              .ours = msg.n_tok >= 0,
-                                              .n_sibling = msg.n_sibling,
-                                              .sibling = msg.sibling};
-    }
-    /* Until its first token there is no answer: a place for it says that it is coming. */
-    bool waits = chat_waiting(sc->chat);
-    if (chat_running(sc->chat) && !waits && !chat_verifying(sc->chat) &&
-        (n == 0 || !sc->messages[n - 1].streaming))
-        sc->messages[n++] = (struct ui_message){
-            .role = "assistant", .text = "", .streaming = true, .ours = true, .n_sibling = 1};
-    m->now_ms = screen_now_ms();
-    m->now_s = screen_now_s();
-    m->messages = sc->messages;
-    m->n_message = n;
-    m->selected = sc->selected;
-    m->title = chat_title(sc->chat);
-    m->model_name = engine_info(sc->engine)->name;
-    m->running = chat_running(sc->chat);
-    struct chat *before = chats_writing(sc->chats);
-    m->waits_for = !waits ? NULL : before ? chat_title(before) : "the one before";
-    m->show_thinking = sc->show_thinking;
-    list_fill(sc);
-    m->list = rows_model(&sc->list, "Nothing saved yet");
-    m->list_wanted = sc->list_wanted;
-    m->dash_wanted = sc->dash_wanted;
-    m->focus = sc->focus;
-    m->popup = sc->popup;
-    m->popup_title = str_c(&sc->popup_title);
-    m->popup_hint = str_c(&sc->popup_hint);
-    m->popup_text = sc->popup_text;
-    m->picker = rows_model(&sc->picks, "Nothing found");
-    m->picker.detail_col = sc->picker == PICK_PALETTE ? 26 : 0;
-    m->popup_input = sc->input;
-    m->help_scroll = &sc->help_scroll;
-    m->notice = sc->notice_until_s > 0 ? str_c(&sc->notice) : NULL;
-    m->notice_is_error = sc->notice_is_error;
-    m->editor = sc->editor;
-    m->prompt = sc->edit_message >= 0 ? "✎ " : "› ";
-    m->placeholder = sc->edit_message >= 0 ? "" : n == 0 ? "Ask something" : "Reply";
-    m->keymap = sc->options.keymap;
-    m->history = &sc->history;
-    m->shapes = sc->front->graphics ? &sc->shapes : NULL;
-    m->commands = commands_list(&m->n_command);
-    dash_fill(sc);
-}
 
 void screen_text_of(const struct screen *sc, struct str *out)
 {
