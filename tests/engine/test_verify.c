@@ -65,7 +65,8 @@ static struct engine_event *verify(struct engine *en, int64_t timeline, int32_t 
     struct err e;
     uint64_t number;
     bed_check(engine_verify(en, timeline, ids, n, &number, &e), &e);
-    if (n > 100)                                                /* shorter ones may be over by now */
+    /* Shorter ones, and one that the context refuses, may be over by now. */
+    if (n > 100 && n <= engine_info(en)->n_ctx + 1)
         assert_int_equal(engine_verify(en, timeline, ids, n, &number, &e), ERR_BUSY);
     if (cancel)
         engine_cancel(en);
