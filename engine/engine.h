@@ -244,7 +244,7 @@ struct engine_bench {
     int32_t n_rep;
     bool ops; /* and once more with every op timed by itself */
 };
-enum { ENGINE_BENCH_OPS = 19 };
+enum { ENGINE_BENCH_OPS = 20 };
 struct engine_bench_result {
     double tps_median, tps_min, tps_max;
     double seal_share;            /* of the time, spent making pages; NAN = nothing is sealed, or beside the rest on a device */

@@ -129,8 +129,8 @@ struct kern_attn {
 };
 
 /* Each channel's causal convolution over time, as short ones of LFM2 and Gated DeltaNet are: with y the
- * rows before x and then x, out[t][c] = sum over j of weight[j][c] * y[t + j][c]. The result of a row does
- * not depend on how rows are cut into calls. */
+ * rows before x and then x, out[t][c] = bias[c] + sum over j of weight[j][c] * y[t + j][c]. The result of a
+ * row does not depend on how rows are cut into calls. */
 enum { KERN_CONV_TAPS = 8 };
 struct kern_conv {
     int32_t n_tok, n_chan, n_tap; /* n_tap: 2..KERN_CONV_TAPS, the row's own among them */
@@ -140,6 +140,7 @@ struct kern_conv {
     float *after;                 /* dev, alike: the rows before what follows x; may be `before` */
     float *out;                   /* dev [n_tok, n_chan]; not x */
     bool silu;                    /* out = silu(sum) */
+    const float *bias;            /* dev [n_chan] or NULL */
 };
 
 /* The gated delta rule (Yang et al. 2024, "Gated Delta Networks"), one token after another. Per head
@@ -157,6 +158,22 @@ struct kern_delta {
     float *after;              /* dev, alike: after the last row; may be `before` */
     float *out;                /* dev [n_tok, n_head, head_dim]; not among the others */
     float eps;                 /* added to squared lengths of q and k */
+};
+
+/* Mamba-2's selective state space (Dao and Gu 2024, "Transformers are SSMs"), one token after another. Per
+ * head with state S [n_state, head_dim] and step = softplus(dt + dt_bias):
+ *   S *= exp(a * step);  S += b (step * x);  out = c S + d * x
+ * The result of a row does not depend on how rows are cut into calls. */
+struct kern_scan {
+    int32_t n_tok, n_head, n_group, n_state, head_dim; /* heads of a group are neighbours and share b and c;
+                                                          n_state and head_dim: multiples of 16, at most 256 */
+    const float *x, *b, *c; /* dev, rows `stride` floats apart: x [n_head, head_dim], b, c [n_group, n_state] */
+    int32_t stride;
+    const float *dt;             /* dev [n_tok, n_head] */
+    const float *a, *dt_bias, *d; /* dev [n_head] */
+    const float *before;         /* dev [n_head, n_state, head_dim]: the states before, x's channels fastest */
+    float *after;                /* dev, alike: after the last row; may be `before` */
+    float *out;                  /* dev [n_tok, n_head, head_dim]; not among the others */
 };
 
 /* One head's 64 rows on their way into a page. The host keeps every page's bytes: they are what is
@@ -264,6 +281,7 @@ struct kern_ops {
     /* Layers that keep a state instead of keys and values; NULL = this backend does not run them. */
     void (*conv)(struct kern *k, const struct kern_conv *c);
     void (*delta)(struct kern *k, const struct kern_delta *d);
+    void (*scan)(struct kern *k, const struct kern_scan *s);
 };
 
 struct kern {

@@ -8,7 +8,7 @@ const char *timed_name(enum timed_op op)
     static const char *const names[TIMED_N] = {"embed", "matmul", "rmsnorm", "center", "rope",
                                                "kv_write", "attend", "score", "seal",
                                                "glu", "add", "scale", "sink", "take_rows", "add_rows", "softcap", "conv",
-                                               "delta", "download"};
+                                               "delta", "scan", "download"};
     return names[op];
 }
 
@@ -89,6 +89,7 @@ TIMED(scale, TIMED_SCALE, (struct kern * k, float *x, size_t n, float by), (k, x
 TIMED(softcap, TIMED_SOFTCAP, (struct kern * k, float *x, size_t n, float cap), (k, x, n, cap))
 TIMED(conv, TIMED_CONV, (struct kern * k, const struct kern_conv *c), (k, c))
 TIMED(delta, TIMED_DELTA, (struct kern * k, const struct kern_delta *d), (k, d))
+TIMED(scan, TIMED_SCAN, (struct kern * k, const struct kern_scan *s), (k, s))
 TIMED(download, TIMED_DOWNLOAD,
       (struct kern * k, void *host, const void *dev, size_t size_bytes),
       (k, host, dev, size_bytes))
@@ -123,6 +124,7 @@ void timed_begin(struct kern *k, struct kern_times *t)
     t->timed.softcap = timed_softcap;
     t->timed.conv = timed_conv;
     t->timed.delta = timed_delta;
+    t->timed.scan = timed_scan;
     t->timed.download = timed_download;
     k->times = t;
     k->ops = &t->timed;

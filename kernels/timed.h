@@ -24,6 +24,7 @@ enum timed_op {
     TIMED_SOFTCAP,
     TIMED_CONV,
     TIMED_DELTA,
+    TIMED_SCAN,
     TIMED_DOWNLOAD,
     TIMED_N
 };

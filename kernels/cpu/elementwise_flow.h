@@ -473,4 +473,5 @@ static void flow_softcap(struct kern *k, float *x, size_t n, float cap)
         .add = flow_add, .scale = flow_scale, .sink = ref_sink, .take_rows = flow_take_rows,       \
         .add_rows = flow_add_rows,                                                                 \
         .softcap = flow_softcap, .conv = flow_conv, .delta = flow_delta,                           \
+        .scan = flow_scan,                                                                         \
     }

@@ -49,5 +49,6 @@ void ref_scale(struct kern *k, float *x, size_t n, float by);
 void ref_softcap(struct kern *k, float *x, size_t n, float cap);
 void ref_conv(struct kern *k, const struct kern_conv *c); /* recurrent_ref.c */
 void ref_delta(struct kern *k, const struct kern_delta *d);
+void ref_scan(struct kern *k, const struct kern_scan *s);
 
 #endif

@@ -278,4 +278,5 @@ const struct kern_ops ops_ref = {
     .softcap = ref_softcap,
     .conv = ref_conv,
     .delta = ref_delta,
+    .scan = ref_scan,
 };

@@ -306,6 +306,7 @@ static const struct kern_ops ops_cuda = {
     .softcap = cuda_softcap,
     .conv = cuda_conv,
     .delta = cuda_delta,
+    .scan = cuda_scan,
 };
 
 /* ---- devices ---- */

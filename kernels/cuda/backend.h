@@ -160,6 +160,7 @@ void cuda_scale(struct kern *k, float *x, size_t n, float by);
 void cuda_softcap(struct kern *k, float *x, size_t n, float cap);
 void cuda_conv(struct kern *k, const struct kern_conv *c);
 void cuda_delta(struct kern *k, const struct kern_delta *d);
+void cuda_scan(struct kern *k, const struct kern_scan *s);
 
 size_t cuda_weight_size(struct kern *k, enum kern_type type, int32_t n_row, int32_t n_col);
 struct kern_weight *cuda_weight_new(struct kern *k, enum kern_type type, int32_t n_row,

@@ -10,7 +10,7 @@
 enum { CONV_THREADS = 64, CONV_TOK = 64 };
 
 struct conv_args {
-    const float *x, *weight, *before;
+    const float *x, *weight, *before, *bias;
     float *out;
     int32_t n_tok, n_chan, n_tap, silu;
 };
@@ -28,7 +28,7 @@ static __global__ void conv_rows(struct conv_args a)
     if (i >= a.n_chan)
         return;
     for (int32_t t = t0; t < t0 + CONV_TOK && t < a.n_tok; t++) {
-        float sum = 0;
+        float sum = a.bias ? a.bias[i] : 0;
         for (int32_t j = 0; j < a.n_tap; j++)
             sum += a.weight[(size_t)j * a.n_chan + i] *
                    conv_value(a.x, a.before, a.n_chan, a.n_tap - 1, t + j, i);
@@ -48,7 +48,8 @@ static __global__ void conv_last(float *after, const float *x, const float *befo
 void cuda_conv(struct kern *k, const struct kern_conv *c)
 {
     assert(c->n_tap >= 2 && c->n_tap <= KERN_CONV_TAPS && c->n_tok > 0);
-    struct conv_args a = {c->x, c->weight, c->before, c->out, c->n_tok, c->n_chan, c->n_tap, c->silu};
+    struct conv_args a = {c->x,     c->weight, c->before, c->bias, c->out,
+                          c->n_tok, c->n_chan, c->n_tap,  c->silu};
     unsigned wide = (unsigned)((c->n_chan + CONV_THREADS - 1) / CONV_THREADS);
     launch(conv_rows, dim3(wide, (unsigned)((c->n_tok + CONV_TOK - 1) / CONV_TOK)), CONV_THREADS, 0,
            cuda_of(k), a);
@@ -56,9 +57,24 @@ void cuda_conv(struct kern *k, const struct kern_conv *c)
            c->n_tap - 1);
 }
 
-/* ---- gated delta rule: one block per head and DELTA_COLS columns ---- */
+/* ---- states of heads: one block per head and STATE_COLS columns ---- */
 
-enum { DELTA_COLS = 16, DELTA_LANES = 8, DELTA_THREADS = DELTA_COLS * DELTA_LANES, DELTA_DIM = 256 };
+enum { STATE_COLS = 16, STATE_LANES = 8, STATE_THREADS = STATE_COLS * STATE_LANES, STATE_ROWS = 256 };
+
+DEVICE float softplus(float x)
+{
+    return x > 20 ? x : log1pf(expf(x));
+}
+
+/* The sum of a column's lanes, which are neighbours, to each of them. */
+DEVICE float lanes_sum(float x)
+{
+    for (int32_t i = STATE_LANES / 2; i > 0; i /= 2)
+        x += __shfl_xor_sync(FULL_WARP, x, i);
+    return x;
+}
+
+/* ---- gated delta rule ---- */
 
 struct delta_args {
     const float *q, *k, *v, *alpha, *beta, *a, *dt, *before;
@@ -67,32 +83,24 @@ struct delta_args {
     float eps;
 };
 
-/* The sum of a column's lanes, which are neighbours, to each of them. */
-DEVICE float lanes_sum(float x)
-{
-    for (int32_t i = DELTA_LANES / 2; i > 0; i /= 2)
-        x += __shfl_xor_sync(FULL_WARP, x, i);
-    return x;
-}
-
-/* A thread has every DELTA_LANES-th row of one column. Queries and keys are made ready by all. */
+/* A thread has every STATE_LANES-th row of one column. Queries and keys are made ready by all. */
 static __global__ void delta_columns(struct delta_args a)
 {
-    __shared__ float q[DELTA_DIM], key[DELTA_DIM], part[2][DELTA_THREADS / 32];
-    float s[DELTA_DIM / DELTA_LANES];
-    int32_t n = a.head_dim, h = (int32_t)blockIdx.x, lane = (int32_t)threadIdx.x % DELTA_LANES;
-    int32_t col = (int32_t)blockIdx.y * DELTA_COLS + (int32_t)threadIdx.x / DELTA_LANES;
+    __shared__ float q[STATE_ROWS], key[STATE_ROWS], part[2][STATE_THREADS / 32];
+    float s[STATE_ROWS / STATE_LANES];
+    int32_t n = a.head_dim, h = (int32_t)blockIdx.x, lane = (int32_t)threadIdx.x % STATE_LANES;
+    int32_t col = (int32_t)blockIdx.y * STATE_COLS + (int32_t)threadIdx.x / STATE_LANES;
     const float *from = a.before + (size_t)h * n * n + col;
     float *to = a.after + (size_t)h * n * n + col;
 #pragma unroll
-    for (int32_t r = 0; r < DELTA_DIM / DELTA_LANES; r++)
-        s[r] = r * DELTA_LANES + lane < n ? from[(size_t)(r * DELTA_LANES + lane) * n] : 0;
+    for (int32_t r = 0; r < STATE_ROWS / STATE_LANES; r++)
+        s[r] = r * STATE_LANES + lane < n ? from[(size_t)(r * STATE_LANES + lane) * n] : 0;
     for (int32_t t = 0; t < a.n_tok; t++) {
         size_t row = (size_t)t * a.stride, head = row + (size_t)(h % a.n_head_k) * n;
         size_t gate = (size_t)t * a.n_head + h;
         float squares_q = 0, squares_k = 0;
         __syncthreads(); /* all have done with the token before */
-        for (int32_t i = (int32_t)threadIdx.x; i < n; i += DELTA_THREADS) {
+        for (int32_t i = (int32_t)threadIdx.x; i < n; i += STATE_THREADS) {
             q[i] = a.q[head + i];
             key[i] = a.k[head + i];
             squares_q += q[i] * q[i];
@@ -106,41 +114,95 @@ static __global__ void delta_columns(struct delta_args a)
         }
         __syncthreads();
         squares_q = squares_k = 0;
-        for (int32_t i = 0; i < DELTA_THREADS / 32; i++) {
+        for (int32_t i = 0; i < STATE_THREADS / 32; i++) {
             squares_q += part[0][i];
             squares_k += part[1][i];
         }
         float by_q = 1 / sqrtf((squares_q + a.eps) * (float)n), by_k = 1 / sqrtf(squares_k + a.eps);
-        float x = a.alpha[gate] + a.dt[h];
-        float decay = expf(a.a[h] * (x > 20 ? x : log1pf(expf(x)))), share = 1 / (1 + expf(-a.beta[gate]));
+        float decay = expf(a.a[h] * softplus(a.alpha[gate] + a.dt[h])), share = 1 / (1 + expf(-a.beta[gate]));
         float seen = 0, sum = 0;
 #pragma unroll
-        for (int32_t r = 0; r < DELTA_DIM / DELTA_LANES; r++)
-            if (r * DELTA_LANES < n)
-                seen += key[r * DELTA_LANES + lane] * s[r];
+        for (int32_t r = 0; r < STATE_ROWS / STATE_LANES; r++)
+            if (r * STATE_LANES < n)
+                seen += key[r * STATE_LANES + lane] * s[r];
         float add = share * by_k * (a.v[row + (size_t)h * n + col] - decay * by_k * lanes_sum(seen));
 #pragma unroll
-        for (int32_t r = 0; r < DELTA_DIM / DELTA_LANES; r++)
-            if (r * DELTA_LANES < n) {
-                s[r] = decay * s[r] + key[r * DELTA_LANES + lane] * add;
-                sum += q[r * DELTA_LANES + lane] * s[r];
+        for (int32_t r = 0; r < STATE_ROWS / STATE_LANES; r++)
+            if (r * STATE_LANES < n) {
+                s[r] = decay * s[r] + key[r * STATE_LANES + lane] * add;
+                sum += q[r * STATE_LANES + lane] * s[r];
             }
         sum = lanes_sum(sum);
         if (lane == 0)
             a.out[((size_t)t * a.n_head + h) * n + col] = by_q * sum;
     }
 #pragma unroll
-    for (int32_t r = 0; r < DELTA_DIM / DELTA_LANES; r++)
-        if (r * DELTA_LANES + lane < n)
-            to[(size_t)(r * DELTA_LANES + lane) * n] = s[r];
+    for (int32_t r = 0; r < STATE_ROWS / STATE_LANES; r++)
+        if (r * STATE_LANES + lane < n)
+            to[(size_t)(r * STATE_LANES + lane) * n] = s[r];
 }
 
 void cuda_delta(struct kern *k, const struct kern_delta *d)
 {
-    assert(d->n_tok > 0 && d->head_dim % DELTA_COLS == 0 && d->head_dim <= DELTA_DIM);
+    assert(d->n_tok > 0 && d->head_dim % STATE_COLS == 0 && d->head_dim <= STATE_ROWS);
     struct delta_args a = {d->q,      d->k,     d->v,   d->alpha, d->beta,   d->a,        d->dt,
                            d->before, d->after, d->out, d->n_tok, d->n_head, d->n_head_k, d->head_dim,
                            d->stride, d->eps};
-    launch(delta_columns, dim3((unsigned)d->n_head, (unsigned)(d->head_dim / DELTA_COLS)), DELTA_THREADS, 0,
+    launch(delta_columns, dim3((unsigned)d->n_head, (unsigned)(d->head_dim / STATE_COLS)), STATE_THREADS, 0,
+           cuda_of(k), a);
+}
+
+/* ---- selective state space ---- */
+
+struct scan_args {
+    const float *x, *b, *c, *dt, *a, *dt_bias, *d, *before;
+    float *after, *out;
+    int32_t n_tok, n_head, n_group, n_state, head_dim, stride;
+};
+
+/* A thread as above; a token's b and c are fetched by all while the token before is computed. */
+static __global__ void scan_columns(struct scan_args a)
+{
+    __shared__ float b[2][STATE_ROWS], c[2][STATE_ROWS];
+    float s[STATE_ROWS / STATE_LANES];
+    int32_t n = a.n_state, h = (int32_t)blockIdx.x, lane = (int32_t)threadIdx.x % STATE_LANES;
+    int32_t col = (int32_t)blockIdx.y * STATE_COLS + (int32_t)threadIdx.x / STATE_LANES;
+    size_t group = (size_t)(h / (a.n_head / a.n_group)) * n, start = (size_t)h * n * a.head_dim + col;
+#pragma unroll
+    for (int32_t r = 0; r < STATE_ROWS / STATE_LANES; r++)
+        s[r] = r * STATE_LANES + lane < n ? a.before[start + (size_t)(r * STATE_LANES + lane) * a.head_dim] : 0;
+    for (int32_t t = 0; t < a.n_tok; t++) {
+        size_t row = (size_t)t * a.stride, gate = (size_t)t * a.n_head + h;
+        float *key = b[t % 2], *ask = c[t % 2];
+        for (int32_t i = (int32_t)threadIdx.x; i < n; i += STATE_THREADS) {
+            key[i] = a.b[row + group + i];
+            ask[i] = a.c[row + group + i];
+        }
+        float step = softplus(a.dt[gate] + a.dt_bias[h]), decay = expf(a.a[h] * step), sum = 0;
+        float x = a.x[row + (size_t)h * a.head_dim + col], write = step * x;
+        __syncthreads(); /* once a token: the other halves are still read */
+#pragma unroll
+        for (int32_t r = 0; r < STATE_ROWS / STATE_LANES; r++)
+            if (r * STATE_LANES < n) {
+                s[r] = decay * s[r] + key[r * STATE_LANES + lane] * write;
+                sum += ask[r * STATE_LANES + lane] * s[r];
+            }
+        sum = lanes_sum(sum);
+        if (lane == 0)
+            a.out[gate * a.head_dim + col] = sum + a.d[h] * x;
+    }
+#pragma unroll
+    for (int32_t r = 0; r < STATE_ROWS / STATE_LANES; r++)
+        if (r * STATE_LANES + lane < n)
+            a.after[start + (size_t)(r * STATE_LANES + lane) * a.head_dim] = s[r];
+}
+
+void cuda_scan(struct kern *k, const struct kern_scan *s)
+{
+    assert(s->n_tok > 0 && s->n_head % s->n_group == 0 && s->head_dim % STATE_COLS == 0 &&
+           s->n_state % STATE_LANES == 0 && s->n_state <= STATE_ROWS);
+    struct scan_args a = {s->x,      s->b,     s->c,   s->dt,    s->a,      s->dt_bias, s->d,       s->before,
+                          s->after,  s->out,   s->n_tok, s->n_head, s->n_group, s->n_state, s->head_dim, s->stride};
+    launch(scan_columns, dim3((unsigned)s->n_head, (unsigned)(s->head_dim / STATE_COLS)), STATE_THREADS, 0,
            cuda_of(k), a);
 }

@@ -1,5 +1,5 @@
-/* The kernel ladder of layers that keep a state: the gated delta rule at the shapes of Qwen3.5, and the
- * convolution before it. Built with the tests, run by hand:
+/* The kernel ladder of layers that keep a state: the gated delta rule at the shapes of Qwen3.5, the
+ * convolution before it, and the selective state space at the shapes of Granite 4.0 H Tiny. Built with the tests, run by hand:
  *
  *   bench_recurrent [threads] [instruction sets: ref,avx2,avx512]
  *
@@ -15,7 +15,8 @@
 #include "kernels/kernels.h"
 
 enum { N_LAYER = 18, N_REPEAT = 15, N_KERN_MAX = 4, N_TOK_MAX = 512 };
-enum { DIM = 128, HEADS_K = 16, HEADS_MAX = 32 };
+enum { DIM = 128, HEADS_K = 16, HEADS_MAX = 48 };
+enum { SCAN_HEADS = 48, SCAN_DIM = 64, SCAN_STATE = 128 };
 enum { CHANS = 6144, TAPS = 4, ROW_MAX = (2 * HEADS_K + HEADS_MAX) * DIM };
 
 /* A repeat of the plain version over that many tokens says enough. */
@@ -56,10 +57,18 @@ struct inputs {
     float *state[2 * N_LAYER]; /* before and after of each layer */
 };
 
+enum { CONV, SCAN }; /* in place of a number of heads of the delta rule */
+
 static void call(struct kern *k, const struct inputs *in, int32_t n_head, int32_t n_tok, int layer)
 {
     float *before = in->state[2 * layer], *after = in->state[2 * layer + 1];
-    if (n_head) {
+    if (n_head == SCAN) {
+        const float *b = in->rows + SCAN_HEADS * SCAN_DIM;
+        struct kern_scan s = {n_tok, SCAN_HEADS, 1, SCAN_STATE, SCAN_DIM, in->rows, b, b + SCAN_STATE,
+                              SCAN_HEADS * SCAN_DIM + 2 * SCAN_STATE, in->alpha, in->a, in->dt, in->beta,
+                              before, after, in->out};
+        k->ops->scan(k, &s);
+    } else if (n_head != CONV) {
         struct kern_delta d = {n_tok, n_head, HEADS_K, DIM, in->rows, in->rows + HEADS_K * DIM,
                                in->rows + 2 * HEADS_K * DIM, (2 * HEADS_K + n_head) * DIM, in->alpha,
                                in->beta, in->a, in->dt, before, after, in->out, 1e-6f};
@@ -70,7 +79,6 @@ static void call(struct kern *k, const struct inputs *in, int32_t n_head, int32_
     }
 }
 
-/* n_head 0: the convolution. */
 static void run_case(struct kern **kerns, int n_kern, const struct inputs *in, int32_t n_head, int32_t n_tok)
 {
     double s[N_KERN_MAX][N_REPEAT];
@@ -86,17 +94,25 @@ static void run_case(struct kern **kerns, int n_kern, const struct inputs *in, i
                 call(kerns[i], in, n_head, n_tok, layer);
             s[i][n_done[i]++] = (now_s() - t0) / n_layer;
         }
-    double row = n_head ? (2 * HEADS_K + 2 * n_head) * DIM : 2 * CHANS;
-    double fixed = n_head ? 2.0 * n_head * DIM * DIM : (2.0 * (TAPS - 1) + TAPS) * CHANS;
+    double row = (2 * HEADS_K + 2 * n_head) * DIM, fixed = 2.0 * n_head * DIM * DIM;
+    if (n_head == CONV) {
+        row = 2 * CHANS;
+        fixed = (2.0 * (TAPS - 1) + TAPS) * CHANS;
+    } else if (n_head == SCAN) {
+        row = 2 * (SCAN_HEADS * SCAN_DIM + SCAN_STATE);
+        fixed = 2.0 * SCAN_HEADS * SCAN_STATE * SCAN_DIM;
+    }
     for (int i = 0; i < n_kern; i++) {
         if (!n_done[i])
             continue;
         qsort(s[i], (size_t)n_done[i], sizeof **s, ascending);
         double median = s[i][n_done[i] / 2];
-        if (n_head)
-            printf("delta %2d heads", n_head);
-        else
+        if (n_head == CONV)
             printf("conv %d x %d", CHANS, TAPS);
+        else if (n_head == SCAN)
+            printf("scan %d heads", SCAN_HEADS);
+        else
+            printf("delta %2d heads", n_head);
         printf(" %4d tokens %-7s %9.2f us/token (best %9.2f) %7.2f GB/s\n", n_tok, kerns[i]->name,
                median / n_tok * 1e6, s[i][0] / n_tok * 1e6, (fixed + n_tok * row) * 4 / median * 1e-9);
     }
@@ -126,9 +142,9 @@ int main(int argc, char **argv)
         in.a[h] = -expf(in.a[h] - 2);
     for (int i = 0; i < 2 * N_LAYER; i++)
         in.state[i] = noise((size_t)HEADS_MAX * DIM * DIM);
-    static const int32_t heads[] = {16, 32, 0}, toks[] = {1, 64, 512};
+    static const int32_t heads[] = {16, 32, CONV, SCAN}, toks[] = {1, 64, 512};
     printf("%d threads\n", kerns[0]->n_thread);
-    for (int h = 0; h < 3; h++)
+    for (int h = 0; h < 4; h++)
         for (int t = 0; t < 3; t++)
             run_case(kerns, n_kern, &in, heads[h], toks[t]);
     for (int i = 0; i < 2 * N_LAYER; i++)

@@ -19,6 +19,8 @@
 /* Parts of the largest number of a result. A state fades and is added to at each token, so that errors
  * do not pile up; 3e-6 was measured. */
 #define TOLERANCE_DELTA 2e-5
+/* The same of the selective state space; 6e-7 was measured. */
+#define TOLERANCE_SCAN 5e-6
 
 static uint32_t seed;
 
@@ -65,7 +67,7 @@ static float *floats(size_t n, float size)
 struct conv_case {
     int32_t n_tok, n_chan, n_tap;
     bool silu;
-    float *x, *weight, *before;
+    float *x, *weight, *before, *bias;
 };
 
 static void conv_run(struct kern *k, const struct conv_case *s, int32_t cut, bool in_place, float *out,
@@ -75,11 +77,11 @@ static void conv_run(struct kern *k, const struct conv_case *s, int32_t cut, boo
     struct pile p = {.k = k};
     float *x = push(&p, s->x, n), *w = push(&p, s->weight, (size_t)s->n_tap * (size_t)s->n_chan);
     float *from = push(&p, s->before, n_state), *to = in_place ? from : push(&p, s->before, n_state);
-    float *y = push(&p, s->x, n);
+    float *y = push(&p, s->x, n), *bias = s->bias ? push(&p, s->bias, (size_t)s->n_chan) : NULL;
     for (int32_t t = 0, now; t < s->n_tok; t += now) {
         now = s->n_tok - t < cut ? s->n_tok - t : cut;
         size_t at = (size_t)t * (size_t)s->n_chan;
-        k->ops->conv(k, &(struct kern_conv){now, s->n_chan, s->n_tap, x + at, w, from, to, y + at, s->silu});
+        k->ops->conv(k, &(struct kern_conv){now, s->n_chan, s->n_tap, x + at, w, from, to, y + at, s->silu, bias});
         float *was = from;
         from = to;
         to = was;
@@ -121,6 +123,40 @@ static void delta_run(struct kern *k, const struct delta_case *s, int32_t cut, b
         to = was;
     }
     k->ops->download(k, out, y, n_gate * d * sizeof *out);
+    k->ops->download(k, after, from, n_state * sizeof *after);
+    drop_all(&p);
+}
+
+struct scan_case {
+    int32_t n_tok, n_head, n_group, n_state, head_dim, stride;
+    float *mix, *dt, *a, *dt_bias, *d, *before;
+};
+
+static void scan_run(struct kern *k, const struct scan_case *s, int32_t cut, bool in_place, float *out,
+                     float *after)
+{
+    size_t wide = (size_t)s->head_dim, n_gate = (size_t)s->n_tok * (size_t)s->n_head;
+    size_t n_state = (size_t)s->n_head * (size_t)s->n_state * wide, n_head = (size_t)s->n_head;
+    struct pile p = {.k = k};
+    float *mix = push(&p, s->mix, (size_t)s->n_tok * (size_t)s->stride), *dt = push(&p, s->dt, n_gate);
+    float *a = push(&p, s->a, n_head), *dt_bias = push(&p, s->dt_bias, n_head), *d = push(&p, s->d, n_head);
+    float *from = push(&p, s->before, n_state), *to = in_place ? from : push(&p, s->before, n_state);
+    memset(out, 0, n_gate * wide * sizeof *out);
+    float *y = push(&p, out, n_gate * wide);
+    for (int32_t t = 0, now; t < s->n_tok; t += now) {
+        now = s->n_tok - t < cut ? s->n_tok - t : cut;
+        float *row = mix + (size_t)t * (size_t)s->stride, *b = row + n_head * wide;
+        size_t gate = (size_t)t * n_head;
+        k->ops->scan(k, &(struct kern_scan){
+                            .n_tok = now, .n_head = s->n_head, .n_group = s->n_group, .n_state = s->n_state,
+                            .head_dim = s->head_dim, .x = row, .b = b, .c = b + s->n_group * s->n_state,
+                            .stride = s->stride, .dt = dt + gate, .a = a, .dt_bias = dt_bias, .d = d,
+                            .before = from, .after = to, .out = y + gate * wide});
+        float *was = from;
+        from = to;
+        to = was;
+    }
+    k->ops->download(k, out, y, n_gate * wide * sizeof *out);
     k->ops->download(k, after, from, n_state * sizeof *after);
     drop_all(&p);
 }
@@ -190,6 +226,29 @@ static void check_delta(struct kern *k, struct kern *one, struct kern *ref, cons
     free(first_state);
 }
 
+static void check_scan(struct kern *k, struct kern *one, struct kern *ref, const struct scan_case *s)
+{
+    size_t n = (size_t)s->n_tok * (size_t)s->n_head * (size_t)s->head_dim;
+    size_t n_state = (size_t)s->n_head * (size_t)s->n_state * (size_t)s->head_dim;
+    float *want = malloc(n * 4), *want_state = malloc(n_state * 4), *out = malloc(n * 4);
+    float *state = malloc(n_state * 4), *first = malloc(n * 4), *first_state = malloc(n_state * 4);
+    scan_run(ref, s, 1000, false, want, want_state);
+    scan_run(k, s, 1000, false, first, first_state);
+    assert_near(first, want, n, TOLERANCE_SCAN, "scan");
+    assert_near(first_state, want_state, n_state, TOLERANCE_SCAN, "scan's state");
+    for (int i = 0; i < N_WAY + (one != NULL); i++) {
+        scan_run(i < N_WAY ? k : one, s, ways[i % N_WAY].cut, ways[i % N_WAY].in_place, out, state);
+        assert_memory_equal(out, first, n * 4);
+        assert_memory_equal(state, first_state, n_state * 4);
+    }
+    free(want);
+    free(want_state);
+    free(out);
+    free(state);
+    free(first);
+    free(first_state);
+}
+
 static void each_conv(struct kern *k, struct kern *one, struct kern *ref)
 {
     static const int32_t chans[] = {1, 16, 67, 300}, toks[] = {1, 2, 5, 70};
@@ -198,15 +257,17 @@ static void each_conv(struct kern *k, struct kern *one, struct kern *ref)
     for (int32_t n_tap = least; n_tap <= most; n_tap += n_tap < 4 ? 1 : 4)
         for (size_t c = 0; c < sizeof chans / sizeof *chans; c++)
             for (size_t t = 0; t < sizeof toks / sizeof *toks; t++) {
-                struct conv_case s = {toks[t], chans[c], n_tap, c % 2 == t % 2, NULL, NULL, NULL};
+                struct conv_case s = {toks[t], chans[c], n_tap, c % 2 == t % 2, NULL, NULL, NULL, NULL};
                 s.x = floats((size_t)s.n_tok * (size_t)s.n_chan, 2);
                 s.weight = floats((size_t)n_tap * (size_t)s.n_chan, 1);
                 s.before = floats((size_t)(n_tap - 1) * (size_t)s.n_chan, 2);
+                s.bias = t % 2 ? floats((size_t)s.n_chan, 1) : NULL;
                 s.x[0] = 200; /* silu must not overflow */
                 check_conv(k, one, ref, &s);
                 free(s.x);
                 free(s.weight);
                 free(s.before);
+                free(s.bias);
             }
 }
 
@@ -258,6 +319,35 @@ static void each_delta(struct kern *k, struct kern *one, struct kern *ref)
     }
 }
 
+static void each_scan(struct kern *k, struct kern *one, struct kern *ref)
+{
+    static const struct {
+        int32_t n_tok, n_head, n_group, n_state, head_dim;
+        float gate;
+    } cases[] = {
+        {1, 1, 1, 16, 16, 1},  {2, 4, 2, 32, 16, 1}, {70, 2, 1, 16, 48, 1}, {130, 3, 1, 128, 64, 1},
+        {5, 6, 3, 48, 80, 1},  {3, 2, 1, 256, 32, 1}, {66, 2, 2, 112, 128, 1}, {2, 2, 1, 16, 256, 1},
+        {9, 4, 2, 32, 32, 80}, /* steps of nothing, and so long that all is forgotten */
+    };
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        struct scan_case s = {cases[i].n_tok, cases[i].n_head, cases[i].n_group, cases[i].n_state,
+                              cases[i].head_dim};
+        s.stride = 2 * s.n_group * s.n_state + s.n_head * s.head_dim + 5;
+        s.mix = floats((size_t)s.n_tok * (size_t)s.stride, 1);
+        s.dt = floats((size_t)(s.n_tok * s.n_head), cases[i].gate);
+        s.a = floats((size_t)s.n_head, 1);
+        s.dt_bias = floats((size_t)s.n_head, 1);
+        s.d = floats((size_t)s.n_head, 1);
+        for (int32_t h = 0; h < s.n_head; h++)
+            s.a[h] = -0.05f - fabsf(s.a[h]); /* as in files: -exp of something */
+        s.before = floats((size_t)s.n_head * (size_t)s.n_state * (size_t)s.head_dim, 0.5f);
+        check_scan(k, one, ref, &s);
+        float *all[] = {s.mix, s.dt, s.a, s.dt_bias, s.d, s.before};
+        for (size_t j = 0; j < sizeof all / sizeof *all; j++)
+            free(all[j]);
+    }
+}
+
 static void on_isa(const char *isa)
 {
     struct kern *ref = kern_open_cpu("ref", 1), *k = kern_open_cpu(isa, 2), *one = kern_open_cpu(isa, 1);
@@ -268,6 +358,7 @@ static void on_isa(const char *isa)
     seed = 3;
     each_conv(k, one, ref);
     each_delta(k, one, ref);
+    each_scan(k, one, ref);
     kern_close(k);
     kern_close(one);
     kern_close(ref);
@@ -299,6 +390,7 @@ static void recurrent__cuda__agrees_with_ref(void **state)
     seed = 3;
     each_conv(k, NULL, ref);
     each_delta(k, NULL, ref);
+    each_scan(k, NULL, ref);
     kern_close(k);
     kern_close(ref);
 }
@@ -328,6 +420,34 @@ static void recurrent__delta__remembers_and_replaces(void **state)
     kern_close(k);
 }
 
+/* The rule written out: what a token puts into a row of its head's state comes back when that row is asked
+ * for, fades by the step, and heads of one group ask alike. */
+static void recurrent__scan__writes_by_the_step_and_fades(void **state)
+{
+    enum { D = 16, N = 16, TOKS = 3, HEADS = 2, WIDTH = HEADS * D + 2 * N };
+    struct kern *k = kern_open_cpu(NULL, 1);
+    static float mix[TOKS][WIDTH], before[HEADS * N * D], after[HEADS * N * D], out[TOKS][HEADS * D];
+    static const float a[HEADS] = {-1, -1}, bias[HEADS] = {0, 0}, d[HEADS] = {0, 10};
+    float one = logf(expf(1) - 1), half = logf(expf(logf(2)) - 1); /* steps of 1 and of ln 2 */
+    float dt[TOKS][HEADS] = {{one, one}, {-40, -40}, {half, half}};
+    mix[0][7] = 2;               /* head 0 is told */
+    mix[1][7] = mix[1][D] = 9;   /* a step of nothing: not stored; head 1 still says ten times x */
+    mix[0][HEADS * D + 3] = 5;   /* into row 3, five times */
+    mix[1][HEADS * D + 3] = 5;
+    for (int t = 0; t < TOKS; t++)
+        mix[t][HEADS * D + N + 3] = 1; /* asked for */
+    k->ops->scan(k, &(struct kern_scan){.n_tok = TOKS, .n_head = HEADS, .n_group = 1, .n_state = N, .head_dim = D,
+                                        .x = mix[0], .b = mix[0] + HEADS * D, .c = mix[0] + HEADS * D + N,
+                                        .stride = WIDTH, .dt = dt[0], .a = a, .dt_bias = bias, .d = d,
+                                        .before = before, .after = after, .out = out[0]});
+    assert_true(fabsf(out[0][7] - 10) < 1e-5f);
+    assert_true(fabsf(out[1][7] - 10) < 1e-5f);
+    assert_true(fabsf(out[1][D] - 90) < 1e-5f);
+    assert_true(fabsf(out[2][7] - 5) < 1e-5f);
+    assert_true(fabsf(after[3 * D + 7] - 5) < 1e-5f);
+    kern_close(k);
+}
+
 int main(int argc, char **argv)
 {
     const struct CMUnitTest tests[] = {
@@ -336,6 +456,7 @@ int main(int argc, char **argv)
         cmocka_unit_test(recurrent__avx512__agrees_with_ref),
         cmocka_unit_test(recurrent__cuda__agrees_with_ref),
         cmocka_unit_test(recurrent__delta__remembers_and_replaces),
+        cmocka_unit_test(recurrent__scan__writes_by_the_step_and_fades),
     };
     if (argc > 1)
         cmocka_set_test_filter(argv[1]);
