@@ -357,8 +357,9 @@ static void cmd_model(struct screen *sc, const char *args)
     str_addf(&s, "context       %s tokens", format_count(a, in->n_ctx));
     str_addf(&s, " (trained with %s)\n", format_count(a, in->n_ctx_train));
     str_addf(&s, "layers        %d, ", (int)in->n_layer);
-    if (in->n_layer_attn < in->n_layer)
-        str_addf(&s, "%d with a cache (the others keep a state of fixed size), ", (int)in->n_layer_kv);
+    if (in->n_layer_state > 0)
+        str_addf(&s, "%d with a cache, %d with a state of fixed size, ", (int)in->n_layer_kv,
+                 (int)in->n_layer_state);
     else if (in->n_layer_kv < in->n_layer)
         str_addf(&s, "%d with a cache (the others read it, too), ", (int)in->n_layer_kv);
     str_addf(&s, "%d heads (%d for keys and values) of %d", (int)in->n_head, (int)in->n_head_kv,

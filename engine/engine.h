@@ -63,7 +63,7 @@ struct engine_info {
     int64_t n_param;
     int64_t file_bytes;
     int32_t n_ctx, n_ctx_train, n_vocab, n_layer, n_head, n_head_kv, head_dim;
-    int32_t n_layer_attn, n_layer_kv;        /* with attention (the others keep a state), with a cache of their own */
+    int32_t n_layer_kv, n_layer_state;       /* with a cache of their own, with a state of fixed size */
     int32_t n_head_kv_local, head_dim_local; /* of sliding layers */
     bool demo;              /* the bundled demonstration model */
     uint64_t fingerprint;   /* of everything that decides KV content */

@@ -161,7 +161,7 @@ static const float *bias_of(const struct model_vec *v, int32_t expert, int32_t n
 static int put_gate_up(struct experts *x, const struct model_layer *l, int32_t expert, int32_t row0,
                        struct kern_mat *mats)
 {
-    bool one = !l->ups.w; /* both in one matrix */
+    bool gated = !x->m->p.ungated, one = gated && !l->ups.w; /* both in one matrix */
     int32_t n_ff = x->m->p.n_ff, first = expert * (one ? 2 * n_ff : n_ff);
     size_t at = (size_t)row0 * (size_t)n_ff;
     mats[0] = (struct kern_mat){.w = l->gates.w,
@@ -170,6 +170,8 @@ static int put_gate_up(struct experts *x, const struct model_layer *l, int32_t e
                                 .dst_stride = n_ff,
                                 .row0 = first,
                                 .n_row = n_ff};
+    if (!gated)
+        return 1;
     mats[1] = (struct kern_mat){.w = one ? l->gates.w : l->ups.w,
                                 .bias = bias_of(&l->ups_bias, expert, n_ff),
                                 .dst = x->up + at,
@@ -227,7 +229,7 @@ void experts_run(struct experts *x, const struct model_layer *l, const float *in
                                x->in + (size_t)row0 * (size_t)d, d, n);
         }
     }
-    k->ops->glu(k, x->gate, n_ff, x->gate, x->up, n_ff, n_tok * n_used, n_ff, p->act);
+    k->ops->glu(k, x->gate, n_ff, x->gate, p->ungated ? x->gate : x->up, n_ff, n_tok * n_used, n_ff, p->act);
     for (int32_t e = 0; e < p->n_expert; e++) {
         int32_t row0 = x->end[e], n = x->end[e + 1] - row0;
         const struct kern_mat down = {.w = l->downs.w,

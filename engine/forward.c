@@ -57,10 +57,10 @@ _Static_assert((int)MODEL_LAYERS <= (int)KV_LAYERS, "a model's layers fit");
 
 struct kv_shape forward_kv_shape(const struct model_params *p)
 {
-    struct kv_shape s = {.n_state_layer = p->n_layer - p->n_layer_attn,
+    struct kv_shape s = {.n_state_layer = p->n_layer_state,
                          .state_floats = recurrent_state_floats(p)};
     for (int32_t i = 0; s.n_layer < p->n_layer_kv; i++)
-        if (!p->recurrent[i])
+        if (p->attends[i])
             kv_shape_add(&s, model_n_head_kv(p, i), model_head_dim(p, i));
     return s;
 }
@@ -285,10 +285,10 @@ static void write_rows(struct forward *f, const struct model_layer *l, struct kv
     kv_seal(line, l->kv, pos0 + n_tok);
 }
 
-/* x += O * attention(norm(x)). Keys and values of all n_tok rows are written; queries are answered
- * from row `first` on. */
-static void attention(struct forward *f, const struct model_layer *l, struct kv_line *line, int32_t n_tok,
-                      int32_t first)
+/* x += O * attention(in). Keys and values of all n_tok rows are written; queries are answered from row
+ * `first` on. Where the layer has no keys of its own, `in` has no rows before that. */
+static void attention(struct forward *f, const struct model_layer *l, const float *in, struct kv_line *line,
+                      int32_t n_tok, int32_t first)
 {
     int32_t layer = l->kv;
     const struct kern_kv *kv = kv_layer(line, layer);
@@ -299,7 +299,6 @@ static void attention(struct forward *f, const struct model_layer *l, struct kv_
     float *x = f->x + (size_t)first * (size_t)p->n_embd;
 
     bool own = l->k.w != NULL, together = own && l->v.w && first == 0 && !p->q_gated;
-    const float *in = own ? block_input(f, &l->attn_norm, f->x, n_tok) : NULL;
     const struct kern_mat mats[] = {
         {l->k.w, l->k_bias.dev, f->k, n_kv, false},
         {l->v.w, l->v_bias.dev, f->v, n_kv, false},
@@ -312,9 +311,7 @@ static void attention(struct forward *f, const struct model_layer *l, struct kv_
     if (n_ask == 0)
         return;
 
-    if (!own)
-        in = block_input(f, &l->attn_norm, x, n_ask);
-    else
+    if (own)
         in += (size_t)first * (size_t)p->n_embd;
     if (!together)
         ask(f, l, in, n_ask);
@@ -355,18 +352,34 @@ static void attention(struct forward *f, const struct model_layer *l, struct kv_
 }
 
 /* The same of a layer that keeps a state: x += O * what its state answers. */
-static void recall(struct forward *f, const struct model_layer *l, const struct kv_pass *pass, int32_t n_tok,
-                   int32_t first)
+static void recall(struct forward *f, const struct model_layer *l, const float *in, const struct kv_pass *pass,
+                   int32_t n_tok, int32_t first)
 {
     size_t row = (size_t)first, width = (size_t)model_out_width(&f->m->p);
-    const float *in = block_input(f, &l->attn_norm, f->x, n_tok);
     const float *answer = recurrent_run(f->recurrent, l, in, n_tok, pass);
     if (first < n_tok)
-        add_answer(f, &l->o, NULL, l->attn_post_norm.dev, answer + row * width, (int32_t)width,
+        add_answer(f, &l->state_o, NULL, l->attn_post_norm.dev, answer + row * width, (int32_t)width,
                    f->x + row * (size_t)f->m->p.n_embd, n_tok - first);
 }
 
-/* gate = act(Gate * in) * (Up * in) */
+/* What a layer remembers, by its state, by attention, or by both side by side: all read the same. */
+static void remember(struct forward *f, int32_t i, struct kv_line *line, const struct kv_pass *pass,
+                     int32_t n_tok, int32_t first)
+{
+    const struct model_layer *l = &f->m->layer[i];
+    bool recalls = f->m->p.recurrent[i], attends = f->m->p.attends[i];
+    int32_t from = recalls || l->k.w ? 0 : first; /* of whose rows nothing is kept */
+    if (from == n_tok || !(recalls || attends))
+        return;
+    const float *in =
+        block_input(f, &l->attn_norm, f->x + (size_t)from * (size_t)f->m->p.n_embd, n_tok - from);
+    if (recalls)
+        recall(f, l, in, pass, n_tok, first);
+    if (attends)
+        attention(f, l, in, line, n_tok, first);
+}
+
+/* gate = act(Gate * in) * (Up * in); ungated: act(Up * in) * (Up * in) */
 static void gate_up(struct forward *f, const struct model_layer *l, const float *in, int32_t n)
 {
     int32_t n_ff = l->gate.n_row;
@@ -374,8 +387,9 @@ static void gate_up(struct forward *f, const struct model_layer *l, const float 
         {l->gate.w, l->gate_bias.dev, f->gate, n_ff, false},
         {l->up.w, l->up_bias.dev, f->up, n_ff, false},
     };
-    f->kern->ops->matmul(f->kern, 2, mats, in, f->m->p.n_embd, n);
-    f->kern->ops->glu(f->kern, f->gate, n_ff, f->gate, f->up, n_ff, n, n_ff, f->m->p.act);
+    bool gated = !f->m->p.ungated;
+    f->kern->ops->matmul(f->kern, gated ? 2 : 1, mats, in, f->m->p.n_embd, n);
+    f->kern->ops->glu(f->kern, f->gate, n_ff, f->gate, gated ? f->up : f->gate, n_ff, n, n_ff, f->m->p.act);
 }
 
 /* Gemma 4's: the layer's network and routed experts read the stream through norms of their own, as the
@@ -464,10 +478,7 @@ static enum status run_layers(struct forward *f, struct kv_line *line, int32_t l
         int32_t first = 0;
         if (i >= f->n_write - 1 && want != FORWARD_ALL && !kv_watches(line))
             first = want == FORWARD_LAST ? n_tok - 1 : n_tok;
-        if (m->p.recurrent[i])
-            recall(f, &m->layer[i], &pass, n_tok, first);
-        else
-            attention(f, &m->layer[i], line, n_tok, first);
+        remember(f, i, line, &pass, n_tok, first);
         if (first < n_tok) {
             feed_forward(f, &m->layer[i], n_tok, first);
             finish(f, i, n_tok, first);

@@ -95,7 +95,7 @@ static json_t *model_json(const struct model *m)
     json_object_set_new(j, "layers", json_integer(p->n_layer));
     json_object_set_new(j, "attention_layers", json_integer(p->n_layer_attn));
     json_object_set_new(j, "state_bytes", json_integer(sizeof(float) * recurrent_state_floats(p) *
-                                                       (p->n_layer - p->n_layer_attn)));
+                                                       p->n_layer_state));
     json_object_set_new(j, "width", json_integer(p->n_embd));
     json_object_set_new(j, "feed_forward", json_integer(p->n_ff > 0 ? p->n_ff : p->n_ff_plain));
     json_object_set_new(j, "experts", p->n_expert ? json_integer(p->n_expert) : json_null());
@@ -107,7 +107,7 @@ static json_t *model_json(const struct model *m)
     json_object_set_new(j, "sliding_head_size", json_integer(p->head_dim_local));
     json_object_set_new(j, "cache_layers", json_integer(p->n_layer_kv));
     json_object_set_new(j, "sliding_window", p->window ? json_integer(p->window) : json_null());
-    json_object_set_new(j, "rope_base", number_json(p->rope.base));
+    json_object_set_new(j, "rope_base", p->no_rope ? json_null() : number_json(p->rope.base));
     json_object_set_new(j, "tied_output", json_boolean(m->output.t == m->embed.t));
     return j;
 }

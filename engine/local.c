@@ -282,7 +282,7 @@ static void fill_info(struct local *l)
     i->n_ctx_train = p->n_ctx_train;
     i->n_vocab = p->n_vocab;
     i->n_layer = p->n_layer;
-    i->n_layer_attn = p->n_layer_attn;
+    i->n_layer_state = p->n_layer_state;
     i->n_layer_kv = p->n_layer_kv;
     i->n_head = p->n_head;
     i->n_head_kv = p->n_head_kv;

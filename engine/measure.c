@@ -154,10 +154,10 @@ static void count(struct local *l, double kv_tok, int32_t n, int32_t depth, doub
     bool tied = l->model->output.t == l->model->embed.t;
     double body_ops = all.ops - head.ops - (tied ? 0 : embed.ops);
     double seen = depth + (n + 1) / 2.0; /* positions a token looks at, on average */
-    double state = (double)recurrent_state_floats(p) * (p->n_layer - p->n_layer_attn);
+    double state = (double)recurrent_state_floats(p) * p->n_layer_state;
     double asked = 0; /* channels of all queries of n tokens */
     for (int32_t i = 0; i < p->n_layer; i++)
-        asked += p->recurrent[i] ? 0 : (double)p->n_head * model_head_dim(p, i) * (i < n_write ? n : 1);
+        asked += p->attends[i] ? (double)p->n_head * model_head_dim(p, i) * (i < n_write ? n : 1) : 0;
     *ret_bytes = all.bytes - (tied ? 0 : embed.bytes) + kv_tok * seen + 2 * sizeof(float) * state;
     /* Each number of a state fades, is asked twice and is added to. */
     *ret_ops = body_ops * n - late.ops * (n - 1) + head.ops + 7 * state * n + 4 * asked * seen;
@@ -345,7 +345,7 @@ static void judge_answer(struct judging *j, struct judged *p, int32_t layer,
 static void judge(void *ctx, const struct model_layer *l, const struct kern_attn *a)
 {
     struct judging *j = ctx;
-    int32_t layer = l->at;
+    int32_t layer = l->attn_at;
     j->k->ops->attend(j->k, a);
     bool last = a->pos0 + a->n_tok == j->n_tok;
     if (a->window > 0 || a->n_tok < JUDGE_ROWS)

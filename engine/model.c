@@ -100,6 +100,8 @@ static enum status bind_feed_forward(struct model *m, int32_t i, struct err *e)
         MAT(router, "ffn_gate_inp.weight", d, n, 0, n);
         if (tensor(g, "blk.%d.ffn_gate_up_exps.weight", i)) {
             EXPERTS_OF(gates, "ffn_gate_up_exps.weight", d, 2 * p->n_ff);
+        } else if (p->ungated) {
+            EXPERTS_OF(gates, "ffn_up_exps.weight", d, p->n_ff);
         } else {
             EXPERTS_OF(gates, "ffn_gate_exps.weight", d, p->n_ff);
             EXPERTS_OF(ups, "ffn_up_exps.weight", d, p->n_ff);
@@ -112,8 +114,12 @@ static enum status bind_feed_forward(struct model *m, int32_t i, struct err *e)
         VEC(downs_bias, "ffn_down_exps.bias", false, n * d, 0, n * d);
         VEC(worth, "ffn_down_exps.scale", false, n, 0, n);
         if (model_has(p, SHARED) || (model_has(p, SOME_SHARED) && shared > 0)) {
-            MAT(gate, "ffn_gate_shexp.weight", d, shared, 0, shared);
-            MAT(up, "ffn_up_shexp.weight", d, shared, 0, shared);
+            if (p->ungated) {
+                MAT(gate, "ffn_up_shexp.weight", d, shared, 0, shared);
+            } else {
+                MAT(gate, "ffn_gate_shexp.weight", d, shared, 0, shared);
+                MAT(up, "ffn_up_shexp.weight", d, shared, 0, shared);
+            }
             MAT(down, "ffn_down_shexp.weight", shared, d, 0, d);
         }
         if (model_has(p, SHARED_GATE))
@@ -133,6 +139,9 @@ static enum status bind_feed_forward(struct model *m, int32_t i, struct err *e)
             MAT(up, "ffn_up.weight", d, n, 0, n);
             VEC(gate_bias, "ffn_gate.bias", false, n, 0, n);
             VEC(up_bias, "ffn_up.bias", false, n, 0, n);
+        } else if (p->ungated) {
+            MAT(gate, "ffn_up.weight", d, n, 0, n);
+            VEC(gate_bias, "ffn_up.bias", false, n, 0, n);
         } else { /* phi3: gate above up */
             MAT(gate, "ffn_up.weight", d, 2 * n, 0, n);
             MAT(up, "ffn_up.weight", d, 2 * n, n, n);
@@ -152,20 +161,30 @@ static enum status bind_recurrent(struct model *m, int32_t i, struct err *e)
     struct model_layer *l = &m->layer[i];
     int32_t d = p->n_embd, n = p->n_state_head, n_mix = model_mix_width(p), n_out = model_out_width(p);
     if (n > 0) {
+        MAT(state_o, "ssm_out.weight", n_out, d, 0, d);
+        VEC(taps, "ssm_conv1d.weight", true, n_mix * p->n_tap, 0, n_mix * p->n_tap);
+        VEC(taps_bias, "ssm_conv1d.bias", false, n_mix, 0, n_mix);
+        VEC(decay, "ssm_a", true, n, 0, n);
+        VEC(dt, "ssm_dt.bias", true, n, 0, n);
+    }
+    if (p->selective) {
+        int32_t all = n_out + n_mix + n;
+        MAT(gate_out, "ssm_in.weight", d, all, 0, n_out);
+        MAT(mix, "ssm_in.weight", d, all, n_out, n_mix);
+        MAT(alpha, "ssm_in.weight", d, all, n_out + n_mix, n);
+        VEC(skip, "ssm_d", true, n, 0, n);
+        VEC(state_norm, "ssm_norm.weight", p->arch != MODEL_FALCON_H1, n_out, 0, n_out);
+    } else if (n > 0) {
         MAT(mix, "attn_qkv.weight", d, n_mix, 0, n_mix);
         MAT(gate_out, "attn_gate.weight", d, n_out, 0, n_out);
         MAT(alpha, "ssm_alpha.weight", d, n, 0, n);
         MAT(beta, "ssm_beta.weight", d, n, 0, n);
-        MAT(o, "ssm_out.weight", n_out, d, 0, d);
-        VEC(taps, "ssm_conv1d.weight", true, n_mix * p->n_tap, 0, n_mix * p->n_tap);
-        VEC(decay, "ssm_a", true, n, 0, n);
-        VEC(dt, "ssm_dt.bias", true, n, 0, n);
         VEC(state_norm, "ssm_norm.weight", true, p->state_dim, 0, p->state_dim);
     } else {
         MAT(gate_in, "shortconv.in_proj.weight", d, 3 * d, 0, d);
         MAT(gate_out, "shortconv.in_proj.weight", d, 3 * d, d, d);
         MAT(mix, "shortconv.in_proj.weight", d, 3 * d, 2 * d, d);
-        MAT(o, "shortconv.out_proj.weight", d, d, 0, d);
+        MAT(state_o, "shortconv.out_proj.weight", d, d, 0, d);
         VEC(taps, "shortconv.conv.weight", true, d * p->n_tap, 0, d * p->n_tap);
     }
     return OK;
@@ -176,10 +195,10 @@ static enum status find_cache(struct model *m, int32_t i, struct err *e)
 {
     const struct model_params *p = &m->p;
     struct model_layer *l = &m->layer[i];
-    l->kv = l->at;
+    l->kv = l->attn_at;
     for (int32_t j = i; j >= 0 && l->kv >= p->n_layer_kv; j--)
-        if (!p->recurrent[j] && p->sliding[j] == p->sliding[i])
-            l->kv = m->layer[j].at;
+        if (p->attends[j] && p->sliding[j] == p->sliding[i])
+            l->kv = m->layer[j].attn_at;
     return l->kv < p->n_layer_kv ? OK
                                  : err_set(e, ERR_FORMAT, "%s: no layer before layer %d keeps what it reads",
                                            gguf_path(m->gguf), i);
@@ -195,7 +214,7 @@ static enum status bind_attention(struct model *m, int32_t i, struct err *e)
     TRY(find_cache(m, i, e));
     int32_t n_q = p->n_head * l->head_dim, n_kv = l->n_head_kv * l->head_dim, d = p->n_embd;
     bool by_row = model_has(p, QK_NORM_ROW), qk_norm = model_has(p, QK_NORM) || by_row;
-    bool own = l->at < p->n_layer_kv; /* keys and values; else what the file has of them is nothing to anybody */
+    bool own = l->attn_at < p->n_layer_kv; /* keys and values; else what the file has of them is nothing to anybody */
     int32_t n_q_norm = by_row ? n_q : l->head_dim, n_k_norm = by_row ? n_kv : l->head_dim;
 
     if (model_has(p, SINKS))
@@ -227,7 +246,7 @@ static enum status bind_attention(struct model *m, int32_t i, struct err *e)
     MAT(o, "attn_output.weight", n_q, d, 0, d);
     VEC(o_bias, "attn_output.bias", false, d, 0, d);
     l->window = p->sliding[i] ? p->window : 0;
-    l->rope = p->sliding[i] ? &m->rope_local : &m->rope;
+    l->rope = p->no_rope ? NULL : p->sliding[i] ? &m->rope_local : &m->rope;
     if (p->arch == MODEL_SMOLLM3 && i % 4 == 3) /* every fourth layer tells no positions */
         l->rope = NULL;
     if (model_has(p, ROPE_SLIDING) && p->window && !p->sliding[i])
@@ -255,25 +274,37 @@ static enum status bind_layer(struct model *m, int32_t i, struct err *e)
     int32_t d = p->n_embd;
     bool pre = model_has(p, PRE_NORM), post = model_has(p, POST_NORM);
 
-    VEC(attn_norm, "attn_norm.weight", pre || p->side_by_side, d, 0, d);
-    if (model_has(p, FFN_NORM_POST))
+    /* Nemotron-H's layers are of one part alone. */
+    bool mixer = p->attends[i] || p->recurrent[i], network = !model_has(p, NEMOTRON) || !mixer;
+    if (mixer)
+        VEC(attn_norm, "attn_norm.weight", pre || p->side_by_side || !network, d, 0, d);
+    if (!mixer)
+        VEC(ffn_norm, "attn_norm.weight", true, d, 0, d);
+    else if (model_has(p, FFN_NORM_POST))
         VEC(ffn_norm, "post_attention_norm.weight", pre, d, 0, d);
-    else
+    else if (tensor(g, "blk.%d.ffn_norm", i)) /* falcon-h1's converter left out the rest of the name */
+        VEC(ffn_norm, "ffn_norm", pre, d, 0, d);
+    else if (network)
         VEC(ffn_norm, "ffn_norm.weight", pre, d, 0, d);
     if (post) {
         VEC(attn_post_norm, "post_attention_norm.weight", true, d, 0, d);
         VEC(ffn_post_norm, "post_ffw_norm.weight", true, d, 0, d);
     }
-    for (int32_t j = 0; j < i; j++)
-        l->at += p->recurrent[j] == p->recurrent[i];
-    TRY(p->recurrent[i] ? bind_recurrent(m, i, e) : bind_attention(m, i, e));
+    for (int32_t j = 0; j < i; j++) {
+        l->attn_at += p->attends[j];
+        l->state_at += p->recurrent[j];
+    }
+    if (p->recurrent[i])
+        TRY(bind_recurrent(m, i, e));
+    if (p->attends[i])
+        TRY(bind_attention(m, i, e));
     if (p->n_layer_embed > 0) {
         MAT(side_gate, "inp_gate.weight", d, p->n_layer_embed, 0, p->n_layer_embed);
         MAT(side_out, "proj.weight", p->n_layer_embed, d, 0, d);
         VEC(side_norm, "post_norm.weight", true, d, 0, d);
     }
     TRY(bind_scale(g, tensor(g, "blk.%d.layer_output_scale.weight", i), &l->out_scale, e));
-    return bind_feed_forward(m, i, e);
+    return network ? bind_feed_forward(m, i, e) : OK;
 }
 #undef MAT
 #undef VEC
@@ -457,7 +488,7 @@ void model_set_ctx(struct model *m, int32_t n_ctx)
 
 /* ---- weights ---- */
 
-enum { LAYER_MATS = 19 };
+enum { LAYER_MATS = 20 };
 
 static struct model_mat *layer_mat(struct model_layer *l, int i)
 {
@@ -465,6 +496,7 @@ static struct model_mat *layer_mat(struct model_layer *l, int i)
         &l->q,    &l->k,      &l->v,     &l->o,   &l->gate,  &l->up,
         &l->down, &l->router, &l->gates, &l->ups, &l->downs, &l->share,
         &l->mix,  &l->gate_in, &l->gate_out, &l->alpha, &l->beta, &l->side_gate, &l->side_out,
+        &l->state_o,
     };
     return mats[i];
 }
@@ -562,7 +594,7 @@ static enum status load_vec(struct model *m, struct model_vec *v, float scale, i
     return ok ? OK : err_set(e, ERR_MEMORY, "out of memory for tensor '%s'", v->t->name);
 }
 
-enum { LAYER_VECS = 27 };
+enum { LAYER_VECS = 29 };
 
 static struct model_vec *layer_vec(struct model_layer *l, int i)
 {
@@ -572,7 +604,7 @@ static struct model_vec *layer_vec(struct model_layer *l, int i)
         &l->gate_bias,  &l->router_bias, &l->up_bias,    &l->down_bias,      &l->sinks,
         &l->gates_bias, &l->ups_bias,    &l->downs_bias, &l->decay,          &l->dt,
         &l->state_norm, &l->taps,       &l->router_norm, &l->experts_norm,  &l->experts_post_norm,
-        &l->plain_post_norm, &l->side_norm,
+        &l->plain_post_norm, &l->side_norm,  &l->taps_bias,  &l->skip,
     };
     return vecs[i];
 }
@@ -686,6 +718,12 @@ uint64_t model_fingerprint(const struct model *m)
         const int32_t state[] = {p->n_tap, p->n_state_head, p->n_state_head_k, p->state_dim, p->q_gated};
         XXH3_64bits_update(x, state, sizeof state);
         XXH3_64bits_update(x, p->recurrent, (size_t)p->n_layer);
+        if (p->selective) {
+            const int32_t space[] = {p->state_dim_k, p->no_rope};
+            XXH3_64bits_update(x, space, sizeof space);
+            XXH3_64bits_update(x, &p->state_eps, sizeof p->state_eps);
+            XXH3_64bits_update(x, p->attends, (size_t)p->n_layer);
+        }
     }
     if (p->arch == MODEL_GEMMA4) {
         const int32_t local[] = {p->n_head_kv_local, p->head_dim_local, p->n_rot_local, p->n_layer_kv};

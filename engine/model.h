@@ -51,6 +51,10 @@ enum model_arch {
     MODEL_LFM2,
     MODEL_LFM2MOE,
     MODEL_GEMMA4,
+    MODEL_GRANITE_HYBRID,
+    MODEL_NEMOTRON_H,
+    MODEL_NEMOTRON_H_MOE,
+    MODEL_FALCON_H1,
 };
 
 /* Position encoding of one kind of layer, before n_ctx is known. */
@@ -88,19 +92,26 @@ struct model_params {
     float attn_softcap, logit_softcap; /* 0 = none */
     bool norm_rotated;                 /* queries and keys are normed after the rotation, not before */
     enum kern_act act;
+    bool ungated; /* networks are Down * (act(Up * x) * (Up * x)) */
     enum kern_rope_mode rope_mode;
+    bool no_rope; /* positions are not encoded: layers that keep a state know them */
     int32_t n_rot, n_rot_local; /* channels of a head that are rotated */
     struct model_rope_params rope, rope_local; /* local: sliding layers */
     int32_t window; /* positions seen by sliding layers; 0 = no such layers */
     bool sliding[MODEL_LAYERS];
     bool v_normed; /* values are, as if by weights of one; without a matrix of their own they are the keys */
     bool q_gated;  /* attention's answer is multiplied by the sigmoid of a gate as wide as it is */
-    /* Layers that keep a state instead of keys and values (engine/recurrent.h). */
-    bool recurrent[MODEL_LAYERS];
-    int32_t n_layer_attn; /* the others */
-    int32_t n_layer_kv;   /* of these the ones with keys and values of their own: the first so many */
-    int32_t n_tap;      /* of the others' convolution; 0 = there are none */
-    int32_t n_state_head, n_state_head_k, state_dim; /* gated delta rule; 0 = the convolution is all */
+    /* Layers with attention, and those that keep a state of fixed size (engine/recurrent.h). Most are one or
+     * the other; one may be both, side by side, or have a network alone. */
+    bool attends[MODEL_LAYERS], recurrent[MODEL_LAYERS];
+    int32_t n_layer_attn, n_layer_state;
+    int32_t n_layer_kv; /* of those with attention the ones with keys and values of their own: the first so many */
+    int32_t n_tap;      /* of the convolution before a state; 0 = no layer keeps one */
+    /* Heads with a state of [state_dim_k, state_dim] each, and heads of keys, which they share; 0 = the
+     * convolution is all. */
+    int32_t n_state_head, n_state_head_k, state_dim_k, state_dim;
+    bool selective;  /* they are Mamba-2's selective state spaces, else of the gated delta rule */
+    float state_eps; /* of the norms in such a layer */
     int64_t n_param;
     char type[32]; /* what the file calls itself, e.g. "Q4_K_M", else the type that holds most weights */
 };
@@ -128,7 +139,8 @@ static inline int32_t model_most_head_dim(const struct model_params *p)
 /* Of a layer that keeps a state: channels of what its convolution reads, and of its answer. */
 static inline int32_t model_mix_width(const struct model_params *p)
 {
-    return p->n_state_head > 0 ? (2 * p->n_state_head_k + p->n_state_head) * p->state_dim : p->n_embd;
+    return p->n_state_head > 0 ? 2 * p->n_state_head_k * p->state_dim_k + p->n_state_head * p->state_dim
+                               : p->n_embd;
 }
 static inline int32_t model_out_width(const struct model_params *p)
 {
@@ -156,9 +168,11 @@ struct model_vec {
 struct model_layer {
     struct model_vec attn_norm, q_norm, k_norm, attn_post_norm, ffn_norm, ffn_post_norm;
     struct model_mat q, k, v, o; /* q_gated: q's rows are each head's, then its gate's */
-    /* The layer's network, or the expert that all tokens share beside the routed ones; or absent. */
+    /* The layer's network, or the expert that all tokens share beside the routed ones; or absent. Ungated
+     * ones have their up in gate. */
     struct model_mat gate, up, down;
-    /* Of routed experts, or absent. Without ups each expert's rows of gates are its gate's, then its up's. */
+    /* Of routed experts, or absent. Without ups each expert's rows of gates are its gate's, then its up's;
+     * or, ungated, its up's alone. */
     struct model_mat router, gates, ups, downs;
     struct model_mat share; /* [1, n_embd]: its sigmoid is the shared expert's weight; absent = 1 */
     struct model_vec pick;  /* added to experts' weights for the choice alone, or absent; no dev */
@@ -170,15 +184,16 @@ struct model_layer {
     struct model_vec router_bias, gates_bias, ups_bias, downs_bias;
     const struct kern_rope *rope; /* NULL = positions are not encoded */
     int32_t window; /* 0 = sees everything */
-    int32_t at;     /* its number among the layers with attention, or among those that keep a state */
+    int32_t attn_at, state_at; /* its number among the layers with attention, and among those that keep a state */
     /* Of attention: heads of keys and values, channels of a head, and which layer of the cache is read. It is
      * the layer's own where it has a k; else an earlier layer has written it. */
     int32_t n_head_kv, head_dim, kv;
-    /* Of a layer that keeps a state: what the convolution reads (of the gated delta rule q, k and v above
-     * each other), and what its input (LFM2) and its answer are multiplied by. o is as in attention. */
-    struct model_mat mix, gate_in, gate_out;
-    struct model_mat alpha, beta; /* [n_state_head, n_embd] */
-    struct model_vec taps, decay, dt, state_norm;
+    /* Of a layer that keeps a state: what the convolution reads (q, k and v of the gated delta rule, or x, b
+     * and c of a state space, above each other), what its input (LFM2) and its answer are multiplied by, and
+     * what the answer goes through as attention's goes through o. */
+    struct model_mat mix, gate_in, gate_out, state_o;
+    struct model_mat alpha, beta; /* [n_state_head, n_embd]; a state space has alpha only, its step */
+    struct model_vec taps, taps_bias, decay, dt, skip, state_norm;
     /* Of a model with embeddings by layer (engine/layer_embed.h). */
     struct model_mat side_gate, side_out;
     struct model_vec side_norm;

@@ -59,6 +59,12 @@ static const struct arch {
      PRE_NORM | QK_NORM | SHORT_CONV | EXPERTS | EXPERT_NORM | SOME_DENSE},
     {"gemma4", MODEL_GEMMA4, KERN_ROPE_HALVES, KERN_ACT_GELU_TANH, 6,
      PRE_NORM | POST_NORM | QK_NORM | SOME_EXPERTS | EXPERT_NORM | GEMMA4},
+    {"granitehybrid", MODEL_GRANITE_HYBRID, KERN_ROPE_PAIRS, KERN_ACT_SILU, 0,
+     PRE_NORM | SOME_EXPERTS | EXPERT_NORM | SOME_SHARED | MAMBA2},
+    {"nemotron_h", MODEL_NEMOTRON_H, KERN_ROPE_HALVES, KERN_ACT_RELU, 0, MAMBA2 | NEMOTRON},
+    {"nemotron_h_moe", MODEL_NEMOTRON_H_MOE, KERN_ROPE_HALVES, KERN_ACT_RELU, 0,
+     EXPERTS | SHARED | SIGMOID | MAMBA2 | NEMOTRON},
+    {"falcon-h1", MODEL_FALCON_H1, KERN_ROPE_HALVES, KERN_ACT_SILU, 0, PRE_NORM | MAMBA2},
     /* The language parts of models that also see: of text alone, their positions are plain. */
     {"qwen2vl", MODEL_QWEN2, KERN_ROPE_HALVES, KERN_ACT_SILU, 0, PRE_NORM | QKV_BIAS},
     {"qwen3vl", MODEL_QWEN3, KERN_ROPE_HALVES, KERN_ACT_SILU, 0, PRE_NORM | QK_NORM},
@@ -259,14 +265,16 @@ static enum status read_window(const struct gguf *g, struct model_params *p, str
     return OK;
 }
 
-/* Heads of keys and values; of lfm2 a list, where a layer with none is a convolution, of gemma4 one where
- * sliding layers have others. */
+/* Heads of keys and values; of models with layers that do not attend a list, where those have none, of gemma4
+ * one where sliding layers have others. */
 static enum status read_kv_heads(const struct gguf *g, struct model_params *p, struct err *e)
 {
     char key[128];
     const struct gguf_kv *kv = gguf_find(g, arch_key(p, "attention.head_count_kv", key));
     int64_t v;
-    if (!model_has(p, SHORT_CONV | GEMMA4) || !kv || kv->type != GGUF_ARRAY) {
+    for (int32_t i = 0; i < p->n_layer; i++)
+        p->attends[i] = true;
+    if (!model_has(p, SHORT_CONV | MAMBA2 | GEMMA4) || !kv || kv->type != GGUF_ARRAY) {
         TRY(get_int(g, p, "attention.head_count_kv", 1, p->n_head, p->n_head, &p->n_head_kv, e));
         p->n_head_kv_local = p->n_head_kv;
         return OK;
@@ -282,6 +290,7 @@ static enum status read_kv_heads(const struct gguf *g, struct model_params *p, s
         if (v > 0 && *n > 0 && v != *n)
             return err_set(e, ERR_UNSUPPORTED, "%s: '%s' differs between layers, which is not supported",
                            gguf_path(g), key);
+        p->attends[i] = v > 0;
         p->recurrent[i] = v == 0;
         *n = v > 0 ? (int32_t)v : *n;
     }
@@ -305,12 +314,14 @@ static enum status read_delta(const struct gguf *g, struct model_params *p, stru
             return err_set(e, ERR_FORMAT, "%s: '%s' is not a list of flags for %d layers", gguf_path(g),
                            key, p->n_layer);
         p->recurrent[i] = list ? v != 0 : (i + 1) % period != 0;
+        p->attends[i] = !p->recurrent[i];
     }
     p->q_gated = true;
     TRY(get_int(g, p, "ssm.state_size", 1, MAX_STATE_DIM, -1, &p->state_dim, e));
     TRY(get_int(g, p, "ssm.time_step_rank", 1, MAX_HEADS, -1, &p->n_state_head, e));
     TRY(get_int(g, p, "ssm.group_count", 1, p->n_state_head, -1, &p->n_state_head_k, e));
     TRY(get_int(g, p, "ssm.inner_size", 1, MAX_FF, -1, &n_inner, e));
+    p->state_dim_k = p->state_dim;
     if (p->state_dim % KERN_ROW_STEP || p->n_state_head % p->n_state_head_k ||
         n_inner != p->n_state_head * p->state_dim || p->head_dim % KERN_ROW_STEP)
         return err_set(e, ERR_UNSUPPORTED,
@@ -321,22 +332,60 @@ static enum status read_delta(const struct gguf *g, struct model_params *p, stru
     return OK;
 }
 
-/* Which layers keep a state, and how large it is. After the heads. */
+/* Layers of Mamba-2: those that neither attend nor have a network alone, which nemotron's are whose network has a
+ * width; of falcon-h1 all, beside attention. */
+static enum status read_spaces(const struct gguf *g, struct model_params *p, struct err *e)
+{
+    char key[128];
+    int32_t n_inner, n_latent;
+    int64_t n_ff = 0;
+    const struct gguf_kv *kv = gguf_find(g, arch_key(p, "feed_forward_length", key));
+    for (int32_t i = 0; i < p->n_layer; i++) {
+        if (model_has(p, NEMOTRON) && !(kv && kv->type == GGUF_ARRAY && gguf_elem_i64(kv, (uint64_t)i, &n_ff)))
+            return err_set(e, ERR_FORMAT, "%s: '%s' is not a list of widths for %d layers", gguf_path(g), key,
+                           p->n_layer);
+        p->attends[i] &= n_ff == 0;
+        p->recurrent[i] = p->arch == MODEL_FALCON_H1 || (p->recurrent[i] && n_ff == 0);
+    }
+    p->selective = true;
+    p->ungated = p->no_rope = model_has(p, NEMOTRON);
+    TRY(get_int(g, p, "moe_latent_size", 0, MAX_EMBD, 0, &n_latent, e));
+    if (n_latent > 0)
+        return err_set(e, ERR_UNSUPPORTED, "%s: experts that read %d channels in a model of %d are not supported",
+                       gguf_path(g), n_latent, p->n_embd);
+    TRY(get_int(g, p, "ssm.state_size", 1, MAX_STATE_DIM, -1, &p->state_dim_k, e));
+    TRY(get_int(g, p, "ssm.time_step_rank", 1, MAX_HEADS, -1, &p->n_state_head, e));
+    TRY(get_int(g, p, "ssm.group_count", 1, p->n_state_head, -1, &p->n_state_head_k, e));
+    TRY(get_int(g, p, "ssm.inner_size", 1, MAX_FF, -1, &n_inner, e));
+    p->state_dim = n_inner / p->n_state_head;
+    if (n_inner % p->n_state_head || p->n_state_head % p->n_state_head_k || p->state_dim % KERN_ROW_STEP ||
+        p->state_dim_k % KERN_ROW_STEP || p->state_dim < 1 || p->state_dim > MAX_STATE_DIM)
+        return err_set(e, ERR_UNSUPPORTED,
+                       "%s: states of %d heads in %d groups, %d channels in all, with %d rows are not supported",
+                       gguf_path(g), p->n_state_head, p->n_state_head_k, n_inner, p->state_dim_k);
+    return OK;
+}
+
+/* Which layers attend, which keep a state, and how large it is. After the heads. */
 static enum status read_recurrent(const struct gguf *g, struct model_params *p, struct err *e)
 {
     if (model_has(p, DELTA))
         TRY(read_delta(g, p, e));
-    for (int32_t i = 0; i < p->n_layer; i++)
-        p->n_layer_attn += !p->recurrent[i];
+    if (model_has(p, MAMBA2))
+        TRY(read_spaces(g, p, e));
+    for (int32_t i = 0; i < p->n_layer; i++) {
+        p->n_layer_attn += p->attends[i];
+        p->n_layer_state += p->recurrent[i];
+    }
     int32_t n_shared;
     TRY(get_int(g, p, "attention.shared_kv_layers", 0, model_has(p, GEMMA4) ? p->n_layer - 1 : 0, 0,
                 &n_shared, e));
     p->n_layer_kv = p->n_layer_attn - n_shared;
     if (p->n_layer_attn == 0)
         return err_set(e, ERR_UNSUPPORTED, "%s: a model without attention is not supported", gguf_path(g));
-    if (p->n_layer_attn == p->n_layer)
+    if (p->n_layer_state == 0)
         return OK;
-    return get_int(g, p, model_has(p, DELTA) ? "ssm.conv_kernel" : "shortconv.l_cache", 2, KERN_CONV_TAPS,
+    return get_int(g, p, model_has(p, DELTA | MAMBA2) ? "ssm.conv_kernel" : "shortconv.l_cache", 2, KERN_CONV_TAPS,
                    -1, &p->n_tap, e);
 }
 
@@ -358,6 +407,8 @@ static enum status read_experts(const struct gguf *g, struct model_params *p, st
                        gguf_path(g), p->arch_name);
     if (p->n_expert == 0 && model_has(p, GEMMA4)) /* it may differ between layers: tensors tell */
         return OK;
+    if (p->n_expert == 0 && model_has(p, NEMOTRON)) /* as there, and some have none */
+        return OK;
     if (p->n_expert == 0)
         return get_int(g, p, "feed_forward_length", 1, MAX_FF, -1, &p->n_ff, e);
     TRY(get_int(g, p, "expert_shared_feed_forward_length", 0, MAX_FF, 0, &n_shared, e));
@@ -368,7 +419,8 @@ static enum status read_experts(const struct gguf *g, struct model_params *p, st
                        gguf_path(g), p->n_expert, n_shared ? ", some of them shared," : "",
                        p->arch_name);
     TRY(get_int(g, p, "expert_used_count", 1, p->n_expert, -1, &p->n_expert_used, e));
-    TRY(get_int(g, p, "feed_forward_length", 0, MAX_FF, 0, &p->n_ff, e));
+    if (!model_has(p, NEMOTRON))
+        TRY(get_int(g, p, "feed_forward_length", 0, MAX_FF, 0, &p->n_ff, e));
     TRY(get_int(g, p, "expert_feed_forward_length", 1, MAX_FF, p->n_ff > 0 ? p->n_ff : -1, &p->n_ff,
                 e));
     char key[128];
@@ -399,7 +451,7 @@ static enum status read_factors(const struct gguf *g, struct model_params *p, st
     float residual, logit;
     if (model_has(p, COHERE))
         return get_float(g, p, "logit_scale", 1e-6f, 1e6f, 1, &p->output_scale, e);
-    if (p->arch != MODEL_GRANITE && p->arch != MODEL_GRANITEMOE)
+    if (p->arch != MODEL_GRANITE && p->arch != MODEL_GRANITEMOE && p->arch != MODEL_GRANITE_HYBRID)
         return OK;
     TRY(get_float(g, p, "embedding_scale", 1e-6f, 1e6f, 1, &p->embed_scale, e));
     TRY(get_float(g, p, "residual_scale", 1e-3f, 1e3f, 1, &residual, e));
@@ -410,9 +462,7 @@ static enum status read_factors(const struct gguf *g, struct model_params *p, st
     char key[128];
     bool rotates = true;
     gguf_get_bool(g, arch_key(p, "rope.scaling.finetuned", key), &rotates);
-    if (!rotates)
-        return err_set(e, ERR_UNSUPPORTED, "%s: granite without encoded positions is not supported",
-                       gguf_path(g));
+    p->no_rope = !rotates;
     return OK;
 }
 
@@ -462,6 +512,7 @@ enum status model_read_params(const struct gguf *g, struct model_params *p, stru
     TRY(get_float(
         g, p, p->layer_norm ? "attention.layer_norm_epsilon" : "attention.layer_norm_rms_epsilon",
         0, 1, 1e-5f, &p->norm_eps, e));
+    p->state_eps = p->norm_eps; /* which granite's is not in the end */
     TRY(read_rope(g, p, e));
 
     bool gemma = p->arch == MODEL_GEMMA || p->arch == MODEL_GEMMA2 || p->arch == MODEL_GEMMA3 ||

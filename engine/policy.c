@@ -56,7 +56,7 @@ void policy_free(struct policy *p)
 static void answer(void *ctx, const struct model_layer *l, const struct kern_attn *a)
 {
     struct policy *p = ctx;
-    int32_t layer = l->at;
+    int32_t layer = l->attn_at;
     int32_t end = a->pos0 + a->n_tok;
     if (a->n_tok == 1 && end > p->answer0) {
         select_attend(p->select, layer, a);

@@ -76,6 +76,7 @@ enum kern_act {
     KERN_ACT_GELU_TANH,
     KERN_ACT_SWIGLU_OAI, /* gpt-oss: g * sigmoid(1.702 g) * (u + 1), g at most 7, u within -7..7 */
     KERN_ACT_SIGMOID,    /* sigmoid(g) * u */
+    KERN_ACT_RELU,       /* g * u where g > 0, else 0 */
     KERN_ACT_NONE        /* g * u */
 };
 

@@ -278,7 +278,7 @@ struct glu_job {
     enum kern_act act;
 };
 
-/* All activations but the plain product are v (or 1) times a logistic function: gelu's 1 + tanh(u) is 2 / (1 + e^-2u), which
+/* All activations but the plain product and the ramp are v (or 1) times a logistic function: gelu's 1 + tanh(u) is 2 / (1 + e^-2u), which
  * keeps its digits where tanh is close to -1. */
 ATTN_INLINE vf activate(vf v, vf up, enum kern_act act)
 {
@@ -286,6 +286,8 @@ ATTN_INLINE vf activate(vf v, vf up, enum kern_act act)
     vf u = VF_MUL(v, VF_SET1(log2e));
     if (act == KERN_ACT_NONE)
         return VF_MUL(v, up);
+    if (act == KERN_ACT_RELU)
+        return VF_MUL(VF_MAX(v, VF_ZERO()), up);
     if (act == KERN_ACT_GELU_TANH) {
         vf cube = VF_FMA(VF_MUL(v, v), VF_SET1(0.044715f), VF_SET1(1.0f));
         u = VF_MUL(VF_MUL(v, cube), VF_SET1(2 * 0.797884561f * log2e));
@@ -331,6 +333,9 @@ static void glu_rows(void *ctx, int part, int n_part, int thread)
             break;
         case KERN_ACT_SIGMOID:
             glu_row(dst, j->gate + at, j->up + at, j->n, KERN_ACT_SIGMOID);
+            break;
+        case KERN_ACT_RELU:
+            glu_row(dst, j->gate + at, j->up + at, j->n, KERN_ACT_RELU);
             break;
         case KERN_ACT_NONE:
             glu_row(dst, j->gate + at, j->up + at, j->n, KERN_ACT_NONE);

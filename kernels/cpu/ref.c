@@ -181,6 +181,8 @@ static double activate(double v, double up, enum kern_act act)
         return v / (1 + exp(-1.702 * v)) * (fmin(fmax(up, -7), 7) + 1);
     case KERN_ACT_SIGMOID:
         return up / (1 + exp(-v));
+    case KERN_ACT_RELU:
+        return v > 0 ? v * up : 0;
     case KERN_ACT_NONE:
         return v * up;
     }

@@ -191,6 +191,8 @@ static __global__ void glu_all(float *dst, int32_t dst_stride, const float *gate
         a = 0.5f * g * (1 + tanhf(0.79788456080286536f * (g + 0.044715f * g * g * g)));
     } else if (act == KERN_ACT_SIGMOID) {
         a = 1 / (1 + expf(-g));
+    } else if (act == KERN_ACT_RELU) {
+        a = fmaxf(g, 0);
     } else if (act == KERN_ACT_NONE) {
         a = g;
     } else {

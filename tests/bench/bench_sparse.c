@@ -318,7 +318,7 @@ struct recorder {
 static void record(void *ctx, const struct model_layer *l, const struct kern_attn *a)
 {
     struct recorder *r = ctx;
-    int32_t layer = l->at;
+    int32_t layer = l->attn_at;
     double t0 = now_s();
     sparse_attend(r->sp, layer, a, INT32_MAX);
     double t1 = now_s();

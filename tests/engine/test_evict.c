@@ -33,7 +33,7 @@ static struct {
 
 static void record(void *ctx, const struct model_layer *l, const struct kern_attn *a)
 {
-    int32_t layer = l->at;
+    int32_t layer = l->attn_at;
     size_t row = (size_t)a->n_head * (size_t)a->kv->head_dim;
     if (!seen.q[layer])
         seen.q[layer] = calloc(sizeof ids / sizeof *ids * row, sizeof(float));

@@ -27,6 +27,10 @@ enum {
     KEY_HEADS = 2,
     DELTA_TAPS = 4,
     CONV_TAPS = 3,
+    SPACE_HEADS = 4, /* of a selective state space */
+    SPACE_HEAD = 32,
+    SPACE_STATE = 48,
+    SPACE_TAPS = 4,
     SIDE = 32 /* a token's embedding for one layer */
 };
 
@@ -72,9 +76,17 @@ enum gemma4 {
     KEYS_ARE_VALUES = 4 /* in layers that see everything, which have half as many KV heads */
 };
 
+/* Of layers with a selective state space. */
+enum mamba2 {
+    MAMBA2 = 1,
+    NEMOTRON = 2, /* a layer is one part alone; networks are not gated */
+    BESIDE = 4,   /* attention in each layer, too, and no norm of a state's answer */
+    GROUPS = 8    /* two of heads that share keys */
+};
+
 static const struct tiny {
     const char *name, *arch;
-    unsigned features, gemma4;
+    unsigned features, gemma4, mamba2;
 } tinies[] = {
     {"llama", "llama", PRE},
     {"llama-moe", "llama", PRE | MOE},
@@ -115,6 +127,12 @@ static const struct tiny {
     {"lfm2moe", "lfm2moe", PRE | QK | CONV | MOE | MOE_FF | LEAD | PICK | SIGMOID | TIED},
     {"gemma4", "gemma4", PRE | POST | QK | TIED, GEMMA4 | BY_LAYER},
     {"gemma4-moe", "gemma4", PRE | POST | QK | MOE | MOE_FF | TIED, GEMMA4 | KEYS_ARE_VALUES},
+    {"granitehybrid", "granitehybrid", PRE | FACTORS | TIED, 0, MAMBA2},
+    {"granitehybrid-moe", "granitehybrid", PRE | FACTORS | MOE | SHARED | TIED, 0, MAMBA2 | GROUPS},
+    {"nemotron_h", "nemotron_h", 0, 0, MAMBA2 | NEMOTRON | GROUPS},
+    {"nemotron_h_moe", "nemotron_h_moe", MOE | MOE_FF | SHARED | PICK | SCALED, 0,
+     MAMBA2 | NEMOTRON | GROUPS},
+    {"falcon-h1", "falcon-h1", PRE, 0, MAMBA2 | BESIDE | GROUPS},
 };
 
 const char *tinymodel_name(int i)
@@ -165,13 +183,39 @@ static int interval(const struct tiny *m)
     return m->features & MOE ? 2 : 4;
 }
 
+enum part { ATTENTION, STATE_SPACE, NETWORK };
+
+/* Of nemotron_h. */
+static const enum part nemotron[LAYERS] = {STATE_SPACE, NETWORK, STATE_SPACE, ATTENTION, STATE_SPACE, NETWORK};
+
 static bool attends(const struct tiny *m, int layer)
 {
+    if (m->mamba2 & NEMOTRON)
+        return nemotron[layer] == ATTENTION;
+    if (m->mamba2 & MAMBA2)
+        return m->mamba2 & BESIDE || layer == 2 || layer == 4;
     if (layer == LAYERS || !(m->features & (DELTA | CONV)))
         return true;
     if (m->features & (MARKED | CONV))
         return layer == 2 || layer == 4;
     return (layer + 1) % interval(m) == 0;
+}
+
+static bool recurs(const struct tiny *m, int layer)
+{
+    if (m->mamba2 & NEMOTRON)
+        return nemotron[layer] == STATE_SPACE;
+    return m->mamba2 & BESIDE || !attends(m, layer);
+}
+
+static bool has_network(const struct tiny *m, int layer)
+{
+    return !(m->mamba2 & NEMOTRON) || nemotron[layer] == NETWORK;
+}
+
+static int groups(const struct tiny *m)
+{
+    return m->mamba2 & GROUPS ? 2 : 1;
 }
 
 /* ---- a tensor list, and its values ---- */
@@ -252,6 +296,21 @@ static void add_delta(struct tensors *t, int layer, const struct tiny *m)
     ADD("ssm_out", values, D, 0, 0, 0.2f);
 }
 
+/* A state is halved within 1 to 100 tokens. */
+static void add_space(struct tensors *t, int layer, const struct tiny *m)
+{
+    int n = SPACE_HEADS * SPACE_HEAD, mix = n + 2 * groups(m) * SPACE_STATE;
+    ADD("ssm_in", D, n + mix + SPACE_HEADS, 0, 0, 0.2f);
+    ADD("ssm_conv1d", SPACE_TAPS, mix, 0, 0, 0.4f);
+    add_in(t, layer, "ssm_conv1d", ".bias", mix, 0, 0, 0, 0.3f);
+    add_in(t, layer, "ssm_dt", ".bias", SPACE_HEADS, 0, 0, -3, 1);
+    add_in(t, layer, "ssm_a", "", 1, SPACE_HEADS, 0, -3, 0.7f);
+    add_in(t, layer, "ssm_d", "", 1, SPACE_HEADS, 0, 1, 0.5f);
+    if (!(m->mamba2 & BESIDE))
+        ADD("ssm_norm", n / groups(m), groups(m), 0, 1, 0.5f);
+    ADD("ssm_out", n, D, 0, 0, m->mamba2 & BESIDE ? 0.1f : 0.2f);
+}
+
 static void add_conv(struct tensors *t, int layer)
 {
     ADD("shortconv.in_proj", D, 3 * D, 0, 0, 0.12f);
@@ -286,9 +345,10 @@ static void add_layer(struct tensors *t, int layer, const struct tiny *m)
     int ff = moe && m->features & MOE_FF ? EXPERT_FF : ff_of(m, layer);
     if (m->features & PRE) {
         ADD("attn_norm", D, 0, 0, 1, 0.5f);
-        ADD(m->features & FFN_POST ? "post_attention_norm" : "ffn_norm", D, 0, 0, 1, 0.5f);
+        add_in(t, layer, m->features & FFN_POST ? "post_attention_norm" : "ffn_norm",
+               m->mamba2 & BESIDE ? "" : ".weight", D, 0, 0, 1, 0.5f);
     }
-    if (m->features & COHERE)
+    if (m->features & COHERE || m->mamba2 & NEMOTRON)
         ADD("attn_norm", D, 0, 0, 1, 0.5f);
     if (m->features & POST) {
         ADD("post_attention_norm", D, 0, 0, 0.5f, 0.3f);
@@ -298,21 +358,26 @@ static void add_layer(struct tensors *t, int layer, const struct tiny *m)
         add_attention(t, layer, m);
     else if (m->features & DELTA)
         add_delta(t, layer, m);
-    else
+    else if (m->features & CONV)
         add_conv(t, layer);
+    if (m->mamba2 && recurs(m, layer))
+        add_space(t, layer, m);
+    if (!has_network(m, layer))
+        return;
     if (m->gemma4)
         add_gemma4(t, layer, m);
     if (moe)
         ADD("ffn_gate_inp", D, EXPERTS, 0, 0, 0.3f);
     int first = t->n;
-    if (!(m->features & GATE_UP))
+    if (!(m->features & GATE_UP) && !(m->mamba2 & NEMOTRON))
         ADD(moe ? "ffn_gate_exps" : "ffn_gate", D, ff, moe, 0, 0.2f);
     ADD(moe ? "ffn_up_exps" : "ffn_up", D, m->features & GATE_UP ? 2 * ff : ff, moe, 0, 0.2f);
     ADD(moe ? "ffn_down_exps" : "ffn_down", ff, D, moe, 0, 0.15f);
     for (int i = first; i < t->n && m->features & MXFP4; i++)
         t->list[i].type = KERN_MXFP4;
     if (moe && m->features & SHARED) {
-        ADD("ffn_gate_shexp", D, SHARED_FF, 0, 0, 0.2f);
+        if (!(m->mamba2 & NEMOTRON))
+            ADD("ffn_gate_shexp", D, SHARED_FF, 0, 0, 0.2f);
         ADD("ffn_up_shexp", D, SHARED_FF, 0, 0, 0.2f);
         ADD("ffn_down_shexp", SHARED_FF, D, 0, 0, 0.15f);
     }
@@ -388,13 +453,13 @@ static void write_keys(struct ggufw *w, const struct tiny *m)
     ggufw_u32(w, KEY("block_count"), m->features & DRAFT ? LAYERS + 1 : LAYERS);
     int32_t ff[LAYERS];
     for (int l = 0; l < LAYERS; l++)
-        ff[l] = ff_of(m, l);
-    if (m->gemma4 & BY_LAYER)
+        ff[l] = has_network(m, l) ? m->features & MOE_FF && m->mamba2 ? EXPERT_FF : ff_of(m, l) : 0;
+    if (m->gemma4 & BY_LAYER || m->mamba2 & NEMOTRON)
         ggufw_i32s(w, KEY("feed_forward_length"), ff, LAYERS);
     else if (!(m->features & DELTA && m->features & MOE))
         ggufw_u32(w, KEY("feed_forward_length"), FF);
     ggufw_u32(w, KEY("attention.head_count"), HEADS);
-    if (!(m->features & CONV) && !m->gemma4)
+    if (!(m->features & CONV) && !m->gemma4 && (!m->mamba2 || m->mamba2 & BESIDE))
         ggufw_u32(w, KEY("attention.head_count_kv"), (uint32_t)kv_heads(m, 0));
     ggufw_f32(w, KEY("attention.layer_norm_rms_epsilon"), 1e-5f);
     ggufw_f32(w, KEY("rope.freq_base"), 10000);
@@ -461,8 +526,9 @@ static void write_keys(struct ggufw *w, const struct tiny *m)
     int32_t n_kv[LAYERS + 1];
     for (int l = 0; l <= LAYERS; l++) {
         sliding[l] = slides(m, l);
-        recurrent[l] = !attends(m, l);
-        n_kv[l] = recurrent[l] ? 0 : kv_heads(m, l);
+        bool sees = l == LAYERS || attends(m, l);
+        recurrent[l] = !sees;
+        n_kv[l] = sees ? kv_heads(m, l) : 0;
     }
     if (m->gemma4) {
         ggufw_u32(w, KEY("attention.key_length"), (uint32_t)head(m, 2));
@@ -477,6 +543,19 @@ static void write_keys(struct ggufw *w, const struct tiny *m)
         ggufw_u32(w, KEY("attention.shared_kv_layers"), m->gemma4 & BY_LAYER ? LAYERS / 2 : 0);
         ggufw_u32(w, KEY("embedding_length_per_layer_input"), m->gemma4 & BY_LAYER ? SIDE : 0);
         ggufw_f32(w, KEY("final_logit_softcapping"), 30);
+    }
+    if (m->mamba2) {
+        if (!(m->mamba2 & BESIDE))
+            ggufw_i32s(w, KEY("attention.head_count_kv"), n_kv, LAYERS);
+        if (m->mamba2 & NEMOTRON)
+            ggufw_f32(w, KEY("attention.layer_norm_epsilon"), 1e-5f);
+        if (m->features & FACTORS)
+            ggufw_bool(w, KEY("rope.scaling.finetuned"), 0);
+        ggufw_u32(w, KEY("ssm.conv_kernel"), SPACE_TAPS);
+        ggufw_u32(w, KEY("ssm.state_size"), SPACE_STATE);
+        ggufw_u32(w, KEY("ssm.group_count"), (uint32_t)groups(m));
+        ggufw_u32(w, KEY("ssm.time_step_rank"), SPACE_HEADS);
+        ggufw_u32(w, KEY("ssm.inner_size"), SPACE_HEADS * SPACE_HEAD);
     }
     if (m->features & MARKED)
         ggufw_bools(w, KEY("attention.recurrent_layers"), recurrent,
