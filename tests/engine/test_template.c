@@ -74,10 +74,7 @@ static const struct differs golden_differs[] = {
     {"Hermes-3-Llama-3.1-8B-tool_use", NULL, "the same"},
     {"functionary-medium", NULL, "writes a system turn about tools"},
     {"StepFun", "ends_with_assistant", "shows thoughts with one line end less"},
-    {"nemotron35", "user", "writes an empty system turn"},
-    {"nemotron35", "no_sys_multi", "the same, and thoughts of old answers"},
-    {"nemotron35", "ends_with_assistant", "the same"},
-    {"nemotron35", "multi", "writes <think></think> before old answers"},
+    {"Nemotron-Nano-v2", "ends_with_assistant", "shows a last answer as one to go on with"},
     {"gpt-oss-120b", "ends_with_assistant",
      "ends an answer that nobody is to follow as in training"},
     {"data/gpt-oss", NULL, "a draft: no channel before old answers, tools where there are none"},
@@ -339,6 +336,14 @@ static void template__text__formats_without_reference(void **state)
         {"{%- set cls_token = \"<|begin_of_sentence|>\" -%}"
          "{{- \"User: \" + message[\"content\"] + \" \" -}}{{- \"Assistant: \" -}}",
          "ernie", NULL, "<|begin_of_sentence|>User: Hi Assistant: ", NULL},
+        {"{{- '<SPECIAL_10>System\n' + text }}{{- '<SPECIAL_11>User\n' + content.strip() + '\n' }}"
+         "{{- '\n<SPECIAL_12>\n' -}}{%- if add_generation_prompt -%}\n{{- '<SPECIAL_11>Assistant\n' -}}"
+         "{%- if ns.enable_thinking is defined and ns.enable_thinking is false -%}{{- '<think></think>' -}}"
+         "{%- else -%}{{- '<think>\n' -}}{%- endif -%}{%- endif -%}",
+         "nemotron-2",
+         "<SPECIAL_10>System\nBe kind.\n\n<SPECIAL_11>User\nHi\n<SPECIAL_11>Assistant\nHello\n<SPECIAL_12>\n"
+         "<SPECIAL_11>User\nBye\n<SPECIAL_11>Assistant\n<think>\n",
+         "<SPECIAL_10>System\n\n\n<SPECIAL_11>User\nHi\n<SPECIAL_11>Assistant\n<think>\n", NULL},
     };
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++)
         check_styled(&cases[i]);
