@@ -2,7 +2,7 @@
  *
  * usage: mkmodel SHAPE TYPE OUT.gguf
  *   SHAPE  llama-3.2-1b | llama-3.1-8b | qwen3-0.6b | smollm2-135m | qwen3-30b-a3b | gpt-oss-20b |
- *          qwen35-0.8b | lfm2-1.2b | gemma4-e2b | tiny, and :N after it for N layers only
+ *          qwen35-0.8b | lfm2-1.2b | granite-4-h-1b | gemma4-e2b | tiny, and :N after it for N layers only
  *   TYPE   Q4_K_M (the usual mix), or any weight type: F16 BF16 F32 Q8_0 Q4_0 Q4_K Q5_K Q6_K ...;
  *          MXFP4: experts only, Q8_0 for the rest
  * Weights are N(0, 0.02); what the model says means nothing, and its attention is dense. Every
@@ -22,10 +22,10 @@ struct shape {
     float base, eps;
     bool tied, qk_norm;
     int n_expert, n_used; /* 0 = dense; else ff is an expert's */
-    uint32_t attends;     /* a bit for each layer, the others keep a state; 0 = every layer */
+    uint64_t attends;     /* a bit for each layer, the others keep a state; 0 = every layer */
 };
 
-enum { MAX_MARKED = 32, MAX_LAYERS = 64 };
+enum { MAX_LAYERS = 64 };
 
 static struct shape shapes[] = {
     {"llama-3.2-1b", "llama", "llama-bpe", 16, 2048, 32, 8, 64, 8192, 128256, 500000, 1e-5f, true,
@@ -44,6 +44,8 @@ static struct shape shapes[] = {
      true, 0, 0, 0x888888},
     {"lfm2-1.2b", "lfm2", "lfm2", 16, 2048, 32, 8, 64, 8192, 65536, 1000000, 1e-5f, true, true, 0,
      0, 1 << 2 | 1 << 5 | 1 << 8 | 1 << 10 | 1 << 12 | 1 << 14},
+    {"granite-4-h-1b", "granitehybrid", "dbrx", 40, 1536, 12, 4, 128, 4096, 100352, 10000, 1e-5f, true, false,
+     0, 0, 1ull << 5 | 1ull << 15 | 1ull << 25 | 1ull << 35},
     {"gemma4-e2b", "gemma4", "llama-bpe", 35, 1536, 8, 1, 256, 6144, 262144, 1000000, 1e-6f, true, true, 0, 0},
     {"tiny", "llama", "llama-bpe", 2, 256, 4, 2, 64, 512, 512, 10000, 1e-5f, true, false, 0, 0},
 };
@@ -53,6 +55,8 @@ enum { POOL_ELEMS = 1 << 20 };
 /* Of qwen35: layers with the gated delta rule, as many heads of keys as of values, and rotation. */
 enum { INTERVAL = 4, STATE_HEADS = 16, STATE = 128, DELTA_TAPS = 4, ROTATED = 64 };
 enum { LFM2_TAPS = 3 };
+/* Of granitehybrid: layers with Mamba-2, twice as wide as the model. */
+enum { SPACE_HEAD = 64, SPACE_STATE = 128, SPACE_TAPS = 4 };
 /* Of gemma4: every fifth layer sees everything, with heads twice as wide; the layers behind the first 15 read
  * what these keep, with networks twice as wide; embeddings by layer. */
 enum { SEES_ALL = 5, OWN = 15, SIDE = 256 };
@@ -75,6 +79,12 @@ static bool shares(const struct shape *s, int layer)
 static bool attends(const struct shape *s, int layer)
 {
     return !s->attends || s->attends >> layer & 1;
+}
+
+/* A list of KV heads says which layers attend. */
+static bool marks(const struct shape *s)
+{
+    return is_arch(s, "lfm2") || is_arch(s, "granitehybrid");
 }
 
 struct pool {
@@ -129,7 +139,7 @@ struct tensor {
     enum kern_type type;
     int64_t n_col, n_row; /* n_row 0 = a vector */
     int64_t n_mat;        /* as ggufw_stack's */
-    float value;          /* of a vector */
+    float value;          /* of a vector, or of one column */
 };
 
 static struct tensor tensors[1024];
@@ -185,6 +195,13 @@ static void plan_vector(int b, const char *what, int64_t n, float value)
     tensors[n_tensor - 1].value = value;
 }
 
+/* The same as a matrix of one column, as some converters write it. */
+static void plan_column(int b, const char *what, int64_t n, float value)
+{
+    plan_vector(b, what, 1, value);
+    tensors[n_tensor - 1].n_row = n;
+}
+
 static void plan_attention(const struct shape *s, int b, enum kern_type main_type,
                            enum kern_type more_type)
 {
@@ -224,6 +241,20 @@ static void plan_conv(const struct shape *s, int b, enum kern_type main_type)
     PLAN("shortconv.out_proj", main_type, s->d, s->d, 0);
 }
 
+/* A state is halved in about 14 tokens. */
+static void plan_space(const struct shape *s, int b, enum kern_type main_type)
+{
+    int n = 2 * s->d, heads = n / SPACE_HEAD, mix = n + 2 * SPACE_STATE;
+    PLAN("ssm_in", main_type, s->d, n + mix + heads, 0);
+    PLAN("ssm_conv1d", KERN_F32, SPACE_TAPS, mix, 0);
+    plan_vector(b, "ssm_conv1d.bias", mix, 0);
+    plan_vector(b, "ssm_dt.bias", heads, -3);
+    plan_column(b, "ssm_a", heads, -1);
+    plan_column(b, "ssm_d", heads, 1);
+    PLAN("ssm_norm", KERN_F32, n, 0, 0);
+    PLAN("ssm_out", main_type, n, s->d, 0);
+}
+
 static void plan_gemma4(const struct shape *s, int b, enum kern_type main_type)
 {
     PLAN("post_attention_norm", KERN_F32, s->d, 0, 0);
@@ -248,6 +279,8 @@ static void plan_layer(const struct shape *s, int b, enum kern_type main_type,
         plan_attention(s, b, main_type, more_type);
     else if (delta)
         plan_delta(s, b, main_type, qkv_type);
+    else if (is_arch(s, "granitehybrid"))
+        plan_space(s, b, main_type);
     else
         plan_conv(s, b, main_type);
     PLAN(oss || delta ? "post_attention_norm" : "ffn_norm", KERN_F32, s->d, 0, 0);
@@ -281,11 +314,12 @@ static void plan_layer(const struct shape *s, int b, enum kern_type main_type,
 
 static void write_tensor(struct ggufw *w, const struct tensor *t)
 {
-    if (t->n_row == 0) {
-        float *x = mem_alloc((size_t)t->n_col * sizeof *x);
-        for (int64_t i = 0; i < t->n_col; i++)
+    if (t->n_row == 0 || t->n_col == 1) {
+        int64_t n = t->n_row == 0 ? t->n_col : t->n_row;
+        float *x = mem_alloc((size_t)n * sizeof *x);
+        for (int64_t i = 0; i < n; i++)
             x[i] = t->value;
-        ggufw_data(w, x, (size_t)t->n_col * sizeof *x);
+        ggufw_data(w, x, (size_t)n * sizeof *x);
         free(x);
         return;
     }
@@ -321,7 +355,7 @@ static void write_header(struct ggufw *w, const struct shape *s)
     else
         ggufw_u32(w, KEY("feed_forward_length"), (uint32_t)s->ff);
     ggufw_u32(w, KEY("attention.head_count"), (uint32_t)s->n_head);
-    if (!is_arch(s, "lfm2"))
+    if (!marks(s))
         ggufw_u32(w, KEY("attention.head_count_kv"), (uint32_t)s->n_kv);
     ggufw_u32(w, KEY("attention.key_length"), (uint32_t)head_dim(s, SEES_ALL - 1));
     ggufw_u32(w, KEY("attention.value_length"), (uint32_t)head_dim(s, SEES_ALL - 1));
@@ -365,13 +399,22 @@ static void write_header(struct ggufw *w, const struct shape *s)
         ggufw_u32(w, KEY("embedding_length_per_layer_input"), SIDE);
         ggufw_f32(w, KEY("final_logit_softcapping"), 30);
     }
-    if (is_arch(s, "lfm2")) {
-        int32_t n_kv[MAX_MARKED];
+    if (is_arch(s, "granitehybrid")) {
+        ggufw_u32(w, KEY("ssm.conv_kernel"), SPACE_TAPS);
+        ggufw_u32(w, KEY("ssm.state_size"), SPACE_STATE);
+        ggufw_u32(w, KEY("ssm.group_count"), 1);
+        ggufw_u32(w, KEY("ssm.time_step_rank"), (uint32_t)(2 * s->d / SPACE_HEAD));
+        ggufw_u32(w, KEY("ssm.inner_size"), (uint32_t)(2 * s->d));
+        ggufw_bool(w, KEY("rope.scaling.finetuned"), false);
+    }
+    if (marks(s)) {
+        int32_t n_kv[MAX_LAYERS];
         for (int b = 0; b < s->n_layer; b++)
             n_kv[b] = attends(s, b) ? s->n_kv : 0;
         ggufw_i32s(w, KEY("attention.head_count_kv"), n_kv, (size_t)s->n_layer);
-        ggufw_u32(w, KEY("shortconv.l_cache"), LFM2_TAPS);
     }
+    if (is_arch(s, "lfm2"))
+        ggufw_u32(w, KEY("shortconv.l_cache"), LFM2_TAPS);
 #undef KEY
 }
 
@@ -396,9 +439,8 @@ int main(int argc, char **argv)
             s = &shapes[i];
     if (s && layers)
         s->n_layer = atoi(layers);
-    int most = s && s->attends ? MAX_MARKED : MAX_LAYERS;
-    if (s && s->n_layer > most) {
-        fprintf(stderr, "mkmodel: %s has at most %d layers\n", s->name, most);
+    if (s && s->n_layer > MAX_LAYERS) {
+        fprintf(stderr, "mkmodel: %s has at most %d layers\n", s->name, MAX_LAYERS);
         return 2;
     }
     bool mix = argc == 4 && !strcmp(argv[2], "Q4_K_M");
@@ -406,7 +448,7 @@ int main(int argc, char **argv)
     if (!s || (!mix && !parse_type(argv[2], &type))) {
         fprintf(stderr, "usage: mkmodel "
                         "llama-3.2-1b|llama-3.1-8b|qwen3-0.6b|smollm2-135m|qwen3-30b-a3b|gpt-oss-"
-                        "20b|qwen35-0.8b|lfm2-1.2b|gemma4-e2b|tiny[:LAYERS] TYPE|Q4_K_M OUT.gguf\n");
+                        "20b|qwen35-0.8b|lfm2-1.2b|granite-4-h-1b|gemma4-e2b|tiny[:LAYERS] TYPE|Q4_K_M OUT.gguf\n");
         return 2;
     }
     enum kern_type embd = mix ? KERN_Q6_K : type == KERN_MXFP4 ? KERN_Q8_0 : type;
