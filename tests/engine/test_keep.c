@@ -635,12 +635,12 @@ static struct engine *open_states(const char *path, const char *kv)
 
 /* The app's ways back: the last answer once more, the last question otherwise; with the engine as it is and
  * opened again. Under the exact preset the same answer comes. */
-static void keep__states__answers_again_read_little(void **state)
+static void answers_again(const char *model)
 {
     static const char *const presets[] = {"exact", "adaptive"};
     char path[64];
     snprintf(path, sizeof path, "/tmp/dogear-keep-%d.gguf", (int)getpid());
-    tinymodel_write(tinymodel_find("qwen35"), path, false);
+    tinymodel_write(tinymodel_find(model), path, false);
     for (int i = 0; i < 4; i++) {
         const char *kv = presets[i / 2];
         bool reopen = i % 2;
@@ -674,12 +674,20 @@ static void keep__states__answers_again_read_little(void **state)
     unlink(path);
 }
 
+static void keep__states__answers_again_read_little(void **state)
+{
+    answers_again("qwen35");
+    answers_again("granitehybrid");
+}
+
 static void keep__states__come_back(void **state)
 {
     static const char *const presets[] = {"exact", "8/8", "adaptive"};
     for (size_t i = 0; i < sizeof presets / sizeof *presets; i++) {
         keep_states("qwen35moe", presets[i]);
         keep_states("lfm2", presets[i]);
+        keep_states("falcon-h1", presets[i]);
+        keep_states("nemotron_h", presets[i]);
     }
 }
 

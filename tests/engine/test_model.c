@@ -164,6 +164,16 @@ static void model__read__refuses_parts_that_do_not_fit(void **state)
         {"lfm2", "lfm2.shortconv.l_cache", 9},
         {"lfm2", "lfm2.shortconv.l_cache", 2},
         {"lfm2", "lfm2.attention.head_count", 0},
+        {"granitehybrid", "granitehybrid.ssm.state_size", 0},
+        {"granitehybrid", "granitehybrid.ssm.state_size", 24},
+        {"granitehybrid", "granitehybrid.ssm.state_size", 1u << 20},
+        {"granitehybrid", "granitehybrid.ssm.time_step_rank", 0},
+        {"granitehybrid", "granitehybrid.ssm.time_step_rank", 3},
+        {"granitehybrid", "granitehybrid.ssm.time_step_rank", 16}, /* heads of 8 channels */
+        {"granitehybrid", "granitehybrid.ssm.group_count", 0},
+        {"granitehybrid", "granitehybrid.ssm.group_count", 3},
+        {"granitehybrid", "granitehybrid.ssm.inner_size", 1u << 30},
+        {"granitehybrid", "granitehybrid.ssm.conv_kernel", 9},
     };
     for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) {
         char path[1024];

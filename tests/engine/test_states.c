@@ -18,8 +18,9 @@
 
 enum { PROMPT = 300, N_TOK = 460, BORDER = PROMPT / 64 * 64 };
 
-/* One with the gated delta rule and experts, one with convolutions alone. */
-static const char *const models[] = {"qwen35moe", "lfm2", NULL};
+/* With the gated delta rule and experts, with convolutions alone, with state spaces beside attention and in layers
+ * of one part. */
+static const char *const models[] = {"qwen35moe", "lfm2", "falcon-h1", "nemotron_h", NULL};
 
 static int32_t text[N_TOK];
 
@@ -66,7 +67,7 @@ static void each(void (*fn)(struct bed *b))
     for (int i = 0; models[i]; i++) {
         struct bed b;
         open_bed(&b, k, models[i]);
-        assert_true(b.m->p.n_layer_kv < b.m->p.n_layer);
+        assert_true(b.m->p.n_layer_state > 0);
         fn(&b);
         bed_close(&b);
     }
