@@ -175,10 +175,29 @@ static enum status bind_recurrent(struct model *m, int32_t i, struct err *e)
         VEC(skip, "ssm_d", true, n, 0, n);
         VEC(state_norm, "ssm_norm.weight", p->arch != MODEL_FALCON_H1, n_out, 0, n_out);
     } else if (n > 0) {
-        MAT(mix, "attn_qkv.weight", d, n_mix, 0, n_mix);
-        MAT(gate_out, "attn_gate.weight", d, n_out, 0, n_out);
-        MAT(alpha, "ssm_alpha.weight", d, n, 0, n);
-        MAT(beta, "ssm_beta.weight", d, n, 0, n);
+        int32_t per_key = n / p->n_state_head_k;
+        if (tensor(g, "blk.%d.ssm_in.weight", i)) { /* the first of qwen3next: each key's q, k, values, gates */
+            int32_t key = p->state_dim_k, values = per_key * p->state_dim;
+            MAT(mix, "ssm_in.weight", d, n_mix + n_out, 0, n_mix);
+            MAT(gate_out, "ssm_in.weight", d, n_mix + n_out, 0, n_out);
+            l->mix.step = l->gate_out.step = 2 * key + 2 * values;
+            l->mix.piece[0].n = l->mix.piece[1].at = l->mix.piece[1].n = key;
+            l->mix.piece[2].at = 2 * key;
+            l->mix.piece[2].n = l->gate_out.piece[0].n = values;
+            l->gate_out.piece[0].at = 2 * key + values;
+        } else {
+            MAT(mix, "attn_qkv.weight", d, n_mix, 0, n_mix);
+            MAT(gate_out, "attn_gate.weight", d, n_out, 0, n_out);
+        }
+        if (tensor(g, "blk.%d.ssm_ba.weight", i)) { /* each key's betas, then its alphas */
+            MAT(beta, "ssm_ba.weight", d, 2 * n, 0, n);
+            MAT(alpha, "ssm_ba.weight", d, 2 * n, 0, n);
+            l->beta.step = l->alpha.step = 2 * per_key;
+            l->beta.piece[0].n = l->alpha.piece[0].n = l->alpha.piece[0].at = per_key;
+        } else {
+            MAT(alpha, "ssm_alpha.weight", d, n, 0, n);
+            MAT(beta, "ssm_beta.weight", d, n, 0, n);
+        }
         VEC(state_norm, "ssm_norm.weight", true, p->state_dim, 0, p->state_dim);
     } else {
         MAT(gate_in, "shortconv.in_proj.weight", d, 3 * d, 0, d);
@@ -559,9 +578,10 @@ static void add_size(void *ctx, struct model_mat *mat)
         return;
     }
     size_t own = s->k->ops->weight_size(s->k, mat->t->type, mat->n_row, mat->n_col);
-    s->own += own;
-    if (own == 0)
-        s->mapped += row_bytes(mat) * (size_t)mat->n_row;
+    uint64_t file = row_bytes(mat) * (uint64_t)mat->n_row;
+    s->own += own == 0 && mat->step > 0 ? file : own;
+    if (own == 0 && mat->step == 0)
+        s->mapped += file;
 }
 
 void model_weight_bytes(const struct model *m, struct kern *k, uint64_t *ret_private,
@@ -618,6 +638,20 @@ struct loader {
     struct err *e;
 };
 
+/* The rows of a matrix in pieces, one after another. NULL when out of memory. */
+static void *gather(const struct model_mat *mat)
+{
+    size_t bytes = row_bytes(mat);
+    char *all = mem_try(bytes * (size_t)mat->n_row), *to = all;
+    for (int i = 0; all && i < MODEL_PIECES; i++)
+        for (int64_t at = mat->piece[i].at; mat->piece[i].n > 0 && at < mat->t->dim[1]; at += mat->step) {
+            size_t n = bytes * (size_t)mat->piece[i].n;
+            memcpy(to, (const char *)mat->t->data + bytes * (size_t)at, n);
+            to += n;
+        }
+    return all;
+}
+
 static void load_mat(void *ctx, struct model_mat *mat)
 {
     struct loader *l = ctx;
@@ -625,13 +659,19 @@ static void load_mat(void *ctx, struct model_mat *mat)
     if (l->status != OK)
         return;
     size_t bytes = row_bytes(mat);
-    mat->w = (mat->kept ? k->ops->weight_keep : k->ops->weight_new)(
-        k, mat->t->type, mat->n_row, mat->n_col,
-        (const char *)mat->t->data + bytes * (size_t)mat->row0);
+    mat->gathered = mat->step > 0 ? gather(mat) : NULL;
+    const void *data = mat->step > 0 ? mat->gathered : (const char *)mat->t->data + bytes * (size_t)mat->row0;
+    mat->w = data ? (mat->kept ? k->ops->weight_keep : k->ops->weight_new)(k, mat->t->type, mat->n_row,
+                                                                           mat->n_col, data)
+                  : NULL;
     if (!mat->w) {
         l->status = err_set(l->e, ERR_MEMORY, "out of memory for tensor '%s' (%zu bytes)",
                             mat->t->name, bytes * (size_t)mat->n_row);
         return;
+    }
+    if (k->ops->weight_owns(mat->w)) {
+        free(mat->gathered);
+        mat->gathered = NULL;
     }
     /* Copied into the backend's own order: the file's pages need not stay resident. */
     if (k->ops->weight_owns(mat->w) && mat->row0 + mat->n_row == mat->t->dim[1] * mat->t->dim[2])
@@ -673,6 +713,7 @@ static void free_mat(void *ctx, struct model_mat *mat)
     struct kern *k = ctx;
     if (mat->w)
         k->ops->weight_free(k, mat->w);
+    free(mat->gathered);
 }
 
 void model_free(struct model *m)

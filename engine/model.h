@@ -55,6 +55,7 @@ enum model_arch {
     MODEL_NEMOTRON_H,
     MODEL_NEMOTRON_H_MOE,
     MODEL_FALCON_H1,
+    MODEL_QWEN3NEXT,
 };
 
 /* Position encoding of one kind of layer, before n_ctx is known. */
@@ -110,6 +111,7 @@ struct model_params {
     /* Heads with a state of [state_dim_k, state_dim] each, and heads of keys, which they share; 0 = the
      * convolution is all. */
     int32_t n_state_head, n_state_head_k, state_dim_k, state_dim;
+    bool state_neighbours; /* those that share are neighbours, as in a state space; else one of every n_state_head_k */
     bool selective;  /* they are Mamba-2's selective state spaces, else of the gated delta rule */
     float state_eps; /* of the norms in such a layer */
     int64_t n_param;
@@ -148,10 +150,17 @@ static inline int32_t model_out_width(const struct model_params *p)
 }
 
 /* A matrix bound to rows of a tensor; experts' matrices are one matrix, above each other. */
+enum { MODEL_PIECES = 3 };
 struct model_mat {
     const struct gguf_tensor *t; /* NULL = absent */
-    int32_t row0, n_row, n_col;
+    int32_t row0, n_row, n_col;  /* rows row0.. of the tensor, or, with `step`, what follows */
+    /* The tensor's rows are groups of `step`; the matrix has a piece of each group, then another of each. */
+    int32_t step;
+    struct {
+        int32_t at, n;
+    } piece[MODEL_PIECES];
     bool kept;             /* in the host's memory, though the model runs on a device */
+    void *gathered;        /* such rows one after another, where the backend reads them in place; owned */
     struct kern_weight *w; /* after model_load */
 };
 

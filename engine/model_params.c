@@ -65,6 +65,8 @@ static const struct arch {
     {"nemotron_h_moe", MODEL_NEMOTRON_H_MOE, KERN_ROPE_HALVES, KERN_ACT_RELU, 0,
      EXPERTS | SHARED | SIGMOID | MAMBA2 | NEMOTRON},
     {"falcon-h1", MODEL_FALCON_H1, KERN_ROPE_HALVES, KERN_ACT_SILU, 0, PRE_NORM | MAMBA2},
+    {"qwen3next", MODEL_QWEN3NEXT, KERN_ROPE_HALVES, KERN_ACT_SILU, 0,
+     PRE_NORM | QK_NORM | FFN_NORM_POST | DELTA | EXPERTS | EXPERT_NORM | SHARED | SHARED_GATE},
     /* The language parts of models that also see: of text alone, their positions are plain. */
     {"qwen2vl", MODEL_QWEN2, KERN_ROPE_HALVES, KERN_ACT_SILU, 0, PRE_NORM | QKV_BIAS},
     {"qwen3vl", MODEL_QWEN3, KERN_ROPE_HALVES, KERN_ACT_SILU, 0, PRE_NORM | QK_NORM},
@@ -317,6 +319,7 @@ static enum status read_delta(const struct gguf *g, struct model_params *p, stru
         p->attends[i] = !p->recurrent[i];
     }
     p->q_gated = true;
+    p->state_neighbours = p->arch == MODEL_QWEN3NEXT;
     TRY(get_int(g, p, "ssm.state_size", 1, MAX_STATE_DIM, -1, &p->state_dim, e));
     TRY(get_int(g, p, "ssm.time_step_rank", 1, MAX_HEADS, -1, &p->n_state_head, e));
     TRY(get_int(g, p, "ssm.group_count", 1, p->n_state_head, -1, &p->n_state_head_k, e));
@@ -347,7 +350,7 @@ static enum status read_spaces(const struct gguf *g, struct model_params *p, str
         p->attends[i] &= n_ff == 0;
         p->recurrent[i] = p->arch == MODEL_FALCON_H1 || (p->recurrent[i] && n_ff == 0);
     }
-    p->selective = true;
+    p->selective = p->state_neighbours = true;
     p->ungated = p->no_rope = model_has(p, NEMOTRON);
     TRY(get_int(g, p, "moe_latent_size", 0, MAX_EMBD, 0, &n_latent, e));
     if (n_latent > 0)

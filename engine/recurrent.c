@@ -116,6 +116,7 @@ static void step(struct recurrent *r, const struct model_layer *l, const float *
         .n_tok = n_row,
         .n_head = p->n_state_head,
         .n_head_k = p->n_state_head_k,
+        .neighbours = p->state_neighbours,
         .head_dim = p->state_dim,
         .q = conv,
         .k = conv + n_key,

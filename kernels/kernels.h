@@ -149,8 +149,8 @@ struct kern_conv {
  *   S *= exp(a * softplus(alpha + dt));  S += k (sigmoid(beta) * (v - k S));  out = q S
  * The result of a row does not depend on how rows are cut into calls. */
 struct kern_delta {
-    int32_t n_tok, n_head, n_head_k, head_dim; /* head h uses q and k of h % n_head_k; head_dim a multiple
-                                                  of 16, at most 256 */
+    int32_t n_tok, n_head, n_head_k, head_dim; /* head_dim a multiple of 16, at most 256 */
+    bool neighbours; /* head h uses q and k of h / (n_head / n_head_k), else of h % n_head_k */
     const float *q, *k, *v; /* dev, rows `stride` floats apart: q, k [n_head_k, head_dim], v [n_head, head_dim] */
     int32_t stride;
     const float *alpha, *beta; /* dev [n_tok, n_head] */
@@ -160,6 +160,12 @@ struct kern_delta {
     float *out;                /* dev [n_tok, n_head, head_dim]; not among the others */
     float eps;                 /* added to squared lengths of q and k */
 };
+
+/* Which q and k head h uses. */
+static inline int32_t kern_delta_key(const struct kern_delta *d, int32_t h)
+{
+    return d->neighbours ? h / (d->n_head / d->n_head_k) : h % d->n_head_k;
+}
 
 /* Mamba-2's selective state space (Dao and Gu 2024, "Transformers are SSMs"), one token after another. Per
  * head with state S [n_state, head_dim] and step = softplus(dt + dt_bias):

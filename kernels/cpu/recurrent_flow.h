@@ -193,7 +193,7 @@ ATTN_INLINE float take_length(float *dst, const float *x, int32_t n, float eps)
 static void delta_take(struct delta_run *g, const struct kern_delta *d, int32_t h, int32_t t0, int32_t n)
 {
     int32_t dim = d->head_dim;
-    size_t at = (size_t)(h % d->n_head_k) * dim;
+    size_t at = (size_t)kern_delta_key(d, h) * dim;
     float own = 1 / sqrtf((float)dim), k_scale[STATE_TOKS];
     for (int32_t i = 0; i < n; i++) {
         size_t gate = (size_t)(t0 + i) * d->n_head + h;

@@ -51,8 +51,8 @@ static double inverse_length(const float *x, int32_t n, float eps)
 static void delta_step(const struct kern_delta *d, int32_t t, int32_t h, float *s)
 {
     int32_t n = d->head_dim, gate = t * d->n_head + h;
-    const float *q = d->q + (size_t)t * d->stride + (size_t)(h % d->n_head_k) * n;
-    const float *key = d->k + (size_t)t * d->stride + (size_t)(h % d->n_head_k) * n;
+    size_t from = (size_t)t * d->stride + (size_t)kern_delta_key(d, h) * n;
+    const float *q = d->q + from, *key = d->k + from;
     const float *v = d->v + (size_t)t * d->stride + (size_t)h * n;
     float *out = d->out + ((size_t)t * d->n_head + h) * n;
     double decay = exp(d->a[h] * softplus((double)d->alpha[gate] + d->dt[h])), share = sigmoid(d->beta[gate]);

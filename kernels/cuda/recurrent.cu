@@ -79,7 +79,7 @@ DEVICE float lanes_sum(float x)
 struct delta_args {
     const float *q, *k, *v, *alpha, *beta, *a, *dt, *before;
     float *after, *out;
-    int32_t n_tok, n_head, n_head_k, head_dim, stride;
+    int32_t n_tok, n_head, n_head_k, per_key, head_dim, stride; /* per_key 0 = heads take keys by turns */
     float eps;
 };
 
@@ -96,7 +96,8 @@ static __global__ void delta_columns(struct delta_args a)
     for (int32_t r = 0; r < STATE_ROWS / STATE_LANES; r++)
         s[r] = r * STATE_LANES + lane < n ? from[(size_t)(r * STATE_LANES + lane) * n] : 0;
     for (int32_t t = 0; t < a.n_tok; t++) {
-        size_t row = (size_t)t * a.stride, head = row + (size_t)(h % a.n_head_k) * n;
+        size_t row = (size_t)t * a.stride;
+        size_t head = row + (size_t)(a.per_key > 0 ? h / a.per_key : h % a.n_head_k) * n;
         size_t gate = (size_t)t * a.n_head + h;
         float squares_q = 0, squares_k = 0;
         __syncthreads(); /* all have done with the token before */
@@ -145,9 +146,10 @@ static __global__ void delta_columns(struct delta_args a)
 void cuda_delta(struct kern *k, const struct kern_delta *d)
 {
     assert(d->n_tok > 0 && d->head_dim % STATE_COLS == 0 && d->head_dim <= STATE_ROWS);
+    int32_t per_key = d->neighbours ? d->n_head / d->n_head_k : 0;
     struct delta_args a = {d->q,      d->k,     d->v,   d->alpha, d->beta,   d->a,        d->dt,
-                           d->before, d->after, d->out, d->n_tok, d->n_head, d->n_head_k, d->head_dim,
-                           d->stride, d->eps};
+                           d->before, d->after, d->out, d->n_tok, d->n_head, d->n_head_k, per_key,
+                           d->head_dim, d->stride, d->eps};
     launch(delta_columns, dim3((unsigned)d->n_head, (unsigned)(d->head_dim / STATE_COLS)), STATE_THREADS, 0,
            cuda_of(k), a);
 }

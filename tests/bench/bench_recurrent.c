@@ -69,7 +69,7 @@ static void call(struct kern *k, const struct inputs *in, int32_t n_head, int32_
                               before, after, in->out};
         k->ops->scan(k, &s);
     } else if (n_head != CONV) {
-        struct kern_delta d = {n_tok, n_head, HEADS_K, DIM, in->rows, in->rows + HEADS_K * DIM,
+        struct kern_delta d = {n_tok, n_head, HEADS_K, DIM, false, in->rows, in->rows + HEADS_K * DIM,
                                in->rows + 2 * HEADS_K * DIM, (2 * HEADS_K + n_head) * DIM, in->alpha,
                                in->beta, in->a, in->dt, before, after, in->out, 1e-6f};
         k->ops->delta(k, &d);

@@ -90,6 +90,8 @@ static const struct peer {
     {"nemotron_h", 9.073579, {-3.94714f, 1.32040f, -0.65292f, -0.87162f}},
     {"nemotron_h_moe", 8.389281, {0.66829f, 1.18061f, -3.98708f, 0.43267f}},
     {"falcon-h1", 8.211074, {0.73102f, 2.04358f, 1.07653f, -0.35164f}},
+    {"qwen3next-old", 11.216090, {7.30802f, 1.11732f, 2.98374f, -3.19945f}},
+    {"qwen3next", 9.178578, {1.51186f, -1.20957f, 1.12888f, 0.13990f}},
 };
 
 static void make_text(int32_t ids[N_TOK])
@@ -169,7 +171,8 @@ static bool is_twin(const char *name)
 {
     static const char *const twins[] = {"smollm3", "granite", "mistral3", "seed_oss", "qwen2vl", "qwen3vl",
                                         "qwen3vlmoe", "glm4v", "ernie4_5", "hunyuan-moe", "qwen35-mtp",
-                                        "qwen35moe", "lfm2moe"};
+                                        "qwen35moe", "lfm2moe", "granitehybrid-moe", "nemotron_h_moe",
+                                        "qwen3next-old"};
     for (size_t i = 0; i < sizeof twins / sizeof *twins; i++)
         if (strcmp(name, twins[i]) == 0)
             return true;

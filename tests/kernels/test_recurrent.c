@@ -93,6 +93,7 @@ static void conv_run(struct kern *k, const struct conv_case *s, int32_t cut, boo
 
 struct delta_case {
     int32_t n_tok, n_head, n_head_k, head_dim, stride;
+    bool neighbours;
     float *mix, *alpha, *beta, *a, *dt, *before;
     float eps;
 };
@@ -115,7 +116,7 @@ static void delta_run(struct kern *k, const struct delta_case *s, int32_t cut, b
         size_t gate = (size_t)t * (size_t)s->n_head;
         k->ops->delta(k, &(struct kern_delta){
                              .n_tok = now, .n_head = s->n_head, .n_head_k = s->n_head_k,
-                             .head_dim = s->head_dim, .q = row, .k = row + key, .v = row + 2 * key,
+                             .neighbours = s->neighbours, .head_dim = s->head_dim, .q = row, .k = row + key, .v = row + 2 * key,
                              .stride = s->stride, .alpha = alpha + gate, .beta = beta + gate, .a = a,
                              .dt = dt, .before = from, .after = to, .out = y + gate * d, .eps = s->eps});
         float *was = from;
@@ -304,16 +305,19 @@ static void each_delta(struct kern *k, struct kern *one, struct kern *ref)
     static const struct {
         int32_t n_tok, n_head, n_head_k, head_dim;
         float size, gate;
+        bool neighbours;
     } cases[] = {
         {1, 1, 1, 16, 1, 1},   {2, 4, 2, 16, 1, 1},    {70, 2, 2, 32, 1, 1},     {5, 3, 1, 48, 3, 1},
         {130, 2, 1, 64, 1, 1}, {3, 2, 2, 80, 1, 1},    {66, 4, 2, 128, 1, 1},    {2, 2, 1, 256, 1, 1},
         {7, 2, 1, 64, 2e-4f, 1}, /* so short that eps tells */
         {7, 2, 2, 32, 0, 1},     /* of no length at all */
         {9, 4, 2, 32, 1, 80},    /* gates wide open and shut */
+        {33, 6, 3, 32, 1, 1, true},
     };
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
         struct delta_case s = delta_new(cases[i].n_tok, cases[i].n_head, cases[i].n_head_k, cases[i].head_dim,
                                         cases[i].size, cases[i].gate);
+        s.neighbours = cases[i].neighbours;
         check_delta(k, one, ref, &s);
         delta_free(&s);
     }

@@ -66,6 +66,7 @@ enum feature {
     MARKED = 1 << 28,  /* which layers those are is listed, whatever the interval */
     VALUES = 1 << 29,  /* twice as many heads of values as of keys */
     CONV = 1 << 30,    /* short convolutions in most layers */
+#define BOTH_GATES (1u << 31) /* of the delta rule, in one matrix; and, TIED, all it reads, key by key */
 };
 
 /* Of Gemma 4: every third layer sees everything and has wider heads. */
@@ -133,6 +134,10 @@ static const struct tiny {
     {"nemotron_h_moe", "nemotron_h_moe", MOE | MOE_FF | SHARED | PICK | SCALED, 0,
      MAMBA2 | NEMOTRON | GROUPS},
     {"falcon-h1", "falcon-h1", PRE, 0, MAMBA2 | BESIDE | GROUPS},
+    {"qwen3next-old", "qwen3next",
+     PRE | FFN_POST | QK | PARTIAL | DELTA | BOTH_GATES | VALUES | MOE | MOE_FF | SHARED | SHARE | TIED},
+    {"qwen3next", "qwen3next",
+     PRE | FFN_POST | QK | PARTIAL | DELTA | BOTH_GATES | VALUES | MOE | MOE_FF | SHARED | SHARE},
 };
 
 const char *tinymodel_name(int i)
@@ -285,10 +290,18 @@ static int value_heads(const struct tiny *m)
 static void add_delta(struct tensors *t, int layer, const struct tiny *m)
 {
     int n = value_heads(m), values = n * STATE, all = 2 * KEY_HEADS * STATE + values;
-    ADD("attn_qkv", D, all, 0, 0, 0.2f);
-    ADD("attn_gate", D, values, 0, 0, 0.2f);
-    ADD("ssm_alpha", D, n, 0, 0, 0.1f);
-    ADD("ssm_beta", D, n, 0, 0, 0.2f);
+    if (m->features & BOTH_GATES && m->features & TIED) {
+        ADD("ssm_in", D, all + values, 0, 0, 0.2f);
+    } else {
+        ADD("attn_qkv", D, all, 0, 0, 0.2f);
+        ADD("attn_gate", D, values, 0, 0, 0.2f);
+    }
+    if (m->features & BOTH_GATES) {
+        ADD("ssm_ba", D, 2 * n, 0, 0, 0.15f);
+    } else {
+        ADD("ssm_alpha", D, n, 0, 0, 0.1f);
+        ADD("ssm_beta", D, n, 0, 0, 0.2f);
+    }
     ADD("ssm_conv1d", DELTA_TAPS, all, 0, 0, 0.4f);
     add_in(t, layer, "ssm_dt", ".bias", n, 0, 0, -4, 1);
     add_in(t, layer, "ssm_a", "", n, 0, 0, -3, 0.7f);
