@@ -56,6 +56,9 @@ enum model_arch {
     MODEL_NEMOTRON_H_MOE,
     MODEL_FALCON_H1,
     MODEL_QWEN3NEXT,
+    MODEL_MELLUM,
+    MODEL_MINICPM,
+    MODEL_ARCEE,
 };
 
 /* Position encoding of one kind of layer, before n_ctx is known. */

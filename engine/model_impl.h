@@ -39,7 +39,8 @@ enum trait {
     SHORT_CONV = 1 << 19,  /* some layers are short convolutions */
     GEMMA4 = 1 << 20,      /* its heads, caches, experts and embeddings by layer */
     MAMBA2 = 1 << 21,      /* some layers keep a state by a selective state space */
-    NEMOTRON = 1 << 22,    /* a layer is that, attention or a network, and this one is not gated */
+    NEMOTRON = 1 << 22,    /* a layer is that, attention or a network alone */
+    UNGATED = 1 << 23,     /* see model_params */
 };
 
 bool model_has(const struct model_params *p, unsigned trait); /* any of these */

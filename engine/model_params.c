@@ -61,12 +61,17 @@ static const struct arch {
      PRE_NORM | POST_NORM | QK_NORM | SOME_EXPERTS | EXPERT_NORM | GEMMA4},
     {"granitehybrid", MODEL_GRANITE_HYBRID, KERN_ROPE_PAIRS, KERN_ACT_SILU, 0,
      PRE_NORM | SOME_EXPERTS | EXPERT_NORM | SOME_SHARED | MAMBA2},
-    {"nemotron_h", MODEL_NEMOTRON_H, KERN_ROPE_HALVES, KERN_ACT_RELU, 0, MAMBA2 | NEMOTRON},
+    {"nemotron_h", MODEL_NEMOTRON_H, KERN_ROPE_HALVES, KERN_ACT_RELU, 0, MAMBA2 | NEMOTRON | UNGATED},
     {"nemotron_h_moe", MODEL_NEMOTRON_H_MOE, KERN_ROPE_HALVES, KERN_ACT_RELU, 0,
-     EXPERTS | SHARED | SIGMOID | MAMBA2 | NEMOTRON},
+     EXPERTS | SHARED | SIGMOID | MAMBA2 | NEMOTRON | UNGATED},
     {"falcon-h1", MODEL_FALCON_H1, KERN_ROPE_HALVES, KERN_ACT_SILU, 0, PRE_NORM | MAMBA2},
     {"qwen3next", MODEL_QWEN3NEXT, KERN_ROPE_HALVES, KERN_ACT_SILU, 0,
      PRE_NORM | QK_NORM | FFN_NORM_POST | DELTA | EXPERTS | EXPERT_NORM | SHARED | SHARED_GATE},
+    {"mellum", MODEL_MELLUM, KERN_ROPE_HALVES, KERN_ACT_SILU, 4,
+     PRE_NORM | QK_NORM | EXPERTS | EXPERT_NORM},
+    {"minicpm", MODEL_MINICPM, KERN_ROPE_PAIRS, KERN_ACT_SILU, 0, PRE_NORM},
+    {"arcee", MODEL_ARCEE, KERN_ROPE_PAIRS, KERN_ACT_RELU, 0, PRE_NORM | UNGATED},
+    {"internlm2", MODEL_LLAMA, KERN_ROPE_PAIRS, KERN_ACT_SILU, 0, PRE_NORM},
     /* The language parts of models that also see: of text alone, their positions are plain. */
     {"qwen2vl", MODEL_QWEN2, KERN_ROPE_HALVES, KERN_ACT_SILU, 0, PRE_NORM | QKV_BIAS},
     {"qwen3vl", MODEL_QWEN3, KERN_ROPE_HALVES, KERN_ACT_SILU, 0, PRE_NORM | QK_NORM},
@@ -178,7 +183,8 @@ static void read_name(const struct gguf *g, struct model_params *p)
 
 bool model_own_rope(const struct model_params *p)
 {
-    return p->arch == MODEL_GEMMA3 || p->arch == MODEL_OLMO2 || p->arch == MODEL_GEMMA4;
+    return p->arch == MODEL_GEMMA3 || p->arch == MODEL_OLMO2 || p->arch == MODEL_GEMMA4 ||
+           p->arch == MODEL_MELLUM;
 }
 
 static enum status read_rope(const struct gguf *g, struct model_params *p, struct err *e)
@@ -225,7 +231,7 @@ static enum status read_rope(const struct gguf *g, struct model_params *p, struc
     /* Sliding layers are neither stretched nor, gemma's, long-based. */
     if (model_own_rope(p))
         p->rope_local = (struct model_rope_params){
-            .base = p->arch == MODEL_OLMO2 ? r->base : 10000.0f, .factor = 1, .attn_factor = 1};
+            .base = p->arch == MODEL_OLMO2 || p->arch == MODEL_MELLUM ? r->base : 10000.0f, .factor = 1, .attn_factor = 1};
     TRY(get_int(g, p, "rope.dimension_count_swa", 2, p->head_dim_local,
                 p->n_rot < p->head_dim_local ? p->n_rot : p->head_dim_local, &p->n_rot_local, e));
     if (p->n_rot_local % 2)
@@ -351,7 +357,7 @@ static enum status read_spaces(const struct gguf *g, struct model_params *p, str
         p->recurrent[i] = p->arch == MODEL_FALCON_H1 || (p->recurrent[i] && n_ff == 0);
     }
     p->selective = p->state_neighbours = true;
-    p->ungated = p->no_rope = model_has(p, NEMOTRON);
+    p->no_rope = model_has(p, NEMOTRON);
     TRY(get_int(g, p, "moe_latent_size", 0, MAX_EMBD, 0, &n_latent, e));
     if (n_latent > 0)
         return err_set(e, ERR_UNSUPPORTED, "%s: experts that read %d channels in a model of %d are not supported",
@@ -446,7 +452,7 @@ static enum status read_experts(const struct gguf *g, struct model_params *p, st
     return OK;
 }
 
-/* Factors on the logits, and granite's on the stream: answers are multiplied by r before they are
+/* Factors on the logits, and granite's and minicpm's on the stream: answers are multiplied by r before they are
  * added to the stream. Norms do not care how large the stream is, but for their epsilon: the same
  * is a stream that is 1/r as large. */
 static enum status read_factors(const struct gguf *g, struct model_params *p, struct err *e)
@@ -454,11 +460,13 @@ static enum status read_factors(const struct gguf *g, struct model_params *p, st
     float residual, logit;
     if (model_has(p, COHERE))
         return get_float(g, p, "logit_scale", 1e-6f, 1e6f, 1, &p->output_scale, e);
-    if (p->arch != MODEL_GRANITE && p->arch != MODEL_GRANITEMOE && p->arch != MODEL_GRANITE_HYBRID)
+    bool minicpm = p->arch == MODEL_MINICPM; /* whose first files do not tell them */
+    if (!minicpm && p->arch != MODEL_GRANITE && p->arch != MODEL_GRANITEMOE && p->arch != MODEL_GRANITE_HYBRID)
         return OK;
-    TRY(get_float(g, p, "embedding_scale", 1e-6f, 1e6f, 1, &p->embed_scale, e));
-    TRY(get_float(g, p, "residual_scale", 1e-3f, 1e3f, 1, &residual, e));
-    TRY(get_float(g, p, "logit_scale", 1e-6f, 1e6f, 1, &logit, e));
+    TRY(get_float(g, p, "embedding_scale", 1e-6f, 1e6f, minicpm ? 12 : 1, &p->embed_scale, e));
+    TRY(get_float(g, p, "residual_scale", 1e-3f, 1e3f, minicpm ? 1.4f / sqrtf((float)p->n_layer) : 1, &residual,
+                  e));
+    TRY(get_float(g, p, "logit_scale", 1e-6f, 1e6f, minicpm ? (float)p->n_embd / 256 : 1, &logit, e));
     p->embed_scale /= residual;
     p->norm_eps /= residual * residual;
     p->output_scale = 1 / logit;
@@ -525,6 +533,7 @@ enum status model_read_params(const struct gguf *g, struct model_params *p, stru
     p->embed_scale = gemma ? sqrtf((float)p->n_embd) : 1;
     p->output_scale = 1;
     p->norm_rotated = model_has(p, QK_NORM_LATE);
+    p->ungated = model_has(p, UNGATED);
     p->v_normed = model_has(p, GEMMA4);
     p->experts_apart = model_has(p, GEMMA4) && p->n_expert > 0;
     TRY(read_factors(g, p, e));

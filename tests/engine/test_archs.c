@@ -90,8 +90,12 @@ static const struct peer {
     {"nemotron_h", 9.073579, {-3.94714f, 1.32040f, -0.65292f, -0.87162f}},
     {"nemotron_h_moe", 8.389281, {0.66829f, 1.18061f, -3.98708f, 0.43267f}},
     {"falcon-h1", 8.211074, {0.73102f, 2.04358f, 1.07653f, -0.35164f}},
-    {"qwen3next-old", 11.216090, {7.30802f, 1.11732f, 2.98374f, -3.19945f}},
-    {"qwen3next", 9.178578, {1.51186f, -1.20957f, 1.12888f, 0.13990f}},
+    {"mellum", 8.939095, {2.66760f, -1.54890f, 2.24209f, 6.07726f}},
+    {"minicpm", 5.825627, {0.49819f, 0.25454f, -0.07420f, -0.43988f}},
+    {"arcee", 9.434506, {0.15625f, 3.03354f, 2.90599f, 5.27554f}},
+    {"internlm2", 8.756579, {0.71710f, -1.01265f, 0.96580f, -1.32120f}},
+    {"qwen3next-old", 10.896235, {-6.15448f, 0.63044f, 0.20642f, 1.02940f}},
+    {"qwen3next", 9.066140, {0.45989f, -3.85216f, 1.59576f, 1.17664f}},
 };
 
 static void make_text(int32_t ids[N_TOK])
@@ -172,7 +176,7 @@ static bool is_twin(const char *name)
     static const char *const twins[] = {"smollm3", "granite", "mistral3", "seed_oss", "qwen2vl", "qwen3vl",
                                         "qwen3vlmoe", "glm4v", "ernie4_5", "hunyuan-moe", "qwen35-mtp",
                                         "qwen35moe", "lfm2moe", "granitehybrid-moe", "nemotron_h_moe",
-                                        "qwen3next-old"};
+                                        "qwen3next-old", "minicpm", "internlm2"};
     for (size_t i = 0; i < sizeof twins / sizeof *twins; i++)
         if (strcmp(name, twins[i]) == 0)
             return true;

@@ -77,17 +77,18 @@ enum gemma4 {
     KEYS_ARE_VALUES = 4 /* in layers that see everything, which have half as many KV heads */
 };
 
-/* Of layers with a selective state space. */
-enum mamba2 {
+/* Of layers with a selective state space, and what came with them. */
+enum more {
     MAMBA2 = 1,
-    NEMOTRON = 2, /* a layer is one part alone; networks are not gated */
+    NEMOTRON = 2, /* a layer is one part alone */
     BESIDE = 4,   /* attention in each layer, too, and no norm of a state's answer */
-    GROUPS = 8    /* two of heads that share keys */
+    GROUPS = 8,   /* two of heads that share keys */
+    UNGATED = 16  /* networks */
 };
 
 static const struct tiny {
     const char *name, *arch;
-    unsigned features, gemma4, mamba2;
+    unsigned features, gemma4, more;
 } tinies[] = {
     {"llama", "llama", PRE},
     {"llama-moe", "llama", PRE | MOE},
@@ -130,10 +131,14 @@ static const struct tiny {
     {"gemma4-moe", "gemma4", PRE | POST | QK | MOE | MOE_FF | TIED, GEMMA4 | KEYS_ARE_VALUES},
     {"granitehybrid", "granitehybrid", PRE | FACTORS | TIED, 0, MAMBA2},
     {"granitehybrid-moe", "granitehybrid", PRE | FACTORS | MOE | SHARED | TIED, 0, MAMBA2 | GROUPS},
-    {"nemotron_h", "nemotron_h", 0, 0, MAMBA2 | NEMOTRON | GROUPS},
+    {"nemotron_h", "nemotron_h", 0, 0, MAMBA2 | NEMOTRON | UNGATED | GROUPS},
     {"nemotron_h_moe", "nemotron_h_moe", MOE | MOE_FF | SHARED | PICK | SCALED, 0,
-     MAMBA2 | NEMOTRON | GROUPS},
+     MAMBA2 | NEMOTRON | UNGATED | GROUPS},
     {"falcon-h1", "falcon-h1", PRE, 0, MAMBA2 | BESIDE | GROUPS},
+    {"mellum", "mellum", PRE | QK | MOE | MOE_FF | SLIDING | YARN},
+    {"minicpm", "minicpm", PRE | FACTORS | TIED},
+    {"arcee", "arcee", PRE, 0, UNGATED},
+    {"internlm2", "internlm2", PRE},
     {"qwen3next-old", "qwen3next",
      PRE | FFN_POST | QK | PARTIAL | DELTA | BOTH_GATES | VALUES | MOE | MOE_FF | SHARED | SHARE | TIED},
     {"qwen3next", "qwen3next",
@@ -195,10 +200,10 @@ static const enum part nemotron[LAYERS] = {STATE_SPACE, NETWORK, STATE_SPACE, AT
 
 static bool attends(const struct tiny *m, int layer)
 {
-    if (m->mamba2 & NEMOTRON)
+    if (m->more & NEMOTRON)
         return nemotron[layer] == ATTENTION;
-    if (m->mamba2 & MAMBA2)
-        return m->mamba2 & BESIDE || layer == 2 || layer == 4;
+    if (m->more & MAMBA2)
+        return m->more & BESIDE || layer == 2 || layer == 4;
     if (layer == LAYERS || !(m->features & (DELTA | CONV)))
         return true;
     if (m->features & (MARKED | CONV))
@@ -208,19 +213,19 @@ static bool attends(const struct tiny *m, int layer)
 
 static bool recurs(const struct tiny *m, int layer)
 {
-    if (m->mamba2 & NEMOTRON)
+    if (m->more & NEMOTRON)
         return nemotron[layer] == STATE_SPACE;
-    return m->mamba2 & BESIDE || !attends(m, layer);
+    return m->more & BESIDE || !attends(m, layer);
 }
 
 static bool has_network(const struct tiny *m, int layer)
 {
-    return !(m->mamba2 & NEMOTRON) || nemotron[layer] == NETWORK;
+    return !(m->more & NEMOTRON) || nemotron[layer] == NETWORK;
 }
 
 static int groups(const struct tiny *m)
 {
-    return m->mamba2 & GROUPS ? 2 : 1;
+    return m->more & GROUPS ? 2 : 1;
 }
 
 /* ---- a tensor list, and its values ---- */
@@ -319,9 +324,9 @@ static void add_space(struct tensors *t, int layer, const struct tiny *m)
     add_in(t, layer, "ssm_dt", ".bias", SPACE_HEADS, 0, 0, -3, 1);
     add_in(t, layer, "ssm_a", "", 1, SPACE_HEADS, 0, -3, 0.7f);
     add_in(t, layer, "ssm_d", "", 1, SPACE_HEADS, 0, 1, 0.5f);
-    if (!(m->mamba2 & BESIDE))
+    if (!(m->more & BESIDE))
         ADD("ssm_norm", n / groups(m), groups(m), 0, 1, 0.5f);
-    ADD("ssm_out", n, D, 0, 0, m->mamba2 & BESIDE ? 0.1f : 0.2f);
+    ADD("ssm_out", n, D, 0, 0, m->more & BESIDE ? 0.1f : 0.2f);
 }
 
 static void add_conv(struct tensors *t, int layer)
@@ -359,9 +364,9 @@ static void add_layer(struct tensors *t, int layer, const struct tiny *m)
     if (m->features & PRE) {
         ADD("attn_norm", D, 0, 0, 1, 0.5f);
         add_in(t, layer, m->features & FFN_POST ? "post_attention_norm" : "ffn_norm",
-               m->mamba2 & BESIDE ? "" : ".weight", D, 0, 0, 1, 0.5f);
+               m->more & BESIDE ? "" : ".weight", D, 0, 0, 1, 0.5f);
     }
-    if (m->features & COHERE || m->mamba2 & NEMOTRON)
+    if (m->features & COHERE || m->more & NEMOTRON)
         ADD("attn_norm", D, 0, 0, 1, 0.5f);
     if (m->features & POST) {
         ADD("post_attention_norm", D, 0, 0, 0.5f, 0.3f);
@@ -373,7 +378,7 @@ static void add_layer(struct tensors *t, int layer, const struct tiny *m)
         add_delta(t, layer, m);
     else if (m->features & CONV)
         add_conv(t, layer);
-    if (m->mamba2 && recurs(m, layer))
+    if (m->more & MAMBA2 && recurs(m, layer))
         add_space(t, layer, m);
     if (!has_network(m, layer))
         return;
@@ -382,14 +387,14 @@ static void add_layer(struct tensors *t, int layer, const struct tiny *m)
     if (moe)
         ADD("ffn_gate_inp", D, EXPERTS, 0, 0, 0.3f);
     int first = t->n;
-    if (!(m->features & GATE_UP) && !(m->mamba2 & NEMOTRON))
+    if (!(m->features & GATE_UP) && !(m->more & UNGATED))
         ADD(moe ? "ffn_gate_exps" : "ffn_gate", D, ff, moe, 0, 0.2f);
     ADD(moe ? "ffn_up_exps" : "ffn_up", D, m->features & GATE_UP ? 2 * ff : ff, moe, 0, 0.2f);
     ADD(moe ? "ffn_down_exps" : "ffn_down", ff, D, moe, 0, 0.15f);
     for (int i = first; i < t->n && m->features & MXFP4; i++)
         t->list[i].type = KERN_MXFP4;
     if (moe && m->features & SHARED) {
-        if (!(m->mamba2 & NEMOTRON))
+        if (!(m->more & UNGATED))
             ADD("ffn_gate_shexp", D, SHARED_FF, 0, 0, 0.2f);
         ADD("ffn_up_shexp", D, SHARED_FF, 0, 0, 0.2f);
         ADD("ffn_down_shexp", SHARED_FF, D, 0, 0, 0.15f);
@@ -466,13 +471,13 @@ static void write_keys(struct ggufw *w, const struct tiny *m)
     ggufw_u32(w, KEY("block_count"), m->features & DRAFT ? LAYERS + 1 : LAYERS);
     int32_t ff[LAYERS];
     for (int l = 0; l < LAYERS; l++)
-        ff[l] = has_network(m, l) ? m->features & MOE_FF && m->mamba2 ? EXPERT_FF : ff_of(m, l) : 0;
-    if (m->gemma4 & BY_LAYER || m->mamba2 & NEMOTRON)
+        ff[l] = has_network(m, l) ? m->features & MOE_FF && m->more ? EXPERT_FF : ff_of(m, l) : 0;
+    if (m->gemma4 & BY_LAYER || m->more & NEMOTRON)
         ggufw_i32s(w, KEY("feed_forward_length"), ff, LAYERS);
     else if (!(m->features & DELTA && m->features & MOE))
         ggufw_u32(w, KEY("feed_forward_length"), FF);
     ggufw_u32(w, KEY("attention.head_count"), HEADS);
-    if (!(m->features & CONV) && !m->gemma4 && (!m->mamba2 || m->mamba2 & BESIDE))
+    if (!(m->features & CONV) && !m->gemma4 && (!(m->more & MAMBA2) || m->more & BESIDE))
         ggufw_u32(w, KEY("attention.head_count_kv"), (uint32_t)kv_heads(m, 0));
     ggufw_f32(w, KEY("attention.layer_norm_rms_epsilon"), 1e-5f);
     ggufw_f32(w, KEY("rope.freq_base"), 10000);
@@ -504,7 +509,8 @@ static void write_keys(struct ggufw *w, const struct tiny *m)
     if (m->features & FACTORS) {
         ggufw_f32(w, KEY("embedding_scale"), 12);
         ggufw_f32(w, KEY("residual_scale"), 0.22f);
-        ggufw_f32(w, KEY("attention.scale"), 0.0625f * 5);
+        if (strcmp(m->arch, "minicpm") != 0) /* the peer does not look for it there */
+            ggufw_f32(w, KEY("attention.scale"), 0.0625f * 5);
         ggufw_f32(w, KEY("logit_scale"), 8);
     }
     if (m->features & COHERE) {
@@ -557,10 +563,10 @@ static void write_keys(struct ggufw *w, const struct tiny *m)
         ggufw_u32(w, KEY("embedding_length_per_layer_input"), m->gemma4 & BY_LAYER ? SIDE : 0);
         ggufw_f32(w, KEY("final_logit_softcapping"), 30);
     }
-    if (m->mamba2) {
-        if (!(m->mamba2 & BESIDE))
+    if (m->more & MAMBA2) {
+        if (!(m->more & BESIDE))
             ggufw_i32s(w, KEY("attention.head_count_kv"), n_kv, LAYERS);
-        if (m->mamba2 & NEMOTRON)
+        if (m->more & NEMOTRON)
             ggufw_f32(w, KEY("attention.layer_norm_epsilon"), 1e-5f);
         if (m->features & FACTORS)
             ggufw_bool(w, KEY("rope.scaling.finetuned"), 0);
