@@ -93,6 +93,32 @@ static double weight_of(const struct model_params *p, double logit, double top, 
     return p->expert_sigmoid ? 1 / (1 + exp(-logit)) : exp(logit - top) / sum;
 }
 
+/* The groups whose experts may be chosen, a bit for each: those whose two best together are best (DeepSeek 3). */
+static uint64_t best_groups(const struct model_params *p, const float *logit, const float *pick, double top,
+                            double all)
+{
+    float score[MODEL_EXPERT_GROUPS];
+    uint64_t chosen = 0;
+    int32_t n = p->n_expert / p->n_expert_group;
+    for (int32_t g = 0; g < p->n_expert_group; g++) {
+        float first = -INFINITY, second = -INFINITY;
+        for (int32_t e = g * n; e < (g + 1) * n; e++) {
+            float v = (float)weight_of(p, logit[e], top, all) + (pick ? pick[e] : 0);
+            second = v > first ? first : v > second ? v : second;
+            first = v > first ? v : first;
+        }
+        score[g] = first + second;
+    }
+    for (int32_t i = 0; i < p->n_group_used; i++) {
+        int32_t best = -1;
+        for (int32_t g = 0; g < p->n_expert_group; g++)
+            if (!(chosen >> g & 1) && (best < 0 || score[g] > score[best]))
+                best = g;
+        chosen |= 1ull << best;
+    }
+    return chosen;
+}
+
 void experts_choose(const struct model_params *p, const float *logit, const float *pick,
                     int32_t *ret_expert, float *ret_weight)
 {
@@ -102,14 +128,18 @@ void experts_choose(const struct model_params *p, const float *logit, const floa
         top = logit[e] > top ? logit[e] : top;
     /* Where the chosen are made to sum to one, and only logits choose, the sum over all is nothing
      * to anybody. */
-    bool sums = !p->expert_sigmoid && (pick || !p->expert_norm);
+    bool grouped = p->n_expert_group > 0;
+    bool sums = !p->expert_sigmoid && (pick || grouped || !p->expert_norm);
     for (int32_t e = 0; e < p->n_expert && sums; e++)
         all += exp(logit[e] - top);
     all = sums ? all : 1;
     /* Inserted one by one: n_used is small. Scores that are no numbers count as the least, so that
      * whatever a file computes, n_used different experts come out. */
-    int32_t n_in = 0, n_used = p->n_expert_used;
+    int32_t n_in = 0, n_used = p->n_expert_used, each = grouped ? p->n_expert / p->n_expert_group : p->n_expert;
+    uint64_t groups = grouped ? best_groups(p, logit, pick, top, all) : 1;
     for (int32_t e = 0; e < p->n_expert; e++) {
+        if (!(groups >> e / each & 1))
+            continue;
         float v = pick ? (float)weight_of(p, logit[e], top, all) + pick[e] : logit[e];
         v = v == v ? v : -INFINITY;
         int32_t at = n_in;

@@ -16,6 +16,7 @@
 #include "kernels/kernels.h"
 #include "kernels/page.h"
 
+enum { MODEL_EXPERT_GROUPS = 64 /* a bit for each */ };
 enum { MODEL_LAYERS = 512, MODEL_HEAD_DIM_MAX = PAGE_HEAD_DIM_MAX /* wider heads have no kernels */ };
 
 /* The values are part of fingerprints: new ones go to the end. */
@@ -59,6 +60,7 @@ enum model_arch {
     MODEL_MELLUM,
     MODEL_MINICPM,
     MODEL_ARCEE,
+    MODEL_BAILINGMOE2,
 };
 
 /* Position encoding of one kind of layer, before n_ctx is known. */
@@ -84,6 +86,7 @@ struct model_params {
     bool layer_norm;     /* norms take the mean off first */
     bool side_by_side;   /* feed-forward reads what attention reads */
     int32_t n_expert, n_expert_used; /* 0 = dense; else n_ff is that of one expert */
+    int32_t n_expert_group, n_group_used; /* experts of so many groups, each a stretch of them, are chosen of; 0 = all */
     bool experts_apart; /* beside a network of the layer's, each with norms of its own */
     int32_t n_ff_plain;              /* widest network that is no routed expert; 0 = there is none */
     int32_t n_layer_embed;           /* values of a token's embedding for each layer; 0 = there are none */

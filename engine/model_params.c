@@ -67,6 +67,8 @@ static const struct arch {
     {"falcon-h1", MODEL_FALCON_H1, KERN_ROPE_HALVES, KERN_ACT_SILU, 0, PRE_NORM | MAMBA2},
     {"qwen3next", MODEL_QWEN3NEXT, KERN_ROPE_HALVES, KERN_ACT_SILU, 0,
      PRE_NORM | QK_NORM | FFN_NORM_POST | DELTA | EXPERTS | EXPERT_NORM | SHARED | SHARED_GATE},
+    {"bailingmoe2", MODEL_BAILINGMOE2, KERN_ROPE_HALVES, KERN_ACT_SILU, 0,
+     PRE_NORM | QK_NORM | EXPERTS | SHARED | SOME_DENSE},
     {"mellum", MODEL_MELLUM, KERN_ROPE_HALVES, KERN_ACT_SILU, 4,
      PRE_NORM | QK_NORM | EXPERTS | EXPERT_NORM},
     {"minicpm", MODEL_MINICPM, KERN_ROPE_PAIRS, KERN_ACT_SILU, 0, PRE_NORM},
@@ -433,7 +435,16 @@ static enum status read_experts(const struct gguf *g, struct model_params *p, st
     TRY(get_int(g, p, "expert_feed_forward_length", 1, MAX_FF, p->n_ff > 0 ? p->n_ff : -1, &p->n_ff,
                 e));
     char key[128];
-    TRY(get_int(g, p, "expert_group_count", 0, 1, 0, &n_group, e));
+    TRY(get_int(g, p, "expert_group_count", 0, MODEL_EXPERT_GROUPS, 0, &n_group, e));
+    if (n_group > 1) {
+        p->n_expert_group = n_group;
+        TRY(get_int(g, p, "expert_group_used_count", 1, n_group, -1, &p->n_group_used, e));
+        int32_t each = p->n_expert / n_group;
+        if (p->n_expert % n_group || each < 2 || each * p->n_group_used < p->n_expert_used)
+            return err_set(e, ERR_UNSUPPORTED,
+                           "%s: %d of %d experts, chosen of %d of %d groups, are not supported", gguf_path(g),
+                           p->n_expert_used, p->n_expert, p->n_group_used, n_group);
+    }
     TRY(get_int(g, p, "expert_gating_func", 0, GATING_CHOSEN, 0, &gating, e));
     p->expert_sigmoid = gating == GATING_BY_ARCH ? model_has(p, SIGMOID) : gating == GATING_SIGMOID;
     p->expert_norm = model_has(p, EXPERT_NORM);

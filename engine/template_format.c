@@ -14,7 +14,7 @@ typedef void detail_fn(struct template *tp, const char *s, const char *end);
 static detail_fn detail_chatml, detail_llama3, detail_mistral_v7, detail_llama2, detail_phi3,
     detail_deepseek_coder, detail_vicuna, detail_deepseek_r1, detail_monarch, detail_granite,
     detail_zephyr, detail_smollm3, detail_gpt_oss, detail_glm4, detail_glm45, detail_glm47, detail_ernie,
-    detail_gemma4;
+    detail_gemma4, detail_ling;
 
 struct known {
     const char *all[MARKS]; /* every one of these occurs in the source */
@@ -229,6 +229,14 @@ static const struct known known[] = {
                 .user = {"<|START_OF_TURN_TOKEN|><|USER_TOKEN|>", "<|END_OF_TURN_TOKEN|>"},
                 .assistant = {"<|START_OF_TURN_TOKEN|><|CHATBOT_TOKEN|>", "<|END_OF_TURN_TOKEN|>"},
                 .flags = FORMAT_TRIM}},
+    {.all = {"<role>SYSTEM</role>", "<role>HUMAN</role>", "<|role_end|>"},
+     .none = {"preserved_thinking"},
+     .detail = detail_ling,
+     .format = {.name = "ling-2",
+                .system = {"<role>SYSTEM</role>", "<|role_end|>"},
+                .user = {"<role>HUMAN</role>", "<|role_end|>"},
+                .assistant = {"<role>ASSISTANT</role>", "<|role_end|>"},
+                .flags = FORMAT_HEAD_SOURCE | FORMAT_DROP_THOUGHT}},
     {.all = {"### Instruction:", "<|EOT|>"},
      .detail = detail_deepseek_coder,
      .format = {.name = "deepseek-coder",
@@ -823,6 +831,25 @@ static void detail_gemma4(struct template *tp, const char *s, const char *end)
         tp->format.flags |= FORMAT_SYSTEM_ALWAYS;
     else
         str_clear(&tp->system_lead);
+}
+
+/* Whether it thinks stands at the end of every system text. */
+static void detail_ling(struct template *tp, const char *s, const char *end)
+{
+    static const char option[] = "set thinking_option = '";
+    struct str is = {0};
+    const char *p = find(s, end, option);
+    if (!p || !read_string(p + strlen(option), end, '\'', &is))
+        str_clear(&is);
+    if (tp->reasoning != TEMPLATE_REASONING_AUTO) {
+        str_clear(&is);
+        str_adds(&is, tp->reasoning == TEMPLATE_REASONING_ON ? "on" : "off");
+    }
+    if (p) {
+        str_addf(&tp->system_default, "detailed thinking %s", str_c(&is));
+        str_addf(&tp->system_tail, "\ndetailed thinking %s", str_c(&is));
+    }
+    str_fini(&is);
 }
 
 bool format_recognise(const char *source, size_t len, struct template *tp)

@@ -90,12 +90,13 @@ static const struct peer {
     {"nemotron_h", 9.073579, {-3.94714f, 1.32040f, -0.65292f, -0.87162f}},
     {"nemotron_h_moe", 8.389281, {0.66829f, 1.18061f, -3.98708f, 0.43267f}},
     {"falcon-h1", 8.211074, {0.73102f, 2.04358f, 1.07653f, -0.35164f}},
-    {"mellum", 8.939095, {2.66760f, -1.54890f, 2.24209f, 6.07726f}},
-    {"minicpm", 5.825627, {0.49819f, 0.25454f, -0.07420f, -0.43988f}},
-    {"arcee", 9.434506, {0.15625f, 3.03354f, 2.90599f, 5.27554f}},
-    {"internlm2", 8.756579, {0.71710f, -1.01265f, 0.96580f, -1.32120f}},
-    {"qwen3next-old", 10.896235, {-6.15448f, 0.63044f, 0.20642f, 1.02940f}},
-    {"qwen3next", 9.066140, {0.45989f, -3.85216f, 1.59576f, 1.17664f}},
+    {"bailingmoe2", 8.718264, {-2.09494f, 2.27376f, -1.29388f, 1.63614f}},
+    {"mellum", 9.258268, {-0.27915f, -0.21086f, 1.24335f, 3.25187f}},
+    {"minicpm", 5.858537, {-0.58560f, 0.90103f, 0.54340f, 0.71589f}},
+    {"arcee", 8.116924, {-0.83368f, 0.15772f, -1.37618f, -5.40098f}},
+    {"internlm2", 9.440417, {3.19044f, 0.55812f, -0.61541f, 1.64371f}},
+    {"qwen3next-old", 11.140303, {4.46275f, 1.48678f, -1.85696f, -3.90394f}},
+    {"qwen3next", 8.745735, {1.80183f, 3.84876f, -0.27472f, -1.06267f}},
 };
 
 static void make_text(int32_t ids[N_TOK])
@@ -361,6 +362,25 @@ static void experts__choose__picks_by_more_than_the_weight(void **state)
     assert_true(fabs(w[0] - 3 * a / (a + b)) < 1e-6 && fabs(w[1] - 3 * b / (a + b)) < 1e-6);
 }
 
+/* The best expert of all is alone in its group: another group's two best together are better. */
+static void experts__choose__of_the_groups_whose_two_best_are_best(void **state)
+{
+    const float logit[] = {4, -9, 2, 2.5f, -9, -9, 2.2f, 2.1f}, pick[8] = {0};
+    const struct model_params p = {.n_expert = 8, .n_expert_used = 3, .n_expert_group = 4, .n_group_used = 2,
+                                   .expert_sigmoid = true, .expert_norm = true, .expert_scale = 1};
+    int32_t e[3];
+    float w[3];
+    experts_choose(&p, logit, pick, e, w);
+    assert_int_equal(e[0], 3);
+    assert_int_equal(e[1], 6);
+    assert_int_equal(e[2], 7);
+    assert_true(fabs(w[0] + w[1] + w[2] - 1) < 1e-6);
+    const float none[] = {NAN, NAN, NAN, NAN, NAN, NAN, NAN, NAN};
+    experts_choose(&p, none, NULL, e, w);
+    for (int i = 0; i < 3; i++)
+        assert_true(e[i] >= 0 && e[i] < 8 && (i == 0 || e[i] != e[i - 1]));
+}
+
 static void experts__choose__takes_different_ones_of_no_numbers(void **state)
 {
     const float logit[] = {NAN, -INFINITY, NAN, INFINITY};
@@ -456,6 +476,7 @@ int main(int argc, char **argv)
         cmocka_unit_test(archs__read__survives_other_headers),
         cmocka_unit_test(experts__choose__greatest_first_and_weights_sum_to_one),
         cmocka_unit_test(experts__choose__picks_by_more_than_the_weight),
+        cmocka_unit_test(experts__choose__of_the_groups_whose_two_best_are_best),
         cmocka_unit_test(experts__choose__takes_different_ones_of_no_numbers),
     };
     if (argc > 1)

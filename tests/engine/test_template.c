@@ -337,6 +337,15 @@ static void template__text__formats_without_reference(void **state)
         {"{%- set cls_token = \"<|begin_of_sentence|>\" -%}"
          "{{- \"User: \" + message[\"content\"] + \" \" -}}{{- \"Assistant: \" -}}",
          "ernie", NULL, "<|begin_of_sentence|>User: Hi Assistant: ", NULL},
+        {"{% set thinking_option = 'off' %}{{ '<role>SYSTEM</role>' }}{{ 'detailed thinking ' + thinking_option + "
+         "'<|role_end|>' }}{{ '<role>HUMAN</role>' + content }}{%- if add_generation_prompt %}"
+         "{{- '<role>ASSISTANT</role>' }}{%- endif %}",
+         "ling-2",
+         "<role>SYSTEM</role>Be kind.\ndetailed thinking off<|role_end|><role>HUMAN</role>Hi<|role_end|>"
+         "<role>ASSISTANT</role>Hello<|role_end|><role>HUMAN</role>Bye<|role_end|><role>ASSISTANT</role>",
+         "<role>SYSTEM</role>detailed thinking off<|role_end|><role>HUMAN</role>Hi<|role_end|>"
+         "<role>ASSISTANT</role>",
+         NULL},
         {"{{- '<SPECIAL_10>System\n' + text }}{{- '<SPECIAL_11>User\n' + content.strip() + '\n' }}"
          "{{- '\n<SPECIAL_12>\n' -}}{%- if add_generation_prompt -%}\n{{- '<SPECIAL_11>Assistant\n' -}}"
          "{%- if ns.enable_thinking is defined and ns.enable_thinking is false -%}{{- '<think></think>' -}}"

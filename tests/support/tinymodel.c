@@ -83,7 +83,8 @@ enum more {
     NEMOTRON = 2, /* a layer is one part alone */
     BESIDE = 4,   /* attention in each layer, too, and no norm of a state's answer */
     GROUPS = 8,   /* two of heads that share keys */
-    UNGATED = 16  /* networks */
+    UNGATED = 16, /* networks */
+    EXPERT_GROUPS = 32, /* two of four are chosen of */
 };
 
 static const struct tiny {
@@ -135,6 +136,8 @@ static const struct tiny {
     {"nemotron_h_moe", "nemotron_h_moe", MOE | MOE_FF | SHARED | PICK | SCALED, 0,
      MAMBA2 | NEMOTRON | UNGATED | GROUPS},
     {"falcon-h1", "falcon-h1", PRE, 0, MAMBA2 | BESIDE | GROUPS},
+    {"bailingmoe2", "bailingmoe2", PRE | QK | PARTIAL | MOE | MOE_FF | SHARED | LEAD | PICK | SIGMOID | SCALED, 0,
+     EXPERT_GROUPS},
     {"mellum", "mellum", PRE | QK | MOE | MOE_FF | SLIDING | YARN},
     {"minicpm", "minicpm", PRE | FACTORS | TIED},
     {"arcee", "arcee", PRE, 0, UNGATED},
@@ -278,7 +281,11 @@ static void add_attention(struct tensors *t, int layer, const struct tiny *m)
         ADD("attn_q_norm", m->features & QK ? d : q, 0, 0, 1.2f, 0.4f);
     if (m->features & (QK | QK_ROW) && own)
         ADD("attn_k_norm", m->features & QK ? d : kv, 0, 0, 1.2f, 0.4f);
-    ADD("attn_q", D, m->features & DELTA ? 2 * q : q, 0, 0, 0.2f); /* gates too, head by head */
+    if (m->more & EXPERT_GROUPS)
+        ADD("attn_qkv", D, q + 2 * kv, 0, 0, 0.2f);
+    else
+        ADD("attn_q", D, m->features & DELTA ? 2 * q : q, 0, 0, 0.2f); /* gates too, head by head */
+    own &= !(m->more & EXPERT_GROUPS);
     if (own)
         ADD("attn_k", D, kv, 0, 0, 0.2f);
     if (own && !(m->gemma4 & KEYS_ARE_VALUES && !slides(m, layer)))
@@ -490,8 +497,13 @@ static void write_keys(struct ggufw *w, const struct tiny *m)
         ggufw_u32(w, KEY("expert_used_count"), USED);
         ggufw_u32(w, KEY("expert_feed_forward_length"), m->features & MOE_FF ? EXPERT_FF : FF);
     }
+    if (m->more & EXPERT_GROUPS) {
+        ggufw_u32(w, KEY("expert_group_count"), 4);
+        ggufw_u32(w, KEY("expert_group_used_count"), 2);
+    }
     if (m->features & SHARED) {
-        ggufw_u32(w, KEY("expert_shared_feed_forward_length"), SHARED_FF);
+        ggufw_u32(w, KEY("expert_shared_feed_forward_length"),
+                  m->more & EXPERT_GROUPS ? EXPERT_FF : SHARED_FF); /* of one, there */
         ggufw_u32(w, KEY("expert_shared_count"), SHARED_FF / EXPERT_FF);
     }
     if (m->features & LEAD) {
