@@ -74,6 +74,7 @@ static json_t *row_json(const struct sessions_row *r)
     json_object_set_new(j, "tokens", json_count(r->n_tok));
     json_object_set_new(j, "kv_bytes", json_count(r->kv_bytes));
     json_object_set_new(j, "tiers", tiers);
+    json_object_set_new(j, "state_bytes", json_count(r->state_bytes));
     json_object_set_new(j, "pinned", json_boolean(r->pinned));
     if (r->snippet) {
         struct str plain = {0};
@@ -87,19 +88,24 @@ static json_t *row_json(const struct sessions_row *r)
     return j;
 }
 
-/* "8/4 1.2M, f16 310K": what is held at each precision, finest last. */
-static void format_tiers(const int64_t tiers[SESSIONS_TIERS], struct str *out)
+static void format_part(const char *name, int64_t size_bytes, struct str *out)
 {
-    for (int i = SESSIONS_TIERS - 1; i >= 0; i--) {
-        double n = (double)tiers[i];
-        if (tiers[i] <= 0)
-            continue;
-        str_addf(out, "%s%s ", out->len ? ", " : "", stats_tier_name[i]);
-        if (n < 1024 * 1024)
-            str_addf(out, "%.0fK", ceil(n / 1024));
-        else
-            str_addf(out, "%.1fM", n / (1024 * 1024));
-    }
+    double n = (double)size_bytes;
+    if (size_bytes <= 0)
+        return;
+    str_addf(out, "%s%s ", out->len ? ", " : "", name);
+    if (n < 1024 * 1024)
+        str_addf(out, "%.0fK", ceil(n / 1024));
+    else
+        str_addf(out, "%.1fM", n / (1024 * 1024));
+}
+
+/* "8/4 1.2M, f16 310K, states 4.7M": what is held at each precision, finest last. */
+static void format_parts(const struct sessions_row *r, struct str *out)
+{
+    for (int i = SESSIONS_TIERS - 1; i >= 0; i--)
+        format_part(stats_tier_name[i], r->tier_bytes[i], out);
+    format_part("states", r->state_bytes, out);
     if (out->len == 0)
         str_addc(out, '-');
 }
@@ -142,11 +148,11 @@ static void print_rows(const struct options *o, const struct sessions_row *rows,
         char when[20], size[16];
         format_time(rows[i].updated_ms, when);
         format_size(rows[i].kv_bytes, size);
-        struct str tiers = {0};
-        format_tiers(rows[i].tier_bytes, &tiers);
+        struct str parts = {0};
+        format_parts(&rows[i], &parts);
         printf("%5" PRId64 "  %s  %5d %8d %9s  %-22s %s ", rows[i].id, when, rows[i].n_message,
-               rows[i].n_tok, size, str_c(&tiers), rows[i].pinned ? "*" : " ");
-        str_fini(&tiers);
+               rows[i].n_tok, size, str_c(&parts), rows[i].pinned ? "*" : " ");
+        str_fini(&parts);
         const char *title = rows[i].title[0] ? rows[i].title : "(untitled)";
         cli_print_safe(title, strcspn(title, "\n"));
         putchar('\n');

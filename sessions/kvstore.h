@@ -162,9 +162,9 @@ void kvstore_forget(struct sessions *s, int64_t conversation);
 void kvstore_fork(struct sessions *s, int64_t from, int64_t to, int64_t n_tok);
 
 /* ---- thin.c ---- */
-/* Bytes of one conversation by tier (rows and states count in tier 0 as f16). Reader's side. */
+/* Bytes of one conversation by tier (rows count in tier 0 as f16), and of its states. Reader's side. */
 enum status thin_sizes(struct sessions *s, int64_t conversation, int64_t tiers[SESSIONS_TIERS],
-                       struct err *e);
+                       int64_t *ret_state, struct err *e);
 /* Drops KV of the chats used least recently, some THIN_RESERVE_PAGES of it, and returns them to the file system,
  * which needs no room for it. Store's thread, outside of a transaction. After a failure other than ERR_BUSY the
  * file may be damaged. */

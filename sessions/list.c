@@ -54,7 +54,8 @@ enum status list_row(struct sessions *s, sqlite3_stmt *st, struct sessions_row *
     };
     enum status status = count_path(s->r, sqlite3_column_int64(st, 6), ret, e);
     if (status == OK)
-        status = thin_sizes(s, ret->id, ret->tier_bytes, e);
+        status = thin_sizes(s, ret->id, ret->tier_bytes, &ret->state_bytes, e);
+    ret->kv_bytes = ret->state_bytes;
     for (int i = 0; i < SESSIONS_TIERS; i++)
         ret->kv_bytes += ret->tier_bytes[i];
     if (s->read_only)

@@ -47,6 +47,7 @@ struct sessions_row {
     int32_t n_message, n_tok;    /* on the open branch */
     int64_t kv_bytes;            /* on disk, all branches; -1 = unknown: a store that is only read */
     int64_t tier_bytes[SESSIONS_TIERS]; /* by precision tier, as in engine/stats.h */
+    int64_t state_bytes;         /* of layers that keep a state of fixed size, float32 */
     bool pinned;
     char *snippet;               /* search only: match with \x02..\x03 around hits; else NULL */
     int64_t message;             /* search only: the message that matched, else 0 */
@@ -170,8 +171,9 @@ enum status sessions_budget_get(struct sessions *s, struct sessions_budget *ret,
 bool sessions_kv_settled(struct sessions *s); /* no KV is queued */
 enum status sessions_budget_set(struct sessions *s, int64_t limit_bytes, struct err *e); /* [W] 0 = automatic */
 
-/* Bytes of KV of one conversation by tier; shared pages count for each that uses them. */
-enum status sessions_kv_sizes(struct sessions *s, int64_t id, int64_t ret[SESSIONS_TIERS],
+/* Bytes of KV of one conversation by tier, and of states (may be NULL); what is shared counts for each that
+ * uses it. */
+enum status sessions_kv_sizes(struct sessions *s, int64_t id, int64_t ret[SESSIONS_TIERS], int64_t *ret_state,
                               struct err *e);
 
 /* ---- export and import ---- */

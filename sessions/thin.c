@@ -20,26 +20,31 @@ static const char thin_budget_key[] = "kv_store_budget";
 /* ---- sizes ---- */
 
 enum status thin_sizes(struct sessions *s, int64_t conversation, int64_t tiers[SESSIONS_TIERS],
-                       struct err *e)
+                       int64_t *ret_state, struct err *e)
 {
     sqlite3_stmt *q;
     bool row = false;
     struct kvstore *kv = s->kv;
     for (int i = 0; i < SESSIONS_TIERS; i++)
         tiers[i] = 0;
+    int64_t ignored, *state = ret_state ? ret_state : &ignored;
+    *state = 0;
     if (!kv)
         return OK;
     pthread_mutex_lock(&kv->r_lock);
     enum status st = OK;
     if (kv->r) {
         st = db_query(kv->r, e, &q,
-                      "SELECT sum(t0 + t7), sum(t1), sum(t2), sum(t3), sum(t4), sum(t5), sum(t6)"
+                      "SELECT sum(t0 + iif(state = 2, 0, t7)), sum(t1), sum(t2), sum(t3), sum(t4), sum(t5), sum(t6),"
+                      " sum(iif(state = 2, t7, 0))"
                       " FROM ref CROSS JOIN block ON block.id = ref.block WHERE ref.chat = ?",
                       "i", conversation);
         if (st == OK)
             st = db_next(kv->r, q, &row, e);
         for (int i = 0; st == OK && row && i < KV_IO_PLANES; i++)
             tiers[i] = sqlite3_column_int64(q, i);
+        if (st == OK && row)
+            *state = sqlite3_column_int64(q, KV_IO_PLANES);
         if (st == OK)
             db_done(q);
     }
@@ -48,11 +53,11 @@ enum status thin_sizes(struct sessions *s, int64_t conversation, int64_t tiers[S
     return st == ERR_FORMAT ? OK : st;
 }
 
-enum status sessions_kv_sizes(struct sessions *s, int64_t id, int64_t ret[SESSIONS_TIERS],
+enum status sessions_kv_sizes(struct sessions *s, int64_t id, int64_t ret[SESSIONS_TIERS], int64_t *ret_state,
                               struct err *e)
 {
     writer_drain(s, WRITER_KV);
-    return thin_sizes(s, id, ret, e);
+    return thin_sizes(s, id, ret, ret_state, e);
 }
 
 static enum status used_bytes(struct db *d, int64_t *ret, struct err *e)

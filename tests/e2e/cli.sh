@@ -151,7 +151,7 @@ dogear search once --db "$work/thought.db" --json && [ "$(json "$work/out" 'j[0]
 ok search__thoughts__without_their_mark
 
 dogear list --json && [ "$(json "$work/out" 'len(j)')" = 5 ] &&
-    [ "$(json "$work/out" '[k for k in "id title updated messages tokens kv_bytes tiers pinned".split() if k not in j[0]]')" = "[]" ]
+    [ "$(json "$work/out" '[k for k in "id title updated messages tokens kv_bytes tiers state_bytes pinned".split() if k not in j[0]]')" = "[]" ]
 ok list__json__has_every_field
 dogear list && grep -q 'tell a story' "$work/out"
 ok list__table__shows_titles

@@ -141,7 +141,7 @@ static void measure_turns(struct sessions *s, int64_t id, int32_t n_tok, unsigne
         n_text += written_bytes() - at;
         for (int32_t b = from; (b + 1) * 64 <= n_tok + (t + 1) * TURN_TOK; b++, from++) {
             raw += put_block(io, id, b, data);
-            must(sessions_kv_sizes(s, id, tiers, &e), &e); /* commits */
+            must(sessions_kv_sizes(s, id, tiers, NULL, &e), &e); /* commits */
         }
     }
     double n = written_bytes() - before;
@@ -174,7 +174,7 @@ static double fork_ms(struct sessions *s, int64_t id)
     double t = now_s();
     if (n)
         must(sessions_fork(s, id, m[n - 1].id, &copy, &e), &e);
-    must(sessions_kv_sizes(s, id, tiers, &e), &e);
+    must(sessions_kv_sizes(s, id, tiers, NULL, &e), &e);
     t = now_s() - t;
     sessions_messages_free(m, n);
     return t * 1e3;

@@ -96,7 +96,7 @@ static int64_t chat_new(struct sessions *s, int32_t n)
         io->put(io->ctx, id, FP, (k + 1) * 64, block_hash(id, k), &p, 1);
         free(bytes);
     }
-    CHECK_OK(sessions_kv_sizes(s, id, t, &err_seen)); /* waits: uses are ordered in time */
+    CHECK_OK(sessions_kv_sizes(s, id, t, NULL, &err_seen)); /* waits: uses are ordered in time */
     usleep(2000);
     return id;
 }

@@ -43,7 +43,7 @@ static void sessions__open__makes_private_files_and_folders(void **state)
     const struct kv_io *io = sessions_kv_io(s);
     io->put(io->ctx, id, 1, 64, 1, &p, 1);
     int64_t t[SESSIONS_TIERS];
-    CHECK_OK(sessions_kv_sizes(s, id, t, &err_seen));
+    CHECK_OK(sessions_kv_sizes(s, id, t, NULL, &err_seen));
     static const char *const files[] = {"dogear.db", "dogear.db-wal", "dogear.db-shm",
                                         "dogear-kv.db", "dogear-kv.db-journal"};
     assert_int_equal(mode_of(store_file("xdg/dogear")), 0700);
@@ -144,7 +144,7 @@ static void sessions__open__a_newer_kv_file_is_left_and_an_older_one_emptied(voi
     struct kv_piece p = {0, 0, 0, 0, &byte, 1};
     for (int i = 0; i < 3; i++) { /* the first may find the damage, later ones are kept */
         io->put(io->ctx, id, 1, 64, 1, &p, 1);
-        CHECK_OK(sessions_kv_sizes(s, id, t, &err_seen));
+        CHECK_OK(sessions_kv_sizes(s, id, t, NULL, &err_seen));
     }
     assert_int_equal(t[6], 1);
     sessions_close(s);
@@ -328,7 +328,7 @@ static void kvstore__full_disk__costs_kv_and_never_text(void **state)
     for (int i = 0; i < PIECES; i++) {
         struct kv_piece p = {0, 0, i, 0, page, sizeof page};
         io->put(io->ctx, id, 1, (i + 1) * 64, (uint64_t)i + 1, &p, 1);
-        CHECK_OK(sessions_kv_sizes(s, id, t, &err_seen));
+        CHECK_OK(sessions_kv_sizes(s, id, t, NULL, &err_seen));
     }
     assert_true(sessions_trouble(s, &e));
     store_say(s, id, 0, "user", "still works");

@@ -353,7 +353,7 @@ static void sessions__random_history__equals_the_model(void **state)
             if (w->c[i].alive)
                 step_delete(s, &w->c[i]);
         for (int i = 0; i < w->n_chat; i++) { /* what nobody uses is gone */
-            CHECK_OK(sessions_kv_sizes(s, w->c[i].id, t, &err_seen));
+            CHECK_OK(sessions_kv_sizes(s, w->c[i].id, t, NULL, &err_seen));
             assert_int_equal(t[5], 0);
         }
         struct sessions_health h;

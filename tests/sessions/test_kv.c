@@ -100,7 +100,7 @@ static int64_t chat_with_log(struct sessions *s, const int32_t *ids, int32_t n)
 static int64_t kv_bytes(struct sessions *s, int64_t id)
 {
     int64_t t[SESSIONS_TIERS], sum = 0;
-    CHECK_OK(sessions_kv_sizes(s, id, t, &err_seen));
+    CHECK_OK(sessions_kv_sizes(s, id, t, NULL, &err_seen));
     for (int i = 0; i < SESSIONS_TIERS; i++)
         sum += t[i];
     return sum;
@@ -142,7 +142,7 @@ static void kvstore__get__returns_what_was_put_after_reopening(void **state)
         io = sessions_kv_io(s);
     }
     int64_t t[SESSIONS_TIERS];
-    CHECK_OK(sessions_kv_sizes(s, id, t, &err_seen));
+    CHECK_OK(sessions_kv_sizes(s, id, t, NULL, &err_seen));
     assert_true(t[3] > 0); /* planes 0..3 = 6/4 */
     assert_true(t[0] > 0); /* the window */
     for (int i = 1; i < SESSIONS_TIERS; i++)
@@ -254,11 +254,11 @@ static void kvstore__fork__of_a_long_chat_takes_next_to_nothing(void **state)
     sessions_set_ids(s, m, ids, BLOCKS * 64);
     for (int32_t b = 0; b < BLOCKS; b++)
         put_block(io, id, ids, b, 3);
-    CHECK_OK(sessions_kv_sizes(s, id, t, &err_seen));
+    CHECK_OK(sessions_kv_sizes(s, id, t, NULL, &err_seen));
     int64_t before =
         file_bytes("dogear.db") + file_bytes("dogear-kv.db") + file_bytes("dogear.db-wal");
     CHECK_OK(sessions_fork(s, id, m, &fork_id, &err_seen));
-    CHECK_OK(sessions_kv_sizes(s, fork_id, shared, &err_seen));
+    CHECK_OK(sessions_kv_sizes(s, fork_id, shared, NULL, &err_seen));
     int64_t grown =
         file_bytes("dogear.db") + file_bytes("dogear-kv.db") + file_bytes("dogear.db-wal") - before;
     assert_memory_equal(t, shared, sizeof t);
@@ -280,7 +280,7 @@ static void kvstore__thin__drops_planes_and_keeps_text(void **state)
     for (int depth = 1; depth <= 6; depth++) {
         CHECK_OK(sessions_thin(s, id, depth, NULL, &err_seen));
         assert_int_equal(count_pieces(io, id, ids, 2), 2 * LAYERS * GROUPS * (7 - depth));
-        CHECK_OK(sessions_kv_sizes(s, id, t, &err_seen));
+        CHECK_OK(sessions_kv_sizes(s, id, t, NULL, &err_seen));
         for (int i = 1; i < SESSIONS_TIERS; i++)
             assert_int_equal(t[i] > 0, i == depth);
     }
@@ -451,7 +451,7 @@ static void kvstore__turn__writes_at_most_twice_its_pages(void **state)
                     sealed += (int64_t)p[i].size_bytes;
             }
             io->put(io->ctx, id, FP, (b + 1) * 64, (uint64_t)b + 1, p, PIECES);
-            CHECK_OK(sessions_kv_sizes(s, id, t, &err_seen));
+            CHECK_OK(sessions_kv_sizes(s, id, t, NULL, &err_seen));
         }
     }
     CHECK_OK(sessions_flush(s, &err_seen));
@@ -482,7 +482,7 @@ static void kvstore__rows__cost_what_they_hold(void **state)
         if (turn == TURNS)
             before = store_written_bytes();
         io->put(io->ctx, id, FP, 200 * turn + 100, (uint64_t)turn + 1, p, LAYERS_1B);
-        CHECK_OK(sessions_kv_sizes(s, id, t, &err_seen));
+        CHECK_OK(sessions_kv_sizes(s, id, t, NULL, &err_seen));
     }
     double n = (double)(store_written_bytes() - before) / TURNS / (LAYERS_1B * LAYER_BYTES);
     print_message("# %.2f bytes written for one of state\n", n);
@@ -506,7 +506,7 @@ static void kvstore__delete__leaves_no_bytes_in_the_file(void **state)
     struct kv_piece p = {.data = data, .size_bytes = BYTES};
     io->put(io->ctx, id, FP, 64, hash_of(ids, 64), &p, 1);
     for (int pass = 0; pass < 2; pass++) {
-        CHECK_OK(sessions_kv_sizes(s, id, t, &err_seen)); /* commits */
+        CHECK_OK(sessions_kv_sizes(s, id, t, NULL, &err_seen)); /* commits */
         FILE *f = fopen(store_file("dogear-kv.db"), "r");
         size_t n = fread(file, 1, sizeof file, f);
         fclose(f);

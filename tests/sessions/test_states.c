@@ -105,11 +105,12 @@ static void expect_states(const struct kv_io *io, int64_t chat, const int32_t *i
         expect_states(io, id, ids, at_, sizeof at_ / sizeof *at_);                                 \
     } while (0)
 
-static int64_t tier0_bytes(struct sessions *s, int64_t id)
+/* Of rows and states; the tests put rows as large as these. */
+static int64_t fixed_bytes(struct sessions *s, int64_t id)
 {
-    int64_t t[SESSIONS_TIERS];
-    CHECK_OK(sessions_kv_sizes(s, id, t, &err_seen));
-    return t[0];
+    int64_t t[SESSIONS_TIERS], states;
+    CHECK_OK(sessions_kv_sizes(s, id, t, &states, &err_seen));
+    return t[0] + states;
 }
 
 static void kvstore__states__come_back_beside_pages_and_rows(void **state)
@@ -143,7 +144,7 @@ static void kvstore__states__come_back_beside_pages_and_rows(void **state)
         ids[100]--;
         io->find(io->ctx, id, FP + 1, ids, N_TOK, &h);
         assert_int_equal(h.n_state, 0);
-        assert_int_equal(tier0_bytes(s, id), 4 * LAYERS * STATE_BYTES);
+        assert_int_equal(fixed_bytes(s, id), 4 * LAYERS * STATE_BYTES);
         sessions_close(s);
         s = store_new();
         io = sessions_kv_io(s);
@@ -162,7 +163,11 @@ static void kvstore__states__only_the_newest_are_kept(void **state)
     for (int32_t n = 100; n <= 600; n += 100)
         put(io, id, ids, n, KV_IO_STATE);
     EXPECT_STATES(400, 500, 600);
-    assert_int_equal(tier0_bytes(s, id), 4 * LAYERS * STATE_BYTES);
+    assert_int_equal(fixed_bytes(s, id), 4 * LAYERS * STATE_BYTES);
+    int64_t t[SESSIONS_TIERS], states;
+    CHECK_OK(sessions_kv_sizes(s, id, t, &states, &err_seen));
+    assert_int_equal(t[0], LAYERS * STATE_BYTES); /* rows */
+    assert_int_equal(states, 3 * LAYERS * STATE_BYTES);
     put(io, id, ids, 50, KV_IO_STATE); /* newest is what was put last */
     EXPECT_STATES(50, 500, 600);
     /* Rows have rules of their own. */
@@ -194,7 +199,7 @@ static void kvstore__states__used_again_count_as_new(void **state)
         put(io, id, ids, n, KV_IO_STATE);
     }
     EXPECT_STATES(204, 305, 306);
-    assert_int_equal(tier0_bytes(s, id), 3 * LAYERS * STATE_BYTES);
+    assert_int_equal(fixed_bytes(s, id), 3 * LAYERS * STATE_BYTES);
     struct sessions_health h;
     CHECK_OK(sessions_check(s, false, &h, &err_seen));
     assert_true(h.kv_ok);
@@ -219,9 +224,9 @@ static void kvstore__states__are_shared_by_forks_and_chats_that_begin_alike(void
     CHECK_OK(sessions_path_load(s, a, &m, &n, &err_seen));
     CHECK_OK(sessions_fork(s, a, m[0].id, &fork_id, &err_seen));
     sessions_messages_free(m, n);
-    assert_int_equal(tier0_bytes(s, fork_id), 2 * LAYERS * STATE_BYTES); /* 200 and 300 */
+    assert_int_equal(fixed_bytes(s, fork_id), 2 * LAYERS * STATE_BYTES); /* 200 and 300 */
     assert_int_equal(find(io, alike, ids, 250).n_state, 200);
-    assert_int_equal(tier0_bytes(s, alike), LAYERS * STATE_BYTES); /* the one it goes on with */
+    assert_int_equal(fixed_bytes(s, alike), LAYERS * STATE_BYTES); /* the one it goes on with */
     CHECK_OK(sessions_delete(s, a, &err_seen));
     assert_int_equal(count(io, fork_id, ids, 200, KV_IO_STATES, NULL), LAYERS);
     assert_int_equal(count(io, fork_id, ids, 300, KV_IO_STATES, NULL), LAYERS);
@@ -275,7 +280,7 @@ static void kvstore__states__damaged_are_missing_as_a_whole(void **state)
     EXPECT_STATES(100);
     assert_int_equal(count(io, id, ids, 128, KV_IO_PAGES, &n_bad), 2 * LAYERS);
     assert_int_equal(count(io, id, ids, 128, KV_IO_ROWS, &n_bad), LAYERS);
-    assert_int_equal(tier0_bytes(s, id), 2 * LAYERS * STATE_BYTES);
+    assert_int_equal(fixed_bytes(s, id), 2 * LAYERS * STATE_BYTES);
     put(io, id, ids, 128, KV_IO_STATE);
     EXPECT_STATES(100, 128);
     sessions_close(s);
@@ -318,7 +323,7 @@ static void kvstore__thin__keeps_the_newest_state_as_long_as_pages(void **state)
     put(io, id, ids, 64, 5);
     for (int32_t n = 70; n <= 90; n += 10)
         put(io, id, ids, n, KV_IO_STATE);
-    assert_int_equal(tier0_bytes(s, id), 3 * LAYERS * STATE_BYTES);
+    assert_int_equal(fixed_bytes(s, id), 3 * LAYERS * STATE_BYTES);
     for (int depth = 2; depth <= 6; depth++) {
         CHECK_OK(sessions_thin(s, id, depth, NULL, &err_seen));
         EXPECT_STATES(90);
@@ -327,7 +332,7 @@ static void kvstore__thin__keeps_the_newest_state_as_long_as_pages(void **state)
     CHECK_OK(sessions_thin(s, id, 7, NULL, &err_seen));
     EXPECT_STATES(0);
     assert_int_equal(count(io, id, ids, 64, KV_IO_PAGES, NULL), -1);
-    assert_int_equal(tier0_bytes(s, id), 0);
+    assert_int_equal(fixed_bytes(s, id), 0);
     sessions_close(s);
     free(ids);
 }
@@ -396,7 +401,7 @@ static void kvstore__states__cost_what_they_hold(void **state)
         if (turn == TURNS + 1)
             before = store_written_bytes();
         io->put(io->ctx, id, FP, 100 * turn, (uint64_t)turn, p, LAYERS_LARGE);
-        CHECK_OK(sessions_kv_sizes(s, id, t, &err_seen));
+        CHECK_OK(sessions_kv_sizes(s, id, t, NULL, &err_seen));
     }
     CHECK_OK(sessions_flush(s, &err_seen));
     double n = (double)(store_written_bytes() - before) / TURNS / BYTES;
@@ -425,7 +430,7 @@ static void kvstore__states__are_compressed_by_their_own_record(void **state)
         put(io, id, ids, n, KV_IO_WINDOW);
     struct kv_piece p = {0, 0, 200, KV_IO_STATE, zero, sizeof zero};
     io->put(io->ctx, other, FP, 200, kv_io_hash(KV_IO_HASH_EMPTY, ids, 200), &p, 1);
-    assert_in_range(tier0_bytes(s, other), 1, STATE_BYTES / 10);
+    assert_in_range(fixed_bytes(s, other), 1, STATE_BYTES / 10);
     sessions_close(s);
     free(ids);
 }
