@@ -22,7 +22,7 @@ struct forward {
     float *q_gate;    /* dev [n_chunk, n_head * head_dim]; NULL where attention has no gate */
     float *gate, *up; /* dev [n_chunk, n_ff_plain]; NULL where all experts are routed */
     float *mix;       /* dev [n_chunk, n_embd]: answers of routed experts that are normed; or NULL */
-    float *ones;      /* dev [widest head]: norms values; or NULL */
+    float *ones;      /* dev [widest head, or n_embd]: norms values, or embeddings; or NULL */
     struct experts *experts;         /* or NULL */
     struct recurrent *recurrent;     /* or NULL */
     struct layer_embed *layer_embed; /* or NULL */
@@ -46,11 +46,16 @@ static uint64_t most_kv(const struct model_params *p)
     return (uint64_t)(n > n_local ? n : n_local);
 }
 
+static uint64_t mix_floats(const struct model_params *p)
+{
+    return p->experts_apart || p->experts_normed ? (uint64_t)p->n_embd : 0;
+}
+
 /* Floats per token of the chunk, and floats of the head. */
 static uint64_t row_floats(const struct model_params *p)
 {
     return 2 * (uint64_t)p->n_embd + (2 + p->q_gated) * most_q(p) + (uint64_t)p->n_head +
-           2 * most_kv(p) + 2 * (uint64_t)p->n_ff_plain + (p->experts_apart ? (uint64_t)p->n_embd : 0);
+           2 * most_kv(p) + 2 * (uint64_t)p->n_ff_plain + mix_floats(p);
 }
 
 _Static_assert((int)MODEL_LAYERS <= (int)KV_LAYERS, "a model's layers fit");
@@ -81,7 +86,7 @@ enum status forward_new(const struct model *m, int32_t n_chunk, struct forward *
     f->n_chunk = f->n_chunk_room = n_chunk;
     f->n_write = model_n_write(m);
     uint64_t n = (uint64_t)n_chunk, n_q = most_q(p), n_kv = most_kv(p),
-             n_one = (uint64_t)model_most_head_dim(p);
+             n_one = p->embed_normed ? (uint64_t)p->n_embd : p->v_normed ? (uint64_t)model_most_head_dim(p) : 0;
     struct {
         float **at;
         uint64_t n_float;
@@ -96,8 +101,8 @@ enum status forward_new(const struct model *m, int32_t n_chunk, struct forward *
         {&f->q_gate, p->q_gated ? n * n_q : 0},
         {&f->gate, n * (uint64_t)p->n_ff_plain},
         {&f->up, n * (uint64_t)p->n_ff_plain},
-        {&f->mix, p->experts_apart ? n * (uint64_t)p->n_embd : 0},
-        {&f->ones, p->v_normed ? n_one : 0},
+        {&f->mix, n * mix_floats(p)},
+        {&f->ones, n_one},
         {&f->logits, FORWARD_HEAD_ROWS * (uint64_t)p->n_vocab},
     };
     for (size_t i = 0; i < sizeof bufs / sizeof *bufs; i++) {
@@ -108,10 +113,11 @@ enum status forward_new(const struct model *m, int32_t n_chunk, struct forward *
             goto fail;
     }
     if (f->ones) {
-        float one[MODEL_HEAD_DIM_MAX];
+        float *one = mem_alloc(sizeof(float) * n_one);
         for (uint64_t i = 0; i < n_one; i++)
             one[i] = 1;
         f->kern->ops->upload(f->kern, f->ones, one, sizeof(float) * n_one);
+        free(one);
     }
     if (p->n_layer_embed > 0 && !(f->layer_embed = layer_embed_new(m, n_chunk)))
         goto fail;
@@ -197,7 +203,7 @@ static void add_answer(struct forward *f, const struct model_mat *w, const float
     }
     struct kern_mat mat = {w->w, bias, f->h, p->n_embd, false};
     k->ops->matmul(k, 1, &mat, y, y_stride, n_tok);
-    k->ops->rmsnorm(k, f->h, f->h, post_norm, n_tok, p->n_embd, p->n_embd, p->norm_eps);
+    k->ops->rmsnorm(k, f->h, f->h, post_norm, n_tok, p->n_embd, p->n_embd, p->post_eps);
     k->ops->add(k, x, f->h, (size_t)n_tok * (size_t)p->n_embd);
 }
 
@@ -244,16 +250,18 @@ static void rotate_queries(struct forward *f, const struct model_layer *l, int32
     }
 }
 
-/* q = Q * in, and the gate of attention's answer where there is one: its rows lie by turns with those of
- * the queries, head by head. */
+/* q = Q * in, and the gate of attention's answer where there is one: in a matrix of its own, or its rows lie by
+ * turns with those of the queries, head by head. */
 static void ask(struct forward *f, const struct model_layer *l, const float *in, int32_t n_tok)
 {
     const struct model_params *p = &f->m->p;
     int32_t d = l->head_dim, n_q = p->n_head * d, n_mat = 0;
-    struct kern_mat mats[KERN_MATS] = {{l->q.w, l->q_bias.dev, f->q, n_q, false}};
-    if (!p->q_gated)
-        f->kern->ops->matmul(f->kern, 1, mats, in, p->n_embd, n_tok);
-    for (int32_t i = 0; p->q_gated && i < 2 * p->n_head; i++) {
+    bool by_head = p->q_gated && !l->q_gate.w;
+    struct kern_mat mats[KERN_MATS] = {{l->q.w, l->q_bias.dev, f->q, n_q, false},
+                                       {l->q_gate.w, NULL, f->q_gate, n_q, false}};
+    if (!by_head)
+        f->kern->ops->matmul(f->kern, l->q_gate.w ? 2 : 1, mats, in, p->n_embd, n_tok);
+    for (int32_t i = 0; by_head && i < 2 * p->n_head; i++) {
         mats[n_mat++] = (struct kern_mat){.w = l->q.w,
                                           .dst = (i % 2 ? f->q_gate : f->q) + i / 2 * d,
                                           .dst_stride = n_q,
@@ -409,6 +417,22 @@ static void feed_both(struct forward *f, const struct model_layer *l, float *x, 
     ops->add(f->kern, x, f->mix, (size_t)n * (size_t)d);
 }
 
+/* What routed experts answer, and the one that all share, is normed before it is added to the stream. */
+static void feed_normed(struct forward *f, const struct model_layer *l, const float *in, float *x, int32_t n)
+{
+    const struct kern_ops *ops = f->kern->ops;
+    int32_t d = f->m->p.n_embd;
+    ops->clear(f->kern, f->mix, sizeof(float) * (size_t)n * (size_t)d);
+    experts_route(f->experts, l, in, n);
+    experts_run(f->experts, l, in, f->mix, n);
+    if (l->gate.n_row > 0) {
+        gate_up(f, l, in, n);
+        add_answer(f, &l->down, NULL, NULL, f->gate, l->gate.n_row, f->mix, n);
+    }
+    ops->rmsnorm(f->kern, f->mix, f->mix, l->ffn_post_norm.dev, n, d, d, f->m->p.post_eps);
+    ops->add(f->kern, x, f->mix, (size_t)n * (size_t)d);
+}
+
 /* x += Down * (act(Gate * norm(x)) * (Up * norm(x))), and what routed experts answer, for rows from
  * `first` on. */
 static void feed_forward(struct forward *f, const struct model_layer *l, int32_t n_tok,
@@ -424,6 +448,10 @@ static void feed_forward(struct forward *f, const struct model_layer *l, int32_t
     const float *in = p->side_by_side ? f->h + (size_t)first * (size_t)p->n_embd
                                       : block_input(f, &l->ffn_norm, x, n);
     int32_t n_ff = l->gate.n_row;
+    if (p->experts_normed && l->router.t) {
+        feed_normed(f, l, in, x, n);
+        return;
+    }
     if (l->router.t) {
         experts_route(f->experts, l, in, n);
         experts_run(f->experts, l, in, x, n);
@@ -494,7 +522,15 @@ static void embed(struct forward *f, const int32_t *ids, int32_t n_tok)
 {
     if (f->layer_embed)
         layer_embed_look_up(f->layer_embed, ids, n_tok);
-    f->kern->ops->embed(f->kern, f->m->embed.w, ids, n_tok, f->m->p.embed_scale * (1 + f->nudge), f->x);
+    const struct model_params *p = &f->m->p;
+    const struct kern_ops *ops = f->kern->ops;
+    float scale = p->embed_scale * (1 + f->nudge);
+    ops->embed(f->kern, f->m->embed.w, ids, n_tok, p->embed_normed ? 1 : scale, f->x);
+    if (p->embed_normed) {
+        ops->rmsnorm(f->kern, f->x, f->x, f->ones, n_tok, p->n_embd, p->n_embd, p->norm_eps);
+        if (scale != 1)
+            ops->scale(f->kern, f->x, (size_t)n_tok * (size_t)p->n_embd, scale);
+    }
     if (f->layer_embed)
         layer_embed_begin(f->layer_embed, f->x, n_tok);
 }

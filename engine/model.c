@@ -251,7 +251,10 @@ static enum status bind_attention(struct model *m, int32_t i, struct err *e)
         VEC(k_bias, "attn_qkv.bias", false, all, n_q, n_kv);
         VEC(v_bias, "attn_qkv.bias", false, all, n_q + n_kv, n_kv);
     } else {
-        int32_t n_asked = p->q_gated ? 2 * n_q : n_q;
+        bool apart = model_has(p, GATE_APART);
+        int32_t n_asked = p->q_gated && !apart ? 2 * n_q : n_q;
+        if (apart)
+            MAT(q_gate, "attn_gate.weight", d, n_q, 0, n_q);
         MAT(q, "attn_q.weight", d, n_asked, 0, n_asked);
         if (own)
             MAT(k, "attn_k.weight", d, n_kv, 0, n_kv);
@@ -507,7 +510,7 @@ void model_set_ctx(struct model *m, int32_t n_ctx)
 
 /* ---- weights ---- */
 
-enum { LAYER_MATS = 20 };
+enum { LAYER_MATS = 21 };
 
 static struct model_mat *layer_mat(struct model_layer *l, int i)
 {
@@ -515,7 +518,7 @@ static struct model_mat *layer_mat(struct model_layer *l, int i)
         &l->q,    &l->k,      &l->v,     &l->o,   &l->gate,  &l->up,
         &l->down, &l->router, &l->gates, &l->ups, &l->downs, &l->share,
         &l->mix,  &l->gate_in, &l->gate_out, &l->alpha, &l->beta, &l->side_gate, &l->side_out,
-        &l->state_o,
+        &l->state_o, &l->q_gate,
     };
     return mats[i];
 }

@@ -61,6 +61,8 @@ enum model_arch {
     MODEL_MINICPM,
     MODEL_ARCEE,
     MODEL_BAILINGMOE2,
+    MODEL_AFMOE,
+    MODEL_MUSE_GLIMMER,
 };
 
 /* Position encoding of one kind of layer, before n_ctx is known. */
@@ -88,6 +90,7 @@ struct model_params {
     int32_t n_expert, n_expert_used; /* 0 = dense; else n_ff is that of one expert */
     int32_t n_expert_group, n_group_used; /* experts of so many groups, each a stretch of them, are chosen of; 0 = all */
     bool experts_apart; /* beside a network of the layer's, each with norms of its own */
+    bool experts_normed; /* what they answer together with the shared one's is */
     int32_t n_ff_plain;              /* widest network that is no routed expert; 0 = there is none */
     int32_t n_layer_embed;           /* values of a token's embedding for each layer; 0 = there are none */
     bool expert_sigmoid; /* an expert's weight is its logit's sigmoid, else softmax over all */
@@ -107,6 +110,8 @@ struct model_params {
     int32_t window; /* positions seen by sliding layers; 0 = no such layers */
     bool sliding[MODEL_LAYERS];
     bool v_normed; /* values are, as if by weights of one; without a matrix of their own they are the keys */
+    bool embed_normed; /* embeddings are, too */
+    float post_eps;    /* of the norms of blocks' answers */
     bool q_gated;  /* attention's answer is multiplied by the sigmoid of a gate as wide as it is */
     /* Layers with attention, and those that keep a state of fixed size (engine/recurrent.h). Most are one or
      * the other; one may be both, side by side, or have a network alone. */
@@ -182,7 +187,8 @@ struct model_vec {
 
 struct model_layer {
     struct model_vec attn_norm, q_norm, k_norm, attn_post_norm, ffn_norm, ffn_post_norm;
-    struct model_mat q, k, v, o; /* q_gated: q's rows are each head's, then its gate's */
+    struct model_mat q, k, v, o; /* q_gated: q's rows are each head's, then its gate's; */
+    struct model_mat q_gate;     /* or these are the gates */
     /* The layer's network, or the expert that all tokens share beside the routed ones; or absent. Ungated
      * ones have their up in gate. */
     struct model_mat gate, up, down;

@@ -41,6 +41,7 @@ enum trait {
     MAMBA2 = 1 << 21,      /* some layers keep a state by a selective state space */
     NEMOTRON = 1 << 22,    /* a layer is that, attention or a network alone */
     UNGATED = 1 << 23,     /* see model_params */
+    GATE_APART = 1 << 24,  /* of attention's answer, in a matrix of its own */
 };
 
 bool model_has(const struct model_params *p, unsigned trait); /* any of these */

@@ -67,6 +67,10 @@ static const struct arch {
     {"falcon-h1", MODEL_FALCON_H1, KERN_ROPE_HALVES, KERN_ACT_SILU, 0, PRE_NORM | MAMBA2},
     {"qwen3next", MODEL_QWEN3NEXT, KERN_ROPE_HALVES, KERN_ACT_SILU, 0,
      PRE_NORM | QK_NORM | FFN_NORM_POST | DELTA | EXPERTS | EXPERT_NORM | SHARED | SHARED_GATE},
+    {"afmoe", MODEL_AFMOE, KERN_ROPE_HALVES, KERN_ACT_SILU, 4,
+     PRE_NORM | POST_NORM | QK_NORM | ROPE_SLIDING | GATE_APART | EXPERTS | SHARED | SOME_DENSE | SIGMOID},
+    {"muse-glimmer", MODEL_MUSE_GLIMMER, KERN_ROPE_PAIRS, KERN_ACT_SILU, 4,
+     PRE_NORM | POST_NORM | QK_NORM | ROPE_SLIDING | GATE_APART},
     {"bailingmoe2", MODEL_BAILINGMOE2, KERN_ROPE_HALVES, KERN_ACT_SILU, 0,
      PRE_NORM | QK_NORM | EXPERTS | SHARED | SOME_DENSE},
     {"mellum", MODEL_MELLUM, KERN_ROPE_HALVES, KERN_ACT_SILU, 4,
@@ -469,7 +473,7 @@ static enum status read_experts(const struct gguf *g, struct model_params *p, st
 static enum status read_factors(const struct gguf *g, struct model_params *p, struct err *e)
 {
     float residual, logit;
-    if (model_has(p, COHERE))
+    if (model_has(p, COHERE) || p->arch == MODEL_MUSE_GLIMMER)
         return get_float(g, p, "logit_scale", 1e-6f, 1e6f, 1, &p->output_scale, e);
     bool minicpm = p->arch == MODEL_MINICPM; /* whose first files do not tell them */
     if (!minicpm && p->arch != MODEL_GRANITE && p->arch != MODEL_GRANITEMOE && p->arch != MODEL_GRANITE_HYBRID)
@@ -541,12 +545,16 @@ enum status model_read_params(const struct gguf *g, struct model_params *p, stru
                  p->arch == MODEL_GEMMA4;
     bool gemma_27b = (p->arch == MODEL_GEMMA2 && p->n_layer == 46) ||
                      (p->arch == MODEL_GEMMA3 && p->n_layer == 62);
-    p->embed_scale = gemma ? sqrtf((float)p->n_embd) : 1;
+    p->embed_scale = gemma || p->arch == MODEL_AFMOE ? sqrtf((float)p->n_embd) : 1;
+    p->embed_normed = p->arch == MODEL_MUSE_GLIMMER;
+    p->post_eps = p->arch == MODEL_MUSE_GLIMMER ? 1e-8f : p->norm_eps;
+    p->q_gated |= model_has(p, GATE_APART);
     p->output_scale = 1;
     p->norm_rotated = model_has(p, QK_NORM_LATE);
     p->ungated = model_has(p, UNGATED);
     p->v_normed = model_has(p, GEMMA4);
     p->experts_apart = model_has(p, GEMMA4) && p->n_expert > 0;
+    p->experts_normed = model_has(p, POST_NORM) && !p->experts_apart && p->n_expert > 0;
     TRY(read_factors(g, p, e));
     if (p->arch == MODEL_MISTRAL3)
         TRY(get_float(g, p, "attention.temperature_scale", 0, 1e3f, 0, &p->q_growth, e));

@@ -85,6 +85,8 @@ enum more {
     GROUPS = 8,   /* two of heads that share keys */
     UNGATED = 16, /* networks */
     EXPERT_GROUPS = 32, /* two of four are chosen of */
+    GATED = 64,         /* attention's answer, by a matrix of its own */
+    MUSE = 128,         /* scaled and capped logits */
 };
 
 static const struct tiny {
@@ -136,6 +138,9 @@ static const struct tiny {
     {"nemotron_h_moe", "nemotron_h_moe", MOE | MOE_FF | SHARED | PICK | SCALED, 0,
      MAMBA2 | NEMOTRON | UNGATED | GROUPS},
     {"falcon-h1", "falcon-h1", PRE, 0, MAMBA2 | BESIDE | GROUPS},
+    {"afmoe", "afmoe",
+     PRE | POST | QK | SLIDING | MOE | MOE_FF | SHARED | LEAD | PICK | SIGMOID | SCALED, 0, GATED},
+    {"muse-glimmer", "muse-glimmer", PRE | POST | QK | SLIDING, 0, GATED | MUSE},
     {"bailingmoe2", "bailingmoe2", PRE | QK | PARTIAL | MOE | MOE_FF | SHARED | LEAD | PICK | SIGMOID | SCALED, 0,
      EXPERT_GROUPS},
     {"mellum", "mellum", PRE | QK | MOE | MOE_FF | SLIDING | YARN},
@@ -290,6 +295,8 @@ static void add_attention(struct tensors *t, int layer, const struct tiny *m)
         ADD("attn_k", D, kv, 0, 0, 0.2f);
     if (own && !(m->gemma4 & KEYS_ARE_VALUES && !slides(m, layer)))
         ADD("attn_v", D, kv, 0, 0, 0.2f);
+    if (m->more & GATED)
+        ADD("attn_gate", D, q, 0, 0, 0.2f);
     ADD("attn_output", q, D, 0, 0, 0.2f);
 }
 
@@ -496,6 +503,10 @@ static void write_keys(struct ggufw *w, const struct tiny *m)
         ggufw_u32(w, KEY("expert_count"), EXPERTS);
         ggufw_u32(w, KEY("expert_used_count"), USED);
         ggufw_u32(w, KEY("expert_feed_forward_length"), m->features & MOE_FF ? EXPERT_FF : FF);
+    }
+    if (m->more & MUSE) {
+        ggufw_f32(w, KEY("logit_scale"), 0.5f);
+        ggufw_f32(w, KEY("final_logit_softcapping"), 20);
     }
     if (m->more & EXPERT_GROUPS) {
         ggufw_u32(w, KEY("expert_group_count"), 4);
