@@ -2,13 +2,6 @@
 
 #include <string.h>
 
-/* Of a part whose name a format writes before it. */
-static bool is_named(const struct answer *a, const char *name)
-{
-    size_t n = strlen(name);
-    return (size_t)a->n_name >= n && memcmp(a->name, name, n) == 0;
-}
-
 static void add_name(struct answer *a, int32_t id)
 {
     size_t n, room = sizeof a->name - (size_t)a->n_name;
@@ -30,7 +23,7 @@ static bool skip_line(struct answer *a, int32_t id)
 
 static void begin_part(struct answer *a, bool thoughts, struct str *out)
 {
-    a->header = a->line = false;
+    a->header = a->unsure = a->line = false;
     answer_flush(a, out);
     if (thoughts != a->thinking)
         str_adds(out, thoughts ? "<think>" : "</think>");
@@ -38,6 +31,21 @@ static void begin_part(struct answer *a, bool thoughts, struct str *out)
         str_adds(out, "\n\n");
     a->thinking = thoughts;
     a->said = true;
+}
+
+/* Adds the token to the next part's name. False where a name might stand, but this is none: then what was taken
+ * for its beginning is text. */
+static bool is_name(struct answer *a, int32_t id, struct str *out)
+{
+    int before = a->n_name;
+    add_name(a, id);
+    const char *lead = a->unsure ? template_name_lead(a->template) : "";
+    size_t n = strlen(lead) < (size_t)a->n_name ? strlen(lead) : (size_t)a->n_name;
+    if (memcmp(a->name, lead, n) == 0)
+        return true;
+    str_add(out, a->name, (size_t)before);
+    a->header = a->unsure = false;
+    return false;
 }
 
 /* False when the token is text. */
@@ -56,19 +64,22 @@ static bool take_mark(struct answer *a, int32_t id, struct str *out)
         return true;
     case TEMPLATE_HEADER:
         a->header = true;
+        a->unsure = false;
         a->n_name = 0;
         return true;
-    case TEMPLATE_BODY:
-        begin_part(a, is_named(a, "analysis"), out);
-        a->final = is_named(a, "final");
+    case TEMPLATE_BODY: {
+        enum template_part part = template_part(a->template, a->name, (size_t)a->n_name);
+        begin_part(a, part == TEMPLATE_PART_THOUGHTS, out);
+        a->final = part == TEMPLATE_PART_LAST;
         return true;
+    }
     case TEMPLATE_PART_END:
         return true;
     case TEMPLATE_TEXT:
         break;
     }
-    if (a->header)
-        add_name(a, id);
+    if (a->header && !is_name(a, id, out))
+        return false;
     if (a->line)
         return skip_line(a, id);
     return a->header;
@@ -92,7 +103,9 @@ void answer_init(struct answer *a, const struct template *tp, const struct token
     str_fini(&ignored);
     if (fresh) {
         /* a model may write no marks */
-        a->thinking = a->said = a->final = a->header = a->line = false;
+        a->thinking = a->said = a->final = a->line = false;
+        a->header = a->unsure = template_name_lead(tp) != NULL;
+        a->n_name = 0;
         a->owes_think = template_begins_thinking(tp);
     }
 }

@@ -16,9 +16,10 @@ struct answer {
     bool said;   /* a part of the answer has begun */
     bool final;  /* the last part has */
     bool header; /* what comes names the next part */
+    bool unsure; /* ... if it begins as a name does: the head of the answer ended before it */
     bool line;   /* ... or the thoughts, up to the end of the line */
     int n_name;
-    char name[16]; /* the beginning of that name */
+    char name[32]; /* the beginning of that name */
 };
 
 /* path[0..n): the ids that the answer follows. fresh: an answer begins there; otherwise it does so

@@ -161,6 +161,25 @@ enum template_mark template_mark(const struct template *tp, int32_t id)
     return TEMPLATE_TEXT;
 }
 
+enum template_part template_part(const struct template *tp, const char *name, size_t n)
+{
+    const struct format *f = &tp->format;
+    const char *end = name + n, *lead = f->name_lead ? memmem(name, n, f->name_lead, strlen(f->name_lead)) : NULL;
+    if (lead)
+        name = lead + strlen(f->name_lead);
+    for (int i = 0; i < 2; i++) {
+        size_t len = f->parts[i] ? strlen(f->parts[i]) : 0;
+        if (len > 0 && (size_t)(end - name) >= len && memcmp(name, f->parts[i], len) == 0)
+            return i == 0 ? TEMPLATE_PART_THOUGHTS : TEMPLATE_PART_LAST;
+    }
+    return TEMPLATE_PART_ANY;
+}
+
+const char *template_name_lead(const struct template *tp)
+{
+    return tp->format.name_lead;
+}
+
 const char *const *template_stop_texts(const struct template *tp)
 {
     return tp->stop_texts;

@@ -85,6 +85,11 @@ enum template_mark {
     TEMPLATE_PART_END,    /* a part of the answer ends; another follows */
 };
 enum template_mark template_mark(const struct template *tp, int32_t id);
+/* Which part of an answer has the name that stands between TEMPLATE_HEADER and TEMPLATE_BODY. */
+enum template_part { TEMPLATE_PART_ANY, TEMPLATE_PART_THOUGHTS, TEMPLATE_PART_LAST };
+enum template_part template_part(const struct template *tp, const char *name, size_t n);
+/* How the first part's name begins, where the head of an answer ends just before it; else NULL. */
+const char *template_name_lead(const struct template *tp);
 /* Whether the ids end with a question and the head of its answer. */
 bool template_awaits_answer(const struct template *tp, const int32_t *ids, int32_t n);
 /* Whether the head of an answer ends with <think>, so that the model does not write it. */

@@ -14,7 +14,7 @@ typedef void detail_fn(struct template *tp, const char *s, const char *end);
 static detail_fn detail_chatml, detail_llama3, detail_mistral_v7, detail_llama2, detail_phi3,
     detail_deepseek_coder, detail_vicuna, detail_deepseek_r1, detail_monarch, detail_granite,
     detail_zephyr, detail_smollm3, detail_gpt_oss, detail_glm4, detail_glm45, detail_glm47, detail_ernie,
-    detail_gemma4, detail_ling;
+    detail_gemma4, detail_ling, detail_muse;
 
 struct known {
     const char *all[MARKS]; /* every one of these occurs in the source */
@@ -154,6 +154,20 @@ static const struct known known[] = {
                           {"<|channel|>", TEMPLATE_HEADER},
                           {"<|message|>", TEMPLATE_BODY},
                           {"<|end|>", TEMPLATE_PART_END}},
+                .parts = {"analysis", "final"},
+                .flags = FORMAT_DROP_THOUGHT}},
+    {.all = {"<|start|>", "<|message|>", "# Valid recipients: "},
+     .detail = detail_muse,
+     .format = {.name = "muse",
+                .system = {"<|start|>system<|message|>", "<|eot|>"},
+                .user = {"<|start|>user<|message|>", "<|eot|>"},
+                .assistant = {"<|start|>assistant to=user<|message|>", "<|eot|>"},
+                .generate = "<|start|>assistant",
+                .marks = {{"<|start|>", TEMPLATE_HEADER},
+                          {"<|message|>", TEMPLATE_BODY},
+                          {"<|eom|>", TEMPLATE_PART_END}},
+                .parts = {"self", "user"},
+                .name_lead = " to=",
                 .flags = FORMAT_DROP_THOUGHT}},
     {.all = {"<|end|>", "|>"},
      .none = {"<|start|>", "<|channel|>", "[BEGIN FINAL"},
@@ -761,6 +775,22 @@ static void detail_gpt_oss(struct template *tp, const char *s, const char *end)
     p = find(p, end, "{{");
     if (p && !starts(p + 2, end, "\"\\n\\n\""))
         tp->format.system[1] = "<|end|>";
+}
+
+/* Every system text ends with how much to think and for whom parts of an answer may be. */
+static void detail_muse(struct template *tp, const char *s, const char *end)
+{
+    static const char cutoff[] = "knowledge_cutoff else '";
+    struct str since = {0};
+    const char *p = find(s, end, cutoff);
+    if (!tp->date.len)
+        str_adds(&tp->date, "%Y-%m-%d");
+    str_adds(&tp->system_tail, "\n\nReasoning strength: high.\n\n# Valid recipients: \"self\", \"user\".");
+    str_adds(&tp->system_default, "You are a helpful AI assistant.\n");
+    if (p && read_string(p + strlen(cutoff), end, '\'', &since))
+        str_addf(&tp->system_default, "Knowledge cutoff: %s.\n", str_c(&since));
+    str_addf(&tp->system_default, "Current date: \3.%s", str_c(&tp->system_tail));
+    str_fini(&since);
 }
 
 static void detail_vicuna(struct template *tp, const char *s, const char *end)

@@ -43,6 +43,8 @@ struct format {
     const char *generate; /* makes the model answer; NULL = assistant[0] */
     const char *stop;     /* text at which to stop where no token tells; NULL = none */
     struct format_mark marks[FORMAT_MARKS];
+    const char *parts[2];  /* how the names of an answer's parts begin: of its thoughts, of the last one */
+    const char *name_lead; /* what stands before such a name, also after the head of an answer; NULL = nothing */
     unsigned flags;
 };
 

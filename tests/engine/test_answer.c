@@ -20,11 +20,13 @@ static const char *const controls[] = {
     "<|call|>",   "[THINK]",     "[/THINK]",         "[INST]",           "[/INST]",
     "</s>",       "<s>",         "[SYSTEM_PROMPT]",  "[/SYSTEM_PROMPT]", "<|im_start|>",
     "<|im_end|>", "<think>",     "</think>",         "<|turn>",          "<turn|>",
-    "<|channel>", "<channel|>",  "<|tool_response>",
+    "<|channel>", "<channel|>",  "<|tool_response>", "<|eom|>",          "<|eot|>",
 };
 enum { N_CONTROL = sizeof controls / sizeof *controls, N_VOCAB = N_CONTROL + 256, EOS = 10 };
 
 static const char harmony[] = "<|start|><|channel|><|message|>strftime_now(\"%Y-%m-%d\")";
+static const char muse[] =
+    "{{- bos_token -}}knowledge_cutoff else '2026-01-04'strftime_now('%Y-%m-%d')<|start|><|message|># Valid recipients: ";
 static const char mistral[] =
     "{{ bos_token }}{%- set default_system_message = 'Use [THINK] and [/THINK].' %}"
     "[SYSTEM_PROMPT][/SYSTEM_PROMPT][INST][/INST][THINK][/THINK]";
@@ -186,6 +188,54 @@ static void answer__push__shows_the_thoughts_of_harmony(void **state)
         tok_list_fini(&path);
         model_close(&m);
     }
+}
+
+/* Muse Glimmer names for whom a part is, the first one's right after the head of an answer. */
+static void answer__push__shows_the_thoughts_of_muse(void **state)
+{
+    (void)state;
+#define NEXT "<|eom|><|start|>assistant"
+    static const struct {
+        const char *written, *want;
+    } cases[] = {
+        {" to=self<|message|>Hm." NEXT " to=user<|message|>4.<|eot|>x", "<think>Hm.</think>4."},
+        {" to=user<|message|>4.<|eot|>", "4."},
+        {" to=self<|message|>a" NEXT " to=self<|message|>b" NEXT " to=user<|message|>c<|eom|>x",
+         "<think>a\n\nb</think>c"},
+        {" to=clock.now<|message|>{}" NEXT " to=user<|message|>Noon.<|eot|>", "{}\n\nNoon."},
+        {" too bad: no name<|eot|>", " too bad: no name"},
+        {"<|message|>plain<|eot|>", "plain"},
+        {"<|eot|>", ""},
+    };
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        struct model m = model_open_as(muse);
+        struct tok_list path = {0};
+        assert_string_equal(template_name(m.tp), "muse");
+        add_turn(&m, &path, "Count.", NULL, "2+2?");
+        assert_ids(&m, &path,
+                   "<s><|start|>system<|message|>Count.\n\nReasoning strength: high.\n\n"
+                   "# Valid recipients: \"self\", \"user\".<|eot|><|start|>user<|message|>2+2?<|eot|>"
+                   "<|start|>assistant");
+        assert_shown(&m, &path, true, cases[i].written, cases[i].want);
+        if (i == 0) { /* cut off, it goes on; the next turn follows what was written */
+            assert_shown(&m, &path, false, "0", "0");
+            add_turn(&m, &path, NULL, NULL, "Sure?");
+            assert_ids(&m, &path, " to=user<|message|>4.0<|eot|><|start|>user<|message|>Sure?<|eot|><|start|>assistant");
+        }
+        tok_list_fini(&path);
+        model_close(&m);
+    }
+    struct model m = model_open_as(muse);
+    struct tok_list path = {0};
+    add_turn(&m, &path, NULL, "<think>a</think>4.", "And?");
+    assert_ids(&m, &path,
+               "<s><|start|>system<|message|>You are a helpful AI assistant.\nKnowledge cutoff: 2026-01-04.\n"
+               "Current date: 2025-01-15.\n\nReasoning strength: high.\n\n# Valid recipients: \"self\", \"user\"."
+               "<|eot|><|start|>assistant to=user<|message|>4.<|eot|><|start|>user<|message|>And?<|eot|>"
+               "<|start|>assistant");
+    tok_list_fini(&path);
+    model_close(&m);
+#undef NEXT
 }
 
 /* What is fed of an old answer whose ids are not there. */
@@ -403,6 +453,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(answer__push__shows_the_thoughts_of_harmony),
+        cmocka_unit_test(answer__push__shows_the_thoughts_of_muse),
         cmocka_unit_test(answer__push__shows_the_thoughts_of_mistral),
         cmocka_unit_test(answer__text__only_the_thoughts_before_it_are_dropped),
         cmocka_unit_test(answer__push__opens_thoughts_that_the_head_began),
