@@ -2,7 +2,7 @@
  *
  * Two steps, so that a file can be looked at and planned for before anything is allocated:
  * model_read takes hyper-parameters and tensor shapes from the container (no memory to speak of,
- * no backend); model_load puts the weights on a backend. Architectures: the table in model.c. What
+ * no backend); model_load puts the weights on a backend. Architectures: the table in model_params.c. What
  * they differ in becomes parameters and absent parts, so that the forward pass sees one shape only:
  * fused matrices (phi3) are bound as row ranges of the stored tensor, factors on the residual stream
  * and on the logits (granite) are folded into embeddings and norms.

@@ -78,6 +78,7 @@ static const struct arch {
     {"minicpm", MODEL_MINICPM, KERN_ROPE_PAIRS, KERN_ACT_SILU, 0, PRE_NORM},
     {"arcee", MODEL_ARCEE, KERN_ROPE_PAIRS, KERN_ACT_RELU, 0, PRE_NORM | UNGATED},
     {"internlm2", MODEL_LLAMA, KERN_ROPE_PAIRS, KERN_ACT_SILU, 0, PRE_NORM},
+    {"exaone", MODEL_LLAMA, KERN_ROPE_HALVES, KERN_ACT_SILU, 0, PRE_NORM},
     /* The language parts of models that also see: of text alone, their positions are plain. */
     {"qwen2vl", MODEL_QWEN2, KERN_ROPE_HALVES, KERN_ACT_SILU, 0, PRE_NORM | QKV_BIAS},
     {"qwen3vl", MODEL_QWEN3, KERN_ROPE_HALVES, KERN_ACT_SILU, 0, PRE_NORM | QK_NORM},

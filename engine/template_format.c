@@ -14,7 +14,8 @@ typedef void detail_fn(struct template *tp, const char *s, const char *end);
 static detail_fn detail_chatml, detail_llama3, detail_mistral_v7, detail_llama2, detail_phi3,
     detail_deepseek_coder, detail_vicuna, detail_deepseek_r1, detail_monarch, detail_granite,
     detail_zephyr, detail_smollm3, detail_gpt_oss, detail_glm4, detail_glm45, detail_glm47, detail_ernie,
-    detail_gemma4, detail_ling, detail_muse;
+    detail_gemma4, detail_ling, detail_muse,
+    detail_exaone;
 
 struct known {
     const char *all[MARKS]; /* every one of these occurs in the source */
@@ -214,6 +215,13 @@ static const struct known known[] = {
                 .user = {"[|user|]\n", "[|endofturn|]\n"},
                 .assistant = {"[|assistant|]\n<think>\n\n</think>\n\n", "[|endofturn|]\n"},
                 .flags = FORMAT_DROP_THOUGHT}},
+    {.all = {"[|system|]", "[|endofturn|]", "[|assistant|]"},
+     .detail = detail_exaone,
+     .format = {.name = "exaone3",
+                .system = {"[|system|]", "[|endofturn|]\n"},
+                .user = {"[|user|]", "\n"},
+                .assistant = {"[|assistant|]", "[|endofturn|]\n"},
+                .flags = FORMAT_HEAD_SOURCE}},
     {.all = {"<｜hy_User｜>", "<｜hy_Assistant｜>", "<｜hy_place▁holder▁no▁3｜>"},
      .format = {.name = "hunyuan",
                 .head = "<｜hy_begin▁of▁sentence｜>",
@@ -861,6 +869,12 @@ static void detail_gemma4(struct template *tp, const char *s, const char *end)
         tp->format.flags |= FORMAT_SYSTEM_ALWAYS;
     else
         str_clear(&tp->system_lead);
+}
+
+static void detail_exaone(struct template *tp, const char *s, const char *end)
+{
+    if (find(s, end, "[|system|][|endofturn|]"))
+        tp->format.flags |= FORMAT_SYSTEM_ALWAYS;
 }
 
 /* Whether it thinks stands at the end of every system text. */

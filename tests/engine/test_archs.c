@@ -99,6 +99,7 @@ static const struct peer {
     {"internlm2", 8.351493, {5.25854f, 2.41690f, 0.69924f, 6.18193f}},
     {"qwen3next-old", 10.418548, {-5.37865f, 1.96984f, 0.27637f, -7.16196f}},
     {"qwen3next", 9.222364, {-0.13929f, -0.03757f, -1.88945f, -3.46694f}},
+    {"exaone", 10.319629, {2.11894f, -3.08980f, -0.20910f, -2.85410f}},
 };
 
 static void make_text(int32_t ids[N_TOK])
@@ -179,7 +180,8 @@ static bool is_twin(const char *name)
     static const char *const twins[] = {"smollm3", "granite", "mistral3", "seed_oss", "qwen2vl", "qwen3vl",
                                         "qwen3vlmoe", "glm4v", "ernie4_5", "hunyuan-moe", "qwen35-mtp",
                                         "qwen35moe", "lfm2moe", "granitehybrid-moe", "nemotron_h_moe",
-                                        "qwen3next-old", "minicpm", "internlm2"};
+                                        "qwen3next-old", "minicpm", "internlm2",
+                                        "exaone"};
     for (size_t i = 0; i < sizeof twins / sizeof *twins; i++)
         if (strcmp(name, twins[i]) == 0)
             return true;

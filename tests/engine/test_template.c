@@ -318,6 +318,12 @@ static void template__text__formats_without_reference(void **state)
          "</think>\n\nHello[|endofturn|]\n[|user|]\nBye[|endofturn|]\n[|assistant|]\n<think>\n\n"
          "</think>\n\n",
          NULL, NULL},
+        {"{% if message['role'] != 'system' %}{{ '[|system|][|endofturn|]\\n' }}{% endif %}"
+         "{{ '[|' + message['role'] + '|]' + message['content'] }}{% if add_generation_prompt %}"
+         "{{ '[|assistant|]' }}{% endif %}",
+         "exaone3",
+         "[|system|]Be kind.[|endofturn|]\n[|user|]Hi\n[|assistant|]Hello[|endofturn|]\n[|user|]Bye\n[|assistant|]",
+         "[|system|][|endofturn|]\n[|user|]Hi\n[|assistant|]", NULL},
         {"<｜hy_begin▁of▁sentence｜>{{ system_message }}<｜hy_place▁holder▁no▁3｜>"
          "{{ '<｜hy_User｜>' + message['content'] }}{{ '<｜hy_Assistant｜>' }}",
          "hunyuan",

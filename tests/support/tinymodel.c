@@ -151,6 +151,7 @@ static const struct tiny {
      PRE | FFN_POST | QK | PARTIAL | DELTA | BOTH_GATES | VALUES | MOE | MOE_FF | SHARED | SHARE | TIED},
     {"qwen3next", "qwen3next",
      PRE | FFN_POST | QK | PARTIAL | DELTA | BOTH_GATES | VALUES | MOE | MOE_FF | SHARED | SHARE},
+    {"exaone", "exaone", PRE | TIED},
 };
 
 const char *tinymodel_name(int i)
