@@ -35,7 +35,7 @@ struct kv_heads {
     int32_t n, dim, first, chan;
 };
 
-/* Layers with keys and values, and layers that keep a state of fixed size instead (engine/recurrent.h). */
+/* Layers with keys and values, and layers that keep a state of fixed size (engine/recurrent.h); a layer may be both. */
 enum { KV_LAYERS = 512 };
 struct kv_shape {
     int32_t n_layer;

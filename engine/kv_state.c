@@ -1,4 +1,4 @@
-/* States of layers that keep one of fixed size instead of keys and values (engine/recurrent.h).
+/* States of layers that keep one of fixed size (engine/recurrent.h).
  *
  * A state is of one position and cannot be taken back, so a few stay at hand to go back to: of the last
  * multiple of 64 before the newest prompt, before its answer, and behind. Pages begin there, too. A pass

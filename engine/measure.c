@@ -159,8 +159,8 @@ static void count(struct local *l, double kv_tok, int32_t n, int32_t depth, doub
     for (int32_t i = 0; i < p->n_layer; i++)
         asked += p->attends[i] ? (double)p->n_head * model_head_dim(p, i) * (i < n_write ? n : 1) : 0;
     *ret_bytes = all.bytes - (tied ? 0 : embed.bytes) + kv_tok * seen + 2 * sizeof(float) * state;
-    /* Each number of a state fades, is asked twice and is added to. */
-    *ret_ops = body_ops * n - late.ops * (n - 1) + head.ops + 7 * state * n + 4 * asked * seen;
+    /* Each number of a state fades, is added to and is asked: by the delta rule twice. */
+    *ret_ops = body_ops * n - late.ops * (n - 1) + head.ops + (p->selective ? 5 : 7) * state * n + 4 * asked * seen;
 }
 
 /* ret_seal_s is added to. */

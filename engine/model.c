@@ -98,10 +98,10 @@ static enum status bind_feed_forward(struct model *m, int32_t i, struct err *e)
     if (p->n_expert > 0 && (tensor(g, "blk.%d.ffn_gate_inp.weight", i) || !model_has(p, SOME_DENSE))) {
         int32_t n = p->n_expert, shared = rows(tensor(g, "blk.%d.ffn_up_shexp.weight", i));
         MAT(router, "ffn_gate_inp.weight", d, n, 0, n);
-        if (tensor(g, "blk.%d.ffn_gate_up_exps.weight", i)) {
-            EXPERTS_OF(gates, "ffn_gate_up_exps.weight", d, 2 * p->n_ff);
-        } else if (p->ungated) {
+        if (p->ungated) {
             EXPERTS_OF(gates, "ffn_up_exps.weight", d, p->n_ff);
+        } else if (tensor(g, "blk.%d.ffn_gate_up_exps.weight", i)) {
+            EXPERTS_OF(gates, "ffn_gate_up_exps.weight", d, 2 * p->n_ff);
         } else {
             EXPERTS_OF(gates, "ffn_gate_exps.weight", d, p->n_ff);
             EXPERTS_OF(ups, "ffn_up_exps.weight", d, p->n_ff);
@@ -109,8 +109,12 @@ static enum status bind_feed_forward(struct model *m, int32_t i, struct err *e)
         EXPERTS_OF(downs, "ffn_down_exps.weight", p->n_ff, d);
         VEC(pick, "exp_probs_b.bias", false, n, 0, n);
         VEC(router_bias, "ffn_gate_inp.bias", false, n, 0, n);
-        VEC(gates_bias, "ffn_gate_exps.bias", false, n * p->n_ff, 0, n * p->n_ff);
-        VEC(ups_bias, "ffn_up_exps.bias", false, n * p->n_ff, 0, n * p->n_ff);
+        if (p->ungated) {
+            VEC(gates_bias, "ffn_up_exps.bias", false, n * p->n_ff, 0, n * p->n_ff);
+        } else {
+            VEC(gates_bias, "ffn_gate_exps.bias", false, n * p->n_ff, 0, n * p->n_ff);
+            VEC(ups_bias, "ffn_up_exps.bias", false, n * p->n_ff, 0, n * p->n_ff);
+        }
         VEC(downs_bias, "ffn_down_exps.bias", false, n * d, 0, n * d);
         VEC(worth, "ffn_down_exps.scale", false, n, 0, n);
         if (model_has(p, SHARED) || (model_has(p, SOME_SHARED) && shared > 0)) {
@@ -134,14 +138,14 @@ static enum status bind_feed_forward(struct model *m, int32_t i, struct err *e)
     if (!l->router.t || model_has(p, GEMMA4)) {
         bool told = p->n_expert == 0 && p->n_ff > 0; /* by the file's metadata */
         int32_t n = told ? p->n_ff : rows(tensor(g, "blk.%d.ffn_up.weight", i));
-        if (tensor(g, "blk.%d.ffn_gate.weight", i)) {
+        if (p->ungated) {
+            MAT(gate, "ffn_up.weight", d, n, 0, n);
+            VEC(gate_bias, "ffn_up.bias", false, n, 0, n);
+        } else if (tensor(g, "blk.%d.ffn_gate.weight", i)) {
             MAT(gate, "ffn_gate.weight", d, n, 0, n);
             MAT(up, "ffn_up.weight", d, n, 0, n);
             VEC(gate_bias, "ffn_gate.bias", false, n, 0, n);
             VEC(up_bias, "ffn_up.bias", false, n, 0, n);
-        } else if (p->ungated) {
-            MAT(gate, "ffn_up.weight", d, n, 0, n);
-            VEC(gate_bias, "ffn_up.bias", false, n, 0, n);
         } else { /* phi3: gate above up */
             MAT(gate, "ffn_up.weight", d, 2 * n, 0, n);
             MAT(up, "ffn_up.weight", d, 2 * n, n, n);
@@ -240,7 +244,10 @@ static enum status bind_attention(struct model *m, int32_t i, struct err *e)
         VEC(sinks, "attn_sinks.weight", true, p->n_head, 0, p->n_head);
     VEC(q_norm, "attn_q_norm.weight", qk_norm, n_q_norm, 0, n_q_norm);
     VEC(k_norm, "attn_k_norm.weight", qk_norm && own, n_k_norm, 0, n_k_norm);
-    if (tensor(g, "blk.%d.attn_qkv.weight", i)) {
+    bool apart = model_has(p, GATE_APART);
+    if (apart)
+        MAT(q_gate, "attn_gate.weight", d, n_q, 0, n_q);
+    if (tensor(g, "blk.%d.attn_qkv.weight", i) && (!p->q_gated || apart)) {
         int32_t all = n_q + 2 * n_kv;
         MAT(q, "attn_qkv.weight", d, all, 0, n_q);
         if (own) {
@@ -251,10 +258,7 @@ static enum status bind_attention(struct model *m, int32_t i, struct err *e)
         VEC(k_bias, "attn_qkv.bias", false, all, n_q, n_kv);
         VEC(v_bias, "attn_qkv.bias", false, all, n_q + n_kv, n_kv);
     } else {
-        bool apart = model_has(p, GATE_APART);
         int32_t n_asked = p->q_gated && !apart ? 2 * n_q : n_q;
-        if (apart)
-            MAT(q_gate, "attn_gate.weight", d, n_q, 0, n_q);
         MAT(q, "attn_q.weight", d, n_asked, 0, n_asked);
         if (own)
             MAT(k, "attn_k.weight", d, n_kv, 0, n_kv);
@@ -576,12 +580,12 @@ struct size_sum {
 static void add_size(void *ctx, struct model_mat *mat)
 {
     struct size_sum *s = ctx;
-    if (mat->kept) {
-        s->kept += s->k->host->ops->weight_size(s->k->host, mat->t->type, mat->n_row, mat->n_col);
+    uint64_t file = row_bytes(mat) * (uint64_t)mat->n_row;
+    if (mat->kept) { /* gathered rows stay beside what the host makes of them: a device reads them, too */
+        s->kept += (mat->step > 0 ? file : 0) + s->k->host->ops->weight_size(s->k->host, mat->t->type, mat->n_row, mat->n_col);
         return;
     }
     size_t own = s->k->ops->weight_size(s->k, mat->t->type, mat->n_row, mat->n_col);
-    uint64_t file = row_bytes(mat) * (uint64_t)mat->n_row;
     s->own += own == 0 && mat->step > 0 ? file : own;
     if (own == 0 && mat->step == 0)
         s->mapped += file;
@@ -755,9 +759,13 @@ uint64_t model_fingerprint(const struct model *m)
     if (p->n_expert > 0) {
         const int32_t experts[] = {p->n_expert, p->n_expert_used, p->expert_norm};
         XXH3_64bits_update(x, experts, sizeof experts);
+        if (p->n_expert_group > 0)
+            XXH3_64bits_update(x, &p->n_group_used, sizeof p->n_group_used);
         if (p->expert_sigmoid || p->expert_scale != 1) /* caches from before know neither */
             XXH3_64bits_update(x, &p->expert_scale, sizeof p->expert_scale);
     }
+    if (p->no_rope && p->n_tap == 0) /* caches with states hash it there */
+        XXH3_64bits_update(x, &p->no_rope, sizeof p->no_rope);
     if (p->n_tap > 0) {
         const int32_t state[] = {p->n_tap, p->n_state_head, p->n_state_head_k, p->state_dim, p->q_gated};
         XXH3_64bits_update(x, state, sizeof state);

@@ -160,11 +160,10 @@ static enum status read_arch(const struct gguf *g, struct model_params *p, struc
             snprintf(p->arch_name, sizeof p->arch_name, "%s", archs[i].name);
             return OK;
         }
-    char known[400] = "";
-    for (size_t i = 0, n = 0; i < sizeof archs / sizeof *archs && n < sizeof known; i++)
-        n += (size_t)snprintf(known + n, sizeof known - n, "%s%s", i ? ", " : "", archs[i].name);
-    return err_set(e, ERR_UNSUPPORTED, "%s: architecture '%.*s' is not supported (%s are)",
-                   gguf_path(g), (int)(s.len < 64 ? s.len : 64), s.s, known);
+    return err_set(e, ERR_UNSUPPORTED,
+                   "%s: architecture '%.*s' is none of the %zu that are supported (the README names them); use "
+                   "another model",
+                   gguf_path(g), (int)(s.len < 64 ? s.len : 64), s.s, sizeof archs / sizeof *archs);
 }
 
 static void read_name(const struct gguf *g, struct model_params *p)
@@ -489,7 +488,7 @@ static enum status read_factors(const struct gguf *g, struct model_params *p, st
     char key[128];
     bool rotates = true;
     gguf_get_bool(g, arch_key(p, "rope.scaling.finetuned", key), &rotates);
-    p->no_rope = !rotates;
+    p->no_rope = !rotates && !minicpm;
     return OK;
 }
 
@@ -536,9 +535,12 @@ enum status model_read_params(const struct gguf *g, struct model_params *p, stru
     }
     TRY(read_recurrent(g, p, e));
     p->layer_norm = p->side_by_side = model_has(p, COHERE);
+    float eps = 1e-5f;
+    if (model_has(p, NEMOTRON)) /* older files name it as LayerNorm's */
+        TRY(get_float(g, p, "attention.layer_norm_epsilon", 0, 1, eps, &eps, e));
     TRY(get_float(
         g, p, p->layer_norm ? "attention.layer_norm_epsilon" : "attention.layer_norm_rms_epsilon",
-        0, 1, 1e-5f, &p->norm_eps, e));
+        0, 1, eps, &p->norm_eps, e));
     p->state_eps = p->norm_eps; /* which granite's is not in the end */
     TRY(read_rope(g, p, e));
 

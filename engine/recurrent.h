@@ -1,5 +1,5 @@
-/* Layers that keep a state of fixed size instead of keys and values: behind a short convolution the gated
- * delta rule (Yang et al. 2024, Gated DeltaNet; Qwen3.5) or a selective state space (Dao and Gu 2024, Mamba-2;
+/* Layers that keep a state of fixed size, most of them instead of keys and values: behind a short convolution the
+ * gated delta rule (Yang et al. 2024, Gated DeltaNet; Qwen3-Next, Qwen3.5) or a selective state space (Dao and Gu 2024, Mamba-2;
  * Granite 4, Nemotron-H, Falcon-H1), or the short convolution alone (LFM2). Written over the op table like
  * forward.c, whose part it is.
  *

@@ -285,7 +285,7 @@ struct kern_ops {
     void (*add_rows)(struct kern *k, float *dst, const float *src, const int32_t *row,
                      const float *weight, int32_t n_tok, int32_t n_each, int32_t n_col);
     void (*softcap)(struct kern *k, float *x, size_t n, float cap);        /* x = cap*tanh(x/cap) */
-    /* Layers that keep a state instead of keys and values; NULL = this backend does not run them. */
+    /* Layers that keep a state; NULL = this backend does not run them. */
     void (*conv)(struct kern *k, const struct kern_conv *c);
     void (*delta)(struct kern *k, const struct kern_delta *d);
     void (*scan)(struct kern *k, const struct kern_scan *s);

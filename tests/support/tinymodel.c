@@ -86,6 +86,7 @@ enum more {
     UNGATED = 16, /* networks */
     EXPERT_GROUPS = 32, /* two of four are chosen of */
     GATED = 64,         /* attention's answer, by a matrix of its own */
+    FUSED = 256,        /* queries, keys and values in one matrix */
     MUSE = 128,         /* scaled and capped logits */
 };
 
@@ -139,10 +140,10 @@ static const struct tiny {
      MAMBA2 | NEMOTRON | UNGATED | GROUPS},
     {"falcon-h1", "falcon-h1", PRE, 0, MAMBA2 | BESIDE | GROUPS},
     {"afmoe", "afmoe",
-     PRE | POST | QK | SLIDING | MOE | MOE_FF | SHARED | LEAD | PICK | SIGMOID | SCALED, 0, GATED},
+     PRE | POST | QK | SLIDING | MOE | MOE_FF | SHARED | LEAD | PICK | SIGMOID | SCALED, 0, GATED | FUSED},
     {"muse-glimmer", "muse-glimmer", PRE | POST | QK | SLIDING, 0, GATED | MUSE},
     {"bailingmoe2", "bailingmoe2", PRE | QK | PARTIAL | MOE | MOE_FF | SHARED | LEAD | PICK | SIGMOID | SCALED, 0,
-     EXPERT_GROUPS},
+     EXPERT_GROUPS | FUSED},
     {"mellum", "mellum", PRE | QK | MOE | MOE_FF | SLIDING | YARN},
     {"minicpm", "minicpm", PRE | FACTORS | TIED},
     {"arcee", "arcee", PRE, 0, UNGATED},
@@ -287,11 +288,11 @@ static void add_attention(struct tensors *t, int layer, const struct tiny *m)
         ADD("attn_q_norm", m->features & QK ? d : q, 0, 0, 1.2f, 0.4f);
     if (m->features & (QK | QK_ROW) && own)
         ADD("attn_k_norm", m->features & QK ? d : kv, 0, 0, 1.2f, 0.4f);
-    if (m->more & EXPERT_GROUPS)
+    if (m->more & FUSED)
         ADD("attn_qkv", D, q + 2 * kv, 0, 0, 0.2f);
     else
         ADD("attn_q", D, m->features & DELTA ? 2 * q : q, 0, 0, 0.2f); /* gates too, head by head */
-    own &= !(m->more & EXPERT_GROUPS);
+    own &= !(m->more & FUSED);
     if (own)
         ADD("attn_k", D, kv, 0, 0, 0.2f);
     if (own && !(m->gemma4 & KEYS_ARE_VALUES && !slides(m, layer)))
@@ -494,7 +495,8 @@ static void write_keys(struct ggufw *w, const struct tiny *m)
     ggufw_u32(w, KEY("attention.head_count"), HEADS);
     if (!(m->features & CONV) && !m->gemma4 && (!(m->more & MAMBA2) || m->more & BESIDE))
         ggufw_u32(w, KEY("attention.head_count_kv"), (uint32_t)kv_heads(m, 0));
-    ggufw_f32(w, KEY("attention.layer_norm_rms_epsilon"), 1e-5f);
+    if (!(m->more & NEMOTRON))
+        ggufw_f32(w, KEY("attention.layer_norm_rms_epsilon"), 1e-5f);
     ggufw_f32(w, KEY("rope.freq_base"), 10000);
     if (!(m->features & CONV))
         ggufw_u32(w, KEY("rope.dimension_count"),
@@ -591,7 +593,7 @@ static void write_keys(struct ggufw *w, const struct tiny *m)
         if (!(m->more & BESIDE))
             ggufw_i32s(w, KEY("attention.head_count_kv"), n_kv, LAYERS);
         if (m->more & NEMOTRON)
-            ggufw_f32(w, KEY("attention.layer_norm_epsilon"), 1e-5f);
+            ggufw_f32(w, KEY("attention.layer_norm_epsilon"), 1e-3f); /* the other's older name */
         if (m->features & FACTORS)
             ggufw_bool(w, KEY("rope.scaling.finetuned"), 0);
         ggufw_u32(w, KEY("ssm.conv_kernel"), SPACE_TAPS);
