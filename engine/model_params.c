@@ -314,6 +314,16 @@ static enum status read_kv_heads(const struct gguf *g, struct model_params *p, s
     return OK;
 }
 
+/* Heads with a state, heads of keys that they share, a state's rows; *ret_inner: columns of all of them. */
+static enum status read_state_heads(const struct gguf *g, struct model_params *p, int32_t *ret_inner,
+                                    struct err *e)
+{
+    TRY(get_int(g, p, "ssm.state_size", 1, MAX_STATE_DIM, -1, &p->state_dim_k, e));
+    TRY(get_int(g, p, "ssm.time_step_rank", 1, MAX_HEADS, -1, &p->n_state_head, e));
+    TRY(get_int(g, p, "ssm.group_count", 1, p->n_state_head, -1, &p->n_state_head_k, e));
+    return get_int(g, p, "ssm.inner_size", 1, MAX_FF, -1, ret_inner, e);
+}
+
 /* Layers of the gated delta rule: a list, or all but the last of each period. */
 static enum status read_delta(const struct gguf *g, struct model_params *p, struct err *e)
 {
@@ -332,11 +342,8 @@ static enum status read_delta(const struct gguf *g, struct model_params *p, stru
     }
     p->q_gated = true;
     p->state_neighbours = p->arch == MODEL_QWEN3NEXT;
-    TRY(get_int(g, p, "ssm.state_size", 1, MAX_STATE_DIM, -1, &p->state_dim, e));
-    TRY(get_int(g, p, "ssm.time_step_rank", 1, MAX_HEADS, -1, &p->n_state_head, e));
-    TRY(get_int(g, p, "ssm.group_count", 1, p->n_state_head, -1, &p->n_state_head_k, e));
-    TRY(get_int(g, p, "ssm.inner_size", 1, MAX_FF, -1, &n_inner, e));
-    p->state_dim_k = p->state_dim;
+    TRY(read_state_heads(g, p, &n_inner, e));
+    p->state_dim = p->state_dim_k;
     if (p->state_dim % KERN_ROW_STEP || p->n_state_head % p->n_state_head_k ||
         n_inner != p->n_state_head * p->state_dim || p->head_dim % KERN_ROW_STEP)
         return err_set(e, ERR_UNSUPPORTED,
@@ -368,10 +375,7 @@ static enum status read_spaces(const struct gguf *g, struct model_params *p, str
     if (n_latent > 0)
         return err_set(e, ERR_UNSUPPORTED, "%s: experts that read %d channels in a model of %d are not supported",
                        gguf_path(g), n_latent, p->n_embd);
-    TRY(get_int(g, p, "ssm.state_size", 1, MAX_STATE_DIM, -1, &p->state_dim_k, e));
-    TRY(get_int(g, p, "ssm.time_step_rank", 1, MAX_HEADS, -1, &p->n_state_head, e));
-    TRY(get_int(g, p, "ssm.group_count", 1, p->n_state_head, -1, &p->n_state_head_k, e));
-    TRY(get_int(g, p, "ssm.inner_size", 1, MAX_FF, -1, &n_inner, e));
+    TRY(read_state_heads(g, p, &n_inner, e));
     p->state_dim = n_inner / p->n_state_head;
     if (n_inner % p->n_state_head || p->n_state_head % p->n_state_head_k || p->state_dim % KERN_ROW_STEP ||
         p->state_dim_k % KERN_ROW_STEP || p->state_dim < 1 || p->state_dim > MAX_STATE_DIM)

@@ -74,6 +74,38 @@ DEVICE float lanes_sum(float x)
     return x;
 }
 
+/* A thread has every STATE_LANES-th row of one column, of n rows `stride` floats apart. */
+typedef float state_rows[STATE_ROWS / STATE_LANES];
+
+DEVICE void rows_load(state_rows &s, const float *from, int32_t n, int32_t stride, int32_t lane)
+{
+#pragma unroll
+    for (int32_t r = 0; r < STATE_ROWS / STATE_LANES; r++)
+        s[r] = r * STATE_LANES + lane < n ? from[(size_t)(r * STATE_LANES + lane) * stride] : 0;
+}
+
+DEVICE void rows_store(float *to, const state_rows &s, int32_t n, int32_t stride, int32_t lane)
+{
+#pragma unroll
+    for (int32_t r = 0; r < STATE_ROWS / STATE_LANES; r++)
+        if (r * STATE_LANES + lane < n)
+            to[(size_t)(r * STATE_LANES + lane) * stride] = s[r];
+}
+
+/* s = decay s + key write; the column's ask s, to each of its lanes. */
+DEVICE float rows_step(state_rows &s, float decay, const float *key, float write, const float *ask, int32_t n,
+                       int32_t lane)
+{
+    float sum = 0;
+#pragma unroll
+    for (int32_t r = 0; r < STATE_ROWS / STATE_LANES; r++)
+        if (r * STATE_LANES < n) {
+            s[r] = decay * s[r] + key[r * STATE_LANES + lane] * write;
+            sum += ask[r * STATE_LANES + lane] * s[r];
+        }
+    return lanes_sum(sum);
+}
+
 /* ---- gated delta rule ---- */
 
 struct delta_args {
@@ -83,18 +115,15 @@ struct delta_args {
     float eps;
 };
 
-/* A thread has every STATE_LANES-th row of one column. Queries and keys are made ready by all. */
+/* Queries and keys are made ready by all threads. */
 static __global__ void delta_columns(struct delta_args a)
 {
     __shared__ float q[STATE_ROWS], key[STATE_ROWS], part[2][STATE_THREADS / 32];
-    float s[STATE_ROWS / STATE_LANES];
+    state_rows s;
     int32_t n = a.head_dim, h = (int32_t)blockIdx.x, lane = (int32_t)threadIdx.x % STATE_LANES;
     int32_t col = (int32_t)blockIdx.y * STATE_COLS + (int32_t)threadIdx.x / STATE_LANES;
-    const float *from = a.before + (size_t)h * n * n + col;
-    float *to = a.after + (size_t)h * n * n + col;
-#pragma unroll
-    for (int32_t r = 0; r < STATE_ROWS / STATE_LANES; r++)
-        s[r] = r * STATE_LANES + lane < n ? from[(size_t)(r * STATE_LANES + lane) * n] : 0;
+    size_t start = (size_t)h * n * n + col;
+    rows_load(s, a.before + start, n, n, lane);
     for (int32_t t = 0; t < a.n_tok; t++) {
         size_t row = (size_t)t * a.stride;
         size_t head = row + (size_t)(a.per_key > 0 ? h / a.per_key : h % a.n_head_k) * n;
@@ -121,26 +150,17 @@ static __global__ void delta_columns(struct delta_args a)
         }
         float by_q = 1 / sqrtf((squares_q + a.eps) * (float)n), by_k = 1 / sqrtf(squares_k + a.eps);
         float decay = expf(a.a[h] * softplus(a.alpha[gate] + a.dt[h])), share = 1 / (1 + expf(-a.beta[gate]));
-        float seen = 0, sum = 0;
+        float seen = 0;
 #pragma unroll
         for (int32_t r = 0; r < STATE_ROWS / STATE_LANES; r++)
             if (r * STATE_LANES < n)
                 seen += key[r * STATE_LANES + lane] * s[r];
         float add = share * by_k * (a.v[row + (size_t)h * n + col] - decay * by_k * lanes_sum(seen));
-#pragma unroll
-        for (int32_t r = 0; r < STATE_ROWS / STATE_LANES; r++)
-            if (r * STATE_LANES < n) {
-                s[r] = decay * s[r] + key[r * STATE_LANES + lane] * add;
-                sum += q[r * STATE_LANES + lane] * s[r];
-            }
-        sum = lanes_sum(sum);
+        float sum = rows_step(s, decay, key, add, q, n, lane);
         if (lane == 0)
             a.out[((size_t)t * a.n_head + h) * n + col] = by_q * sum;
     }
-#pragma unroll
-    for (int32_t r = 0; r < STATE_ROWS / STATE_LANES; r++)
-        if (r * STATE_LANES + lane < n)
-            to[(size_t)(r * STATE_LANES + lane) * n] = s[r];
+    rows_store(a.after + start, s, n, n, lane);
 }
 
 void cuda_delta(struct kern *k, const struct kern_delta *d)
@@ -162,17 +182,15 @@ struct scan_args {
     int32_t n_tok, n_head, n_group, n_state, head_dim, stride;
 };
 
-/* A thread as above; a token's b and c are fetched by all while the token before is computed. */
+/* A token's b and c are fetched by all threads while the token before is computed. */
 static __global__ void scan_columns(struct scan_args a)
 {
     __shared__ float b[2][STATE_ROWS], c[2][STATE_ROWS];
-    float s[STATE_ROWS / STATE_LANES];
+    state_rows s;
     int32_t n = a.n_state, h = (int32_t)blockIdx.x, lane = (int32_t)threadIdx.x % STATE_LANES;
     int32_t col = (int32_t)blockIdx.y * STATE_COLS + (int32_t)threadIdx.x / STATE_LANES;
     size_t group = (size_t)(h / (a.n_head / a.n_group)) * n, start = (size_t)h * n * a.head_dim + col;
-#pragma unroll
-    for (int32_t r = 0; r < STATE_ROWS / STATE_LANES; r++)
-        s[r] = r * STATE_LANES + lane < n ? a.before[start + (size_t)(r * STATE_LANES + lane) * a.head_dim] : 0;
+    rows_load(s, a.before + start, n, a.head_dim, lane);
     for (int32_t t = 0; t < a.n_tok; t++) {
         size_t row = (size_t)t * a.stride, gate = (size_t)t * a.n_head + h;
         float *key = b[t % 2], *ask = c[t % 2];
@@ -180,23 +198,14 @@ static __global__ void scan_columns(struct scan_args a)
             key[i] = a.b[row + group + i];
             ask[i] = a.c[row + group + i];
         }
-        float step = softplus(a.dt[gate] + a.dt_bias[h]), decay = expf(a.a[h] * step), sum = 0;
+        float step = softplus(a.dt[gate] + a.dt_bias[h]), decay = expf(a.a[h] * step);
         float x = a.x[row + (size_t)h * a.head_dim + col], write = step * x;
         __syncthreads(); /* once a token: the other halves are still read */
-#pragma unroll
-        for (int32_t r = 0; r < STATE_ROWS / STATE_LANES; r++)
-            if (r * STATE_LANES < n) {
-                s[r] = decay * s[r] + key[r * STATE_LANES + lane] * write;
-                sum += ask[r * STATE_LANES + lane] * s[r];
-            }
-        sum = lanes_sum(sum);
+        float sum = rows_step(s, decay, key, write, ask, n, lane);
         if (lane == 0)
             a.out[gate * a.head_dim + col] = sum + a.d[h] * x;
     }
-#pragma unroll
-    for (int32_t r = 0; r < STATE_ROWS / STATE_LANES; r++)
-        if (r * STATE_LANES + lane < n)
-            a.after[start + (size_t)(r * STATE_LANES + lane) * a.head_dim] = s[r];
+    rows_store(a.after + start, s, n, a.head_dim, lane);
 }
 
 void cuda_scan(struct kern *k, const struct kern_scan *s)

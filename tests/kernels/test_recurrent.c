@@ -98,9 +98,9 @@ struct delta_case {
     float eps;
 };
 
-static void delta_run(struct kern *k, const struct delta_case *s, int32_t cut, bool in_place, float *out,
-                      float *after)
+static void delta_run(struct kern *k, const void *of, int32_t cut, bool in_place, float *out, float *after)
 {
+    const struct delta_case *s = of;
     size_t d = (size_t)s->head_dim, n_state = (size_t)s->n_head * d * d, n_gate = (size_t)s->n_tok * (size_t)s->n_head;
     size_t key = (size_t)s->n_head_k * d;
     struct pile p = {.k = k};
@@ -133,9 +133,9 @@ struct scan_case {
     float *mix, *dt, *a, *dt_bias, *d, *before;
 };
 
-static void scan_run(struct kern *k, const struct scan_case *s, int32_t cut, bool in_place, float *out,
-                     float *after)
+static void scan_run(struct kern *k, const void *of, int32_t cut, bool in_place, float *out, float *after)
 {
+    const struct scan_case *s = of;
     size_t wide = (size_t)s->head_dim, n_gate = (size_t)s->n_tok * (size_t)s->n_head;
     size_t n_state = (size_t)s->n_head * (size_t)s->n_state * wide, n_head = (size_t)s->n_head;
     struct pile p = {.k = k};
@@ -205,17 +205,27 @@ static void check_conv(struct kern *k, struct kern *one, struct kern *ref, const
     free(first);
 }
 
-static void check_delta(struct kern *k, struct kern *one, struct kern *ref, const struct delta_case *s)
+/* An op over states: its n results and n_state numbers of states, as near to the reference as `bound`, and the same
+ * to the bit in every way. */
+struct state_op {
+    const char *what;
+    void (*run)(struct kern *k, const void *of, int32_t cut, bool in_place, float *out, float *after);
+    const void *of;
+    size_t n, n_state;
+    double bound;
+};
+
+static void check_states(struct kern *k, struct kern *one, struct kern *ref, const struct state_op *op)
 {
-    size_t d = (size_t)s->head_dim, n = (size_t)s->n_tok * (size_t)s->n_head * d, n_state = (size_t)s->n_head * d * d;
+    size_t n = op->n, n_state = op->n_state;
     float *want = malloc(n * 4), *want_state = malloc(n_state * 4), *out = malloc(n * 4);
     float *state = malloc(n_state * 4), *first = malloc(n * 4), *first_state = malloc(n_state * 4);
-    delta_run(ref, s, 1000, false, want, want_state);
-    delta_run(k, s, 1000, false, first, first_state);
-    assert_near(first, want, n, TOLERANCE_DELTA, "delta");
-    assert_near(first_state, want_state, n_state, TOLERANCE_DELTA, "delta's state");
+    op->run(ref, op->of, 1000, false, want, want_state);
+    op->run(k, op->of, 1000, false, first, first_state);
+    assert_near(first, want, n, op->bound, op->what);
+    assert_near(first_state, want_state, n_state, op->bound, op->what);
     for (int i = 0; i < N_WAY + (one != NULL); i++) {
-        delta_run(i < N_WAY ? k : one, s, ways[i % N_WAY].cut, ways[i % N_WAY].in_place, out, state);
+        op->run(i < N_WAY ? k : one, op->of, ways[i % N_WAY].cut, ways[i % N_WAY].in_place, out, state);
         assert_memory_equal(out, first, n * 4);
         assert_memory_equal(state, first_state, n_state * 4);
     }
@@ -227,27 +237,20 @@ static void check_delta(struct kern *k, struct kern *one, struct kern *ref, cons
     free(first_state);
 }
 
+static void check_delta(struct kern *k, struct kern *one, struct kern *ref, const struct delta_case *s)
+{
+    size_t d = (size_t)s->head_dim, n_head = (size_t)s->n_head;
+    check_states(k, one, ref,
+                 &(struct state_op){"delta", delta_run, s, (size_t)s->n_tok * n_head * d, n_head * d * d,
+                                    TOLERANCE_DELTA});
+}
+
 static void check_scan(struct kern *k, struct kern *one, struct kern *ref, const struct scan_case *s)
 {
-    size_t n = (size_t)s->n_tok * (size_t)s->n_head * (size_t)s->head_dim;
-    size_t n_state = (size_t)s->n_head * (size_t)s->n_state * (size_t)s->head_dim;
-    float *want = malloc(n * 4), *want_state = malloc(n_state * 4), *out = malloc(n * 4);
-    float *state = malloc(n_state * 4), *first = malloc(n * 4), *first_state = malloc(n_state * 4);
-    scan_run(ref, s, 1000, false, want, want_state);
-    scan_run(k, s, 1000, false, first, first_state);
-    assert_near(first, want, n, TOLERANCE_SCAN, "scan");
-    assert_near(first_state, want_state, n_state, TOLERANCE_SCAN, "scan's state");
-    for (int i = 0; i < N_WAY + (one != NULL); i++) {
-        scan_run(i < N_WAY ? k : one, s, ways[i % N_WAY].cut, ways[i % N_WAY].in_place, out, state);
-        assert_memory_equal(out, first, n * 4);
-        assert_memory_equal(state, first_state, n_state * 4);
-    }
-    free(want);
-    free(want_state);
-    free(out);
-    free(state);
-    free(first);
-    free(first_state);
+    size_t wide = (size_t)s->n_head * (size_t)s->head_dim;
+    check_states(k, one, ref,
+                 &(struct state_op){"scan", scan_run, s, (size_t)s->n_tok * wide, (size_t)s->n_state * wide,
+                                    TOLERANCE_SCAN});
 }
 
 static void each_conv(struct kern *k, struct kern *one, struct kern *ref)
