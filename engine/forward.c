@@ -6,6 +6,7 @@
 
 #include "engine/base/mem.h"
 #include "engine/experts.h"
+#include "engine/latent.h"
 #include "engine/layer_embed.h"
 #include "engine/recurrent.h"
 
@@ -23,6 +24,7 @@ struct forward {
     float *gate, *up; /* dev [n_chunk, n_ff_plain]; NULL where all experts are routed */
     float *mix;       /* dev [n_chunk, n_embd]: answers of routed experts that are normed; or NULL */
     float *ones;      /* dev [widest head, or n_embd]: norms values, or embeddings; or NULL */
+    struct latent *latent;           /* or NULL */
     struct experts *experts;         /* or NULL */
     struct recurrent *recurrent;     /* or NULL */
     struct layer_embed *layer_embed; /* or NULL */
@@ -73,7 +75,7 @@ struct kv_shape forward_kv_shape(const struct model_params *p)
 uint64_t forward_bytes(const struct model_params *p, int32_t n_chunk)
 {
     return experts_bytes(p, n_chunk) + recurrent_bytes(p, n_chunk) + layer_embed_bytes(p, n_chunk) +
-           sizeof(float) *
+           latent_bytes(p, n_chunk) + sizeof(float) *
                (row_floats(p) * (uint64_t)n_chunk + 2 * FORWARD_HEAD_ROWS * (uint64_t)p->n_vocab);
 }
 
@@ -121,6 +123,8 @@ enum status forward_new(const struct model *m, int32_t n_chunk, struct forward *
     }
     if (p->n_layer_embed > 0 && !(f->layer_embed = layer_embed_new(m, n_chunk)))
         goto fail;
+    if (p->n_latent > 0 && !(f->latent = latent_new(m, n_chunk)))
+        goto fail;
     if (p->n_expert > 0 && !(f->experts = experts_new(m, n_chunk)))
         goto fail;
     if (p->n_tap > 0 && !(f->recurrent = recurrent_new(m, n_chunk)))
@@ -147,6 +151,7 @@ void forward_free(struct forward *f)
     for (size_t i = 0; i < sizeof bufs / sizeof *bufs; i++)
         if (bufs[i])
             f->kern->ops->free(f->kern, bufs[i]);
+    latent_free(f->latent);
     experts_free(f->experts);
     recurrent_free(f->recurrent);
     layer_embed_free(f->layer_embed);
@@ -221,42 +226,48 @@ static const float *block_input(struct forward *f, const struct model_vec *norm,
     return f->h;
 }
 
-/* Queries or keys, n channels a token: each head by itself or all together, as the norm is long. */
+/* Queries or keys, n channels a token: each head by itself or all together, as the norm is long; of a latent's
+ * keys the latent. */
 static void norm_heads(struct forward *f, float *x, const struct model_vec *norm, int32_t n_tok,
                        int32_t n)
 {
-    if (norm->dev)
-        f->kern->ops->rmsnorm(f->kern, x, x, norm->dev, n_tok * (n / norm->n), norm->n, norm->n,
-                              f->m->p.norm_eps);
+    if (!norm->dev)
+        return;
+    int32_t each = n / norm->n;
+    f->kern->ops->rmsnorm(f->kern, x, x, norm->dev, n_tok * each, norm->n, n / each, f->m->p.norm_eps);
 }
 
 /* Queries that grow with their position (model_params.q_growth) do so by a factor that is the same
- * over each stretch of the original context; it goes with the rotation's. */
+ * over each stretch of the original context. */
 static void rotate_queries(struct forward *f, const struct model_layer *l, int32_t n_tok, int32_t pos0)
 {
     const struct model_params *p = &f->m->p;
     int32_t n_q = p->n_head * l->head_dim, n = n_tok;
     for (int32_t t = 0; l->rope && t < n_tok; t += n) {
-        struct kern_rope grown = *l->rope;
+        float *q = f->q + (size_t)t * (size_t)n_q;
         n = n_tok - t;
         if (p->q_growth > 0) {
             int32_t stretch = (pos0 + t) / p->n_ctx_orig;
             int32_t left = p->n_ctx_orig - (pos0 + t) % p->n_ctx_orig;
             n = n < left ? n : left;
-            grown.mscale *= 1 + p->q_growth * logf(1 + (float)stretch);
+            if (stretch > 0)
+                f->kern->ops->scale(f->kern, q, (size_t)n * (size_t)n_q, 1 + p->q_growth * logf(1 + (float)stretch));
         }
-        f->kern->ops->rope(f->kern, f->q + (size_t)t * (size_t)n_q, n, p->n_head, l->head_dim, n_q,
-                           pos0 + t, &grown);
+        f->kern->ops->rope(f->kern, q + l->rope_at, n, p->n_head, l->head_dim, n_q, pos0 + t, l->rope);
     }
 }
 
-/* q = Q * in, and the gate of attention's answer where there is one: in a matrix of its own, or its rows lie by
+/* q = Q * in, absorbed where keys are latents, and the gate of attention's answer where there is one: in a matrix of its own, or its rows lie by
  * turns with those of the queries, head by head. */
 static void ask(struct forward *f, const struct model_layer *l, const float *in, int32_t n_tok)
 {
     const struct model_params *p = &f->m->p;
     int32_t d = l->head_dim, n_q = p->n_head * d, n_mat = 0;
     bool by_head = p->q_gated && !l->q_gate.w;
+    if (f->latent) {
+        latent_ask(f->latent, l, in, f->q, n_tok);
+        return;
+    }
     struct kern_mat mats[KERN_MATS] = {{l->q.w, l->q_bias.dev, f->q, n_q, false},
                                        {l->q_gate.w, NULL, f->q_gate, n_q, false}};
     if (!by_head)
@@ -275,7 +286,7 @@ static void ask(struct forward *f, const struct model_layer *l, const float *in,
 }
 
 /* The layer's keys, which stand in k, and its values, in v where they have a matrix of their own, into the
- * cache. */
+ * cache. A latent is both. */
 static void write_rows(struct forward *f, const struct model_layer *l, struct kv_line *line, int32_t n_tok)
 {
     const struct kern_ops *ops = f->kern->ops;
@@ -286,10 +297,10 @@ static void write_rows(struct forward *f, const struct model_layer *l, struct kv
     if (!p->norm_rotated)
         norm_heads(f, f->k, &l->k_norm, n_tok, n_kv);
     if (l->rope)
-        ops->rope(f->kern, f->k, n_tok, l->n_head_kv, d, n_kv, pos0, l->rope);
+        ops->rope(f->kern, f->k + l->rope_at, n_tok, l->n_head_kv, d, n_kv, pos0, l->rope);
     if (p->norm_rotated)
         norm_heads(f, f->k, &l->k_norm, n_tok, n_kv);
-    ops->kv_write(f->kern, kv_layer(line, l->kv), f->k, f->v, n_kv, n_tok, pos0);
+    ops->kv_write(f->kern, kv_layer(line, l->kv), f->k, f->latent ? f->k : f->v, n_kv, n_tok, pos0);
     kv_seal(line, l->kv, pos0 + n_tok);
 }
 
@@ -306,7 +317,7 @@ static void attention(struct forward *f, const struct model_layer *l, const floa
     int32_t d = l->head_dim, n_q = p->n_head * d, n_kv = l->n_head_kv * d, n_ask = n_tok - first;
     float *x = f->x + (size_t)first * (size_t)p->n_embd;
 
-    bool own = l->k.w != NULL, together = own && l->v.w && first == 0 && !p->q_gated;
+    bool own = l->k.w != NULL, together = own && l->v.w && first == 0 && !p->q_gated; /* else queries come later */
     const struct kern_mat mats[] = {
         {l->k.w, l->k_bias.dev, f->k, n_kv, false},
         {l->v.w, l->v_bias.dev, f->v, n_kv, false},
@@ -356,7 +367,8 @@ static void attention(struct forward *f, const struct model_layer *l, const floa
         k->ops->sink(k, f->a, f->lse, l->sinks.dev, n_ask, p->n_head, d);
     if (p->q_gated)
         k->ops->glu(k, f->a, n_q, f->q_gate, f->a, n_q, n_ask, n_q, KERN_ACT_SIGMOID);
-    add_answer(f, &l->o, l->o_bias.dev, l->attn_post_norm.dev, f->a, n_q, x, n_ask);
+    const float *answer = f->latent ? latent_values(f->latent, l, f->a, n_ask) : f->a;
+    add_answer(f, &l->o, l->o_bias.dev, l->attn_post_norm.dev, answer, l->o.n_col, x, n_ask);
 }
 
 /* The same of a layer that keeps a state: x += O * what its state answers. */

@@ -128,9 +128,9 @@ struct matrix_sum {
 static void add_matrix(void *ctx, struct model_mat *mat)
 {
     struct matrix_sum *s = ctx;
-    bool some = mat->t->dim[2] > 1;
-    s->bytes += (double)mat->n_row * (double)(mat->n_col / kern_type_block(mat->t->type)) *
-                (double)kern_type_bytes(mat->t->type) * (some ? s->read : 1);
+    bool some = mat->routed;
+    s->bytes += (double)mat->n_row * (double)(mat->n_col / kern_type_block(mat->type)) *
+                (double)kern_type_bytes(mat->type) * (some ? s->read : 1);
     s->ops += 2.0 * mat->n_row * mat->n_col * (some ? s->used : 1);
 }
 

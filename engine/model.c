@@ -20,22 +20,22 @@ static const struct gguf_tensor *tensor(const struct gguf *g, const char *fmt, i
     return gguf_tensor_find(g, name);
 }
 
-/* Binds all of a tensor that must be [n_col, n_row, n_expert]. */
-static enum status bind_experts(const struct gguf *g, const struct gguf_tensor *t, const char *what,
-                                int32_t layer, int32_t n_col, int32_t n_row, int32_t n_expert,
-                                struct model_mat *ret, struct err *e)
+/* Binds all of a tensor that must be [n_col, n_row, n_mat]. */
+static enum status bind_mats(const struct gguf *g, const struct gguf_tensor *t, const char *what,
+                                int32_t layer, int32_t n_col, int32_t n_row, int32_t n_mat,
+                             struct model_mat *ret, struct err *e)
 {
     if (!t)
         return err_set(e, ERR_FORMAT, "%s: tensor %s of layer %d is missing", gguf_path(g), what,
                        layer);
-    if (t->dim[0] != n_col || t->dim[1] != n_row || t->dim[2] != n_expert || t->dim[3] != 1)
+    if (t->dim[0] != n_col || t->dim[1] != n_row || t->dim[2] != n_mat || t->dim[3] != 1)
         return err_set(
             e, ERR_FORMAT,
             "%s: tensor '%s' is %lld x %lld x %lld, but the model's parameters ask for %d "
             "x %d x %d",
             gguf_path(g), t->name, (long long)t->dim[0], (long long)t->dim[1], (long long)t->dim[2],
-            n_col, n_row, n_expert);
-    *ret = (struct model_mat){.t = t, .n_row = n_row * n_expert, .n_col = n_col};
+            n_col, n_row, n_mat);
+    *ret = (struct model_mat){.t = t, .type = t->type, .n_row = n_row * n_mat, .n_col = n_col};
     return OK;
 }
 
@@ -53,7 +53,7 @@ static enum status bind_mat(const struct gguf *g, const struct gguf_tensor *t, c
                        "ask for %d x %d",
                        gguf_path(g), t->name, (long long)t->dim[0], (long long)t->dim[1], n_col,
                        all_row);
-    *ret = (struct model_mat){.t = t, .row0 = row0, .n_row = n_row, .n_col = n_col};
+    *ret = (struct model_mat){.t = t, .type = t->type, .row0 = row0, .n_row = n_row, .n_col = n_col};
     return OK;
 }
 
@@ -86,8 +86,13 @@ static int32_t rows(const struct gguf_tensor *t)
     TRY(bind_mat(g, tensor(g, "blk.%d." fmt, i), fmt, i, col, all, at, rows, &l->field, e))
 #define VEC(field, fmt, required, all, at, n)                                                      \
     TRY(bind_vec(g, tensor(g, "blk.%d." fmt, i), fmt, i, required, all, at, n, &l->field, e))
+#define MATS(field, fmt, col, rows, n)                                                             \
+    TRY(bind_mats(g, tensor(g, "blk.%d." fmt, i), fmt, i, col, rows, n, &l->field, e))
 #define EXPERTS_OF(field, fmt, col, rows)                                                          \
-    TRY(bind_experts(g, tensor(g, "blk.%d." fmt, i), fmt, i, col, rows, p->n_expert, &l->field, e))
+    do {                                                                                           \
+        MATS(field, fmt, col, rows, p->n_expert);                                                  \
+        l->field.routed = true;                                                                    \
+    } while (0)
 
 static enum status bind_feed_forward(struct model *m, int32_t i, struct err *e)
 {
@@ -227,6 +232,43 @@ static enum status find_cache(struct model *m, int32_t i, struct err *e)
                                            gguf_path(m->gguf), i);
 }
 
+/* The keys of a latent layer are its latent, normed, and what tells its position. */
+static enum status bind_latent(struct model *m, int32_t i, struct err *e)
+{
+    const struct gguf *g = m->gguf;
+    struct model_params *p = &m->p;
+    struct model_layer *l = &m->layer[i];
+    int32_t d = p->n_embd, n = p->n_latent, plain = p->n_plain, v = p->head_dim_v, n_q = p->n_head * (plain + p->n_rot);
+    if (i == 0 && !tensor(g, "blk.%d.attn_q_a.weight", i)) /* whatever the metadata tell */
+        p->n_latent_q = 0;
+    if (p->n_latent_q > 0) {
+        MAT(q_a, "attn_q_a.weight", d, p->n_latent_q, 0, p->n_latent_q);
+        VEC(q_a_norm, "attn_q_a_norm.weight", true, p->n_latent_q, 0, p->n_latent_q);
+        MAT(q, "attn_q_b.weight", p->n_latent_q, n_q, 0, n_q);
+    } else {
+        MAT(q, "attn_q.weight", d, n_q, 0, n_q);
+    }
+    MAT(k, "attn_kv_a_mqa.weight", d, n + p->n_rot, 0, n + p->n_rot);
+    VEC(k_norm, "attn_kv_a_norm.weight", true, n, 0, n);
+    if (tensor(g, "blk.%d.attn_k_b.weight", i)) {
+        MATS(k_b, "attn_k_b.weight", plain, n, p->n_head);
+        MATS(v_b, "attn_v_b.weight", n, v, p->n_head);
+    } else { /* of older files: each head's rows that make keys, then those that make values */
+        int32_t all = p->n_head * (plain + v);
+        MAT(k_b, "attn_kv_b.weight", n, all, 0, p->n_head * n);
+        MAT(v_b, "attn_kv_b.weight", n, all, 0, p->n_head * v);
+        l->k_b.step = l->v_b.step = plain + v;
+        l->k_b.piece[0].n = l->v_b.piece[0].at = l->k_b.n_col = plain;
+        l->v_b.piece[0].n = v;
+        l->k_b.turned = true;
+        l->k_b.type = l->k_b.type == KERN_F32 ? KERN_F32 : KERN_F16;
+    }
+    MAT(o, "attn_output.weight", p->n_head * v, d, 0, d);
+    l->rope_at = n;
+    l->rope = &m->rope;
+    return OK;
+}
+
 static enum status bind_attention(struct model *m, int32_t i, struct err *e)
 {
     const struct gguf *g = m->gguf;
@@ -235,6 +277,8 @@ static enum status bind_attention(struct model *m, int32_t i, struct err *e)
     l->n_head_kv = model_n_head_kv(p, i);
     l->head_dim = model_head_dim(p, i);
     TRY(find_cache(m, i, e));
+    if (p->n_latent > 0)
+        return bind_latent(m, i, e);
     int32_t n_q = p->n_head * l->head_dim, n_kv = l->n_head_kv * l->head_dim, d = p->n_embd;
     bool by_row = model_has(p, QK_NORM_ROW), qk_norm = model_has(p, QK_NORM) || by_row;
     bool own = l->attn_at < p->n_layer_kv; /* keys and values; else what the file has of them is nothing to anybody */
@@ -334,6 +378,7 @@ static enum status bind_layer(struct model *m, int32_t i, struct err *e)
 }
 #undef MAT
 #undef VEC
+#undef MATS
 #undef EXPERTS_OF
 
 static enum status bind_rope_factors(struct model *m, const char *name,
@@ -514,7 +559,7 @@ void model_set_ctx(struct model *m, int32_t n_ctx)
 
 /* ---- weights ---- */
 
-enum { LAYER_MATS = 21 };
+enum { LAYER_MATS = 24 };
 
 static struct model_mat *layer_mat(struct model_layer *l, int i)
 {
@@ -522,7 +567,7 @@ static struct model_mat *layer_mat(struct model_layer *l, int i)
         &l->q,    &l->k,      &l->v,     &l->o,   &l->gate,  &l->up,
         &l->down, &l->router, &l->gates, &l->ups, &l->downs, &l->share,
         &l->mix,  &l->gate_in, &l->gate_out, &l->alpha, &l->beta, &l->side_gate, &l->side_out,
-        &l->state_o, &l->q_gate,
+        &l->state_o, &l->q_gate, &l->q_a, &l->k_b, &l->v_b,
     };
     return mats[i];
 }
@@ -569,7 +614,7 @@ void model_place(struct model *m, int32_t n_layer)
 
 static size_t row_bytes(const struct model_mat *mat)
 {
-    return (size_t)(mat->n_col / kern_type_block(mat->t->type)) * kern_type_bytes(mat->t->type);
+    return (size_t)(mat->n_col / kern_type_block(mat->type)) * kern_type_bytes(mat->type);
 }
 
 struct size_sum {
@@ -582,10 +627,10 @@ static void add_size(void *ctx, struct model_mat *mat)
     struct size_sum *s = ctx;
     uint64_t file = row_bytes(mat) * (uint64_t)mat->n_row;
     if (mat->kept) { /* gathered rows stay beside what the host makes of them: a device reads them, too */
-        s->kept += (mat->step > 0 ? file : 0) + s->k->host->ops->weight_size(s->k->host, mat->t->type, mat->n_row, mat->n_col);
+        s->kept += (mat->step > 0 ? file : 0) + s->k->host->ops->weight_size(s->k->host, mat->type, mat->n_row, mat->n_col);
         return;
     }
-    size_t own = s->k->ops->weight_size(s->k, mat->t->type, mat->n_row, mat->n_col);
+    size_t own = s->k->ops->weight_size(s->k, mat->type, mat->n_row, mat->n_col);
     s->own += own == 0 && mat->step > 0 ? file : own;
     if (own == 0 && mat->step == 0)
         s->mapped += file;
@@ -621,7 +666,7 @@ static enum status load_vec(struct model *m, struct model_vec *v, float scale, i
     return ok ? OK : err_set(e, ERR_MEMORY, "out of memory for tensor '%s'", v->t->name);
 }
 
-enum { LAYER_VECS = 29 };
+enum { LAYER_VECS = 30 };
 
 static struct model_vec *layer_vec(struct model_layer *l, int i)
 {
@@ -632,6 +677,7 @@ static struct model_vec *layer_vec(struct model_layer *l, int i)
         &l->gates_bias, &l->ups_bias,    &l->downs_bias, &l->decay,          &l->dt,
         &l->state_norm, &l->taps,       &l->router_norm, &l->experts_norm,  &l->experts_post_norm,
         &l->plain_post_norm, &l->side_norm,  &l->taps_bias,  &l->skip,
+        &l->q_a_norm,
     };
     return vecs[i];
 }
@@ -659,6 +705,24 @@ static void *gather(const struct model_mat *mat)
     return all;
 }
 
+/* Pieces of n_col rows, each of them turned into as many columns, one above another. NULL likewise. */
+static void *turn(const struct model_mat *mat)
+{
+    int64_t n = mat->t->dim[0], rows = mat->t->dim[1];
+    size_t file_row = (size_t)(n / kern_type_block(mat->t->type)) * kern_type_bytes(mat->t->type);
+    float *row = mem_try(sizeof *row * (size_t)n);
+    char *all = mem_try(row_bytes(mat) * (size_t)mat->n_row), *to = all;
+    size_t each = kern_type_bytes(mat->type);
+    for (int64_t at = mat->piece[0].at; row && all && at < rows; at += mat->step, to += row_bytes(mat) * (size_t)n)
+        for (int32_t c = 0; c < mat->n_col; c++) {
+            kern_dequantise(mat->t->type, (const char *)mat->t->data + file_row * (size_t)(at + c), row, n);
+            for (int64_t r = 0; r < n; r++)
+                kern_quantise(mat->type, row + r, to + row_bytes(mat) * (size_t)r + each * (size_t)c, 1);
+        }
+    free(row);
+    return row ? all : NULL;
+}
+
 static void load_mat(void *ctx, struct model_mat *mat)
 {
     struct loader *l = ctx;
@@ -666,9 +730,9 @@ static void load_mat(void *ctx, struct model_mat *mat)
     if (l->status != OK)
         return;
     size_t bytes = row_bytes(mat);
-    mat->gathered = mat->step > 0 ? gather(mat) : NULL;
+    mat->gathered = mat->turned ? turn(mat) : mat->step > 0 ? gather(mat) : NULL;
     const void *data = mat->step > 0 ? mat->gathered : (const char *)mat->t->data + bytes * (size_t)mat->row0;
-    mat->w = data ? (mat->kept ? k->ops->weight_keep : k->ops->weight_new)(k, mat->t->type, mat->n_row,
+    mat->w = data ? (mat->kept ? k->ops->weight_keep : k->ops->weight_new)(k, mat->type, mat->n_row,
                                                                            mat->n_col, data)
                   : NULL;
     if (!mat->w) {
@@ -776,6 +840,10 @@ uint64_t model_fingerprint(const struct model *m)
             XXH3_64bits_update(x, &p->state_eps, sizeof p->state_eps);
             XXH3_64bits_update(x, p->attends, (size_t)p->n_layer);
         }
+    }
+    if (p->n_latent > 0) {
+        const int32_t latent[] = {p->n_latent, p->n_latent_q, p->n_plain, p->head_dim_v};
+        XXH3_64bits_update(x, latent, sizeof latent);
     }
     if (p->arch == MODEL_GEMMA4) {
         const int32_t local[] = {p->n_head_kv_local, p->head_dim_local, p->n_rot_local, p->n_layer_kv};

@@ -63,6 +63,8 @@ enum model_arch {
     MODEL_BAILINGMOE2,
     MODEL_AFMOE,
     MODEL_MUSE_GLIMMER,
+    MODEL_DEEPSEEK2,
+    MODEL_MINICPM3,
 };
 
 /* Position encoding of one kind of layer, before n_ctx is known. */
@@ -81,6 +83,10 @@ struct model_params {
     int32_t n_layer, n_embd, n_ff, n_head, n_vocab;
     int32_t n_head_kv, head_dim;             /* of layers that see everything */
     int32_t n_head_kv_local, head_dim_local; /* of sliding layers */
+    /* Latent attention (engine/latent.h): channels of the latent, which are those of a head of keys but for the
+     * rotated ones, 0 = there is none; of what queries are made of, 0 = the stream; of a head's query that are not
+     * rotated; of a head's values. */
+    int32_t n_latent, n_latent_q, n_plain, head_dim_v;
     int32_t n_ctx_train; /* as announced, incl. stretching */
     int32_t n_ctx_orig;  /* before YaRN or longrope */
     float q_growth;      /* queries at position p are times 1 + this * ln(1 + floor(p / n_ctx_orig)) */
@@ -164,14 +170,17 @@ static inline int32_t model_out_width(const struct model_params *p)
 enum { MODEL_PIECES = 3 };
 struct model_mat {
     const struct gguf_tensor *t; /* NULL = absent */
+    enum kern_type type;         /* the tensor's, unless `turned` */
     int32_t row0, n_row, n_col;  /* rows row0.. of the tensor, or, with `step`, what follows */
     /* The tensor's rows are groups of `step`; the matrix has a piece of each group, then another of each. */
     int32_t step;
     struct {
         int32_t at, n;
     } piece[MODEL_PIECES];
+    bool turned;           /* each group's piece is a matrix of columns; as F16, or F32 as it was */
+    bool routed;           /* of experts: a token needs a part of it */
     bool kept;             /* in the host's memory, though the model runs on a device */
-    void *gathered;        /* such rows one after another, where the backend reads them in place; owned */
+    void *gathered;        /* such pieces one after another, where the backend reads them in place; owned */
     struct kern_weight *w; /* after model_load */
 };
 
@@ -189,6 +198,10 @@ struct model_layer {
     struct model_vec attn_norm, q_norm, k_norm, attn_post_norm, ffn_norm, ffn_post_norm;
     struct model_mat q, k, v, o; /* q_gated: q's rows are each head's, then its gate's; */
     struct model_mat q_gate;     /* or these are the gates */
+    /* Of latent attention: what queries are made of, or absent; each head's [n_latent, n_plain] for its query, and
+     * [head_dim_v, n_latent] for its answer. */
+    struct model_mat q_a, k_b, v_b;
+    struct model_vec q_a_norm;
     /* The layer's network, or the expert that all tokens share beside the routed ones; or absent. Ungated
      * ones have their up in gate. */
     struct model_mat gate, up, down;
@@ -204,6 +217,7 @@ struct model_layer {
     struct model_vec q_bias, k_bias, v_bias, o_bias, gate_bias, up_bias, down_bias;
     struct model_vec router_bias, gates_bias, ups_bias, downs_bias;
     const struct kern_rope *rope; /* NULL = positions are not encoded */
+    int32_t rope_at;              /* the first rotated channel of a head */
     int32_t window; /* 0 = sees everything */
     int32_t attn_at, state_at; /* its number among the layers with attention, and among those that keep a state */
     /* Of attention: heads of keys and values, channels of a head, and which layer of the cache is read. It is

@@ -42,6 +42,7 @@ enum trait {
     NEMOTRON = 1 << 22,    /* a layer is that, attention or a network alone */
     UNGATED = 1 << 23,     /* see model_params */
     GATE_APART = 1 << 24,  /* of attention's answer, in a matrix of its own */
+    LATENT = 1 << 25,      /* attention: see model_params */
 };
 
 bool model_has(const struct model_params *p, unsigned trait); /* any of these */

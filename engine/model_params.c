@@ -5,6 +5,7 @@
 #include <stdio.h>
 #include <string.h>
 
+#define DEEPSEEK (PRE_NORM | SOME_EXPERTS | SOME_SHARED | SOME_DENSE | LATENT)
 static const struct arch {
     const char *name;
     enum model_arch arch;
@@ -76,6 +77,9 @@ static const struct arch {
     {"mellum", MODEL_MELLUM, KERN_ROPE_HALVES, KERN_ACT_SILU, 4,
      PRE_NORM | QK_NORM | EXPERTS | EXPERT_NORM},
     {"minicpm", MODEL_MINICPM, KERN_ROPE_PAIRS, KERN_ACT_SILU, 0, PRE_NORM},
+    {"minicpm3", MODEL_MINICPM3, KERN_ROPE_HALVES, KERN_ACT_SILU, 0, PRE_NORM | LATENT},
+    {"deepseek2", MODEL_DEEPSEEK2, KERN_ROPE_PAIRS, KERN_ACT_SILU, 0, DEEPSEEK},
+    {"mistral4", MODEL_DEEPSEEK2, KERN_ROPE_PAIRS, KERN_ACT_SILU, 0, DEEPSEEK},
     {"arcee", MODEL_ARCEE, KERN_ROPE_PAIRS, KERN_ACT_RELU, 0, PRE_NORM | UNGATED},
     {"internlm2", MODEL_LLAMA, KERN_ROPE_PAIRS, KERN_ACT_SILU, 0, PRE_NORM},
     {"exaone", MODEL_LLAMA, KERN_ROPE_HALVES, KERN_ACT_SILU, 0, PRE_NORM},
@@ -408,6 +412,56 @@ static enum status read_recurrent(const struct gguf *g, struct model_params *p, 
                    -1, &p->n_tap, e);
 }
 
+/* Latent attention: the file speaks of its heads as they are before or after they are absorbed. */
+static enum status read_latent(const struct gguf *g, struct model_params *p, struct err *e)
+{
+    int32_t len_k;
+    TRY(get_int(g, p, "attention.kv_lora_rank", 1, MODEL_HEAD_DIM_MAX, -1, &p->n_latent, e));
+    TRY(get_int(g, p, "attention.q_lora_rank", 0, MAX_EMBD, 0, &p->n_latent_q, e));
+    TRY(get_int(g, p, "rope.dimension_count", 2, MODEL_HEAD_DIM_MAX, -1, &p->n_rot, e));
+    TRY(get_int(g, p, "attention.key_length", 1, MODEL_HEAD_DIM_MAX, p->n_embd / p->n_head, &len_k, e));
+    TRY(get_int(g, p, "attention.key_length_mla", 1, MODEL_HEAD_DIM_MAX, len_k, &len_k, e));
+    TRY(get_int(g, p, "attention.value_length", 1, MODEL_HEAD_DIM_MAX, p->n_embd / p->n_head, &p->head_dim_v, e));
+    TRY(get_int(g, p, "attention.value_length_mla", 1, MODEL_HEAD_DIM_MAX, p->head_dim_v, &p->head_dim_v, e));
+    p->n_plain = len_k - p->n_rot;
+    p->head_dim = p->head_dim_local = p->n_latent + p->n_rot;
+    p->n_head_kv = p->n_head_kv_local = 1;
+    if (p->n_plain < 1 || p->head_dim > MODEL_HEAD_DIM_MAX || p->n_latent % KERN_ROW_STEP || p->n_rot % KERN_ROW_STEP ||
+        p->n_plain % KERN_ROW_STEP || p->head_dim_v % KERN_ROW_STEP || p->window > 0)
+        return err_set(e, ERR_UNSUPPORTED,
+                       "%s: latents of %d channels for heads of %d key and %d value channels, %d of them rotated, "
+                       "with a window of %d, are not supported",
+                       gguf_path(g), p->n_latent, len_k, p->head_dim_v, p->n_rot, p->window);
+    return OK;
+}
+
+/* How much scores grow where a latent's positions are stretched: heads are asked as they are before they are
+ * absorbed, and what YaRN multiplies the rotated channels by, all are (DeepSeek-V2's mscale_all_dim, of which the
+ * file has a tenth). */
+static void scale_latent(struct model_params *p)
+{
+    struct model_rope_params *r = &p->rope;
+    p->attn_scale = 1 / sqrtf((float)(p->n_plain + p->n_rot));
+    if (!r->yarn)
+        return;
+    float stretched = 0.1f * logf(r->factor), all = 1 + 10 * r->yarn_log_mul * stretched;
+    float rotated = r->attn_factor * (r->yarn_log_mul != 0 ? 1 : 1 + stretched);
+    p->attn_scale *= rotated * all * rotated * all;
+    r->yarn_log_mul = r->yarn_log_mul != 0; /* rotated channels are not again */
+}
+
+/* Whether a router's choice is biased in some layer. */
+static bool has_pick(const struct gguf *g, const struct model_params *p)
+{
+    char name[64];
+    for (int32_t i = 0; i < p->n_layer; i++) {
+        snprintf(name, sizeof name, "blk.%d.exp_probs_b.bias", i);
+        if (gguf_tensor_find(g, name))
+            return true;
+    }
+    return false;
+}
+
 /* Values of expert_gating_func; there are others. */
 enum gating {
     GATING_BY_ARCH,
@@ -454,7 +508,9 @@ static enum status read_experts(const struct gguf *g, struct model_params *p, st
                            p->n_expert_used, p->n_expert, p->n_group_used, n_group);
     }
     TRY(get_int(g, p, "expert_gating_func", 0, GATING_CHOSEN, 0, &gating, e));
-    p->expert_sigmoid = gating == GATING_BY_ARCH ? model_has(p, SIGMOID) : gating == GATING_SIGMOID;
+    /* DeepSeek's first files do not tell; the bias came with the sigmoid. */
+    bool sigmoid = model_has(p, SIGMOID) || (p->arch == MODEL_DEEPSEEK2 && has_pick(g, p));
+    p->expert_sigmoid = gating == GATING_BY_ARCH ? sigmoid : gating == GATING_SIGMOID;
     p->expert_norm = model_has(p, EXPERT_NORM);
     gguf_get_bool(g, arch_key(p, "expert_weights_norm", key), &p->expert_norm);
     p->expert_norm |= gating == GATING_CHOSEN;
@@ -479,7 +535,7 @@ static enum status read_factors(const struct gguf *g, struct model_params *p, st
     float residual, logit;
     if (model_has(p, COHERE) || p->arch == MODEL_MUSE_GLIMMER)
         return get_float(g, p, "logit_scale", 1e-6f, 1e6f, 1, &p->output_scale, e);
-    bool minicpm = p->arch == MODEL_MINICPM; /* whose first files do not tell them */
+    bool minicpm = p->arch == MODEL_MINICPM || p->arch == MODEL_MINICPM3; /* whose first files do not tell them */
     if (!minicpm && p->arch != MODEL_GRANITE && p->arch != MODEL_GRANITEMOE && p->arch != MODEL_GRANITE_HYBRID)
         return OK;
     TRY(get_float(g, p, "embedding_scale", 1e-6f, 1e6f, minicpm ? 12 : 1, &p->embed_scale, e));
@@ -525,10 +581,14 @@ enum status model_read_params(const struct gguf *g, struct model_params *p, stru
     TRY(read_window(g, p, e));
     TRY(read_kv_heads(g, p, e));
     TRY(get_int(g, p, "context_length", 1, MAX_CTX, -1, &p->n_ctx_train, e));
-    TRY(get_int(g, p, "attention.key_length", 1, MODEL_HEAD_DIM_MAX, p->n_embd / p->n_head, &len_k, e));
-    TRY(get_int(g, p, "attention.value_length", 1, MODEL_HEAD_DIM_MAX, len_k, &len_v, e));
-    TRY(check_heads(g, p, p->n_head_kv, len_k, len_v, e));
-    p->head_dim = p->head_dim_local = len_k;
+    if (model_has(p, LATENT)) {
+        TRY(read_latent(g, p, e));
+    } else {
+        TRY(get_int(g, p, "attention.key_length", 1, MODEL_HEAD_DIM_MAX, p->n_embd / p->n_head, &len_k, e));
+        TRY(get_int(g, p, "attention.value_length", 1, MODEL_HEAD_DIM_MAX, len_k, &len_v, e));
+        TRY(check_heads(g, p, p->n_head_kv, len_k, len_v, e));
+        p->head_dim = p->head_dim_local = len_k;
+    }
     if (model_has(p, GEMMA4)) {
         TRY(get_int(g, p, "attention.key_length_swa", 1, MODEL_HEAD_DIM_MAX, len_k, &len_k, e));
         TRY(get_int(g, p, "attention.value_length_swa", 1, MODEL_HEAD_DIM_MAX, len_k, &len_v, e));
@@ -563,17 +623,14 @@ enum status model_read_params(const struct gguf *g, struct model_params *p, stru
     p->experts_apart = model_has(p, GEMMA4) && p->n_expert > 0;
     p->experts_normed = model_has(p, POST_NORM) && !p->experts_apart && p->n_expert > 0;
     TRY(read_factors(g, p, e));
-    if (p->arch == MODEL_MISTRAL3)
+    if (p->arch == MODEL_MISTRAL3 || p->arch == MODEL_DEEPSEEK2)
         TRY(get_float(g, p, "attention.temperature_scale", 0, 1e3f, 0, &p->q_growth, e));
-    if (p->q_growth > 0 && p->n_rot < p->head_dim) /* it goes with the rotation */
-        return err_set(e, ERR_UNSUPPORTED,
-                       "%s: growing queries of which only %d of %d channels are rotated are not "
-                       "supported",
-                       gguf_path(g), p->n_rot, p->head_dim);
     /* The 27B models were trained with the width per head instead of the head's own size. */
     p->attn_scale = 1 / sqrtf((float)(gemma_27b ? p->n_embd / p->n_head : p->head_dim));
     if (model_has(p, GEMMA4)) /* the norms of queries and keys do it */
         p->attn_scale = 1;
+    if (p->n_latent > 0)
+        scale_latent(p);
     TRY(get_float(g, p, "attention.scale", 0, 1e3f, p->attn_scale, &p->attn_scale, e));
     bool caps = p->arch == MODEL_GEMMA2;
     TRY(get_float(g, p, "attn_logit_softcapping", 0, 1e6f, caps ? 50 : 0, &p->attn_softcap, e));

@@ -17,7 +17,7 @@
  *   V, token t, channel c: byte (t/16)*4*head_dim + (c/16)*64 + (c%16)*4 + t%4, bits 2*((t/4)%4)
  *
  * All functions are pure, allocate nothing, and work on host memory; any thread may call them.
- * head_dim is 16..512 and a multiple of 16. */
+ * head_dim is 16..576 and a multiple of 16. */
 #ifndef KERNELS_PAGE_H
 #define KERNELS_PAGE_H
 
@@ -33,10 +33,10 @@ enum {
     PAGE_PLANE_BITS = 2,
     PAGE_PLANES = 4,      /* of one tensor at 8 bits */
     PAGE_GROUP = 64,      /* channels that share one scale of V */
-    PAGE_HEAD_DIM_MAX = 512,
+    PAGE_HEAD_DIM_MAX = 576, /* latent attention (DeepSeek-V2): 512 and 64 that tell positions */
     PAGE_VERSION = 1,
     PAGE_SIZE_MAX = 64 + 4 * PAGE_HEAD_DIM_MAX + 16 * PAGE_HEAD_DIM_MAX / 4 +
-                    2 * PAGE_PLANES * 16 * PAGE_HEAD_DIM_MAX /* head_dim 512 at 8/8 */
+                    2 * PAGE_PLANES * 16 * PAGE_HEAD_DIM_MAX /* head_dim 576 at 8/8 */
 };
 #define PAGE_MAGIC 0x31504744u /* "DGP1" */
 

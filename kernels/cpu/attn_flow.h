@@ -25,7 +25,8 @@
 
 enum {
     TILE_ROWS = 128,
-    TILE_FLOATS = TILE_ROWS * 256, /* of wider heads a tile has fewer rows: it stays in cache */
+    TILE_FLOATS = TILE_ROWS * 256, /* of wider heads a tile has fewer rows: it stays in cache, */
+    TILE_ROOM = TILE_ROWS * PAGE_HEAD_DIM_MAX, /* but all of a group */
     PANEL_CHANNELS = 256,          /* of wider heads pages are not widened */
     SUM_FLOATS = 160 << 10,        /* room for block sums: rows x blocks x 2 floats */
     ITEMS_PER_THREAD = 6,          /* fewer items than this per thread: split the segments */
@@ -54,8 +55,8 @@ enum {
 
 /* One thread's tile. */
 struct work {
-    float q[TILE_FLOATS];          /* [m][head_dim], scaled by scale * log2(e) */
-    float out[TILE_FLOATS];        /* [m][head_dim] */
+    float q[TILE_ROOM];            /* [m][head_dim], scaled by scale * log2(e) */
+    float out[TILE_ROOM];          /* [m][head_dim] */
     float s[TILE_ROWS * PAGE_TOK]; /* scores, then probabilities [m][64] */
     _Alignas(64) float panel[PANEL_FLOATS]; /* a page widened; in tile registers a right side */
     float top[TILE_ROWS], sum[TILE_ROWS], keep[TILE_ROWS];
@@ -66,7 +67,7 @@ struct work {
 #if defined(ATTN_AMX)
     bool amx; /* products with rows of f16 are computed in tile registers */
     struct page_tiles tiles;
-    _Alignas(64) uint8_t amx_q[TILE_FLOATS * 4];
+    _Alignas(64) uint8_t amx_q[TILE_ROOM * 4];
     _Alignas(64) uint8_t amx_p[TILE_ROWS * PAGE_TOK * 4];
 #endif
 };
@@ -124,7 +125,7 @@ static int32_t max_i(int32_t a, int32_t b)
     return a > b ? a : b;
 }
 
-/* Rows of a tile, at most; whole tile registers of them. */
+/* Rows of a tile, at most, unless a group has more; whole tile registers of them. */
 static int32_t tile_rows_most(int32_t head_dim)
 {
     return min_i(TILE_ROWS, TILE_FLOATS / head_dim & ~15);
@@ -706,7 +707,7 @@ static void flow_attend(struct kern *k, const struct kern_attn *a)
     const struct kern_kv *kv = a->kv;
     assert(a->n_head % kv->n_head_kv == 0 && kv->head_dim <= PAGE_HEAD_DIM_MAX);
     assert(!a->row || (!a->list && a->window == 0));
-    if (kv->head_dim % 16 || a->n_head / kv->n_head_kv > tile_rows_most(kv->head_dim)) {
+    if (kv->head_dim % 16 || a->n_head / kv->n_head_kv > TILE_ROWS) {
         attn_ref_attend(k, a); /* shapes of toy models: not worth lanes of their own */
         return;
     }

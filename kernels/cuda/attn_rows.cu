@@ -113,6 +113,10 @@ void attn_rows_launch(struct kern_cuda *c, const struct attn_args &a, const stru
     case 2: rows_launch<2>(c, a, p); break;
     case 3:
     case 4: rows_launch<4>(c, a, p); break;
-    default: rows_launch<8>(c, a, p);
+    case 5:
+    case 6:
+    case 7:
+    case 8: rows_launch<8>(c, a, p); break;
+    default: rows_launch<9>(c, a, p);
     }
 }

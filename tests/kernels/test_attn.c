@@ -215,7 +215,7 @@ static void attn__attend__oracle_is_softmax(void **state)
 
 static const int32_t row_counts[] = {1, 2, 3, 7, 63, 64, 65, 130};
 static const int32_t starts[] = {0, 1, 63, 64, 100, 1000};
-static const int32_t head_dims[] = {64, 80, 96, 128, 256, 336, 512};
+static const int32_t head_dims[] = {64, 80, 96, 128, 256, 336, 512, 576};
 static const int32_t groups[] = {1, 2, 3, 4, 7};
 #define LENGTH(x) (int)(sizeof(x) / sizeof *(x))
 
@@ -285,6 +285,19 @@ static void attn__attend__few_heads_long_context(void **state)
             check_shape(k, &(struct shape){.head_dim = i < 2 ? 128 : 512, .n_head_kv = 1, .group = 3, .n_tok = 2,
                                            .pos0 = 5000, .bits_k = bits, .bits_v = bits,
                                            .mass = i % 2});
+    kern_close(k);
+}
+
+/* Latent attention: one KV head for all heads, as many as there are. */
+static void attn__attend__all_heads_share_one(void **state)
+{
+    struct kern *k = open_kern();
+    static const int32_t heads[] = {16, 20, 64, 128, 129};
+    for (int i = 0; i < LENGTH(heads); i++)
+        for (int bits = 0; bits <= 1; bits++)
+            check_shape(k, &(struct shape){.head_dim = PAGE_HEAD_DIM_MAX, .n_head_kv = 1, .group = heads[i],
+                                           .n_tok = bits == i % 2 ? 1 : 4, .pos0 = bits ? 350 : 1300,
+                                           .bits_k = bits, .bits_v = bits, .rotated = true, .mass = i % 2 == 0});
     kern_close(k);
 }
 
@@ -528,6 +541,7 @@ int main(void)
         cmocka_unit_test(attn__attend__block_lists),
         cmocka_unit_test(attn__attend__dropped_tokens),
         cmocka_unit_test(attn__attend__few_heads_long_context),
+        cmocka_unit_test(attn__attend__all_heads_share_one),
         cmocka_unit_test(attn__attend__many_rows_long_context),
         cmocka_unit_test(attn__attend__pages_of_every_depth),
         cmocka_unit_test(attn__attend__mixed_depths_and_shapes),

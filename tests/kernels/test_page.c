@@ -26,7 +26,7 @@ static const double cut_loss[PAGE_DEPTHS] = {1.12, 1.08, 1.08, 1.0};
 /* The header's error is f16 and ignores the rounding of scale and lo to f16. */
 #define HEADER_TOL 0.05
 
-static const int32_t head_dims[] = {16, 64, 80, 96, 128, 256, 336, 512};
+static const int32_t head_dims[] = {16, 64, 80, 96, 128, 256, 336, 512, 576};
 #define LENGTH(x) (int)(sizeof(x) / sizeof *(x))
 
 static uint64_t rng_state;
@@ -116,7 +116,7 @@ static void page__size__table_of_bytes_per_token(void **state)
 
 static void page__size__bad_shapes_are_zero(void **state)
 {
-    static const struct page_shape bad[] = {{0, 8, 8},   {8, 8, 8},  {72, 8, 8}, {528, 8, 8},
+    static const struct page_shape bad[] = {{0, 8, 8},   {8, 8, 8},  {72, 8, 8}, {592, 8, 8},
                                             {64, 0, 8},  {64, 3, 8}, {64, 8, 7}, {64, 8, 10},
                                             {-64, 8, 8}, {64, -2, 4}};
     for (int i = 0; i < LENGTH(bad); i++)

@@ -31,6 +31,11 @@ enum {
     SPACE_HEAD = 32,
     SPACE_STATE = 48,
     SPACE_TAPS = 4,
+    LATENT_DIM = 48, /* of latent attention, and of what its queries are made of */
+    LATENT_QUERY = 32,
+    LATENT_ROT = 16, /* a head's channels that are rotated, that are not, and of its values */
+    LATENT_PLAIN = 32,
+    LATENT_VALUE = 48,
     SIDE = 32 /* a token's embedding for one layer */
 };
 
@@ -88,6 +93,9 @@ enum more {
     GATED = 64,         /* attention's answer, by a matrix of its own */
     FUSED = 256,        /* queries, keys and values in one matrix */
     MUSE = 128,         /* scaled and capped logits */
+    LATENT = 512,       /* attention */
+    LATENT_Q = 1024,    /* its queries are made of a latent, too */
+    ONE_KV = 2048,      /* what makes keys and values of latents is in one matrix */
 };
 
 static const struct tiny {
@@ -153,6 +161,13 @@ static const struct tiny {
     {"qwen3next", "qwen3next",
      PRE | FFN_POST | QK | PARTIAL | DELTA | BOTH_GATES | VALUES | MOE | MOE_FF | SHARED | SHARE},
     {"exaone", "exaone", PRE | TIED},
+    {"deepseek2", "deepseek2", PRE | MOE | MOE_FF | SHARED | LEAD | YARN, 0, LATENT},
+    {"deepseek2-q", "deepseek2", PRE | MOE | MOE_FF | SHARED | LEAD | PICK | SIGMOID | SCALED | DRAFT, 0,
+     LATENT | LATENT_Q | EXPERT_GROUPS},
+    {"deepseek2-old", "deepseek2", PRE | MOE | MOE_FF | SHARED | LEAD, 0, LATENT | ONE_KV},
+    {"deepseek2-dense", "deepseek2", PRE | TIED, 0, LATENT | LATENT_Q},
+    {"mistral4", "mistral4", PRE | MOE | MOE_FF | SHARED | YARN | GROWTH, 0, LATENT | LATENT_Q},
+    {"minicpm3", "minicpm3", PRE, 0, LATENT | LATENT_Q | ONE_KV},
 };
 
 const char *tinymodel_name(int i)
@@ -182,6 +197,8 @@ static int kv_heads(const struct tiny *m, int layer)
 {
     if (m->gemma4 & KEYS_ARE_VALUES && !slides(m, layer))
         return KV_HEADS / 2;
+    if (m->more & LATENT) /* made of a latent, or what all share */
+        return m->more & ONE_KV ? HEADS : 1;
     return m->features & ALL_KV ? HEADS : KV_HEADS;
 }
 
@@ -189,6 +206,8 @@ static int head(const struct tiny *m, int layer)
 {
     if (m->gemma4 && !slides(m, layer))
         return m->gemma4 & BY_LAYER ? WIDEST_HEAD : WIDE_HEAD;
+    if (m->more & LATENT)
+        return LATENT_ROT; /* of it */
     return m->features & DELTA ? WIDE_HEAD : HEAD;
 }
 
@@ -280,8 +299,33 @@ static void add_in(struct tensors *t, int layer, const char *what, const char *k
 #define ADD(what, col, row, mat, mean, size)                                                       \
     add_in(t, layer, what, ".weight", col, row, mat, mean, size)
 
+static void add_latent(struct tensors *t, int layer, const struct tiny *m)
+{
+    int q = HEADS * (LATENT_PLAIN + LATENT_ROT);
+    if (m->more & LATENT_Q) {
+        ADD("attn_q_a", D, LATENT_QUERY, 0, 0, 0.2f);
+        ADD("attn_q_a_norm", LATENT_QUERY, 0, 0, 1.2f, 0.4f);
+        ADD("attn_q_b", LATENT_QUERY, q, 0, 0, 0.2f);
+    } else {
+        ADD("attn_q", D, q, 0, 0, 0.2f);
+    }
+    ADD("attn_kv_a_mqa", D, LATENT_DIM + LATENT_ROT, 0, 0, 0.2f);
+    ADD("attn_kv_a_norm", LATENT_DIM, 0, 0, 1.2f, 0.4f);
+    if (m->more & ONE_KV) {
+        ADD("attn_kv_b", LATENT_DIM, HEADS * (LATENT_PLAIN + LATENT_VALUE), 0, 0, 0.2f);
+    } else {
+        ADD("attn_k_b", LATENT_PLAIN, LATENT_DIM, HEADS, 0, 0.2f);
+        ADD("attn_v_b", LATENT_DIM, LATENT_VALUE, HEADS, 0, 0.2f);
+    }
+    ADD("attn_output", HEADS * LATENT_VALUE, D, 0, 0, 0.2f);
+}
+
 static void add_attention(struct tensors *t, int layer, const struct tiny *m)
 {
+    if (m->more & LATENT) {
+        add_latent(t, layer, m);
+        return;
+    }
     int d = head(m, layer), q = HEADS * d, kv = kv_heads(m, layer) * d;
     bool own = !(m->gemma4 & BY_LAYER) || layer < LAYERS / 2;
     if (m->features & (QK | QK_ROW))
@@ -524,6 +568,25 @@ static void write_keys(struct ggufw *w, const struct tiny *m)
         ggufw_u32(w, KEY("leading_dense_block_count"), 1);
         ggufw_u32(w, KEY("interleave_moe_layer_step"), 1);
     }
+    if (m->more & LATENT) {
+        bool absorbed = !(m->more & ONE_KV);
+        uint32_t len_k = LATENT_PLAIN + LATENT_ROT;
+        ggufw_u32(w, KEY("attention.kv_lora_rank"), LATENT_DIM);
+        ggufw_u32(w, KEY("attention.q_lora_rank"), m->more & LATENT_Q ? LATENT_QUERY : 0);
+        ggufw_u32(w, KEY("attention.key_length"), absorbed ? LATENT_DIM + LATENT_ROT : len_k);
+        ggufw_u32(w, KEY("attention.value_length"), absorbed ? LATENT_DIM : LATENT_VALUE);
+        if (absorbed) {
+            ggufw_u32(w, KEY("attention.key_length_mla"), len_k);
+            ggufw_u32(w, KEY("attention.value_length_mla"), LATENT_VALUE);
+        }
+        if (m->features & YARN)
+            ggufw_f32(w, KEY("rope.scaling.yarn_log_multiplier"), m->features & GROWTH ? 0.1f : 0.0707f);
+        if (!(m->features & MOE)) {
+            ggufw_u32(w, KEY("leading_dense_block_count"), LAYERS);
+            ggufw_u32(w, KEY("expert_feed_forward_length"), FF);
+            ggufw_u32(w, KEY("expert_shared_count"), 0);
+        }
+    }
     if (m->features & SIGMOID)
         ggufw_u32(w, KEY("expert_gating_func"), 2);
     if (m->features & SCALED) {
@@ -549,7 +612,10 @@ static void write_keys(struct ggufw *w, const struct tiny *m)
         ggufw_u32(w, KEY("rope.scaling.original_context_length"), CTX);
     }
     if (m->features & GROWTH) {
-        ggufw_f32(w, KEY("rope.scaling.yarn_log_multiplier"), 1);
+        if (m->more & LATENT)
+            ggufw_u32(w, KEY("attention.temperature_length"), CTX);
+        else
+            ggufw_f32(w, KEY("rope.scaling.yarn_log_multiplier"), 1);
         ggufw_f32(w, KEY("attention.temperature_scale"), 0.3f);
     }
     static const int32_t sections[] = {3, 3, 2, 0};
