@@ -317,7 +317,8 @@ INLINE void gemv(const struct kern_weight *w, int32_t tile, const struct act *a,
     const uint8_t *scale = code + w->scale_offset;
     int32_t n_group = a->n_col / 32, block_groups = f.is_super ? PANEL_GROUPS : 1;
     __m256 acc[2] = {_mm256_setzero_ps(), _mm256_setzero_ps()};
-    for (int32_t g0 = 0; g0 < n_group; g0 += block_groups, scale += scale_block_bytes(f))
+    for (int32_t g0 = 0; g0 < n_group; g0 += block_groups, scale += scale_block_bytes(f)) {
+        prefetch_scales(scale, w->tile_bytes, 1, f);
         for (int g = 0; g < block_groups; g++, code += f.bits * TILE_VEC) {
             prefetch(code + PREFETCH_BYTES, f.bits);
             for (int half = 0; half < 2; half++)
@@ -326,6 +327,7 @@ INLINE void gemv(const struct kern_weight *w, int32_t tile, const struct act *a,
                                        : gemv8_group(code, scale, act8_at(a, (size_t)(g0 + g)), g, half, f,
                                                      acc[half]);
         }
+    }
     _mm256_storeu_ps(out, acc[0]);
     _mm256_storeu_ps(out + 8, acc[1]);
 }

@@ -183,6 +183,7 @@ INLINE void walk(const struct kern_weight *w, int32_t tile, const struct act *a,
     for (int32_t g0 = 0; g0 < n_group; g0 += PANEL_GROUPS) {
         int n = n_group - g0 < PANEL_GROUPS ? n_group - g0 : PANEL_GROUPS;
         const struct act8 *x = input_at(a, (size_t)g0 * (size_t)a->n_slot + (size_t)tok0, f);
+        prefetch_scales(scale, w->tile_bytes, f.is_super ? 1 : PANEL_GROUPS, f);
         for (int g = 0; g < n; g++, code += f.bits * TILE_VEC, x += a->n_slot * parts) {
             prefetch(code + PREFETCH_BYTES, f.bits);
             for (int part = 0; part < 32 / f.group; part++) {
