@@ -54,14 +54,19 @@ void latent_free(struct latent *x)
 static void each_head(struct latent *x, const struct model_mat *w, float *to, int32_t to_dim, const float *from,
                       int32_t from_dim, int32_t n_tok)
 {
-    int32_t n_head = x->m->p.n_head, n_row = w->n_row / n_head;
+    struct kern_mat mats[KERN_MATS];
+    int32_t n_head = x->m->p.n_head, n_row = w->n_row / n_head, n_mat = 0;
     for (int32_t h = 0; h < n_head; h++) {
-        const struct kern_mat mat = {.w = w->w,
-                                     .dst = to + (size_t)h * (size_t)to_dim,
-                                     .dst_stride = n_head * to_dim,
-                                     .row0 = h * n_row,
-                                     .n_row = n_row};
-        x->kern->ops->matmul(x->kern, 1, &mat, from + (size_t)h * (size_t)from_dim, n_head * from_dim, n_tok);
+        mats[n_mat++] = (struct kern_mat){.w = w->w,
+                                          .dst = to + (size_t)h * (size_t)to_dim,
+                                          .dst_stride = n_head * to_dim,
+                                          .row0 = h * n_row,
+                                          .n_row = n_row,
+                                          .x_col = h * from_dim};
+        if (n_mat == KERN_MATS || h + 1 == n_head) {
+            x->kern->ops->matmul(x->kern, n_mat, mats, from, n_head * from_dim, n_tok);
+            n_mat = 0;
+        }
     }
 }
 

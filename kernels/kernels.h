@@ -57,6 +57,7 @@ struct kern_mat {
     /* One of many matrices that lie above each other in w: n_row rows from row0 on, which is a
      * multiple of KERN_ROW_STEP. n_row 0 = all of w. */
     int32_t row0, n_row;
+    int32_t x_col; /* its input begins at this column of x: of heads each its own */
 };
 
 enum kern_rope_mode {
@@ -239,7 +240,8 @@ struct kern_ops {
     /* dst[t] = scale * row ids[t] of w. ids: host. */
     void (*embed)(struct kern *k, const struct kern_weight *w, const int32_t *ids, int32_t n_tok,
                   float scale, float *dst);
-    /* n_mat products over the same x [n_tok, n_col], rows x_stride floats apart: 1..KERN_MATS. */
+    /* n_mat products over the same x [n_tok, n_col], or over as wide parts of it, rows x_stride floats apart:
+     * 1..KERN_MATS. */
     void (*matmul)(struct kern *k, int n_mat, const struct kern_mat *mats, const float *x,
                    int32_t x_stride, int32_t n_tok);
     /* dst[r] = x[r] / rms(x[r]) * gain; n_row rows of n_col. dst may be x. Row r starts at

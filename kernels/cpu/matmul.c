@@ -17,13 +17,15 @@ struct work_space {
     float c[MATMUL_ITEM_TILES * MATMUL_TOK * TILE_ROWS];
 };
 _Static_assert(sizeof(struct work_space) <= CPU_SCRATCH_BYTES, "scratch is too small");
+_Static_assert((int)KERN_MATS * (int)MATMUL_SLOTS <= (int)MATMUL_TOK, "every matrix of a few tokens has room for its own input");
 
 struct run {
     struct kern *k;
     const struct matmul_isa *isa;
     int n_mat;
     const struct kern_mat *mats;
-    struct act act;
+    struct act act[KERN_MATS]; /* of each; the first tells how many tokens there are */
+    int n_act;                 /* different ones: of all, or 1 */
     int32_t tok0;
     int32_t item_tiles[KERN_MATS], item_end[KERN_MATS]; /* items of mats 0..i end at item_end[i] */
 };
@@ -66,13 +68,15 @@ bool matmul_reserve(struct kern *k, int32_t n_col)
 static void quantise_slot(void *ctx, int slot, int n_slot, int thread)
 {
     const struct run *run = ctx;
-    const struct act *a = &run->act;
-    int32_t tok = slot < a->n_tok ? slot : a->n_tok - 1;
-    const float *x = a->x + (size_t)tok * a->x_stride;
-    if (a->narrow)
-        run->isa->quantise(x, a->n_col, a->narrow, slot, a->n_slot);
-    if (a->wide)
-        run->isa->quantise_wide(x, a->n_col, a->wide, slot, a->n_slot);
+    for (int i = 0; i < run->n_act; i++) {
+        const struct act *a = &run->act[i];
+        int32_t tok = slot < a->n_tok ? slot : a->n_tok - 1;
+        const float *x = a->x + (size_t)tok * a->x_stride;
+        if (a->narrow)
+            run->isa->quantise(x, a->n_col, a->narrow, slot, a->n_slot);
+        if (a->wide)
+            run->isa->quantise_wide(x, a->n_col, a->wide, slot, a->n_slot);
+    }
 }
 
 /* Adds c[tile][slot][16] to what the caller wants; a token's tiles are neighbours there. Here and below
@@ -80,11 +84,11 @@ static void quantise_slot(void *ctx, int slot, int n_slot, int thread)
 static void store_tiles(const struct run *run, const struct kern_mat *m, int32_t tile0, int n_tile,
                         const float *c)
 {
-    size_t c_tile = (size_t)run->act.n_slot * TILE_ROWS;
+    size_t c_tile = (size_t)run->act->n_slot * TILE_ROWS;
     int32_t row0 = tile0 * TILE_ROWS, n_row = rows_of(m), n_whole = (n_row - row0) / TILE_ROWS;
     n_whole = n_whole < n_tile ? n_whole : n_tile;
     const float *bias = m->bias ? m->bias + row0 : NULL;
-    for (int32_t t = 0; t < run->act.n_tok; t++, c += TILE_ROWS) {
+    for (int32_t t = 0; t < run->act->n_tok; t++, c += TILE_ROWS) {
         float *dst = m->dst + (size_t)(run->tok0 + t) * m->dst_stride + row0;
         run->isa->store(dst, c, c_tile, n_whole, bias, m->add);
         if (n_whole < n_tile) /* the matrix's last rows */
@@ -97,7 +101,7 @@ static void store_tiles(const struct run *run, const struct kern_mat *m, int32_t
 /* Asks for the memory that store_tiles will write. */
 static void fetch_rows(const struct run *run, const struct kern_mat *m, int32_t tile0, int n_tile)
 {
-    for (int32_t t = 0; t < run->act.n_tok; t++)
+    for (int32_t t = 0; t < run->act->n_tok; t++)
         for (int i = 0; i < n_tile; i++)
             __builtin_prefetch(m->dst + (size_t)(run->tok0 + t) * m->dst_stride +
                                    (tile0 + i) * TILE_ROWS, 1);
@@ -107,7 +111,7 @@ static void fetch_rows(const struct run *run, const struct kern_mat *m, int32_t 
 static void run_tiles(const struct run *run, const struct kern_mat *m, int32_t tile0, int n_tile,
                       struct work_space *s)
 {
-    const struct act *a = &run->act;
+    const struct act *a = &run->act[run->n_act > 1 ? m - run->mats : 0];
     const struct kern_weight *w = m->w;
     const struct matmul_isa *isa = run->isa;
     size_t c_tile = (size_t)a->n_slot * TILE_ROWS;
@@ -159,12 +163,12 @@ static int32_t plan_items(struct run *run)
     for (int i = 0; i < run->n_mat; i++)
         n_tile += tiles_of(&run->mats[i]);
     int32_t fair = n_tile / (8 * run->k->n_thread);
-    if (run->act.n_tok > MATMUL_SLOTS)
+    if (run->act->n_tok > MATMUL_SLOTS)
         fair = n_tile / (3 * run->k->n_thread) / 2 * 2;
     for (int i = 0; i < run->n_mat; i++) {
         const struct kern_weight *w = run->mats[i].w;
         int32_t step = run->isa->item_tiles;
-        if (run->act.n_tok == 1)
+        if (run->act->n_tok == 1)
             step = (int32_t)(ITEM_BYTES / w->tile_bytes);
         step = step < fair ? step : fair;
         step = step > 1 ? step : 1;
@@ -181,11 +185,18 @@ void matmul_run(struct kern *k, const struct matmul_isa *isa, int n_mat,
                 const struct kern_mat *mats, const float *x, int32_t x_stride, int32_t n_tok)
 {
     struct kern_cpu *cpu = cpu_of(k);
-    struct run run = {.k = k, .n_mat = n_mat, .mats = mats};
+    struct run run = {.k = k, .n_mat = n_mat, .mats = mats, .n_act = 1};
     int32_t n_col = mats[0].w->n_col;
     bool narrow = false, wide = false;
     int32_t few_tok = 0;
     assert(n_mat >= 1 && n_mat <= KERN_MATS);
+    for (int i = 1; i < n_mat; i++)
+        run.n_act = mats[i].x_col != mats[0].x_col ? n_mat : run.n_act;
+    if (run.n_act > 1 && n_tok > MATMUL_SLOTS) { /* there is work enough in each */
+        for (int i = 0; i < n_mat; i++)
+            matmul_run(k, isa, 1, mats + i, x, x_stride, n_tok);
+        return;
+    }
     for (int i = 0; i < n_mat; i++) {
         const struct kern_weight *w = mats[i].w;
         assert(w->n_col == n_col && mats[i].row0 % TILE_ROWS == 0 &&
@@ -204,18 +215,21 @@ void matmul_run(struct kern *k, const struct matmul_isa *isa, int n_mat,
     for (int32_t t = 0; t < n_tok; t += isa->max_tok) {
         int32_t n = n_tok - t < isa->max_tok ? n_tok - t : isa->max_tok;
         int32_t n_slot = n == 1 ? 1 : div_up(n, MATMUL_SLOTS) * MATMUL_SLOTS;
-        size_t slots = (size_t)(n_col / 32) * (size_t)n_slot;
+        size_t slots = (size_t)(n_col / 32) * (size_t)n_slot, room = slots * (ACT_GROUP_BYTES / MATMUL_TOK);
         size_t narrow_bytes = narrow ? slots * ACT_NARROW_MAX : 0;
         run.isa = isa->few && n <= few_tok ? isa->few : isa;
         run.tok0 = t;
-        run.act = (struct act){.x = x + (size_t)t * x_stride,
-                               .x_stride = x_stride,
-                               .n_tok = n,
-                               .n_col = n_col,
-                               .n_slot = n_slot,
-                               .narrow = narrow ? cpu->act : NULL,
-                               .wide = wide ? (uint8_t *)cpu->act + narrow_bytes : NULL};
-        if ((narrow || wide) && (int64_t)n * n_col > SERIAL_VALUES)
+        for (int i = 0; i < run.n_act; i++) {
+            uint8_t *act = (uint8_t *)cpu->act + room * (size_t)i;
+            run.act[i] = (struct act){.x = x + mats[i].x_col + (size_t)t * x_stride,
+                                      .x_stride = x_stride,
+                                      .n_tok = n,
+                                      .n_col = n_col,
+                                      .n_slot = n_slot,
+                                      .narrow = narrow ? act : NULL,
+                                      .wide = wide ? act + narrow_bytes : NULL};
+        }
+        if ((narrow || wide) && (int64_t)n * n_col * run.n_act > SERIAL_VALUES)
             pool_run(cpu->pool, n_slot, quantise_slot, &run);
         else if (narrow || wide)
             for (int32_t i = 0; i < n_slot; i++)

@@ -93,7 +93,7 @@ static void ref_matmul(struct kern *k, int n_mat, const struct kern_mat *mats, c
                        int32_t x_stride, int32_t n_tok)
 {
     for (int i = 0; i < n_mat; i++) {
-        struct matmul_job job = {k, &mats[i], x, x_stride, n_tok};
+        struct matmul_job job = {k, &mats[i], x + mats[i].x_col, x_stride, n_tok};
         pool_run(cpu_of(k)->pool, pool_threads(cpu_of(k)->pool) * 4, matmul_rows, &job);
     }
 }

@@ -532,8 +532,17 @@ void cuda_matmul(struct kern *k, int n_mat, const struct kern_mat *mats, const f
 {
     struct kern_cuda *c = cuda_of(k);
     int32_t n_col = mats[0].w->n_col;
-    bool kept = any_kept(n_mat, mats), come = true;
     assert(n_mat >= 1 && n_mat <= KERN_MATS);
+    if (mats[0].x_col == mats[n_mat - 1].x_col) {
+        x += mats[0].x_col;
+    } else { /* of heads each its own input */
+        for (int i = 0; i < n_mat; i++)
+            cuda_matmul(k, 1, mats + i, x, x_stride, n_tok);
+        return;
+    }
+    bool kept = any_kept(n_mat, mats), come = true;
+    for (int i = 0; i < n_mat; i++)
+        assert(mats[i].x_col == mats[0].x_col);
     for (int i = 0; i < n_mat; i++)
         assert(mats[i].w->n_col == n_col && mats[i].row0 % KERN_ROW_STEP == 0 &&
                mats[i].row0 + part_of(&mats[i]).n_row <= mats[i].w->n_row);

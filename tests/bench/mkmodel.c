@@ -2,7 +2,7 @@
  *
  * usage: mkmodel SHAPE TYPE OUT.gguf
  *   SHAPE  llama-3.2-1b | llama-3.1-8b | qwen3-0.6b | smollm2-135m | qwen3-30b-a3b | gpt-oss-20b |
- *          qwen35-0.8b | lfm2-1.2b | granite-4-h-1b | gemma4-e2b | tiny, and :N after it for N layers only
+ *          qwen35-0.8b | lfm2-1.2b | granite-4-h-1b | gemma4-e2b | youtu-2b | glm-4.7-flash | tiny, and :N after it for N layers only
  *   TYPE   Q4_K_M (the usual mix), or any weight type: F16 BF16 F32 Q8_0 Q4_0 Q4_K Q5_K Q6_K ...;
  *          MXFP4: experts only, Q8_0 for the rest
  * Weights are N(0, 0.02); what the model says means nothing, and its attention is dense. Every
@@ -23,6 +23,9 @@ struct shape {
     bool tied, qk_norm;
     int n_expert, n_used; /* 0 = dense; else ff is an expert's */
     uint64_t attends;     /* a bit for each layer, the others keep a state; 0 = every layer */
+    struct {
+        int n, n_query, plain, value; /* channels of the latent, of what queries are made of, of heads; 0 = none */
+    } latent; /* attention; head_dim is what is rotated */
 };
 
 enum { MAX_LAYERS = 64 };
@@ -47,6 +50,10 @@ static struct shape shapes[] = {
     {"granite-4-h-1b", "granitehybrid", "dbrx", 40, 1536, 12, 4, 128, 4096, 100352, 10000, 1e-5f, true, false,
      0, 0, 1ull << 5 | 1ull << 15 | 1ull << 25 | 1ull << 35},
     {"gemma4-e2b", "gemma4", "llama-bpe", 35, 1536, 8, 1, 256, 6144, 262144, 1000000, 1e-6f, true, true, 0, 0},
+    {"youtu-2b", "deepseek2", "llama-bpe", 32, 2048, 16, 1, 64, 6144, 128256, 1600000, 1e-6f, true, false, 0, 0, 0,
+     {512, 1536, 128, 128}},
+    {"glm-4.7-flash", "deepseek2", "glm4", 47, 2048, 20, 1, 64, 1536, 154880, 1000000, 1e-5f, false, false, 64, 4, 0,
+     {512, 768, 192, 256}},
     {"tiny", "llama", "llama-bpe", 2, 256, 4, 2, 64, 512, 512, 10000, 1e-5f, true, false, 0, 0},
 };
 
@@ -202,6 +209,19 @@ static void plan_column(int b, const char *what, int64_t n, float value)
     tensors[n_tensor - 1].n_row = n;
 }
 
+static void plan_latent(const struct shape *s, int b, enum kern_type main_type)
+{
+    int n = s->latent.n, query = s->latent.n_query;
+    PLAN("attn_q_a", main_type, s->d, query, 0);
+    PLAN("attn_q_a_norm", KERN_F32, query, 0, 0);
+    PLAN("attn_q_b", main_type, query, s->n_head * (s->latent.plain + s->head_dim), 0);
+    PLAN("attn_kv_a_mqa", main_type, s->d, n + s->head_dim, 0);
+    PLAN("attn_kv_a_norm", KERN_F32, n, 0, 0);
+    PLAN("attn_k_b", KERN_Q8_0, s->latent.plain, n, s->n_head);
+    PLAN("attn_v_b", main_type, n, s->latent.value, s->n_head);
+    PLAN("attn_output", main_type, s->n_head * s->latent.value, s->d, 0);
+}
+
 static void plan_attention(const struct shape *s, int b, enum kern_type main_type,
                            enum kern_type more_type)
 {
@@ -275,7 +295,9 @@ static void plan_layer(const struct shape *s, int b, enum kern_type main_type,
     if (main_type == KERN_MXFP4)
         main_type = more_type = qkv_type = KERN_Q8_0;
     PLAN("attn_norm", KERN_F32, s->d, 0, 0);
-    if (attends(s, b))
+    if (s->latent.n)
+        plan_latent(s, b, main_type);
+    else if (attends(s, b))
         plan_attention(s, b, main_type, more_type);
     else if (delta)
         plan_delta(s, b, main_type, qkv_type);
@@ -290,6 +312,11 @@ static void plan_layer(const struct shape *s, int b, enum kern_type main_type,
     PLAN(s->n_expert ? "ffn_up_exps" : "ffn_up", expert_type, s->d, ff, s->n_expert);
     PLAN(s->n_expert ? "ffn_down_exps" : "ffn_down",
          expert_type == KERN_MXFP4 ? expert_type : more_type, ff, s->d, s->n_expert);
+    if (s->latent.n && s->n_expert) {
+        PLAN("ffn_gate_shexp", main_type, s->d, ff, 0);
+        PLAN("ffn_up_shexp", main_type, s->d, ff, 0);
+        PLAN("ffn_down_shexp", more_type, ff, s->d, 0);
+    }
     if (is_arch(s, "gemma4"))
         plan_gemma4(s, b, main_type);
     if (oss)
@@ -357,8 +384,18 @@ static void write_header(struct ggufw *w, const struct shape *s)
     ggufw_u32(w, KEY("attention.head_count"), (uint32_t)s->n_head);
     if (!marks(s))
         ggufw_u32(w, KEY("attention.head_count_kv"), (uint32_t)s->n_kv);
-    ggufw_u32(w, KEY("attention.key_length"), (uint32_t)head_dim(s, SEES_ALL - 1));
-    ggufw_u32(w, KEY("attention.value_length"), (uint32_t)head_dim(s, SEES_ALL - 1));
+    ggufw_u32(w, KEY("attention.key_length"), (uint32_t)(s->latent.n + head_dim(s, SEES_ALL - 1)));
+    ggufw_u32(w, KEY("attention.value_length"), (uint32_t)(s->latent.n ? s->latent.n : head_dim(s, SEES_ALL - 1)));
+    if (s->latent.n) {
+        ggufw_u32(w, KEY("attention.kv_lora_rank"), (uint32_t)s->latent.n);
+        ggufw_u32(w, KEY("attention.q_lora_rank"), (uint32_t)s->latent.n_query);
+        ggufw_u32(w, KEY("attention.key_length_mla"), (uint32_t)(s->latent.plain + s->head_dim));
+        ggufw_u32(w, KEY("attention.value_length_mla"), (uint32_t)s->latent.value);
+        ggufw_u32(w, KEY("expert_shared_count"), s->n_expert ? 1 : 0);
+        ggufw_u32(w, KEY("leading_dense_block_count"), s->n_expert ? 0 : (uint32_t)s->n_layer);
+        if (!s->n_expert)
+            ggufw_u32(w, KEY("expert_feed_forward_length"), (uint32_t)s->ff);
+    }
     ggufw_f32(w, KEY("attention.layer_norm_rms_epsilon"), s->eps);
     ggufw_f32(w, KEY("rope.freq_base"), s->base);
     ggufw_u32(w, KEY("rope.dimension_count"),
@@ -448,7 +485,7 @@ int main(int argc, char **argv)
     if (!s || (!mix && !parse_type(argv[2], &type))) {
         fprintf(stderr, "usage: mkmodel "
                         "llama-3.2-1b|llama-3.1-8b|qwen3-0.6b|smollm2-135m|qwen3-30b-a3b|gpt-oss-"
-                        "20b|qwen35-0.8b|lfm2-1.2b|granite-4-h-1b|gemma4-e2b|tiny[:LAYERS] TYPE|Q4_K_M OUT.gguf\n");
+                        "20b|qwen35-0.8b|lfm2-1.2b|granite-4-h-1b|gemma4-e2b|youtu-2b|glm-4.7-flash|tiny[:LAYERS] TYPE|Q4_K_M OUT.gguf\n");
         return 2;
     }
     enum kern_type embd = mix ? KERN_Q6_K : type == KERN_MXFP4 ? KERN_Q8_0 : type;
