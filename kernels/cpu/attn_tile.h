@@ -34,7 +34,7 @@ ATTN_INLINE void tile_step(int m, int n, const float *a, size_t a_stride, const 
         vf right[8];
         if (half && ahead)
             for (int j = 0; j < 2 * n * VL; j += 64)
-                _mm_prefetch(ahead + (size_t)p * 2 * n * VL + j, _MM_HINT_T0);
+                _mm_prefetch(ahead + (size_t)p * 2 * n * VL + j, _MM_HINT_T1);
 #pragma GCC unroll 8
         for (int j = 0; j < n; j++)
             right[j] = half ? VF_HALF((const uint16_t *)b + p * b_stride + j * VL)

@@ -281,8 +281,8 @@ static void check_attention(const struct shape *h)
 
 static void cuda__attend__few_rows_of_f16(void **state)
 {
-    static const int32_t dims[] = {16, 64, 80, 128, 256, 288, 512}, groups[] = {1, 3, 4, 7, 12, 2, 8};
-    for (int i = 0; i < 7; i++)
+    static const int32_t dims[] = {16, 64, 80, 128, 256, 288, 512, 576}, groups[] = {1, 3, 4, 7, 12, 2, 8, 20};
+    for (int i = 0; i < 8; i++)
         check_attention(&(struct shape){.head_dim = dims[i], .n_head_kv = 1 + i % 2,
                                         .group = groups[i], .n_tok = 1 + 2 * i, .pos0 = 60 * i,
                                         .mass = i % 2});
@@ -292,7 +292,7 @@ static void cuda__attend__few_rows_of_f16(void **state)
 
 static void cuda__attend__few_rows_of_pages(void **state)
 {
-    static const int32_t dims[] = {64, 80, 128, 256, 336, 512};
+    static const int32_t dims[] = {64, 80, 128, 256, 336, 576};
     for (int32_t bits = 2; bits <= 8; bits += 2)
         for (int i = 0; i < 6; i += 4)
             check_attention(&(struct shape){.head_dim = dims[(bits / 2 - 1 + i) % 6], .n_head_kv = 1,
@@ -316,7 +316,7 @@ static void cuda__attend__picked_rows(void **state)
 
 static void cuda__attend__many_rows(void **state)
 {
-    static const int32_t dims[] = {16, 64, 80, 128, 256, 512}, groups[] = {1, 4, 3, 7, 2, 2};
+    static const int32_t dims[] = {16, 64, 80, 128, 256, 576}, groups[] = {1, 4, 3, 7, 2, 16};
     for (int i = 0; i < 6; i++)
         check_attention(&(struct shape){.head_dim = dims[i], .n_head_kv = 1, .group = groups[i],
                                         .n_tok = 33 + 7 * i, .pos0 = 61 * i,
@@ -338,7 +338,7 @@ static void cuda__attend__many_rows_of_pages_and_lists(void **state)
  * are turned back and forth. 9 rows go to one kernel, 33 to the other, but for wide heads. */
 static void cuda__attend__rotated_and_plain_pages(void **state)
 {
-    static const int32_t dims[] = {16, 48, 64, 80, 96, 128, 160, 192, 256, 336, 512}, rows[] = {9, 33};
+    static const int32_t dims[] = {16, 48, 64, 80, 96, 128, 160, 192, 256, 336, 512, 576}, rows[] = {9, 33};
     for (size_t i = 0; i < 2 * (sizeof dims / sizeof *dims); i += dims[i / 2] > 256 ? 2 : 1)
         check_attention(&(struct shape){.head_dim = dims[i / 2], .n_head_kv = 1, .group = 8,
                                         .n_tok = rows[i % 2], .pos0 = 500, .bits_k = 1,

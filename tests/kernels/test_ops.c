@@ -452,7 +452,8 @@ static void ops__add_scale_softcap__agree_with_ref(void **unused)
     kern_close(ref);
 }
 
-/* Matrices above each other in one weight, many at once, give what each alone gives, bit for bit. */
+/* Matrices above each other in one weight, many at once, over the same columns or each over its own, give what
+ * each alone gives, bit for bit. */
 static void ops__matmul__rows_of_a_stack(void **unused)
 {
     static const char *all[] = {"ref", "avx2", "avx512", "amx"};
@@ -461,25 +462,26 @@ static void ops__matmul__rows_of_a_stack(void **unused)
         if (!k)
             continue;
         for (int j = 0; j < N_TYPE; j++) {
-            enum { MATS = KERN_MATS, ROWS = 48, COLS = 512, TOKS = 21 };
+            enum { MATS = KERN_MATS, ROWS = 48, COLS = 512, TOKS = 21, APART = 32, STRIDE = COLS + MATS * APART };
             uint8_t *data = random_weight(types[j], MATS * ROWS, COLS);
             size_t size = (size_t)ROWS * COLS / kern_type_block(types[j]) * kern_type_bytes(types[j]);
-            float *x = random_floats(TOKS * COLS, 1), *bias = random_floats(MATS * ROWS, 1);
+            float *x = random_floats(TOKS * STRIDE, 1), *bias = random_floats(MATS * ROWS, 1);
             float *got = calloc((size_t)TOKS * MATS * ROWS, 4), *want = calloc((size_t)TOKS * MATS * ROWS, 4);
             struct kern_weight *w = k->ops->weight_new(k, types[j], MATS * ROWS, COLS, data);
-            for (int n_tok = 1; n_tok <= TOKS; n_tok += 10) {
+            for (int n = 0; n < 6; n++) {
                 struct kern_mat stack[MATS];
+                int32_t n_tok = 1 + n / 2 * 10, apart = n % 2 * APART;
                 for (int m = 0; m < MATS; m++) {
                     stack[m] = (struct kern_mat){.w = w, .bias = bias + m * ROWS, .dst = got + m * ROWS,
                                                  .dst_stride = MATS * ROWS, .row0 = (MATS - 1 - m) * ROWS,
-                                                 .n_row = ROWS};
+                                                 .n_row = ROWS, .x_col = m * apart};
                     struct kern_weight *own = k->ops->weight_new(k, types[j], ROWS, COLS,
                                                                  data + (MATS - 1 - m) * size);
                     struct kern_mat one = {own, bias + m * ROWS, want + m * ROWS, MATS * ROWS, false};
-                    k->ops->matmul(k, 1, &one, x, COLS, n_tok);
+                    k->ops->matmul(k, 1, &one, x + m * apart, STRIDE, n_tok);
                     k->ops->weight_free(k, own);
                 }
-                k->ops->matmul(k, MATS, stack, x, COLS, n_tok);
+                k->ops->matmul(k, MATS, stack, x, STRIDE, n_tok);
                 assert_memory_equal(got, want, (size_t)TOKS * MATS * ROWS * 4);
             }
             k->ops->weight_free(k, w);
