@@ -15,7 +15,7 @@ static detail_fn detail_chatml, detail_llama3, detail_mistral_v7, detail_llama2,
     detail_deepseek_coder, detail_vicuna, detail_deepseek_r1, detail_monarch, detail_granite,
     detail_zephyr, detail_smollm3, detail_gpt_oss, detail_glm4, detail_glm45, detail_glm47, detail_ernie,
     detail_gemma4, detail_ling, detail_muse,
-    detail_exaone;
+    detail_exaone, detail_kimi;
 
 struct known {
     const char *all[MARKS]; /* every one of these occurs in the source */
@@ -305,6 +305,13 @@ static const struct known known[] = {
                 .user = {"User: ", "\n\n"},
                 .assistant = {"Assistant: ", "\2"},
                 .generate = "Assistant:"}},
+    {.all = {"<|im_user|>", "<|im_middle|>"},
+     .none = {"<think>"},
+     .detail = detail_kimi,
+     .format = {.name = "kimi-k2",
+                .system = {"<|im_system|>system<|im_middle|>", "<|im_end|>"},
+                .user = {"<|im_user|>user<|im_middle|>", "<|im_end|>"},
+                .assistant = {"<|im_assistant|>assistant<|im_middle|>", "<|im_end|>"}}},
     {.all = {"<|role_start|>", "<|role_end|>", "<|turn_end|>"},
      .format = {.name = "megrez",
                 .system = {"<|role_start|>system<|role_end|>", "<|turn_end|>"},
@@ -875,6 +882,16 @@ static void detail_exaone(struct template *tp, const char *s, const char *end)
 {
     if (find(s, end, "[|system|][|endofturn|]"))
         tp->format.flags |= FORMAT_SYSTEM_ALWAYS;
+}
+
+/* A system turn is written out where the chat has none. */
+static void detail_kimi(struct template *tp, const char *s, const char *end)
+{
+    static const char open[] = "<|im_system|>system<|im_middle|>";
+    const char *text = find(s, end, open), *close = find(text, end, "<|im_end|>");
+    text = close ? text + strlen(open) : NULL;
+    if (text && !memchr(text, '{', (size_t)(close - text)) && !memchr(text, '\'', (size_t)(close - text)))
+        str_add(&tp->system_default, text, (size_t)(close - text));
 }
 
 /* Whether it thinks stands at the end of every system text. */

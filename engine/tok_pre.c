@@ -34,9 +34,22 @@ enum { STAGES = 6, JIT_STACK_MAX = 1 << 20 };
 #define UPPER "[\\p{Lu}\\p{Lt}\\p{Lm}\\p{Lo}\\p{M}]"
 #define LOWER "[\\p{Ll}\\p{Lm}\\p{Lo}\\p{M}]"
 /* Words that end where the case goes up. after: what may follow a word; digits as above. */
+#define CASED(upper, lower, after)                                                                 \
+    "[^\\r\\n\\p{L}\\p{N}]?" upper "*" lower "+" after "|[^\\r\\n\\p{L}\\p{N}]?" upper "+" lower   \
+    "*" after
 #define CASES(after, digits)                                                                       \
-    "[^\\r\\n\\p{L}\\p{N}]?" UPPER "*" LOWER "+" after "|[^\\r\\n\\p{L}\\p{N}]?" UPPER "+" LOWER   \
-    "*" after "|" digits "| ?[^\\s\\p{L}\\p{N}]+[\\r\\n/]*|" SPACES
+    CASED(UPPER, LOWER, after) "|" digits "| ?[^\\s\\p{L}\\p{N}]+[\\r\\n/]*|" SPACES
+/* Kimi's leave Chinese to words of its own: the script, not what else is written with it. */
+#define NO_HAN(letter) "(?:(?!\\p{sc:Han})" letter ")"
+#define KIMI                                                                                       \
+    "\\p{sc:Han}+|" CASED(NO_HAN(UPPER), NO_HAN(LOWER), "(?:" ENGLISH_ANY ")?")                       \
+    "|\\p{N}{1,3}| ?[^\\s\\p{L}\\p{N}]+[\\r\\n]*|" SPACES
+/* Korean, punctuation of full width, Bopomofo, and Chinese with kana. */
+#define YOUTU_WORDS                                                                                \
+    "[\\x{AC00}-\\x{D7A3}\\x{3131}-\\x{318E}]+"                                                    \
+    "|[\\x{FF01}\\x{2026}\\x{201C}\\x{201D}\\x{2018}\\x{2019}\\x{2014}\\x{FF1A}\\x{FF1B}\\x{FF0C}"   \
+    "\\x{3001}-\\x{303F}\\x{FE30}-\\x{FE4F}]+|[\\x{3105}-\\x{312F}]+"                               \
+    "|[\\x{4E00}-\\x{9FA5}\\x{3040}-\\x{309F}\\x{30A0}-\\x{30FF}]+"
 
 #define DEEPSEEK3                                                                                  \
     "[!\"#$%&'()*+,\\-./:;<=>?@\\[\\\\\\]^_`{|}~][A-Za-z]+|[^\\r\\n\\p{L}\\p{P}\\p{S}]?"           \
@@ -116,6 +129,8 @@ static const struct pattern patterns[] = {
      false,
      false,
      {CASES("(?:" ENGLISH_ANY ")?", "\\p{N}{1,3}")}},
+    {"kimi-k2", false, false, {KIMI}},
+    {"youtu", true, false, {YOUTU_WORDS, CASES("(?:" ENGLISH_ANY ")?", "\\p{N}")}},
     {"bailingmoe bailingmoe2 llada-moe",
      false,
      false,

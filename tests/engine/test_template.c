@@ -324,6 +324,15 @@ static void template__text__formats_without_reference(void **state)
          "exaone3",
          "[|system|]Be kind.[|endofturn|]\n[|user|]Hi\n[|assistant|]Hello[|endofturn|]\n[|user|]Bye\n[|assistant|]",
          "[|system|][|endofturn|]\n[|user|]Hi\n[|assistant|]", NULL},
+        {"{%- if messages[0]['role'] != 'system' -%}<|im_system|>system<|im_middle|>Be brief.<|im_end|>"
+         "{%- endif -%}<|im_user|>user<|im_middle|>{{ message['content'] }}<|im_end|>",
+         "kimi-k2",
+         "<|im_system|>system<|im_middle|>Be kind.<|im_end|><|im_user|>user<|im_middle|>Hi<|im_end|>"
+         "<|im_assistant|>assistant<|im_middle|>Hello<|im_end|><|im_user|>user<|im_middle|>Bye<|im_end|>"
+         "<|im_assistant|>assistant<|im_middle|>",
+         "<|im_system|>system<|im_middle|>Be brief.<|im_end|><|im_user|>user<|im_middle|>Hi<|im_end|>"
+         "<|im_assistant|>assistant<|im_middle|>",
+         NULL},
         {"<｜hy_begin▁of▁sentence｜>{{ system_message }}<｜hy_place▁holder▁no▁3｜>"
          "{{ '<｜hy_User｜>' + message['content'] }}{{ '<｜hy_Assistant｜>' }}",
          "hunyuan",

@@ -183,6 +183,26 @@ static void tok_pre__split__words_of_qwen35_and_lfm2(void **state)
     }
 }
 
+/* Worked out by hand, too; 20,000 random texts were cut as the published patterns cut them elsewhere. */
+static void tok_pre__split__words_of_kimi_and_youtu(void **state)
+{
+    (void)state;
+    static const struct {
+        const char *kimi, *youtu; /* NULL = as kimi */
+    } cases[] = {
+        {"Hello|,| World|!", NULL},
+        {"camel|Case's|  | the|\n\n|x", NULL},
+        {"123|45|.", "1|2|3|4|5|."},
+        {"a|//\n|b", "a|//\n|b"},
+        {"漢字|か|T|。글", "漢字か|T|。|글"},
+        {"한글ㄱ|漢", NULL},
+    };
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        check_split("kimi-k2", cases[i].kimi);
+        check_split("youtu", cases[i].youtu ? cases[i].youtu : cases[i].kimi);
+    }
+}
+
 static void tokenizer__open__refuses_other_kinds(void **state)
 {
     (void)state;
@@ -734,6 +754,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(tokenizer__encode__reference_vectors),
         cmocka_unit_test(tok_pre__split__words_of_qwen35_and_lfm2),
+        cmocka_unit_test(tok_pre__split__words_of_kimi_and_youtu),
         cmocka_unit_test(tokenizer__open__refuses_other_kinds),
         cmocka_unit_test(tokenizer__encode__prose_fast_enough),
         cmocka_unit_test(tokenizer__encode__strange_texts_stay_linear),
