@@ -236,14 +236,6 @@ void chat_set_raw(struct chat *c, bool raw)
     c->raw = raw;
 }
 
-enum status chat_set_system(struct chat *c, const char *text, struct err *e)
-{
-    if (c->n_message > 0)
-        return err_set(e, ERR_USAGE, "this conversation has begun; a system prompt is set before the first message (/new)");
-    free(c->system);
-    c->system = text && *text ? mem_strdup(text) : NULL;
-    return OK;
-}
 
 const char *chat_system(const struct chat *c)
 {
@@ -531,6 +523,49 @@ enum status chat_send(struct chat *c, const char *text, size_t len, struct err *
     if (!c->title[0])
         make_title(c, text, len);
     ask(c, false);
+    return OK;
+}
+
+enum status chat_add_branch(struct sessions *store, int64_t conversation, const char *system,
+                            const struct chat_message *messages, int32_t n, struct err *e)
+{
+    int64_t parent = 0, id;
+    if (*system)
+        TRY(sessions_add(store, conversation, 0, "system", system, strlen(system), &parent, e));
+    for (int32_t i = 0; i < n; i++, parent = id) {
+        const struct chat_message *m = &messages[i];
+        TRY(sessions_add(store, conversation, parent, m->role, m->text, m->len, &id, e));
+        if (strcmp(m->role, "assistant") == 0)
+            sessions_finish(store, id, m->text, m->len, NULL, 0, "eos");
+    }
+    return OK;
+}
+
+/* The open conversation on a branch with another system prompt. */
+static enum status change_system(struct chat *c, const char *text, struct err *e)
+{
+    int32_t first = strcmp(c->messages[0].role, "system") == 0, n = c->n_message - first;
+    TRY(refuse_busy(c, e));
+    if (strcmp(first ? str_c(&c->messages[0].text) : "", text) == 0)
+        return OK;
+    struct chat_message *rest = mem_calloc((size_t)n + 1, sizeof *rest);
+    for (int32_t i = 0; i < n; i++)
+        chat_get(c, first + i, &rest[i]);
+    enum status st = chat_add_branch(c->store, c->conversation, text, rest, n, e);
+    free(rest);
+    if (st == OK)
+        return path_reload(c, e);
+    struct err ignored; /* half a branch stays beside the whole one */
+    sessions_set_leaf(c->store, c->conversation, c->messages[c->n_message - 1].id, true, &ignored);
+    return st;
+}
+
+enum status chat_set_system(struct chat *c, const char *text, struct err *e)
+{
+    if (c->n_message > 0)
+        return change_system(c, text, e);
+    free(c->system);
+    c->system = *text ? mem_strdup(text) : NULL;
     return OK;
 }
 

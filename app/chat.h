@@ -24,7 +24,8 @@ const struct engine_sampling *chat_sampling(const struct chat *c);
 int32_t chat_predict(const struct chat *c); /* n_predict as set */
 void chat_set_raw(struct chat *c, bool raw); /* ignore the model's chat format: continue the text */
 void chat_set_like(struct chat *c, const struct chat *from); /* all of these, and the system prompt to come */
-/* Takes effect with the first message of a conversation; later it is an error with notice. */
+/* The system prompt, "" = none. Of a conversation that has begun it opens a branch that begins with it and has the
+ * same messages, to be read again with the next one; the branch before stays. */
 enum status chat_set_system(struct chat *c, const char *text, struct err *e);
 const char *chat_system(const struct chat *c); /* waits for that first message; NULL = none does */
 
@@ -78,6 +79,10 @@ enum status chat_undo(struct chat *c, struct err *e);                     /* ste
 enum status chat_redo(struct chat *c, struct err *e);                     /* one question forward, towards the newest end of the open branch */
 enum status chat_sibling(struct chat *c, int32_t i, int32_t step, struct err *e); /* other branch at message i */
 enum status chat_fork(struct chat *c, int32_t i, int64_t *ret_conversation, struct err *e);
+/* Adds a branch of its own to a conversation: a system prompt ("" = none), then messages, answers as ended. It
+ * becomes the open one. Whoever has the conversation open reads it again. */
+enum status chat_add_branch(struct sessions *store, int64_t conversation, const char *system,
+                            const struct chat_message *messages, int32_t n, struct err *e);
 enum status chat_rename(struct chat *c, const char *title, struct err *e);
 /* Measures what compression costs this conversation (engine_verify); runs like a turn: chat_running,
  * chat_cancel, then CHAT_EV_VERIFIED. */

@@ -222,10 +222,12 @@ static void cmd_system(struct screen *sc, const char *args)
     struct chat *c = screen_chat(sc);
     struct err e;
     if (args[0]) {
-        if (chat_set_system(c, args, &e) != OK)
+        bool begun = chat_count(c) > 0;
+        if (chat_set_system(c, strcmp(args, "\"\"") ? args : "", &e) != OK)
             screen_error(sc, &e);
         else
-            screen_notice(sc, "system prompt set for this conversation");
+            screen_notice(sc, begun ? "another branch, with this system prompt: it is read with your next message"
+                                    : "system prompt set for this conversation");
         screen_refresh(sc);
         return;
     }
@@ -241,7 +243,7 @@ static void cmd_system(struct screen *sc, const char *args)
         screen_text(sc, "System prompt, from the first message on", mem_strdup(chat_system(c)));
         return;
     }
-    screen_notice(sc, "no system prompt; /system TEXT sets one before the first message");
+    screen_notice(sc, "no system prompt; /system TEXT sets one");
 }
 
 /* What /set can change, with the names of llama.cpp. */
@@ -567,7 +569,7 @@ static const struct ui_command rows[] = {
     {"/redo", "forward again by one question"},
     {"/fork", "new conversation that shares this one so far"},
     {"/compact", "go on in a shorter conversation: a summary, and the last messages as they are"},
-    {"/system [TEXT]", "show or set the system prompt"},
+    {"/system [TEXT]", "show or set the system prompt (\"\": none)"},
     {"/set [NAME VALUE]", "show or change sampling: temp, top-k, top-p, min-p, seed ..."},
     {"/model", "what is loaded"},
     {"/context", "how full the context is"},

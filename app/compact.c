@@ -21,12 +21,6 @@ static const char heading[] = "Summary of the conversation before this point:";
 /* Before the title, where lists that are narrow show it. */
 static const char mark[] = "Compacted: ";
 
-struct kept {
-    char role[16];
-    char *text;
-    size_t len;
-};
-
 struct compact {
     struct chat *chat;
     struct sessions *store;
@@ -35,14 +29,14 @@ struct compact {
     int32_t n_message;
     char *title;
     char *system; /* without an earlier summary; "" = none */
-    struct kept *kept;
+    struct chat_message *kept; /* role, text and len; texts are ours */
     int32_t n_kept;
 };
 
 static void compact_free(struct compact *co)
 {
     for (int32_t i = 0; i < co->n_kept; i++)
-        free(co->kept[i].text);
+        free((char *)co->kept[i].text);
     free(co->kept);
     free(co->title);
     free(co->system);
@@ -106,11 +100,9 @@ static void keep(struct compact *co, int32_t first)
         *earlier = '\0';
     co->kept = mem_calloc((size_t)(n - first), sizeof *co->kept);
     for (int32_t i = first; i < n; i++) {
-        struct kept *k = &co->kept[co->n_kept++];
         chat_get(co->chat, i, &m);
-        memcpy(k->role, m.role, strlen(m.role) + 1);
-        k->text = mem_strndup(m.text, m.len);
-        k->len = m.len;
+        co->kept[co->n_kept++] = (struct chat_message){
+            .role = strcmp(m.role, "user") == 0 ? "user" : "assistant", .text = mem_strndup(m.text, m.len), .len = m.len};
     }
 }
 
@@ -173,15 +165,8 @@ static enum status write_branch(struct compact *co, const char *summary, size_t 
     str_add(&s, co->system, n);
     str_addf(&s, "%s%s\n", n ? "\n\n" : "", heading);
     str_add(&s, summary, len);
-    int64_t parent = 0, id;
-    enum status st = sessions_add(co->store, co->to, 0, "system", str_c(&s), s.len, &parent, e);
+    enum status st = chat_add_branch(co->store, co->to, str_c(&s), co->kept, co->n_kept, e);
     str_fini(&s);
-    for (int32_t i = 0; i < co->n_kept && st == OK; i++, parent = id) {
-        const struct kept *k = &co->kept[i];
-        st = sessions_add(co->store, co->to, parent, k->role, k->text, k->len, &id, e);
-        if (st == OK && strcmp(k->role, "assistant") == 0)
-            sessions_finish(co->store, id, k->text, k->len, NULL, 0, "eos");
-    }
     return st;
 }
 

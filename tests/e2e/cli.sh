@@ -356,6 +356,11 @@ ok interrupt__ask__stores_what_was_said
 [ "$(cat "$work/stream")" = "one two " ] && [ "$(cat "$work/status")" = 1 ] && [ ! -s "$work/err" ] && dogear show "$(($id + 3))" --json &&
     [ "$(json "$work/out" 'j["path"][1]["stop"], j["path"][1]["text"].startswith("one two more")')" = "('cancel', True)" ]
 ok ask__reader_gone__stops_and_keeps_what_was_said
+dogear ask --fake "$fake" -sys 'Be kind.' first of all --json && told=$(json "$work/out" 'j["conversation"]') &&
+    dogear ask --fake "$fake" -r "$told" -sys 'Be kind.' and then --json && [ "$(json "$work/out" 'j["tokens_reused"] > 0')" = True ] &&
+    dogear ask --fake "$fake" -r "$told" -sys 'Be brief.' at last --json && [ "$(json "$work/out" 'j["conversation"]')" = "$told" ] &&
+    dogear show "$told" && grep -q 'Be brief' "$work/out" && grep -q 'first of all' "$work/out" && ! grep -q 'Be kind' "$work/out"
+ok resume__system_prompt__the_same_or_a_branch
 
 dogear --completion-bash && grep -q kv-budget "$work/out" && dogear --completion-zsh && grep -q kv-budget "$work/out" &&
     dogear --completion-fish && grep -q kv-budget "$work/out"
