@@ -57,7 +57,7 @@ static uint64_t mix_floats(const struct model_params *p)
 static uint64_t row_floats(const struct model_params *p)
 {
     return 2 * (uint64_t)p->n_embd + (2 + p->q_gated) * most_q(p) + (uint64_t)p->n_head +
-           2 * most_kv(p) + 2 * (uint64_t)p->n_ff_plain + mix_floats(p);
+           (p->n_latent > 0 ? 1 : 2) * most_kv(p) + 2 * (uint64_t)p->n_ff_plain + mix_floats(p);
 }
 
 _Static_assert((int)MODEL_LAYERS <= (int)KV_LAYERS, "a model's layers fit");
@@ -99,7 +99,7 @@ enum status forward_new(const struct model *m, int32_t n_chunk, struct forward *
         {&f->a, n * n_q},
         {&f->lse, n * (uint64_t)p->n_head},
         {&f->k, n * n_kv},
-        {&f->v, n * n_kv},
+        {&f->v, p->n_latent > 0 ? 0 : n * n_kv},
         {&f->q_gate, p->q_gated ? n * n_q : 0},
         {&f->gate, n * (uint64_t)p->n_ff_plain},
         {&f->up, n * (uint64_t)p->n_ff_plain},
@@ -227,18 +227,18 @@ static const float *block_input(struct forward *f, const struct model_vec *norm,
 }
 
 /* Queries or keys, n channels a token: each head by itself or all together, as the norm is long; of a latent's
- * keys the latent. */
+ * keys the latent, which comes first. */
 static void norm_heads(struct forward *f, float *x, const struct model_vec *norm, int32_t n_tok,
                        int32_t n)
 {
     if (!norm->dev)
         return;
-    int32_t each = n / norm->n;
+    int32_t each = f->latent ? 1 : n / norm->n;
     f->kern->ops->rmsnorm(f->kern, x, x, norm->dev, n_tok * each, norm->n, n / each, f->m->p.norm_eps);
 }
 
 /* Queries that grow with their position (model_params.q_growth) do so by a factor that is the same
- * over each stretch of the original context. */
+ * over each stretch of so many tokens. */
 static void rotate_queries(struct forward *f, const struct model_layer *l, int32_t n_tok, int32_t pos0)
 {
     const struct model_params *p = &f->m->p;
@@ -247,8 +247,8 @@ static void rotate_queries(struct forward *f, const struct model_layer *l, int32
         float *q = f->q + (size_t)t * (size_t)n_q;
         n = n_tok - t;
         if (p->q_growth > 0) {
-            int32_t stretch = (pos0 + t) / p->n_ctx_orig;
-            int32_t left = p->n_ctx_orig - (pos0 + t) % p->n_ctx_orig;
+            int32_t stretch = (pos0 + t) / p->q_growth_tok;
+            int32_t left = p->q_growth_tok - (pos0 + t) % p->q_growth_tok;
             n = n < left ? n : left;
             if (stretch > 0)
                 f->kern->ops->scale(f->kern, q, (size_t)n * (size_t)n_q, 1 + p->q_growth * logf(1 + (float)stretch));
@@ -257,8 +257,8 @@ static void rotate_queries(struct forward *f, const struct model_layer *l, int32
     }
 }
 
-/* q = Q * in, absorbed where keys are latents, and the gate of attention's answer where there is one: in a matrix of its own, or its rows lie by
- * turns with those of the queries, head by head. */
+/* q = Q * in, absorbed where keys are latents, and the gate of attention's answer where there is one: in a
+ * matrix of its own, or its rows lie by turns with those of the queries, head by head. */
 static void ask(struct forward *f, const struct model_layer *l, const float *in, int32_t n_tok)
 {
     const struct model_params *p = &f->m->p;

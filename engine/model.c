@@ -22,7 +22,7 @@ static const struct gguf_tensor *tensor(const struct gguf *g, const char *fmt, i
 
 /* Binds all of a tensor that must be [n_col, n_row, n_mat]. */
 static enum status bind_mats(const struct gguf *g, const struct gguf_tensor *t, const char *what,
-                                int32_t layer, int32_t n_col, int32_t n_row, int32_t n_mat,
+                             int32_t layer, int32_t n_col, int32_t n_row, int32_t n_mat,
                              struct model_mat *ret, struct err *e)
 {
     if (!t)
@@ -258,7 +258,7 @@ static enum status bind_latent(struct model *m, int32_t i, struct err *e)
         MAT(k_b, "attn_kv_b.weight", n, all, 0, p->n_head * n);
         MAT(v_b, "attn_kv_b.weight", n, all, 0, p->n_head * v);
         l->k_b.step = l->v_b.step = plain + v;
-        l->k_b.piece[0].n = l->v_b.piece[0].at = l->k_b.n_col = plain;
+        l->v_b.piece[0].at = l->k_b.n_col = plain;
         l->v_b.piece[0].n = v;
         l->k_b.turned = true;
         l->k_b.type = l->k_b.type == KERN_F32 ? KERN_F32 : KERN_F16;
@@ -711,16 +711,16 @@ static void *turn(const struct model_mat *mat)
     int64_t n = mat->t->dim[0], rows = mat->t->dim[1];
     size_t file_row = (size_t)(n / kern_type_block(mat->t->type)) * kern_type_bytes(mat->t->type);
     float *row = mem_try(sizeof *row * (size_t)n);
-    char *all = mem_try(row_bytes(mat) * (size_t)mat->n_row), *to = all;
+    char *all = row ? mem_try(row_bytes(mat) * (size_t)mat->n_row) : NULL, *to = all;
     size_t each = kern_type_bytes(mat->type);
-    for (int64_t at = mat->piece[0].at; row && all && at < rows; at += mat->step, to += row_bytes(mat) * (size_t)n)
+    for (int64_t at = mat->piece[0].at; all && at < rows; at += mat->step, to += row_bytes(mat) * (size_t)n)
         for (int32_t c = 0; c < mat->n_col; c++) {
             kern_dequantise(mat->t->type, (const char *)mat->t->data + file_row * (size_t)(at + c), row, n);
             for (int64_t r = 0; r < n; r++)
                 kern_quantise(mat->type, row + r, to + row_bytes(mat) * (size_t)r + each * (size_t)c, 1);
         }
     free(row);
-    return row ? all : NULL;
+    return all;
 }
 
 static void load_mat(void *ctx, struct model_mat *mat)
@@ -851,7 +851,7 @@ uint64_t model_fingerprint(const struct model *m)
     }
     if (p->q_growth > 0) {
         XXH3_64bits_update(x, &p->q_growth, sizeof p->q_growth);
-        XXH3_64bits_update(x, &p->n_ctx_orig, sizeof p->n_ctx_orig);
+        XXH3_64bits_update(x, &p->q_growth_tok, sizeof p->q_growth_tok);
     }
     XXH3_64bits_update(x, m->rope_freq, sizeof(float) * (size_t)(p->n_rot / 2));
     XXH3_64bits_update(x, m->rope_freq_local, sizeof(float) * (size_t)(p->n_rot_local / 2));

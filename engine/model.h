@@ -89,7 +89,8 @@ struct model_params {
     int32_t n_latent, n_latent_q, n_plain, head_dim_v;
     int32_t n_ctx_train; /* as announced, incl. stretching */
     int32_t n_ctx_orig;  /* before YaRN or longrope */
-    float q_growth;      /* queries at position p are times 1 + this * ln(1 + floor(p / n_ctx_orig)) */
+    float q_growth;      /* queries at position p are times 1 + this * ln(1 + floor(p / q_growth_tok)) */
+    int32_t q_growth_tok;
     float norm_eps;
     bool layer_norm;     /* norms take the mean off first */
     bool side_by_side;   /* feed-forward reads what attention reads */

@@ -426,7 +426,8 @@ static enum status read_latent(const struct gguf *g, struct model_params *p, str
     p->n_plain = len_k - p->n_rot;
     p->head_dim = p->head_dim_local = p->n_latent + p->n_rot;
     p->n_head_kv = p->n_head_kv_local = 1;
-    if (p->n_plain < 1 || p->head_dim > MODEL_HEAD_DIM_MAX || p->n_latent % KERN_ROW_STEP || p->n_rot % KERN_ROW_STEP ||
+    if (p->n_plain < 1 || len_k > MODEL_HEAD_DIM_MAX || p->head_dim_v > MODEL_HEAD_DIM_MAX ||
+        p->head_dim > MODEL_HEAD_DIM_MAX || p->n_latent % KERN_ROW_STEP || p->n_rot % KERN_ROW_STEP ||
         p->n_plain % KERN_ROW_STEP || p->head_dim_v % KERN_ROW_STEP || p->window > 0)
         return err_set(e, ERR_UNSUPPORTED,
                        "%s: latents of %d channels for heads of %d key and %d value channels, %d of them rotated, "
@@ -625,6 +626,9 @@ enum status model_read_params(const struct gguf *g, struct model_params *p, stru
     TRY(read_factors(g, p, e));
     if (p->arch == MODEL_MISTRAL3 || p->arch == MODEL_DEEPSEEK2)
         TRY(get_float(g, p, "attention.temperature_scale", 0, 1e3f, 0, &p->q_growth, e));
+    p->q_growth_tok = p->n_ctx_orig;
+    if (p->arch == MODEL_DEEPSEEK2)
+        TRY(get_int(g, p, "attention.temperature_length", 1, MAX_CTX, p->n_ctx_orig, &p->q_growth_tok, e));
     /* The 27B models were trained with the width per head instead of the head's own size. */
     p->attn_scale = 1 / sqrtf((float)(gemma_27b ? p->n_embd / p->n_head : p->head_dim));
     if (model_has(p, GEMMA4)) /* the norms of queries and keys do it */

@@ -47,7 +47,7 @@ struct kern_bounds;
 
 enum { KERN_MATS = 16, KERN_ROW_STEP = 16 };
 
-/* One product of a group that shares its input: dst[t][r] = (add ? dst : 0) + bias[r] + sum w*x. */
+/* One product of a group that reads the same rows: dst[t][r] = (add ? dst : 0) + bias[r] + sum w*x. */
 struct kern_mat {
     const struct kern_weight *w; /* [n_row, n_col] */
     const float *bias;           /* dev [n_row] or NULL */

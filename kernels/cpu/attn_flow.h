@@ -26,7 +26,7 @@
 enum {
     TILE_ROWS = 128,
     TILE_FLOATS = TILE_ROWS * 256, /* of wider heads a tile has fewer rows: it stays in cache, */
-    TILE_ROOM = TILE_ROWS * PAGE_HEAD_DIM_MAX, /* but all of a group */
+    TILE_ROOM = TILE_ROWS * PAGE_HEAD_DIM_MAX, /* but all of a band */
     PANEL_CHANNELS = 256,          /* of wider heads pages are not widened */
     SUM_FLOATS = 160 << 10,        /* room for block sums: rows x blocks x 2 floats */
     ITEMS_PER_THREAD = 6,          /* fewer items than this per thread: split the segments */
@@ -92,21 +92,24 @@ struct seg {
     size_t next_bytes;
 };
 
-/* The rows of one attend call that are computed together: all, unless masses need more room. */
+/* The rows and bands of one attend call that are computed together: all, unless masses need more room. A band
+ * is heads of one group whose rows share tiles: all of them, unless their masses need more room than a tile has. */
 struct plan {
     struct kern *kern;
     const struct kern_attn *a;
-    int32_t group, head_dim;
+    int32_t n_band;          /* of a KV head */
+    int32_t group, head_dim; /* query heads of a band */
+    int32_t band0, band1;    /* of all KV heads, those of this pass */
     int32_t row0, row1;      /* rows of this pass */
     int32_t rows_per_tile;
-    int32_t n_tile, n_split; /* tiles per KV head, items per tile */
+    int32_t n_tile, n_split; /* tiles per band, items per tile */
     size_t part_bytes;       /* of one split result */
     size_t mass_bytes;       /* of one item's masses */
-    int32_t parts_per_share;
 };
 
 struct tile {
-    int32_t head_kv, row0, row1; /* rows of the call */
+    int32_t head_kv, head0;      /* the band's first query head */
+    int32_t row0, row1;          /* rows of the call */
     int32_t block, last_block;   /* position blocks of its first and its last row; the same unless
                                     rows were picked */
     int32_t first_block;         /* oldest block any row sees */
@@ -125,7 +128,7 @@ static int32_t max_i(int32_t a, int32_t b)
     return a > b ? a : b;
 }
 
-/* Rows of a tile, at most, unless a group has more; whole tile registers of them. */
+/* Rows of a tile, at most, unless a band has more; whole tile registers of them. */
 static int32_t tile_rows_most(int32_t head_dim)
 {
     return min_i(TILE_ROWS, TILE_FLOATS / head_dim & ~15);
@@ -189,10 +192,11 @@ static int32_t tile_count(const struct plan *p)
     return count;
 }
 
-static struct tile tile_make(const struct plan *p, int32_t head_kv, int32_t index)
+static struct tile tile_make(const struct plan *p, int32_t band, int32_t index)
 {
     const struct kern_attn *a = p->a;
-    struct tile t = {.head_kv = head_kv};
+    int32_t head_kv = band / p->n_band;
+    struct tile t = {.head_kv = head_kv, .head0 = band * p->group};
     tile_rows_of(p, index, &t.row0, &t.row1);
     t.block = pos_of(a, t.row0) / PAGE_TOK;
     t.last_block = pos_of(a, t.row1 - 1) / PAGE_TOK;
@@ -477,7 +481,7 @@ static void tile_attend(const struct plan *p, struct work *w, const struct tile 
     int32_t d = p->head_dim, m = (t->row1 - t->row0) * p->group;
     float factor = a->scale * ATTN_LOG2E;
     for (int32_t i = 0; i < m; i++) {
-        int32_t row = t->row0 + i / p->group, head = t->head_kv * p->group + i % p->group;
+        int32_t row = t->row0 + i / p->group, head = t->head0 + i % p->group;
         const float *q = a->q + ((size_t)row_of(a, row) * a->n_head + head) * d;
         for (int32_t c = 0; c < d; c++)
             w->q[i * d + c] = q[c] * factor;
@@ -550,7 +554,7 @@ static void tile_finish(const struct plan *p, const struct tile *t, const float 
     const struct kern_attn *a = p->a;
     int32_t d = p->head_dim, m = (t->row1 - t->row0) * p->group;
     for (int32_t i = 0; i < m; i++) {
-        int32_t row = t->row0 + i / p->group, head = t->head_kv * p->group + i % p->group;
+        int32_t row = t->row0 + i / p->group, head = t->head0 + i % p->group;
         float *o = a->out + ((size_t)row * a->n_head + head) * d;
         vf inv = VF_SET1(1.0f / sum[i]);
         for (int32_t c = 0; c < d; c += VL)
@@ -586,6 +590,12 @@ static uint8_t *share_slot(const struct plan *p, int32_t i, size_t slot_bytes)
            (i % per_share) * slot_bytes;
 }
 
+/* The slot of a band's tile, where an item has n_split of them. */
+static int32_t slot_of(const struct plan *p, int32_t band, int32_t index)
+{
+    return ((band - p->band0) * p->n_tile + index) * p->n_split;
+}
+
 /* A split result: top [m], sum [m], out [m][head_dim], then block_top and block_sum [m][n_seg]. */
 static void attend_item(void *ctx, int item, int n_item, int thread)
 {
@@ -594,8 +604,9 @@ static void attend_item(void *ctx, int item, int n_item, int thread)
     struct work *w = cpu_scratch(p->kern, thread);
     int32_t split = item % p->n_split, rest = item / p->n_split;
     /* later tiles are longer: they go first, so that the threads finish together */
-    int32_t index = p->n_tile - 1 - rest / a->kv->n_head_kv, head_kv = rest % a->kv->n_head_kv;
-    struct tile t = tile_make(p, head_kv, index);
+    int32_t n_band = p->band1 - p->band0;
+    int32_t index = p->n_tile - 1 - rest / n_band, band = p->band0 + rest % n_band;
+    struct tile t = tile_make(p, band, index);
     int32_t d = p->head_dim, m = (t.row1 - t.row0) * p->group;
     int32_t seg0 = split_at(t.n_seg, p->n_split, split);
     int32_t seg1 = split_at(t.n_seg, p->n_split, split + 1);
@@ -604,11 +615,10 @@ static void attend_item(void *ctx, int item, int n_item, int thread)
         tile_finish(p, &t, w->out, w->top, w->sum);
         if (a->mass)
             mass_reduce(w->block_top, w->block_sum, t.n_seg, m, w->top, w->sum,
-                        (float *)share_slot(p, head_kv * p->n_tile + index, p->mass_bytes));
+                        (float *)share_slot(p, slot_of(p, band, index), p->mass_bytes));
         return;
     }
-    float *part = (float *)share_slot(p, (head_kv * p->n_tile + index) * p->n_split + split,
-                                      p->part_bytes);
+    float *part = (float *)share_slot(p, slot_of(p, band, index) + split, p->part_bytes);
     memcpy(part, w->top, sizeof(float) * m);
     memcpy(part + m, w->sum, sizeof(float) * m);
     memcpy(part + 2 * m, w->out, sizeof(float) * m * d);
@@ -628,22 +638,17 @@ static void mass_add(const struct plan *p, const struct tile *t, int32_t seg0, i
         to[tile_seg(p, t, s).block] += mass[s - seg0];
 }
 
-/* One KV head: merges what was split, and adds up masses in a fixed order. */
-static void merge_head(void *ctx, int head_kv, int n_head, int thread)
+static void merge_band(const struct plan *p, int32_t band, struct work *w)
 {
-    const struct plan *p = ctx;
     const struct kern_attn *a = p->a;
-    struct work *w = cpu_scratch(p->kern, thread);
     int32_t d = p->head_dim;
     for (int32_t index = 0; index < p->n_tile; index++) {
-        struct tile t = tile_make(p, head_kv, index);
-        int32_t m = (t.row1 - t.row0) * p->group;
+        struct tile t = tile_make(p, band, index);
+        int32_t m = (t.row1 - t.row0) * p->group, slot = slot_of(p, band, index);
         if (p->n_split == 1) {
-            mass_add(p, &t, 0, t.n_seg,
-                     (float *)share_slot(p, head_kv * p->n_tile + index, p->mass_bytes));
+            mass_add(p, &t, 0, t.n_seg, (float *)share_slot(p, slot, p->mass_bytes));
             continue;
         }
-        int32_t slot = (head_kv * p->n_tile + index) * p->n_split;
         for (int32_t i = 0; i < m; i++) {
             float top = ATTN_LOWEST, sum = 0;
             for (int32_t s = 0; s < p->n_split; s++)
@@ -671,15 +676,30 @@ static void merge_head(void *ctx, int head_kv, int n_head, int thread)
     }
 }
 
+/* One KV head of the pass: merges what was split, and adds up masses in a fixed order. */
+static void merge_head(void *ctx, int item, int n_item, int thread)
+{
+    const struct plan *p = ctx;
+    int32_t band = (p->band0 / p->n_band + item) * p->n_band;
+    int32_t end = min_i(band + p->n_band, p->band1);
+    for (band = max_i(band, p->band0); band < end; band++)
+        merge_band(p, band, cpu_scratch(p->kern, thread));
+}
+
 /* Settles tiles and splits for rows [row0, row1) so that all results fit the shares. */
 static struct plan plan_make(struct kern *k, const struct kern_attn *a, int32_t row0, int32_t row1)
 {
     struct plan p = {.kern = k, .a = a, .row0 = row0, .row1 = row1};
-    p.group = a->n_head / a->kv->n_head_kv;
+    int32_t group = a->n_head / a->kv->n_head_kv;
     p.head_dim = a->kv->head_dim;
     int32_t n_seg = pos_of(a, row1 - 1) / PAGE_TOK + 2; /* of the longest tile, at most */
     if (a->row)
         n_seg += pos_of(a, row1 - 1) / PAGE_TOK - a->pos0 / PAGE_TOK;
+    int32_t most = a->mass ? min_i(TILE_ROWS, SUM_FLOATS / 2 / n_seg) : TILE_ROWS;
+    assert(most > 0);
+    for (p.n_band = 1; group % p.n_band || group / p.n_band > most;)
+        p.n_band++;
+    p.group = group / p.n_band;
     p.rows_per_tile = tile_rows_most(p.head_dim) / p.group;
     if (a->mass)
         p.rows_per_tile = min_i(p.rows_per_tile, SUM_FLOATS / 2 / n_seg / p.group);
@@ -687,14 +707,15 @@ static struct plan plan_make(struct kern *k, const struct kern_attn *a, int32_t 
     p.n_tile = tile_count(&p);
     p.n_split = 1;
     p.mass_bytes = ((size_t)n_seg * sizeof(float) + 63) & ~(size_t)63;
-    int32_t threads = k->n_thread, n_item = p.n_tile * a->kv->n_head_kv;
+    p.band1 = a->kv->n_head_kv * p.n_band;
+    int32_t threads = k->n_thread, n_item = p.n_tile * p.band1;
     int32_t want = (ITEMS_PER_THREAD * threads + n_item - 1) / n_item;
     int32_t m = min_i(p.rows_per_tile, row1 - row0) * p.group;
     for (p.n_split = min_i(want, n_seg / SPLIT_MIN_SEG); p.n_split > 1; p.n_split--) {
         int32_t segs = n_seg / p.n_split + 1;
         p.part_bytes = sizeof(float) * m * (2 + p.head_dim + (a->mass ? 2 * segs : 0));
         p.part_bytes = (p.part_bytes + 63) & ~(size_t)63;
-        if (p.part_bytes <= SHARE_BYTES && (!a->mass || segs <= TILE_ROWS * PAGE_TOK) &&
+        if (p.part_bytes <= SHARE_BYTES && (!a->mass || (segs <= TILE_ROWS * PAGE_TOK && segs * m <= SUM_FLOATS / 2)) &&
             (int64_t)n_item * p.n_split <= (int64_t)(SHARE_BYTES / p.part_bytes) * threads)
             break;
     }
@@ -702,28 +723,38 @@ static struct plan plan_make(struct kern *k, const struct kern_attn *a, int32_t 
     return p;
 }
 
+/* Items whose masses the threads' shares hold. */
+static int32_t mass_slots(const struct plan *p)
+{
+    return (int32_t)(SHARE_BYTES / p->mass_bytes) * p->kern->n_thread;
+}
+
 static void flow_attend(struct kern *k, const struct kern_attn *a)
 {
     const struct kern_kv *kv = a->kv;
     assert(a->n_head % kv->n_head_kv == 0 && kv->head_dim <= PAGE_HEAD_DIM_MAX);
     assert(!a->row || (!a->list && a->window == 0));
-    if (kv->head_dim % 16 || a->n_head / kv->n_head_kv > TILE_ROWS) {
+    if (kv->head_dim % 16) {
         attn_ref_attend(k, a); /* shapes of toy models: not worth lanes of their own */
         return;
     }
     for (int32_t row0 = 0; row0 < a->n_tok;) {
         int32_t row1 = a->n_tok;
         struct plan p = plan_make(k, a, row0, row1);
-        /* masses of every item must fit the shares: else fewer rows at a time */
-        while (a->mass && p.n_split == 1 && row1 - row0 > 1 &&
-               (int64_t)p.n_tile * kv->n_head_kv >
-                   (int64_t)(SHARE_BYTES / p.mass_bytes) * k->n_thread) {
+        int32_t n_band = p.band1;
+        /* masses of every item must fit the shares: else fewer rows and bands at a time */
+        while (a->mass && p.n_split == 1 && row1 - row0 > 1 && p.n_tile * n_band > mass_slots(&p)) {
             row1 = row0 + (row1 - row0 + 1) / 2;
             p = plan_make(k, a, row0, row1);
+            n_band = p.band1;
         }
-        pool_run(cpu_of(k)->pool, p.n_tile * kv->n_head_kv * p.n_split, attend_item, &p);
-        if (p.n_split > 1 || a->mass)
-            pool_run(cpu_of(k)->pool, kv->n_head_kv, merge_head, &p);
+        int32_t step = a->mass && p.n_split == 1 ? max_i(1, mass_slots(&p) / p.n_tile) : n_band;
+        for (; p.band0 < n_band; p.band0 = p.band1) {
+            p.band1 = min_i(p.band0 + step, n_band);
+            pool_run(cpu_of(k)->pool, p.n_tile * (p.band1 - p.band0) * p.n_split, attend_item, &p);
+            if (p.n_split > 1 || a->mass)
+                pool_run(cpu_of(k)->pool, (p.band1 - 1) / p.n_band - p.band0 / p.n_band + 1, merge_head, &p);
+        }
         row0 = row1;
     }
 }

@@ -20,7 +20,7 @@ enum {
     PAGE_ROW_STEP = 4,  /* rows that share one unpacking */
     FOLD_LINES = 2,     /* fetched with each vector that is folded: memory would rest meanwhile */
     FOLD_MAX_8 = 127,   /* times codes up to 15: eight products fit 16 bits */
-    FOLD_MAX_16 = 8191, /* times codes up to 255: 512 products fit 31 bits */
+    FOLD_MAX_16 = 8191, /* times codes up to 255: 576 products fit 31 bits */
     /* Copies of each folded word: AVX2 has no broadcast inside its multiply. */
     WORD_COPIES = VL == 16 ? 1 : VL,
     WORD_ROW = PAGE_HEAD_DIM_MAX / 2 * WORD_COPIES + 16 /* off the 4 KiB grid of the L1 sets */

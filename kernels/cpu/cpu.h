@@ -11,7 +11,7 @@
 enum { CPU_SCRATCH_BYTES = 2556 << 10 }; /* per thread; 64-byte aligned; contents undefined */
 
 enum {
-    CPU_ROPE_MAX = 512,        /* rotated channels of a head */
+    CPU_ROPE_MAX = 576,        /* rotated channels of a head: PAGE_HEAD_DIM_MAX */
     CPU_ROPE_FLOATS = 1 << 19, /* 4096 tokens of 64 rotated channels */
     CPU_HEAD_MAX = 1024        /* channels of a head */
 };

@@ -17,7 +17,8 @@ struct work_space {
     float c[MATMUL_ITEM_TILES * MATMUL_TOK * TILE_ROWS];
 };
 _Static_assert(sizeof(struct work_space) <= CPU_SCRATCH_BYTES, "scratch is too small");
-_Static_assert((int)KERN_MATS * (int)MATMUL_SLOTS <= (int)MATMUL_TOK, "every matrix of a few tokens has room for its own input");
+_Static_assert((int)KERN_MATS * (int)MATMUL_SLOTS * (int)ACT_BOTH_MAX <= (int)ACT_GROUP_BYTES,
+               "every matrix of a few tokens has room for its own input");
 
 struct run {
     struct kern *k;
@@ -215,7 +216,7 @@ void matmul_run(struct kern *k, const struct matmul_isa *isa, int n_mat,
     for (int32_t t = 0; t < n_tok; t += isa->max_tok) {
         int32_t n = n_tok - t < isa->max_tok ? n_tok - t : isa->max_tok;
         int32_t n_slot = n == 1 ? 1 : div_up(n, MATMUL_SLOTS) * MATMUL_SLOTS;
-        size_t slots = (size_t)(n_col / 32) * (size_t)n_slot, room = slots * (ACT_GROUP_BYTES / MATMUL_TOK);
+        size_t slots = (size_t)(n_col / 32) * (size_t)n_slot, room = slots * ACT_BOTH_MAX;
         size_t narrow_bytes = narrow ? slots * ACT_NARROW_MAX : 0;
         run.isa = isa->few && n <= few_tok ? isa->few : isa;
         run.tok0 = t;

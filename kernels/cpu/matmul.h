@@ -39,8 +39,8 @@ struct act16 {
     int32_t pad[2];
 };
 
-/* The most that 32 columns take: of a token in the narrow form, and of all tokens of a pass in both. */
-enum { ACT_NARROW_MAX = 80, ACT_GROUP_BYTES = MATMUL_TOK * 132 };
+/* The most that 32 columns take: of a token in the narrow form and in both, and of all tokens of a pass. */
+enum { ACT_NARROW_MAX = 80, ACT_BOTH_MAX = 256, ACT_GROUP_BYTES = MATMUL_TOK * 132 };
 
 /* The input of one pass, as far as the types at hand need it. */
 struct act {
@@ -81,7 +81,7 @@ struct matmul_isa {
     void (*plain)(const struct kern_weight *w, int32_t tile0, int n_tile, const struct act *a,
                   float *c);
     /* The set that takes up to few_tok tokens of a type, and plain types, with the same results; NULL =
-     * none. Of products that share an input, the largest few_tok counts. */
+     * none. Of products that run together, the largest few_tok counts. */
     const struct matmul_isa *few;
     int32_t (*few_tok)(const struct quant_type *t);
 };

@@ -23,7 +23,7 @@ INLINE bool has_min(struct family f)
     return !f.shift && !f.table;
 }
 
-/* How far ahead of a single token's walk through the weights memory is asked for them. */
+/* How far ahead of a walk through the weights memory is asked for them. */
 enum { PREFETCH_BYTES = 4096 };
 
 /* To the second cache: the first one keeps account of too few lines on their way to fill the time that memory

@@ -5,6 +5,8 @@
 
 #include "kernels/score.h"
 
+enum { SCORE_GROUP_MAX = 256 }; /* query heads per KV head that lanes take */
+
 void score_ref(struct kern *k, const struct kern_score *s);
 void score_avx2(struct kern *k, const struct kern_score *s);
 void score_avx512(struct kern *k, const struct kern_score *s);

@@ -31,7 +31,7 @@
 #define SCORE_NONE (-1e30f) /* log2 of no mass at all */
 
 enum {
-    SCORE_ROWS = 256,      /* rows x heads that meet one widened block */
+    SCORE_ROWS = SCORE_GROUP_MAX, /* rows x heads that meet one widened block */
     SCORE_RUN = 8,         /* key blocks of one item of exact rows */
 #if defined(ATTN_AMX)
     SCORE_STRIP = 32, /* two tiles by two */
@@ -41,10 +41,11 @@ enum {
     SCORE_ANTI_BLOCKS = 4, /* key blocks whose tiles make the left side of one product */
 #endif
     SCORE_ANTI_ROWS = SCORE_ANTI_BLOCKS * KERN_SCORE_GROUPS,
-    SCORE_ANTI_CHANNELS = 256, /* that many rows have room for; of wider heads there are fewer */
-    SCORE_ANTI_FLOATS = SCORE_ANTI_ROWS * KERN_SCORE_STRIDE * SCORE_ANTI_CHANNELS,
+    SCORE_ANTI_CHANNELS = 256, /* of wider heads there are half as many rows */
+    SCORE_ANTI_FLOATS = SCORE_ANTI_ROWS * KERN_SCORE_STRIDE * (PAGE_HEAD_DIM_MAX / 2),
     SCORE_ANTI_RUN = 256   /* key blocks of one item of antidiagonals: each lays its queries out */
 };
+_Static_assert(SCORE_ANTI_CHANNELS <= PAGE_HEAD_DIM_MAX / 2, "all rows have room");
 
 struct score_work {
     _Alignas(64) float panel[PAGE_HEAD_DIM_MAX * PAGE_TOK];

@@ -136,7 +136,8 @@ bool kern_score(struct kern *k, const struct kern_score *s)
         return false;
     assert(s->n_block == (a->pos0 + a->n_tok - 1) / PAGE_TOK + 1 &&
            s->n_block <= a->kv->n_block_cap && a->n_head % a->kv->n_head_kv == 0);
-    bool lanes = a->kv->head_dim % 16 == 0 && a->kv->head_dim <= PAGE_HEAD_DIM_MAX;
+    bool lanes = a->kv->head_dim % 16 == 0 && a->kv->head_dim <= PAGE_HEAD_DIM_MAX &&
+                 a->n_head / a->kv->n_head_kv <= SCORE_GROUP_MAX;
 #if defined(__x86_64__)
     if (lanes && strcmp(k->name, "avx2") == 0) {
         score_avx2(k, s);

@@ -98,7 +98,7 @@ static void rows_launch(struct kern_cuda *c, const struct attn_args &a, const st
     size_t each = ROWS_PAIRS * (size_t)rows_q_len(a.head_dim) * sizeof(float);
     int32_t n_warp = p.n_split < ROWS_WARPS ? p.n_split : ROWS_WARPS;
     while (n_warp > 1 && (size_t)n_warp * each + sizeof(tile) > c->shared_most)
-        n_warp--; /* 512 channels in 64 KiB */
+        n_warp--; /* wide heads in 64 KiB */
     dim3 grid((unsigned)((p.n_split + n_warp - 1) / n_warp), (unsigned)p.n_tile,
               (unsigned)(a.n_head_kv * p.n_chunk));
     launch(attend_rows<D64>, grid, 32 * (unsigned)n_warp, (size_t)n_warp * each, c, a, p);

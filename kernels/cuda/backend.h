@@ -15,7 +15,7 @@ struct cuda_arena; /* arena.cu */
 
 enum {
     CUDA_ROPE_TABLES = 4, /* kinds of frequencies a model has, at most */
-    CUDA_ROPE_MAX = 512,  /* rotated channels */
+    CUDA_ROPE_MAX = 576,  /* rotated channels: PAGE_HEAD_DIM_MAX */
     CUDA_TABLES = 256,    /* layers x timelines whose block tables are kept on the device */
     CUDA_HOST_PIECES = 8, /* of page-locked memory handed out */
     CUDA_GEMV_TOK = 8     /* up to so many tokens a matrix is read in its own type */

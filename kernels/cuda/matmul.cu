@@ -46,6 +46,7 @@ static bool is_plain(enum kern_type type)
 struct input8 {
     const int8_t *code, *rest;
     const float *scale, *sum; /* sum [n_tok][n_col / 16]: of 254 * code + rest */
+    int64_t n_col;
 };
 
 /* One warp per 32 values. */
@@ -79,10 +80,10 @@ struct product {
     const float *bias;
     float *dst;
     int32_t dst_stride;
-    int32_t add; /* no padding: port.h */
+    uint32_t add : 1, x_col : 31; /* no padding: port.h */
 };
 
-/* Matrices of one type over the same inputs: one launch. */
+/* Matrices of one type over the same rows of inputs: one launch. */
 struct products {
     struct product p[KERN_MATS];
 };
@@ -132,7 +133,7 @@ static __global__ void __launch_bounds__(32 * GEMV_WARPS)
         for (int i = 0; i < GEMV_ROWS; i++)
             format::read(row[i], b, u, &w[i]);
         for (uint32_t t = 0; t < n_tok; t++) {
-            uint32_t first = t * 32 * n_unit + 256 * b + format::first(u);
+            uint32_t first = t * (uint32_t)x.n_col + p.x_col + 256 * b + format::first(u);
             const uint4 *code = (const uint4 *)(x.code + first);
             const uint4 *rest = (const uint4 *)(x.rest + first);
             const float *scale = x.scale + first / 32, *x_sum = x.sum + first / 16;
@@ -183,10 +184,11 @@ static __global__ void __launch_bounds__(32 * GEMV_WARPS)
     if (r >= p.m.n_row)
         return;
     const uint8_t *row = plain_row<type>(p.m, r);
+    x += p.x_col;
     float sum[n_tok];
     for (int t = 0; t < n_tok; t++)
         sum[t] = 0;
-    if (n % 8 == 0 && x_stride % 4 == 0) {
+    if (n % 8 == 0 && x_stride % 4 == 0 && p.x_col % 4 == 0) {
 #pragma unroll 2
         for (int32_t i = 8 * lane; i < n; i += 256) {
             float w[8];
@@ -230,7 +232,7 @@ template <int type>
 static void gemv_tokens(struct kern_cuda *c, int n_mat, struct products all, struct input8 x8,
                         const float *x, int32_t x_stride, int32_t n_tok)
 {
-    size_t n_col = (size_t)all.p[0].m.n_col;
+    size_t n_col = (size_t)x8.n_col;
     while (n_tok > 0) { /* 1, 2, 4 or 8 at once: few kernels, and one reading for up to 8 */
         int32_t n = n_tok >= 8 ? 8 : n_tok >= 4 ? 4 : n_tok >= 2 ? 2 : 1;
         switch (n) {
@@ -260,7 +262,7 @@ static int gemv(struct kern_cuda *c, int n_mat, struct kern_mat *mats, const str
     for (int i = 0; i < n_mat; i++) {
         struct kern_mat *m = &mats[i];
         if (m->w->type == type)
-            all.p[n++] = {part_of(m), m->bias, m->dst, m->dst_stride, m->add};
+            all.p[n++] = {part_of(m), m->bias, m->dst, m->dst_stride, m->add, (uint32_t)m->x_col};
         else
             mats[left++] = *m;
     }
@@ -384,7 +386,7 @@ static __global__ void add_bias(float *dst, int32_t dst_stride, const float *bia
         dst[(size_t)blockIdx.y * dst_stride + r] += bias[r];
 }
 
-/* Room for inputs of `n_tok` tokens, a tile, and the tile as the file has it when it is kept there;
+/* Room for inputs of `width` columns and `n_tok` tokens, a tile, and the tile as the file has it when it is kept there;
  * 0 rows when scratch is too small. */
 struct gemm_room {
     uint16_t *x, *tile;
@@ -394,13 +396,13 @@ struct gemm_room {
     uint8_t *kept;
 };
 
-static struct gemm_room gemm_room(struct kern_cuda *c, int32_t n_col, int32_t n_tok, bool kept)
+static struct gemm_room gemm_room(struct kern_cuda *c, int32_t n_col, int32_t width, int32_t n_tok, bool kept)
 {
     struct cuda_cut cut = cuda_cut_begin(c);
     struct gemm_room g = {};
     g.alpha = (float *)cuda_cut_take(&cut, sizeof(float));
     g.top = (uint32_t *)cuda_cut_take(&cut, sizeof(uint32_t));
-    g.x = (uint16_t *)cuda_cut_take(&cut, sizeof(uint16_t) * (size_t)n_tok * (size_t)n_col);
+    g.x = (uint16_t *)cuda_cut_take(&cut, sizeof(uint16_t) * (size_t)n_tok * (size_t)width);
     size_t left = cuda_cut_left(&cut), row = sizeof(uint16_t) * (size_t)n_col;
     if (kept)
         left /= 4; /* float32 in the file is twice f16 */
@@ -435,21 +437,21 @@ static bool any_kept(int n_mat, const struct kern_mat *mats)
 /* Matrices of F32 stay so, inputs too: they are routers of experts, where a rounded sum chooses
  * another expert, and vectors' worth beside the rest. */
 static void gemm(struct kern_cuda *c, int n_mat, const struct kern_mat *mats, const float *x,
-                 int32_t x_stride, int32_t n_tok)
+                 int32_t x_stride, int32_t width, int32_t n_tok)
 {
     int32_t n_col = mats[0].w->n_col, most = n_tok;
     bool kept = any_kept(n_mat, mats);
-    struct gemm_room g = gemm_room(c, n_col, most, kept);
+    struct gemm_room g = gemm_room(c, n_col, width, most, kept);
     while (g.tile_rows < 64 && most > 64) /* long inputs: some tokens at a time */
-        g = gemm_room(c, n_col, most = (most + 1) / 2, kept);
+        g = gemm_room(c, n_col, width, most = (most + 1) / 2, kept);
     assert(g.tile_rows > 0);
     for (int32_t t0 = 0; t0 < n_tok; t0 += most) {
         int32_t n = n_tok - t0 < most ? n_tok - t0 : most;
         const float *from = x + (size_t)t0 * x_stride;
         cuda_fill(c, g.top, 0, 1);
-        launch(input_top, dim3((unsigned)n), 256, 0, c, from, x_stride, n_col, g.top);
-        launch(input_f16, dim3((unsigned)((n_col + 255) / 256), (unsigned)n), 256, 0, c,
-               from, x_stride, n_col, g.top, g.x, g.alpha);
+        launch(input_top, dim3((unsigned)n), 256, 0, c, from, x_stride, width, g.top);
+        launch(input_f16, dim3((unsigned)((width + 255) / 256), (unsigned)n), 256, 0, c,
+               from, x_stride, width, g.top, g.x, g.alpha);
         for (int i = 0; i < n_mat; i++) {
             const struct kern_mat *m = &mats[i];
             float *dst = m->dst + (size_t)t0 * m->dst_stride;
@@ -459,8 +461,8 @@ static void gemm(struct kern_cuda *c, int n_mat, const struct kern_mat *mats, co
                 int32_t n_row = all - r < step ? all - r : step;
                 const void *w = rows_for(c, &g, m->w, m->row0 + r, n_row);
                 const struct gemm_call product =
-                    exact ? gemm_call{KERN_F32, w, from, n_row, n_col, n, x_stride, NULL}
-                          : gemm_call{KERN_F16, w, g.x, n_row, n_col, n, n_col, g.alpha};
+                    exact ? gemm_call{KERN_F32, w, from + m->x_col, n_row, n_col, n, x_stride, NULL}
+                          : gemm_call{KERN_F16, w, g.x + m->x_col, n_row, n_col, n, width, g.alpha};
                 gemm_run(c, &product, dst + r, m->dst_stride, m->add);
             }
             if (m->bias)
@@ -482,10 +484,10 @@ static __global__ void store_rows(struct product p, const float *y)
 
 /* Multiplied by the host: inputs go there, answers come back. */
 static void matmul_kept(struct kern_cuda *c, int n_mat, const struct kern_mat *mats, const float *x,
-                        int32_t x_stride, int32_t n_tok)
+                        int32_t x_stride, int32_t width, int32_t n_tok)
 {
     struct kern *h = c->base.host;
-    size_t n_x = (size_t)(n_tok - 1) * (size_t)x_stride + (size_t)mats[0].w->n_col, n_y = 0;
+    size_t n_x = (size_t)(n_tok - 1) * (size_t)x_stride + (size_t)width, n_y = 0;
     for (int i = 0; i < n_mat; i++)
         n_y += (size_t)n_tok * (size_t)part_of(&mats[i]).n_row;
     float *in = (float *)cuda_near(c, (n_x + n_y) * sizeof(float)), *y = in + n_x;
@@ -499,14 +501,14 @@ static void matmul_kept(struct kern_cuda *c, int n_mat, const struct kern_mat *m
     cuda_get(c, in, x, n_x * sizeof(float));
     for (int i = 0; i < n_mat; i++) {
         int32_t n_row = part_of(&mats[i]).n_row;
-        near_mat[i] = {mats[i].w->kept, NULL, y, n_row, false, mats[i].row0, n_row};
+        near_mat[i] = {mats[i].w->kept, NULL, y, n_row, false, mats[i].row0, n_row, mats[i].x_col};
         y += (size_t)n_tok * (size_t)n_row;
     }
     h->ops->matmul(h, n_mat, near_mat, in, x_stride, n_tok);
     cuda_put(c, dev, in + n_x, n_y * sizeof(float));
     for (int i = 0; i < n_mat; i++) {
         struct product p = {part_of(&mats[i]), mats[i].bias, mats[i].dst, mats[i].dst_stride,
-                            mats[i].add};
+                            mats[i].add, 0};
         launch(store_rows, dim3((unsigned)((p.m.n_row + 127) / 128), (unsigned)n_tok), 128, 0,
                c, p, (const float *)dev + (near_mat[i].dst - (in + n_x)));
     }
@@ -514,7 +516,7 @@ static void matmul_kept(struct kern_cuda *c, int n_mat, const struct kern_mat *m
 
 /* The same for as many tokens as there are, in pieces whose answers fit scratch. */
 static void matmul_kept_all(struct kern_cuda *c, int n_mat, const struct kern_mat *mats,
-                            const float *x, int32_t x_stride, int32_t n_tok)
+                            const float *x, int32_t x_stride, int32_t width, int32_t n_tok)
 {
     for (int32_t t = 0; t < n_tok; t += KEPT_TOK) {
         int32_t n = n_tok - t < KEPT_TOK ? n_tok - t : KEPT_TOK;
@@ -523,7 +525,7 @@ static void matmul_kept_all(struct kern_cuda *c, int n_mat, const struct kern_ma
             part[i] = mats[i];
             part[i].dst += (size_t)t * (size_t)mats[i].dst_stride;
         }
-        matmul_kept(c, n_mat, part, x + (size_t)t * (size_t)x_stride, x_stride, n);
+        matmul_kept(c, n_mat, part, x + (size_t)t * (size_t)x_stride, x_stride, width, n);
     }
 }
 
@@ -531,48 +533,53 @@ void cuda_matmul(struct kern *k, int n_mat, const struct kern_mat *mats, const f
                  int32_t x_stride, int32_t n_tok)
 {
     struct kern_cuda *c = cuda_of(k);
-    int32_t n_col = mats[0].w->n_col;
+    int32_t n_col = mats[0].w->n_col, first = mats[0].x_col, last = first;
     assert(n_mat >= 1 && n_mat <= KERN_MATS);
-    if (mats[0].x_col == mats[n_mat - 1].x_col) {
-        x += mats[0].x_col;
-    } else { /* of heads each its own input */
+    for (int i = 1; i < n_mat; i++) {
+        first = mats[i].x_col < first ? mats[i].x_col : first;
+        last = mats[i].x_col > last ? mats[i].x_col : last;
+    }
+    bool kept = any_kept(n_mat, mats), come = true, rounded = false, groups = true;
+    struct kern_mat left[KERN_MATS] = {};
+    for (int i = 0; i < n_mat; i++) {
+        left[i] = mats[i];
+        left[i].x_col -= first;
+        rounded = rounded || !is_plain(mats[i].w->type);
+        groups = groups && left[i].x_col % 32 == 0;
+    }
+    if (rounded && !groups && !kept) { /* inputs are not rounded in the same groups */
         for (int i = 0; i < n_mat; i++)
             cuda_matmul(k, 1, mats + i, x, x_stride, n_tok);
         return;
     }
-    bool kept = any_kept(n_mat, mats), come = true;
-    for (int i = 0; i < n_mat; i++)
-        assert(mats[i].x_col == mats[0].x_col);
+    mats = left;
+    x += first;
+    int32_t width = last - first + n_col;
     for (int i = 0; i < n_mat; i++)
         assert(mats[i].w->n_col == n_col && mats[i].row0 % KERN_ROW_STEP == 0 &&
                mats[i].row0 + part_of(&mats[i]).n_row <= mats[i].w->n_row);
     for (int i = 0; kept && i < n_mat; i++)
         come = come && weight_can_come(mats[i].w);
     if (n_tok > (kept ? (int)KEPT_TOK : (int)CUDA_GEMV_TOK) && c->gemm && come) {
-        gemm(c, n_mat, mats, x, x_stride, n_tok);
+        gemm(c, n_mat, mats, x, x_stride, width, n_tok);
         return;
     }
     if (kept) {
-        matmul_kept_all(c, n_mat, mats, x, x_stride, n_tok);
+        matmul_kept_all(c, n_mat, mats, x, x_stride, width, n_tok);
         return;
     }
-    bool rounded = false;
-    for (int i = 0; i < n_mat; i++)
-        rounded = rounded || !is_plain(mats[i].w->type);
     struct cuda_cut cut = cuda_cut_begin(c);
-    struct input8 x8 = {NULL, NULL, NULL, NULL};
+    struct input8 x8 = {NULL, NULL, NULL, NULL, width};
     if (rounded) {
-        int8_t *code = (int8_t *)cuda_cut_take(&cut, (size_t)n_tok * (size_t)n_col);
-        int8_t *rest = (int8_t *)cuda_cut_take(&cut, (size_t)n_tok * (size_t)n_col);
-        float *scale = (float *)cuda_cut_take(&cut, sizeof(float) * (size_t)n_tok * (n_col / 32));
-        float *sum = (float *)cuda_cut_take(&cut, sizeof(float) * (size_t)n_tok * (n_col / 16));
+        int8_t *code = (int8_t *)cuda_cut_take(&cut, (size_t)n_tok * (size_t)width);
+        int8_t *rest = (int8_t *)cuda_cut_take(&cut, (size_t)n_tok * (size_t)width);
+        float *scale = (float *)cuda_cut_take(&cut, sizeof(float) * (size_t)n_tok * (width / 32));
+        float *sum = (float *)cuda_cut_take(&cut, sizeof(float) * (size_t)n_tok * (width / 16));
         assert(code && rest && scale && sum);
-        launch(round_input, dim3((unsigned)((n_col / 32 + 3) / 4), (unsigned)n_tok), 128, 0,
-               c, x, x_stride, n_col, code, rest, scale, sum);
-        x8 = {code, rest, scale, sum};
+        launch(round_input, dim3((unsigned)((width / 32 + 3) / 4), (unsigned)n_tok), 128, 0,
+               c, x, x_stride, width, code, rest, scale, sum);
+        x8 = {code, rest, scale, sum, width};
     }
-    struct kern_mat left[KERN_MATS] = {};
-    memcpy(left, mats, sizeof *mats * (size_t)n_mat);
     while (n_mat > 0)
         n_mat = gemv(c, n_mat, left, x8, x, x_stride, n_tok);
 }

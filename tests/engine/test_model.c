@@ -149,7 +149,6 @@ static void model__read__refuses_parts_that_do_not_fit(void **state)
         {"hunyuan-moe", "hunyuan-moe.expert_count", 0},
         {"granite", "granite.residual_scale", 0},
         {"granite", "granite.logit_scale", 0xff800000}, /* -inf */
-        {"mistral3", "mistral3.rope.dimension_count", 8},
         {"qwen35", "qwen35.ssm.state_size", 0},
         {"qwen35", "qwen35.ssm.state_size", 24},
         {"qwen35", "qwen35.ssm.state_size", 1u << 20},

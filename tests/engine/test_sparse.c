@@ -93,7 +93,7 @@ static void kern_score__lanes__agree_with_plain(void **state)
 {
     static const int32_t shapes[][3] = {/* n_head, n_head_kv, head_dim */
                                         {2, 2, 64}, {6, 2, 80}, {4, 1, 96}, {8, 1, 128}, {2, 1, 256},
-                                        {3, 1, 336}, {4, 1, 512}};
+                                        {3, 1, 336}, {4, 1, 512}, {4, 1, 576}, {300, 1, 16}};
     struct kern *ref = kern_open_cpu("ref", 2), *one = kern_open_cpu(NULL, 1),
                 *two = kern_open_cpu(NULL, 2);
     if (strcmp(one->name, "ref") == 0) {

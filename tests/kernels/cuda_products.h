@@ -136,13 +136,16 @@ static void cuda__matmul__of_rows_agrees_with_ref(void **state)
     check_rows(cuda->ops->weight_keep, KERN_Q8_0, 272, 300, 32, 33, 1); /* several tiles' rows */
 }
 
-/* Matrices of one type share a launch, whatever lies between them and however tall they are. */
-static void check_several(weight_maker *make, const enum kern_type kinds[4], int32_t n_tok)
+/* Matrices of one type share a launch, whatever lies between them and however tall they are, over the same
+ * columns or each over its own, `apart` from the one before. */
+static void check_several(weight_maker *make, const enum kern_type kinds[4], int32_t n_tok, int32_t apart)
 {
-    enum { N_COL = 512, STRIDE = 40, ALL = 88 };
+    enum { N_COL = 512, STRIDE = 40, ALL = 88, FIRST = 4 };
+    int32_t x_stride = FIRST + N_COL + KERN_MATS * apart;
     static const int32_t n_row[4] = {3, 40, 17, 9};
     size_t n = STRIDE * (size_t)n_tok, size = n * sizeof(float);
-    float *x = floats(N_COL * (size_t)n_tok, 1), *x_dev = dev_new(x, sizeof *x * N_COL * (size_t)n_tok);
+    size_t n_x = (size_t)x_stride * (size_t)n_tok;
+    float *x = floats(n_x, 1), *x_dev = dev_new(x, sizeof *x * n_x);
     float *start = calloc(n, sizeof *start), *alone = malloc(size), *got = malloc(size);
     uint8_t *data[4];
     struct kern_weight *w[4];
@@ -153,12 +156,13 @@ static void check_several(weight_maker *make, const enum kern_type kinds[4], int
     }
     for (int j = 0; j < KERN_MATS; j++)
         mats[j] = (struct kern_mat){.w = w[j % 4], .dst = dev_new(start, size), .dst_stride = STRIDE,
-                                    .row0 = j / 4 * KERN_ROW_STEP, .n_row = n_row[j % 4]};
-    cuda->ops->matmul(cuda, KERN_MATS, mats, x_dev, N_COL, n_tok);
+                                    .row0 = j / 4 * KERN_ROW_STEP, .n_row = n_row[j % 4],
+                                    .x_col = FIRST + (KERN_MATS - 1 - j) * apart};
+    cuda->ops->matmul(cuda, KERN_MATS, mats, x_dev, x_stride, n_tok);
     for (int j = 0; j < KERN_MATS; j++) {
         dev_take(got, mats[j].dst, size);
         mats[j].dst = dev_new(start, size);
-        cuda->ops->matmul(cuda, 1, &mats[j], x_dev, N_COL, n_tok);
+        cuda->ops->matmul(cuda, 1, &mats[j], x_dev, x_stride, n_tok);
         dev_take(alone, mats[j].dst, size);
         assert_memory_equal(got, alone, size);
         assert_true(got[0] != 0 && got[n - STRIDE + (size_t)n_row[j % 4] - 1] != 0);
@@ -180,10 +184,12 @@ static void cuda__matmul__several_are_what_each_is_alone(void **state)
                                               {KERN_F32, KERN_F32, KERN_Q8_0, KERN_F32},
                                               {KERN_MXFP4, KERN_MXFP4, KERN_MXFP4, KERN_MXFP4}};
     for (size_t i = 0; i < sizeof kinds / sizeof *kinds; i++)
-        for (int32_t n_tok = 1; n_tok <= 35; n_tok += 17) {
-            check_several(cuda->ops->weight_new, kinds[i], n_tok);
-            check_several(cuda->ops->weight_keep, kinds[i], n_tok);
-        }
+        for (int32_t n_tok = 1; n_tok <= 35; n_tok += 17)
+            for (int32_t j = 0; j < 3; j++) {
+                int32_t apart = j == 2 ? 20 : 32 * j; /* inputs of blocks of 32 are rounded together, or cannot be */
+                check_several(cuda->ops->weight_new, kinds[i], n_tok, apart);
+                check_several(cuda->ops->weight_keep, kinds[i], n_tok, apart);
+            }
 }
 
 /* What stays in the host's memory: multiplied there, or brought over when tokens are many. */

@@ -292,13 +292,55 @@ static void attn__attend__few_heads_long_context(void **state)
 static void attn__attend__all_heads_share_one(void **state)
 {
     struct kern *k = open_kern();
-    static const int32_t heads[] = {16, 20, 64, 128, 129};
+    static const int32_t heads[] = {16, 20, 64, 128, 129, 200};
     for (int i = 0; i < LENGTH(heads); i++)
         for (int bits = 0; bits <= 1; bits++)
             check_shape(k, &(struct shape){.head_dim = PAGE_HEAD_DIM_MAX, .n_head_kv = 1, .group = heads[i],
                                            .n_tok = bits == i % 2 ? 1 : 4, .pos0 = bits ? 350 : 1300,
                                            .bits_k = bits, .bits_v = bits, .rotated = true, .mass = i % 2 == 0});
     kern_close(k);
+}
+
+/* Masses of many heads far back have more room than a tile's, and those of many tiles more than scratch. All
+ * blocks are the same, so that each takes the same share. */
+static void attn__attend__masses_far_back(void **state)
+{
+    enum { D = 16, HEADS = 128 };
+    static const struct {
+        int32_t n_head_kv, group, n_block;
+    } shapes[] = {{1, HEADS, 700}, {1, HEADS - 1, 1300}, {1, HEADS, 16384}, {HEADS, 1, 9000}};
+    static uint16_t k[D * 64], v[64 * D];
+    static float q[HEADS * D], out[HEADS * D];
+    for (int32_t i = 0; i < D * 64; i++) {
+        k[i] = kern_f32_to_f16(rng_normal());
+        v[i] = kern_f32_to_f16(0.5f);
+    }
+    for (int32_t i = 0; i < HEADS * D; i++)
+        q[i] = rng_normal();
+    for (int i = 0; i < N_FAST; i++)
+        for (int j = 0; j < LENGTH(shapes) && fast[i].isa <= isa_best() && fast[i].isa > ISA_REF; j++)
+            for (int threads = 1; threads <= 2; threads++) {
+                int32_t n = shapes[j].n_block, n_kv = shapes[j].n_head_kv, n_head = n_kv * shapes[j].group;
+                size_t n_mass = (size_t)n_kv * (size_t)n;
+                struct kern *kern = kern_open_cpu(fast[i].name, threads);
+                struct kern_kv_block *block = calloc(n_mass, sizeof *block);
+                float *mass = calloc(n_mass, sizeof *mass);
+                for (size_t b = 0; b < n_mass; b++)
+                    block[b] = (struct kern_kv_block){.k = k, .v = v};
+                const struct kern_kv kv = {n_kv, D, n, block, NULL, NULL};
+                const struct kern_attn a = {.n_tok = 1, .pos0 = 64 * n - 1, .n_head = n_head, .q = q,
+                                            .out = out, .mass = mass, .scale = 0.25f, .kv = &kv};
+                fast[i].attend(kern, &a);
+                for (size_t b = 0; b < n_mass; b++)
+                    if (!(fabsf(mass[b] * (float)n / (float)shapes[j].group - 1) < 1e-2f))
+                        fail_msg("%s: %d x %d heads, %d blocks: mass %zu is %g", fast[i].name, n_kv,
+                                 shapes[j].group, n, b, (double)mass[b]);
+                for (int32_t c = 0; c < n_head * D; c++)
+                    assert_float_equal(out[c], 0.5f, 5e-3); /* the sum of a million floats */
+                free(block);
+                free(mass);
+                kern_close(kern);
+            }
 }
 
 /* Deep enough for every way of splitting and for tile registers, at every width. */
@@ -542,6 +584,7 @@ int main(void)
         cmocka_unit_test(attn__attend__dropped_tokens),
         cmocka_unit_test(attn__attend__few_heads_long_context),
         cmocka_unit_test(attn__attend__all_heads_share_one),
+        cmocka_unit_test(attn__attend__masses_far_back),
         cmocka_unit_test(attn__attend__many_rows_long_context),
         cmocka_unit_test(attn__attend__pages_of_every_depth),
         cmocka_unit_test(attn__attend__mixed_depths_and_shapes),

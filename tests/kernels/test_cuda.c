@@ -77,13 +77,13 @@ static void cuda__center__agrees_with_ref(void **state)
 
 static void cuda__rope__agrees_with_ref(void **state)
 {
-    float freq[256];
-    for (int i = 0; i < 256; i++)
+    float freq[PAGE_HEAD_DIM_MAX / 2];
+    for (int i = 0; i < PAGE_HEAD_DIM_MAX / 2; i++)
         freq[i] = powf(10000, -(float)i / 64);
     static const struct {
         int32_t head_dim, n_rot, n_head, n_tok, pos0;
     } cases[] = {{64, 64, 3, 5, 7}, {128, 128, 2, 3, 100000}, {80, 32, 4, 2, 130000},
-                 {64, 20, 2, 7, 4096}, {512, 512, 1, 2, 77}};
+                 {64, 20, 2, 7, 4096}, {512, 512, 1, 2, 77}, {576, 576, 1, 2, 5}};
     for (size_t j = 0; j < sizeof cases / sizeof *cases; j++)
         for (int mode = 0; mode < 2; mode++) {
             struct kern_rope r = {(enum kern_rope_mode)mode, cases[j].n_rot, freq, 1.2f};

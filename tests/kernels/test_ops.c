@@ -340,14 +340,15 @@ static void ops__rmsnorm__agrees_with_ref(void **unused)
 static void ops__rope__agrees_with_ref(void **unused)
 {
     struct kern *ref = open_isa("ref", 1);
-    float freq[256];
-    for (int i = 0; i < 256; i++)
+    float freq[288];
+    for (int i = 0; i < 288; i++)
         freq[i] = powf(10000, -(float)i / 64);
     static const struct {
         int32_t head_dim, n_rot, n_head, n_tok, pos0;
     } cases[] = {{64, 64, 3, 5, 0},   {64, 64, 3, 5, 7},      {128, 128, 2, 3, 100000},
                  {96, 96, 1, 1, 31},  {80, 32, 4, 2, 130000}, {64, 20, 2, 7, 4096},
-                 {64, 64, 3, 200, 60}, {512, 512, 2, 70, 1000}, {512, 128, 1, 3, 9}};
+                 {64, 64, 3, 200, 60}, {512, 512, 2, 70, 1000}, {512, 128, 1, 3, 9},
+                 {576, 576, 1, 4, 40}};
     for (int i = 0; i < N_ISA; i++) {
         struct kern *k = open_isa(isas[i], 2);
         if (!k)
@@ -452,8 +453,8 @@ static void ops__add_scale_softcap__agree_with_ref(void **unused)
     kern_close(ref);
 }
 
-/* Matrices above each other in one weight, many at once, over the same columns or each over its own, give what
- * each alone gives, bit for bit. */
+/* Matrices above each other in weights of two types, many at once, over the same columns or each over its own,
+ * give what each alone gives, bit for bit. */
 static void ops__matmul__rows_of_a_stack(void **unused)
 {
     static const char *all[] = {"ref", "avx2", "avx512", "amx"};
@@ -463,20 +464,26 @@ static void ops__matmul__rows_of_a_stack(void **unused)
             continue;
         for (int j = 0; j < N_TYPE; j++) {
             enum { MATS = KERN_MATS, ROWS = 48, COLS = 512, TOKS = 21, APART = 32, STRIDE = COLS + MATS * APART };
-            uint8_t *data = random_weight(types[j], MATS * ROWS, COLS);
-            size_t size = (size_t)ROWS * COLS / kern_type_block(types[j]) * kern_type_bytes(types[j]);
+            const enum kern_type kind[2] = {types[j], types[(j + 7) % N_TYPE]};
+            uint8_t *data[2];
+            struct kern_weight *w[2];
+            for (int m = 0; m < 2; m++) {
+                data[m] = random_weight(kind[m], MATS * ROWS, COLS);
+                w[m] = k->ops->weight_new(k, kind[m], MATS * ROWS, COLS, data[m]);
+            }
             float *x = random_floats(TOKS * STRIDE, 1), *bias = random_floats(MATS * ROWS, 1);
             float *got = calloc((size_t)TOKS * MATS * ROWS, 4), *want = calloc((size_t)TOKS * MATS * ROWS, 4);
-            struct kern_weight *w = k->ops->weight_new(k, types[j], MATS * ROWS, COLS, data);
             for (int n = 0; n < 6; n++) {
                 struct kern_mat stack[MATS];
                 int32_t n_tok = 1 + n / 2 * 10, apart = n % 2 * APART;
                 for (int m = 0; m < MATS; m++) {
-                    stack[m] = (struct kern_mat){.w = w, .bias = bias + m * ROWS, .dst = got + m * ROWS,
+                    stack[m] = (struct kern_mat){.w = w[m % 2], .bias = bias + m * ROWS, .dst = got + m * ROWS,
                                                  .dst_stride = MATS * ROWS, .row0 = (MATS - 1 - m) * ROWS,
                                                  .n_row = ROWS, .x_col = m * apart};
-                    struct kern_weight *own = k->ops->weight_new(k, types[j], ROWS, COLS,
-                                                                 data + (MATS - 1 - m) * size);
+                    enum kern_type type = kind[m % 2];
+                    size_t size = (size_t)ROWS * COLS / kern_type_block(type) * kern_type_bytes(type);
+                    struct kern_weight *own = k->ops->weight_new(k, type, ROWS, COLS,
+                                                                 data[m % 2] + (size_t)(MATS - 1 - m) * size);
                     struct kern_mat one = {own, bias + m * ROWS, want + m * ROWS, MATS * ROWS, false};
                     k->ops->matmul(k, 1, &one, x + m * apart, STRIDE, n_tok);
                     k->ops->weight_free(k, own);
@@ -484,12 +491,14 @@ static void ops__matmul__rows_of_a_stack(void **unused)
                 k->ops->matmul(k, MATS, stack, x, STRIDE, n_tok);
                 assert_memory_equal(got, want, (size_t)TOKS * MATS * ROWS * 4);
             }
-            k->ops->weight_free(k, w);
+            for (int m = 0; m < 2; m++) {
+                k->ops->weight_free(k, w[m]);
+                free(data[m]);
+            }
             free(got);
             free(want);
             free(x);
             free(bias);
-            free(data);
         }
         kern_close(k);
     }

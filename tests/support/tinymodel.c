@@ -613,7 +613,7 @@ static void write_keys(struct ggufw *w, const struct tiny *m)
     }
     if (m->features & GROWTH) {
         if (m->more & LATENT)
-            ggufw_u32(w, KEY("attention.temperature_length"), CTX);
+            ggufw_u32(w, KEY("attention.temperature_length"), CTX / 2);
         else
             ggufw_f32(w, KEY("rope.scaling.yarn_log_multiplier"), 1);
         ggufw_f32(w, KEY("attention.temperature_scale"), 0.3f);
