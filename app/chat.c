@@ -236,10 +236,11 @@ void chat_set_raw(struct chat *c, bool raw)
     c->raw = raw;
 }
 
-
 const char *chat_system(const struct chat *c)
 {
-    return c->n_message == 0 ? c->system : NULL;
+    if (c->n_message == 0)
+        return c->system;
+    return strcmp(c->messages[0].role, "system") == 0 ? str_c(&c->messages[0].text) : NULL;
 }
 
 int32_t chat_count(const struct chat *c)
@@ -544,10 +545,15 @@ enum status chat_add_branch(struct sessions *store, int64_t conversation, const 
 /* The open conversation on a branch with another system prompt. */
 static enum status change_system(struct chat *c, const char *text, struct err *e)
 {
-    int32_t first = strcmp(c->messages[0].role, "system") == 0, n = c->n_message - first;
+    const char *now = chat_system(c);
+    int32_t first = now != NULL, n = c->n_message - first;
     TRY(refuse_busy(c, e));
-    if (strcmp(first ? str_c(&c->messages[0].text) : "", text) == 0)
+    if (strcmp(now ? now : "", text) == 0)
         return OK;
+    if (n == 0 && !*text) { /* its questions were taken back: before the first message again */
+        TRY(sessions_set_leaf(c->store, c->conversation, 0, true, e));
+        return path_reload(c, e);
+    }
     struct chat_message *rest = mem_calloc((size_t)n + 1, sizeof *rest);
     for (int32_t i = 0; i < n; i++)
         chat_get(c, first + i, &rest[i]);
@@ -563,7 +569,9 @@ static enum status change_system(struct chat *c, const char *text, struct err *e
 enum status chat_set_system(struct chat *c, const char *text, struct err *e)
 {
     if (c->n_message > 0)
-        return change_system(c, text, e);
+        TRY(change_system(c, text, e));
+    if (c->n_message > 0)
+        return OK;
     free(c->system);
     c->system = *text ? mem_strdup(text) : NULL;
     return OK;

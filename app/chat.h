@@ -27,7 +27,7 @@ void chat_set_like(struct chat *c, const struct chat *from); /* all of these, an
 /* The system prompt, "" = none. Of a conversation that has begun it opens a branch that begins with it and has the
  * same messages, to be read again with the next one; the branch before stays. */
 enum status chat_set_system(struct chat *c, const char *text, struct err *e);
-const char *chat_system(const struct chat *c); /* waits for that first message; NULL = none does */
+const char *chat_system(const struct chat *c); /* NULL = none; valid until the next change */
 
 /* ---- the open conversation ---- */
 struct chat_message {

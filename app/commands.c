@@ -220,30 +220,25 @@ static void cmd_kv(struct screen *sc, const char *args)
 static void cmd_system(struct screen *sc, const char *args)
 {
     struct chat *c = screen_chat(sc);
+    const char *now = chat_system(c), *text = strcmp(args, "\"\"") ? args : "";
     struct err e;
     if (args[0]) {
-        bool begun = chat_count(c) > 0;
-        if (chat_set_system(c, strcmp(args, "\"\"") ? args : "", &e) != OK)
+        bool begun = chat_count(c) > (now != NULL), same = strcmp(now ? now : "", text) == 0;
+        if (chat_set_system(c, text, &e) != OK)
             screen_error(sc, &e);
+        else if (same)
+            screen_notice(sc, "this is the system prompt already: nothing changed");
         else
             screen_notice(sc, begun ? "another branch, with this system prompt: it is read with your next message"
                                     : "system prompt set for this conversation");
         screen_refresh(sc);
         return;
     }
-    struct chat_message msg;
-    for (int32_t i = 0; i < chat_count(c); i++) {
-        chat_get(c, i, &msg);
-        if (strcmp(msg.role, "system") == 0) {
-            screen_text(sc, "System prompt", mem_strndup(msg.text, msg.len));
-            return;
-        }
-    }
-    if (chat_system(c)) {
-        screen_text(sc, "System prompt, from the first message on", mem_strdup(chat_system(c)));
-        return;
-    }
-    screen_notice(sc, "no system prompt; /system TEXT sets one");
+    if (now)
+        screen_text(sc, chat_count(c) > 0 ? "System prompt" : "System prompt, from the first message on",
+                    mem_strdup(now));
+    else
+        screen_notice(sc, "no system prompt; /system TEXT sets one");
 }
 
 /* What /set can change, with the names of llama.cpp. */
