@@ -410,7 +410,11 @@ static const struct recipe {
     [9] = {"Q5_1", KERN_Q5_1},    [10] = {"Q2_K", KERN_Q2_K},     [11] = {"Q3_K_S", KERN_Q3_K},
     [12] = {"Q3_K_M", KERN_Q3_K}, [13] = {"Q3_K_L", KERN_Q3_K},   [14] = {"Q4_K_S", KERN_Q4_K},
     [15] = {"Q4_K_M", KERN_Q4_K}, [16] = {"Q5_K_S", KERN_Q5_K},   [17] = {"Q5_K_M", KERN_Q5_K},
-    [18] = {"Q6_K", KERN_Q6_K},   [25] = {"IQ4_NL", KERN_IQ4_NL}, [30] = {"IQ4_XS", KERN_IQ4_XS},
+    [18] = {"Q6_K", KERN_Q6_K},   [19] = {"IQ2_XXS", KERN_IQ2_XXS}, [20] = {"IQ2_XS", KERN_IQ2_XS},
+    [21] = {"Q2_K_S", KERN_Q2_K}, [22] = {"IQ3_XS", KERN_IQ3_S},  [23] = {"IQ3_XXS", KERN_IQ3_XXS},
+    [24] = {"IQ1_S", KERN_IQ1_S}, [25] = {"IQ4_NL", KERN_IQ4_NL}, [26] = {"IQ3_S", KERN_IQ3_S},
+    [27] = {"IQ3_M", KERN_IQ3_S}, [28] = {"IQ2_S", KERN_IQ2_XS},  [29] = {"IQ2_M", KERN_IQ2_S},
+    [30] = {"IQ4_XS", KERN_IQ4_XS}, [31] = {"IQ1_M", KERN_IQ1_M},
     [32] = {"BF16", KERN_BF16},   [38] = {"MXFP4", KERN_MXFP4},
 };
 

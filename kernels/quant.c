@@ -1,5 +1,7 @@
 #include "kernels/quant.h"
 
+#include "kernels/quant_iq.h"
+
 #include <string.h>
 
 const int8_t quant_iq4_values[16] = {-127, -104, -83, -65, -49, -35, -22, -10,
@@ -8,22 +10,29 @@ const int8_t quant_iq4_values[16] = {-127, -104, -83, -65, -49, -35, -22, -10,
 const int8_t quant_fp4_values[16] = {0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12};
 
 static const struct quant_type types[] = {
-    [KERN_F32] = {"F32", 1, 4, 0, 1, 0, false, false, NULL},
-    [KERN_F16] = {"F16", 1, 2, 0, 1, 0, false, false, NULL},
-    [KERN_BF16] = {"BF16", 1, 2, 0, 1, 0, false, false, NULL},
-    [KERN_Q4_0] = {"Q4_0", 32, 18, 4, 32, 8, false, false, NULL},
-    [KERN_Q4_1] = {"Q4_1", 32, 20, 4, 32, 0, true, false, NULL},
-    [KERN_Q5_0] = {"Q5_0", 32, 22, 5, 32, 16, false, false, NULL},
-    [KERN_Q5_1] = {"Q5_1", 32, 24, 5, 32, 0, true, false, NULL},
-    [KERN_Q8_0] = {"Q8_0", 32, 34, 8, 32, 128, false, false, NULL},
-    [KERN_Q2_K] = {"Q2_K", 256, 84, 2, 16, 0, true, true, NULL},
-    [KERN_Q3_K] = {"Q3_K", 256, 110, 3, 16, 4, false, true, NULL},
-    [KERN_Q4_K] = {"Q4_K", 256, 144, 4, 32, 0, true, true, NULL},
-    [KERN_Q5_K] = {"Q5_K", 256, 176, 5, 32, 0, true, true, NULL},
-    [KERN_Q6_K] = {"Q6_K", 256, 210, 6, 16, 32, false, true, NULL},
-    [KERN_IQ4_NL] = {"IQ4_NL", 32, 18, 4, 32, 0, false, false, quant_iq4_values},
-    [KERN_IQ4_XS] = {"IQ4_XS", 256, 136, 4, 32, 0, false, true, quant_iq4_values},
-    [KERN_MXFP4] = {"MXFP4", 32, 17, 4, 32, 0, false, false, quant_fp4_values},
+    [KERN_F32] = {"F32", 1, 4, 0, 1, 0, false, false, NULL, 1},
+    [KERN_F16] = {"F16", 1, 2, 0, 1, 0, false, false, NULL, 1},
+    [KERN_BF16] = {"BF16", 1, 2, 0, 1, 0, false, false, NULL, 1},
+    [KERN_Q4_0] = {"Q4_0", 32, 18, 4, 32, 8, false, false, NULL, 1},
+    [KERN_Q4_1] = {"Q4_1", 32, 20, 4, 32, 0, true, false, NULL, 1},
+    [KERN_Q5_0] = {"Q5_0", 32, 22, 5, 32, 16, false, false, NULL, 1},
+    [KERN_Q5_1] = {"Q5_1", 32, 24, 5, 32, 0, true, false, NULL, 1},
+    [KERN_Q8_0] = {"Q8_0", 32, 34, 8, 32, 128, false, false, NULL, 1},
+    [KERN_Q2_K] = {"Q2_K", 256, 84, 2, 16, 0, true, true, NULL, 1},
+    [KERN_Q3_K] = {"Q3_K", 256, 110, 3, 16, 4, false, true, NULL, 1},
+    [KERN_Q4_K] = {"Q4_K", 256, 144, 4, 32, 0, true, true, NULL, 1},
+    [KERN_Q5_K] = {"Q5_K", 256, 176, 5, 32, 0, true, true, NULL, 1},
+    [KERN_Q6_K] = {"Q6_K", 256, 210, 6, 16, 32, false, true, NULL, 1},
+    [KERN_IQ4_NL] = {"IQ4_NL", 32, 18, 4, 32, 0, false, false, quant_iq4_values, 1},
+    [KERN_IQ4_XS] = {"IQ4_XS", 256, 136, 4, 32, 0, false, true, quant_iq4_values, 1},
+    [KERN_IQ2_XXS] = {"IQ2_XXS", 256, 66, 3, 32, 64, false, true, quant_iq2_values, 0.125f},
+    [KERN_IQ2_XS] = {"IQ2_XS", 256, 74, 3, 16, 64, false, true, quant_iq2_values, 0.125f},
+    [KERN_IQ2_S] = {"IQ2_S", 256, 82, 3, 16, 64, false, true, quant_iq2_values, 0.125f},
+    [KERN_IQ3_XXS] = {"IQ3_XXS", 256, 98, 4, 32, 32, false, true, quant_iq3_xxs_values, 0.5f},
+    [KERN_IQ3_S] = {"IQ3_S", 256, 110, 4, 32, 16, false, true, quant_iq3_s_values, 1},
+    [KERN_IQ1_S] = {"IQ1_S", 256, 50, 3, 32, 16, false, true, quant_iq1_values, 0.125f},
+    [KERN_IQ1_M] = {"IQ1_M", 256, 56, 3, 16, 16, false, true, quant_iq1_values, 0.125f},
+    [KERN_MXFP4] = {"MXFP4", 32, 17, 4, 32, 0, false, false, quant_fp4_values, 1},
 };
 
 const struct quant_type *quant_traits(enum kern_type type)
@@ -313,6 +322,15 @@ void quant_unpack(enum kern_type type, const void *src, struct quant_block *b)
         }
         break;
     }
+    case KERN_IQ2_XXS:
+    case KERN_IQ2_XS:
+    case KERN_IQ2_S:
+    case KERN_IQ3_XXS:
+    case KERN_IQ3_S:
+    case KERN_IQ1_S:
+    case KERN_IQ1_M:
+        quant_iq_unpack(type, src, b);
+        break;
     case KERN_F32:
     case KERN_F16:
     case KERN_BF16:
@@ -424,9 +442,7 @@ void quant_pack(enum kern_type type, const struct quant_block *b, void *dst)
         }
         break;
     }
-    case KERN_F32:
-    case KERN_F16:
-    case KERN_BF16:
+    default: /* quant_is_grid, or not a block type */
         break;
     }
 }

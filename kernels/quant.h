@@ -113,11 +113,18 @@ struct quant_type {
     int16_t bytes;
     int8_t bits;   /* of a code; 0: not a block type (F32, F16, BF16) */
     int8_t group;  /* elements that share a scale */
-    int16_t offset;
+    int16_t offset; /* with a table: what moves its values above zero and below 128, or 0 = they need all 8 bits */
     bool has_min;
-    bool is_super;    /* has integer scales under a common d */
+    bool is_super;       /* has integer scales under a common d */
     const int8_t *table; /* codes stand for table[c]; NULL = for themselves */
+    float unit;          /* a power of two that the file's d is multiplied by */
 };
+
+/* Codes of neighbours belong together (quant_iq.h): such types are read, not written. */
+static inline bool quant_is_grid(const struct quant_type *t)
+{
+    return t->table && t->offset;
+}
 
 /* One block, unpacked. Types without integer scales have scale[0] = min[0] = 1. */
 struct quant_block {
@@ -133,7 +140,7 @@ const struct quant_type *quant_traits(enum kern_type type); /* NULL when unknown
 /* Reads one block of a block type (bits != 0). */
 void quant_unpack(enum kern_type type, const void *src, struct quant_block *ret);
 /* Writes one block; d and dmin are rounded to f16 (MXFP4: a power of two, down). The inverse of
- * quant_unpack. */
+ * quant_unpack, not for quant_is_grid. */
 void quant_pack(enum kern_type type, const struct quant_block *b, void *dst);
 
 #endif

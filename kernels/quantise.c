@@ -110,7 +110,7 @@ static uint16_t f32_to_bf16(float f)
 bool kern_quantise(enum kern_type type, const float *src, void *dst, int64_t n)
 {
     const struct quant_type *t = quant_traits(type);
-    if (!t || n % t->block != 0)
+    if (!t || quant_is_grid(t) || n % t->block != 0)
         return false;
     if (type == KERN_F32) {
         memcpy(dst, src, (size_t)n * 4);

@@ -2,7 +2,7 @@
  *
  * Codes of up to 6 bits: maddubs multiplies unsigned codes with signed 8-bit inputs and adds
  * pairs in 16 bits. As many such sums as cannot overflow (|input| <= 127) are added in 16 bits
- * before they are widened: 8 for codes up to 15 (8*2*15*127 = 30480), 4 up to 31, 2 up to 63.
+ * before they are widened: 8 for codes up to 15 (8*2*15*127 = 30480), 4 up to 31, 2 up to 63, 1 up to 127.
  * Codes of 8 bits (and the codebook's values, moved to be positive) would overflow at once: they
  * are multiplied in 16 bits with 16-bit inputs, which costs the same and is more exact.
  *
@@ -15,18 +15,19 @@
 
 INLINE bool is_wide(struct family f)
 {
-    return f.bits == 8 || f.table;
+    return f.bits == 8 || (f.table && !f.shift);
 }
 
 /* Products that may be added in 16 bits. */
 INLINE int run_length(struct family f)
 {
-    return f.bits <= 4 ? 8 : f.bits == 5 ? 4 : 2;
+    int bits = f.table ? f.shift + 1 : f.bits;
+    return bits <= 4 ? 8 : bits == 5 ? 4 : bits == 6 ? 2 : 1;
 }
 
 static bool uses_act16(const struct quant_type *t)
 {
-    return t->bits == 8 || t->table;
+    return t->bits == 8 || (t->table && !quant_is_grid(t));
 }
 
 INLINE __m256i load(const void *p)
@@ -82,11 +83,8 @@ INLINE __m256i load_codes(const uint8_t *code, struct family f, int j, int half)
         __m256i high = field(load(code), j, 1);
         v = _mm256_or_si256(v, _mm256_slli_epi16(high, low));
     }
-    if (f.table) {
-        __m128i table = _mm_add_epi8(_mm_loadu_si128((const __m128i *)f.table),
-                                     _mm_set1_epi8((char)128));
-        v = _mm256_shuffle_epi8(_mm256_broadcastsi128_si256(table), v);
-    }
+    if (f.table)
+        v = _mm256_shuffle_epi8(_mm256_broadcastsi128_si256(unsigned_table(f)), v);
     return v;
 }
 
@@ -94,6 +92,8 @@ INLINE __m256i load_codes(const uint8_t *code, struct family f, int j, int half)
 INLINE __m256 group_scale(const uint8_t *scale, struct family f, int g, int half)
 {
     __m256 d = load_f16(scale + 16 * half);
+    if (f.unit != 0)
+        d = _mm256_mul_ps(d, _mm256_set1_ps(f.unit));
     if (!f.is_super)
         return d;
     const uint8_t *sub = scale + (f.shift || f.table ? 2 : 4) * TILE_ROWS;

@@ -33,12 +33,6 @@ INLINE __m512 load_u8(const uint8_t *p)
     return _mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(_mm_loadu_si128((const __m128i *)p)));
 }
 
-/* log2 of the offset; the codebook's values are moved up by 128. */
-INLINE int offset_shift(struct family f)
-{
-    return f.table ? 7 : f.shift;
-}
-
 /* Bits shift.. of every byte; shifting 16 at a time is right because of the mask. */
 INLINE __m512i field(__m512i v, int shift, int mask)
 {
@@ -64,11 +58,8 @@ INLINE __m512i load_codes(const uint8_t *code, struct family f, int j)
         __m512i high = field(load(code), j, 1);
         v = _mm512_or_si512(v, _mm512_slli_epi16(high, (unsigned)low));
     }
-    if (f.table) {
-        __m128i table = _mm_add_epi8(_mm_loadu_si128((const __m128i *)f.table),
-                                     _mm_set1_epi8((char)128));
-        v = _mm512_shuffle_epi8(_mm512_broadcast_i32x4(table), v);
-    }
+    if (f.table)
+        v = _mm512_shuffle_epi8(_mm512_broadcast_i32x4(unsigned_table(f)), v);
     return v;
 }
 
@@ -76,6 +67,8 @@ INLINE __m512i load_codes(const uint8_t *code, struct family f, int j)
 INLINE __m512 group_scale(const uint8_t *scale, struct family f, int g)
 {
     __m512 d = load_f16(scale);
+    if (f.unit != 0)
+        d = _mm512_mul_ps(d, _mm512_set1_ps(f.unit));
     if (!f.is_super)
         return d;
     const uint8_t *sub = scale + (has_min(f) ? 4 : 2) * TILE_ROWS;
@@ -98,15 +91,15 @@ enum { PART_BITS = 6 };
 
 /* Whether a type takes its input in two parts: with a scale of its own per 32 columns and no minimum.
  * Those are the types for which an input of 8 bits errs by more than the codes do, or by too much (Q4_0:
- * the loss on trained tiny models is off by 0.0036, with 13 bits by 0.00003). */
+ * the loss on trained tiny models is off by 0.0036, with 13 bits by 0.00003); not those with points of a grid. */
 INLINE int act_parts(struct family f)
 {
-    return f.group == 32 && !has_min(f) ? 2 : 1;
+    return f.group == 32 && !has_min(f) && !(f.table && f.shift) ? 2 : 1;
 }
 
 static inline bool uses_two_parts(const struct quant_type *t)
 {
-    return t->group == 32 && !t->has_min;
+    return t->group == 32 && !t->has_min && !quant_is_grid(t);
 }
 
 /* The largest input of the panel that begins here, n_col columns before the end. */

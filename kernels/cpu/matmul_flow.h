@@ -4,6 +4,7 @@
 #define KERNELS_CPU_MATMUL_FLOW_H
 
 #include "kernels/cpu/matmul.h"
+#include "kernels/quant_iq.h"
 
 #include <immintrin.h>
 #include <string.h>
@@ -13,14 +14,27 @@
 /* What a family needs to know about a type, all compile-time constants. */
 struct family {
     int bits, group;
-    int shift; /* log2 of the offset; 0 when the type has a minimum */
+    int shift; /* log2 of the offset; 0 when the type has a minimum, or its table needs 8 bits */
     bool is_super;
     const int8_t *table; /* as in quant.h */
+    float unit;          /* likewise; 0 = 1 */
 };
 
 INLINE bool has_min(struct family f)
 {
     return !f.shift && !f.table;
+}
+
+/* log2 of what makes codes, or their table's values, unsigned. */
+INLINE int offset_shift(struct family f)
+{
+    return f.table && !f.shift ? 7 : f.shift;
+}
+
+/* The table, unsigned. */
+INLINE __m128i unsigned_table(struct family f)
+{
+    return _mm_add_epi8(_mm_loadu_si128((const __m128i *)f.table), _mm_set1_epi8((char)(1 << offset_shift(f))));
 }
 
 /* How far ahead of a walk through the weights memory is asked for them. */
@@ -87,6 +101,27 @@ INLINE void prefetch_scales(const uint8_t *scale, size_t tile_bytes, int n_block
         break;                                                                                     \
     case KERN_IQ4_XS:                                                                              \
         F(__VA_ARGS__, ((struct family){4, 32, 0, true, quant_iq4_values}));                       \
+        break;                                                                                     \
+    case KERN_IQ2_XXS:                                                                             \
+        F(__VA_ARGS__, ((struct family){3, 32, 6, true, quant_iq2_values, 0.125f}));               \
+        break;                                                                                     \
+    case KERN_IQ2_XS:                                                                              \
+        F(__VA_ARGS__, ((struct family){3, 16, 6, true, quant_iq2_values, 0.125f}));               \
+        break;                                                                                     \
+    case KERN_IQ2_S:                                                                               \
+        F(__VA_ARGS__, ((struct family){3, 16, 6, true, quant_iq2_values, 0.125f}));               \
+        break;                                                                                     \
+    case KERN_IQ3_XXS:                                                                             \
+        F(__VA_ARGS__, ((struct family){4, 32, 5, true, quant_iq3_xxs_values, 0.5f}));             \
+        break;                                                                                     \
+    case KERN_IQ3_S:                                                                               \
+        F(__VA_ARGS__, ((struct family){4, 32, 4, true, quant_iq3_s_values}));                     \
+        break;                                                                                     \
+    case KERN_IQ1_S:                                                                               \
+        F(__VA_ARGS__, ((struct family){3, 32, 4, true, quant_iq1_values, 0.125f}));               \
+        break;                                                                                     \
+    case KERN_IQ1_M:                                                                               \
+        F(__VA_ARGS__, ((struct family){3, 16, 4, true, quant_iq1_values, 0.125f}));               \
         break;                                                                                     \
     case KERN_MXFP4:                                                                               \
         F(__VA_ARGS__, ((struct family){4, 32, 0, false, quant_fp4_values}));                      \

@@ -76,7 +76,7 @@ static void pack_scales(uint8_t *dst, const struct quant_type *t,
     int n_group = t->block / t->group;
     uint16_t h;
     for (int r = 0; r < TILE_ROWS; r++) {
-        h = kern_f32_to_f16(b[r].d);
+        h = kern_f32_to_f16(b[r].d / t->unit);
         memcpy(dst + 2 * r, &h, 2);
         h = kern_f32_to_f16(b[r].dmin);
         if (t->has_min)
@@ -253,7 +253,7 @@ static void read_row(const struct kern_weight *w, int32_t row, float *dst)
     }
     const uint8_t *scale = code + w->scale_offset;
     for (int32_t col = 0; col < w->n_col; col += t->block, scale += tile_scale_bytes(t)) {
-        float d = f16_at(scale, r), dmin = t->has_min ? f16_at(scale, TILE_ROWS + r) : 0;
+        float d = t->unit * f16_at(scale, r), dmin = t->has_min ? f16_at(scale, TILE_ROWS + r) : 0;
         const uint8_t *sub = scale + (t->has_min ? 4 : 2) * TILE_ROWS;
         for (int c = 0; c < t->block; c++) {
             int g = c / t->group, v = read_code(code, t->bits, r, c % 32);

@@ -14,6 +14,7 @@
 #include <string.h>
 
 #include "engine/base/mem.h"
+#include "tests/support/blocks.h"
 #include "tests/support/ggufw.h"
 
 struct shape {
@@ -119,7 +120,7 @@ static float normal(void)
 
 static struct pool *pool_for(enum kern_type type)
 {
-    static struct pool pools[32];
+    static struct pool pools[64];
     static float *values;
     struct pool *p = &pools[type];
     if (p->data)
@@ -131,13 +132,7 @@ static struct pool *pool_for(enum kern_type type)
     }
     p->type = type;
     p->size_bytes = (size_t)(POOL_ELEMS / kern_type_block(type)) * kern_type_bytes(type);
-    p->data = mem_alloc(p->size_bytes);
-    if (type == KERN_F32) {
-        memcpy(p->data, values, p->size_bytes);
-    } else if (!kern_quantise(type, values, p->data, POOL_ELEMS)) {
-        fprintf(stderr, "mkmodel: no writer for %s\n", kern_type_name(type));
-        exit(2);
-    }
+    p->data = blocks_new(type, values, POOL_ELEMS);
     return p;
 }
 
@@ -167,6 +162,13 @@ static enum kern_type fitting(enum kern_type type, int64_t n_col)
     case KERN_Q2_K:
     case KERN_Q3_K:
     case KERN_IQ4_XS:
+    case KERN_IQ2_XXS:
+    case KERN_IQ2_XS:
+    case KERN_IQ2_S:
+    case KERN_IQ3_XXS:
+    case KERN_IQ3_S:
+    case KERN_IQ1_S:
+    case KERN_IQ1_M:
         return KERN_IQ4_NL;
     default:
         return KERN_F16;

@@ -2,6 +2,7 @@
 #ifndef TESTS_KERNELS_CUDA_PRODUCTS_H
 #define TESTS_KERNELS_CUDA_PRODUCTS_H
 
+#include "tests/support/blocks.h"
 #include "tests/kernels/cuda_bed.h"
 
 /* Largest error of a product relative to the norm of its terms: inputs of 15 bits per 32 values, or
@@ -16,16 +17,14 @@
 static const enum kern_type types[] = {
     KERN_F32,  KERN_F16,  KERN_BF16, KERN_Q8_0, KERN_Q4_0,   KERN_Q4_1,   KERN_Q5_0, KERN_Q5_1,
     KERN_Q2_K, KERN_Q3_K, KERN_Q4_K, KERN_Q5_K, KERN_Q6_K,   KERN_IQ4_NL, KERN_IQ4_XS,
-    KERN_MXFP4};
+    KERN_MXFP4, KERN_IQ2_XXS, KERN_IQ2_XS, KERN_IQ2_S, KERN_IQ3_XXS, KERN_IQ3_S, KERN_IQ1_S, KERN_IQ1_M};
 enum { N_TYPE = sizeof types / sizeof *types };
 
 static uint8_t *weight_bytes(enum kern_type type, int32_t n_row, int32_t n_col)
 {
     size_t n = (size_t)n_row * (size_t)n_col;
     float *x = floats(n, 0.02f);
-    uint8_t *w = malloc(n / (size_t)kern_type_block(type) * kern_type_bytes(type));
-    assert_non_null(w);
-    assert_true(kern_quantise(type, x, w, (int64_t)n));
+    uint8_t *w = blocks_new(type, x, n);
     free(x);
     return w;
 }

@@ -7,6 +7,7 @@
 #include "kernels/kernels.h"
 #include "kernels/pool.h"
 #include "kernels/timed.h"
+#include "tests/support/blocks.h"
 
 #include <math.h>
 #include <stdio.h>
@@ -29,7 +30,7 @@ enum { N_ISA = sizeof isas / sizeof *isas };
 static const enum kern_type types[] = {
     KERN_F32,  KERN_F16,  KERN_BF16, KERN_Q8_0, KERN_Q4_0,   KERN_Q4_1,   KERN_Q5_0, KERN_Q5_1,
     KERN_Q2_K, KERN_Q3_K, KERN_Q4_K, KERN_Q5_K, KERN_Q6_K,   KERN_IQ4_NL, KERN_IQ4_XS,
-    KERN_MXFP4};
+    KERN_MXFP4, KERN_IQ2_XXS, KERN_IQ2_XS, KERN_IQ2_S, KERN_IQ3_XXS, KERN_IQ3_S, KERN_IQ1_S, KERN_IQ1_M};
 enum { N_TYPE = sizeof types / sizeof *types };
 
 static uint32_t state = 1;
@@ -53,9 +54,7 @@ static uint8_t *random_weight(enum kern_type type, int32_t n_row, int32_t n_col)
 {
     size_t n = (size_t)n_row * n_col;
     float *x = random_floats(n, 0.02f);
-    uint8_t *w = malloc(n / kern_type_block(type) * kern_type_bytes(type));
-    assert_non_null(w);
-    assert_true(kern_quantise(type, x, w, n));
+    uint8_t *w = blocks_new(type, x, n);
     free(x);
     return w;
 }

@@ -26,7 +26,10 @@ static const struct {
     {KERN_Q3_K, 9984, 0xad466e7881e5618d},   {KERN_Q4_K, 10240, 0x8ae8ec4c6f365132},
     {KERN_Q5_K, 9216, 0x707b7c7e8d9da2f5},   {KERN_Q6_K, 10240, 0xf14cb7a14f5ce8e0},
     {KERN_IQ4_NL, 10016, 0x8f7326dc67b890de}, {KERN_IQ4_XS, 9728, 0x5d557caaa4d1c75e},
-    {KERN_MXFP4, 10139, 0xbd825e0921d0a027},
+    {KERN_MXFP4, 10139, 0xbd825e0921d0a027}, {KERN_IQ2_XXS, 10240, 0x4447b537be8cc424},
+    {KERN_IQ2_XS, 10240, 0x9642ad15fe975a53}, {KERN_IQ2_S, 10240, 0xfc9a3f994fc27d55},
+    {KERN_IQ3_XXS, 9728, 0x9cf56a4cf89603d}, {KERN_IQ3_S, 10240, 0x22ec4c9ac07c92c4},
+    {KERN_IQ1_S, 9728, 0xf3cac999d6527000},  {KERN_IQ1_M, 10240, 0x60f7181746110724},
 };
 enum { N_GOLDEN = sizeof golden / sizeof *golden };
 
@@ -81,7 +84,7 @@ static void quant__pack__inverse_of_unpack(void **unused)
     for (int i = 0; i < N_GOLDEN; i++) {
         enum kern_type type = golden[i].type;
         const struct quant_type *t = quant_traits(type);
-        if (t->bits == 0)
+        if (t->bits == 0 || quant_is_grid(t))
             continue;
         uint8_t *blocks = random_blocks(type, GOLDEN_VALUES), again[256];
         int n_checked = 0;
@@ -145,6 +148,8 @@ static void quant__quantise__zeros_stay_zero(void **unused)
     float x[256] = {0}, y[256];
     uint8_t block[1024];
     for (int i = 0; i < N_GOLDEN; i++) {
+        if (quant_is_grid(quant_traits(golden[i].type)))
+            continue;
         assert_true(kern_quantise(golden[i].type, x, block, 256));
         kern_dequantise(golden[i].type, block, y, 256);
         for (int j = 0; j < 256; j++)
@@ -158,6 +163,7 @@ static void quant__quantise__refuses_partial_blocks_and_unknown_types(void **unu
     uint8_t block[1024];
     assert_false(kern_quantise(KERN_Q4_K, x, block, 128));
     assert_false(kern_quantise((enum kern_type)9, x, block, 256));
+    assert_false(kern_quantise(KERN_IQ3_S, x, block, 256)); /* read only */
 }
 
 static void quant__types__unknown_are_told(void **unused)
