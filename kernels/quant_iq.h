@@ -51,14 +51,6 @@ struct quant_iq1_m {
     uint8_t scales[8]; /* four times 16 bits: 4 x 3 bits of scales for 16 elements each, 4 of d */
 } QUANT_PACKED;
 
-_Static_assert(sizeof(struct quant_iq2_xxs) == 66, "iq2_xxs");
-_Static_assert(sizeof(struct quant_iq2_xs) == 74, "iq2_xs");
-_Static_assert(sizeof(struct quant_iq2_s) == 82, "iq2_s");
-_Static_assert(sizeof(struct quant_iq3_xxs) == 98, "iq3_xxs");
-_Static_assert(sizeof(struct quant_iq3_s) == 110, "iq3_s");
-_Static_assert(sizeof(struct quant_iq1_s) == 50, "iq1_s");
-_Static_assert(sizeof(struct quant_iq1_m) == 56, "iq1_m");
-
 /* What codes stand for: magnitudes, then the same below zero; and for the last, -1, 0 and 1 an eighth up, then
  * down. In units of quant_type.unit. */
 extern const int8_t quant_iq2_values[16], quant_iq3_xxs_values[16], quant_iq3_s_values[16], quant_iq1_values[16];

@@ -4,7 +4,7 @@
  * of its own, so that the rest (the body) stays 16-byte aligned:
  *   Q4_0: 16 + d   Q8_0: 32 + d   Q6_K: 208 + d   Q4_K: 144   Q5_K: 176   F32 F16 BF16: as they are
  *   MXFP4: 16 + the byte of its exponent
- * Every other type is turned into F16 when it is loaded.
+ * Every other type becomes one of these when it is loaded (weight.cu).
  *
  * A unit is 32 elements of a row that one lane takes: two runs of 16 neighbours, as small integers,
  * each with   value = scale * q - min. Eight units make 256 elements; runs of a unit are as far apart

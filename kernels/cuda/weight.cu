@@ -1,6 +1,8 @@
 /* Weights: how they lie on the device, and how they get there. */
 #include "kernels/cuda/weight.cuh"
 
+#include "kernels/quant.h"
+
 #include <assert.h>
 
 /* How blocks of a type are cut: body_bytes of each, without the d_bytes of its scale at d_at. */
@@ -8,6 +10,27 @@ struct layout {
     enum kern_type type; /* on the device */
     int32_t block, body_bytes, d_bytes, d_at; /* d_bytes 0: nothing is taken out */
 };
+
+/* What a type without a kernel of its own becomes: one that has its codes and scales, but for the rounding of
+ * a scale to f16, or f16 where none has. */
+static enum kern_type stand_in(enum kern_type type)
+{
+    switch (type) {
+    case KERN_Q3_K:
+    case KERN_IQ3_XXS:
+    case KERN_IQ3_S:
+    case KERN_IQ1_S:
+    case KERN_IQ1_M:
+        return KERN_Q6_K;
+    case KERN_Q5_0:
+    case KERN_IQ4_NL:
+    case KERN_IQ4_XS:
+    case KERN_IQ2_XXS:
+        return KERN_Q8_0;
+    default:
+        return KERN_F16;
+    }
+}
 
 static struct layout layout_of(enum kern_type type)
 {
@@ -26,7 +49,7 @@ static struct layout layout_of(enum kern_type type)
     case KERN_Q6_K:
         return {type, 256, 208, 2, 208};
     default:
-        return {KERN_F16, 1, 2, 0, 0};
+        return layout_of(stand_in(type));
     }
 }
 
@@ -81,16 +104,52 @@ static void split(struct kern_cuda *c, const struct layout *l, size_t whole, con
         split_launch<uint16_t>(c, l, whole, src, n, body, d);
 }
 
+/* n blocks at src to where block `first` of the matrix lies. */
 static void upload_split(struct kern_cuda *c, struct kern_weight *w, const struct layout *l,
-                         size_t whole, const uint8_t *src, size_t n_block)
+                         const uint8_t *src, size_t first, size_t n_block)
 {
-    size_t at_once = c->scratch_bytes / whole;
+    size_t whole = kern_type_bytes(w->type), at_once = c->scratch_bytes / whole;
     for (size_t b = 0; b < n_block; b += at_once) {
         size_t n = n_block - b < at_once ? n_block - b : at_once;
         cuda_put(c, c->scratch, src + b * whole, n * whole);
-        split(c, l, whole, c->scratch, n, w->body + b * (size_t)l->body_bytes,
-              w->d + b * (size_t)l->d_bytes);
+        split(c, l, whole, c->scratch, n, w->body + (first + b) * (size_t)l->body_bytes,
+              w->d + (first + b) * (size_t)l->d_bytes);
     }
+}
+
+/* One block of a type as blocks of its stand-in; returns their end. */
+static uint8_t *recode(enum kern_type type, const uint8_t *src, enum kern_type to, uint8_t *dst)
+{
+    const struct quant_type *t = quant_traits(type), *want = quant_traits(to);
+    struct quant_block from, b = {};
+    quant_unpack(type, src, &from);
+    for (int at = 0; at < t->block; at += want->block, dst += want->bytes) {
+        b.d = want->is_super ? from.d : from.d * (float)from.scale[at / t->group];
+        for (int g = 0; want->is_super && g < want->block / want->group; g++)
+            b.scale[g] = from.scale[(at + g * want->group) / t->group];
+        for (int i = 0; i < want->block; i++) {
+            int code = from.code[at + i];
+            b.code[i] = (uint8_t)((t->table ? t->table[code] : code - t->offset) + want->offset);
+        }
+        quant_pack(to, &b, dst);
+    }
+    return dst;
+}
+
+static bool upload_recoded(struct kern_cuda *c, struct kern_weight *w, const struct layout *l,
+                           enum kern_type type, const uint8_t *src)
+{
+    size_t n_block = (size_t)w->n_col / (size_t)kern_type_block(type);
+    uint8_t *row = (uint8_t *)malloc((size_t)(w->n_col / l->block) * kern_type_bytes(w->type));
+    for (int32_t r = 0; row && r < w->n_row; r++) {
+        uint8_t *to = row;
+        for (size_t b = 0; b < n_block; b++, src += kern_type_bytes(type))
+            to = recode(type, src, w->type, to);
+        size_t n = (size_t)(w->n_col / l->block);
+        upload_split(c, w, l, row, (size_t)r * n, n);
+    }
+    free(row);
+    return row != NULL;
 }
 
 /* Turned into f16 on the way, some rows at a time. */
@@ -130,10 +189,12 @@ struct kern_weight *cuda_weight_new(struct kern *k, enum kern_type type, int32_t
         w->d = (uint8_t *)arena_alloc(c, d_bytes(&l, n_row, n_col));
     bool ok = w->body && (l.d_bytes == 0 || w->d);
     size_t n_block = (size_t)n_row * (size_t)(n_col / kern_type_block(type));
-    if (ok && l.type != type)
+    if (ok && l.type == KERN_F16 && type != KERN_F16)
         ok = upload_f16(c, w, type, (const uint8_t *)host);
+    else if (ok && l.type != type)
+        ok = upload_recoded(c, w, &l, type, (const uint8_t *)host);
     else if (ok && l.d_bytes > 0)
-        upload_split(c, w, &l, kern_type_bytes(type), (const uint8_t *)host, n_block);
+        upload_split(c, w, &l, (const uint8_t *)host, 0, n_block);
     else if (ok)
         cuda_put(c, w->body, host, body_bytes(&l, n_row, n_col));
     if (ok)

@@ -23,7 +23,8 @@ static inline uint8_t *blocks_new(enum kern_type type, const float *x, size_t n)
         memcpy(bits, x, sizeof bits);
         for (int j = 0; j < t->bytes; j++)
             b[j] = (uint8_t)(bits[j] >> 3);
-        uint32_t d = 0x0c00 | (bits[255] >> 3 & 0x3ff); /* 2^-12 to 2^-11 */
+        uint32_t exponent = type == KERN_IQ1_S || type == KERN_IQ1_M ? 6 : 3; /* their values go up to 9 eighths */
+        uint32_t d = exponent << 10 | (bits[255] >> 3 & 0x3ff);
         b[0] = type == KERN_IQ1_M ? b[0] : (uint8_t)d;
         b[1] = type == KERN_IQ1_M ? b[1] : (uint8_t)(d >> 8);
         for (int j = 0; type == KERN_IQ1_M && j < 4; j++)
