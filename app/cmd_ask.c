@@ -10,7 +10,6 @@
 #include "app/chat.h"
 #include "app/cli.h"
 #include "app/json.h"
-#include "engine/base/mem.h"
 #include "engine/base/str.h"
 #include "engine/base/thought.h"
 #include "engine/base/utf8.h"
@@ -241,15 +240,16 @@ int cmd_ask(struct options *o)
         int64_t id = o->resume_id;
         struct sessions_row *rows = NULL;
         int32_t n = 0;
-        if (id == 0 && sessions_list(store, 1, &rows, &n, &e) == OK && n == 1)
+        enum status st = id ? OK : sessions_list(store, 1, &rows, &n, &e);
+        if (n == 1)
             id = rows[0].id;
         sessions_rows_free(rows, n);
-        if (id && chat_open(c, id, &e) != OK) {
+        if (st != OK || (id && chat_open(c, id, &e) != OK)) {
             rc = cli_fail(&e);
             goto out;
         }
     }
-    if (o->system && chat_set_system(c, o->system, &e) != OK) {
+    if (o->system && (o->system_asked || chat_count(c) == 0) && chat_set_system(c, o->system, &e) != OK) {
         rc = cli_fail(&e);
         goto out;
     }

@@ -20,6 +20,7 @@ static struct loop_options loop_options(const struct options *o, struct loop_wak
         .history_path = o->no_save ? "" : NULL, /* --no-save leaves nothing of it on disk */
         .prompt = o->prompt,
         .open_id = o->resume_id,
+        .system = o->resume_id && o->system_asked ? o->system : NULL,
         .pick = o->resume && o->resume_id == 0,
         .frame_log = o->frame_log,
         .frame_text = o->frame_text,
@@ -35,7 +36,7 @@ static int run(const struct options *o, struct engine *en, struct sessions *stor
     chat_set_sampling(c, &o->sampling, o->n_predict);
     chat_set_raw(c, o->raw);
     if (o->system)
-        chat_set_system(c, o->system, &e);
+        chat_set_system(c, o->system, &e); /* of new ones */
     lo->engine = en;
     lo->notice = engine_info(en)->notice;
     int rc = loop_run(cs, store, lo);
@@ -171,8 +172,10 @@ static int run_desktop(const struct options *o, struct loop_wake *wake)
     lo.front = &front;
     lo.screenshot = o->screenshot;
     int rc = 1;
-    if (cli_store(o, &store, &e) != OK || loop_theme(&lo, store, &theme, &e) != OK)
-        return cli_fail(&e);
+    if (cli_store(o, &store, &e) != OK || loop_theme(&lo, store, &theme, &e) != OK) {
+        rc = cli_fail(&e);
+        return cli_store_close(store, rc);
+    }
     char *zoom = NULL;
     struct err none;
     sessions_setting(store, "zoom", &zoom, &none);

@@ -122,6 +122,5 @@ int cmd_verify(struct options *o)
 out:
     chat_free(c);
     engine_close(en);
-    sessions_close(store);
-    return rc;
+    return cli_store_close(store, rc);
 }

@@ -1,35 +1,24 @@
 /* Figures as text; see figures.h. */
 #include "app/figures.h"
 
-#include <errno.h>
-#include <fcntl.h>
 #include <jansson.h>
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
-#include <unistd.h>
 
+#include "app/export.h"
+#include "app/json.h"
 #include "engine/base/mem.h"
 #include "engine/base/str.h"
 #include "sessions/sessions.h"
-
-static json_t *json_figure(double v)
-{
-    return isfinite(v) ? json_real(v) : json_null(); /* unknown is null, never 0 */
-}
-
-static json_t *json_whole(int64_t v)
-{
-    return v >= 0 ? json_integer(v) : json_null();
-}
 
 static json_t *layers(const float *v, int32_t n)
 {
     json_t *a = json_array();
     for (int32_t i = 0; i < n; i++)
-        json_array_append_new(a, json_figure((double)v[i]));
+        json_array_append_new(a, json_number((double)v[i]));
     return a;
 }
 
@@ -46,63 +35,63 @@ static json_t *figures_json(const struct stats *s)
 {
     json_t *tiers = json_object();
     for (int i = 0; i < STATS_TIERS; i++)
-        json_object_set_new(tiers, stats_tier_name[i], json_whole(s->tier_bytes[i]));
+        json_object_set_new(tiers, stats_tier_name[i], json_count(s->tier_bytes[i]));
     const struct {
         const char *name;
         json_t *value;
     } fields[] = {
-        {"n_ctx", json_whole(s->n_ctx)},
-        {"n_tok", json_whole(s->n_tok)},
-        {"tokens_reused", json_whole(s->n_reused)},
-        {"tokens_read", json_whole(s->n_read)},
-        {"tokens_generated", json_whole(s->n_generated)},
-        {"prefill_tps", json_figure(s->prefill_tps)},
-        {"decode_tps", json_figure(s->decode_tps)},
-        {"ttft_s", json_figure(s->ttft_s)},
-        {"density", json_figure(s->density)},
-        {"retained_mass", json_figure(s->retained_mass)},
-        {"coverage", json_figure(s->coverage)},
+        {"n_ctx", json_count(s->n_ctx)},
+        {"n_tok", json_count(s->n_tok)},
+        {"tokens_reused", json_count(s->n_reused)},
+        {"tokens_read", json_count(s->n_read)},
+        {"tokens_generated", json_count(s->n_generated)},
+        {"prefill_tps", json_number(s->prefill_tps)},
+        {"decode_tps", json_number(s->decode_tps)},
+        {"ttft_s", json_number(s->ttft_s)},
+        {"density", json_number(s->density)},
+        {"retained_mass", json_number(s->retained_mass)},
+        {"coverage", json_number(s->coverage)},
         {"sparse_reason", s->sparse_reason ? json_string(s->sparse_reason) : json_null()},
-        {"mass_p5", json_figure(s->mass_p5)},
-        {"mass_worst", json_figure(s->mass_worst)},
-        {"worst_layer", json_whole(s->worst_layer)},
-        {"worst_head", json_whole(s->worst_head)},
-        {"output_error", json_figure(s->output_error)},
-        {"correction", json_figure(s->correction)},
-        {"gain_predicted", json_figure(s->gain_predicted)},
-        {"gain_measured", json_figure(s->gain_measured)},
-        {"decode_density", json_figure(s->decode_density)},
-        {"decode_mass", json_figure(s->decode_mass)},
-        {"weights_bytes", json_whole(s->weights_bytes)},
-        {"scratch_bytes", json_whole(s->scratch_bytes)},
-        {"kv_bytes", json_whole(s->kv_bytes)},
-        {"kv_chat_bytes", json_whole(s->kv_chat_bytes)},
-        {"kv_f16_bytes", json_whole(s->kv_f16_bytes)},
-        {"kv_budget_bytes", json_whole(s->kv_budget_bytes)},
-        {"fit_tokens", json_whole(s->fit_tok)},
-        {"fit_tokens_floor", json_whole(s->fit_floor_tok)},
+        {"mass_p5", json_number(s->mass_p5)},
+        {"mass_worst", json_number(s->mass_worst)},
+        {"worst_layer", json_count(s->worst_layer)},
+        {"worst_head", json_count(s->worst_head)},
+        {"output_error", json_number(s->output_error)},
+        {"correction", json_number(s->correction)},
+        {"gain_predicted", json_number(s->gain_predicted)},
+        {"gain_measured", json_number(s->gain_measured)},
+        {"decode_density", json_number(s->decode_density)},
+        {"decode_mass", json_number(s->decode_mass)},
+        {"weights_bytes", json_count(s->weights_bytes)},
+        {"scratch_bytes", json_count(s->scratch_bytes)},
+        {"kv_bytes", json_count(s->kv_bytes)},
+        {"kv_chat_bytes", json_count(s->kv_chat_bytes)},
+        {"kv_f16_bytes", json_count(s->kv_f16_bytes)},
+        {"kv_budget_bytes", json_count(s->kv_budget_bytes)},
+        {"fit_tokens", json_count(s->fit_tok)},
+        {"fit_tokens_floor", json_count(s->fit_floor_tok)},
         {"kv", s->kv[0] ? json_string(s->kv) : json_null()},
-        {"rss_bytes", json_whole(s->rss_bytes)},
-        {"vram_bytes", json_whole(s->vram_bytes)},
+        {"rss_bytes", json_count(s->rss_bytes)},
+        {"vram_bytes", json_count(s->vram_bytes)},
         {"tier_bytes", tiers},
         {"layer_density", layers(s->layer_density, s->n_layer)},
         {"layer_mass", layers(s->layer_mass, s->n_layer)},
-        {"bytes_per_token", json_figure(s->bytes_per_tok)},
-        {"harm_predicted", json_figure(s->harm_predicted)},
-        {"kl_measured", json_figure(s->verified.kl)},
-        {"top1_measured", json_figure(s->verified.top1)},
-        {"fidelity_n", json_whole(s->verified.n)},
+        {"bytes_per_token", json_number(s->bytes_per_tok)},
+        {"harm_predicted", json_number(s->harm_predicted)},
+        {"kl_measured", json_number(s->verified.kl)},
+        {"top1_measured", json_number(s->verified.top1)},
+        {"fidelity_n", json_count(s->verified.n)},
         {"fidelity_at_ms", isfinite(s->verified.at_s)
                                ? json_integer((int64_t)(s->verified.at_s * 1000) + clock_lead_ms())
                                : json_null()},
-        {"kl_p99_measured", json_figure(s->verified.kl_p99)},
-        {"nll_difference", json_figure(s->verified.nll_difference)},
-        {"first_divergence", json_whole(s->verified.first_divergence)},
-        {"kl_rounding", json_figure(s->verified.kl_rounding)},
-        {"top1_rounding", json_figure(s->verified.top1_rounding)},
-        {"step_error", json_figure(s->step_error)},
-        {"harm_measured", json_figure(s->harm_measured)},
-        {"step_n", json_whole(s->step_n)},
+        {"kl_p99_measured", json_number(s->verified.kl_p99)},
+        {"nll_difference", json_number(s->verified.nll_difference)},
+        {"first_divergence", json_count(s->verified.first_divergence)},
+        {"kl_rounding", json_number(s->verified.kl_rounding)},
+        {"top1_rounding", json_number(s->verified.top1_rounding)},
+        {"step_error", json_number(s->step_error)},
+        {"harm_measured", json_number(s->harm_measured)},
+        {"step_n", json_count(s->step_n)},
     };
     json_t *j = json_object();
     for (size_t i = 0; i < sizeof fields / sizeof *fields; i++)
@@ -116,7 +105,7 @@ char *figures_text(const struct stats *s, const struct stats_agree *agree, int32
     if (n > 0) {
         json_t *kl = json_array(), *same = json_array();
         for (int32_t i = 0; i < n; i++) {
-            json_array_append_new(kl, json_figure((double)agree[i].kl));
+            json_array_append_new(kl, json_number((double)agree[i].kl));
             json_array_append_new(same, json_boolean(agree[i].same));
         }
         json_object_set_new(j, "token_kl", kl);
@@ -263,10 +252,7 @@ enum status figures_write(struct sessions *store, int64_t conversation, const st
     else
         add_json(&text, conversation, now, t, n);
     sessions_turns_free(t, n);
-    FILE *f = fopen(path, "wxe");
-    bool good = f && fwrite(text.data, 1, text.len, f) == text.len;
-    if (f && fclose(f) != 0)
-        good = false;
+    enum status st = export_write(path, str_c(&text), text.len, e);
     str_fini(&text);
-    return good ? OK : err_set(e, ERR_IO, "cannot write %s: %s", path, strerror(errno));
+    return st;
 }

@@ -96,14 +96,14 @@ bool loop_wake_interrupted(const struct loop_wake *w)
 
 /* ---- set-up ---- */
 
-static enum status load_keymap(const struct loop_options *o, struct keymap *km, struct err *e)
+static enum status load_keymap(struct keymap *km, struct err *e)
 {
-    char *path = o->keymap_path ? strdup(o->keymap_path) : paths_config("keymap.conf");
+    char *path = paths_config("keymap.conf");
     char *text = NULL;
     enum status s = conf_read(path, &text, e);
     if (s == OK)
         s = keymap_add(km, text, path, e);
-    else if (s == ERR_NOT_FOUND && !o->keymap_path)
+    else if (s == ERR_NOT_FOUND)
         s = OK;
     free(text);
     free(path);
@@ -229,7 +229,7 @@ int loop_run(struct chats *chats, struct sessions *store, const struct loop_opti
     struct theme theme;
     struct ui_front front;
     struct keymap *km = keymap_new();
-    if (load_keymap(o, km, &e) != OK || loop_theme(o, store, &theme, &e) != OK ||
+    if (load_keymap(km, &e) != OK || loop_theme(o, store, &theme, &e) != OK ||
         (!o->front && tui_open(&theme, no_colour(), o->mouse, &front, &e) != OK)) {
         fprintf(stderr, "dogear: %s\n", e.text);
         keymap_free(km);
@@ -255,6 +255,8 @@ int loop_run(struct chats *chats, struct sessions *store, const struct loop_opti
         screen_notice(sc, "%s", o->notice);
     if (o->open_id)
         screen_open(sc, o->open_id);
+    if (o->system && chat_set_system(screen_chat(sc), o->system, &e) != OK)
+        screen_error(sc, &e);
     if (o->pick)
         screen_pick(sc);
     if (o->prompt && o->prompt[0])

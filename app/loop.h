@@ -35,11 +35,11 @@ struct loop_options {
     struct loop_wake *wake; /* required */
     struct engine *engine;  /* for the status line; borrowed, required */
     const char *theme; /* built-in name or path of a .conf; NULL = the saved one, else "dark" */
-    const char *keymap_path;  /* NULL = $XDG_CONFIG_HOME/dogear/keymap.conf when it exists */
     const char *history_path; /* NULL = $XDG_STATE_HOME/dogear/history; "" = keep none */
     const char *prompt;       /* sent as the first message; NULL = none */
     const char *notice;       /* first line shown, e.g. engine_info()->notice; NULL or "" = none */
     int64_t open_id;          /* conversation to open; 0 = a new one */
+    const char *system;       /* what open_id's system prompt is to be (chat_set_system); NULL = as it is */
     bool pick;                /* start in the conversation list */
     bool mouse; /* report mouse events (the terminal's own selection then needs Shift) */
     struct ui_front *front; /* opened already, closed by loop_run; NULL = the terminal */
@@ -57,7 +57,7 @@ enum status loop_theme(const struct loop_options *o, struct sessions *store, str
 
 /* Runs the front-end until the user leaves, the terminal or window vanishes or SIGTERM comes; what
  * was typed is kept as a draft in the store. Returns the exit status of the program: 0, or 1 when
- * the terminal could not be set up (one line on stderr says why). `store` may be NULL. */
+ * the terminal could not be set up (one line on stderr says why). */
 int loop_run(struct chats *chats, struct sessions *store, const struct loop_options *o);
 
 #endif

@@ -35,7 +35,6 @@ struct option {
 #define KEEPS TALK " list show search rename rm fork pin thin export import verify doctor"
 
 #define OFF(field) offsetof(struct options, field)
-#define ANY -INFINITY, INFINITY
 
 static const struct option table[] = {
     {"-m", "model", TEXT, OFF(model), "FILE", "GGUF model: a path, or a name from `dogear models`", 0, 0, LOADS " info doctor"},
@@ -53,7 +52,7 @@ static const struct option table[] = {
     {"-n", "predict", INT, OFF(n_predict), "N", "most tokens to generate (-1 = until the model stops)", -1, 1 << 24, TALK " bench"},
     {"-p", "prompt", TEXT, OFF(prompt), "TEXT", "the prompt (bench: prompt lengths, e.g. 512,4096)", 0, 0, TALK " tokenize bench"},
     {"-f", "file", TEXT, OFF(file), "FILE", "read the prompt from a file", 0, 0, "ask tokenize detokenize perplexity"},
-    {"-sys", "system-prompt", TEXT, OFF(system), "TEXT", "system prompt of a new conversation", 0, 0, TALK},
+    {"-sys", "system-prompt", TEXT, OFF(system), "TEXT", "system prompt; of a begun conversation (-r ID) on a branch", 0, 0, TALK},
     {"-rea", "reasoning", TEXT, OFF(reasoning), "MODE", "whether the model thinks before it answers, where its chat format has a switch: on, off or auto (as it does unasked)", 0, 0, TALK},
     {NULL, "kv", TEXT, OFF(kv), "NAME", "KV cache format: exact, 8/8, 8/4, 4/4, adaptive, ...; `dogear presets` lists all, lossy ones marked", 0, 0, RUNS},
     {NULL, "kv-budget", SIZE, OFF(kv_budget_bytes), "SIZE", "memory for KV, e.g. 2G (0 = automatic)", 0, 0, RUNS " info"},
@@ -194,8 +193,6 @@ enum status options_list(const char *s, int32_t *ret, int max, int *ret_n, struc
 
 static enum status number_error(const struct option *t, const char *v, struct err *e)
 {
-    if (isinf(t->max))
-        return err_set(e, ERR_USAGE, "--%s: \"%s\" is no number", t->long_name, v);
     int digits = t->kind == FLOAT ? FLT_DIG : DBL_DIG;
     return err_set(e, ERR_USAGE, "--%s: \"%s\" is not a number from %.*g to %.*g", t->long_name, v,
                    digits, t->min, digits, t->max);
@@ -390,6 +387,7 @@ enum status options_parse(struct options *o, const char *command, int argc, char
 {
     bool bench = !strcmp(command, "bench");
     bool only_words = false;
+    const char *saved_system = o->system;
     o->words = mem_calloc((size_t)argc + 1, sizeof *o->words);
     for (int i = 1, n; i < argc; i += n) {
         const struct option *t;
@@ -422,6 +420,7 @@ enum status options_parse(struct options *o, const char *command, int argc, char
         else
             TRY(set_value(o, t, v, e));
     }
+    o->system_asked = o->system != saved_system;
     int most = cli_command_find(command)->n_word;
     if (most >= 0 && o->n_word > most && !o->help && !o->version)
         return err_set(e, ERR_USAGE, "\"%s\" is one word too many; see dogear %s --help",

@@ -17,6 +17,7 @@ struct options {
     char *prompt;        /* -p, or the positional words of `ask` */
     char *file;          /* -f */
     char *system;        /* -sys */
+    bool system_asked;   /* on the command line: of a conversation that is resumed, too */
     char *out;           /* --out */
     char *tokens;        /* --tokens */
     char *text;          /* --text */

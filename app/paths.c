@@ -6,7 +6,6 @@
 #include <string.h>
 #include <unistd.h>
 
-#include "engine/base/mem.h"
 #include "engine/base/str.h"
 
 static const char *home(void)

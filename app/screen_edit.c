@@ -289,7 +289,8 @@ static bool run_editor(struct screen *sc, const char *path)
     return ended == pid && WIFEXITED(status) && WEXITSTATUS(status) == 0;
 }
 
-static void read_back(struct screen *sc, const char *path)
+/* False when some of it cannot be had: the file is kept then. */
+static bool read_back(struct screen *sc, const char *path)
 {
     int fd = open(path, O_RDONLY | O_CLOEXEC);
     struct str s = {0};
@@ -299,14 +300,18 @@ static void read_back(struct screen *sc, const char *path)
         str_add(&s, buf, (size_t)k);
     if (fd >= 0)
         close(fd);
+    bool good = k == 0;
     if (k < 0) {
-        screen_notice(sc, "the edited text could not be read back; yours is unchanged");
+        screen_notice(sc, "the edited text could not be read back: it stays in %s", path);
+    } else if (k > 0) {
+        screen_notice(sc, "the edited text is too long for a message: it stays in %s", path);
     } else {
         while (s.len > 0 && s.data[s.len - 1] == '\n') /* editors end the last line */
             str_cut(&s, s.len - 1, 1);
         editor_set(sc->editor, str_c(&s), s.len);
     }
     str_fini(&s);
+    return good;
 }
 
 void editor_external(struct screen *sc)
@@ -329,11 +334,13 @@ void editor_external(struct screen *sc)
     bool good = run_editor(sc, path.data);
     sc->front->resume(sc->front->ctx);
     cells_invalidate(sc->cells);
-    if (good)
-        read_back(sc, path.data);
+    bool keep = false;
+    if (good || asked_to_leave()) /* when we ended the editor, what was saved in it counts */
+        keep = !read_back(sc, path.data);
     else
         screen_notice(sc, "the editor failed; your text is unchanged (set $VISUAL or $EDITOR)");
-    unlink(path.data);
+    if (!keep)
+        unlink(path.data);
     str_fini(&path);
     sc->dirty = true;
 }

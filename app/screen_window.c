@@ -5,7 +5,6 @@
 #include <time.h>
 
 #include "app/screen_state.h"
-#include "engine/base/mem.h"
 
 static bool inside(struct rect r, int x, int y)
 {

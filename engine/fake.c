@@ -35,7 +35,6 @@
 #include "engine/base/mem.h"
 #include "engine/base/queue.h"
 #include "engine/base/str.h"
-#include "engine/base/utf8.h"
 #include "engine/engine_impl.h"
 #include "engine/template.h"
 

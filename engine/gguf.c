@@ -21,6 +21,8 @@ enum {
     MIN_TENSOR_BYTES = 8 + 4 + 8 + 4 + 8, /* name length, n_dim, one dim, type, offset */
     MAX_PART = 4096,
     MAX_KEY = 65535,
+    MAX_KVS = 1 << 16, /* what a file claims is reserved before it is read: real ones have a few hundred */
+    MAX_TENSORS = 1 << 20,
 };
 
 static const uint8_t type_bytes[GGUF_TYPES] = {
@@ -211,10 +213,10 @@ static enum status read_header(struct reader *r, uint32_t *version, uint64_t *n_
     TRY(read_bytes(r, n_tensor, 8, "the tensor count", e));
     TRY(read_bytes(r, n_kv, 8, "the metadata count", e));
     uint64_t left = r->part->size_bytes - r->at;
-    if (*n_kv > left / MIN_KV_BYTES || *n_kv > UINT32_MAX)
+    if (*n_kv > left / MIN_KV_BYTES || *n_kv > MAX_KVS)
         return err_set(e, ERR_FORMAT, "%s: claims %llu metadata entries in %llu bytes",
                        r->part->path, (unsigned long long)*n_kv, (unsigned long long)left);
-    if (*n_tensor > left / MIN_TENSOR_BYTES)
+    if (*n_tensor > left / MIN_TENSOR_BYTES || *n_tensor > MAX_TENSORS)
         return err_set(e, ERR_FORMAT, "%s: claims %llu tensors in %llu bytes", r->part->path,
                        (unsigned long long)*n_tensor, (unsigned long long)left);
     return OK;
@@ -251,10 +253,8 @@ static enum status read_kvs(struct reader *r, uint64_t n_kv, struct gguf_kv **re
 static const char *foreign_type(uint32_t type)
 {
     static const char *const name[] = {
-        [9] = "Q8_1",   [15] = "Q8_K",  [16] = "IQ2_XXS", [17] = "IQ2_XS", [18] = "IQ3_XXS",
-        [19] = "IQ1_S", [21] = "IQ3_S", [22] = "IQ2_S",   [24] = "I8",     [25] = "I16",
-        [26] = "I32",   [27] = "I64",   [28] = "F64",     [29] = "IQ1_M",  [34] = "TQ1_0",
-        [35] = "TQ2_0", [39] = "MXFP4",
+        [9] = "Q8_1", [15] = "Q8_K", [24] = "I8",     [25] = "I16",   [26] = "I32",
+        [27] = "I64", [28] = "F64",  [34] = "TQ1_0", [35] = "TQ2_0", [40] = "NVFP4",
     };
     return type < sizeof name / sizeof *name && name[type] ? name[type] : "unknown";
 }
@@ -615,29 +615,6 @@ bool gguf_get_u32(const struct gguf *g, const char *key, uint32_t *ret)
     if (!gguf_elem_i64(find_scalar(g, key), 0, &v) || v < 0 || v > UINT32_MAX)
         return false;
     *ret = (uint32_t)v;
-    return true;
-}
-
-bool gguf_get_i32(const struct gguf *g, const char *key, int32_t *ret)
-{
-    int64_t v;
-    if (!gguf_elem_i64(find_scalar(g, key), 0, &v) || v < INT32_MIN || v > INT32_MAX)
-        return false;
-    *ret = (int32_t)v;
-    return true;
-}
-
-bool gguf_get_u64(const struct gguf *g, const char *key, uint64_t *ret)
-{
-    const struct gguf_kv *kv = find_scalar(g, key);
-    int64_t v;
-    if (kv && kv->elem == GGUF_U64) {
-        memcpy(ret, kv->data, 8);
-        return true;
-    }
-    if (!gguf_elem_i64(kv, 0, &v) || v < 0)
-        return false;
-    *ret = (uint64_t)v;
     return true;
 }
 

@@ -76,8 +76,6 @@ const struct gguf_kv *gguf_find(const struct gguf *g, const char *key); /* NULL 
 /* Scalars. True when the key exists and its value is a number (any integer or float type) that the
  * asked type holds exactly (f32: nearest); *ret is untouched otherwise. */
 bool gguf_get_u32(const struct gguf *g, const char *key, uint32_t *ret);
-bool gguf_get_i32(const struct gguf *g, const char *key, int32_t *ret);
-bool gguf_get_u64(const struct gguf *g, const char *key, uint64_t *ret);
 bool gguf_get_f32(const struct gguf *g, const char *key, float *ret);
 bool gguf_get_bool(const struct gguf *g, const char *key, bool *ret);
 bool gguf_get_str(const struct gguf *g, const char *key, struct gguf_str *ret);

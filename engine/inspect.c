@@ -4,7 +4,6 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "engine/base/mem.h"
 #include "engine/base/str.h"
 #include "engine/base/utf8.h"
 #include "engine/engine.h"

@@ -385,10 +385,13 @@ static enum status bind_rope_factors(struct model *m, const char *name,
                                      const struct gguf_tensor **ret, struct err *e)
 {
     const struct gguf_tensor *t = gguf_tensor_find(m->gguf, name);
-    if (t && (t->type != KERN_F32 || t->n_elem < m->p.n_rot / 2))
+    int32_t n = m->p.n_rot / 2;
+    if (!model_own_rope(&m->p) && m->p.n_rot_local / 2 > n) /* sliding layers read them, too */
+        n = m->p.n_rot_local / 2;
+    if (t && (t->type != KERN_F32 || t->n_elem < n))
         return err_set(e, ERR_FORMAT, "%s: tensor '%s' does not hold %d float32 values",
-                       gguf_path(m->gguf), name, m->p.n_rot / 2);
-    for (int32_t i = 0; t && i < m->p.n_rot / 2; i++) {
+                       gguf_path(m->gguf), name, n);
+    for (int32_t i = 0; t && i < n; i++) {
         float f;
         memcpy(&f, (const char *)t->data + 4 * (size_t)i, 4);
         if (!(f > 0 && f < 1e31f)) /* gemma4: 1e30 where nothing is rotated */

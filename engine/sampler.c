@@ -12,7 +12,6 @@
 enum {
     HISTORY_MAX = 16384, /* repeat_last_n = -1, or more than this */
     BUCKETS = 256,
-    STATE_MAGIC = 0x31706d73, /* "smp1" */
 };
 /* Logits fall into buckets by their distance from the largest: the first 255 buckets cover 32
  * nats, the last one the rest, which is 1e-14 of the largest probability and less. */
@@ -303,53 +302,4 @@ void sampler_choice(const float *logits, int32_t n_vocab, int32_t id, struct sta
     for (int i = 0; i < N; i++)
         ret->id_p[i] = ret->id[i] < 0 ? NAN : (float)((double)expf(best[i] - best[0]) / sum);
     ret->p = (float)((double)expf(logits[id] - best[0]) / sum);
-}
-
-/* ---- state ---- */
-
-struct state {
-    uint32_t magic;
-    int32_t history_cap, n_history, history_at;
-    uint64_t seed;
-    uint64_t rng[4];
-};
-
-size_t sampler_state_bytes(const struct sampler *s)
-{
-    return sizeof(struct state) + (size_t)s->history_cap * sizeof *s->history;
-}
-
-void sampler_save(const struct sampler *s, void *dst)
-{
-    struct state st = {STATE_MAGIC, s->history_cap, s->n_history, s->history_at, s->p.seed, {0}};
-    memcpy(st.rng, s->rng, sizeof st.rng);
-    memcpy(dst, &st, sizeof st);
-    memcpy((char *)dst + sizeof st, s->history, (size_t)s->history_cap * sizeof *s->history);
-}
-
-enum status sampler_load(struct sampler *s, const void *src, size_t size_bytes, struct err *e)
-{
-    struct state st;
-    if (size_bytes != sampler_state_bytes(s))
-        return err_set(e, ERR_FORMAT, "sampler state of %zu bytes, %zu expected", size_bytes,
-                       sampler_state_bytes(s));
-    memcpy(&st, src, sizeof st);
-    bool ok = st.magic == STATE_MAGIC && st.history_cap == s->history_cap && st.n_history >= 0 &&
-              st.n_history <= st.history_cap && st.history_at >= 0 &&
-              st.history_at < (st.history_cap ? st.history_cap : 1) &&
-              (st.rng[0] | st.rng[1] | st.rng[2] | st.rng[3]) != 0;
-    const char *ids = (const char *)src + sizeof st;
-    for (int32_t i = 0; ok && i < st.history_cap; i++) {
-        int32_t id;
-        memcpy(&id, ids + (size_t)i * sizeof id, sizeof id);
-        ok = id >= 0 && id < s->n_vocab;
-    }
-    if (!ok)
-        return err_set(e, ERR_FORMAT, "sampler state is damaged or of another model");
-    s->n_history = st.n_history;
-    s->history_at = st.history_at;
-    s->p.seed = st.seed;
-    memcpy(s->rng, st.rng, sizeof s->rng);
-    memcpy(s->history, ids, (size_t)s->history_cap * sizeof *s->history);
-    return OK;
 }

@@ -34,10 +34,4 @@ void sampler_choice(const float *logits, int32_t n_vocab, int32_t id, struct sta
 /* Tells what was fed, prompt and answer alike: the repeat penalty looks back over it. */
 void sampler_accept(struct sampler *s, int32_t id);
 
-/* Random state and history, to be kept with a timeline. sampler_state_bytes is constant for one
- * set of parameters. load refuses bytes of another size or shape with ERR_FORMAT. */
-size_t sampler_state_bytes(const struct sampler *s);
-void sampler_save(const struct sampler *s, void *dst);
-enum status sampler_load(struct sampler *s, const void *src, size_t size_bytes, struct err *e);
-
 #endif

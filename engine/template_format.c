@@ -5,7 +5,6 @@
 
 #include <string.h>
 
-#include "engine/base/mem.h"
 
 enum { MARKS = 3 };
 
@@ -350,8 +349,8 @@ static const char *find_last(const char *s, const char *end, const char *what)
 
 static bool at(const char *s, const char *end, const char *word)
 {
-    size_t n = strlen(word);
-    return (size_t)(end - s) >= n && memcmp(s, word, n) == 0;
+    ptrdiff_t n = (ptrdiff_t)strlen(word);
+    return end - s >= n && memcmp(s, word, (size_t)n) == 0;
 }
 
 static bool starts(const char *s, const char *end, const char *word)

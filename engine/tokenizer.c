@@ -9,7 +9,6 @@
 #include <xxhash.h>
 
 #include "engine/base/mem.h"
-#include "engine/base/utf8.h"
 #include "engine/gguf.h"
 
 enum {

@@ -6,7 +6,6 @@
 #include <unistd.h>
 
 #include "sessions/bundle_schema_sql.h"
-#include "engine/base/mem.h"
 #include "sessions/copy.h"
 #include "sessions/kvstore.h"
 

@@ -398,8 +398,8 @@ static enum status run_put(struct sessions *s, struct command *c, struct err *e)
         if (p->pieces[i].size_bytes > cap)
             cap = p->pieces[i].size_bytes;
     cap = ZSTD_compressBound(cap);
-    void *buf = mem_alloc(cap);
-    enum status st = OK;
+    void *buf = mem_try(cap);
+    enum status st = buf ? OK : err_set(e, ERR_MEMORY, "out of memory: no %zu bytes to compress a cache", cap);
     for (int32_t i = 0; i < p->n_piece && st == OK; i++) {
         enum kv_io_kind kind = kv_io_kind(p->pieces[i].plane);
         if (!block[kind])

@@ -9,7 +9,6 @@
 #include <string.h>
 
 #include "engine/base/mem.h"
-#include "engine/base/str.h"
 #include "engine/base/utf8.h"
 #include "ui/cells.h"
 

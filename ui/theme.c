@@ -6,7 +6,6 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "engine/base/str.h"
 #include "ui/cells.h"
 #include "ui/conf.h"
 

@@ -38,7 +38,7 @@ enum kv_io_kind { KV_IO_PAGES, KV_IO_ROWS, KV_IO_STATES, KV_IO_KINDS };
 
 struct kv_piece {
     int32_t layer;      /* among those that have keys and values, or among those that keep a state */
-    int32_t head_group; /* KV heads are stored in groups so that blobs are 32-64 KiB */
+    int32_t head_group; /* 0: a piece holds all KV heads */
     int32_t block;      /* pages: 64-token block index; else tokens in the log at that point */
     int32_t plane;      /* 0..6 as above; or KV_IO_WINDOW, KV_IO_STATE */
     const void *data;

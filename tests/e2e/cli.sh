@@ -361,6 +361,11 @@ dogear ask --fake "$fake" -sys 'Be kind.' first of all --json && told=$(json "$w
     dogear ask --fake "$fake" -r "$told" -sys 'Be brief.' at last --json && [ "$(json "$work/out" 'j["conversation"]')" = "$told" ] &&
     dogear show "$told" && grep -q 'Be brief' "$work/out" && grep -q 'first of all' "$work/out" && ! grep -q 'Be kind' "$work/out"
 ok resume__system_prompt__the_same_or_a_branch
+mkdir "$XDG_CONFIG_HOME/dogear" && echo 'system-prompt = Be terse.' >"$XDG_CONFIG_HOME/dogear/config"
+dogear ask --fake "$fake" -r "$told" once more --json && dogear show "$told" && grep -q 'Be brief' "$work/out" && ! grep -q 'Be terse' "$work/out" &&
+    dogear ask --fake "$fake" another --json && dogear show "$(json "$work/out" 'j["conversation"]')" && grep -q 'Be terse' "$work/out"
+ok config__system_prompt__is_for_new_conversations
+rm -r "$XDG_CONFIG_HOME/dogear"
 
 dogear --completion-bash && grep -q kv-budget "$work/out" && dogear --completion-zsh && grep -q kv-budget "$work/out" &&
     dogear --completion-fish && grep -q kv-budget "$work/out"

@@ -236,50 +236,6 @@ static void sampler__seed__repeats_and_differs(void **state)
     sampler_free(b);
 }
 
-static void sampler__save__continues_where_it_was(void **state)
-{
-    (void)state;
-    static float logits[VOCAB];
-    make_logits(logits, VOCAB);
-    struct engine_sampling p = plain();
-    p.repeat_penalty = 1.2f;
-    p.temp = 2;
-    struct sampler *a = sampler_new(VOCAB, &p);
-    for (int i = 0; i < 100; i++)
-        sampler_accept(a, sampler_pick(a, logits));
-    size_t n = sampler_state_bytes(a);
-    char *bytes = malloc(n);
-    sampler_save(a, bytes);
-    p.seed = 12345;
-    struct sampler *b = sampler_new(VOCAB, &p);
-    struct err e;
-    assert_int_equal(sampler_load(b, bytes, n, &e), OK);
-    assert_int_equal(sampler_seed(b), 7);
-    for (int i = 0; i < 100; i++) {
-        int32_t id = sampler_pick(a, logits);
-        assert_int_equal(id, sampler_pick(b, logits));
-        sampler_accept(a, id);
-        sampler_accept(b, id);
-    }
-    sampler_save(b, bytes);
-    assert_int_equal(sampler_load(b, bytes, n - 1, &e), ERR_FORMAT);
-    /* No damage may lead outside the tables. */
-    for (size_t i = 0; i < n; i++) {
-        char kept = bytes[i];
-        bytes[i] = (char)(kept ^ 0x80);
-        if (sampler_load(b, bytes, n, &e) == OK)
-            sampler_accept(b, sampler_pick(b, logits));
-        bytes[i] = kept;
-    }
-    p.repeat_last_n = 32;
-    struct sampler *c = sampler_new(VOCAB, &p);
-    assert_int_equal(sampler_load(c, bytes, n, &e), ERR_FORMAT);
-    free(bytes);
-    sampler_free(a);
-    sampler_free(b);
-    sampler_free(c);
-}
-
 /* The size of a real vocabulary, where candidates are picked out instead of sorting all; what it takes is
  * told by tests/bench/bench_sampler. */
 static void sampler__pick__large_vocabulary(void **state)
@@ -314,7 +270,6 @@ int main(void)
         cmocka_unit_test(sampler__pick__extreme_logits),
         cmocka_unit_test(sampler__accept__penalty_reaches_back_so_far),
         cmocka_unit_test(sampler__seed__repeats_and_differs),
-        cmocka_unit_test(sampler__save__continues_where_it_was),
         cmocka_unit_test(sampler__pick__large_vocabulary),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
