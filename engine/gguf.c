@@ -46,7 +46,7 @@ struct gguf {
     int64_t n_kv;
     struct gguf_tensor *tensor;       /* in the order of the files */
     struct gguf_tensor **tensor_name; /* sorted by name */
-    int64_t n_tensor, tensor_cap;
+    int64_t n_tensor;
 };
 
 /* A walk over one part; every read is checked against its end. */

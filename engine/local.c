@@ -505,8 +505,13 @@ static enum status local_set_kv(struct engine *en, const char *preset, struct er
 
 static const char *local_kv_name(const struct engine *en, int i, const char **ret_what)
 {
-    (void)en;
-    const struct preset *p = presets_at(i);
+    const struct local *l = local_of(en);
+    const struct kv_shape shape = l->model ? local_kv_shape(l) : (struct kv_shape){0};
+    const struct preset *p = NULL, *found;
+    struct err ignored;
+    for (int j = 0; l->model && (p = presets_at(j)); j++)
+        if (find_preset(&shape, p->name, &found, &ignored) == OK && check_backend(l, p, &ignored) == OK && i-- == 0)
+            break;
     *ret_what = p ? p->what : "";
     return p ? p->name : NULL;
 }

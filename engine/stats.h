@@ -8,7 +8,7 @@
 
 enum { STATS_TIERS = 8, STATS_LAYERS = 128 };
 
-enum stats_phase { STATS_IDLE, STATS_LOADING, STATS_PREFILL, STATS_DECODE, STATS_VERIFY };
+enum stats_phase { STATS_IDLE, STATS_PREFILL, STATS_DECODE, STATS_VERIFY };
 
 /* A timeline's cache against the whole of it read again exactly (engine_verify). */
 struct stats_verified {

@@ -349,7 +349,6 @@ static void read_ids(struct tokenizer *t, const struct gguf *g)
     ids->bos = read_id(t, g, "tokenizer.ggml.bos_token_id", spm ? 1 : -1);
     ids->eos = read_id(t, g, "tokenizer.ggml.eos_token_id", spm ? 2 : -1);
     ids->unk = read_id(t, g, "tokenizer.ggml.unknown_token_id", spm ? 0 : -1);
-    ids->pad = read_id(t, g, "tokenizer.ggml.padding_token_id", -1);
     ids->eot = read_id(t, g, "tokenizer.ggml.eot_token_id", -1);
     gguf_get_bool(g, "tokenizer.ggml.add_bos_token", &ids->add_bos);
     gguf_get_bool(g, "tokenizer.ggml.add_eos_token", &ids->add_eos);
@@ -522,7 +521,7 @@ static enum status open_into(struct tokenizer *t, const struct gguf *g, struct e
 enum status tokenizer_open(const struct gguf *g, struct tokenizer **ret, struct err *e)
 {
     struct tokenizer *t = mem_calloc(1, sizeof *t);
-    t->ids = (struct tokenizer_ids){-1, -1, -1, -1, -1, false, false};
+    t->ids = (struct tokenizer_ids){-1, -1, -1, -1, false, false};
     enum status st = open_into(t, g, e);
     if (st != OK) {
         tokenizer_free(t);

@@ -28,7 +28,7 @@ const char *tokenizer_name(const struct tokenizer *t); /* "spm", "bpe llama-bpe"
 
 /* -1 = the model has none. eot ends a turn (<|im_end|>, <|eot_id|>, ...), eos the text. */
 struct tokenizer_ids {
-    int32_t bos, eos, eot, unk, pad;
+    int32_t bos, eos, eot, unk;
     bool add_bos, add_eos;
 };
 const struct tokenizer_ids *tokenizer_special(const struct tokenizer *t); /* borrowed */

@@ -58,13 +58,9 @@ static void read_part(void *ctx, int part, int n_part)
 #define CLEAR_ymm(k) "vpxor %%xmm" k ", %%xmm" k ", %%xmm" k "\n\t"
 #define STEP_INT8(k) "vpmaddubsw %%ymm0, %%ymm1, %%ymm14\n\tvpaddw %%ymm14, %%ymm" k ", %%ymm" k "\n\t"
 #define STEP_INT8_WIDE(k) "vpdpbusd %%zmm0, %%zmm1, %%zmm" k "\n\t"
-#define STEP_F32(k) "vfmadd231ps %%ymm0, %%ymm1, %%ymm" k "\n\t"
-#define STEP_F32_WIDE(k) "vfmadd231ps %%zmm0, %%zmm1, %%zmm" k "\n\t"
 
 PEAK(int8_part, ymm, STEP_INT8)
 PEAK(int8_wide_part, ymm, STEP_INT8_WIDE)
-PEAK(f32_part, ymm, STEP_F32)
-PEAK(f32_wide_part, ymm, STEP_F32_WIDE)
 
 #endif
 
@@ -86,7 +82,7 @@ static bool measure_device(struct kern *k, struct limits *ret)
     enum { COPIES = 20 };
     size_t size = (size_t)ARRAY_BYTES;
     void *a = k->ops->alloc(k, size), *b = k->ops->alloc(k, size);
-    *ret = (struct limits){.int8_gops = NAN, .f32_gops = NAN};
+    *ret = (struct limits){.int8_gops = NAN};
     double best = INFINITY;
     for (int i = 0; a && b && i < REPEATS; i++) {
         k->ops->sync(k);
@@ -113,17 +109,14 @@ bool limits_measure(struct kern *k, struct limits *ret)
         return false;
     memset(array, 1, ARRAY_BYTES);
     w.array = array;
-    *ret = (struct limits){.int8_gops = NAN, .f32_gops = NAN};
+    *ret = (struct limits){.int8_gops = NAN};
     ret->read_gbps = ARRAY_BYTES / best_s(k, read_part, &w) / 1e9;
 #if defined(__x86_64__)
     double steps = (double)ROUNDS * CHAINS * k->n_thread;
-    if (__builtin_cpu_supports("avx512vnni")) {
+    if (__builtin_cpu_supports("avx512vnni"))
         ret->int8_gops = steps * 128 / best_s(k, int8_wide_part, &w) / 1e9;
-        ret->f32_gops = steps * 32 / best_s(k, f32_wide_part, &w) / 1e9;
-    } else if (__builtin_cpu_supports("avx2")) {
+    else if (__builtin_cpu_supports("avx2"))
         ret->int8_gops = steps * 64 / best_s(k, int8_part, &w) / 1e9;
-        ret->f32_gops = steps * 16 / best_s(k, f32_part, &w) / 1e9;
-    }
 #endif
     free(array);
     return true;

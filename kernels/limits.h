@@ -8,10 +8,9 @@
 struct limits {
     double read_gbps; /* reading 256 MiB from memory, all threads of k */
     double int8_gops; /* 8-bit multiply-adds in registers, two operations each; NAN = unknown here */
-    double f32_gops;  /* the same in float32 */
 };
 
-/* int8 and f32 are NAN on a device. Returns false when memory for the array cannot be had. */
+/* int8_gops is NAN on a device. Returns false when memory for the array cannot be had. */
 bool limits_measure(struct kern *k, struct limits *ret);
 
 #endif

@@ -66,7 +66,7 @@ struct builder {
     struct str code;
     char language[32];
     /* table */
-    bool in_table, in_cell, in_head;
+    bool in_cell, in_head;
     struct flow *cells; /* [n_row, n_col] */
     MD_ALIGN align[TABLE_COLS_MAX];
     int n_col, n_row, n_head, cell_col;
@@ -471,7 +471,6 @@ static int enter_block(MD_BLOCKTYPE type, void *detail, void *user)
     case MD_BLOCK_TABLE: {
         gap(b);
         const MD_BLOCK_TABLE_DETAIL *d = detail;
-        b->in_table = true;
         b->n_col = d->col_count < TABLE_COLS_MAX ? (int)d->col_count : TABLE_COLS_MAX;
         b->n_row = b->n_head = 0;
         break;
@@ -523,7 +522,6 @@ static int leave_block(MD_BLOCKTYPE type, void *detail, void *user)
         b->in_head = false;
         break;
     case MD_BLOCK_TABLE:
-        b->in_table = false;
         table_flush(b);
         break;
     case MD_BLOCK_LI: {
