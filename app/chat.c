@@ -140,7 +140,8 @@ static enum status path_reload(struct chat *c, struct err *e)
         if (rows[i].ids)
             add_ids(m, rows[i].ids, rows[i].n_id);
         bool answer = !strcmp(rows[i].role, "assistant");
-        m->cut = answer && (!rows[i].done || (rows[i].stop[0] && strcmp(rows[i].stop, "eos") != 0));
+        m->cut = answer && (!rows[i].done || (rows[i].stop[0] && strcmp(rows[i].stop, "eos") != 0)) &&
+                 !sessions_writing_elsewhere(c->store, m->id);
         m->n_sibling = rows[i].n_sibling;
         m->sibling = rows[i].sibling;
     }
@@ -430,11 +431,16 @@ static enum status begin_turn(struct chat *c, struct err *e)
         .sampling = c->sampling,
         .n_predict = c->n_predict,
     };
-    enum status st = engine_submit(c->engine, &t, &c->turn, e);
+    struct message *last = &c->messages[c->n_message - 1];
+    bool more = strcmp(last->role, "assistant") == 0; /* chat_continue */
+    enum status st = more && !sessions_writing_begin(c->store, last->id)
+                         ? err_set(e, ERR_USAGE, "another window is writing this answer")
+                         : engine_submit(c->engine, &t, &c->turn, e);
     free(news);
     free(prefix);
-    struct message *last = &c->messages[c->n_message - 1];
-    if (st == OK && !strcmp(last->role, "assistant")) { /* goes on: chat_continue */
+    if (st != OK && more)
+        sessions_writing_end(c->store, last->id);
+    if (st == OK && more) {
         c->answering = true;
         c->flushed_ms = now_ms();
         if (c->choice_of != last->id) {
@@ -602,7 +608,13 @@ enum status chat_regenerate(struct chat *c, struct err *e)
 enum status chat_continue(struct chat *c, struct err *e)
 {
     TRY(refuse_busy(c, e));
+    if (c->n_message > 0) /* what another window wrote meanwhile */
+        TRY(path_reload(c, e));
     struct message *m = c->n_message ? &c->messages[c->n_message - 1] : NULL;
+    if (m && strcmp(m->role, "user") == 0)
+        return err_set(e, ERR_USAGE, "this message has no answer yet; /regen has it answered");
+    if (m && sessions_writing_elsewhere(c->store, m->id))
+        return err_set(e, ERR_USAGE, "another window is writing this answer");
     if (!m || strcmp(m->role, "assistant") != 0 || !m->cut)
         return err_set(e, ERR_USAGE, "no answer was cut here; send a message to go on");
     if (!m->ids) /* read by another model, or never */

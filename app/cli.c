@@ -165,11 +165,11 @@ enum status cli_store_saved(const struct options *o, struct sessions **ret, stru
     return sessions_open(":memory:", ret, e);
 }
 
-/* A new file beside the store; NULL when it cannot be written. */
-static char *rescue(const char *store, const char *text)
+/* A new file whose name begins so; NULL when it cannot be written. */
+static char *rescue(const char *begin, const char *text)
 {
     struct str path = {0};
-    str_addf(&path, "%s-unsaved-XXXXXX.txt", store);
+    str_addf(&path, "%s-unsaved-XXXXXX.txt", begin);
     int fd = mkstemps(path.data, 4);
     FILE *f = fd < 0 ? NULL : fdopen(fd, "w");
     bool ok = f && fputs(text, f) >= 0;
@@ -241,21 +241,23 @@ int cli_store_close(struct sessions *s, int rc)
     patience_begin(&patience);
     char *lost = s ? sessions_end(s) : NULL;
     patience_end(&patience);
+    char *store = lost ? mem_strdup(sessions_path(s)) : NULL;
+    sessions_close(s); /* which gives back what its logs take: on a full disk room for the text */
     if (lost) {
-        char *path = rescue(sessions_path(s), lost);
+        char *path = rescue(store, lost);
+        if (!path)
+            path = rescue("/tmp/dogear", lost);
         if (path)
-            fprintf(stderr, "dogear: an answer could not be stored in %s; its text is in %s\n",
-                    sessions_path(s), path);
+            fprintf(stderr, "dogear: an answer could not be stored in %s; its text is in %s\n", store, path);
         else
-            fprintf(stderr, "dogear: an answer could not be stored in %s; this is its text:\n",
-                    sessions_path(s));
+            fprintf(stderr, "dogear: an answer could not be stored in %s; this is its text:\n", store);
         if (!path)
             cli_print_safe(lost, strlen(lost));
         free(path);
         free(lost);
         rc = 1;
     }
-    sessions_close(s);
+    free(store);
     return rc;
 }
 

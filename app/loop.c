@@ -11,6 +11,7 @@
 #include <sys/signalfd.h>
 #include <unistd.h>
 
+#include "app/chat.h"
 #include "app/paths.h"
 #include "app/screen.h"
 #include "engine/base/str.h"

@@ -133,6 +133,8 @@ static enum status run_add(struct sessions *s, struct command *c, struct err *e)
               " VALUES (nullif(?1, 0), ?2, ?3, ?4, ?4, ?5, ?6)",
               "iiiits", c->message, c->conversation, now, done, c->word, c->text, c->len));
     c->ret = sqlite3_last_insert_rowid(db_handle(s->w));
+    if (!done)
+        sessions_writing_begin(s, c->ret);
     return db_do(s->w, e, "UPDATE conversation SET leaf = ?, updated_ms = ? WHERE id = ?", "iii",
                  c->ret, now, c->conversation);
 }
@@ -201,6 +203,7 @@ static enum status run_finish(struct sessions *s, struct command *c, struct err 
               " indexed = 1 WHERE id = ?",
               "sbiiti", c->text, c->len, c->ids, (size_t)c->n_id * sizeof *c->ids, (int64_t)c->n_id,
               c->number, c->word, c->message));
+    sessions_writing_end(s, c->message);
     return db_do(s->w, e,
                  "UPDATE conversation SET updated_ms = ? WHERE id ="
                  " (SELECT home FROM message WHERE id = ?)",

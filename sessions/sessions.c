@@ -205,6 +205,7 @@ static enum status open_files(struct sessions *s, const char *path, struct err *
 enum status sessions_open(const char *path, struct sessions **ret, struct err *e)
 {
     struct sessions *s = mem_calloc(1, sizeof *s);
+    s->writing_fd = -1;
     pthread_mutex_init(&s->r_lock, NULL);
     pthread_mutex_init(&s->trouble_lock, NULL);
     bool memory = path && !strcmp(path, ":memory:");
@@ -240,6 +241,8 @@ void sessions_close(struct sessions *s)
     if (s->r != s->w)
         db_close(s->r);
     db_close(s->w);
+    if (s->writing_fd >= 0)
+        close(s->writing_fd);
     pthread_mutex_destroy(&s->r_lock);
     pthread_mutex_destroy(&s->trouble_lock);
     free(s->path);

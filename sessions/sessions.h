@@ -106,6 +106,11 @@ void sessions_stream(struct sessions *s, int64_t message, const char *text, size
 void sessions_finish(struct sessions *s, int64_t message, const char *text, size_t len,
                      const int32_t *ids, int32_t n, const char *stop); /* [w] */
 enum status sessions_flush(struct sessions *s, struct err *e); /* waits for all text queued */
+/* An answer is written by one program at a time: from sessions_add or `begin` on until sessions_finish is done, or
+ * `end`, or the end of the program. begin: false while another one writes it. Any thread. */
+bool sessions_writing_begin(struct sessions *s, int64_t message);
+void sessions_writing_end(struct sessions *s, int64_t message);
+bool sessions_writing_elsewhere(struct sessions *s, int64_t message);
 /* Between the two the store's thread writes nothing and holds no lock on the files: for a program
  * that is about to be stopped. No other call in between. */
 void sessions_hold(struct sessions *s);

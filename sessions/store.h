@@ -26,6 +26,7 @@ struct sessions {
     struct db *r;         /* = w when the store is in memory */
     pthread_mutex_t r_lock;
     struct writer *writer;
+    int writing_fd;     /* writing.c, under trouble_lock; -1 = not yet */
     struct kvstore *kv; /* NULL: KV is not kept (memory, read-only, file out of use) */
 
     pthread_mutex_t trouble_lock;

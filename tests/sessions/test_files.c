@@ -481,6 +481,27 @@ static void sessions__changed__tells_what_others_write(void **state)
     sessions_close(s);
 }
 
+static void sessions__writing__one_store_at_a_time(void **state)
+{
+    struct sessions *s = store_new(), *other;
+    int64_t id, answer;
+    CHECK_OK(sessions_create(s, "m", &id, &err_seen));
+    int64_t question = store_say(s, id, 0, "user", "why?");
+    CHECK_OK(sessions_add(s, id, question, "assistant", "", 0, &answer, &err_seen));
+    CHECK_OK(sessions_open(store_file("dogear.db"), &other, &err_seen));
+    assert_false(sessions_writing_elsewhere(s, answer));
+    assert_true(sessions_writing_elsewhere(other, answer));
+    assert_false(sessions_writing_elsewhere(other, question));
+    assert_false(sessions_writing_begin(other, answer));
+    sessions_finish(s, answer, "Becau", 5, NULL, 0, "cancel");
+    CHECK_OK(sessions_flush(s, &err_seen));
+    assert_true(sessions_writing_begin(other, answer)); /* to go on with it */
+    assert_true(sessions_writing_elsewhere(s, answer));
+    sessions_close(other); /* however it ends */
+    assert_true(sessions_writing_begin(s, answer));
+    sessions_close(s);
+}
+
 static void writer__locked__says_who_holds_the_file(void **state)
 {
     int64_t id;
@@ -528,6 +549,7 @@ int main(void)
         STORE_CASE(kvstore__full_disk__costs_kv_and_never_text),
         STORE_CASE(sessions__open__read_only_media_can_be_read),
         STORE_CASE(sessions__two_processes__write_the_same_store),
+        STORE_CASE(sessions__writing__one_store_at_a_time),
         STORE_CASE(sessions__changed__tells_what_others_write),
         STORE_CASE(writer__locked__says_who_holds_the_file),
     };
