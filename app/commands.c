@@ -184,8 +184,11 @@ static void cmd_budget(struct screen *sc, const char *args)
 {
     uint64_t size_bytes;
     struct err e;
+    char used[FORMAT_SIZE], budget[FORMAT_SIZE];
+    const struct stats *st = screen_stats(sc);
     if (!args[0])
-        screen_notice(sc, "write /budget and a size such as 512M; 0 is automatic");
+        screen_notice(sc, "the cache takes %s of %s; /budget SIZE changes that, 0 is automatic",
+                      format_bytes(used, st->kv_bytes), format_bytes(budget, st->kv_budget_bytes));
     else if (options_size(args, &size_bytes, &e) != OK)
         screen_error(sc, &e);
     else
@@ -366,10 +369,14 @@ static void cmd_model(struct screen *sc, const char *args)
     str_addc(&s, '\n');
     str_addf(&s, "vocabulary    %s tokens\n", format_count(a, in->n_vocab));
     str_addf(&s, "chat format   %s\n", in->chat_format[0] ? in->chat_format : "none: plain text");
-    str_addf(&s, "cache         %s%s\nruns on       %s", in->kv[0] ? in->kv : "--",
-             in->kv_lossy       ? " (lossy: tokens are dropped for good)"
-             : in->kv_simulated ? " (simulated: memory holds f16)"
-                                : "",
+    const char *kv = screen_stats(sc)->kv[0] ? screen_stats(sc)->kv : in->kv;
+    struct engine_preset p = {0};
+    for (int32_t i = 0; engine_preset(i, &p) && strcmp(p.name, kv) != 0;)
+        i++;
+    str_addf(&s, "cache         %s%s\nruns on       %s", kv[0] ? kv : "--",
+             p.lossy       ? " (lossy: tokens are dropped for good)"
+             : p.simulated ? " (simulated: memory holds f16)"
+                           : "",
              in->backend);
     if (in->notice[0])
         str_addf(&s, "\n\n%s", in->notice);

@@ -736,7 +736,19 @@ static void follow_others(struct screen *sc)
         return;
     sc->others_wrote = false;
     sc->list_stale = sc->dirty = true;
+    int32_t n = chat_count(sc->chat);
+    struct chat_message last = {0};
+    if (n > 0)
+        chat_get(sc->chat, n - 1, &last);
     enum status st = chat_refresh(sc->chat, &e);
+    bool same = n == 0 || st != OK;
+    for (int32_t i = chat_count(sc->chat) - 1; !same && i >= 0; i--) {
+        struct chat_message m;
+        chat_get(sc->chat, i, &m);
+        same = m.id == last.id;
+    }
+    if (!same)
+        screen_notice(sc, "another window went to another branch of this conversation, which is shown");
     if (st == ERR_NOT_FOUND) {
         chat_start_new(sc->chat);
         screen_refresh(sc);

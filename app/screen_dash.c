@@ -1,5 +1,6 @@
 /* The dashboard's side of the controller: what it shows beyond the engine's figures, its keys and
  * pointer, its controls and their undo; see screen.h. */
+#include <inttypes.h>
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -439,6 +440,12 @@ void screen_budget(struct screen *sc, uint64_t size_bytes)
     struct err e;
     if (sc->model.stats.vram_bytes < 0 && options_fits_memory(size_bytes, &e) != OK) {
         screen_error(sc, &e);
+        return;
+    }
+    int64_t least = engine_info(sc->engine)->kv_budget_least;
+    if (size_bytes > 0 && (int64_t)size_bytes < least) {
+        screen_notice(sc, "a budget of %s is too small: the shortest context takes %" PRId64 "K",
+                      format_bytes(a, (int64_t)size_bytes), (least + 1023) / 1024);
         return;
     }
     remember(sc, DASH_BUDGET, "budget");

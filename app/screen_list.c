@@ -405,6 +405,14 @@ static bool contains(const char *text, const char *what)
     return !what[0] || strcasestr(text, what);
 }
 
+static int command_rank(const struct ui_command *c, const char *what)
+{
+    const char *name = c->usage + (what[0] != '/');
+    if (strncasecmp(name, what, strlen(what)) == 0)
+        return 0;
+    return contains(c->usage, what) ? 1 : contains(c->help, what) ? 2 : 3;
+}
+
 static void pick_conversations(struct screen *sc, const char *what, bool titles_only)
 {
     struct sessions_row *rows = NULL;
@@ -431,9 +439,11 @@ void picker_changed(struct screen *sc)
     if (sc->picker == PICK_PALETTE) {
         int n;
         const struct ui_command *c = commands_list(&n);
-        for (int i = 0; i < n; i++)
-            if (contains(c[i].usage, what) || contains(c[i].help, what))
-                rows_add(&sc->picks, i, c[i].usage, c[i].help, NULL, false, false);
+        /* names that begin so, names and arguments that hold it, then what is said of them */
+        for (int rank = 0; rank < 3; rank++)
+            for (int i = 0; i < n; i++)
+                if (command_rank(&c[i], what) == rank)
+                    rows_add(&sc->picks, i, c[i].usage, c[i].help, NULL, false, false);
     } else if (sc->picker == PICK_HISTORY) {
         for (int i = editor_history_count(sc->editor) - 1; i >= 0 && sc->picks.n < PICK_MAX; i--) {
             const char *text = editor_history_get(sc->editor, i);

@@ -55,7 +55,8 @@ struct engine_info {
     char arch[32];
     char type[32];          /* what the file calls itself, e.g. "Q4_K_M", else its dominant weight type */
     char backend[48];       /* "cpu avx512, 2 threads", "cuda, 3 of 16 layers" */
-    char kv[32];            /* preset in force */
+    char kv[32];            /* preset in force at first; stats.kv is that of now */
+    int64_t kv_budget_least; /* bytes that the cache of the shortest context takes */
     bool kv_lossy;          /* the preset loses tokens for good */
     bool kv_simulated;      /* kv_bytes are those of the method's formula, memory holds f16 */
     char notice[256];       /* e.g. context lowered to fit; "" = none */

@@ -300,6 +300,7 @@ static void fill_info(struct local *l)
         snprintf(i->backend, sizeof i->backend, "cpu %s, %d thread%s", l->kern->name,
                  l->kern->n_thread, l->kern->n_thread == 1 ? "" : "s");
     snprintf(i->kv, sizeof i->kv, "%s", l->preset->name);
+    i->kv_budget_least = (int64_t)plan_kv_least(l->model, l->preset, l->plan.n_chunk);
     i->kv_lossy = preset_lossy(l->preset);
     i->kv_simulated = preset_simulated(l->preset);
     i->n_ctx = l->plan.n_ctx;

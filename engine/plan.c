@@ -73,12 +73,17 @@ static uint64_t headroom(uint64_t available)
     return some < available / 4 ? some : available / 4;
 }
 
+uint64_t plan_kv_least(const struct model *m, const struct preset *preset, int32_t n_chunk)
+{
+    const struct kv_shape s = forward_kv_shape(&m->p);
+    return kv_most_bytes(&s, preset, MIN_CTX, n_chunk);
+}
+
 /* Why p is no plan: the budget is too small, or memory, of which `left` is there for the cache. */
 static enum status refuse(const struct model *m, const struct preset *preset, const struct plan *p,
                           uint64_t kv_budget, uint64_t left, struct err *e)
 {
-    const struct kv_shape s = forward_kv_shape(&m->p);
-    uint64_t least = kv_most_bytes(&s, preset, MIN_CTX, p->n_chunk);
+    uint64_t least = plan_kv_least(m, preset, p->n_chunk);
     uint64_t room = kv_budget && kv_budget < left ? kv_budget : left;
     char need[32], have[32];
     if (p->n_ctx_max < MIN_CTX && room < least && least <= left)

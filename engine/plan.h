@@ -34,6 +34,9 @@ struct plan {
 /* Bytes that may be used now: MemAvailable, or less where a control group limits us. */
 uint64_t plan_available(void);
 
+/* Bytes that the cache of the shortest context takes, the least budget. */
+uint64_t plan_kv_least(const struct model *m, const struct preset *preset, int32_t n_chunk);
+
 /* n_ctx 0 = the model's own, lowered to what fits. kv_budget 0 = automatic. ERR_MEMORY when the
  * context asked for does not fit: the text names the largest that does. What a preset may step down
  * to is what counts. */
