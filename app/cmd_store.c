@@ -377,7 +377,7 @@ static enum status run_thin(const struct options *o, struct sessions *s, struct 
         char size[16];
         format_size(freed, size);
         printf("%s of cache dropped%s; the text is untouched\n", size,
-               freed ? "" : ": none is finer, or other conversations read it, too");
+               freed ? "" : ": what is left is as coarse, of the newest tokens, or read by other conversations, too");
     }
     return OK;
 }

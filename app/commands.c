@@ -561,7 +561,7 @@ static const struct ui_command rows[] = {
     {"/pin", "pin or unpin this conversation"},
     {"/store-budget [SIZE]", "disk for the caches of all conversations; 0 = automatic"},
     {"/thin", "make this conversation's cache on disk smaller (asks first)"},
-    {"/budget SIZE", "memory for the cache, e.g. 512M; 0 = automatic"},
+    {"/budget [SIZE]", "memory for the cache, e.g. 512M; 0 = automatic"},
     {"/kv [NAME]", "show or change how the cache is kept"},
     {"/delete", "delete this conversation (asks first)"},
     {"/regen", "answer again; the old answer stays beside it"},
@@ -663,7 +663,10 @@ bool commands_run(struct screen *sc, const char *line)
         free(trimmed);
         trimmed = full;
     }
-    if (at < COMMAND_COUNT)
+    bool alone = at < COMMAND_COUNT && !strchr(rows[at].usage, ' ') && commands[at].run != cmd_model; /* which says more */
+    if (alone && trimmed[0])
+        screen_notice(sc, "%s takes nothing behind it: nothing was done", rows[at].usage);
+    else if (at < COMMAND_COUNT)
         commands[at].run(sc, trimmed);
     else
         screen_notice(sc, "there is no command %.*s; /help lists them, // sends it as text",

@@ -526,6 +526,10 @@ void screen_thin(struct screen *sc)
         return;
     }
     ask_disk(sc, screen_now_s());
+    if (d->view.disk_chat_bytes == 0) {
+        screen_notice(sc, "nothing of this conversation is on disk yet but its text");
+        return;
+    }
     snprintf(text, sizeof text, "Thin this chat's %s on disk to 4/4? This has no undo.",
              format_bytes(a, d->view.disk_chat_bytes));
     sc->question = ASK_THIN;
