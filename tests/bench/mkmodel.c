@@ -162,16 +162,9 @@ static enum kern_type fitting(enum kern_type type, int64_t n_col)
     case KERN_Q2_K:
     case KERN_Q3_K:
     case KERN_IQ4_XS:
-    case KERN_IQ2_XXS:
-    case KERN_IQ2_XS:
-    case KERN_IQ2_S:
-    case KERN_IQ3_XXS:
-    case KERN_IQ3_S:
-    case KERN_IQ1_S:
-    case KERN_IQ1_M:
         return KERN_IQ4_NL;
     default:
-        return KERN_F16;
+        return quant_is_grid(quant_traits(type)) ? KERN_IQ4_NL : KERN_F16;
     }
 }
 
