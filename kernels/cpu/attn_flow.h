@@ -700,10 +700,7 @@ static struct plan plan_make(struct kern *k, const struct kern_attn *a, int32_t 
     for (p.n_band = 1; group % p.n_band || group / p.n_band > most;)
         p.n_band++;
     p.group = group / p.n_band;
-    p.rows_per_tile = tile_rows_most(p.head_dim) / p.group;
-    if (a->mass)
-        p.rows_per_tile = min_i(p.rows_per_tile, SUM_FLOATS / 2 / n_seg / p.group);
-    p.rows_per_tile = max_i(p.rows_per_tile, 1);
+    p.rows_per_tile = max_i(min_i(tile_rows_most(p.head_dim), most) / p.group, 1);
     p.n_tile = tile_count(&p);
     p.n_split = 1;
     p.mass_bytes = ((size_t)n_seg * sizeof(float) + 63) & ~(size_t)63;
