@@ -109,6 +109,7 @@ struct kern_kv {
     uint16_t *sink_k;            /* dev f16 [n_head_kv][head_dim][KERN_SINK_PAD]; NULL when nothing is sealed */
     uint16_t *sink_v;            /* dev f16 [n_head_kv][KERN_SINK_PAD][head_dim] */
     uint64_t stamp;              /* another whenever a table changes, nowhere used twice; 0 = unknown */
+    bool latent;                 /* values are the keys: v holds what k does, and pages hold it once (page.h) */
 };
 
 /* Which older blocks each (row block, KV head) reads; NULL in kern_attn means all. Blocks b-1, b

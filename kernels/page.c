@@ -24,7 +24,8 @@ static bool bits_valid(int32_t bits)
 bool page_shape_valid(const struct page_shape *shape)
 {
     return shape->head_dim >= 16 && shape->head_dim <= PAGE_HEAD_DIM_MAX &&
-           shape->head_dim % 16 == 0 && bits_valid(shape->bits_k) && bits_valid(shape->bits_v);
+           shape->head_dim % 16 == 0 && bits_valid(shape->bits_k) &&
+           (shape->bits_v == 0 || bits_valid(shape->bits_v));
 }
 
 size_t page_plane_size(int32_t head_dim)
@@ -42,9 +43,10 @@ size_t page_scale_v_at(int32_t head_dim)
     return page_scale_k_at(head_dim) + 2 * sizeof(uint16_t) * head_dim;
 }
 
-size_t page_base_size(int32_t head_dim)
+size_t page_base_size(const struct page_shape *shape)
 {
-    return page_scale_v_at(head_dim) + 2 * sizeof(uint16_t) * PAGE_TOK * page_n_group(head_dim);
+    size_t values = 2 * sizeof(uint16_t) * PAGE_TOK * page_n_group(shape->head_dim);
+    return page_scale_v_at(shape->head_dim) + (shape->bits_v > 0 ? values : 0);
 }
 
 size_t page_size(const struct page_shape *shape)
@@ -52,7 +54,7 @@ size_t page_size(const struct page_shape *shape)
     if (!page_shape_valid(shape)) {
         return 0;
     }
-    return page_base_size(shape->head_dim) +
+    return page_base_size(shape) +
            page_plane_size(shape->head_dim) * ((shape->bits_k + shape->bits_v) / PAGE_PLANE_BITS);
 }
 
@@ -63,7 +65,7 @@ struct page_shape page_shape_of(const struct kern_page *page)
 
 size_t page_plane_at(const struct page_shape *shape, enum page_tensor tensor, int32_t i)
 {
-    size_t at = page_base_size(shape->head_dim);
+    size_t at = page_base_size(shape);
     for (int32_t o = 0; o < 2 * PAGE_PLANES; o++) {
         int32_t bits = plane_order[o].tensor == PAGE_K ? shape->bits_k : shape->bits_v;
         if (plane_order[o].tensor == tensor && plane_order[o].plane == i) {
@@ -138,7 +140,8 @@ static int32_t planes_of(const struct kern_page *page, enum page_tensor tensor,
     return n;
 }
 
-void page_unpack_k(const struct kern_page *page, float *k)
+/* Token t of channel c to x[c * chan_step + t * tok_step]. */
+static void unpack_keys(const struct kern_page *page, float *x, int32_t chan_step, int32_t tok_step)
 {
     int32_t d = page->head_dim;
     const uint8_t *plane[PAGE_PLANES];
@@ -152,16 +155,25 @@ void page_unpack_k(const struct kern_page *page, float *k)
                 int32_t c = ct * 16 + r;
                 float s = kern_f16_to_f32(scale[c]), o = kern_f16_to_f32(lo[c]);
                 for (int32_t l = 0; l < 16; l++) {
-                    k[c * PAGE_TOK + tt * 16 + l] = o + s * codes[r][l];
+                    x[c * chan_step + (tt * 16 + l) * tok_step] = o + s * codes[r][l];
                 }
             }
         }
     }
 }
 
+void page_unpack_k(const struct kern_page *page, float *k)
+{
+    unpack_keys(page, k, PAGE_TOK, 1);
+}
+
 void page_unpack_v(const struct kern_page *page, float *v)
 {
     int32_t d = page->head_dim, n_group = page_n_group(d);
+    if (page->bits_v == 0) {
+        unpack_keys(page, v, 1, d);
+        return;
+    }
     const uint8_t *plane[PAGE_PLANES];
     int32_t n_plane = planes_of(page, PAGE_V, plane);
     const uint16_t *scale = half_at(page, page_scale_v_at(d)), *lo = scale + PAGE_TOK * n_group;
@@ -286,7 +298,8 @@ static void refit_v(struct kern_page *page, int32_t drop)
 size_t page_demote(struct kern_page *page, int32_t bits_k, int32_t bits_v)
 {
     struct page_shape from = page_shape_of(page), to = {page->head_dim, bits_k, bits_v};
-    if (!page_shape_valid(&to) || bits_k > from.bits_k || bits_v > from.bits_v) {
+    if (!page_shape_valid(&to) || bits_k > from.bits_k || bits_v > from.bits_v ||
+        (bits_v == 0) != (from.bits_v == 0)) {
         return 0;
     }
     if (bits_k < from.bits_k) {
@@ -331,9 +344,9 @@ bool page_assemble(struct kern_page *dst, const void *base, size_t base_bytes,
     memcpy(&head, base, sizeof head);
     struct page_shape was = page_shape_of(&head);
     struct page_shape now = {was.head_dim, n_k * PAGE_PLANE_BITS, n_v * PAGE_PLANE_BITS};
-    if (n_k < 1 || n_k > PAGE_PLANES || n_v < 1 || n_v > PAGE_PLANES || !page_shape_valid(&was) ||
+    if (n_k < 1 || n_k > PAGE_PLANES || n_v < 0 || n_v > PAGE_PLANES || !page_shape_valid(&was) ||
         !page_shape_valid(&now) || now.bits_k > was.bits_k || now.bits_v > was.bits_v ||
-        base_bytes != page_base_size(was.head_dim)) {
+        (now.bits_v == 0) != (was.bits_v == 0) || base_bytes != page_base_size(&was)) {
         return false;
     }
     memcpy(dst, base, base_bytes);
@@ -369,7 +382,7 @@ static bool halves_finite(const uint8_t *bytes, size_t n, bool not_negative)
     return true;
 }
 
-bool page_check(const void *bytes, size_t size_bytes, int32_t head_dim, const char **ret_why)
+bool page_check(const void *bytes, size_t size_bytes, int32_t head_dim, bool latent, const char **ret_why)
 {
     const char *why = NULL;
     struct kern_page head;
@@ -383,16 +396,16 @@ bool page_check(const void *bytes, size_t size_bytes, int32_t head_dim, const ch
             why = "page has the wrong magic number";
         } else if (head.version != PAGE_VERSION) {
             why = "page has an unknown version";
-        } else if (head.head_dim != head_dim || !page_shape_valid(&shape)) {
+        } else if (head.head_dim != head_dim || !page_shape_valid(&shape) || (shape.bits_v == 0) != latent) {
             why = "page has another shape than the model";
         } else if (head.size_bytes != page_size(&shape) || head.size_bytes != size_bytes) {
             why = "page has the wrong size";
-        } else if ((head.flags & ~PAGE_V_ROTATED) != 0 || head.n_skip >= PAGE_TOK ||
+        } else if ((head.flags & ~(latent ? 0 : PAGE_V_ROTATED)) != 0 || head.n_skip >= PAGE_TOK ||
                    memcmp(head.reserved, zero, sizeof zero) != 0) {
             why = "page header is damaged";
         } else {
             const uint8_t *b = bytes;
-            size_t n_v = (size_t)PAGE_TOK * page_n_group(head_dim);
+            size_t n_v = latent ? 0 : (size_t)PAGE_TOK * page_n_group(head_dim);
             size_t at_k = page_scale_k_at(head_dim), at_v = page_scale_v_at(head_dim);
             if (!halves_finite(b + at_k, head_dim, true) ||
                 !halves_finite(b + at_k + 2 * head_dim, head_dim, false) ||

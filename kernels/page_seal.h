@@ -603,10 +603,10 @@ static void seal_v(struct kern_page *p, int32_t n_skip, const uint16_t *v, uint8
 static void seal_page(struct kern_page *ret, const struct page_shape *shape, uint32_t flags,
                       int32_t n_skip, const uint16_t *k, const uint16_t *v)
 {
-    memset(ret, 0, page_base_size(shape->head_dim));
+    memset(ret, 0, page_base_size(shape));
     ret->magic = PAGE_MAGIC;
     ret->version = PAGE_VERSION;
-    ret->flags = (uint16_t)flags;
+    ret->flags = (uint16_t)(shape->bits_v > 0 ? flags : 0);
     ret->size_bytes = (uint32_t)page_size(shape);
     ret->head_dim = (uint16_t)shape->head_dim;
     ret->bits_k = (uint8_t)shape->bits_k;
@@ -618,7 +618,12 @@ static void seal_page(struct kern_page *ret, const struct page_shape *shape, uin
         plane_v[i] = (uint8_t *)ret + page_plane_at(shape, PAGE_V, i);
     }
     seal_k(ret, n_skip, k, plane_k);
-    seal_v(ret, n_skip, v, plane_v);
+    if (shape->bits_v > 0) {
+        seal_v(ret, n_skip, v, plane_v);
+    } else {
+        memcpy(ret->err_v, ret->err_k, sizeof ret->err_v);
+        ret->rms_v = ret->rms_k;
+    }
 }
 
 #endif

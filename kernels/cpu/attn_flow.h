@@ -27,7 +27,7 @@ enum {
     TILE_ROWS = 128,
     TILE_FLOATS = TILE_ROWS * 256, /* of wider heads a tile has fewer rows: it stays in cache, */
     TILE_ROOM = TILE_ROWS * PAGE_HEAD_DIM_MAX, /* but all of a band */
-    PANEL_CHANNELS = 256,          /* of wider heads pages are not widened */
+    PANEL_CHANNELS = 256,          /* of wider heads pages are not widened, nor of latents */
     SUM_FLOATS = 160 << 10,        /* room for block sums: rows x blocks x 2 floats */
     ITEMS_PER_THREAD = 6,          /* fewer items than this per thread: split the segments */
     SPLIT_MIN_SEG = 8,             /* segments of a split, at least */
@@ -307,7 +307,7 @@ static int32_t panel_step(int32_t m)
  * .83 of the time of widening with AVX-512, .72 with AVX2. */
 static bool by_codes(const struct plan *p, int32_t m)
 {
-    return m <= CODE_ROWS || p->head_dim > PANEL_CHANNELS;
+    return m <= CODE_ROWS || p->head_dim > PANEL_CHANNELS || p->a->kv->latent;
 }
 
 /* Scores of n_key tokens (a multiple of 16) for all m rows into w->s. */
@@ -367,11 +367,17 @@ static void seg_values(const struct plan *p, struct work *w, const struct seg *s
         scale_rows(w->out, w->keep, m, d);
 #if defined(ATTN_AMX)
         if (m >= AMX_MIN_PAGE_ROWS) {
-            page_tile_values(&w->tiles, &w->page.layout, s->page, w->s, m, w->out, s->next_v);
+            if (p->a->kv->latent)
+                page_tile_values_latent(&w->tiles, &w->page.layout, s->page, w->s, m, w->out);
+            else
+                page_tile_values(&w->tiles, &w->page.layout, s->page, w->s, m, w->out, s->next_v);
             return;
         }
 #endif
-        page_values(&w->page, s->page, w->s, m, w->out, s->next_v, s->next_bytes);
+        if (p->a->kv->latent)
+            page_values_latent(&w->page, s->page, w->s, m, w->out, s->next_v, s->next_bytes);
+        else
+            page_values(&w->page, s->page, w->s, m, w->out, s->next_v, s->next_bytes);
         return;
     }
     if (s->kind == SEG_PAGE) {

@@ -6,6 +6,7 @@
  * mid or lo is summed in float from unrounded factors, so that rounding acts only on the spread of
  * codes. Up to 4 bits per code the folded side has 8 bits, signed; above, 14, because there 8
  * would err as much as the codes themselves. Codes of 6 bits enter as 8 with two zeros.
+ * Values of a latent are its keys, whose lines are turned; scales belong to channels there and come after the sum.
  * For many rows page_widen_* turns a page into float once. Compiled for 8 or 16 lanes. */
 #ifndef KERNELS_CPU_ATTN_PAGE_H
 #define KERNELS_CPU_ATTN_PAGE_H
@@ -60,6 +61,7 @@ static struct page_code page_code_of(struct page_layout *l, const struct kern_pa
             l->plane_at[PAGE_V][i] = page_plane_at(&l->shape, PAGE_V, i);
         }
     }
+    tensor = l->shape.bits_v == 0 ? PAGE_K : tensor;
     int32_t bits = tensor == PAGE_K ? l->shape.bits_k : l->shape.bits_v;
     struct page_code c = {.n_plane = bits / PAGE_PLANE_BITS};
     for (int32_t i = 0; i < c.n_plane; i++)
@@ -103,6 +105,34 @@ ATTN_INLINE void line_codes(const struct page_code *p, int n_plane, size_t at, v
     quad[1] = VI_SELECT(high4, VI_SHL(odd, 4), odd2);
     quad[2] = VI_SELECT(high4, even, VI_SHR(even2, 4));
     quad[3] = VI_SELECT(high4, odd, VI_SHR(odd2, 4));
+}
+
+/* What line_codes makes of a line of keys, as it would be of a line of values: 16 channels in the lanes and four
+ * tokens in the bytes of each. With 8 lanes from both halves of the line, and channels 8.. of it when `upper`. */
+ATTN_INLINE void line_turned(const struct page_code *p, int n_plane, size_t at, bool upper, vi quad[4])
+{
+    vi x[4];
+#if defined(__AVX512F__)
+    const vi turn = _mm512_broadcast_i32x4(_mm_setr_epi8(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15));
+    line_codes(p, n_plane, at, x); /* four channels of tokens 0..15: quarter i has tokens 4i.. */
+    for (int j = 0; j < 4; j++)
+        x[j] = _mm512_shuffle_epi8(x[j], turn);
+    vi a = _mm512_shuffle_i32x4(x[0], x[1], 0x44), b = _mm512_shuffle_i32x4(x[2], x[3], 0x44);
+    vi c = _mm512_shuffle_i32x4(x[0], x[1], 0xee), d = _mm512_shuffle_i32x4(x[2], x[3], 0xee);
+    quad[0] = _mm512_shuffle_i32x4(a, b, 0x88);
+    quad[1] = _mm512_shuffle_i32x4(a, b, 0xdd);
+    quad[2] = _mm512_shuffle_i32x4(c, d, 0x88);
+    quad[3] = _mm512_shuffle_i32x4(c, d, 0xdd);
+    (void)upper;
+#else
+    const vi turn = _mm256_broadcastsi128_si256(_mm_setr_epi8(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15));
+    for (int i = 0; i < 2; i++) {
+        line_codes(p, n_plane, at + 32 * (size_t)i, x); /* of tokens 8i.. */
+        vi a = _mm256_shuffle_epi8(upper ? x[2] : x[0], turn), b = _mm256_shuffle_epi8(upper ? x[3] : x[1], turn);
+        quad[2 * i] = _mm256_permute2x128_si256(a, b, 0x20);
+        quad[2 * i + 1] = _mm256_permute2x128_si256(a, b, 0x31);
+    }
+#endif
 }
 
 /* Asks for a line of a later page. Pages with wide codes wait for memory more than for sums, and the first cache
@@ -165,6 +195,10 @@ struct page_dot {
     float *dst;
     size_t dst_stride;
     bool onto; /* add to what dst holds */
+    /* Values of a latent: lines of keys are turned, and what came out above is multiplied by the output's scale
+     * (a unit of entering codes) and gets its lo times the row's weight. */
+    const uint16_t *turned_scale, *turned_lo;
+    float weight[PAGE_ROW_STEP];
     const char *ahead;     /* bytes wanted soon: fetched a few lines per term, since fetching them */
     int32_t ahead_lines;   /* at once would make the loads of this page wait. Lines per term. */
 };
@@ -178,7 +212,7 @@ static void page_dot_ahead(struct page_dot *t, const char *ahead, size_t ahead_b
 }
 
 ATTN_INLINE void page_dot_rows(const struct page_dot *t, const struct page_code *p,
-                               const struct page_query *w, int n_plane, int n_row)
+                               const struct page_query *w, int n_plane, int n_row, bool turned)
 {
     const char *ahead = t->ahead;
     for (int32_t o = 0; o < t->n_out; o += VL) {
@@ -186,11 +220,14 @@ ATTN_INLINE void page_dot_rows(const struct page_dot *t, const struct page_code 
 #pragma GCC unroll 4
         for (int i = 0; i < n_row; i++)
             acc[i] = VI_ZERO();
-        size_t at = t->at + (size_t)(o / 16) * t->out_step + o % 16 * 4;
+        size_t at = t->at + (size_t)(o / 16) * t->out_step + (turned ? 0 : o % 16 * 4);
         const int32_t *word = w->word[0];
         for (int32_t r = 0; r < t->n_line; r++, at += t->line_step) {
             vi quad[4];
-            line_codes(p, n_plane, at, quad);
+            if (turned)
+                line_turned(p, n_plane, at, o % 16 > 0, quad);
+            else
+                line_codes(p, n_plane, at, quad);
             for (int32_t i = 0; i < t->ahead_lines; i++, ahead += 64)
                 fetch_line(ahead, p->far);
 #pragma GCC unroll 4
@@ -204,50 +241,55 @@ ATTN_INLINE void page_dot_rows(const struct page_dot *t, const struct page_code 
         for (int i = 0; i < n_row; i++) {
             float *dst = t->dst + i * t->dst_stride + o;
             vf x = VF_FMA(VF_FROM_INT(acc[i]), VF_SET1(t->step[i]), VF_SET1(t->add[i]));
+            if (turned)
+                x = VF_FMA(x, VF_MUL(VF_SET1(p->unit), VF_HALF(t->turned_scale + o)),
+                           VF_MUL(VF_SET1(t->weight[i]), VF_HALF(t->turned_lo + o)));
             VF_STORE(dst, t->onto ? VF_ADD(x, VF_LOAD(dst)) : x);
         }
     }
 }
 
 ATTN_INLINE void page_dot_planes(const struct page_dot *t, const struct page_code *p,
-                                 const struct page_query *w, int n_plane)
+                                 const struct page_query *w, int n_plane, bool turned)
 {
     switch (t->n_row) {
     case 1:
-        page_dot_rows(t, p, w, n_plane, 1);
+        page_dot_rows(t, p, w, n_plane, 1, turned);
         break;
     case 2:
-        page_dot_rows(t, p, w, n_plane, 2);
+        page_dot_rows(t, p, w, n_plane, 2, turned);
         break;
     case 3:
-        page_dot_rows(t, p, w, n_plane, 3);
+        page_dot_rows(t, p, w, n_plane, 3, turned);
         break;
     default:
-        page_dot_rows(t, p, w, n_plane, 4);
+        page_dot_rows(t, p, w, n_plane, 4, turned);
         break;
     }
 }
 
-/* One function, so that each combination exists once per source. */
-static __attribute__((noinline)) void page_dot_run(const struct page_dot *t,
-                                                   const struct page_code *p,
-                                                   const struct page_query *w)
-{
-    switch (p->n_plane) {
-    case 1:
-        page_dot_planes(t, p, w, 1);
-        break;
-    case 2:
-        page_dot_planes(t, p, w, 2);
-        break;
-    case 3:
-        page_dot_planes(t, p, w, 3);
-        break;
-    default:
-        page_dot_planes(t, p, w, 4);
-        break;
+/* One function each, so that each combination exists once per source. */
+#define PAGE_DOT_RUN(name, turned)                                                                  \
+    static __attribute__((noinline)) void name(const struct page_dot *t, const struct page_code *p, \
+                                               const struct page_query *w)                          \
+    {                                                                                               \
+        switch (p->n_plane) {                                                                       \
+        case 1:                                                                                     \
+            page_dot_planes(t, p, w, 1, turned);                                                    \
+            break;                                                                                  \
+        case 2:                                                                                     \
+            page_dot_planes(t, p, w, 2, turned);                                                    \
+            break;                                                                                  \
+        case 3:                                                                                     \
+            page_dot_planes(t, p, w, 3, turned);                                                    \
+            break;                                                                                  \
+        default:                                                                                    \
+            page_dot_planes(t, p, w, 4, turned);                                                    \
+            break;                                                                                  \
+        }                                                                                           \
     }
-}
+PAGE_DOT_RUN(page_dot_run, false)
+__attribute__((unused)) PAGE_DOT_RUN(page_dot_turned, true)
 
 /* Asks for a few lines of what is wanted soon; NULL: nothing is. */
 ATTN_INLINE void fetch_lines(const char **ahead, size_t *bytes, int n, bool far)
@@ -341,6 +383,37 @@ static inline void page_scores(struct page_query *w, const struct kern_page *pag
                                int32_t n_row, float *s)
 {
     page_scores_ahead(w, page, q, n_row, s, NULL, 0);
+}
+
+/* The same as page_values below of a latent's page. */
+static __attribute__((unused)) void page_values_latent(struct page_query *w, const struct kern_page *page,
+                                                       const float *p, int32_t n_row, float *out,
+                                                       const char *ahead, size_t ahead_bytes)
+{
+    int32_t d = page->head_dim;
+    struct page_code code = page_code_of(&w->layout, page, PAGE_V);
+    const uint16_t *scale = (const uint16_t *)((const uint8_t *)page + page_scale_k_at(d));
+    for (int32_t i0 = 0; i0 < n_row; i0 += PAGE_ROW_STEP) {
+        int32_t n = n_row - i0 < PAGE_ROW_STEP ? n_row - i0 : PAGE_ROW_STEP;
+        struct page_dot dot = {.n_row = n, .n_out = d, .n_line = PAGE_TOK / 16, .out_step = 64,
+                               .line_step = (size_t)4 * d, .dst = out + i0 * d, .dst_stride = (size_t)d,
+                               .onto = true, .turned_scale = scale, .turned_lo = scale + d};
+        for (int32_t i = 0; i < n; i++) {
+            const float *x = p + (i0 + i) * PAGE_TOK;
+            vf most = VF_ZERO(), base = VF_ZERO(), weight = VF_ZERO();
+            for (int32_t t = 0; t < PAGE_TOK; t += VL) {
+                vf a = VF_LOAD(x + t);
+                most = VF_MAX(most, a);
+                base = VF_FMA(a, VF_SET1(code.mid), base);
+                weight = VF_ADD(weight, a);
+            }
+            float sum = fold_store(x, PAGE_TOK, vf_hmax(most), code.wide, w->word[i], &dot.step[i]);
+            dot.add[i] = fmaf(-(dot.step[i] * code.mid), sum, vf_hsum(base));
+            dot.weight[i] = vf_hsum(weight);
+        }
+        page_dot_ahead(&dot, i0 == 0 ? ahead : NULL, ahead_bytes);
+        page_dot_turned(&dot, &code, w);
+    }
 }
 
 /* out[i] += p[i] . V for n_row rows; p [n_row][64] >= 0, out [n_row][head_dim]. */

@@ -22,19 +22,22 @@ struct page_tiles {
     _Alignas(64) int32_t dot[2][AMX_ROWS][PAGE_TOK];
     float scale[PAGE_HEAD_DIM_MAX], centre[PAGE_HEAD_DIM_MAX]; /* of a step of entering codes; of mid */
     float step[AMX_ROWS], add[AMX_ROWS];
+    float weight[AMX_ROWS]; /* of a latent: the sum of a row's probabilities */
 };
 
 /* Codes of a tensor as right sides; lines as in struct page_dot. ahead: as many bytes as are read
  * here are fetched from there; or NULL. */
-ATTN_INLINE void page_right_planes(const struct page_code *code, int n_plane, const struct page_dot *t,
-                                   uint8_t *right, const char *ahead)
+ATTN_INLINE void page_right_planes(const struct page_code *code, int n_plane, bool turned,
+                                   const struct page_dot *t, uint8_t *right, const char *ahead)
 {
     int32_t whole = (t->n_line + 3) & ~3;
     for (int32_t o = 0; o < t->n_out; o += 16) {
         size_t at = t->at + (size_t)(o / 16) * t->out_step;
         for (int32_t r = 0; r < whole; r++, at += t->line_step, right += 4 * 64) {
             vi quad[4] = {VI_ZERO(), VI_ZERO(), VI_ZERO(), VI_ZERO()};
-            if (r < t->n_line)
+            if (turned)
+                line_turned(code, n_plane, at, false, quad); /* as many lines as a product is deep */
+            else if (r < t->n_line)
                 line_codes(code, n_plane, at, quad);
             for (int i = 0; ahead && i < n_plane; i++, ahead += 64)
                 _mm_prefetch(ahead, _MM_HINT_T0);
@@ -44,21 +47,33 @@ ATTN_INLINE void page_right_planes(const struct page_code *code, int n_plane, co
     }
 }
 
-static void page_right(const struct page_code *code, const struct page_dot *t, uint8_t *right,
+static void page_right(const struct page_code *code, bool turned, const struct page_dot *t, uint8_t *right,
                        const char *ahead)
 {
-    switch (code->n_plane) {
+    switch (code->n_plane + (turned ? PAGE_PLANES : 0)) {
     case 1:
-        page_right_planes(code, 1, t, right, ahead);
+        page_right_planes(code, 1, false, t, right, ahead);
         break;
     case 2:
-        page_right_planes(code, 2, t, right, ahead);
+        page_right_planes(code, 2, false, t, right, ahead);
         break;
     case 3:
-        page_right_planes(code, 3, t, right, ahead);
+        page_right_planes(code, 3, false, t, right, ahead);
+        break;
+    case 4:
+        page_right_planes(code, 4, false, t, right, ahead);
+        break;
+    case 5:
+        page_right_planes(code, 1, true, t, right, ahead);
+        break;
+    case 6:
+        page_right_planes(code, 2, true, t, right, ahead);
+        break;
+    case 7:
+        page_right_planes(code, 3, true, t, right, ahead);
         break;
     default:
-        page_right_planes(code, 4, t, right, ahead);
+        page_right_planes(code, 4, true, t, right, ahead);
         break;
     }
 }
@@ -165,10 +180,11 @@ ATTN_INLINE void page_tile_dots(struct page_tiles *w, const uint8_t *right, int3
         TILE_STORE(3, &w->dot[1][0][out + 16], sizeof w->dot[0][0]);
 }
 
-/* dst[i][o] = step[i] * sum + add[i] (+ dst[i][o]) for m <= 16 rows and n_out <= 64 outputs. */
+/* dst[i][o] = step[i] * sum + add[i] (+ dst[i][o]) for m <= 16 rows and n_out <= 64 outputs. scale: of values of a
+ * latent, as in struct page_dot; else NULL. */
 ATTN_INLINE void page_tile_rows(struct page_tiles *w, const uint8_t *right, int32_t n_depth,
                                 int32_t m, int32_t n_out, bool wide, float *dst, int32_t stride,
-                                bool onto)
+                                bool onto, const uint16_t *scale, const uint16_t *lo, float unit)
 {
     for (int32_t o = 0; o < n_out; o += 32)
         if (o + 16 < n_out)
@@ -183,6 +199,9 @@ ATTN_INLINE void page_tile_rows(struct page_tiles *w, const uint8_t *right, int3
             if (wide)
                 dot = VI_ADD(VI_SHL(dot, PAGE_TILE_SHIFT), VI_LOAD(&w->dot[1][i][o]));
             vf x = VF_FMA(VF_FROM_INT(dot), step, add);
+            if (scale)
+                x = VF_FMA(x, VF_MUL(VF_SET1(unit), VF_HALF(scale + o)),
+                           VF_MUL(VF_SET1(w->weight[i]), VF_HALF(lo + o)));
             VF_STORE(to, onto ? VF_ADD(x, VF_LOAD(to)) : x);
         }
     }
@@ -198,9 +217,9 @@ static void page_tile_product(struct page_tiles *w, const struct page_code *code
         int32_t rows = m - i < AMX_ROWS ? m - i : AMX_ROWS;
         page_left(w, code, x, x_stride, rows, n);
         if (code->wide)
-            page_tile_rows(w, w->right, n_depth, rows, n_out, true, dst, stride, onto);
+            page_tile_rows(w, w->right, n_depth, rows, n_out, true, dst, stride, onto, NULL, NULL, 0);
         else
-            page_tile_rows(w, w->right, n_depth, rows, n_out, false, dst, stride, onto);
+            page_tile_rows(w, w->right, n_depth, rows, n_out, false, dst, stride, onto, NULL, NULL, 0);
     }
 }
 
@@ -214,7 +233,7 @@ static void page_tile_scores(struct page_tiles *w, struct page_layout *l,
     const struct page_dot lines = {
         .n_out = PAGE_TOK, .n_line = d / 16, .out_step = (size_t)4 * d, .line_step = 64};
     const uint16_t *scale = (const uint16_t *)((const uint8_t *)page + page_scale_k_at(d));
-    page_right(&code, &lines, w->right, ahead);
+    page_right(&code, false, &lines, w->right, ahead);
     page_factors(w, &code, scale, scale + d, d);
     page_tile_product(w, &code, q, d, m, d, PAGE_TOK, s, PAGE_TOK, false);
 }
@@ -231,11 +250,45 @@ static void page_tile_values(struct page_tiles *w, struct page_layout *l,
         int32_t c0 = g * PAGE_GROUP, n_col = d - c0 < PAGE_GROUP ? d - c0 : PAGE_GROUP;
         const struct page_dot lines = {.n_out = n_col, .n_line = PAGE_TOK / 16, .at = (size_t)c0 * 4,
                                        .out_step = 64, .line_step = (size_t)4 * d};
-        page_right(&code, &lines, w->right, ahead);
+        page_right(&code, false, &lines, w->right, ahead);
         if (ahead)
             ahead += page_plane_size(d) * (size_t)code.n_plane / (size_t)n_group;
         page_factors(w, &code, scale, scale + PAGE_TOK * n_group, PAGE_TOK);
         page_tile_product(w, &code, p, PAGE_TOK, m, PAGE_TOK, n_col, out + c0, d, true);
+    }
+}
+
+/* The same of a latent's page: its keys, turned. Its scores have fetched all of the next one. */
+static void page_tile_values_latent(struct page_tiles *w, struct page_layout *l, const struct kern_page *page,
+                                    const float *p, int32_t m, float *out)
+{
+    int32_t d = page->head_dim;
+    struct page_code code = page_code_of(l, page, PAGE_V);
+    const uint16_t *scale = (const uint16_t *)((const uint8_t *)page + page_scale_k_at(d));
+    const struct page_dot lines = {.n_out = d, .n_line = PAGE_TOK / 16, .out_step = 64, .line_step = (size_t)4 * d};
+    page_right(&code, true, &lines, w->right, NULL);
+    for (int32_t t = 0; t < PAGE_TOK; t += VL) {
+        VF_STORE(w->scale + t, VF_SET1(1));
+        VF_STORE(w->centre + t, VF_SET1(code.mid));
+    }
+    for (int32_t i = 0; i < m; i += AMX_ROWS) {
+        int32_t rows = m - i < AMX_ROWS ? m - i : AMX_ROWS;
+        const float *x = p + i * PAGE_TOK;
+        page_left(w, &code, x, PAGE_TOK, rows, PAGE_TOK);
+        for (int32_t r = 0; r < rows; r++) {
+            vf weight = VF_ZERO();
+            for (int32_t t = 0; t < PAGE_TOK; t += VL)
+                weight = VF_ADD(weight, VF_LOAD(x + r * PAGE_TOK + t));
+            w->weight[r] = vf_hsum(weight);
+        }
+        for (int32_t c = 0; c < d; c += PAGE_GROUP) {
+            int32_t n = d - c < PAGE_GROUP ? d - c : PAGE_GROUP;
+            const uint8_t *right = w->right + (size_t)c / 16 * AMX_TILE_BYTES;
+            if (code.wide)
+                page_tile_rows(w, right, 1, rows, n, true, out + i * d + c, d, true, scale + c, scale + d + c, code.unit);
+            else
+                page_tile_rows(w, right, 1, rows, n, false, out + i * d + c, d, true, scale + c, scale + d + c, code.unit);
+        }
     }
 }
 

@@ -143,6 +143,7 @@ static bool args_make(struct kern_cuda *c, const struct kern_attn *a, struct cud
     g.factor = a->scale * LOG2E;
     g.softcap = a->softcap * LOG2E;
     g.window = a->window;
+    g.latent = kv->latent;
     g.n_block = (a->pos0 + (a->row ? a->row[a->n_tok - 1] : a->n_tok - 1)) / PAGE_TOK + 1;
     g.n_row_block = g.n_block - a->pos0 / PAGE_TOK;
     if (a->row) {

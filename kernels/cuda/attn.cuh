@@ -28,7 +28,9 @@ struct attn_args {
     int32_t n_tok, pos0, n_head, group;
     float factor;  /* scale * log2(e) */
     float softcap; /* times log2(e); 0 = none */
-    int32_t window, n_row_block, n_block; /* an even number of words: port.h */
+    int32_t window, n_row_block, n_block;
+    int32_t latent; /* values are the keys */
+    int32_t zero;   /* an even number of words: port.h */
 };
 
 struct tile {
@@ -202,7 +204,9 @@ DEVICE const uint8_t *page_plane_of(const kern_page *p, bool value, int32_t i)
         before = i < 2 ? i + min_i(i, n_v) : i + min_i(2, n_v);
     else
         before = i < 2 ? i + min_i(i + 1, n_k) : i + n_k;
-    size_t base = sizeof *p + 4 * (size_t)d + 4 * (size_t)PAGE_TOK * ((d + PAGE_GROUP - 1) / PAGE_GROUP);
+    size_t base = sizeof *p + 4 * (size_t)d;
+    if (n_v > 0)
+        base += 4 * (size_t)PAGE_TOK * ((d + PAGE_GROUP - 1) / PAGE_GROUP);
     return (const uint8_t *)p + base + (size_t)before * 16 * d;
 }
 

@@ -4,7 +4,7 @@
 #include "kernels/cuda/attn_rows.cuh"
 
 /* The part of one warp. D64: heads of up to 64 D64 channels; 0 for any, when no values are asked. */
-template <int D64>
+template <int D64, bool LATENT>
 static __global__ void __launch_bounds__(32 * ROWS_WARPS, attn_rows_blocks(D64))
     attend_rows(struct attn_args a, struct attn_parts p)
 {
@@ -41,7 +41,7 @@ static __global__ void __launch_bounds__(32 * ROWS_WARPS, attn_rows_blocks(D64))
             s = tile_seg(a, t, i);
         if (values) {
             bool rotated = s.kind == SEG_PAGE && s.page->flags & PAGE_V_ROTATED;
-            if (rotated != turned && i > seg0)
+            if (!LATENT && rotated != turned && i > seg0)
                 out_rotate(&out, d);
             turned = rotated;
         }
@@ -70,10 +70,12 @@ static __global__ void __launch_bounds__(32 * ROWS_WARPS, attn_rows_blocks(D64))
         if (values) {
             if (keep != 1)
                 out_scale(&out, keep);
-            if (s.kind == SEG_PAGE)
-                page_values(&out, s.page, g, b, score);
+            if (s.kind != SEG_PAGE)
+                f16_values<values ? D64 : 1, LATENT>(&out, s.v, n_tok, d, g, b, score);
+            else if constexpr (LATENT)
+                latent_values(&out, s.page, g, b, score);
             else
-                f16_values(&out, s.v, n_tok, d, g, b, score);
+                page_values(&out, s.page, g, b, score);
         }
     }
     float sum = quad_sum(w.sum);
@@ -86,13 +88,13 @@ static __global__ void __launch_bounds__(32 * ROWS_WARPS, attn_rows_blocks(D64))
         for (int G = 0; G < 2 * D64; G++)
             for (int jj = 0; jj < 4; jj++)
                 for (int e = 0; e < 2; e++) {
-                    int32_t c = 32 * G + 4 * (2 * b + e) + jj;
+                    int32_t c = value_channel<LATENT>(G, 2 * b + e) + jj;
                     if (c < d)
                         p.out[slot * d + c] = out.x[G][jj][e];
                 }
 }
 
-template <int D64>
+template <int D64, bool LATENT>
 static void rows_launch(struct kern_cuda *c, const struct attn_args &a, const struct attn_parts &p)
 {
     size_t each = ROWS_PAIRS * (size_t)rows_q_len(a.head_dim) * sizeof(float);
@@ -101,22 +103,27 @@ static void rows_launch(struct kern_cuda *c, const struct attn_args &a, const st
         n_warp--; /* wide heads in 64 KiB */
     dim3 grid((unsigned)((p.n_split + n_warp - 1) / n_warp), (unsigned)p.n_tile,
               (unsigned)(a.n_head_kv * p.n_chunk));
-    launch(attend_rows<D64>, grid, 32 * (unsigned)n_warp, (size_t)n_warp * each, c, a, p);
+    launch(attend_rows<D64, LATENT>, grid, 32 * (unsigned)n_warp, (size_t)n_warp * each, c, a, p);
 }
 
 void attn_rows_launch(struct kern_cuda *c, const struct attn_args &a, const struct attn_parts &p,
                       bool values)
 {
+    enum { WIDEST = (PAGE_HEAD_DIM_MAX + 63) / 64 };
+    if (values && a.latent) { /* one for all: most are that wide */
+        rows_launch<WIDEST, true>(c, a, p);
+        return;
+    }
     switch (values ? (a.head_dim + 63) / 64 : 0) {
-    case 0: rows_launch<0>(c, a, p); break;
-    case 1: rows_launch<1>(c, a, p); break;
-    case 2: rows_launch<2>(c, a, p); break;
+    case 0: rows_launch<0, false>(c, a, p); break;
+    case 1: rows_launch<1, false>(c, a, p); break;
+    case 2: rows_launch<2, false>(c, a, p); break;
     case 3:
-    case 4: rows_launch<4>(c, a, p); break;
+    case 4: rows_launch<4, false>(c, a, p); break;
     case 5:
     case 6:
     case 7:
-    case 8: rows_launch<8>(c, a, p); break;
-    default: rows_launch<9>(c, a, p);
+    case 8: rows_launch<8, false>(c, a, p); break;
+    default: rows_launch<WIDEST, false>(c, a, p);
     }
 }

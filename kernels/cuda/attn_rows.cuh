@@ -11,7 +11,8 @@
  *   scores:  channel of step (J, i), place s of lane b:  16 (4 J + b) + 4 i + s
  *            token of column g of tile j:                16 (g / 2) + 8 (g % 2) + j
  *   values:  token of step i, place s of lane b:         16 b + 4 i + s
- *            channel of column g of tile (G, jj):        32 G + 4 g + jj */
+ *            channel of column g of tile (G, jj):        32 G + 4 g + jj
+ *            of latents, whose words hold channels:      64 (G / 2) + 8 g + 4 (G % 2) + jj */
 #ifndef KERNELS_CUDA_ATTN_ROWS_CUH
 #define KERNELS_CUDA_ATTN_ROWS_CUH
 
@@ -109,6 +110,12 @@ template <int D64> struct row_out {
 DEVICE int32_t q_channel(int32_t b, int J, int i, int s)
 {
     return 16 * (4 * J + b) + 4 * i + s;
+}
+
+/* Channel of column `col` of tile (G, 0). */
+template <bool LATENT> DEVICE int32_t value_channel(int G, int32_t col)
+{
+    return LATENT ? 64 * (G / 2) + 8 * col + 4 * (G % 2) : 32 * G + 4 * col;
 }
 
 template <int D64> DEVICE void out_scale(row_out<D64> *w, float by)
@@ -376,6 +383,89 @@ DEVICE void page_values_at(row_out<D64> *w, const kern_page *p, int32_t g, int32
     }
 }
 
+/* The same of a latent's page, from its keys: a word holds 16 channels of a token, of which columns 2 i and 2 i + 1
+ * take 8 each. */
+template <int D64, int P>
+DEVICE void latent_values_at(row_out<D64> *w, const kern_page *p, int32_t g, int32_t b, const float s[8][2])
+{
+    const float up = 32768;
+    int32_t d = p->head_dim, n_plane = p->bits_k / 2;
+    const uint16_t *scale = page_k_scale(p), *lo = scale + d;
+    float down = cut_of(P, n_plane) / up, all = 0;
+    const uint8_t *plane[P];
+    for (int x = 0; x < P; x++)
+        plane[x] = page_plane_of(p, false, x);
+    uint32_t a[4][4];
+    for (int i = 0; i < 4; i++) {
+        int j = 4 * i % 8, e = i / 2; /* tokens 4 i .. 4 i + 3 */
+        split_rows(a[i], s[j][e] * up, s[j + 1][e] * up, s[j + 2][e] * up, s[j + 3][e] * up);
+        all += s[j][e] + s[j + 1][e] + s[j + 2][e] + s[j + 3][e];
+    }
+    all = quad_sum(all);
+#pragma unroll
+    for (int D = 0; D < D64; D++) {
+        if (64 * D >= d)
+            break;
+        int32_t ct = 4 * D + g / 2;
+        float acc[2][4][4];
+        for (int x = 0; x < 32; x++)
+            acc[x / 16][x / 4 % 4][x % 4] = 0;
+#pragma unroll
+        for (int i = 0; i < 4; i++) {
+            uint32_t word[P][4];
+            codes<P> c[4]; /* of tokens 4 i .. 4 i + 3 */
+#pragma unroll
+            for (int x = 0; x < P; x++) {
+                word[x][0] = word[x][1] = word[x][2] = word[x][3] = 0;
+                if (16 * ct < d && x < n_plane)
+                    load_words(word[x], plane[x] + b * 4 * d + ct * 64 + 16 * i);
+            }
+#pragma unroll
+            for (int y = 0; y < 4; y++)
+                codes_merge<P>(&c[y], &word[0][y]);
+#pragma unroll
+            for (int h = 0; h < 2; h++) {
+                uint32_t x[4], mask = P == 4 ? 0x00ff00ff : 0x000f000f;
+#pragma unroll
+                for (int y = 0; y < 4; y++)
+                    if constexpr (P == 4)
+                        x[y] = g % 2 ? c[y].x[2 + h] : c[y].x[h];
+                    else
+                        x[y] = c[y].x[h] >> (g % 2 ? 4 : 0);
+#pragma unroll
+                for (int jj = 0; jj < 4; jj++) {
+                    unsigned two = (unsigned)(jj | (4 + jj) << 8); /* byte jj of each */
+                    mma_f16(acc[h][jj], a[i], __byte_perm(x[0], x[1], two) & mask,
+                            __byte_perm(x[2], x[3], two) & mask);
+                }
+            }
+        }
+#pragma unroll
+        for (int h = 0; h < 2; h++)
+#pragma unroll
+            for (int e = 0; e < 2; e++) {
+                int32_t c = value_channel<true>(2 * D + h, 2 * b + e);
+                float by[4] = {0, 0, 0, 0}, from[4] = {0, 0, 0, 0};
+                if (c < d) {
+                    load_halves(by, scale + c);
+                    load_halves(from, lo + c);
+                }
+#pragma unroll
+                for (int jj = 0; jj < 4; jj++)
+                    w->x[2 * D + h][jj][e] += (acc[h][jj][e] + acc[h][jj][2 + e]) * down * by[jj] + all * from[jj];
+            }
+    }
+}
+
+template <int D64>
+DEVICE void latent_values(row_out<D64> *w, const kern_page *p, int32_t g, int32_t b, const float s[8][2])
+{
+    if (p->bits_k <= 4)
+        latent_values_at<D64, 2>(w, p, g, b, s);
+    else
+        latent_values_at<D64, 4>(w, p, g, b, s);
+}
+
 template <int D64>
 DEVICE void page_values(row_out<D64> *w, const kern_page *p, int32_t g, int32_t b,
                         const float s[8][2])
@@ -387,7 +477,7 @@ DEVICE void page_values(row_out<D64> *w, const kern_page *p, int32_t g, int32_t 
 }
 
 /* From rows v [n_tok][d]; what lies behind n_tok is not read: it may be NaN. */
-template <int D64>
+template <int D64, bool LATENT>
 DEVICE void f16_values(row_out<D64> *w, const uint16_t *v, int32_t n_tok, int32_t d, int32_t g,
                        int32_t b, const float s[8][2])
 {
@@ -399,8 +489,8 @@ DEVICE void f16_values(row_out<D64> *w, const uint16_t *v, int32_t n_tok, int32_
     }
 #pragma unroll
     for (int G = 0; G < 2 * D64; G++) {
-        int32_t c = 32 * G + 4 * g;
-        if (32 * G >= d)
+        int32_t c = value_channel<LATENT>(G, g);
+        if (value_channel<LATENT>(G, 0) >= d)
             break;
         float acc[4][4];
         for (int jj = 0; jj < 4; jj++)

@@ -30,7 +30,8 @@ DEVICE void word_codes(const uint8_t *const *plane, int32_t n_plane, int32_t at,
     }
 }
 
-DEVICE void page_keys(const kern_page *p, uint16_t *key)
+/* Token t of channel c to key[c * chan_step + t * tok_step]. */
+DEVICE void page_keys(const kern_page *p, uint16_t *key, int32_t chan_step, int32_t tok_step)
 {
     int32_t d = p->head_dim, n_plane = p->bits_k / 2;
     const uint16_t *scale = page_k_scale(p), *lo = scale + d;
@@ -43,7 +44,7 @@ DEVICE void page_keys(const kern_page *p, uint16_t *key)
         word_codes(plane, n_plane, t / 16 * 4 * d + ct * 64 + t % 16 * 4, code);
         for (int x = 0; x < 16; x++) {
             int32_t c = 16 * ct + x;
-            key[c * K_STRIDE + t] =
+            key[c * chan_step + t * tok_step] =
                 half_of(half_value(lo[c]) + half_value(scale[c]) * (float)code[x]);
         }
     }
@@ -162,8 +163,11 @@ static __global__ void __launch_bounds__(256, 1)
             continue;
         __syncthreads(); /* the segment before is done with */
         if (s.kind == SEG_PAGE) {
-            page_keys(s.page, key);
-            page_tokens(s.page, value);
+            page_keys(s.page, key, K_STRIDE, 1);
+            if (a.latent)
+                page_keys(s.page, value, 1, d + PAD);
+            else
+                page_tokens(s.page, value);
         } else {
             f16_rows(s, n_tok, d, key, value);
         }

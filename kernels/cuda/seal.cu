@@ -115,7 +115,7 @@ static __global__ void __launch_bounds__(SEAL_THREADS)
     }
     __syncthreads();
     uint16_t *scale_v = scale + 2 * d, *lo_v = scale_v + PAGE_TOK * n_group;
-    for (int32_t i = tid; i < PAGE_TOK * n_group; i += SEAL_THREADS) {
+    for (int32_t i = tid; i < PAGE_TOK * n_group && s.bits_v > 0; i += SEAL_THREADS) {
         int32_t t = i % PAGE_TOK, at = i / PAGE_TOK, c0 = at * PAGE_GROUP;
         int32_t n = d - c0 < PAGE_GROUP ? d - c0 : PAGE_GROUP;
         float x[PAGE_HEAD_DIM_MAX]; /* a rotated row is whole for each of its groups */
@@ -129,15 +129,21 @@ static __global__ void __launch_bounds__(SEAL_THREADS)
             codes[t * d + c0 + c] = (uint8_t)g.codes[c];
     }
     __syncthreads();
-    pack_words(codes, PAGE_TOK, d, true, d, s.bits_v / 2, s.plane_v, job.to);
+    if (s.bits_v > 0)
+        pack_words(codes, PAGE_TOK, d, true, d, s.bits_v / 2, s.plane_v, job.to);
     if (tid == 0) {
         struct totals tot = {{0, 0, 0, 0}, 0, 0};
-        for (int32_t i = job.n_skip * n_group; i < PAGE_TOK * n_group; i++)
+        for (int32_t i = job.n_skip * n_group; i < PAGE_TOK * n_group && s.bits_v > 0; i++)
             sums_add(&tot, &sums[i], s.bits_v);
-        p->rms_v = totals_store(&tot, s.bits_v, p->err_v);
+        if (s.bits_v > 0)
+            p->rms_v = totals_store(&tot, s.bits_v, p->err_v);
+        else
+            p->rms_v = p->rms_k;
+        for (int i = 0; i < PAGE_DEPTHS && s.bits_v == 0; i++)
+            p->err_v[i] = p->err_k[i];
         p->magic = PAGE_MAGIC;
         p->version = PAGE_VERSION;
-        p->flags = (uint16_t)s.flags;
+        p->flags = (uint16_t)(s.bits_v > 0 ? s.flags : 0);
         p->size_bytes = s.size_bytes;
         p->head_dim = (uint16_t)d;
         p->bits_k = (uint8_t)s.bits_k;
@@ -383,7 +389,8 @@ void cuda_demote(struct kern *k, const struct kern_demote *jobs, int32_t n)
     struct demote_job job[AT_ONCE];
     struct kern_page *page[AT_ONCE];
     for (int32_t at = 0; at < n;) {
-        size_t base = page_base_size(jobs[at].page->head_dim);
+        const struct page_shape first = page_shape_of(jobs[at].page); /* all alike but for their planes */
+        size_t base = page_base_size(&first);
         struct cuda_cut cut = cuda_cut_begin(c);
         uint8_t *bases = (uint8_t *)cuda_cut_take(&cut, base * AT_ONCE);
         void *dev_job = cuda_cut_take(&cut, sizeof job);

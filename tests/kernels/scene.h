@@ -33,6 +33,7 @@ struct shape {
     float softcap;
     int32_t bits_k, bits_v; /* 0: no pages; 1: every page another depth */
     bool rotated, listed, mass;
+    bool latent;  /* values are the keys */
     bool dropped; /* of the tokens before the rows, three in ten */
     int32_t picked; /* only every so manieth row asks, and the one behind it; 0 = all */
 };
@@ -62,7 +63,7 @@ static inline struct scene scene_make(const struct shape *h)
     int32_t b_first = h->pos0 / 64, b_last = (end - 1) / 64, n_head = h->n_head_kv * h->group;
     rng_state = 1 + (uint64_t)d * 7919 + (uint64_t)end * 104729 + (uint64_t)h->group;
     s.owned = calloc((size_t)h->n_head_kv * n_block * 3 + 16, sizeof *s.owned);
-    s.kv = (struct kern_kv){h->n_head_kv, d, n_block + 1, NULL, NULL, NULL};
+    s.kv = (struct kern_kv){.n_head_kv = h->n_head_kv, .head_dim = d, .n_block_cap = n_block + 1, .latent = h->latent};
     size_t table = sizeof(struct kern_kv_block) * h->n_head_kv * (n_block + 1);
     s.kv.block = scene_own(&s, table);
     memset(s.kv.block, 0, table);
@@ -87,7 +88,7 @@ static inline struct scene scene_make(const struct shape *h)
                 float spread = 0.3f + 2 * rng_uniform(), at = rng_normal();
                 for (int32_t t = 0; t < 64 && j * 64 + t < end; t++) {
                     b->k[c * 64 + t] = kern_f32_to_f16(at + spread * rng_normal());
-                    b->v[t * d + c] = kern_f32_to_f16(rng_normal());
+                    b->v[t * d + c] = h->latent ? b->k[c * 64 + t] : kern_f32_to_f16(rng_normal());
                 }
             }
             if (packed && j == 0) {
@@ -104,6 +105,7 @@ static inline struct scene scene_make(const struct shape *h)
                     shape.bits_k = depth[(j + head) % 4];
                     shape.bits_v = depth[(j / 4 + j) % 4];
                 }
+                shape.bits_v = h->latent ? 0 : shape.bits_v;
                 b->page = scene_own(&s, page_size(&shape));
                 page_seal(b->page, &shape,
                           h->rotated && (h->bits_k != 1 || j % 3) ? PAGE_V_ROTATED : 0,

@@ -305,6 +305,20 @@ static void cuda__attend__few_rows_of_pages(void **state)
                                         .window = i == 2 ? 300 : 0});
 }
 
+/* Keys that are values; 9 rows go to one kernel, 40 to the other, but for wide heads. */
+static void cuda__attend__pages_of_latents(void **state)
+{
+    static const int32_t dims[] = {16, 64, 80, 144, 288, 576};
+    for (int32_t bits = 2; bits <= 8; bits += 2)
+        check_attention(&(struct shape){.head_dim = bits % 4 ? 576 : 80, .n_head_kv = 1, .group = 5, .n_tok = 1,
+                                        .pos0 = 330, .bits_k = bits, .bits_v = bits, .latent = true, .mass = true});
+    for (int i = 0; i < 6; i++)
+        for (int32_t n_tok = 9; n_tok <= (dims[i] > 256 ? 9 : 40); n_tok += 31)
+            check_attention(&(struct shape){.head_dim = dims[i], .n_head_kv = 1, .group = 4 + 4 * (i % 2),
+                                            .n_tok = n_tok, .pos0 = 500 + i, .bits_k = 1, .bits_v = 1,
+                                            .latent = true, .listed = i == 1});
+}
+
 /* Rows picked out of a chunk, as audits of sparse attention ask for them. */
 static void cuda__attend__picked_rows(void **state)
 {
@@ -405,7 +419,7 @@ static void cuda__score__agrees_with_ref(void **state)
 static void cuda__seal__same_bytes_as_the_codec(void **state)
 {
     static const struct page_shape shapes[] = {{64, 8, 8}, {80, 6, 4}, {128, 4, 2}, {256, 2, 6},
-                                               {336, 4, 4}, {512, 8, 6}};
+                                               {336, 4, 4}, {512, 8, 6}, {576, 8, 0}, {80, 4, 0}};
     for (size_t j = 0; j < sizeof shapes / sizeof *shapes; j++) {
         enum { PAGES = 5 };
         int32_t d = shapes[j].head_dim;
@@ -443,10 +457,11 @@ static void cuda__seal__same_bytes_as_the_codec(void **state)
     }
 }
 
-/* Steps of the ladder, two at once, and one that moves planes (6/8); into a new place or the old one. */
+/* Steps of the ladder, two at once, and one that moves planes (6/8); into a new place or the old one. Every second
+ * head is a latent. */
 static void cuda__demote__same_bytes_as_the_codec(void **state)
 {
-    static const int32_t dims[] = {64, 80, 128, 256, 336, 512};
+    static const int32_t dims[] = {64, 80, 128, 128, 336, 576, 512};
     static const int32_t steps[][4] = {{8, 8, 8, 4}, {8, 4, 6, 4}, {8, 8, 4, 4}, {4, 4, 4, 2},
                                        {4, 2, 2, 2}, {8, 8, 6, 8}};
     enum { STEPS = sizeof steps / sizeof *steps };
@@ -457,7 +472,8 @@ static void cuda__demote__same_bytes_as_the_codec(void **state)
         struct kern_page *want[2 * STEPS], *back = malloc(PAGE_SIZE_MAX);
         for (int j = 0; j < 2 * STEPS; j++) {
             const int32_t *s = steps[j / 2];
-            struct page_shape shape = {d, s[0], s[1]};
+            int32_t bits_v = i % 2 ? 0 : s[3];
+            struct page_shape shape = {d, s[0], i % 2 ? 0 : s[1]};
             size_t size = page_size(&shape);
             for (int32_t x = 0; x < d * 64; x++) {
                 k[x] = kern_f32_to_f16(x / 64 == 3 ? 1 : 1 + 2 * rng_normal()); /* one channel is constant */
@@ -465,10 +481,10 @@ static void cuda__demote__same_bytes_as_the_codec(void **state)
             }
             want[j] = malloc(size);
             page_seal(want[j], &shape, j % 3 ? 0 : PAGE_V_ROTATED, j % 2 ? KERN_SINK_TOK : 0, k, v);
-            jobs[j] = (struct kern_demote){.page = malloc(size), .bits_k = s[2], .bits_v = s[3]};
+            jobs[j] = (struct kern_demote){.page = malloc(size), .bits_k = s[2], .bits_v = bits_v};
             memcpy(jobs[j].page, want[j], size);
             jobs[j].dev = jobs[j].dev_to = dev_new(want[j], size);
-            size = page_demote(want[j], s[2], s[3]);
+            size = page_demote(want[j], s[2], bits_v);
             assert_true(size > 0);
             if (j % 2)
                 jobs[j].dev_to = dev_new(NULL, size);
@@ -820,6 +836,7 @@ int main(int n_arg, char **arg)
         cmocka_unit_test(cuda__matmul__tiny_inputs_give_zero),
         cmocka_unit_test(cuda__attend__few_rows_of_f16),
         cmocka_unit_test(cuda__attend__few_rows_of_pages),
+        cmocka_unit_test(cuda__attend__pages_of_latents),
         cmocka_unit_test(cuda__attend__picked_rows),
         cmocka_unit_test(cuda__attend__many_rows),
         cmocka_unit_test(cuda__attend__many_rows_of_pages_and_lists),

@@ -59,6 +59,11 @@ static void rows_make(struct rows *r, int32_t d, uint64_t seed)
     }
 }
 
+static size_t base_of(int32_t d)
+{
+    return page_base_size(&(struct page_shape){d, 8, 8});
+}
+
 static struct kern_page *page_make(const struct rows *r, int32_t d, int32_t bits_k, int32_t bits_v,
                                    uint32_t flags, int32_t n_skip)
 {
@@ -139,7 +144,7 @@ static void page__seal__error_of_every_depth(void **state)
             assert_true(fabs(page_error(p, PAGE_V, 2 * depth + 2) - v) <= HEADER_TOL * v);
             for (int32_t above = depth + 1; above < PAGE_DEPTHS; above++)
                 assert_true(isnan(page_error(p, PAGE_K, 2 * above + 2)));
-            assert_true(page_check(p, p->size_bytes, d, NULL));
+            assert_true(page_check(p, p->size_bytes, d, false, NULL));
             free(p);
         }
     }
@@ -159,7 +164,7 @@ static void page__demote__close_to_sealed_at_that_depth(void **state)
             double predicted = page_error(cut, PAGE_K, bits), k0, v0, k1, v1;
             struct page_shape shape = {d, bits, bits};
             assert_int_equal(page_demote(cut, bits, bits), page_size(&shape));
-            assert_true(page_check(cut, cut->size_bytes, d, NULL));
+            assert_true(page_check(cut, cut->size_bytes, d, false, NULL));
             errors(sealed, r, 0, &k0, &v0);
             errors(cut, r, 0, &k1, &v1);
             assert_true(k1 <= cut_loss[depth] * k0 && v1 <= cut_loss[depth] * v0);
@@ -182,7 +187,7 @@ static void page__demote__steps_lead_to_the_same_page(void **state)
         struct kern_page *fast = page_make(r, 128, 8, 8, 0, 0);
         size_t size = page_demote(slow, ladder[i][0], ladder[i][1]);
         assert_int_equal(page_demote(fast, ladder[i][0], ladder[i][1]), size);
-        size_t base = page_base_size(128);
+        size_t base = base_of(128);
         assert_memory_equal((uint8_t *)slow + base, (uint8_t *)fast + base, size - base);
         double k0, v0, k1, v1;
         errors(slow, r, 0, &k0, &v0);
@@ -203,7 +208,7 @@ static void page__demote__ladder_is_a_prefix(void **state)
     rows_make(r, 64, 5);
     static const int32_t ladder[][2] = {{8, 8}, {8, 4}, {6, 4}, {4, 4}, {4, 2}, {2, 2}};
     struct kern_page *whole = page_make(r, 64, 8, 8, 0, 0);
-    size_t base = page_base_size(64), before = whole->size_bytes + 1;
+    size_t base = base_of(64), before = whole->size_bytes + 1;
     for (int i = 0; i < LENGTH(ladder); i++) {
         struct kern_page *p = page_make(r, 64, 8, 8, 0, 0);
         size_t size = page_demote(p, ladder[i][0], ladder[i][1]);
@@ -247,7 +252,7 @@ static void page__seal__strange_numbers(void **state)
         struct kern_page *p = page_make(r, 80, 8, 8, 0, 0);
         for (int32_t bits = 8; bits >= 2; bits -= 2) {
             assert_true(page_demote(p, bits, bits) > 0);
-            assert_true(page_check(p, p->size_bytes, 80, NULL));
+            assert_true(page_check(p, p->size_bytes, 80, false, NULL));
             page_unpack_k(p, x);
             for (int32_t i = 0; i < 80 * PAGE_TOK; i++)
                 assert_true(isfinite(x[i]));
@@ -274,11 +279,11 @@ static void page__assemble__whole_is_identical(void **state)
         }
         assert_null(k[3]);
         assert_null(v[2]);
-        assert_true(page_assemble(q, p, page_base_size(d), k, 3, v, 2));
+        assert_true(page_assemble(q, p, base_of(d), k, 3, v, 2));
         assert_memory_equal(p, q, p->size_bytes);
-        assert_false(page_assemble(q, p, page_base_size(d), k, 4, v, 2));
-        assert_false(page_assemble(q, p, page_base_size(d) - 1, k, 3, v, 2));
-        assert_false(page_assemble(q, p, page_base_size(d), k, 0, v, 2));
+        assert_false(page_assemble(q, p, base_of(d), k, 4, v, 2));
+        assert_false(page_assemble(q, p, base_of(d) - 1, k, 3, v, 2));
+        assert_false(page_assemble(q, p, base_of(d), k, 0, v, 2));
         free(p);
         free(q);
     }
@@ -300,8 +305,8 @@ static void page__assemble__missing_planes_widen(void **state)
         struct kern_page *q = malloc(page_size(&shape));
         struct kern_page *cut = page_make(r, 96, 8, 8, 0, 0);
         double k0, v0, k1, v1;
-        assert_true(page_assemble(q, p, page_base_size(96), k, n, v, n));
-        assert_true(page_check(q, page_size(&shape), 96, NULL));
+        assert_true(page_assemble(q, p, base_of(96), k, n, v, n));
+        assert_true(page_check(q, page_size(&shape), 96, false, NULL));
         page_demote(cut, 2 * n, 2 * n);
         errors(cut, r, 0, &k0, &v0);
         errors(q, r, 0, &k1, &v1);
@@ -435,12 +440,12 @@ static void page__check__damaged_bytes(void **state)
     size_t size = p->size_bytes, refused = 0;
     uint8_t *bytes = malloc(size);
     float *x = malloc(sizeof(float) * 64 * PAGE_TOK);
-    assert_true(page_check(p, size, 64, &why));
+    assert_true(page_check(p, size, 64, false, &why));
     assert_null(why);
-    assert_false(page_check(p, size, 128, &why));
+    assert_false(page_check(p, size, 128, false, &why));
     assert_non_null(why);
     for (size_t n = 0; n < size; n++)
-        assert_false(page_check(p, n, 64, NULL));
+        assert_false(page_check(p, n, 64, false, NULL));
     rng_state = 47;
     for (int n = 0; n < 4000; n++) {
         memcpy(bytes, p, size);
@@ -449,7 +454,7 @@ static void page__check__damaged_bytes(void **state)
             size_t range = n % 2 ? 64 : size;
             bytes[(size_t)(rng_uniform() * (float)range)] ^= (uint8_t)(1 << (n / 7 + i) % 8);
         }
-        if (!page_check(bytes, size, 64, NULL)) {
+        if (!page_check(bytes, size, 64, false, NULL)) {
             refused++;
             continue;
         }
@@ -466,6 +471,53 @@ static void page__check__damaged_bytes(void **state)
     free(bytes);
     free(x);
     free(p);
+    free(r);
+}
+
+/* A latent's keys are its values: at every depth, stepped down, put together again and refused where they are not. */
+static void page__latent__keys_are_values(void **state)
+{
+    struct rows *r = malloc(sizeof *r);
+    for (int i = 0; i < LENGTH(head_dims); i++) {
+        int32_t d = head_dims[i];
+        rows_make(r, d, 50 + (uint64_t)i);
+        for (int32_t c = 0; c < d; c++)
+            for (int32_t t = 0; t < PAGE_TOK; t++)
+                r->v[t * d + c] = r->k[c * PAGE_TOK + t];
+        struct kern_page *both = page_make(r, d, 8, 8, 0, 0), *p = page_make(r, d, 8, 0, PAGE_V_ROTATED, 0);
+        const struct page_shape whole = {d, 8, 0};
+        assert_int_equal(p->size_bytes, 64 + 4 * d + 64 * d);
+        assert_int_equal(p->flags, 0);
+        for (int32_t bits = 8; bits >= 2; bits -= 2) {
+            struct page_shape shape = {d, bits, 0};
+            double k0, k, v;
+            page_demote(both, bits, bits);
+            assert_int_equal(page_demote(p, bits, 0), page_size(&shape));
+            assert_true(page_check(p, p->size_bytes, d, true, NULL));
+            assert_false(page_check(p, p->size_bytes, d, false, NULL));
+            assert_false(page_check(both, both->size_bytes, d, true, NULL));
+            errors(both, r, 0, &k0, &v);
+            errors(p, r, 0, &k, &v);
+            assert_true(k == k0 && fabs(v - k) < 1e-9);
+            assert_true(page_error(p, PAGE_V, bits) == page_error(p, PAGE_K, bits));
+        }
+        assert_int_equal(page_demote(p, 2, 2), 0);
+        assert_int_equal(page_demote(both, 2, 0), 0);
+        struct kern_page *q = malloc(page_size(&whole)), *sealed = page_make(r, d, 8, 0, 0, 0);
+        const uint8_t *planes[PAGE_PLANES];
+        for (int32_t n = 0; n < PAGE_PLANES; n++)
+            planes[n] = page_plane(sealed, PAGE_K, n);
+        assert_null(page_plane(sealed, PAGE_V, 0));
+        assert_true(page_assemble(q, sealed, page_base_size(&whole), planes, 4, NULL, 0));
+        assert_memory_equal(q, sealed, sealed->size_bytes);
+        assert_true(page_assemble(q, sealed, page_base_size(&whole), planes, 2, NULL, 0));
+        assert_true(page_check(q, q->size_bytes, d, true, NULL));
+        assert_false(page_assemble(q, sealed, page_base_size(&whole), planes, 2, planes, 1));
+        free(q);
+        free(sealed);
+        free(both);
+        free(p);
+    }
     free(r);
 }
 
@@ -488,6 +540,7 @@ int main(void)
         cmocka_unit_test(page__bounds__hold_every_key),
         cmocka_unit_test(page__rotate__own_inverse),
         cmocka_unit_test(page__check__damaged_bytes),
+        cmocka_unit_test(page__latent__keys_are_values),
     };
     return cmocka_run_group_tests_name("page", tests, NULL, NULL);
 }
