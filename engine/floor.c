@@ -275,6 +275,7 @@ static const double cost_k[] = {1 / 256.0, 1 / 16.0, 1, 16 * KV_PULL_K},
 struct layer_cost {
     double k, v;  /* of 4 bits */
     int32_t size; /* of its planes, beside those of the other layers */
+    bool latent;  /* keys are values */
 };
 
 /* Channels of the layers, by the greatest number that divides them all. */
@@ -298,13 +299,13 @@ static void layer_sizes(const struct kv_shape *s, struct layer_cost *ret)
 static double cost_at(const struct layer_cost *c, int32_t step)
 {
     const struct kv_depth *d = &kv_ladder[step];
-    return c->k * cost_k[4 - d->bits_k / 2] + c->v * cost_v[4 - d->bits_v / 2];
+    return c->k * cost_k[4 - d->bits_k / 2] + c->v * cost_v[4 - (c->latent ? d->bits_k : d->bits_v) / 2];
 }
 
-/* In planes: a step's size but for what all pages have. */
-static int32_t planes_at(int32_t step)
+/* In planes, as the layer is large: a step's size but for what all pages have. */
+static int32_t planes_at(const struct layer_cost *c, int32_t step)
 {
-    return (kv_ladder[step].bits_k + kv_ladder[step].bits_v) / PAGE_PLANE_BITS;
+    return c->size * (kv_ladder[step].bits_k + (c->latent ? 0 : kv_ladder[step].bits_v)) / PAGE_PLANE_BITS;
 }
 
 /* The steps of the ladder that cost least of those that are `nominal` on average, as layers are large: the
@@ -314,7 +315,7 @@ static void spread(const struct layer_cost *cost, int32_t n_layer, struct kv_dep
 {
     int32_t even = kv_step(nominal), width = 1;
     for (int32_t i = 0; i < n_layer; i++)
-        width += cost[i].size * planes_at(even);
+        width += planes_at(&cost[i], even);
     double *least = mem_calloc((size_t)width, sizeof *least), sum_even = 0;
     int8_t *step = mem_calloc((size_t)n_layer * (size_t)width, sizeof *step);
     for (int32_t i = 0; i < n_layer; i++) {
@@ -322,7 +323,7 @@ static void spread(const struct layer_cost *cost, int32_t n_layer, struct kv_dep
         for (int32_t n = width - 1; n >= 0; n--) { /* downwards: least[n - x] is still of i layers */
             double best = INFINITY;
             for (int32_t s = 0; s < KV_STEPS; s++) {
-                int32_t rest = n - cost[i].size * planes_at(s);
+                int32_t rest = n - planes_at(&cost[i], s);
                 if (rest >= 0 && least[rest] + cost_at(&cost[i], s) < best) {
                     best = least[rest] + cost_at(&cost[i], s);
                     step[i * width + n] = (int8_t)s;
@@ -335,7 +336,7 @@ static void spread(const struct layer_cost *cost, int32_t n_layer, struct kv_dep
     for (int32_t i = n_layer - 1, n = width - 1; i >= 0; i--) {
         int32_t s = worth ? step[i * width + n] : even;
         ret[i] = kv_ladder[s];
-        n -= cost[i].size * planes_at(s);
+        n -= planes_at(&cost[i], s);
     }
     free(step);
     free(least);
@@ -368,7 +369,7 @@ void floor_care(const struct floor *f, const struct preset *preset, const struct
         double early = 1 + EARLY * (n_layer - i) / n_layer;
         ret[i].harm_k = k / fmax(of->error2_k, 1e-9);
         ret[i].harm_v = v / fmax(of->error2_v, 1e-9);
-        cost[i] = (struct layer_cost){.k = early * k, .v = early * v};
+        cost[i] = (struct layer_cost){.k = early * k, .v = early * v, .latent = shape->heads[i].latent};
     }
     layer_sizes(shape, cost);
     spread(cost, n_layer, (struct kv_depth){preset->bits_k, preset->bits_v}, depth);

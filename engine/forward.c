@@ -68,7 +68,7 @@ struct kv_shape forward_kv_shape(const struct model_params *p)
                          .state_floats = recurrent_state_floats(p)};
     for (int32_t i = 0; s.n_layer < p->n_layer_kv; i++)
         if (p->attends[i])
-            kv_shape_add(&s, model_n_head_kv(p, i), model_head_dim(p, i));
+            kv_shape_add(&s, model_n_head_kv(p, i), model_head_dim(p, i), p->n_latent > 0);
     return s;
 }
 

@@ -43,13 +43,14 @@ static void add_bytes(struct pieces *p, const void *src, size_t n)
 
 /* The lowest planes of all heads, keys then values, then what precedes them in each page (scales,
  * mostly), low and high bytes apart. */
-static void add_lowest(struct kern_page *const *page, int32_t n_head, int32_t d, struct pieces *p)
+static void add_lowest(struct kern_page *const *page, const struct kv_heads *of, struct pieces *p)
 {
-    size_t base = page_base_size(d), plane = page_plane_size(d), half = (size_t)n_head * base / 2;
-    for (int32_t i = 0; i < 2; i++)
-        for (int32_t h = 0; h < n_head; h++)
+    const struct page_shape lowest = keep_page_shape(of, 0);
+    size_t base = page_base_size(&lowest), plane = page_plane_size(of->dim), half = (size_t)of->n * base / 2;
+    for (int32_t i = 0; i < keep_n_tensor(of); i++)
+        for (int32_t h = 0; h < of->n; h++)
             add_bytes(p, (const char *)page[h] + base + (size_t)i * plane, plane);
-    for (int32_t h = 0; h < n_head; h++)
+    for (int32_t h = 0; h < of->n; h++)
         for (size_t i = 0; i < base / 2; i++) {
             char *at = p->data + p->used + (size_t)h * (base / 2) + i;
             at[0] = ((const char *)page[h])[2 * i];
@@ -59,11 +60,14 @@ static void add_lowest(struct kern_page *const *page, int32_t n_head, int32_t d,
 }
 
 /* Codes of keys, codes of values, low bytes, high bytes. */
-static void part_lowest(struct kv_piece *piece, int32_t n_head, int32_t d)
+static void part_lowest(struct kv_piece *piece, const struct kv_heads *of)
 {
-    size_t plane = (size_t)n_head * page_plane_size(d), half = (size_t)n_head * page_base_size(d) / 2;
-    piece->part[0] = piece->part[1] = (uint32_t)plane;
-    piece->part[2] = piece->part[3] = (uint32_t)half;
+    const struct page_shape lowest = keep_page_shape(of, 0);
+    size_t plane = (size_t)of->n * page_plane_size(of->dim), half = (size_t)of->n * page_base_size(&lowest) / 2;
+    int32_t n = 0;
+    while (n < keep_n_tensor(of))
+        piece->part[n++] = (uint32_t)plane;
+    piece->part[n] = piece->part[n + 1] = (uint32_t)half;
 }
 
 /* One piece per layer and plane: the slices of all heads whose page goes that high. */
@@ -80,12 +84,12 @@ static void add_pages(const struct kv_line *l, int32_t j, struct pieces *p)
         const struct kv_heads *of = &s->heads[y];
         struct kern_page *const *page = b->page + of->first;
         for (int32_t plane = 0; plane < KV_STEPS; plane++) {
-            size_t begin = p->used, from = keep_page_bytes(of->dim, plane - 1);
+            size_t begin = p->used, from = keep_page_bytes(of, plane - 1);
             if (plane == 0)
-                add_lowest(page, of->n, of->dim, p);
+                add_lowest(page, of, p);
             for (int32_t h = 0; plane > 0 && h < of->n; h++)
                 if (plane <= keep_top_plane(page[h]))
-                    add_bytes(p, (const char *)page[h] + from, keep_page_bytes(of->dim, plane) - from);
+                    add_bytes(p, (const char *)page[h] + from, keep_page_bytes(of, plane) - from);
             if (plane == 0 && sinks) {
                 keep_move_sinks(s, sinks, y, (uint16_t *)(void *)(p->data + p->used), true);
                 p->used += KERN_SINK_TOK * keep_tok_bytes(of);
@@ -94,7 +98,7 @@ static void add_pages(const struct kv_line *l, int32_t j, struct pieces *p)
                 continue;
             struct kv_piece *piece = add_piece(p, y, j, plane, begin);
             if (plane == 0)
-                part_lowest(piece, of->n, of->dim);
+                part_lowest(piece, of);
         }
     }
     free(sinks);

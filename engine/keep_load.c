@@ -33,7 +33,7 @@ static void put_sinks(struct kv_pool *p, struct kv_block *b, int32_t layer, uint
 }
 
 static void put_sink(struct kv_pool *p, struct kv_block *b, int32_t layer, int32_t t,
-                     const uint16_t *packed)
+                     uint16_t *packed)
 {
     const struct kern_ops *ops = p->kern->ops;
     uint16_t *sinks = mem_alloc(p->sink_bytes);
@@ -44,29 +44,32 @@ static void put_sink(struct kv_pool *p, struct kv_block *b, int32_t layer, int32
 }
 
 /* The lowest planes and scales of one head, as keep.c puts them, to the first bytes of its page. */
-static void take_lowest(char *page, const char *piece, int32_t h, int32_t n_head, int32_t d)
+static void take_lowest(char *page, const char *piece, int32_t h, const struct kv_heads *of)
 {
-    size_t base = page_base_size(d), plane = page_plane_size(d), half = (size_t)n_head * base / 2;
-    const char *low = piece + 2 * (size_t)n_head * plane + (size_t)h * (base / 2);
+    const struct page_shape lowest = keep_page_shape(of, 0);
+    size_t base = page_base_size(&lowest), plane = page_plane_size(of->dim), half = (size_t)of->n * base / 2;
+    int32_t n_plane = keep_n_tensor(of);
+    const char *low = piece + (size_t)(n_plane * of->n) * plane + (size_t)h * (base / 2);
     keep_join_bytes(page, low, low + half, base / 2);
-    for (int32_t i = 0; i < 2; i++)
-        memcpy(page + base + (size_t)i * plane, piece + (size_t)(i * n_head + h) * plane, plane);
+    for (int32_t i = 0; i < n_plane; i++)
+        memcpy(page + base + (size_t)i * plane, piece + (size_t)(i * of->n + h) * plane, plane);
 }
 
 /* Makes one page of the bytes that came: planes that are gone move scales and offsets. */
 static struct kern_page *build_page(const struct kv_pool *p, int32_t layer, const char *bytes,
                                     size_t have, uint64_t *ret_bytes)
 {
-    int32_t d = p->shape.heads[layer].dim, top = -1;
+    const struct kv_heads *of = &p->shape.heads[layer];
+    int32_t top = -1;
     struct kern_page head, *page = NULL;
     const uint8_t *planes_k[PAGE_PLANES], *planes_v[PAGE_PLANES];
     for (int32_t i = 0; i < KV_STEPS; i++)
-        if (keep_page_bytes(d, i) == have)
+        if (keep_page_bytes(of, i) == have)
             top = i;
     if (top < 0)
         return NULL;
     memcpy(&head, bytes, sizeof head);
-    const struct page_shape shape = keep_page_shape(d, top);
+    const struct page_shape shape = keep_page_shape(of, top);
     int32_t bits_k = shape.bits_k, bits_v = shape.bits_v;
     page = mem_try(page_size(&shape));
     if (!page)
@@ -75,14 +78,14 @@ static struct kern_page *build_page(const struct kv_pool *p, int32_t layer, cons
         planes_k[i] = (const uint8_t *)bytes + page_plane_at(&shape, PAGE_K, i);
     for (int32_t i = 0; i < bits_v / PAGE_PLANE_BITS; i++)
         planes_v[i] = (const uint8_t *)bytes + page_plane_at(&shape, PAGE_V, i);
-    bool ok = page_assemble(page, bytes, page_base_size(d), planes_k, bits_k / PAGE_PLANE_BITS,
+    bool ok = page_assemble(page, bytes, page_base_size(&shape), planes_k, bits_k / PAGE_PLANE_BITS,
                             planes_v, bits_v / PAGE_PLANE_BITS) &&
-              page_check(page, page_size(&shape), d, NULL);
+              page_check(page, page_size(&shape), of->dim, of->latent, NULL);
     /* A fixed format never holds more than it says. */
-    const struct kv_depth *seal = &p->care[layer].seal;
-    if (ok && !p->preset.adaptive && (bits_k > seal->bits_k || bits_v > seal->bits_v)) {
-        int32_t k = bits_k < seal->bits_k ? bits_k : seal->bits_k;
-        int32_t v = bits_v < seal->bits_v ? bits_v : seal->bits_v;
+    const struct page_shape seal = kv_page_shape(of, p->care[layer].seal);
+    if (ok && !p->preset.adaptive && (bits_k > seal.bits_k || bits_v > seal.bits_v)) {
+        int32_t k = bits_k < seal.bits_k ? bits_k : seal.bits_k;
+        int32_t v = bits_v < seal.bits_v ? bits_v : seal.bits_v;
         ok = page_demote(page, k, v) > 0;
     }
     if (!ok) {
@@ -99,7 +102,7 @@ static bool make_pages(struct loading *g, int32_t next)
     const struct kv_pool *p = g->l->pool;
     const struct kv_heads *of = g->layer >= 0 ? &p->shape.heads[g->layer] : NULL;
     for (int32_t h = 0; of && h < of->n && !g->bad; h++) {
-        struct kern_page *page = build_page(p, g->layer, g->bytes + (size_t)h * keep_page_max(of->dim),
+        struct kern_page *page = build_page(p, g->layer, g->bytes + (size_t)h * keep_page_max(of),
                                             g->have[h], &g->b->page_bytes);
         g->b->page[of->first + h] = page;
         g->n_page += page != NULL;
@@ -125,14 +128,14 @@ static bool visit_page(void *ctx, const struct kv_piece *piece)
     if (piece->layer != g->layer && !make_pages(g, piece->layer))
         return false;
     const struct kv_heads *of = &s->heads[piece->layer];
-    from = keep_page_bytes(of->dim, piece->plane - 1);
-    size = keep_page_bytes(of->dim, piece->plane) - from;
+    from = keep_page_bytes(of, piece->plane - 1);
+    size = keep_page_bytes(of, piece->plane) - from;
     if (piece->plane == 0 && left < size * (size_t)of->n) {
         g->bad = true;
         return false;
     }
     for (int32_t h = 0; h < of->n; h++) {
-        char *bytes = g->bytes + (size_t)h * keep_page_max(of->dim);
+        char *bytes = g->bytes + (size_t)h * keep_page_max(of);
         if (piece->plane > 0) {
             struct kern_page head;
             if (g->have[h] < sizeof head)
@@ -153,7 +156,7 @@ static bool visit_page(void *ctx, const struct kv_piece *piece)
             return false;
         }
         if (piece->plane == 0)
-            take_lowest(bytes, piece->data, h, of->n, of->dim);
+            take_lowest(bytes, piece->data, h, of);
         else
             memcpy(bytes + from, at, size);
         g->have[h] = from + size;
@@ -301,7 +304,7 @@ static int32_t load_sealed(const struct keep *k, int64_t id, struct kv_line *l, 
     const struct kv_shape *s = &l->pool->shape;
     size_t most_bytes = 0, most_heads = 0; /* of a layer's pages */
     for (int32_t i = 0; i < s->n_layer; i++) {
-        size_t n = (size_t)s->heads[i].n, all = n * keep_page_max(s->heads[i].dim);
+        size_t n = (size_t)s->heads[i].n, all = n * keep_page_max(&s->heads[i]);
         most_bytes = most_bytes > all ? most_bytes : all;
         most_heads = most_heads > n ? most_heads : n;
     }

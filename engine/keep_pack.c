@@ -3,28 +3,27 @@
 
 #include <string.h>
 
-struct page_shape keep_page_shape(int32_t head_dim, int32_t plane)
+struct page_shape keep_page_shape(const struct kv_heads *of, int32_t plane)
 {
-    const struct kv_depth *d = &kv_ladder[KV_STEPS - 1 - plane];
-    return (struct page_shape){head_dim, d->bits_k, d->bits_v};
+    return kv_page_shape(of, kv_ladder[KV_STEPS - 1 - plane]);
 }
 
-size_t keep_page_bytes(int32_t head_dim, int32_t plane)
+size_t keep_page_bytes(const struct kv_heads *of, int32_t plane)
 {
     if (plane < 0)
         return 0;
-    const struct page_shape s = keep_page_shape(head_dim, plane);
+    const struct page_shape s = keep_page_shape(of, plane);
     return page_size(&s);
 }
 
-size_t keep_page_max(int32_t head_dim)
+size_t keep_page_max(const struct kv_heads *of)
 {
-    return keep_page_bytes(head_dim, KV_STEPS - 1);
+    return keep_page_bytes(of, KV_STEPS - 1);
 }
 
 int32_t keep_top_plane(const struct kern_page *page)
 {
-    return KV_STEPS - 1 - kv_step((struct kv_depth){page->bits_k, page->bits_v});
+    return KV_STEPS - 1 - kv_page_step(page);
 }
 
 /* Where keys and values of a head lie in a layer's rows of a block; elements. */
@@ -41,59 +40,50 @@ static size_t sink_at(const struct kv_shape *s, int32_t layer, int32_t head, boo
     return kv_layer_at(s, layer, KERN_SINK_PAD) + ((size_t)value * (size_t)of->n + (size_t)head) * one;
 }
 
-void keep_move_token(const struct kv_heads *of, uint16_t *rows, int32_t t, uint16_t *packed, bool out)
+/* Token t of one head, whose keys lie `stride` tokens to a channel, out or in; what follows it in packed. */
+static uint16_t *move_head(const struct kv_heads *of, uint16_t *k, uint16_t *v, size_t stride, size_t t,
+                           uint16_t *packed, bool out)
 {
     size_t d = (size_t)of->dim;
-    for (int32_t h = 0; h < of->n; h++, packed += 2 * d) {
-        uint16_t *k = rows + row_at(of, h, false), *v = rows + row_at(of, h, true);
-        for (size_t c = 0; c < d; c++) {
-            uint16_t *key = &k[c * KERN_BLOCK_TOK + (size_t)t], *value = &v[(size_t)t * d + c];
-            if (out) {
-                packed[c] = *key;
-                packed[d + c] = *value;
-            } else {
-                *key = packed[c];
-                *value = packed[d + c];
-            }
+    uint16_t *values = of->latent ? packed : packed + d;
+    for (size_t c = 0; c < d; c++) {
+        uint16_t *key = &k[c * stride + t], *value = &v[t * d + c];
+        if (out) {
+            packed[c] = *key;
+            values[c] = *value;
+        } else {
+            *key = packed[c];
+            *value = values[c];
         }
     }
+    return values + d;
+}
+
+void keep_move_token(const struct kv_heads *of, uint16_t *rows, int32_t t, uint16_t *packed, bool out)
+{
+    for (int32_t h = 0; h < of->n; h++)
+        packed = move_head(of, rows + row_at(of, h, false), rows + row_at(of, h, true), KERN_BLOCK_TOK, (size_t)t,
+                           packed, out);
 }
 
 void keep_move_sinks(const struct kv_shape *s, uint16_t *sinks, int32_t layer, uint16_t *packed, bool out)
 {
-    size_t d = (size_t)s->heads[layer].dim;
-    for (int32_t h = 0; h < s->heads[layer].n; h++) {
-        uint16_t *k = sinks + sink_at(s, layer, h, false), *v = sinks + sink_at(s, layer, h, true);
-        for (size_t t = 0; t < KERN_SINK_TOK; t++, packed += 2 * d)
-            for (size_t c = 0; c < d; c++) {
-                uint16_t *key = &k[c * KERN_SINK_PAD + t], *value = &v[t * d + c];
-                if (out) {
-                    packed[c] = *key;
-                    packed[d + c] = *value;
-                } else {
-                    *key = packed[c];
-                    *value = packed[d + c];
-                }
-            }
-    }
+    for (int32_t h = 0; h < s->heads[layer].n; h++)
+        for (size_t t = 0; t < KERN_SINK_TOK; t++)
+            packed = move_head(&s->heads[layer], sinks + sink_at(s, layer, h, false),
+                               sinks + sink_at(s, layer, h, true), KERN_SINK_PAD, t, packed, out);
 }
 
-void keep_set_sink(const struct kv_shape *s, uint16_t *sinks, int32_t layer, int32_t t,
-                   const uint16_t *packed)
+void keep_set_sink(const struct kv_shape *s, uint16_t *sinks, int32_t layer, int32_t t, uint16_t *packed)
 {
-    size_t d = (size_t)s->heads[layer].dim;
-    for (int32_t h = 0; h < s->heads[layer].n; h++, packed += 2 * d) {
-        uint16_t *k = sinks + sink_at(s, layer, h, false), *v = sinks + sink_at(s, layer, h, true);
-        for (size_t c = 0; c < d; c++) {
-            k[c * KERN_SINK_PAD + (size_t)t] = packed[c];
-            v[(size_t)t * d + c] = packed[d + c];
-        }
-    }
+    for (int32_t h = 0; h < s->heads[layer].n; h++)
+        packed = move_head(&s->heads[layer], sinks + sink_at(s, layer, h, false),
+                           sinks + sink_at(s, layer, h, true), KERN_SINK_PAD, (size_t)t, packed, false);
 }
 
 size_t keep_tok_bytes(const struct kv_heads *of)
 {
-    return (size_t)of->n * 2 * (size_t)of->dim * sizeof(uint16_t);
+    return (size_t)of->n * (size_t)keep_n_tensor(of) * (size_t)of->dim * sizeof(uint16_t);
 }
 
 void keep_split_bytes(char *dst, const char *src, size_t n)

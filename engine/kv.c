@@ -21,10 +21,25 @@ int32_t kv_step(struct kv_depth d)
     return i;
 }
 
-void kv_shape_add(struct kv_shape *s, int32_t n_head_kv, int32_t head_dim)
+struct page_shape kv_page_shape(const struct kv_heads *of, struct kv_depth d)
+{
+    return (struct page_shape){of->dim, d.bits_k, of->latent ? 0 : d.bits_v};
+}
+
+int32_t kv_page_step(const struct kern_page *page)
+{
+    int32_t i = 0;
+    if (page->bits_v > 0)
+        return kv_step((struct kv_depth){page->bits_k, page->bits_v});
+    while (i < KV_STEPS && kv_ladder[i].bits_k != page->bits_k)
+        i++;
+    return i;
+}
+
+void kv_shape_add(struct kv_shape *s, int32_t n_head_kv, int32_t head_dim, bool latent)
 {
     assert(s->n_layer < KV_LAYERS);
-    s->heads[s->n_layer++] = (struct kv_heads){n_head_kv, head_dim, s->n_head, s->n_chan};
+    s->heads[s->n_layer++] = (struct kv_heads){n_head_kv, head_dim, s->n_head, s->n_chan, latent};
     s->n_head += n_head_kv;
     s->n_chan += n_head_kv * head_dim;
 }
@@ -55,9 +70,10 @@ uint64_t kv_block_bytes(const struct kv_shape *s)
 uint64_t kv_sealed_bytes(const struct kv_shape *s, struct kv_depth d)
 {
     uint64_t sum = 0;
-    for (int32_t i = 0; i < s->n_layer; i++)
-        sum += (uint64_t)s->heads[i].n *
-               page_size(&(struct page_shape){s->heads[i].dim, d.bits_k, d.bits_v});
+    for (int32_t i = 0; i < s->n_layer; i++) {
+        const struct page_shape page = kv_page_shape(&s->heads[i], d);
+        sum += (uint64_t)s->heads[i].n * page_size(&page);
+    }
     return sum;
 }
 
@@ -365,6 +381,7 @@ static void table_grow(struct kv_line *l, int32_t cap)
         l->layer[i] = (struct kern_kv){
             .n_head_kv = s->heads[i].n,
             .head_dim = s->heads[i].dim,
+            .latent = s->heads[i].latent,
             .n_block_cap = cap,
             .stamp = kv_stamp(),
             .block = l->table + (size_t)s->heads[i].first * (size_t)cap,

@@ -25,14 +25,16 @@
 #include "engine/base/err.h"
 #include "engine/presets.h"
 #include "kernels/kernels.h"
+#include "kernels/page.h"
 
 struct kv_pool;
 struct kv_line;
 
 /* One layer's heads of keys and values. Heads are numbered through all layers: `first` is the layer's
- * first one, `chan` counts the channels of those before it. */
+ * first one, `chan` counts the channels of those before it. latent: keys are values, and pages hold them once. */
 struct kv_heads {
     int32_t n, dim, first, chan;
+    bool latent;
 };
 
 /* Layers with keys and values, and layers that keep a state of fixed size (engine/recurrent.h); a layer may be both. */
@@ -45,7 +47,7 @@ struct kv_shape {
     int64_t state_floats; /* of one */
 };
 /* One layer more, behind the others. */
-void kv_shape_add(struct kv_shape *s, int32_t n_head_kv, int32_t head_dim);
+void kv_shape_add(struct kv_shape *s, int32_t n_head_kv, int32_t head_dim, bool latent);
 
 /* Bits of the keys and values of a page. Pages step down a ladder, one tensor at a time. */
 struct kv_depth {
@@ -54,6 +56,9 @@ struct kv_depth {
 enum { KV_STEPS = 6 };
 extern const struct kv_depth kv_ladder[KV_STEPS]; /* 8/8 8/4 6/4 4/4 4/2 2/2 */
 int32_t kv_step(struct kv_depth d);               /* its place there; KV_STEPS = none */
+/* A page of these heads at this depth; of a latent the bits of keys count, so that some steps are the same. */
+struct page_shape kv_page_shape(const struct kv_heads *of, struct kv_depth d);
+int32_t kv_page_step(const struct kern_page *page); /* the first step it may be at; KV_STEPS = none */
 
 /* What becomes of the pages of one layer. */
 struct kv_care {

@@ -14,15 +14,26 @@
 #define DECAY 0.7f
 enum { SLACK_DIVISOR = 64 }; /* frees a little more than asked, so as not to come back at once */
 
-static int32_t step_of(const struct kern_page *page)
+/* Bits of a page's keys and values at a step. */
+static struct kv_depth depth_at(const struct kern_page *page, int32_t step)
 {
-    return kv_step((struct kv_depth){page->bits_k, page->bits_v});
+    struct kv_depth d = kv_ladder[step];
+    return (struct kv_depth){d.bits_k, page->bits_v == 0 ? d.bits_k : d.bits_v};
+}
+
+/* The next step down at which the page is smaller; KV_STEPS = none. */
+static int32_t step_below(const struct kern_page *page)
+{
+    int32_t step = kv_page_step(page) + 1;
+    while (page->bits_v == 0 && step < KV_STEPS && kv_ladder[step].bits_k == page->bits_k)
+        step++;
+    return step < KV_STEPS ? step : KV_STEPS;
 }
 
 static double error_at(const struct kern_page *page, int32_t step)
 {
-    double k = page_error(page, PAGE_K, kv_ladder[step].bits_k);
-    double v = page_error(page, PAGE_V, kv_ladder[step].bits_v);
+    const struct kv_depth d = depth_at(page, step);
+    double k = page_error(page, PAGE_K, d.bits_k), v = page_error(page, PAGE_V, d.bits_v);
     return KEY_WEIGHT * (isfinite(k) ? k : 0) + (isfinite(v) ? v : 0);
 }
 
@@ -38,10 +49,9 @@ static double share(const struct kv_line *l, int32_t layer, int32_t head, int32_
 /* What reading this page at a step costs a query that reads nothing else. */
 static double harm_at(const struct kv_care *care, const struct kern_page *page, int32_t step)
 {
-    double k = page_error(page, PAGE_K, kv_ladder[step].bits_k);
-    double v = page_error(page, PAGE_V, kv_ladder[step].bits_v);
-    double pull_k = kv_ladder[step].bits_k == 2 ? KV_PULL_K : 1;
-    double pull_v = kv_ladder[step].bits_v == 2 ? KV_PULL_V : 1;
+    const struct kv_depth d = depth_at(page, step);
+    double k = page_error(page, PAGE_K, d.bits_k), v = page_error(page, PAGE_V, d.bits_v);
+    double pull_k = d.bits_k == 2 ? KV_PULL_K : 1, pull_v = d.bits_v == 2 ? KV_PULL_V : 1;
     return care->harm_k * pull_k * (isfinite(k) ? k * k : 0) +
            care->harm_v * pull_v * (isfinite(v) ? v * v : 0);
 }
@@ -63,11 +73,11 @@ static int by_price(const void *a, const void *b)
     return (x->index > y->index) - (x->index < y->index);
 }
 
-/* last: down to the floor; else to the soft one where that is finer. */
+/* Whether a page may go to this step. last: down to the floor; else to the soft one where that is finer. */
 static bool may_step(const struct kv_care *care, int32_t step, bool last)
 {
     int32_t floor = kv_step(care->floor), soft = kv_step(care->soft);
-    return step < (last || soft > floor ? floor : soft);
+    return step < KV_STEPS && step <= (last || soft > floor ? floor : soft);
 }
 
 static size_t collect(struct kv_pool *p, bool last, struct candidate **ret)
@@ -78,18 +88,19 @@ static size_t collect(struct kv_pool *p, bool last, struct candidate **ret)
         for (int32_t j = 0; j < l->n_block; j++) {
             struct kv_block *b = l->block[j];
             for (int32_t i = 0; b->sealed && i < p->shape.n_head; i++) {
-                int32_t layer = kv_layer_of(&p->shape, i), s = step_of(b->page[i]);
+                int32_t layer = kv_layer_of(&p->shape, i), s = kv_page_step(b->page[i]);
+                int32_t to = step_below(b->page[i]);
                 const struct kv_care *care = &p->care[layer];
-                if (s >= KV_STEPS || !may_step(care, s, last))
+                if (!may_step(care, to, last))
                     continue;
                 if (n == cap) {
                     cap = cap ? 2 * cap : 1024;
                     list = mem_realloc(list, cap * sizeof *list);
                 }
                 const struct kv_heads *of = &p->shape.heads[layer];
-                const struct page_shape next = {of->dim, kv_ladder[s + 1].bits_k, kv_ladder[s + 1].bits_v};
+                const struct page_shape next = kv_page_shape(of, kv_ladder[to]);
                 double freed = (double)(b->page[i]->size_bytes - page_size(&next));
-                double worse = harm_at(care, b->page[i], s + 1) - harm_at(care, b->page[i], s);
+                double worse = harm_at(care, b->page[i], to) - harm_at(care, b->page[i], s);
                 list[n++] = (struct candidate){
                     .price = share(l, layer, i - of->first, j) * fmax(0, worse) / freed,
                     .block = b,
@@ -148,10 +159,10 @@ static bool step_down(struct kv_pool *p, struct stepping *b, const struct candid
     if (b->n == BATCH || taken(b, c))
         step_run(p, b);
     struct kern_page *page = c->block->page[c->index], *dev = NULL, *dev_to = NULL;
-    int32_t s = step_of(page);
-    if (s >= KV_STEPS || !may_step(&p->care[c->layer], s, last))
+    int32_t to = step_below(page);
+    if (!may_step(&p->care[c->layer], to, last))
         return false;
-    const struct page_shape next = {page->head_dim, kv_ladder[s + 1].bits_k, kv_ladder[s + 1].bits_v};
+    const struct page_shape next = kv_page_shape(&p->shape.heads[c->layer], kv_ladder[to]);
     size_t old = page->size_bytes, size = page_size(&next);
     struct kern_page *less = mem_try(size);
     if (!less)
@@ -244,7 +255,7 @@ double ledger_error2(const struct kv_line *l, int32_t layer, enum page_tensor te
 
 double ledger_page_error(const struct kern_page *page)
 {
-    int32_t s = step_of(page);
+    int32_t s = kv_page_step(page);
     return s < KV_STEPS ? error_at(page, s) : 0;
 }
 
@@ -256,7 +267,7 @@ double ledger_harm(const struct kv_line *l)
     for (int32_t j = 0; j < l->n_block; j++)
         for (int32_t i = 0; l->block[j]->sealed && i < shape->n_head; i++) {
             const struct kern_page *page = l->block[j]->page[i];
-            int32_t s = step_of(page), layer = kv_layer_of(shape, i);
+            int32_t s = kv_page_step(page), layer = kv_layer_of(shape, i);
             if (s < KV_STEPS)
                 sum += share(l, layer, i - shape->heads[layer].first, j) * error_at(page, s);
         }
@@ -273,7 +284,7 @@ void ledger_tiers(const struct kv_line *l, int64_t ret[STATS_TIERS])
         ret[0] +=
             (int64_t)((b->rows ? l->pool->rows_bytes : 0) + (b->sinks ? l->pool->sink_bytes : 0));
         for (int32_t i = 0; b->page && i < n_page; i++) {
-            int32_t s = b->sealed ? step_of(b->page[i]) : 0;
+            int32_t s = b->sealed ? kv_page_step(b->page[i]) : 0;
             if (s < KV_STEPS)
                 ret[1 + s] += b->sealed ? b->page[i]->size_bytes
                                         : (int64_t)(b->page_bytes / (uint64_t)n_page);
@@ -342,11 +353,11 @@ static struct stats_page page_picture(const struct kv_line *l, const struct kv_b
     if (b->sealed) {
         const struct kern_page *page = b->page[row];
         s = (struct stats_page){
-            .tier = (uint8_t)(1 + step_of(page)),
+            .tier = (uint8_t)(1 + kv_page_step(page)),
             .bits_k = page->bits_k,
-            .bits_v = page->bits_v,
+            .bits_v = page->bits_v > 0 ? page->bits_v : page->bits_k,
             .error_k = page_error(page, PAGE_K, page->bits_k),
-            .error_v = page_error(page, PAGE_V, page->bits_v),
+            .error_v = page_error(page, PAGE_V, page->bits_v > 0 ? page->bits_v : page->bits_k),
         };
     }
     s.mass = l->pool->seals && l->n_query[layer] > 0

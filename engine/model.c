@@ -849,7 +849,7 @@ uint64_t model_fingerprint(const struct model *m)
         }
     }
     if (p->n_latent > 0) {
-        const int32_t latent[] = {p->n_latent, p->n_latent_q, p->n_plain, p->head_dim_v};
+        const int32_t latent[] = {p->n_latent, p->n_latent_q, p->n_plain, p->head_dim_v, 1 /* tensor in a page */};
         XXH3_64bits_update(x, latent, sizeof latent);
     }
     if (p->arch == MODEL_GEMMA4) {

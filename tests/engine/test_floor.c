@@ -153,7 +153,7 @@ static struct kv_shape shape_of(int32_t n, int32_t n_wide)
 {
     struct kv_shape s = {0};
     for (int32_t i = 0; i < n; i++)
-        kv_shape_add(&s, 2, i < n_wide ? 128 : 64);
+        kv_shape_add(&s, 2, i < n_wide ? 128 : 64, false);
     return s;
 }
 
@@ -224,6 +224,19 @@ static void floor__care__serves_the_fragile_layer_at_the_same_bytes(void **state
     for (int32_t i = 0; i < 16; i++)
         sum += 2 * page_size(&(struct page_shape){s.heads[i].dim, care[i].seal.bits_k, care[i].seal.bits_v});
     assert_true(sum <= kv_sealed_bytes(&s, (struct kv_depth){4, 4}));
+    /* Of latents keys alone are kept: what is saved in one layer pays for keys of another. */
+    s = (struct kv_shape){0};
+    for (int32_t i = 0; i < 16; i++)
+        kv_shape_add(&s, 1, 576, true);
+    floor_care(&f, presets_find("4/4"), &s, care);
+    sum = 0;
+    int32_t most = 0;
+    for (int32_t i = 0; i < 16; i++) {
+        const struct page_shape page = kv_page_shape(&s.heads[i], care[i].seal);
+        sum += page_size(&page);
+        most = page.bits_k > most ? page.bits_k : most;
+    }
+    assert_true(sum <= kv_sealed_bytes(&s, (struct kv_depth){4, 4}) && most > 4);
 }
 
 /* Where a short text shows nothing, keys of the first layer come before all, then those of the last,

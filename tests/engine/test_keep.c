@@ -521,6 +521,13 @@ static void keep__rest__of_layers_that_differ(void **state)
     rest_of("gemma4-moe");
 }
 
+/* Whose keys are values: pages and rows hold them once. */
+static void keep__rest__of_latents(void **state)
+{
+    rest_of("deepseek2-dense");
+    rest_of("minicpm3");
+}
+
 /* ---- layers that keep a state ---- */
 
 static void remove_state(int32_t n_tok, int32_t layer)
@@ -746,6 +753,7 @@ int main(int n_arg, char **arg)
         cmocka_unit_test(keep__rest__puts_only_rows_that_are_new),
         cmocka_unit_test(keep__rest__of_a_line_that_just_came_back),
         cmocka_unit_test(keep__rest__of_layers_that_differ),
+        cmocka_unit_test(keep__rest__of_latents),
         cmocka_unit_test(keep__states__come_back),
         cmocka_unit_test(keep__states__answers_again_read_little),
         cmocka_unit_test(keep__cuda__failed_device_keeps_nothing),

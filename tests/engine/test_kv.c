@@ -19,9 +19,9 @@ static struct kern *kern;
 static int setup(void **state)
 {
     kern = kern_open_cpu("ref", 1);
-    kv_shape_add(&shape, 2, 16);
-    kv_shape_add(&shape, 1, 32);
-    kv_shape_add(&shape, 2, 16);
+    kv_shape_add(&shape, 2, 16, false);
+    kv_shape_add(&shape, 1, 32, false);
+    kv_shape_add(&shape, 2, 16, false);
     return kern ? 0 : -1;
 }
 

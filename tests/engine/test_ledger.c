@@ -5,12 +5,14 @@
 #include <stdarg.h>
 #include <stddef.h>
 #include <stdint.h>
+#include <unistd.h>
 
 #include <cmocka.h>
 
 #include "engine/kv_impl.h"
 #include "engine/ledger.h"
 #include "tests/engine/bed.h"
+#include "tests/support/tinymodel.h"
 
 enum { N_TOK = 640 };
 
@@ -137,7 +139,7 @@ static void ledger__fit__steps_down_the_cheapest(void **state)
                 assert_memory_equal(there, b->page[i], b->page[i]->size_bytes);
                 free(there);
             }
-            assert_true(page_check(b->page[i], b->page[i]->size_bytes, of->dim, NULL));
+            assert_true(page_check(b->page[i], b->page[i]->size_bytes, of->dim, of->latent, NULL));
             free(before[j][i].bytes);
         }
     }
@@ -237,6 +239,59 @@ static void ledger__fit__leaves_fixed_formats_alone(void **state)
     kv_pool_free(p);
 }
 
+/* Pages of latents have keys alone: they step from 8 bits to 6, 4 and 2 of them, as far as floors say, and are read
+ * on from there. */
+static void ledger__fit__latents_step_down_by_keys(void **state)
+{
+    struct kern *k = bed_kern(getenv("CUDA_MODULE") ? "cuda" : NULL);
+    char path[64];
+    struct bed b;
+    static int32_t ids[N_TOK + 2];
+    for (int32_t i = 0; i < N_TOK + 2; i++)
+        ids[i] = i * 29 % TINYMODEL_VOCAB;
+    snprintf(path, sizeof path, "/tmp/dogear-ledger-%d.gguf", (int)getpid());
+    tinymodel_write(tinymodel_find("deepseek2-dense"), path, false);
+    bed_open(&b, k, path, N_TOK);
+    unlink(path);
+    kv_line_free(b.line);
+    kv_pool_free(b.pool);
+    const struct kv_shape s = forward_kv_shape(&b.m->p);
+    b.pool = kv_pool_new(k, &s, presets_find("adaptive"), 1u << 28);
+    b.line = kv_line_new(b.pool, 1024);
+    bed_read(&b, b.line, ids, N_TOK, false);
+    const struct page_shape whole = {s.heads[0].dim, 8, 0};
+    assert_int_equal(b.line->block[1]->page[0]->size_bytes, page_size(&whole));
+    kv_pool_trim(b.pool);
+    int32_t n_seen[5] = {0};
+    enum { STEPS = 8 };
+    for (int i = 0; i < 2 * STEPS; i++) { /* to 4 bits, then to 2 */
+        bool last = i % STEPS == STEPS - 1;
+        int32_t floor = i < STEPS ? 4 : 2, j = 0;
+        uint64_t used = kv_pool_bytes(b.pool), pages = 0;
+        struct kv_care care[KV_LAYERS];
+        kv_care_usual(presets_find("adaptive"), s.n_layer, care);
+        for (int32_t y = 0; y < s.n_layer; y++)
+            care[y].floor = care[y].soft = (struct kv_depth){floor, floor};
+        kv_pool_set_care(b.pool, care);
+        for (j = 0; j < b.line->n_block; j++)
+            pages += b.line->block[j]->page_bytes;
+        kv_pool_set_budget(b.pool, last ? 1 : used - pages / 64);
+        assert_true(ledger_fit(b.pool, 0) == !last);
+        for (j = 0; j < b.line->n_block; j++)
+            for (int32_t h = 0; b.line->block[j]->sealed && h < s.n_head; h++) {
+                const struct kern_page *page = b.line->block[j]->page[h];
+                assert_true(page_check(page, page->size_bytes, s.heads[0].dim, true, NULL));
+                assert_true(last ? page->bits_k == floor : page->bits_k >= floor);
+                n_seen[page->bits_k / 2]++;
+            }
+    }
+    assert_true(n_seen[1] > 0 && n_seen[2] > 0 && n_seen[3] > 0 && n_seen[4] > 0);
+    kv_pool_set_budget(b.pool, 1u << 28);
+    assert_true(isfinite(bed_read(&b, b.line, ids, N_TOK + 2, true)[0]));
+    bed_close(&b);
+    kern_close(k);
+}
+
 int main(int n_arg, char **arg)
 {
     const struct CMUnitTest tests[] = {
@@ -245,6 +300,7 @@ int main(int n_arg, char **arg)
         cmocka_unit_test(ledger__budget__holds_the_planned_context),
         cmocka_unit_test(ledger__reserve__is_foreseen_to_the_byte),
         cmocka_unit_test(ledger__fit__leaves_fixed_formats_alone),
+        cmocka_unit_test(ledger__fit__latents_step_down_by_keys),
     };
     if (n_arg > 1)
         cmocka_set_test_filter(arg[1]);
