@@ -37,10 +37,13 @@ enum {
     AMX_MIN_ROWS = 16,
     AMX_MIN_SEG = 2 * SPLIT_MIN_SEG,
     AMX_MIN_PAGE_ROWS = 8,
-    /* Up to so many rows multiply a page by its codes; for more it is widened. */
+    /* Up to so many rows multiply a page by its codes; for more it is widened where those have more than 4 bits. */
 #if defined(ATTN_AMX)
     CODE_ROWS = TILE_ROWS,
     PANEL_FLOATS = PAGE_HEAD_DIM_MAX * PAGE_TOK
+#elif defined(__AVX512F__)
+    CODE_ROWS = TILE_ROWS,
+    PANEL_FLOATS = VL /* never */
 #else
     CODE_ROWS = PAGE_FEW_ROWS,
     PANEL_FLOATS = PANEL_CHANNELS * PAGE_TOK
@@ -303,11 +306,12 @@ static int32_t panel_step(int32_t m)
     return m <= 2 && PANEL < 32 ? 32 : PANEL;
 }
 
-/* Whether m rows multiply a page as it lies. Wide heads have few rows to a tile: 64 of 512 channels take
- * .83 of the time of widening with AVX-512, .72 with AVX2. */
-static bool by_codes(const struct plan *p, int32_t m)
+/* Whether m rows multiply a page's keys or values of so many bits as they lie. Of the time of widening, 512 rows
+ * take with AVX-512 .84 to .91 at 8/8 and .55 to .65 at 4/4, with AVX2 1.31 to 1.42 and .84 to .97 (bench_attn).
+ * Wide heads have few rows to a tile: 64 of 512 channels take .72 with AVX2. */
+static bool by_codes(const struct plan *p, int32_t m, int32_t bits)
 {
-    return m <= CODE_ROWS || p->head_dim > PANEL_CHANNELS || p->a->kv->latent;
+    return m <= CODE_ROWS || bits <= 4 || p->head_dim > PANEL_CHANNELS || p->a->kv->latent;
 }
 
 /* Scores of n_key tokens (a multiple of 16) for all m rows into w->s. */
@@ -322,7 +326,7 @@ static void seg_scores(const struct plan *p, struct work *w, const struct seg *s
             return;
         }
 #endif
-        if (by_codes(p, m))
+        if (by_codes(p, m, s->page->bits_k))
             page_scores_ahead(&w->page, s->page, w->q, m, w->s, s->next_k, s->next_bytes);
         else {
             page_widen_k(&w->page.layout, s->page, w->panel);
@@ -363,7 +367,7 @@ static void seg_values(const struct plan *p, struct work *w, const struct seg *s
 {
     int32_t d = p->head_dim;
     out_turn(w, s->kind == SEG_PAGE && s->page->flags & PAGE_V_ROTATED, m, d);
-    if (s->kind == SEG_PAGE && by_codes(p, m)) {
+    if (s->kind == SEG_PAGE && by_codes(p, m, s->page->bits_v)) {
         scale_rows(w->out, w->keep, m, d);
 #if defined(ATTN_AMX)
         if (m >= AMX_MIN_PAGE_ROWS) {

@@ -17,8 +17,8 @@
 #include "kernels/page.h"
 
 enum {
-    PAGE_FEW_ROWS = 32, /* up to here integers beat widening: measured with bench_attn */
-    PAGE_ROW_STEP = 4,  /* rows that share one unpacking */
+    PAGE_FEW_ROWS = 32, /* with 8 lanes: up to here integers beat widening of wide codes: measured with bench_attn */
+    PAGE_ROW_STEP = VL == 16 ? 8 : 4, /* rows that share one unpacking, at most: as registers allow */
     FOLD_LINES = 2,     /* fetched with each vector that is folded: memory would rest meanwhile */
     FOLD_MAX_8 = 127,   /* times codes up to 15: eight products fit 16 bits */
     FOLD_MAX_16 = 8191, /* times codes up to 255: 576 products fit 31 bits */
@@ -155,16 +155,18 @@ ATTN_INLINE vi word_at(const int32_t *word, int i)
 #endif
 }
 
-/* acc += one line of codes times its four words of bytes. */
-ATTN_INLINE vi line_dot(vi acc, const vi quad[4], const int32_t *word)
+/* acc += one line of codes times its four words of bytes. many: so many rows are on their way that lines may wait
+ * for each other. */
+ATTN_INLINE vi line_dot(vi acc, const vi quad[4], const int32_t *word, bool many)
 {
 #if defined(__AVX512F__)
-    vi sum = VI_ZERO(); /* not acc: lines must not wait for each other */
+    vi sum = many ? acc : VI_ZERO();
 #pragma GCC unroll 4
     for (int j = 0; j < 4; j++)
         sum = vi_dot_bytes(sum, quad[j], word_at(word, j));
-    return VI_ADD(acc, sum);
+    return many ? sum : VI_ADD(acc, sum);
 #else
+    (void)many;
     vi sum = _mm256_maddubs_epi16(quad[0], word_at(word, 0));
 #pragma GCC unroll 4
     for (int j = 1; j < 4; j++)
@@ -217,7 +219,7 @@ ATTN_INLINE void page_dot_rows(const struct page_dot *t, const struct page_code 
     const char *ahead = t->ahead;
     for (int32_t o = 0; o < t->n_out; o += VL) {
         vi acc[PAGE_ROW_STEP];
-#pragma GCC unroll 4
+#pragma GCC unroll 8
         for (int i = 0; i < n_row; i++)
             acc[i] = VI_ZERO();
         size_t at = t->at + (size_t)(o / 16) * t->out_step + (turned ? 0 : o % 16 * 4);
@@ -230,14 +232,15 @@ ATTN_INLINE void page_dot_rows(const struct page_dot *t, const struct page_code 
                 line_codes(p, n_plane, at, quad);
             for (int32_t i = 0; i < t->ahead_lines; i++, ahead += 64)
                 fetch_line(ahead, p->far);
-#pragma GCC unroll 4
+#pragma GCC unroll 8
             for (int i = 0; i < n_row; i++) {
                 const int32_t *row = word + i * WORD_ROW;
-                acc[i] = n_plane > 2 ? line_dot_wide(acc[i], quad, row) : line_dot(acc[i], quad, row);
+                acc[i] = n_plane > 2 ? line_dot_wide(acc[i], quad, row)
+                                     : line_dot(acc[i], quad, row, n_row > 4);
             }
             word += (n_plane > 2 ? 8 : 4) * WORD_COPIES;
         }
-#pragma GCC unroll 4
+#pragma GCC unroll 8
         for (int i = 0; i < n_row; i++) {
             float *dst = t->dst + i * t->dst_stride + o;
             vf x = VF_FMA(VF_FROM_INT(acc[i]), VF_SET1(t->step[i]), VF_SET1(t->add[i]));
@@ -262,10 +265,21 @@ ATTN_INLINE void page_dot_planes(const struct page_dot *t, const struct page_cod
     case 3:
         page_dot_rows(t, p, w, n_plane, 3, turned);
         break;
+#if defined(__AVX512F__)
+    case PAGE_ROW_STEP:
+        page_dot_rows(t, p, w, n_plane, PAGE_ROW_STEP, turned);
+        break;
+#endif
     default:
         page_dot_rows(t, p, w, n_plane, 4, turned);
         break;
     }
+}
+
+/* Rows of those left that go together: as many as there is code for. */
+static int32_t page_rows_now(int32_t n_left)
+{
+    return n_left >= PAGE_ROW_STEP ? PAGE_ROW_STEP : n_left < 4 ? n_left : 4;
 }
 
 /* One function each, so that each combination exists once per source. */
@@ -350,8 +364,8 @@ static void page_scores_ahead(struct page_query *w, const struct kern_page *page
     const uint16_t *lo = scale + d;
     float folded[PAGE_ROW_STEP * PAGE_HEAD_DIM_MAX]; /* [row][head_dim] */
     vf unit = VF_SET1(code.unit), mid = VF_SET1(code.mid);
-    for (int32_t i0 = 0; i0 < n_row; i0 += PAGE_ROW_STEP) {
-        int32_t n = n_row - i0 < PAGE_ROW_STEP ? n_row - i0 : PAGE_ROW_STEP;
+    for (int32_t i0 = 0, n; i0 < n_row; i0 += n) {
+        n = page_rows_now(n_row - i0);
         vf most[PAGE_ROW_STEP], base[PAGE_ROW_STEP];
         for (int32_t i = 0; i < n; i++)
             most[i] = base[i] = VF_ZERO();
@@ -393,8 +407,8 @@ static __attribute__((unused)) void page_values_latent(struct page_query *w, con
     int32_t d = page->head_dim;
     struct page_code code = page_code_of(&w->layout, page, PAGE_V);
     const uint16_t *scale = (const uint16_t *)((const uint8_t *)page + page_scale_k_at(d));
-    for (int32_t i0 = 0; i0 < n_row; i0 += PAGE_ROW_STEP) {
-        int32_t n = n_row - i0 < PAGE_ROW_STEP ? n_row - i0 : PAGE_ROW_STEP;
+    for (int32_t i0 = 0, n; i0 < n_row; i0 += n) {
+        n = page_rows_now(n_row - i0);
         struct page_dot dot = {.n_row = n, .n_out = d, .n_line = PAGE_TOK / 16, .out_step = 64,
                                .line_step = (size_t)4 * d, .dst = out + i0 * d, .dst_stride = (size_t)d,
                                .onto = true, .turned_scale = scale, .turned_lo = scale + d};
@@ -427,8 +441,8 @@ static __attribute__((unused)) void page_values(struct page_query *w, const stru
     const uint16_t *lo = scale + PAGE_TOK * n_group;
     float folded[PAGE_TOK];
     vf unit = VF_SET1(code.unit), mid = VF_SET1(code.mid);
-    for (int32_t i0 = 0; i0 < n_row; i0 += PAGE_ROW_STEP) {
-        int32_t n = n_row - i0 < PAGE_ROW_STEP ? n_row - i0 : PAGE_ROW_STEP;
+    for (int32_t i0 = 0, n; i0 < n_row; i0 += n) {
+        n = page_rows_now(n_row - i0);
         for (int32_t g = 0; g < n_group; g++) {
             const char *part = i0 == 0 && ahead ? ahead + ahead_bytes / n_group * g : NULL;
             size_t part_bytes = ahead_bytes / n_group;

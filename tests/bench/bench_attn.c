@@ -218,10 +218,16 @@ int main(int argc, char **argv)
         for (int r = 0; r < 5; r++) {
             run_case(k, attend, m, depth, rows[r], 0, 0, false);
             run_case(k, attend, m, depth, rows[r], 4, 4, false);
+            if (rows[r] >= 8) {
+                run_case(k, attend, m, depth, rows[r], 8, 8, false);
+                run_case(k, attend, m, depth, rows[r], 8, 4, false);
+                run_case(k, attend, m, depth, rows[r], 2, 2, false);
+            }
         }
         run_case(k, attend, m, 0, 512, 0, 0, false);
         run_case(k, attend, m, 3584, 512, 0, 0, false);
         run_case(k, attend, m, 3584, 512, 0, 0, true);
+        run_case(k, attend, m, 3584, 512, 8, 8, false);
         run_case(k, attend, m, 3584, 512, 4, 4, false);
         run_seal(m, 8, 8);
         run_seal(m, 4, 4);
