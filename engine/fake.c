@@ -32,6 +32,7 @@
 #include <string.h>
 #include <time.h>
 
+#include "engine/base/clock.h"
 #include "engine/base/mem.h"
 #include "engine/base/queue.h"
 #include "engine/base/str.h"
@@ -76,20 +77,13 @@ struct fake {
     int agree_every; /* 0 = unknown */
 };
 
-static double now_s(void)
-{
-    struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
-}
-
 /* Sleeps in slices so that a cancel is felt at once; false when cancelled. */
 static bool pause_ms(struct fake *f, int ms)
 {
-    for (double end = now_s() + ms / 1000.0; now_s() < end;) {
+    for (double end = clock_s() + ms / 1000.0; clock_s() < end;) {
         if (atomic_load(&f->cancel))
             return false;
-        double left = end - now_s();
+        double left = end - clock_s();
         struct timespec t = {0, (long)((left < 0.005 ? left : 0.005) * 1e9)};
         if (left > 0)
             nanosleep(&t, NULL);
@@ -117,7 +111,7 @@ static void with_stats(struct fake *f, void (*change)(struct stats *s, double x)
 {
     pthread_mutex_lock(&f->lock);
     change(&f->stats, x);
-    f->stats.at_s = now_s();
+    f->stats.at_s = clock_s();
     pthread_mutex_unlock(&f->lock);
 }
 
@@ -386,7 +380,7 @@ static void push_last(struct fake *f, struct engine_event *ev)
 
 static void play(struct fake *f, struct job *j)
 {
-    double start = now_s();
+    double start = clock_s();
     double first_token = NAN;
     int32_t n_generated = 0;
     struct engine_event *ev = event(j, ENGINE_EV_PROMPT);
@@ -412,14 +406,14 @@ static void play(struct fake *f, struct job *j)
             else
                 str_add(&text, str_c(&j->last), j->last.len);
             if (isnan(first_token)) {
-                first_token = now_s() - start;
+                first_token = clock_s() - start;
                 with_stats(f, set_ttft, first_token);
             }
-            double t0 = now_s();
+            double t0 = clock_s();
             int32_t n0 = n_generated;
             going = say(f, j, str_c(&text), text.len, &n_generated);
-            if (now_s() > t0)
-                with_stats(f, set_tps, (n_generated - n0) / (now_s() - t0));
+            if (clock_s() > t0)
+                with_stats(f, set_tps, (n_generated - n0) / (clock_s() - t0));
         } else if (!strcmp(verb, "rate")) {
             f->rate_ms = atoi(rest);
         } else if (!strcmp(verb, "wait")) {
@@ -497,7 +491,7 @@ static void verify(struct fake *f, struct job *j)
     if (done > 0) {
         s->timeline = j->timeline;
         s->verified.n = done;
-        s->verified.at_s = now_s();
+        s->verified.at_s = clock_s();
     }
     ev->fidelity = (struct engine_fidelity){.n_tok = j->n_verify,
                                             .n = done,
@@ -695,7 +689,7 @@ static void fake_map_ask(struct engine *en, int64_t timeline)
     pthread_mutex_lock(&f->lock);
     f->map.timeline = timeline;
     if (f->map.page)
-        f->map.at_s = now_s();
+        f->map.at_s = clock_s();
     pthread_mutex_unlock(&f->lock);
 }
 
@@ -727,7 +721,7 @@ static void fake_trace_ask(struct engine *en, int64_t timeline, const int32_t *i
     for (int32_t i = 0; i < t->n; i++)
         t->weight[i] = f->part[(int64_t)i * f->n_part / t->n] / sum;
     t->took_s = 0;
-    t->at_s = now_s();
+    t->at_s = clock_s();
     pthread_mutex_unlock(&f->lock);
 }
 

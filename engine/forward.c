@@ -590,3 +590,9 @@ enum status forward_head(struct forward *f, int32_t row0, int32_t n_row, const f
     *ret = f->host_logits;
     return OK;
 }
+
+enum status forward_step(struct forward *f, struct kv_line *line, int32_t id, const float **ret, struct err *e)
+{
+    TRY(forward_run(f, line, &id, 1, FORWARD_LAST, NULL, NULL, e));
+    return forward_head(f, 0, 1, ret, e);
+}

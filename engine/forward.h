@@ -64,4 +64,8 @@ enum status forward_run_from(struct forward *f, struct kv_line *line, int32_t la
 enum status forward_head(struct forward *f, int32_t row0, int32_t n_row, const float **ret,
                          struct err *e);
 
+/* Writing an answer: feeds one token at the end of the line and returns the logits after it (host, valid until the
+ * next pass). Allocates nothing: room for one token must have been reserved. */
+enum status forward_step(struct forward *f, struct kv_line *line, int32_t id, const float **ret, struct err *e);
+
 #endif

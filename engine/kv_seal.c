@@ -3,8 +3,8 @@
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
 
+#include "engine/base/clock.h"
 #include "engine/base/mem.h"
 #include "engine/kv_impl.h"
 
@@ -98,13 +98,6 @@ void kv_pages_free(struct kv_pool *p, struct kv_block *b)
 
 /* ---- sealing ---- */
 
-static double now_s(void)
-{
-    struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
-}
-
 void kv_seal(struct kv_line *l, int32_t layer, int32_t n_tok_end)
 {
     struct kv_pool *p = l->pool;
@@ -130,7 +123,7 @@ void kv_seal(struct kv_line *l, int32_t layer, int32_t n_tok_end)
             entry->page = b->copy ? b->copy[i] : b->page[i];
         }
     l->layer[layer].stamp = kv_stamp();
-    double start = now_s();
+    double start = clock_s();
     const struct page_shape page = kv_page_shape(of, p->care[layer].seal);
     /* Values are rotated: that spreads what stands out over all channels. KL from the exact cache without
      * it and with it, of SmolLM2-135M on 3,128 tokens of WikiText-2 and Gemma-3-270M on 1,032, weights in
@@ -138,7 +131,7 @@ void kv_seal(struct kv_line *l, int32_t layer, int32_t n_tok_end)
      * .020 and .010. Sealing 4/4 takes 2.0 to 2.3 % of a prompt of 4,096 tokens with it, 1.9 to 2.1 without
      * (SmolLM2 in Q4_1, two threads). */
     p->kern->ops->seal(p->kern, jobs, n, of->dim, page.bits_k, page.bits_v, PAGE_V_ROTATED);
-    p->seal_s += now_s() - start;
+    p->seal_s += clock_s() - start;
     free(jobs);
 }
 

@@ -4,9 +4,9 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
 #include <unistd.h>
 
+#include "engine/base/clock.h"
 #include "engine/base/mem.h"
 #include "engine/base/str.h"
 #include "engine/room.h"
@@ -16,13 +16,6 @@
 enum { GPU_CTX_LEAST = 8192 }; /* layers leave the GPU before the context is shorter */
 #define WALK_PERIOD_S 0.5    /* all pages are looked at no more often while an answer is written, */
 #define WALK_SHARE 0.01      /* and never for more than this share of the time */
-
-double local_now_s(void)
-{
-    struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
-}
 
 struct engine_event *local_event_new(uint64_t number, enum engine_event_kind kind)
 {
@@ -63,7 +56,7 @@ struct engine_floor local_floor_info(const struct floor *f)
 
 void local_walk(struct local *l, int64_t id, const struct kv_line *line, bool often)
 {
-    double start = local_now_s();
+    double start = clock_s();
     if (often && start - l->walked_s < fmax(WALK_PERIOD_S, l->walk_s / WALK_SHARE))
         return;
     pthread_mutex_lock(&l->lock);
@@ -93,11 +86,11 @@ void local_walk(struct local *l, int64_t id, const struct kv_line *line, bool of
         if (line)
             ledger_map(line, &l->map);
         l->map.timeline = id;
-        l->map.at_s = local_now_s();
+        l->map.at_s = clock_s();
         l->map.took_s = l->map.at_s - start;
     }
     pthread_mutex_unlock(&l->lock);
-    l->walked_s = local_now_s();
+    l->walked_s = clock_s();
     l->walk_s = l->walked_s - start;
 }
 
@@ -472,7 +465,7 @@ static void local_stats(struct engine *en, struct stats *ret)
     pthread_mutex_lock(&l->lock);
     *ret = l->stats;
     pthread_mutex_unlock(&l->lock);
-    ret->at_s = local_now_s();
+    ret->at_s = clock_s();
     ret->coverage = (double)local_coverage(l);
     long pages_all, pages;
     FILE *f = fopen("/proc/self/statm", "re");

@@ -89,7 +89,6 @@ enum status local_check_ids(const struct local *l, const int32_t *ids, int32_t n
 struct kv_shape local_kv_shape(const struct local *l);
 /* Shows f to the caller. */
 struct engine_floor local_floor_info(const struct floor *f);
-double local_now_s(void); /* CLOCK_MONOTONIC */
 /* An event of the turn or verification `number` whose figures are all unknown. */
 struct engine_event *local_event_new(uint64_t number, enum engine_event_kind kind);
 

@@ -1,10 +1,9 @@
 /* Measuring on the caller's thread: teacher-forced logits and speed. */
 #include <math.h>
 #include <stdlib.h>
-#include <time.h>
 
+#include "engine/base/clock.h"
 #include "engine/base/mem.h"
-#include "engine/decode.h"
 #include "engine/local.h"
 #include "engine/prefill.h"
 #include "engine/recurrent.h"
@@ -13,13 +12,6 @@
 #include "kernels/timed.h"
 
 #define BENCH_LINE INT64_MIN /* no conversation has this number */
-
-static double now_s(void)
-{
-    struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
-}
 
 /* Takes the compute lock; ERR_BUSY while a turn runs. */
 static enum status begin(struct local *l, struct err *e)
@@ -174,14 +166,14 @@ static enum status bench_once(struct local *l, struct kv_line *line, const struc
     int32_t n = b->n_prompt > 0 ? b->n_prompt : b->n_gen;
     TRY(room_reserve(l, BENCH_LINE, line, n, e));
     policy_begin(l->policy, local_coverage(l), b->depth + (b->n_prompt > 0 ? b->n_prompt : 0));
-    double start = now_s(), sealed = kv_seal_s(l->pool);
+    double start = clock_s(), sealed = kv_seal_s(l->pool);
     if (b->n_prompt > 0) {
         TRY(prefill_run(l->forward, line, ids, n, NULL, NULL, &logits, e));
     } else {
         for (int32_t i = 0; i < n; i++)
-            TRY(decode_step(l->forward, line, ids[i], &logits, e));
+            TRY(forward_step(l->forward, line, ids[i], &logits, e));
     }
-    *ret_s = now_s() - start;
+    *ret_s = clock_s() - start;
     *ret_seal_s += kv_seal_s(l->pool) - sealed;
     return OK;
 }

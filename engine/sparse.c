@@ -4,8 +4,8 @@
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
 
+#include "engine/base/clock.h"
 #include "engine/base/mem.h"
 #include "engine/sparse_impl.h"
 #include "kernels/score.h"
@@ -49,13 +49,6 @@ static const char *const reason_texts[SPARSE_REASONS] = {
 const char *sparse_reason_text(enum sparse_reason r)
 {
     return reason_texts[r];
-}
-
-static double now_s(void)
-{
-    struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
 }
 
 struct sparse *sparse_new(struct kern *k, const struct sparse_shape *s,
@@ -530,13 +523,13 @@ void sparse_attend(struct sparse *sp, int32_t layer, const struct kern_attn *a, 
 {
     struct kern *k = sp->k;
     enum sparse_reason why;
-    double t0 = now_s();
+    double t0 = clock_s();
     const struct kern_block_list *list = sparse_choose(sp, layer, a, turn_end, &why);
     if (list && !lse_room(sp, a->n_tok)) {
         list = NULL;
         why = SPARSE_NO_SCORER;
     }
-    double t1 = now_s(), all = causal_blocks(a) * sp->s.n_head_kv;
+    double t1 = clock_s(), all = causal_blocks(a) * sp->s.n_head_kv;
     if (!list) {
         k->ops->attend(k, a);
         if (why == SPARSE_FEW_ROWS)
@@ -549,7 +542,7 @@ void sparse_attend(struct sparse *sp, int32_t layer, const struct kern_attn *a, 
         sp->layer[layer].n_read += all;
         sp->layer[layer].n_all += all;
         if (a->n_tok >= ROWS_FULL && sp->k->n_thread > 0) { /* streams return before they are done */
-            sp->dense_s += now_s() - t1;
+            sp->dense_s += clock_s() - t1;
             sp->dense_all += all;
         }
         sparse_note_dense(sp, a->n_tok);
@@ -576,7 +569,7 @@ void sparse_attend(struct sparse *sp, int32_t layer, const struct kern_attn *a, 
     sp->sparse_read += read;
     sp->sparse_all += all;
     sp->score_s += t1 - t0;
-    sp->attend_s += now_s() - t1;
+    sp->attend_s += clock_s() - t1;
 }
 
 void sparse_report(const struct sparse *sp, struct sparse_report *ret)

@@ -4,6 +4,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "engine/base/clock.h"
 #include "engine/base/mem.h"
 #include "engine/kv_impl.h"
 #include "engine/room.h"
@@ -189,7 +190,7 @@ static void put(struct local *l, const struct trace *t, const struct look *w, do
         }
         got.on_rows = (float)rows;
     }
-    got.at_s = local_now_s();
+    got.at_s = clock_s();
     got.took_s = got.at_s - start_s;
     pthread_mutex_lock(&l->lock);
     free(l->trace.weight);
@@ -200,7 +201,7 @@ static void put(struct local *l, const struct trace *t, const struct look *w, do
 void trace_run(struct local *l, const struct trace *t)
 {
     struct err e;
-    double start = local_now_s();
+    double start = clock_s();
     const struct model_params *p = &l->model->p;
     bool asked = t->pos >= 0 && t->pos < t->n && t->n <= l->plan.n_ctx &&
                  local_check_ids(l, t->ids, t->n, &e) == OK;

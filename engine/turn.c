@@ -4,23 +4,15 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
 
 #include "engine/answer.h"
+#include "engine/base/clock.h"
 #include "engine/base/mem.h"
-#include "engine/decode.h"
 #include "engine/prefill.h"
 #include "engine/room.h"
 #include "engine/sampler.h"
 
 #define EVENT_PERIOD_S 0.1 /* progress and snapshots, at most this often */
-
-static double now_s(void)
-{
-    struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
-}
 
 /* ---- the copy of a turn ---- */
 
@@ -103,7 +95,7 @@ static double rate(int32_t n, double seconds)
 static void tell_stats(struct run *r, enum stats_phase phase)
 {
     struct local *l = r->l;
-    double now = now_s();
+    double now = clock_s();
     pthread_mutex_lock(&l->lock);
     struct stats *s = &l->stats;
     s->phase = phase;
@@ -136,7 +128,7 @@ static void tell_stats(struct run *r, enum stats_phase phase)
 static bool prefill_tick(void *ctx, double n_done, int32_t n_total)
 {
     struct run *r = ctx;
-    double now = now_s();
+    double now = clock_s();
     keep_blocks(&r->l->keep, r->t->timeline, r->line); /* a killed prefill goes on where it was */
     if (now - r->told_s >= EVENT_PERIOD_S) {
         r->told_s = now;
@@ -154,7 +146,7 @@ static bool prefill_tick(void *ctx, double n_done, int32_t n_total)
 static enum status read_prompt(struct run *r, const float **logits, struct err *e)
 {
     enum status s;
-    r->prefill_start_s = r->told_s = now_s();
+    r->prefill_start_s = r->told_s = clock_s();
     do {
         int32_t at = kv_n_tok(r->line);
         r->n_read_before = at - r->n_reused;
@@ -167,7 +159,7 @@ static enum status read_prompt(struct run *r, const float **logits, struct err *
             break;
     } while (s == ERR_MEMORY);
     r->n_read = kv_n_tok(r->line) - r->n_reused;
-    r->prefill_s = now_s() - r->prefill_start_s;
+    r->prefill_s = clock_s() - r->prefill_start_s;
     return s;
 }
 
@@ -268,7 +260,7 @@ static enum status write_answer(struct run *r, const float *logits, struct err *
                            "the model's logits are not finite: the file is damaged "
                            "or its type too coarse");
         if (r->first_s == 0)
-            r->first_s = now_s();
+            r->first_s = clock_s();
         if (template_is_stop(l->template, id) || answer_is_over(&r->answer, id)) {
             r->stop = ENGINE_STOP_EOS;
             break;
@@ -277,7 +269,7 @@ static enum status write_answer(struct run *r, const float *logits, struct err *
         r->n_generated++;
         if (!take_token(r, id, logits))
             break;
-        double now = now_s();
+        double now = clock_s();
         if (now - r->told_s >= EVENT_PERIOD_S) {
             r->told_s = now;
             tell_stats(r, STATS_DECODE);
@@ -291,7 +283,7 @@ static enum status write_answer(struct run *r, const float *logits, struct err *
         if (room_fit_budget(l))
             local_walk(l, r->t->timeline, r->line, false);
         TRY(room_reserve(l, r->t->timeline, r->line, 1, e));
-        TRY(decode_step(l->forward, r->line, id, &logits, e));
+        TRY(forward_step(l->forward, r->line, id, &logits, e));
         keep_blocks(&l->keep, r->t->timeline, r->line);
     }
     return OK;
@@ -357,7 +349,7 @@ static enum status run_turn(struct run *r, struct err *e)
     forward_set_watch(l->forward, l->witness ? witness_look : NULL, l->witness);
     enum status s = write_answer(r, logits, e);
     forward_set_watch(l->forward, NULL, NULL);
-    r->decode_end_s = now_s();
+    r->decode_end_s = clock_s();
     if (r->stop != ENGINE_STOP_EOS || r->pending.n || r->text.len) {
         answer_flush(&r->answer, &r->text);
         send_text(r, 0);
@@ -367,7 +359,7 @@ static enum status run_turn(struct run *r, struct err *e)
 
 struct engine_event *turn_run(struct local *l, const struct turn *t)
 {
-    struct run r = {.l = l, .t = t, .start_s = now_s(), .stop = ENGINE_STOP_CANCEL};
+    struct run r = {.l = l, .t = t, .start_s = clock_s(), .stop = ENGINE_STOP_CANCEL};
     struct err err;
     enum status s = run_turn(&r, &err);
     if (r.line) {

@@ -4,6 +4,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "engine/base/clock.h"
 #include "engine/base/compare.h"
 #include "engine/base/mem.h"
 #include "engine/room.h"
@@ -51,7 +52,7 @@ struct run {
 
 static void tell(struct run *r, double n_done)
 {
-    double now = local_now_s();
+    double now = clock_s();
     if (now - r->told_s < EVENT_PERIOD_S)
         return;
     r->told_s = now;
@@ -236,7 +237,7 @@ static void tell_end(struct run *r, const struct engine_fidelity *f)
         .kl_rounding = f->kl_rounding,
         .top1_rounding = f->top1_rounding,
         .n = f->n,
-        .at_s = local_now_s(),
+        .at_s = clock_s(),
     };
     pthread_mutex_unlock(&r->l->lock);
 }
@@ -244,7 +245,7 @@ static void tell_end(struct run *r, const struct engine_fidelity *f)
 struct engine_event *verify_run(struct local *l, const struct verify *v)
 {
     int32_t n = v->n < l->plan.n_ctx ? v->n : l->plan.n_ctx;
-    struct run r = {.l = l, .v = v, .n = n, .start_s = local_now_s()};
+    struct run r = {.l = l, .v = v, .n = n, .start_s = clock_s()};
     const struct kv_shape shape = local_kv_shape(l);
     struct err err;
     enum status s = check(&r, &shape, &err);

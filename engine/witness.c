@@ -3,8 +3,8 @@
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
 
+#include "engine/base/clock.h"
 #include "engine/base/mem.h"
 #include "engine/kv_impl.h"
 #include "engine/ledger.h"
@@ -160,9 +160,7 @@ void witness_look(void *ctx, int32_t layer, const struct kern_attn *a, struct kv
     }
     if (!(all > 0) || !isfinite(off))
         return;
-    struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    w->at_s = (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
+    w->at_s = clock_s();
     w->error += sqrt(off / all);
     w->predicted += predicted(w, l, layer, a->n_head / a->kv->n_head_kv);
     w->n++;

@@ -6,6 +6,7 @@
 #define XXH_INLINE_ALL
 #include <xxhash.h>
 
+#include "engine/base/clock.h"
 #include "engine/base/mem.h"
 #include "sessions/kvstore.h"
 
@@ -184,7 +185,7 @@ static enum status touch(struct db *d, int64_t chat, bool whole, struct err *e)
     return db_do(d, e,
                  "INSERT INTO chat (id, used_ms) VALUES (?1, ?2) ON CONFLICT (id) DO UPDATE"
                  " SET used_ms = ?2, depth = iif(?3, 0, depth)",
-                 "iii", chat, store_now_ms(), (int64_t)whole);
+                 "iii", chat, clock_unix_ms(), (int64_t)whole);
 }
 
 enum status kvstore_find(struct db *d, uint64_t fingerprint, uint64_t hash, int32_t n_tok,

@@ -2,6 +2,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "engine/base/clock.h"
 #include "engine/base/mem.h"
 #include "sessions/kvstore.h"
 #include "sessions/store.h"
@@ -131,7 +132,7 @@ enum status sessions_get(struct sessions *s, int64_t id, struct sessions_row *re
 
 static enum status run_create(struct sessions *s, struct command *c, struct err *e)
 {
-    int64_t now = store_now_ms();
+    int64_t now = clock_unix_ms();
     TRY(db_do(s->w, e,
               "INSERT INTO conversation (tree, created_ms, updated_ms, model)"
               " VALUES (0, ?1, ?1, ?2)",

@@ -3,6 +3,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "engine/base/clock.h"
 #include "engine/base/mem.h"
 #include "engine/base/str.h"
 #include "sessions/store.h"
@@ -126,7 +127,7 @@ static enum status load(struct db *d, int64_t id, uint64_t vocab, struct session
 
 static enum status run_add(struct sessions *s, struct command *c, struct err *e)
 {
-    int64_t now = store_now_ms(), done = strcmp(c->word, "assistant") != 0;
+    int64_t now = clock_unix_ms(), done = strcmp(c->word, "assistant") != 0;
     TRY(tree_expect_visible(s->w, c->conversation, c->message, e));
     TRY(db_do(s->w, e,
               "INSERT INTO message (parent, home, created_ms, done, indexed, role, text)"
@@ -207,7 +208,7 @@ static enum status run_finish(struct sessions *s, struct command *c, struct err 
     return db_do(s->w, e,
                  "UPDATE conversation SET updated_ms = ? WHERE id ="
                  " (SELECT home FROM message WHERE id = ?)",
-                 "ii", store_now_ms(), c->message);
+                 "ii", clock_unix_ms(), c->message);
 }
 
 void sessions_finish(struct sessions *s, int64_t message, const char *text, size_t len,

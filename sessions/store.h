@@ -34,7 +34,6 @@ struct sessions {
     struct err trouble_err;
 };
 
-int64_t store_now_ms(void);
 /* Remembers the first failure until sessions_trouble fetches it. */
 void store_trouble(struct sessions *s, const struct err *e);
 

@@ -3,6 +3,7 @@
 #include <string.h>
 #include <sys/statvfs.h>
 
+#include "engine/base/clock.h"
 #include "engine/base/mem.h"
 #include "sessions/kvstore.h"
 
@@ -167,7 +168,7 @@ static enum status thin(struct db *d, int64_t chat, int64_t depth, struct err *e
     TRY(db_do(d, e,
               "INSERT INTO chat (id, depth, used_ms) VALUES (?1, ?2, ?3)"
               " ON CONFLICT (id) DO UPDATE SET depth = max(depth, ?2)",
-              "iii", chat, depth, store_now_ms()));
+              "iii", chat, depth, clock_unix_ms()));
     /* Where the chat ended, if that was put or read last: it stays as long as the coarsest plane of the
      * pages, which are of no use without it. */
     TRY(kvstore_forget_states(d, chat, 1, e));

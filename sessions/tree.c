@@ -3,6 +3,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "engine/base/clock.h"
 #include "engine/base/mem.h"
 #include "engine/base/str.h"
 #include "sessions/kvstore.h"
@@ -255,7 +256,7 @@ static enum status name_fork(struct db *d, int64_t origin, int64_t fork, struct 
 
 static enum status run_fork(struct sessions *s, struct command *c, struct err *e)
 {
-    int64_t now = store_now_ms();
+    int64_t now = clock_unix_ms();
     TRY(tree_expect_visible(s->w, c->conversation, c->message, e));
     TRY(db_do(s->w, e,
               "INSERT INTO conversation (tree, base, leaf, created_ms, updated_ms, model)"

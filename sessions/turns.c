@@ -2,6 +2,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "engine/base/clock.h"
 #include "engine/base/mem.h"
 #include "sessions/store.h"
 #include "sessions/writer.h"
@@ -87,7 +88,7 @@ void sessions_turn_put(struct sessions *s, int64_t message, const char *figures,
     struct command c = {.run = run_put,
                         .lazy = true,
                         .message = message,
-                        .number = store_now_ms(),
+                        .number = clock_unix_ms(),
                         .text = figures,
                         .len = strlen(figures),
                         .more_free = free,

@@ -5,6 +5,7 @@
 #include <string.h>
 #include <time.h>
 
+#include "engine/base/clock.h"
 #include "engine/base/mem.h"
 #include "sessions/kvstore.h"
 
@@ -151,9 +152,7 @@ static void batch_return(struct lane *w, struct command *head, const struct err 
 
 static int64_t clock_ms(void)
 {
-    struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return (int64_t)t.tv_sec * 1000 + t.tv_nsec / 1000000;
+    return (int64_t)(1e3 * clock_s());
 }
 
 static void wait_until(struct writer *w, int64_t at_ms)

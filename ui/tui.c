@@ -10,10 +10,10 @@
 #include <string.h>
 #include <sys/ioctl.h>
 #include <termios.h>
-#include <time.h>
 #include <unistd.h>
 #include <wchar.h>
 
+#include "engine/base/clock.h"
 #include "engine/base/mem.h"
 #include "engine/base/str.h"
 #include "engine/base/utf8.h"
@@ -33,13 +33,6 @@ struct tui {
     int n_pair;
     double pending_since_s;
 };
-
-static double now_s(void)
-{
-    struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return (double)t.tv_sec + (double)t.tv_nsec * 1e-9;
-}
 
 /* Control strings that curses knows nothing of. Errors mean that the terminal is gone, which the
  * next read tells. */
@@ -234,7 +227,7 @@ static void front_wait(void *ctx, struct pollfd *fds, int n_fd, int timeout_ms)
     memcpy(all + 1, fds, (size_t)n_fd * sizeof *fds);
     all[0] = (struct pollfd){.fd = t->closed || t->suspended ? -1 : STDIN_FILENO, .events = POLLIN};
     if (input_pending(t->in)) {
-        int left_ms = (int)((t->pending_since_s - now_s()) * 1000) + INPUT_ESC_MS;
+        int left_ms = (int)((t->pending_since_s - clock_s()) * 1000) + INPUT_ESC_MS;
         left_ms = left_ms < 0 ? 0 : left_ms;
         if (timeout_ms < 0 || left_ms < timeout_ms)
             timeout_ms = left_ms;
@@ -249,7 +242,7 @@ static void front_wait(void *ctx, struct pollfd *fds, int n_fd, int timeout_ms)
         ssize_t n = read(STDIN_FILENO, buf, sizeof buf);
         if (n > 0) {
             input_feed(t->in, buf, (size_t)n);
-            t->pending_since_s = now_s();
+            t->pending_since_s = clock_s();
         } else if (n == 0 || (errno != EINTR && errno != EAGAIN)) {
             t->closed = true;
         }
@@ -269,7 +262,7 @@ static bool event(void *ctx, struct ui_event *ret)
     }
     if (input_next(t->in, ret))
         return true;
-    if (input_pending(t->in) && now_s() - t->pending_since_s >= INPUT_ESC_MS / 1000.0) {
+    if (input_pending(t->in) && clock_s() - t->pending_since_s >= INPUT_ESC_MS / 1000.0) {
         input_flush(t->in);
         if (input_next(t->in, ret))
             return true;

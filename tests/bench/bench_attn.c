@@ -12,8 +12,8 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
 
+#include "engine/base/clock.h"
 #include "kernels/cpu/attn.h"
 #include "kernels/cpu/isa.h"
 #include "kernels/kernels.h"
@@ -33,13 +33,6 @@ static const struct model models[] = {
     {"gemma3-1b", 4, 1, 256},
     {"wide", 8, 1, 512},
 };
-
-static double now_s(void)
-{
-    struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
-}
 
 static void *get(size_t size)
 {
@@ -134,12 +127,12 @@ static void run_case(struct kern *k, attend_fn *attend, const struct model *m, i
                           .scale = 1 / sqrtf((float)m->head_dim), .mass = mass ? sum : NULL};
     double best = INFINITY;
     for (int r = 0; r < N_REPEAT; r++) {
-        double t0 = now_s();
+        double t0 = clock_s();
         for (int32_t i = 0; i < n_layer; i++) {
             a.kv = &layers[i].kv;
             attend(k, &a);
         }
-        best = fmin(best, (now_s() - t0) / n_layer);
+        best = fmin(best, (clock_s() - t0) / n_layer);
     }
     double scores = (double)m->n_head * n_tok * (depth + (n_tok + 1) / 2.0);
     char kv[16];
@@ -166,10 +159,10 @@ static void run_seal(const struct model *m, int32_t bits_k, int32_t bits_v)
         src[i] = kern_f32_to_f16(noise() + noise() + noise());
     double best = INFINITY;
     for (int r = 0; r < N_REPEAT; r++) {
-        double t0 = now_s();
+        double t0 = clock_s();
         for (int i = 0; i < 20; i++)
             page_seal(page, &shape, 0, 0, src, src + 64 * m->head_dim);
-        best = fmin(best, (now_s() - t0) / 20);
+        best = fmin(best, (clock_s() - t0) / 20);
     }
     printf("%-13s seal %d/%d: %6.1f us/page, %5.2f us per token of a layer\n", m->name, bits_k,
            bits_v, best * 1e6, best * 1e6 * m->n_head_kv / 64);

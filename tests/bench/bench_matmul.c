@@ -4,23 +4,16 @@
  * usage: bench_matmul [-t THREADS] [-k ISA] [-n TOKENS] [TYPE...]
  * Shapes are the large matrices of a 1B llama. A multiply and an add are two operations; bytes
  * are those of the file's blocks. Best of several repeats, as limits are best cases too. */
+#include "engine/base/clock.h"
 #include "kernels/kernels.h"
 
 #include <immintrin.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
 #include <unistd.h>
 
 enum { N_ROW = 8192, N_COL = 2048, COPIES = 8, REPEATS = 5 };
-
-static double now_s(void)
-{
-    struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
-}
 
 /* Operations per second of the widest 8-bit multiply-add of a thread, from registers. */
 __attribute__((target("avx2"))) static void spin_avx2(void *ctx, int part, int n_part)
@@ -52,9 +45,9 @@ static double peak_gops(struct kern *k)
     bool wide = strcmp(k->name, "avx512") == 0 || strcmp(k->name, "amx") == 0;
     double best = 0;
     for (int i = 0; i < REPEATS; i++) {
-        double t = now_s();
+        double t = clock_s();
         kern_parallel(k, k->n_thread, wide ? spin_avx512 : spin_avx2, NULL);
-        t = now_s() - t;
+        t = clock_s() - t;
         double gops = (wide ? 10 * 128.0 : 8 * 64.0) * 2e6 * k->n_thread / t * 1e-9;
         best = gops > best ? gops : best;
     }
@@ -84,9 +77,9 @@ static double read_gbps(struct kern *k)
         return 0;
     memset(p, 1, READ_BYTES);
     for (int i = 0; i < REPEATS; i++) {
-        double t = now_s();
+        double t = clock_s();
         kern_parallel(k, k->n_thread, read_part, p);
-        t = now_s() - t;
+        t = clock_s() - t;
         best = READ_BYTES / t * 1e-9 > best ? READ_BYTES / t * 1e-9 : best;
     }
     free(p);
@@ -110,22 +103,22 @@ static void bench_type(struct kern *k, enum kern_type type, int32_t n_tok, doubl
     for (size_t i = 0; i < (size_t)n_tok * N_COL; i++)
         x[i] = (float)(int32_t)(s = s * 1664525u + 1013904223u) / 2147483648.0f;
     kern_quantise(type, values, data, (int64_t)n);
-    double load = now_s();
+    double load = clock_s();
     for (int i = 0; i < COPIES; i++)
         if (!(w[i] = k->ops->weight_new(k, type, N_ROW, N_COL, data)))
             exit(1);
-    load = now_s() - load;
+    load = clock_s() - load;
     double best[2] = {1e9, 1e9};
     int32_t toks[2] = {n_tok, 1};
     for (int mode = 0; mode < 2; mode++)
         for (int r = 0; r < REPEATS; r++) {
             int copies = toks[mode] > 64 ? 1 : COPIES; /* few tokens: weights must come from memory */
-            double t = now_s();
+            double t = clock_s();
             for (int i = 0; i < copies; i++) {
                 struct kern_mat m = {w[i], NULL, dst, N_ROW, false};
                 k->ops->matmul(k, 1, &m, x, N_COL, toks[mode]);
             }
-            t = (now_s() - t) / copies;
+            t = (clock_s() - t) / copies;
             best[mode] = t < best[mode] ? t : best[mode];
         }
     double g = 2e-9 * (double)n * n_tok / best[0], b = (double)bytes / best[1] * 1e-9;

@@ -10,8 +10,8 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
 
+#include "engine/base/clock.h"
 #include "kernels/kernels.h"
 
 enum { N_LAYER = 18, N_REPEAT = 15, N_KERN_MAX = 4, N_TOK_MAX = 512 };
@@ -21,13 +21,6 @@ enum { CHANS = 6144, TAPS = 4, ROW_MAX = (2 * HEADS_K + HEADS_MAX) * DIM };
 
 /* A repeat of the plain version over that many tokens says enough. */
 enum { REF_TOKS = 64, REF_REPEAT = 3 };
-
-static double now_s(void)
-{
-    struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
-}
 
 static uint32_t rng = 12345;
 
@@ -89,10 +82,10 @@ static void run_case(struct kern **kerns, int n_kern, const struct inputs *in, i
             int n_layer = n_tok > 1 ? 2 : N_LAYER;
             if (plain && (n_tok > REF_TOKS || r >= REF_REPEAT))
                 continue;
-            double t0 = now_s();
+            double t0 = clock_s();
             for (int layer = 0; layer < n_layer; layer++)
                 call(kerns[i], in, n_head, n_tok, layer);
-            s[i][n_done[i]++] = (now_s() - t0) / n_layer;
+            s[i][n_done[i]++] = (clock_s() - t0) / n_layer;
         }
     double row = (2 * HEADS_K + 2 * n_head) * DIM, fixed = 2.0 * n_head * DIM * DIM;
     if (n_head == CONV) {

@@ -2,21 +2,14 @@
  *
  * usage: bench_sampler
  * Milliseconds of a pick and its acceptance, the best of several repeats. */
+#include "engine/base/clock.h"
 #include "engine/sampler.h"
 
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
-#include <time.h>
 
 enum { N_VOCAB = 151936, N_PICK = 50, REPEATS = 5 };
-
-static double now_s(void)
-{
-    struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
-}
 
 int main(void)
 {
@@ -33,10 +26,10 @@ int main(void)
         double best = INFINITY;
         for (int r = 0; r < REPEATS; r++) {
             struct sampler *sampler = sampler_new(N_VOCAB, &p);
-            double t = now_s();
+            double t = clock_s();
             for (int i = 0; i < N_PICK; i++)
                 sampler_accept(sampler, sampler_pick(sampler, logits));
-            best = fmin(best, now_s() - t);
+            best = fmin(best, clock_s() - t);
             sampler_free(sampler);
         }
         printf("top_k %2d: %.3f ms\n", k, best / N_PICK * 1e3);

@@ -9,7 +9,6 @@
 
 #include <cmocka.h>
 
-#include "engine/decode.h"
 #include "engine/kv_impl.h"
 #include "engine/prefill.h"
 #include "engine/simulate.h"
@@ -84,7 +83,7 @@ static const float *step(struct bed *b)
     struct err e;
     const float *logits;
     bed_check(kv_reserve(b->line, 1, &e), &e);
-    bed_check(decode_step(b->f, b->line, ids[kv_n_tok(b->line)], &logits, &e), &e);
+    bed_check(forward_step(b->f, b->line, ids[kv_n_tok(b->line)], &logits, &e), &e);
     return logits;
 }
 

@@ -9,7 +9,6 @@
 #include <cmocka.h>
 #include <jansson.h>
 
-#include "engine/decode.h"
 #include "engine/prefill.h"
 #include "tests/engine/bed.h"
 
@@ -74,7 +73,7 @@ static void check_greedy(struct bed *b, const json_t *g, const char *name, bool 
             break; /* another path from here on */
         }
         bed_check(kv_reserve(b->line, 1, &e), &e);
-        bed_check(decode_step(b->f, b->line, id, &logits, &e), &e);
+        bed_check(forward_step(b->f, b->line, id, &logits, &e), &e);
     }
     print_message("# %s %s: %d of %d greedy tokens equal\n", b->k->name, name, i, n_want);
     free(prompt);

@@ -6,20 +6,13 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
-#include <time.h>
 
+#include "engine/base/clock.h"
 #include "engine/base/mem.h"
 #include "sessions/sessions.h"
 
 enum { LAYERS = 16, PLANES = 3, MESSAGE_TOK = 256 };
 static size_t plane_bytes[PLANES] = {20480, 8192, 8192};
-
-static double now_s(void)
-{
-    struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return (double)t.tv_sec + (double)t.tv_nsec * 1e-9;
-}
 
 static void must(enum status st, const struct err *e)
 {
@@ -171,11 +164,11 @@ static double fork_ms(struct sessions *s, int64_t id)
     int64_t copy, tiers[SESSIONS_TIERS];
     int32_t n;
     must(sessions_path_load(s, id, &m, &n, &e), &e);
-    double t = now_s();
+    double t = clock_s();
     if (n)
         must(sessions_fork(s, id, m[n - 1].id, &copy, &e), &e);
     must(sessions_kv_sizes(s, id, tiers, NULL, &e), &e);
-    t = now_s() - t;
+    t = clock_s() - t;
     sessions_messages_free(m, n);
     return t * 1e3;
 }
@@ -186,11 +179,11 @@ static double ask(struct sessions *s, const char *query, int32_t *ret_n)
     struct err e;
     double best = 1e9;
     for (int i = 0; i < 5; i++) {
-        double t = now_s();
+        double t = clock_s();
         must(query ? sessions_search(s, query, 50, &rows, ret_n, &e)
                    : sessions_list(s, 0, &rows, ret_n, &e),
              &e);
-        t = now_s() - t;
+        t = clock_s() - t;
         sessions_rows_free(rows, *ret_n);
         best = t < best ? t : best;
     }
@@ -217,21 +210,21 @@ int main(int argc, char **argv)
     const struct kv_io *io = sessions_kv_io(s);
     must(sessions_budget_set(s, INT64_C(1) << 40, &e), &e);
     fill(data, per_block + 4096);
-    double t_put = 0, t = now_s();
+    double t_put = 0, t = clock_s();
     for (int32_t i = 0; i < n_chat; i++) {
         must(sessions_create(s, "bench", &last, &e), &e);
         first = first ? first : last;
         say(s, last, n_tok, i);
-        double t0 = now_s();
+        double t0 = clock_s();
         put_chat(io, last, n_tok, data);
-        t_put += now_s() - t0;
+        t_put += clock_s() - t0;
     }
     double raw = (double)per_block * (n_tok / 64) * n_chat;
     must(sessions_flush(s, &e), &e);
     if (n_chat)
         measure_turns(s, last, n_tok, data);
     first = first ? first : 1;
-    printf("text   %d chats x %d tokens in %.2f s\n", n_chat, n_tok, now_s() - t - t_put);
+    printf("text   %d chats x %d tokens in %.2f s\n", n_chat, n_tok, clock_s() - t - t_put);
     printf("write  %.0f MB raw in %.2f s: %.0f MB/s\n", raw / 1e6, t_put, raw / 1e6 / t_put);
     sessions_close(s);
     struct stat sb;
@@ -240,14 +233,14 @@ int main(int argc, char **argv)
     printf("file   %.0f MB, %.1f %% of raw\n", (double)sb.st_size / 1e6,
            (double)sb.st_size / raw * 100);
     snprintf(path, sizeof path, "%s/bench.db", argv[1]);
-    t = now_s();
+    t = clock_s();
     must(sessions_open(path, &s, &e), &e);
-    printf("open   %.1f ms\n", (now_s() - t) * 1e3);
+    printf("open   %.1f ms\n", (clock_s() - t) * 1e3);
     io = sessions_kv_io(s);
     for (int i = 0; i < 3; i++) {
-        t = now_s();
+        t = clock_s();
         size_t got = read_chat(io, first, n_tok);
-        t = now_s() - t;
+        t = clock_s() - t;
         printf("read   %.0f MB in %.1f ms: %.0f MB/s\n", (double)got / 1e6, t * 1e3,
                (double)got / 1e6 / t);
     }
