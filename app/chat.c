@@ -678,7 +678,7 @@ enum status chat_sibling(struct chat *c, int32_t i, int32_t step, struct err *e)
     if (i < 0 || i >= c->n_message)
         return err_set(e, ERR_USAGE, "there is no message %d", i);
     int64_t other;
-    TRY(sessions_sibling_in(c->store, c->conversation, c->messages[i].id, step, &other, e));
+    TRY(sessions_sibling(c->store, c->conversation, c->messages[i].id, step, &other, e));
     if (other == 0)
         return err_set(e, ERR_USAGE, "there is no other branch on that side");
     TRY(sessions_set_leaf(c->store, c->conversation, other, false, e));

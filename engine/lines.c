@@ -64,11 +64,6 @@ void lines_keep(struct lines *l, const struct keep *k, int64_t except)
             keep_state(k, l->entry[i].id, l->entry[i].line);
 }
 
-int32_t lines_n(const struct lines *l)
-{
-    return l->n;
-}
-
 bool lines_drop(struct lines *l, int64_t id)
 {
     int32_t i = index_of(l, id);

@@ -25,6 +25,5 @@ bool lines_drop_oldest(struct lines *l, int64_t keep);
 void lines_keep(struct lines *l, const struct keep *k, int64_t except);
 
 struct kv_line *lines_find(struct lines *l, int64_t id); /* NULL when not in memory */
-int32_t lines_n(const struct lines *l);
 
 #endif

@@ -562,11 +562,6 @@ int32_t tokenizer_n_vocab(const struct tokenizer *t)
     return t->n_vocab;
 }
 
-const char *tokenizer_name(const struct tokenizer *t)
-{
-    return t->name;
-}
-
 const struct tokenizer_ids *tokenizer_special(const struct tokenizer *t)
 {
     return &t->ids;

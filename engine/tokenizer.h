@@ -24,7 +24,6 @@ void tokenizer_free(struct tokenizer *t); /* NULL is fine */
 
 /* ---- what it holds ---- */
 int32_t tokenizer_n_vocab(const struct tokenizer *t);
-const char *tokenizer_name(const struct tokenizer *t); /* "spm", "bpe llama-bpe", for info */
 
 /* -1 = the model has none. eot ends a turn (<|im_end|>, <|eot_id|>, ...), eos the text. */
 struct tokenizer_ids {

@@ -122,12 +122,9 @@ bool sessions_changed(struct sessions *s);
  * the first. exact = true makes `message` itself the leaf. */
 enum status sessions_set_leaf(struct sessions *s, int64_t id, int64_t message, bool exact,
                               struct err *e); /* [W] */
-/* The sibling `step` places after (before, if negative) message; 0 when there is none. A fork sees
- * the shared ancestors and what was written in it, not the other branches of its origin: sibling_in
- * answers for conversation `id`; sibling for the one that the message was written in. */
-enum status sessions_sibling_in(struct sessions *s, int64_t id, int64_t message, int32_t step,
-                                int64_t *ret, struct err *e);
-enum status sessions_sibling(struct sessions *s, int64_t message, int32_t step, int64_t *ret,
+/* The sibling `step` places after (before, if negative) message as conversation `id` sees it; 0 when there is none.
+ * A fork sees the shared ancestors and what was written in it, not the other branches of its origin. */
+enum status sessions_sibling(struct sessions *s, int64_t id, int64_t message, int32_t step, int64_t *ret,
                              struct err *e);
 
 /* ---- what turns measured ---- */

@@ -166,23 +166,11 @@ static enum status sibling(struct db *d, int64_t conversation, int64_t message, 
     return OK;
 }
 
-enum status sessions_sibling_in(struct sessions *s, int64_t id, int64_t message, int32_t step,
+enum status sessions_sibling(struct sessions *s, int64_t id, int64_t message, int32_t step,
                                 int64_t *ret, struct err *e)
 {
     store_read_begin(s);
     enum status st = sibling(s->r, id, message, step, ret, e);
-    store_read_end(s);
-    return st;
-}
-
-enum status sessions_sibling(struct sessions *s, int64_t message, int32_t step, int64_t *ret,
-                             struct err *e)
-{
-    int64_t home;
-    store_read_begin(s);
-    enum status st = message_home(s->r, message, &home, e);
-    if (st == OK)
-        st = sibling(s->r, home, message, step, ret, e);
     store_read_end(s);
     return st;
 }

@@ -403,14 +403,6 @@ const char *editor_history_get(const struct editor *ed, int i)
     return i >= 0 && i < ed->n_history ? ed->history[i] : "";
 }
 
-int editor_history_find(const struct editor *ed, const char *what, int before)
-{
-    for (int i = before < ed->n_history ? before - 1 : ed->n_history - 1; i >= 0; i--)
-        if (strstr(ed->history[i], what))
-            return i;
-    return -1;
-}
-
 static bool history_step(struct editor *ed, int step)
 {
     int to = ed->history_at + step;

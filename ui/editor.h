@@ -53,8 +53,6 @@ bool editor_act(struct editor *ed, enum keymap_action a);
 void editor_history_add(struct editor *ed, const char *text, size_t n); /* repeats are dropped */
 int editor_history_count(const struct editor *ed);
 const char *editor_history_get(const struct editor *ed, int i);
-/* Newest entry before `before` (count = from the end) that contains `what`; -1 = none. */
-int editor_history_find(const struct editor *ed, const char *what, int before);
 
 /* ---- drawing ---- */
 /* Rows the text takes at this width; the width is remembered for moving up and down. */

@@ -264,11 +264,6 @@ enum keymap_action keymap_find(const struct keymap *km, enum keymap_place place,
     return ACT_NONE;
 }
 
-const char *keymap_action_name(enum keymap_action a)
-{
-    return a < ACT_COUNT ? actions[a].name : "";
-}
-
 const char *keymap_action_help(enum keymap_action a)
 {
     return a < ACT_COUNT ? actions[a].help : "";

@@ -118,7 +118,6 @@ void keymap_free(struct keymap *km);
 enum status keymap_add(struct keymap *km, const char *text, const char *from, struct err *e);
 enum keymap_action keymap_find(const struct keymap *km, enum keymap_place place, struct ui_key key);
 
-const char *keymap_action_name(enum keymap_action a); /* "send" */
 const char *keymap_action_help(enum keymap_action a); /* "send the message" */
 const char *keymap_place_title(enum keymap_place p);
 /* i-th action bound in a place, in table order, ACT_NONE past the end; and its keys for the help

@@ -112,11 +112,3 @@ void *queue_wait(struct queue *q, int timeout_ms)
     pthread_mutex_unlock(&q->lock);
     return item;
 }
-
-size_t queue_len(struct queue *q)
-{
-    pthread_mutex_lock(&q->lock);
-    size_t n = q->len;
-    pthread_mutex_unlock(&q->lock);
-    return n;
-}

@@ -16,6 +16,5 @@ void queue_free(struct queue *q, void (*item_free)(void *item));  /* NULL queue 
 void queue_push(struct queue *q, void *item);
 void *queue_pop(struct queue *q);                    /* NULL when empty */
 void *queue_wait(struct queue *q, int timeout_ms);   /* blocks; NULL on time-out; -1 = for ever */
-size_t queue_len(struct queue *q);
 
 #endif

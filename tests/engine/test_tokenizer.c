@@ -260,7 +260,7 @@ static double there_and_back(const struct tokenizer *t, const char *s, size_t n,
     }
     tokenizer_decode(t, ids.ids, ids.n, false, true, &back);
     if (back.len != n || (n && memcmp(back.data, s, n) != 0))
-        fail_msg("%s (%s) does not come back", what, tokenizer_name(t));
+        fail_msg("%s does not come back", what);
     str_fini(&back);
     tok_list_fini(&ids);
     return took;

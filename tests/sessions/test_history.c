@@ -241,7 +241,7 @@ static void compare_siblings(const struct model *w, struct sessions *s, const st
     assert_int_equal(n_sibling, n);
     assert_int_equal(sibling, at);
     int64_t got;
-    CHECK_OK(sessions_sibling_in(s, c->id, w->m[i].id, 1, &got, &err_seen));
+    CHECK_OK(sessions_sibling(s, c->id, w->m[i].id, 1, &got, &err_seen));
     assert_int_equal(got, id_of(w, after));
 }
 

@@ -143,13 +143,13 @@ static void sessions__sibling__walks_alternatives(void **state)
     int64_t c = store_say(s, id, b, "user", "q2");
     int64_t d = store_answer(s, id, c, "d", 0, 1);
     int64_t v = store_say(s, id, 0, "user", "edited");
-    CHECK_OK(sessions_sibling(s, a, 1, &to, &err_seen));
+    CHECK_OK(sessions_sibling(s, id, a, 1, &to, &err_seen));
     assert_int_equal(to, b);
-    CHECK_OK(sessions_sibling(s, b, -1, &to, &err_seen));
+    CHECK_OK(sessions_sibling(s, id, b, -1, &to, &err_seen));
     assert_int_equal(to, a);
-    CHECK_OK(sessions_sibling(s, b, 1, &to, &err_seen));
+    CHECK_OK(sessions_sibling(s, id, b, 1, &to, &err_seen));
     assert_int_equal(to, 0);
-    CHECK_OK(sessions_sibling(s, v, -1, &to, &err_seen));
+    CHECK_OK(sessions_sibling(s, id, v, -1, &to, &err_seen));
     assert_int_equal(to, u);
     expect_path(s, id, "user:edited");
     CHECK_OK(sessions_set_leaf(s, id, u, false, &err_seen));
@@ -186,20 +186,20 @@ static void sessions__fork__shares_ancestors_and_nothing_else(void **state)
     int64_t v2 = store_say(s, b, x, "user", "other");
     expect_path(s, a, "user:q|assistant:x|user:q2");
     expect_path(s, b, "user:q|assistant:x|user:other");
-    CHECK_OK(sessions_sibling(s, u2, 1, &to, &err_seen));
+    CHECK_OK(sessions_sibling(s, a, u2, 1, &to, &err_seen));
     assert_int_equal(to, 0);
-    CHECK_OK(sessions_sibling(s, v2, -1, &to, &err_seen));
+    CHECK_OK(sessions_sibling(s, b, v2, -1, &to, &err_seen));
     assert_int_equal(to, 0);
     /* An edit of a shared message inside the fork is an alternative there only. */
     int64_t y = store_answer(s, b, u, "y", 0, 1);
-    CHECK_OK(sessions_sibling_in(s, b, y, -1, &to, &err_seen));
+    CHECK_OK(sessions_sibling(s, b, y, -1, &to, &err_seen));
     assert_int_equal(to, x);
-    CHECK_OK(sessions_sibling_in(s, b, x, 1, &to, &err_seen));
+    CHECK_OK(sessions_sibling(s, b, x, 1, &to, &err_seen));
     assert_int_equal(to, y);
-    CHECK_OK(sessions_sibling_in(s, a, x, 1, &to, &err_seen));
+    CHECK_OK(sessions_sibling(s, a, x, 1, &to, &err_seen));
     assert_int_equal(to, 0);
     int64_t w = store_say(s, b, 0, "user", "root edit");
-    CHECK_OK(sessions_sibling_in(s, b, w, -1, &to, &err_seen));
+    CHECK_OK(sessions_sibling(s, b, w, -1, &to, &err_seen));
     assert_int_equal(to, u);
     /* What a conversation does not see cannot be used in it. */
     int64_t m;
@@ -269,7 +269,7 @@ static void sessions__delete__keeps_what_forks_use(void **state)
     assert_int_equal(n, 1);
     assert_int_equal(rows[0].id, b);
     sessions_rows_free(rows, n);
-    CHECK_OK(sessions_sibling_in(s, c, u, 1, &to, &err_seen));
+    CHECK_OK(sessions_sibling(s, c, u, 1, &to, &err_seen));
     assert_int_equal(to, 0);
     CHECK_OK(sessions_delete(s, b, &err_seen));
     expect_path(s, c, "user:shared question");

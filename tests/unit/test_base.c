@@ -176,7 +176,6 @@ static void queue__wake__fires_once_per_burst(void **state)
     for (int i = 0; i < 5; i++)
         queue_push(q, mem_alloc(1));
     assert_int_equal(wakes, 1);
-    assert_int_equal(queue_len(q), 5);
     void *item;
     while ((item = queue_pop(q)))
         free(item);
