@@ -294,6 +294,11 @@ const char *chat_title(const struct chat *c)
     return c->title;
 }
 
+const char *chat_model(const struct chat *c)
+{
+    return c->model;
+}
+
 bool chat_running(const struct chat *c)
 {
     return c->running;

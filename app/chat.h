@@ -58,6 +58,7 @@ int32_t *chat_ids(const struct chat *c, int32_t *ret_n);
 int32_t chat_n_tok(const struct chat *c); /* how many, as far as they are known */
 int64_t chat_conversation(const struct chat *c); /* 0 = new, nothing saved yet */
 const char *chat_title(const struct chat *c);    /* "" = new */
+const char *chat_model(const struct chat *c);    /* name of the one last used for it */
 bool chat_running(const struct chat *c);   /* a turn of it runs or waits */
 bool chat_waiting(const struct chat *c);   /* it waits: chat_begin */
 bool chat_verifying(const struct chat *c); /* it is chat_verify */

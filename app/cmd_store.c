@@ -1,7 +1,6 @@
 /* Commands on saved conversations: they need the store only, no model. */
 #include <errno.h>
 #include <inttypes.h>
-#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -15,6 +14,7 @@
 #include "engine/base/thought.h"
 #include "engine/stats.h"
 #include "sessions/sessions.h"
+#include "ui/format.h"
 
 /* Runs a command on the store that `open` opens. */
 static int with_opened(const struct options *o,
@@ -44,18 +44,6 @@ static void format_time(int64_t t_ms, char out[20])
     struct tm tm;
     localtime_r(&t, &tm);
     strftime(out, 20, "%Y-%m-%d %H:%M", &tm);
-}
-
-static void format_size(int64_t n, char out[16])
-{
-    if (n < 0)
-        snprintf(out, 16, "--");
-    else if (n < 10000)
-        snprintf(out, 16, "%" PRId64 " B", n);
-    else if (n < 10000 * INT64_C(1024))
-        snprintf(out, 16, "%.0f KiB", (double)n / 1024);
-    else
-        snprintf(out, 16, "%.1f MiB", (double)n / (1024 * 1024));
 }
 
 static json_t *row_json(const struct sessions_row *r)
@@ -90,17 +78,12 @@ static json_t *row_json(const struct sessions_row *r)
 
 static void format_part(const char *name, int64_t size_bytes, struct str *out)
 {
-    double n = (double)size_bytes;
-    if (size_bytes <= 0)
-        return;
-    str_addf(out, "%s%s ", out->len ? ", " : "", name);
-    if (n < 1024 * 1024)
-        str_addf(out, "%.0fK", ceil(n / 1024));
-    else
-        str_addf(out, "%.1fM", n / (1024 * 1024));
+    char size[FORMAT_SIZE];
+    if (size_bytes > 0)
+        str_addf(out, "%s%s %s", out->len ? ", " : "", name, format_bytes(size, size_bytes));
 }
 
-/* "8/4 1.2M, f16 310K, states 4.7M": what is held at each precision, finest last. */
+/* "8/4 1.20 MiB, f16 310 KiB, states 4.70 MiB": what is held at each precision, finest last. */
 static void format_parts(const struct sessions_row *r, struct str *out)
 {
     for (int i = SESSIONS_TIERS - 1; i >= 0; i--)
@@ -142,16 +125,16 @@ static void print_rows(const struct options *o, const struct sessions_row *rows,
         fprintf(stderr, "dogear: %s\n", none);
         return;
     }
-    printf("%5s  %-16s  %5s %8s %9s  %-22s   %s\n", "id", "last used", "msgs", "tokens", "cache",
+    printf("%5s  %-16s  %5s %9s %9s  %-25s   %s\n", "id", "last used", "msgs", "tokens", "cache",
            "by precision", "title");
     for (int32_t i = 0; i < n; i++) {
-        char when[20], size[16];
+        char when[20], n_message[FORMAT_SIZE], n_tok[FORMAT_SIZE], size[FORMAT_SIZE];
         format_time(rows[i].updated_ms, when);
-        format_size(rows[i].kv_bytes, size);
         struct str parts = {0};
         format_parts(&rows[i], &parts);
-        printf("%5" PRId64 "  %s  %5d %8d %9s  %-22s %s ", rows[i].id, when, rows[i].n_message,
-               rows[i].n_tok, size, str_c(&parts), rows[i].pinned ? "*" : " ");
+        printf("%5" PRId64 "  %s  %5s %9s %9s  %-25s %s ", rows[i].id, when, format_count(n_message, rows[i].n_message),
+               format_count(n_tok, rows[i].n_tok), format_bytes(size, rows[i].kv_bytes), str_c(&parts),
+               rows[i].pinned ? "*" : " ");
         str_fini(&parts);
         const char *title = rows[i].title[0] ? rows[i].title : "(untitled)";
         cli_print_safe(title, strcspn(title, "\n"));
@@ -374,9 +357,8 @@ static enum status run_thin(const struct options *o, struct sessions *s, struct 
     if (o->json) {
         json_print(json_pack("{s:I}", "freed_bytes", (json_int_t)freed));
     } else {
-        char size[16];
-        format_size(freed, size);
-        printf("%s of cache dropped%s; the text is untouched\n", size,
+        char size[FORMAT_SIZE];
+        printf("%s of cache dropped%s; the text is untouched\n", format_bytes(size, freed),
                freed ? "" : ": what is left is as coarse, of the newest tokens, or read by other conversations, too");
     }
     return OK;
@@ -432,8 +414,9 @@ static enum status run_import(const struct options *o, struct sessions *s, struc
                              r.n_message, "skipped", r.n_skipped, "kv_pieces", r.n_kv_piece,
                              "first_id", (json_int_t)r.first_id));
     else {
-        printf("%d conversation%s, %d message%s imported", r.n_conversation,
-               r.n_conversation == 1 ? "" : "s", r.n_message, r.n_message == 1 ? "" : "s");
+        char n_conversation[FORMAT_SIZE], n_message[FORMAT_SIZE];
+        printf("%s conversation%s, %s message%s imported", format_count(n_conversation, r.n_conversation),
+               r.n_conversation == 1 ? "" : "s", format_count(n_message, r.n_message), r.n_message == 1 ? "" : "s");
         if (r.n_conversation > 0)
             printf(" as %" PRId64, r.first_id);
         if (r.n_conversation > 1)

@@ -24,7 +24,7 @@ static const char mark[] = "Compacted: ";
 struct compact {
     struct chat *chat;
     struct sessions *store;
-    int64_t from, to; /* the conversation, and its fork */
+    int64_t from, fork; /* the conversation, and its fork in which the summary is written */
     int32_t n_predict; /* as it was set */
     int32_t n_message;
     char *title;
@@ -121,12 +121,12 @@ enum status compact_begin(struct chat *chat, struct sessions *store, int32_t n_c
                            .n_predict = chat_predict(chat), .n_message = first};
     co->title = mem_strdup(chat_title(chat));
     keep(co, first);
-    enum status st = chat_fork(chat, first - 1, &co->to, e);
+    enum status st = chat_fork(chat, first - 1, &co->fork, e);
     if (st != OK) {
         compact_free(co);
         return st;
     }
-    st = chat_open(chat, co->to, e);
+    st = chat_open(chat, co->fork, e);
     if (st == OK) {
         chat_set_sampling(chat, chat_sampling(chat), n_ctx / SUMMARY_PART);
         st = chat_send(chat, question, strlen(question), e);
@@ -137,6 +137,11 @@ enum status compact_begin(struct chat *chat, struct sessions *store, int32_t n_c
     }
     *ret = co;
     return OK;
+}
+
+bool compact_is_question(const struct chat_message *m)
+{
+    return m->len == sizeof question - 1 && strcmp(m->role, "user") == 0 && memcmp(m->text, question, m->len) == 0;
 }
 
 int32_t compact_n_message(const struct compact *co)
@@ -150,31 +155,36 @@ void compact_drop(struct compact *co)
     if (!co)
         return;
     chat_set_sampling(co->chat, chat_sampling(co->chat), co->n_predict);
-    if (chat_conversation(co->chat) != co->to || chat_open(co->chat, co->from, &ignored) == OK)
-        sessions_delete(co->store, co->to, &ignored);
+    if (chat_conversation(co->chat) != co->fork || chat_open(co->chat, co->from, &ignored) == OK)
+        sessions_delete(co->store, co->fork, &ignored);
     compact_free(co);
 }
 
-/* The branch that begins with the summary; it becomes the open one. */
-static enum status write_branch(struct compact *co, const char *summary, size_t len, struct err *e)
+/* The conversation that begins with the summary. */
+static enum status write_new(struct compact *co, int64_t to, const char *summary, size_t len, struct err *e)
 {
-    struct str s = {0};
+    struct str s = {0}, title = {0};
     size_t n = strlen(co->system);
     while (n > 0 && co->system[n - 1] == '\n')
         n--;
     str_add(&s, co->system, n);
     str_addf(&s, "%s%s\n", n ? "\n\n" : "", heading);
     str_add(&s, summary, len);
-    enum status st = chat_add_branch(co->store, co->to, str_c(&s), co->kept, co->n_kept, e);
+    str_addf(&title, "%s%s", strncmp(co->title, mark, strlen(mark)) ? mark : "", co->title);
+    enum status st = chat_add_branch(co->store, to, str_c(&s), co->kept, co->n_kept, e);
+    if (st == OK)
+        st = sessions_rename(co->store, to, str_c(&title), e);
     str_fini(&s);
-    return st;
+    str_fini(&title);
+    return st == OK ? chat_open(co->chat, to, e) : st;
 }
 
 static enum status write_all(struct compact *co, struct err *e)
 {
     struct chat_message m;
     struct thought t;
-    struct str title = {0};
+    struct err ignored;
+    int64_t to;
     chat_get(co->chat, chat_count(co->chat) - 1, &m);
     thought_split(m.text, m.len, false, &t);
     const char *summary = m.text + t.rest;
@@ -185,11 +195,10 @@ static enum status write_all(struct compact *co, struct err *e)
         n--;
     if (strcmp(m.role, "assistant") != 0 || n == 0)
         return err_set(e, ERR_USAGE, "the model wrote no summary; try /compact again");
-    TRY(write_branch(co, summary, n, e));
-    str_addf(&title, "%s%s", strncmp(co->title, mark, strlen(mark)) ? mark : "", co->title);
-    enum status st = sessions_rename(co->store, co->to, str_c(&title), e);
-    str_fini(&title);
-    return st == OK ? chat_open(co->chat, co->to, e) : st;
+    TRY(sessions_create(co->store, chat_model(co->chat), &to, e));
+    enum status st = write_new(co, to, summary, n, e);
+    sessions_delete(co->store, st == OK ? co->fork : to, &ignored);
+    return st;
 }
 
 enum status compact_end(struct compact *co, bool well, int64_t *ret_from, struct err *e)

@@ -1,7 +1,7 @@
 /* A conversation goes on in a shorter one: its system prompt, a summary that the model writes of its
  * beginning, and its last messages as they are. The summary is asked for in a fork that ends before
- * those, so that nothing of the conversation itself changes; the same fork is then left open at the
- * branch that begins with the summary. Main thread only. */
+ * those, so that nothing of the conversation itself changes, and goes when it is written: what goes on is
+ * a conversation of its own. Main thread only. */
 #ifndef APP_COMPACT_H
 #define APP_COMPACT_H
 
@@ -16,6 +16,8 @@ struct compact;
 enum status compact_begin(struct chat *chat, struct sessions *store, int32_t n_ctx, struct compact **ret,
                           struct err *e);
 int32_t compact_n_message(const struct compact *co); /* how many are summarised */
+/* What asks for the summary: nobody wrote it. */
+bool compact_is_question(const struct chat_message *m);
 /* The turn ended, well or not: the shorter conversation is open, or, with a reason, the one before.
  * *ret_from: that one. Frees co. */
 enum status compact_end(struct compact *co, bool well, int64_t *ret_from, struct err *e);

@@ -494,6 +494,10 @@ static void fill(struct screen *sc)
     for (int32_t i = 0; i < n; i++) {
         struct chat_message msg;
         chat_get(sc->chat, i, &msg);
+        if (compact_is_question(&msg)) { /* as the user put it */
+            msg.text = "/compact";
+            msg.len = strlen(msg.text);
+        }
         sc->messages[i] = (struct ui_message){.role = msg.role,
                                               .text = msg.text,
                                               .len = msg.len,

@@ -103,7 +103,7 @@ const struct stats *screen_stats(struct screen *sc)
     if (s->n_tok <= 0 && n > 0) /* saved, but not in memory */
         s->n_tok = n;
     if (s->n_tok > n && !chat_running(sc->chat)) /* undone: the engine still holds what was there */
-        s->n_tok = n;
+        s->n_tok = n > 0 || chat_count(sc->chat) == 0 ? n : -1; /* -1: a branch that was never read */
     /* The engine forgets when it ends or another chat is opened. What was found counts for a cache
      * that is kept in the same way, and as fine: on disk, too, while nothing of it is in memory. */
     const int64_t *tiers = s->kv_chat_bytes > 0 ? s->tier_bytes : sc->dash.disk_tier_bytes;

@@ -19,7 +19,8 @@ void sessions_rows_free(struct sessions_row *rows, int32_t n)
 }
 
 /* Counts the open branch: from the leaf up. Where it went on with another model, that one's tokens
- * stand for all messages before, too: those of the model before are not added. */
+ * stand for all messages before, too: those of the model before are not added. Where no ids are known
+ * nobody has read the branch yet. */
 static enum status count_path(struct db *d, int64_t leaf, struct sessions_row *row, struct err *e)
 {
     sqlite3_stmt *q = NULL;
@@ -31,13 +32,13 @@ static enum status count_path(struct db *d, int64_t leaf, struct sessions_row *r
                  " UNION ALL SELECT m.id, m.parent, m.n_id, m.vocab,"
                  "  iif(up.last = 0, m.vocab, up.last) FROM up JOIN message m"
                  "  ON m.id = up.parent AND m.id < up.id)"
-                 " SELECT count(*), total(iif(vocab IN (0, last), n_id, 0)) FROM up",
+                 " SELECT count(*), total(iif(vocab IN (0, last), n_id, 0)), max(n_id) FROM up",
                  "i", leaf);
     if (st == OK)
         st = db_next(d, q, &got, e);
     if (st == OK && got) {
         row->n_message = sqlite3_column_int(q, 0);
-        row->n_tok = sqlite3_column_int(q, 1);
+        row->n_tok = row->n_message > 0 && sqlite3_column_int(q, 2) == 0 ? -1 : sqlite3_column_int(q, 1);
     }
     db_done(q);
     return st;

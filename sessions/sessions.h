@@ -44,7 +44,7 @@ struct sessions_row {
     char *title;                 /* never NULL; "" = untitled */
     char *model;                 /* name of the model last used */
     int64_t created_ms, updated_ms; /* Unix time */
-    int32_t n_message, n_tok;    /* on the open branch */
+    int32_t n_message, n_tok;    /* on the open branch; n_tok -1 = unknown: no model has read it */
     int64_t kv_bytes;            /* on disk, all branches; -1 = unknown: a store that is only read */
     int64_t tier_bytes[SESSIONS_TIERS]; /* by precision tier, as in engine/stats.h */
     int64_t state_bytes;         /* of layers that keep a state of fixed size, float32 */

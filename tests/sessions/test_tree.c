@@ -70,6 +70,13 @@ static void sessions__reopen__everything_is_there(void **state)
     assert_int_equal(row.n_tok, 8);
     free(row.title);
     free(row.model);
+    /* a branch that nobody has read: unknown, not none */
+    store_say(s, id, 0, "user", "another beginning");
+    CHECK_OK(sessions_get(s, id, &row, &err_seen));
+    assert_int_equal(row.n_message, 1);
+    assert_int_equal(row.n_tok, -1);
+    free(row.title);
+    free(row.model);
     char *v;
     CHECK_OK(sessions_setting(s, "theme", &v, &err_seen));
     assert_string_equal(v, "dark");
