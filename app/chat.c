@@ -20,6 +20,7 @@ struct message {
     struct str text;
     int32_t *ids; /* NULL = not known yet; see path_ids */
     int32_t n_id;
+    bool ours; /* of this model, whether or not ids are known */
     bool cut;
     int32_t n_sibling, sibling;
 };
@@ -142,6 +143,7 @@ static enum status path_reload(struct chat *c, struct err *e)
         bool answer = !strcmp(rows[i].role, "assistant");
         m->cut = answer && (!rows[i].done || (rows[i].stop[0] && strcmp(rows[i].stop, "eos") != 0)) &&
                  !sessions_writing_elsewhere(c->store, m->id);
+        m->ours = rows[i].ours;
         m->n_sibling = rows[i].n_sibling;
         m->sibling = rows[i].sibling;
     }
@@ -259,6 +261,7 @@ void chat_get(const struct chat *c, int32_t i, struct chat_message *ret)
         .text = str_c(&m->text),
         .len = m->text.len,
         .streaming = last && c->answering,
+        .ours = m->ours || m->ids,
         .cut = m->cut && !(last && c->answering),
         .n_sibling = m->n_sibling,
         .sibling = m->sibling,
@@ -547,8 +550,11 @@ enum status chat_add_branch(struct sessions *store, int64_t conversation, const 
     for (int32_t i = 0; i < n; i++, parent = id) {
         const struct chat_message *m = &messages[i];
         TRY(sessions_add(store, conversation, parent, m->role, m->text, m->len, &id, e));
-        if (strcmp(m->role, "assistant") == 0)
-            sessions_finish(store, id, m->text, m->len, NULL, 0, "eos");
+        if (strcmp(m->role, "assistant") != 0)
+            continue;
+        sessions_finish(store, id, m->text, m->len, NULL, 0, "eos");
+        if (m->ours) /* and stays, though the ids of the copy are to be found anew */
+            sessions_set_ids(store, id, NULL, 0);
     }
     return OK;
 }

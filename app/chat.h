@@ -36,6 +36,7 @@ struct chat_message {
     const char *text;    /* UTF-8, NUL-terminated; grows while streaming; borrowed until the next event */
     size_t len;
     bool streaming;      /* the answer being generated */
+    bool ours;           /* the model in use wrote it, or read it */
     bool cut;            /* answer ended by cancel, length or crash */
     int32_t n_sibling;   /* alternatives at this point of the tree, itself included */
     int32_t sibling;     /* 0-based index among them */

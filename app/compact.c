@@ -29,7 +29,7 @@ struct compact {
     int32_t n_message;
     char *title;
     char *system; /* without an earlier summary; "" = none */
-    struct chat_message *kept; /* role, text and len; texts are ours */
+    struct chat_message *kept; /* role, text, len and whose; we own the texts */
     int32_t n_kept;
 };
 
@@ -102,7 +102,8 @@ static void keep(struct compact *co, int32_t first)
     for (int32_t i = first; i < n; i++) {
         chat_get(co->chat, i, &m);
         co->kept[co->n_kept++] = (struct chat_message){
-            .role = strcmp(m.role, "user") == 0 ? "user" : "assistant", .text = mem_strndup(m.text, m.len), .len = m.len};
+            .role = strcmp(m.role, "user") == 0 ? "user" : "assistant", .text = mem_strndup(m.text, m.len),
+            .len = m.len, .ours = m.ours};
     }
 }
 

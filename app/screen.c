@@ -503,7 +503,7 @@ static void fill(struct screen *sc)
                                               .len = msg.len,
                                               .streaming = msg.streaming,
                                               .cut = msg.cut,
-                                              .ours = msg.n_tok >= 0,
+                                              .ours = msg.ours,
                                               .n_sibling = msg.n_sibling,
                                               .sibling = msg.sibling};
     }

@@ -875,6 +875,7 @@ enum status fake_open(const struct engine_params *p, struct engine **ret, struct
     struct fake *f = mem_calloc(1, sizeof *f);
     f->base.vt = &vt;
     f->info = (struct engine_info){.name = "Fake",
+                                   .fingerprint = N_VOCAB,
                                    .arch = "script",
                                    .type = "F32",
                                    .backend = "script",

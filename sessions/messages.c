@@ -78,7 +78,8 @@ static enum status load_rows(struct db *d, int64_t id, uint64_t vocab,
         copy_word(m->role, sizeof m->role, q, 2);
         m->text = db_text(q, 3, &m->len);
         uint64_t whose = (uint64_t)sqlite3_column_int64(q, 8);
-        if (whose == vocab || whose == 0 || vocab == 0)
+        m->ours = whose == vocab && vocab != 0;
+        if (m->ours || whose == 0 || vocab == 0)
             copy_ids(m, q, 4);
         copy_word(m->stop, sizeof m->stop, q, 6);
     }
@@ -220,7 +221,7 @@ void sessions_finish(struct sessions *s, int64_t message, const char *text, size
                         .len = len,
                         .ids = ids,
                         .n_id = n,
-                        .number = (int64_t)s->vocab,
+                        .number = n ? (int64_t)s->vocab : 0, /* whose, nobody says */
                         .word = stop ? stop : ""};
     writer_post(s, &c);
 }
@@ -249,8 +250,9 @@ static void note_posted(void *ctx, const struct command *c)
     struct sessions_message *m = &p->change[p->n++];
     *m = (struct sessions_message){.id = c->message, .done = c->run == run_finish, .len = c->len};
     m->text = text ? mem_strndup(c->text ? c->text : "", c->len) : NULL;
+    m->ours = whose == p->vocab && whose != 0;
     snprintf(m->stop, sizeof m->stop, "%s", m->done && c->word ? c->word : "");
-    if (c->n_id > 0 && (whose == p->vocab || whose == 0 || p->vocab == 0)) {
+    if (c->n_id > 0 && (m->ours || whose == 0 || p->vocab == 0)) {
         m->n_id = c->n_id;
         m->ids = mem_alloc((size_t)c->n_id * sizeof *c->ids);
         memcpy(m->ids, c->ids, (size_t)c->n_id * sizeof *c->ids);
@@ -270,6 +272,7 @@ static void apply_posted(struct sessions_message *row, struct sessions_message *
     free(row->ids);
     row->ids = change->ids;
     row->n_id = change->n_id;
+    row->ours = change->ours;
     change->ids = NULL;
     if (!change->text)
         return;

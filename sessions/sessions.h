@@ -80,6 +80,7 @@ struct sessions_message {
     size_t len;
     int32_t *ids;                /* token ids as fed; NULL while unknown (see sessions_set_vocab) */
     int32_t n_id;
+    bool ours;                   /* marked as of the model in use (sessions_set_vocab), ids or not */
     bool done;                   /* false: the answer was cut by a crash */
     char stop[12];               /* "eos", "length", "context", "cancel", "" */
     int64_t created_ms;
@@ -98,7 +99,7 @@ enum status sessions_add(struct sessions *s, int64_t id, int64_t parent, const c
  * it, and sessions_path_load leaves out ids that carry another one, so that a chat that goes on with
  * another model is read again from its text. 0 (the start) = ids are given as they are. */
 void sessions_set_vocab(struct sessions *s, uint64_t vocab);
-/* Token ids of a message once they are known. */
+/* Token ids of a message once they are known; n 0: none, but the message is one of the model in use. */
 void sessions_set_ids(struct sessions *s, int64_t message, const int32_t *ids, int32_t n); /* [w] */
 /* The answer so far, replacing what was stored: text and ids. */
 void sessions_stream(struct sessions *s, int64_t message, const char *text, size_t len,

@@ -392,6 +392,13 @@ static void sessions__vocab__leaves_out_ids_of_another_model(void **state)
         int32_t n_id[3];
     } cases[] = {
         {0, {2, 3, 4}}, {UINT64_C(0xf000000000000001), {2, 3, 0}}, {2, {2, 0, 4}}, {3, {2, 0, 0}}};
+    sessions_set_ids(s, a, NULL, 0); /* of the other one then, ids or not */
+    CHECK_OK(sessions_path_load(s, id, &m, &n, &err_seen));
+    assert_null(m[1].ids);
+    assert_true(m[1].ours);
+    sessions_messages_free(m, n);
+    sessions_set_vocab(s, UINT64_C(0xf000000000000001));
+    sessions_finish(s, a, "of one model", 12, (int32_t[]){7, 7, 7}, 3, "eos");
     struct sessions_row row;
     CHECK_OK(sessions_get(s, id, &row, &err_seen));
     assert_int_equal(row.n_tok, 2 + 4); /* as the one that answered last counts them */
