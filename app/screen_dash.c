@@ -530,11 +530,11 @@ void screen_thin(struct screen *sc)
         screen_notice(sc, "nothing of this conversation is on disk yet but its text");
         return;
     }
-    snprintf(text, sizeof text, "Thin this chat's %s on disk to 4/4? This has no undo.",
+    snprintf(text, sizeof text, "Thin this chat's %s on disk to 4/4? Text stays; this has no undo.",
              format_bytes(a, d->view.disk_chat_bytes));
     sc->question = ASK_THIN;
     sc->subject = chat_conversation(sc->chat);
-    popup_open(sc, UI_POPUP_CONFIRM, text, "y thins (text stays)   n or Esc keeps it");
+    popup_open(sc, UI_POPUP_CONFIRM, text, "y thins   n or Esc keeps it");
 }
 
 void dash_thin(struct screen *sc, int64_t conversation)

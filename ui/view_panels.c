@@ -379,6 +379,28 @@ static void draw_text(const struct ui_model *m, struct cells *c, struct rect scr
     rich_fini(&r);
 }
 
+/* The question in as many lines as it takes: who cannot read all of it cannot answer. */
+static void draw_confirm(const struct ui_model *m, struct cells *c, struct rect screen)
+{
+    struct str ask = {0};
+    text_clean_line(&ask, m->popup_title, strlen(m->popup_title));
+    int w = text_width(str_c(&ask), ask.len) + 4;
+    int hint_w = text_width(m->popup_hint, strlen(m->popup_hint)) + 8;
+    struct rect box = layout_popup(screen, w > hint_w ? w : hint_w, 3), in = {0};
+    for (int draw = 0; draw < 2; draw++) {
+        size_t next;
+        int y = 0;
+        for (size_t at = 0; at < ask.len; at += next, y++) {
+            size_t len = text_wrap(ask.data + at, ask.len - at, box.w - 4, false, &next);
+            if (draw)
+                cells_put(c, in, in.x + 1, in.y + y, ask.data + at, len, ROLE_POPUP, ROLE_POPUP, CELL_BOLD);
+        }
+        if (!draw)
+            in = draw_box(c, layout_popup(screen, box.w, y + 2), NULL, m->popup_hint);
+    }
+    str_fini(&ask);
+}
+
 void view_panels_popup(const struct ui_model *m, struct cells *c, struct rect screen)
 {
     if (m->popup == UI_POPUP_HELP) {
@@ -391,10 +413,6 @@ void view_panels_popup(const struct ui_model *m, struct cells *c, struct rect sc
         struct rect in = draw_box(c, layout_popup(screen, 64, 3), m->popup_title, m->popup_hint);
         draw_input(m, c, in);
     } else if (m->popup == UI_POPUP_CONFIRM) {
-        int w = text_width(m->popup_title, strlen(m->popup_title)) + 4;
-        int hint_w = text_width(m->popup_hint, strlen(m->popup_hint)) + 8;
-        struct rect in =
-            draw_box(c, layout_popup(screen, w > hint_w ? w : hint_w, 3), NULL, m->popup_hint);
-        put_cut(c, in, in.x + 1, in.y, in.w - 2, m->popup_title, ROLE_POPUP, ROLE_POPUP, CELL_BOLD);
+        draw_confirm(m, c, screen);
     }
 }
