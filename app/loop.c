@@ -252,10 +252,10 @@ int loop_run(struct chats *chats, struct sessions *store, const struct loop_opti
         .mouse = o->mouse,
     };
     struct screen *sc = screen_new(&front, chats, store, o->engine, &so);
-    if (o->notice && o->notice[0])
-        screen_notice(sc, "%s", o->notice);
     if (o->open_id)
         screen_open(sc, o->open_id);
+    if (o->notice && o->notice[0] && chat_conversation(screen_chat(sc)) == o->open_id)
+        screen_notice(sc, "%s", o->notice);
     if (o->system && chat_set_system(screen_chat(sc), o->system, &e) != OK)
         screen_error(sc, &e);
     if (o->pick)

@@ -134,7 +134,7 @@ static void notice_set(struct screen *sc, const char *text, bool is_error)
     str_clear(&sc->notice);
     str_adds(&sc->notice, text);
     sc->notice_is_error = is_error;
-    sc->notice_while_busy = false;
+    sc->notice_while = NOTICE_FREE;
     sc->notice_until_s = screen_now_s() + (is_error ? ERROR_S : NOTICE_S);
     sc->dirty = true;
 }
@@ -152,6 +152,38 @@ void screen_notice(struct screen *sc, const char *fmt, ...)
 void screen_error(struct screen *sc, const struct err *e)
 {
     notice_set(sc, e->text, true);
+    if (e->code == ERR_BUSY && chat_running(sc->chat))
+        notice_while(sc, NOTICE_BUSY);
+}
+
+void notice_while(struct screen *sc, enum notice_while what)
+{
+    sc->notice_while = what;
+    if (what == NOTICE_SELECT)
+        sc->notice_until_s = HUGE_VAL;
+    if (what == NOTICE_QUIT)
+        sc->notice_until_s = screen_now_s() + INTERRUPT_S;
+}
+
+static bool notice_over(const struct screen *sc, double now_s)
+{
+    switch (sc->notice_while) {
+    case NOTICE_FREE:
+        break;
+    case NOTICE_BUSY:
+        return !chat_running(sc->chat);
+    case NOTICE_SELECT:
+        return sc->focus != UI_FOCUS_SELECT;
+    case NOTICE_EDIT:
+        return sc->edit_message < 0;
+    case NOTICE_DASH:
+        return sc->focus != UI_FOCUS_DASH;
+    case NOTICE_QUIT:
+        if (sc->interrupt_s == 0)
+            return true;
+        break;
+    }
+    return now_s >= sc->notice_until_s;
 }
 
 void screen_refresh(struct screen *sc)
@@ -202,6 +234,7 @@ static void interrupt(struct screen *sc)
     }
     sc->interrupt_s = now;
     screen_notice(sc, "Ctrl+C again quits");
+    notice_while(sc, NOTICE_QUIT);
 }
 
 static void cancel(struct screen *sc)
@@ -230,7 +263,6 @@ static void start_new(struct screen *sc)
 {
     compact_leave(sc);
     chats_start_new(sc->chats);
-    sc->notice_until_s = 0;
     sc->focus = UI_FOCUS_EDITOR;
     chat_shown(sc);
 }
@@ -319,6 +351,12 @@ static bool scroll(struct screen *sc, enum keymap_action a)
     }
 }
 
+static void select_hint(struct screen *sc)
+{
+    screen_notice(sc, "y copies · e edits · f forks · r answers again · Left Right other branches");
+    notice_while(sc, NOTICE_SELECT);
+}
+
 void select_start(struct screen *sc)
 {
     if (chat_count(sc->chat) == 0) {
@@ -328,8 +366,7 @@ void select_start(struct screen *sc)
     sc->focus = UI_FOCUS_SELECT;
     sc->selected = chat_count(sc->chat) - 1;
     view_chat_show(sc->view, sc->selected);
-    screen_notice(sc, "y copies · e edits · f forks · r answers again · Left Right other branches");
-    sc->notice_until_s = screen_now_s() + 3600;
+    select_hint(sc);
 }
 
 void screen_act(struct screen *sc, int action)
@@ -461,6 +498,8 @@ static bool select_act(struct screen *sc, enum keymap_action a)
     case ACT_SIBLING_NEXT:
         if (chat_sibling(sc->chat, sc->selected, a == ACT_SIBLING_NEXT ? 1 : -1, &e) != OK)
             screen_error(sc, &e);
+        else
+            select_hint(sc);
         screen_refresh(sc);
         return true;
     case ACT_REGENERATE:
@@ -572,7 +611,6 @@ static void key_event(struct screen *sc, struct ui_key key)
         }
         if (a == ACT_CANCEL || (!a && (g == ACT_CANCEL || g == ACT_STOP))) {
             sc->focus = UI_FOCUS_EDITOR;
-            sc->notice_until_s = 0;
             sc->dirty = true;
             return;
         }
@@ -686,8 +724,6 @@ void screen_engine(struct screen *sc)
             break;
         case CHAT_EV_DONE:
             sc->cancel_sent = false;
-            if (sc->notice_while_busy)
-                sc->notice_until_s = 0;
             if (ev.done.stop == ENGINE_STOP_CANCEL && ev.done.n_generated == 0)
                 screen_notice(sc, "stopped before the first word; /regen answers after all");
             else if (ev.done.stop == ENGINE_STOP_CONTEXT)
@@ -755,7 +791,7 @@ static void follow_others(struct screen *sc)
         screen_notice(sc, "another window went to another branch of this conversation, which is shown");
     if (st == ERR_NOT_FOUND) {
         chat_start_new(sc->chat);
-        screen_refresh(sc);
+        chat_shown(sc);
         screen_notice(sc, "this conversation was deleted by another window or command");
     } else if (st != OK) {
         screen_error(sc, &e);
@@ -766,7 +802,7 @@ int screen_tick(struct screen *sc, double now_s)
 {
     double next_s = 0;
     if (sc->notice_until_s > 0) {
-        if (now_s >= sc->notice_until_s) {
+        if (notice_over(sc, now_s)) {
             sc->notice_until_s = 0;
             sc->dirty = true;
         } else {
@@ -779,6 +815,15 @@ int screen_tick(struct screen *sc, double now_s)
         else
             sooner(&next_s, sc->draft_at_s);
     }
+    if (now_s - sc->look_s >= LOOK_EVERY_S) {
+        sc->others_wrote |= sessions_changed(sc->store);
+        sc->look_s = now_s;
+        /* Its ages grow while nothing else happens. */
+        sc->list_stale |= list_shown(sc) && now_s - sc->list_s >= AGES_EVERY_S;
+    }
+    sooner(&next_s, sc->look_s + LOOK_EVERY_S);
+    if (sc->others_wrote)
+        follow_others(sc);
     /* A question that was just asked begins here, unless it waits for another's answer. */
     if (chat_waiting(sc->chat) || (chats_busy(sc->chats) && now_s - sc->poll_s >= POLL_EVERY_S))
         screen_engine(sc);
@@ -798,15 +843,6 @@ int screen_tick(struct screen *sc, double now_s)
     double dash_s = dash_tick(sc, now_s);
     if (dash_s > 0)
         sooner(&next_s, dash_s);
-    if (now_s - sc->look_s >= LOOK_EVERY_S) {
-        sc->others_wrote |= sessions_changed(sc->store);
-        sc->look_s = now_s;
-        /* Its ages grow while nothing else happens. */
-        sc->list_stale |= list_shown(sc) && now_s - sc->list_s >= AGES_EVERY_S;
-    }
-    sooner(&next_s, sc->look_s + LOOK_EVERY_S);
-    if (sc->others_wrote)
-        follow_others(sc);
     struct err e;
     if (sessions_trouble(sc->store, &e))
         screen_error(sc, &e);

@@ -600,6 +600,7 @@ static void preset_step(struct screen *sc, int step)
     name = engine_kv_name(sc->engine, (at + step + n) % n, &what);
     snprintf(sc->dash.preset, sizeof sc->dash.preset, "%s", name);
     screen_notice(sc, "%s: %s; Enter applies it", name, what);
+    notice_while(sc, NOTICE_DASH);
 }
 
 static void turn(struct screen *sc, int item, int step)
@@ -645,6 +646,7 @@ static void enter(struct screen *sc, int item)
         break;
     default:
         screen_notice(sc, "Left and Right change it");
+        notice_while(sc, NOTICE_DASH);
     }
 }
 

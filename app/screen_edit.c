@@ -126,7 +126,7 @@ void screen_send(struct screen *sc, const char *text, size_t n)
         screen_notice(sc, chat_waiting(sc->chat)
                               ? "your last question still waits; your text is kept (Esc takes the question back)"
                               : "still answering; your text is kept (Esc stops the answer)");
-        sc->notice_while_busy = true;
+        notice_while(sc, NOTICE_BUSY);
         return;
     }
     if (s != OK) {
@@ -199,6 +199,7 @@ void edit_start(struct screen *sc, int32_t message)
     sc->focus = UI_FOCUS_EDITOR;
     view_chat_show(sc->view, message);
     screen_notice(sc, "Enter sends this as a new branch, Esc leaves it as it was");
+    notice_while(sc, NOTICE_EDIT);
 }
 
 void edit_cancel(struct screen *sc)
@@ -209,7 +210,6 @@ void edit_cancel(struct screen *sc)
     editor_set(sc->editor, sc->stash ? sc->stash : "", sc->stash ? strlen(sc->stash) : 0);
     free(sc->stash);
     sc->stash = NULL;
-    sc->notice_until_s = 0;
     sc->dirty = true;
 }
 

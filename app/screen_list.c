@@ -153,6 +153,7 @@ void chat_shown(struct screen *sc)
 {
     sc->chat = chats_view(sc->chats);
     sc->cancel_sent = false;
+    sc->notice_until_s = 0; /* it spoke of the one before */
     edit_cancel(sc);
     view_chat_select_clear(sc->view);
     view_chat_follow(sc->view);
@@ -184,7 +185,6 @@ void screen_open(struct screen *sc, int64_t conversation)
         screen_error(sc, &e);
         return;
     }
-    sc->notice_until_s = 0;
     chat_shown(sc);
 }
 
@@ -208,7 +208,7 @@ void screen_compact(struct screen *sc)
     chat_shown(sc);
     screen_notice(sc, "%d messages are being summarised; Ctrl+C leaves everything as it was",
                   (int)compact_n_message(sc->compact));
-    sc->notice_while_busy = true;
+    notice_while(sc, NOTICE_BUSY);
 }
 
 void list_compacted(struct screen *sc, bool well)
@@ -282,14 +282,15 @@ static void delete_now(struct screen *sc, int64_t conversation)
         compact_leave(sc); /* which deletes it */
     else
         chats_drop(sc->chats, conversation);
-    if (!summary && sessions_delete(sc->store, conversation, &e) != OK)
-        screen_error(sc, &e);
-    else
-        screen_notice(sc, "deleted");
+    enum status st = summary ? OK : sessions_delete(sc->store, conversation, &e);
     if (shown)
         chat_shown(sc);
     else
         screen_refresh(sc);
+    if (st != OK)
+        screen_error(sc, &e);
+    else
+        screen_notice(sc, "deleted");
 }
 
 void screen_rename(struct screen *sc, int64_t conversation, const char *title)
@@ -487,6 +488,7 @@ void picker_choose(struct screen *sc)
     if (p == PICK_PALETTE) {
         int n;
         const struct ui_command *c = commands_list(&n);
+        sc->notice_until_s = 0; /* as when it is typed */
         size_t len = strcspn(c[id].usage, " ");
         struct str s = {0};
         str_add(&s, c[id].usage, len);

@@ -14,6 +14,8 @@
 enum picker { PICK_PALETTE, PICK_SEARCH, PICK_HISTORY, PICK_LIST };
 enum question { ASK_DELETE, ASK_THIN };
 enum drag { DRAG_NONE, DRAG_CHAT, DRAG_EDITOR, DRAG_BAR };
+/* What a notice speaks of; it goes with that, when its time is over, and when another chat is shown. */
+enum notice_while { NOTICE_FREE, NOTICE_BUSY, NOTICE_SELECT, NOTICE_EDIT, NOTICE_DASH, NOTICE_QUIT };
 enum { LIST_MAX = 500, PICK_MAX = 60 };
 
 /* Rows with the strings they point to. */
@@ -105,7 +107,7 @@ struct screen {
 
     struct str notice;
     bool notice_is_error;
-    bool notice_while_busy; /* it is no longer true when the answer ends */
+    enum notice_while notice_while;
     double notice_until_s; /* 0 = none */
     double interrupt_s;    /* last Ctrl+C that found nothing to do */
     bool cancel_sent;
@@ -123,6 +125,9 @@ struct screen {
 
 double screen_now_s(void);
 int64_t screen_now_ms(void);
+
+/* screen.c */
+void notice_while(struct screen *sc, enum notice_while what); /* said of the notice that was just set */
 
 /* screen_list.c */
 void rows_clear(struct rows *r);

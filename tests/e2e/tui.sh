@@ -141,7 +141,7 @@ has 'That is all.' && dogear list --json && shared=$(json "$work/out" 'j[0]["id"
     dogear ask --fake "$fake" -r "$shared" slow and said elsewhere && has 'said elsewhere' && has forty
 ok tui__another_process__its_turn_appears
 keys -l 'not yet sent'
-dogear rm -y "$shared" && has 'deleted by another' && has '› not yet sent' && wait_for 20 gone 'said elsewhere'
+dogear rm -y "$shared" && has 'deleted by another' && grep -qF 'ctx --' "$work/out" && has '› not yet sent' && wait_for 20 gone 'said elsewhere'
 ok tui__another_process__deleted_chat_is_told_draft_stays
 keys Enter
 has '▌ not yet sent' && has 'That is all.'
