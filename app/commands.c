@@ -215,7 +215,7 @@ static void cmd_kv(struct screen *sc, const char *args)
         return;
     }
     for (int i = 0; (name = engine_kv_name(screen_engine_of(sc), i, &what)); i++)
-        str_addf(&s, "%-15s %s\n", name, what);
+        str_addf(&s, "%-15s  %s\n", name, what);
     str_adds(&s, "\n/kv NAME changes it; the chat is taken from disk or read again.");
     screen_text(sc, "KV presets", str_take(&s));
 }
@@ -283,7 +283,7 @@ static void show_settings(struct screen *sc)
     for (int i = 0; i < SETTING_COUNT; i++) {
         char value[32];
         setting_value(chat_sampling(screen_chat(sc)), i, value, sizeof value);
-        str_addf(&s, "%-15s %-12s %s\n", settings[i].name, value, settings[i].help);
+        str_addf(&s, "%-14s %-6s %s\n", settings[i].name, value, settings[i].help);
     }
     str_adds(&s, "\n/set NAME VALUE changes one, from the next answer on.");
     screen_text(sc, "Sampling", str_take(&s));

@@ -359,13 +359,35 @@ static void draw_picker(const struct ui_model *m, struct cells *c, struct rect s
               ROLE_POPUP);
 }
 
+/* Wrapped to w columns; what is said of a name that stands before it goes on below itself. */
+static void add_rows(struct rich *r, const char *text, int w)
+{
+    enum { NAME_MAX_COLS = 24 };
+    static const char blank[NAME_MAX_COLS + 1] = "                        ";
+    struct str clean = {0};
+    text_clean(&clean, text, strlen(text));
+    for (const char *s = str_c(&clean);; s++) {
+        size_t n = strcspn(s, "\n"), at = 0, next;
+        const char *gap = strstr(s + strspn(s, " "), "  ");
+        size_t hang = gap && gap < s + n ? (size_t)(gap - s) + strspn(gap, " ") : 0;
+        hang = hang > NAME_MAX_COLS ? 0 : hang > (size_t)w * 2 / 3 ? 2 : hang;
+        do {
+            size_t len = text_wrap(s + at, n - at, at ? w - (int)hang : w, false, &next);
+            rich_begin(r, ROLE_TEXT, 0, 0);
+            rich_add(r, blank, at ? hang : 0, ROLE_POPUP, 0);
+            rich_add(r, s + at, len, ROLE_POPUP, 0);
+        } while ((at += next) < n);
+        if (!*(s += n))
+            break;
+    }
+    str_fini(&clean);
+}
+
 static void draw_text(const struct ui_model *m, struct cells *c, struct rect screen)
 {
     struct rich r = {0};
-    uint32_t pos = 0;
     int w = screen.w > 80 ? 76 : screen.w - 6;
-    rich_plain(&r, m->popup_text, strlen(m->popup_text), w > 8 ? w : 8, ROLE_POPUP, ROLE_TEXT,
-               &pos);
+    add_rows(&r, m->popup_text, w > 8 ? w : 8);
     struct rect in =
         draw_box(c, layout_popup(screen, w + 4, (int)r.n_line + 2), m->popup_title, m->popup_hint);
     int most = (int)r.n_line > in.h ? (int)r.n_line - in.h : 0;
