@@ -509,12 +509,14 @@ static enum status check_question(struct chat *c, int32_t n, const char *text, s
         return OK; /* no token is shorter than a byte */
     TRY(engine_tokenize(c->engine, text, len, false, false, &ids, &n_tok, e));
     free(ids);
+    char now[32], were[32], most[32];
     return before + n_tok < n_ctx
                ? OK
                : err_set(e, ERR_USAGE,
-                         "the message has %d tokens and the conversation %d, but the context holds "
-                         "%d; shorten it, raise -c, or go on after /compact",
-                         n_tok, before, n_ctx);
+                         "the message has %s tokens and the conversation %s, but the context holds "
+                         "%s; shorten it, raise -c, or go on after /compact",
+                         err_count_text((uint64_t)n_tok, now), err_count_text((uint64_t)before, were),
+                         err_count_text((uint64_t)n_ctx, most));
 }
 
 enum status chat_send(struct chat *c, const char *text, size_t len, struct err *e)

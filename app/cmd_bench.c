@@ -5,6 +5,7 @@
 
 #include "app/cli.h"
 #include "app/json.h"
+#include "ui/format.h"
 
 enum { MAX_CASES = 32 };
 
@@ -36,7 +37,8 @@ static void report(const struct options *o, const struct engine_info *info, json
         json_array_append_new(rows, j);
         return;
     }
-    printf("%-8s %8d  %-10s %10.2f %10.2f %10.2f", test, b->depth, info->kv, r->tps_median, r->tps_min,
+    char depth[FORMAT_SIZE];
+    printf("%-8s %8s  %-10s %10.2f %10.2f %10.2f", test, format_count(depth, b->depth), info->kv, r->tps_median, r->tps_min,
            r->tps_max);
     printf(isnan(r->gbps) ? "       --" : " %8.1f", r->gbps);
     printf(isnan(r->gops) ? "       --" : " %8.0f", r->gops);

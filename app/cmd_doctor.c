@@ -148,8 +148,8 @@ int cmd_doctor(struct options *o)
         printf("memory       %s available\n", format_bytes(a, mem_available_bytes()));
         printf("model        %s\n", have_model ? model : "none found: see `dogear models`");
         if (have_floor)
-            printf("cache floor  %s, measured on this model: KL %.4f over %d tokens, limit %.2f\n",
-                   floor.format, floor.kl, floor.n, floor.kl_limit);
+            printf("cache floor  %s, measured on this model: KL %.4f over %s tokens, limit %.2f\n",
+                   floor.format, floor.kl, format_count(a, floor.n), floor.kl_limit);
         else
             printf("cache floor  -- (not measured yet: dogear doctor --calibrate)\n");
         if (store)

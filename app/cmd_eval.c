@@ -20,6 +20,7 @@
 #include "engine/base/compare.h"
 #include "engine/base/mem.h"
 #include "engine/base/str.h"
+#include "ui/format.h"
 
 #define ATTENTION_PRESETS                                                                          \
     "cap-99,cap-95,cap-90,loopserve,minference,flexprefill,sampleattention,xattention,a-shape,delta," \
@@ -393,22 +394,20 @@ static void show_row(const struct options *o, json_t *rows, const struct row *r,
         return;
     }
     if (json_array_size(rows) == 0) {
-        printf("%-14s %-8s %6s %9s %9s %9s %9s %9s %9s %9s %9s\n", "preset", "suite", "n_tok",
+        printf("%-14s %-8s %7s %9s %9s %9s %9s %9s %9s %9s %9s\n", "preset", "suite", "n_tok",
                "KL mean", "KL p99", "top-1", "NLL", "recall", "n", "B/token", "tok/s");
         json_array_append_new(rows, json_null()); /* the heading is out */
     }
     printf("%-14s %-8s", r->preset, r->suite);
-    if (r->n_tok < 0)
-        printf("    all");
-    else
-        printf(" %6d", r->n_tok);
+    char count[FORMAT_SIZE];
+    printf(" %7s", r->n_tok < 0 ? "all" : format_count(count, r->n_tok));
     cell(r->kl_mean, " %9.6f");
     cell(r->kl_p99, " %9.5f");
     cell(r->top1 * 100, " %8.2f%%");
     cell(r->nll, " %9.4f");
     cell(r->recall * 100, " %8.2f%%");
-    cell(r->n_question < 0 ? NAN : r->n_question, " %9.0f");
-    cell(r->bytes_per_token, " %9.0f");
+    printf(" %9s", format_count(count, r->n_question));
+    printf(" %9s", format_rate(count, r->bytes_per_token));
     cell(r->decode_tps, " %9.1f");
     printf("%s\n", r->lossy ? "  lossy" : r->simulated ? "  simulated" : "");
     for (int i = 0; b && i < b->n; i++)

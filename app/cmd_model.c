@@ -122,14 +122,17 @@ static void print_summary(const json_t *j)
     putchar('\n');
 }
 
-/* One value of a section: sizes for people, long lists cut. */
-static void print_value(const char *key, const json_t *v)
+/* One value of a section: sizes and counts for people, unless it is told as the file has it; long lists cut. */
+static void print_value(const char *key, const json_t *v, bool as_it_is)
 {
     size_t n = strlen(key);
     bool size = json_is_integer(v) && n >= 5 && (!strcmp(key + n - 5, "bytes") || strstr(key, "_bytes_"));
-    char buf[FORMAT_SIZE], *text = size ? NULL : json_dumps(v, JSON_ENCODE_ANY | JSON_COMPACT |
-                                                                 JSON_REAL_PRECISION(6));
-    const char *shown = size ? format_bytes(buf, json_integer_value(v)) : text;
+    bool count = json_is_integer(v) && !as_it_is;
+    char buf[FORMAT_SIZE], *text = json_dumps(v, JSON_ENCODE_ANY | JSON_COMPACT | JSON_REAL_PRECISION(6));
+    const char *shown = size             ? format_bytes(buf, json_integer_value(v))
+                        : count          ? format_count(buf, json_integer_value(v))
+                        : json_is_null(v) ? "--"
+                                         : text;
     size_t len = strlen(shown);
     printf("  ");
     cli_print_safe(key, n);
@@ -167,7 +170,7 @@ static void print_info(json_t *j, bool tensors)
         if (!json_is_object(v))
             continue;
         printf("\n%s\n", key);
-        json_object_foreach(v, k2, v2) print_value(k2, v2);
+        json_object_foreach(v, k2, v2) print_value(k2, v2, !strcmp(key, "metadata"));
     }
     if (tensors)
         print_tensors(json_object_get(j, "tensors"));
@@ -428,8 +431,9 @@ int cmd_perplexity(struct options *o)
             json_object_set_new(j, "n_ctx", json_integer(n_ctx));
             json_print(j);
         } else {
-            printf("perplexity %.4f +- %.4f  (mean NLL %.5f over %" PRId64 " tokens, context %d)\n",
-                   exp(mean), exp(mean) * spread, mean, p.count, n_ctx);
+            char a[FORMAT_SIZE], b[FORMAT_SIZE];
+            printf("perplexity %.4f +- %.4f  (mean NLL %.5f over %s tokens, context %s)\n",
+                   exp(mean), exp(mean) * spread, mean, format_count(a, p.count), format_count(b, n_ctx));
         }
     }
     free(ids);

@@ -8,6 +8,7 @@
 #include "app/cli.h"
 #include "app/json.h"
 #include "sessions/sessions.h"
+#include "ui/format.h"
 
 static volatile sig_atomic_t interrupted;
 
@@ -39,21 +40,22 @@ static void print(const struct options *o, int64_t id, const char *kv,
         json_print(j);
         return;
     }
-    printf("conversation      %lld, %d tokens, %d compared, cache %s\n", (long long)id, f->n_tok,
-           f->n, kv);
+    char a[FORMAT_SIZE], b[FORMAT_SIZE];
+    printf("conversation      %lld, %s tokens, %s compared, cache %s\n", (long long)id,
+           format_count(a, f->n_tok), format_count(b, f->n), kv);
     printf("KL                %.6f nats per token on average, 99 %% below %.5f\n", f->kl_mean,
            f->kl_p99);
     printf("same first choice %.2f %%\n", 100 * f->top1);
     if (f->first_divergence < 0)
         printf("first differs     nowhere\n");
     else
-        printf("first differs     at token %d\n", f->first_divergence);
+        printf("first differs     at token %s\n", format_count(a, f->first_divergence));
     if (!isnan(nll))
         printf("NLL               %.4f, exact %.4f, difference %+.5f\n", f->nll, f->nll_exact, nll);
     if (f->n_rounding > 0)
         printf("rounding alone    KL %.6f, same first choice %.2f %%: an exact cache, its input moved by 2^-16 "
-               "(%d tokens)\n",
-               f->kl_rounding, 100 * f->top1_rounding, f->n_rounding);
+               "(%s tokens)\n",
+               f->kl_rounding, 100 * f->top1_rounding, format_count(a, f->n_rounding));
 }
 
 static int verify(struct chat *c, const struct options *o, struct engine *en)

@@ -401,7 +401,7 @@ static void cmd_context(struct screen *sc, const char *args)
              format_bytes(b, st.kv_f16_bytes));
     str_addf(&s, "per token      %s\n",
              format_bytes(a, isfinite(st.bytes_per_tok) ? (int64_t)st.bytes_per_tok : -1));
-    str_addf(&s, "messages       %d", (int)chat_count(screen_chat(sc)));
+    str_addf(&s, "messages       %s", format_count(a, chat_count(screen_chat(sc))));
     screen_text(sc, "Context", str_take(&s));
 }
 

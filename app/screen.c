@@ -17,6 +17,7 @@
 #include "engine/base/utf8.h"
 #include "engine/engine.h"
 #include "sessions/sessions.h"
+#include "ui/format.h"
 #include "ui/text.h"
 
 static const double NOTICE_S = 6, ERROR_S = 20, STATS_EVERY_S = 0.1, POLL_EVERY_S = 0.9,
@@ -710,6 +711,7 @@ void screen_engine(struct screen *sc)
 {
     struct chat *whose;
     struct chat_event ev;
+    char done[FORMAT_SIZE], all[FORMAT_SIZE];
     while (chats_poll(sc->chats, &whose, &ev)) {
         sc->dirty = true;
         if (whose != sc->chat) {
@@ -745,8 +747,8 @@ void screen_engine(struct screen *sc)
             screen_refresh(sc);
             break;
         case CHAT_EV_VERIFY:
-            screen_notice(sc, "verifying: %d of %d tokens read exactly; Ctrl+C stops",
-                          (int)ev.done.n_tok_done, (int)ev.done.n_tok_total);
+            screen_notice(sc, "verifying: %s of %s tokens read exactly; Ctrl+C stops",
+                          format_count(done, ev.done.n_tok_done), format_count(all, ev.done.n_tok_total));
             break;
         case CHAT_EV_VERIFIED:
             sc->cancel_sent = false;

@@ -444,7 +444,7 @@ void screen_budget(struct screen *sc, uint64_t size_bytes)
     }
     int64_t least = engine_info(sc->engine)->kv_budget_least;
     if (size_bytes > 0 && (int64_t)size_bytes < least) {
-        screen_notice(sc, "a budget of %s is too small: the shortest context takes %" PRId64 "K",
+        screen_notice(sc, "a budget of %s is too small: the least is /budget %" PRId64 "K",
                       format_bytes(a, (int64_t)size_bytes), (least + 1023) / 1024);
         return;
     }

@@ -197,6 +197,7 @@ void compact_leave(struct screen *sc)
 void screen_compact(struct screen *sc)
 {
     struct err e;
+    char n[FORMAT_SIZE];
     if (sc->compact) {
         screen_notice(sc, "the summary is being written; Ctrl+C leaves everything as it was");
         return;
@@ -206,8 +207,8 @@ void screen_compact(struct screen *sc)
         return;
     }
     chat_shown(sc);
-    screen_notice(sc, "%d messages are being summarised; Ctrl+C leaves everything as it was",
-                  (int)compact_n_message(sc->compact));
+    screen_notice(sc, "%s messages are being summarised; Ctrl+C leaves everything as it was",
+                  format_count(n, compact_n_message(sc->compact)));
     notice_while(sc, NOTICE_BUSY);
 }
 
@@ -215,12 +216,13 @@ void list_compacted(struct screen *sc, bool well)
 {
     struct err e;
     int64_t from;
-    int n = (int)compact_n_message(sc->compact);
+    char n[FORMAT_SIZE];
+    format_count(n, compact_n_message(sc->compact));
     enum status st = compact_end(sc->compact, well, &from, &e);
     sc->compact = NULL;
     chat_shown(sc);
     if (st == OK)
-        screen_notice(sc, "goes on here: %d messages became the summary; all of them stay in conversation %lld",
+        screen_notice(sc, "goes on here: %s messages became the summary; all of them stay in conversation %lld",
                       n, (long long)from);
     else if (st == ERR_CANCELLED)
         screen_notice(sc, "%s", e.text);

@@ -78,8 +78,10 @@ enum status suite_load(const char *path, int32_t n_tok_max, struct suite *ret, s
     }
     free(line);
     fclose(f);
+    char n_tok[32];
     if (st == OK && s.n_item == 0)
-        st = err_set(e, ERR_USAGE, "suite %s has no item of at most %d tokens", path, n_tok_max);
+        st = err_set(e, ERR_USAGE, "suite %s has no item of at most %s tokens", path,
+                     err_count_text((uint64_t)n_tok_max, n_tok));
     if (st != OK)
         suite_free(&s);
     else

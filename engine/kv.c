@@ -542,9 +542,11 @@ uint64_t kv_reserve_bytes(const struct kv_line *l, int32_t n_more)
 
 enum status kv_reserve(struct kv_line *l, int32_t n_more, struct err *e)
 {
+    char held[32], more[32], fit[32];
     if (n_more > l->n_ctx - l->n_tok)
-        return err_set(e, ERR_USAGE, "context is full: %d tokens held, %d more asked for, %d fit",
-                       l->n_tok, n_more, l->n_ctx);
+        return err_set(e, ERR_USAGE, "context is full: %s tokens held, %s more asked for, %s fit",
+                       err_count_text((uint64_t)l->n_tok, held), err_count_text((uint64_t)n_more, more),
+                       err_count_text((uint64_t)l->n_ctx, fit));
     int32_t need = kv_blocks_for(l->n_tok + n_more), had = l->n_block;
     if (tail_is_shared(l))
         TRY(kv_unshare(l, l->n_tok / KERN_BLOCK_TOK, e));

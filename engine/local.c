@@ -241,14 +241,16 @@ static void fill_notice(const struct local *l, char *notice, size_t size)
     const struct model_params *p = &l->model->p;
     int32_t n_ctx = l->plan.n_ctx;
     size_t n = 0;
+    char now[32], was[32];
+    err_count_text((uint64_t)n_ctx, now);
     if (l->plan.lowered)
-        n = (size_t)snprintf(notice, size, "context lowered from %d to %d tokens to fit %s",
-                             p->n_ctx_train, n_ctx, l->plan.by_budget ? "the KV budget" : "memory");
+        n = (size_t)snprintf(notice, size, "context lowered from %s to %s tokens to fit %s",
+                             err_count_text((uint64_t)p->n_ctx_train, was), now, l->plan.by_budget ? "the KV budget" : "memory");
     else if (n_ctx > known_ctx(p))
         n = (size_t)snprintf(notice, size,
-                             "a context of %d tokens is more than the %d that the model was made for; "
+                             "a context of %s tokens is more than the %s that the model was made for; "
                              "answers beyond them get worse",
-                             n_ctx, known_ctx(p));
+                             now, err_count_text((uint64_t)known_ctx(p), was));
     if (n < size && l->template != l->templates[TEMPLATE_REASONING_AUTO] && !can_switch(l))
         n += (size_t)snprintf(notice + n, size - n, "%sthe model's chat format has no switch for reasoning",
                               n ? "; " : "");

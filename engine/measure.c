@@ -58,6 +58,13 @@ static void tell_line(struct local *l, const struct kv_line *line)
     pthread_mutex_unlock(&l->lock);
 }
 
+static enum status too_long(const struct local *l, int32_t n, struct err *e)
+{
+    char a[32], b[32];
+    return err_set(e, ERR_USAGE, "%s tokens do not fit the context of %s; raise -c", err_count_text((uint64_t)n, a),
+                   err_count_text((uint64_t)l->plan.n_ctx, b));
+}
+
 enum status measure_logits(struct engine *en, const int32_t *ids, int32_t n,
                            bool (*row)(void *ctx, int32_t i, const float *logits), void *ctx,
                            struct err *e)
@@ -67,8 +74,7 @@ enum status measure_logits(struct engine *en, const int32_t *ids, int32_t n,
     TRY(begin(l, e));
     enum status s = OK;
     if (n > l->plan.n_ctx) {
-        s = err_set(e, ERR_USAGE, "%d tokens do not fit the context of %d; raise -c", n,
-                    l->plan.n_ctx);
+        s = too_long(l, n, e);
     } else {
         /* Nothing is compressed unless a preset was asked for: these are the model's own logits. */
         struct kv_pool *own = NULL;
@@ -467,8 +473,7 @@ enum status measure_attention(struct engine *en, const int32_t *ids, int32_t n,
         s = err_set(e, ERR_USAGE, "%d tokens are too few to judge attention on; %d are needed", n,
                     2 * JUDGE_ROWS);
     else if (n > l->plan.n_ctx)
-        s = err_set(e, ERR_USAGE, "%d tokens do not fit the context of %d; raise -c", n,
-                    l->plan.n_ctx);
+        s = too_long(l, n, e);
     if (s == OK)
         s = judge_open(l, &j, presets, n_preset, e);
     if (s == OK)

@@ -85,7 +85,7 @@ static enum status refuse(const struct model *m, const struct preset *preset, co
 {
     uint64_t least = plan_kv_least(m, preset, p->n_chunk);
     uint64_t room = kv_budget && kv_budget < left ? kv_budget : left;
-    char need[32], have[32];
+    char need[32], have[32], n_tok[32];
     if (p->n_ctx_max < MIN_CTX && room < least && least <= left)
         return err_set(e, ERR_MEMORY,
                        "a KV budget of %s is too small: the shortest context, %d tokens, takes "
@@ -100,14 +100,14 @@ static enum status refuse(const struct model *m, const struct preset *preset, co
                        err_size_text(p->available, have));
     if (room < left && p->kv > room)
         return err_set(e, ERR_MEMORY,
-                       "a context of %d tokens does not fit: its keys and values take %s more than "
+                       "a context of %s tokens does not fit: its keys and values take %s more than "
                        "the KV budget of %s; the largest that fits is -c %d",
-                       p->n_ctx, err_size_text(p->kv - room, need), err_size_text(room, have),
+                       err_count_text((uint64_t)p->n_ctx, n_tok), err_size_text(p->kv - room, need), err_size_text(room, have),
                        p->n_ctx_max);
     return err_set(e, ERR_MEMORY,
-                   "a context of %d tokens does not fit: it needs %s in all, %s are free; the "
+                   "a context of %s tokens does not fit: it needs %s in all, %s are free; the "
                    "largest that fits is -c %d",
-                   p->n_ctx, err_size_text(p->total + headroom(p->available), need),
+                   err_count_text((uint64_t)p->n_ctx, n_tok), err_size_text(p->total + headroom(p->available), need),
                    err_size_text(p->available, have), p->n_ctx_max);
 }
 

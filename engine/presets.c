@@ -56,7 +56,7 @@ static const struct preset rows[] = {
      PAGES(8, 8),
      .prefill = {.score = PREFILL_LINES, .n_last = 64, .n_column = 1000, .n_slash = 6096,
                  .first = 30, .local = 100},
-     .what = "MInference: 1000 columns and 6096 diagonals that the last 64 rows see"},
+     .what = "MInference: 1,000 columns and 6,096 diagonals that the last 64 rows see"},
     {.name = "flexprefill",
      PAGES(8, 8),
      .prefill = {.score = PREFILL_LINES, .n_last = 128, .coverage = 0.95f, .apart = true,

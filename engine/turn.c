@@ -306,11 +306,12 @@ static enum status render(struct run *r, struct err *e)
     r->n_prompt = r->ids.n;
     if (s == OK && r->n_prompt == 0)
         s = err_set(e, ERR_USAGE, "there is nothing to answer: the prompt is empty");
+    char a[32], b[32];
     if (s == OK && r->n_prompt > l->plan.n_ctx)
         s = err_set(e, ERR_USAGE,
-                    "the conversation has %d tokens, but the context holds %d; raise "
+                    "the conversation has %s tokens, but the context holds %s; raise "
                     "-c or begin a new conversation",
-                    r->n_prompt, l->plan.n_ctx);
+                    err_count_text((uint64_t)r->n_prompt, a), err_count_text((uint64_t)l->plan.n_ctx, b));
     if (s == OK) {
         struct engine_event *ev = local_event_new(r->t->number, ENGINE_EV_PROMPT);
         event_ids(ev, fresh.ids, fresh.n);

@@ -175,21 +175,21 @@ static enum status check(const struct run *r, const struct kv_shape *shape, stru
     if (n < 2)
         return err_set(e, ERR_USAGE, "there is nothing to verify: the conversation has %d tokens",
                        n);
+    char a[32], b[32], c[32];
     if (r->v->n > l->plan.n_ctx + 1)
         return err_set(e, ERR_USAGE,
-                       "the conversation has %d tokens, but the context holds %d; raise -c", r->v->n,
-                       l->plan.n_ctx);
+                       "the conversation has %s tokens, but the context holds %s; raise -c",
+                       err_count_text((uint64_t)r->v->n, a), err_count_text((uint64_t)l->plan.n_ctx, b));
     int32_t n_rounding = n < ROUNDING_TOK + PLAN_CHUNK ? n : ROUNDING_TOK + PLAN_CHUNK;
     uint64_t need = kv_most_bytes(shape, presets_find("exact"), n, PLAN_CHUNK) +
                     kv_most_bytes(shape, presets_find("exact"), n_rounding, PLAN_CHUNK) +
                     2 * forward_bytes(&l->model->p, PLAN_CHUNK);
     uint64_t free_bytes = plan_available();
-    char a[32], b[32];
     if (need > free_bytes)
         return err_set(e, ERR_MEMORY,
-                       "verifying %d tokens needs %s for exact caches, %s are free; close other "
+                       "verifying %s tokens needs %s for exact caches, %s are free; close other "
                        "programs",
-                       n, err_size_text(need, a), err_size_text(free_bytes, b));
+                       err_count_text((uint64_t)n, c), err_size_text(need, a), err_size_text(free_bytes, b));
     return OK;
 }
 

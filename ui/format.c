@@ -5,6 +5,8 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "engine/base/err.h"
+
 static char *unknown(char *buf)
 {
     memcpy(buf, "--", 3);
@@ -13,37 +15,12 @@ static char *unknown(char *buf)
 
 char *format_count(char *buf, int64_t n)
 {
-    if (n < 0)
-        return unknown(buf);
-    char digits[24];
-    int len = snprintf(digits, sizeof digits, "%lld", (long long)n);
-    int out = 0;
-    for (int i = 0; i < len; i++) {
-        if (i > 0 && (len - i) % 3 == 0)
-            buf[out++] = ',';
-        buf[out++] = digits[i];
-    }
-    buf[out] = '\0';
-    return buf;
+    return n < 0 ? unknown(buf) : err_count_text((uint64_t)n, buf);
 }
 
 char *format_bytes(char *buf, int64_t size_bytes)
 {
-    static const char *const units[] = {"B", "KiB", "MiB", "GiB", "TiB", "PiB"};
-    if (size_bytes < 0)
-        return unknown(buf);
-    double v = (double)size_bytes;
-    int u = 0;
-    while (v >= 1024 && u < 5) {
-        v /= 1024;
-        u++;
-    }
-    snprintf(buf, FORMAT_SIZE,
-             u == 0 || v >= 99.95 ? "%.0f %s"
-             : v >= 9.995         ? "%.1f %s"
-                                  : "%.2f %s",
-             v, units[u]);
-    return buf;
+    return size_bytes < 0 ? unknown(buf) : err_size_text((uint64_t)size_bytes, buf);
 }
 
 char *format_rate(char *buf, double per_s)

@@ -237,8 +237,7 @@ static void draw_trace(const struct dash *d, struct pen *p)
     draw_line(d, p);
     draw_most(d, p);
     pen_line(p, "");
-    snprintf(a, sizeof a, "%d", t->n);
-    pen_figure(p, "read again over ", a, " tokens, mean of all layers");
+    pen_figure(p, "read again over ", format_count(a, t->n), " tokens, mean of all layers");
     pen_figure(p, ", ", format_percent(b, (double)t->on_rows), " on exact rows");
     pen_end(p);
 }

@@ -195,7 +195,7 @@ static void draw_page(const struct dash *d, struct pen *p, int text_rows)
     snprintf(text, sizeof text, "layer %d, page %d", d->layer, d->page);
     pen_line(p, "chosen");
     pen_figure(p, "", text, "");
-    snprintf(text, sizeof text, "tokens %d to %d", first, last - 1);
+    snprintf(text, sizeof text, "tokens %s to %s", format_count(a, first), format_count(b, last - 1));
     pen_figure(p, ", ", text, "");
     pen_end(p);
     pen_line(p, "error");

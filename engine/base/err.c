@@ -39,15 +39,32 @@ enum status err_prefix(struct err *e, const char *fmt, ...)
     return e->code;
 }
 
-const char *err_size_text(uint64_t size_bytes, char buf[32])
+char *err_size_text(uint64_t size_bytes, char buf[32])
 {
-    if (size_bytes >= (uint64_t)1 << 30)
-        snprintf(buf, 32, "%.1f GiB", (double)size_bytes / (1 << 30));
-    else if (size_bytes >= (uint64_t)1 << 20)
-        snprintf(buf, 32, "%.0f MiB", (double)size_bytes / (1 << 20));
-    else if (size_bytes >= (uint64_t)1 << 10)
-        snprintf(buf, 32, "%.0f KiB", (double)size_bytes / (1 << 10));
-    else
-        snprintf(buf, 32, "%d B", (int)size_bytes);
+    static const char *const units[] = {"B", "KiB", "MiB", "GiB", "TiB", "PiB"};
+    double v = (double)size_bytes;
+    int u = 0;
+    while (v >= 1024 && u < 5) {
+        v /= 1024;
+        u++;
+    }
+    snprintf(buf, 32,
+             u == 0 || v >= 99.95 ? "%.0f %s"
+             : v >= 9.995         ? "%.1f %s"
+                                  : "%.2f %s",
+             v, units[u]);
+    return buf;
+}
+
+char *err_count_text(uint64_t n, char buf[32])
+{
+    char digits[24];
+    int len = snprintf(digits, sizeof digits, "%llu", (unsigned long long)n), out = 0;
+    for (int i = 0; i < len; i++) {
+        if (i > 0 && (len - i) % 3 == 0)
+            buf[out++] = ',';
+        buf[out++] = digits[i];
+    }
+    buf[out] = '\0';
     return buf;
 }

@@ -42,7 +42,8 @@ enum status err_prefix(struct err *e, const char *fmt, ...) __attribute__((forma
             return try_status_;                                                                    \
     } while (0)
 
-/* "1.5 GiB": for messages. */
-const char *err_size_text(uint64_t size_bytes, char buf[32]);
+/* "1.50 GiB" and "1,234,567", as people are told of sizes and counts everywhere; both return buf. */
+char *err_size_text(uint64_t size_bytes, char buf[32]);
+char *err_count_text(uint64_t n, char buf[32]);
 
 #endif

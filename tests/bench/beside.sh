@@ -37,7 +37,7 @@ ours() { # MODEL FILE DEPTH ARGUMENTS: one line per test
     local model=$1 file=$2 depth=$3
     shift 3
     "$dogear" bench -m "$file" -t "$threads" --kv exact -d "$depth" -r 1 "$@" 2>/dev/null |
-        awk '/^(pp|tg)/ {print $1 "@" $2, $4}' | while read -r test value; do say "$model" "$test" ours "$value"; done
+        awk '/^(pp|tg)/ {gsub(",", "", $2); print $1 "@" $2, $4}' | while read -r test value; do say "$model" "$test" ours "$value"; done
 }
 
 ours_by_format() { # MODEL FILE DEPTH

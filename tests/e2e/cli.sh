@@ -64,12 +64,12 @@ memo=$(cd "$(dirname "$0")/../.." && pwd)/assets/model/dogear-memo.gguf
 dogear ask --no-save -m "$memo" --reasoning maybe x; [ $rc -eq 2 ] && one_line_error && grep -q "'maybe' is unknown; use on, off or auto" "$work/err" &&
     dogear ask --no-save -m "$memo" -rea off -n 2 Hello && grep -q 'has no switch for reasoning$' "$work/err"
 ok cli__reasoning__bad_value_or_no_switch_is_told
-! dogear ask --no-save -m "$memo" --kv exact --kv-budget 1K Hello && [ $rc -eq 1 ] && one_line_error && grep -q 'budget of 1 KiB is too small' "$work/err" &&
+! dogear ask --no-save -m "$memo" --kv exact --kv-budget 1K Hello && [ $rc -eq 1 ] && one_line_error && grep -q 'budget of 1.00 KiB is too small' "$work/err" &&
     least=$(sed 's/.*--kv-budget //' "$work/err") && dogear ask --no-save -m "$memo" --kv exact --kv-budget "$least" -n 2 Hello && grep -q 'to fit the KV budget$' "$work/err" &&
     ! dogear ask --no-save -m "$memo" --kv exact --kv-budget "$((${least%K} - 1))K" Hello && one_line_error &&
-    ! dogear ask --no-save -m "$memo" -c 8192 --kv-budget 1M Hello && one_line_error && grep -q 'more than the KV budget of 1 MiB; the largest' "$work/err"
+    ! dogear ask --no-save -m "$memo" -c 8192 --kv-budget 1M Hello && one_line_error && grep -q 'more than the KV budget of 1.00 MiB; the largest' "$work/err"
 ok ask__kv_budget_too_small__names_the_least
-dogear ask --no-save -m "$memo" -c 9000 -n 2 Hello && [ "$(wc -l <"$work/err")" -eq 1 ] && grep -q '9000 tokens is more than the 8192 ' "$work/err" &&
+dogear ask --no-save -m "$memo" -c 9000 -n 2 Hello && [ "$(wc -l <"$work/err")" -eq 1 ] && grep -q '9,000 tokens is more than the 8,192 ' "$work/err" &&
     dogear ask --no-save -m "$memo" -c 8192 -n 2 Hello && [ ! -s "$work/err" ]
 ok ask__context_beyond_training__is_told
 dogear ask --no-save --fake "$fake" " $(printf '\t')"; [ $rc -ne 0 ] && one_line_error && grep -q 'the message is empty' "$work/err"

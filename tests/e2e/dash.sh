@@ -44,7 +44,7 @@ figures = { # where each stands; a # is the figure
     "most": "by turn [▁▂▃▄▅▆▇█ ]*# ", "ram": "RAM #", "weights": "weights #", "scratch": "scratch #",
     "disk": "disk this chat #", "disk_all": "all chats #", "disk_limit": "all chats [0-9.]+ [KM]?i?B of #",
     "kl": "KL #", "top1": "top-1 #", "n": "over # positions", "p99": "99% below #",
-    "written": "written #", "computed": "computed #", "page_to": "page [0-9]+, tokens [0-9]+ to #",
+    "written": "written #", "computed": "computed #", "page_to": "page [0-9]+, tokens [0-9,]+ to #",
     "n_answer": "Last answer # tokens", "perplexity": "perplexity #", "chosen": 'chosen ".*?" #',
     "likeliest": 'likeliest ".*?" #'}
 seen = {}

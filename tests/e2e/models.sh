@@ -21,11 +21,11 @@ ok ask__every_instruction_set__same_story
 dogear info "$story" --json && json "$work/out" 'j' >/dev/null
 ok info__json__parses
 dogear info "$story" && head -8 "$work/out" >"$work/head" && grep -qx 'quantisation    F32' "$work/head" && grep -q '^size .* [KM]iB$' "$work/head" &&
-    grep -qx 'chat format     none: text is continued' "$work/head" && grep -qx 'trained context 512' "$work/head" &&
+    grep -qx 'chat format     none: text is continued' "$work/head" && grep -qx 'trained context 512' "$work/head" && grep -qx '  parameters  *260,032' "$work/out" &&
     grep -q '^fits  *yes, up to 512 tokens of context$' "$work/head" && ! grep -q 'attn_q' "$work/out" &&
     dogear info "$story" --tensors && grep -q 'attn_q.* F32 \[.*\] [0-9.]* [KM]iB' "$work/out"
 ok info__text__begins_with_a_summary
-dogear info "$story" --kv-budget 10K && grep -q '^fits  *no: a KV budget of 10 KiB is too small: .*--kv-budget [0-9]*K$' "$work/out"
+dogear info "$story" --kv-budget 10K && grep -q '^fits  *no: a KV budget of 10.0 KiB is too small: .*--kv-budget [0-9]*K$' "$work/out"
 ok info__does_not_fit__says_what_it_needs
 dogear info "$DOGEAR_MEMO" --json && [ "$(json "$work/out" 'j["chat_format"]')" = chatml ] && dogear info "$story" --json && [ "$(json "$work/out" 'j["chat_format"]')" = None ]
 ok info__json__chat_format
