@@ -270,7 +270,7 @@ static void compare_chat(const struct model *w, struct sessions *s, const struct
     sessions_messages_free(m, n_got);
     CHECK_OK(sessions_get(s, c->id, &row, &err_seen));
     assert_int_equal(row.n_message, n);
-    assert_int_equal(row.n_tok, n_tok);
+    assert_int_equal(row.n_tok, n > 0 && n_tok == 0 ? -1 : n_tok); /* nobody has read it: unknown */
     assert_string_equal(row.title, c->title);
     free(row.title);
     free(row.model);
