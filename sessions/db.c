@@ -168,7 +168,7 @@ enum status db_error(struct db *d, struct err *e, int rc)
     case SQLITE_AUTH:
         return err_set(e, ERR_IO, "%s cannot be written (read-only): check its permissions", p);
     case SQLITE_CANTOPEN:
-        return err_set(e, ERR_IO, "cannot open %s: check that the folder exists and is yours", p);
+        return err_set(e, ERR_IO, "cannot open %s: check that its folder exists, is yours and can be written", p);
     case SQLITE_IOERR:
         return err_set(e, ERR_IO, "reading or writing %s failed (%s): check the disk", p,
                        sqlite3_errmsg(d->h));

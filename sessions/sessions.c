@@ -32,6 +32,13 @@ static enum status default_path(char **ret, struct err *e)
     return OK;
 }
 
+/* The store cannot be made there; errno says why. */
+static enum status refuse_place(const char *what, const char *path, struct err *e)
+{
+    return err_set(e, ERR_IO, "cannot %s %s: %s; name another place with --db FILE, or use --no-save", what, path,
+                   strerror(errno));
+}
+
 /* Creates every missing folder above path, private to the user. */
 static enum status make_folders(const char *path, struct err *e)
 {
@@ -39,8 +46,11 @@ static enum status make_folders(const char *path, struct err *e)
     enum status st = OK;
     for (char *slash = strchr(p + 1, '/'); slash && st == OK; slash = strchr(slash + 1, '/')) {
         *slash = '\0';
-        if (mkdir(p, 0700) != 0 && errno != EEXIST && errno != EROFS && errno != EACCES)
-            st = err_set(e, ERR_IO, "cannot make folder %s: %s", p, strerror(errno));
+        int why = mkdir(p, 0700) == 0 ? 0 : errno;
+        if (why && why != EEXIST && access(p, F_OK) != 0) {
+            errno = why;
+            st = refuse_place("make the folder", p, e);
+        }
         *slash = '/';
     }
     free(p);
@@ -61,10 +71,13 @@ enum status store_claim_file(const char *path, bool *ret_writable, struct err *e
     struct stat sb;
     int fd = open(path, O_RDWR | O_CREAT | O_CLOEXEC | O_NONBLOCK | O_NOCTTY, 0600);
     *ret_writable = fd >= 0;
-    if (fd < 0 && (errno == EROFS || errno == EACCES || errno == EPERM))
+    int why = errno;
+    if (fd < 0 && (why == EROFS || why == EACCES || why == EPERM))
         fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK | O_NOCTTY);
+    bool missing = fd < 0 && errno == ENOENT;
+    errno = why;
     if (fd < 0)
-        return err_set(e, ERR_IO, "cannot open %s: %s", path, strerror(errno));
+        return refuse_place(missing ? "make" : "open", path, e);
     enum status st = OK;
     if (fstat(fd, &sb) != 0 || !S_ISREG(sb.st_mode))
         st = err_set(e, ERR_FORMAT, "%s is no file: choose another --db", path);
@@ -179,7 +192,7 @@ static enum status open_files(struct sessions *s, const char *path, struct err *
     TRY(store_claim_file(s->path, &writable, e));
     if (!writable) {
         err_set(&s->why, ERR_IO,
-                "%s is read-only: copy it to a place that can be written, or use --no-save",
+                "%s is read-only: copy it to a place that can be written (--db FILE), or use --no-save",
                 s->path);
         return open_to_read(s, e);
     }
