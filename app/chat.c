@@ -522,21 +522,19 @@ static enum status check_question(struct chat *c, int32_t n, const char *text, s
 enum status chat_send(struct chat *c, const char *text, size_t len, struct err *e)
 {
     TRY(check_question(c, c->n_message, text, len, e));
+    int64_t parent = c->n_message ? c->messages[c->n_message - 1].id : 0, id[2] = {0};
+    const char *model = engine_info(c->engine)->name, *system = parent ? NULL : c->system;
     if (c->conversation == 0) {
-        const char *model = engine_info(c->engine)->name;
-        TRY(sessions_create(c->store, model, &c->conversation, e));
+        TRY(sessions_begin(c->store, model, system, text, len, &c->conversation, id, e));
         set_model(c, model);
+    } else {
+        if (system)
+            TRY(sessions_add(c->store, c->conversation, 0, "system", system, strlen(system), &id[0], e));
+        TRY(sessions_add(c->store, c->conversation, system ? id[0] : parent, "user", text, len, &id[1], e));
     }
-    if (c->n_message == 0 && c->system) {
-        int64_t id;
-        TRY(sessions_add(c->store, c->conversation, 0, "system", c->system, strlen(c->system), &id,
-                         e));
-        path_add(c, id, "system", c->system, strlen(c->system));
-    }
-    int64_t parent = c->n_message ? c->messages[c->n_message - 1].id : 0;
-    int64_t id;
-    TRY(sessions_add(c->store, c->conversation, parent, "user", text, len, &id, e));
-    path_add(c, id, "user", text, len);
+    if (system)
+        path_add(c, id[0], "system", system, strlen(system));
+    path_add(c, id[1], "user", text, len);
     if (!c->title[0])
         make_title(c, text, len);
     ask(c, false);

@@ -165,11 +165,25 @@ static enum status begin(struct chat *c, const struct str *prompt, struct err *e
                                  "prompt, -p, -f or standard input");
 }
 
-static int converse(struct chat *c, const struct options *o, struct engine *en,
+/* A question that was refused stays nowhere: what was asked after it would be refused, too. */
+static void take_back(struct chat *c, bool begun, struct sessions *store)
+{
+    struct err ignored;
+    struct chat_message m;
+    chat_get(c, chat_count(c) - 1, &m);
+    if (strcmp(m.role, "user") != 0)
+        return;
+    if (begun)
+        chat_undo(c, &ignored);
+    else
+        sessions_delete(store, chat_conversation(c), &ignored);
+}
+
+static int converse(struct chat *c, const struct options *o, struct engine *en, struct sessions *store,
                     const struct str *prompt)
 {
     struct err e;
-    bool plain = continues(o, en);
+    bool plain = continues(o, en), begun = chat_conversation(c) != 0;
     if (begin(c, prompt, &e) != OK)
         return cli_fail(&e);
     /* a continued text is shown whole, like the peers' completion tools do */
@@ -201,6 +215,8 @@ static int converse(struct chat *c, const struct options *o, struct engine *en,
         case CHAT_EV_FAILED:
             if (!o->json && (shown.answer || shown.thought))
                 putchar('\n');
+            if (ev.err.code == ERR_USAGE && prompt->len)
+                take_back(c, begun, store);
             return cli_fail(&ev.err);
         case CHAT_EV_DONE:
             if (o->json)
@@ -253,7 +269,7 @@ int cmd_ask(struct options *o)
         rc = cli_fail(&e);
         goto out;
     }
-    rc = converse(c, o, en, &prompt);
+    rc = converse(c, o, en, store, &prompt);
 out:
     chat_free(c);
     engine_close(en);

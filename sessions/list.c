@@ -131,7 +131,7 @@ enum status sessions_get(struct sessions *s, int64_t id, struct sessions_row *re
 
 /* ---- writing ---- */
 
-static enum status run_create(struct sessions *s, struct command *c, struct err *e)
+enum status list_create(struct sessions *s, struct command *c, struct err *e)
 {
     int64_t now = clock_unix_ms();
     TRY(db_do(s->w, e,
@@ -144,7 +144,7 @@ static enum status run_create(struct sessions *s, struct command *c, struct err 
 
 enum status sessions_create(struct sessions *s, const char *model, int64_t *ret_id, struct err *e)
 {
-    struct command c = {.run = run_create, .word = model ? model : ""};
+    struct command c = {.run = list_create, .word = model ? model : ""};
     TRY(writer_call(s, &c, e));
     *ret_id = c.ret;
     return OK;

@@ -158,6 +158,33 @@ enum status sessions_add(struct sessions *s, int64_t id, int64_t parent, const c
     return OK;
 }
 
+/* c->more: the system prompt; c->message: its id; ret: the conversation; number: the user's message. */
+static enum status run_begin(struct sessions *s, struct command *c, struct err *e)
+{
+    const char *system = c->more;
+    TRY(list_create(s, c, e));
+    struct command add = {.conversation = c->ret, .word = "system", .text = system, .len = system ? strlen(system) : 0};
+    if (system)
+        TRY(run_add(s, &add, e));
+    c->message = add.ret;
+    add = (struct command){
+        .conversation = c->ret, .message = c->message, .word = "user", .text = c->text, .len = c->len};
+    TRY(run_add(s, &add, e));
+    c->number = add.ret;
+    return OK;
+}
+
+enum status sessions_begin(struct sessions *s, const char *model, const char *system, const char *text, size_t len,
+                           int64_t *ret_id, int64_t ret_message[2], struct err *e)
+{
+    struct command c = {.run = run_begin, .word = model, .more = (void *)system, .text = text, .len = len};
+    TRY(writer_call(s, &c, e));
+    *ret_id = c.ret;
+    ret_message[0] = c.message;
+    ret_message[1] = c.number;
+    return OK;
+}
+
 void sessions_set_vocab(struct sessions *s, uint64_t vocab)
 {
     s->vocab = vocab;

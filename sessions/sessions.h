@@ -95,6 +95,10 @@ enum status sessions_path_load(struct sessions *s, int64_t id, struct sessions_m
  * "assistant" is not done until sessions_finish. */
 enum status sessions_add(struct sessions *s, int64_t id, int64_t parent, const char *role,
                          const char *text, size_t len, int64_t *ret_message, struct err *e); /* [W] */
+/* A new conversation with its first messages, all or nothing: system NULL = none, then one of the user.
+ * ret_message: of both; [0] is 0 without the first. */
+enum status sessions_begin(struct sessions *s, const char *model, const char *system, const char *text, size_t len,
+                           int64_t *ret_id, int64_t ret_message[2], struct err *e); /* [W] */
 /* Names the tokens of the model in use (any hash of its vocabulary): ids written from now on carry
  * it, and sessions_path_load leaves out ids that carry another one, so that a chat that goes on with
  * another model is read again from its text. 0 (the start) = ids are given as they are. */

@@ -41,6 +41,9 @@ struct command {
     struct err err;
 };
 
+/* list.c: a new conversation for the model `word`; its id is ret. Runs as a command or within one. */
+enum status list_create(struct sessions *s, struct command *c, struct err *e);
+
 enum status writer_start(struct sessions *s, struct err *e);
 /* Finishes what is queued. What still cannot be written after a few tries stays in the lane: see
  * writer_pending. NULL writer is fine. */

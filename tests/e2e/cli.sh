@@ -283,6 +283,9 @@ ok store__foreign_database__one_line
 cat >"$work/full.sh" <<'S'
 disk=$1
 mount -t tmpfs -o size=2m none "$disk" || exit 77
+# what has no room leaves no conversation without a message
+head -c 3M /dev/zero | tr '\0' x | "$DOGEAR" ask --fake "$3" --db "$disk/e.db" 2>&1 | grep -q 'disk is full' || exit 8
+[ "$("$DOGEAR" list --json --db "$disk/e.db")" = "[]" ] && rm "$disk"/e* || exit 9
 "$DOGEAR" ask --fake "$2" --db "$disk/d.db" once upon a time || exit 1
 head -c 4M /dev/zero >"$disk/fill" 2>/dev/null
 "$DOGEAR" list --db "$disk/d.db" | grep -q 'once upon' || exit 2
@@ -294,9 +297,15 @@ rm "$disk/fill"
 mount -o remount,ro "$disk" || exit 77
 "$DOGEAR" list --db "$disk/d.db" | grep -q ' -- .*once upon' && "$DOGEAR" doctor --db "$disk/d.db" || exit 6
 "$DOGEAR" ask --fake "$2" --db "$disk/d.db" -r more 2>&1 | grep -q 'read-only.*--no-save' || exit 7
+# where nothing can be made it says what, why and what to try
+for db in new.db sub/new.db; do
+    "$DOGEAR" ask --fake "$2" --db "$disk/$db" more >"$1.err" 2>&1 && exit 10
+    [ "$(wc -l <"$1.err")" -eq 1 ] && grep -q "make .*$disk.*: Read-only file system; .*--db FILE.*--no-save" "$1.err" || exit 11
+done
 S
 mkdir "$work/disk"
-DOGEAR=$DOGEAR unshare -rm bash "$work/full.sh" "$work/disk" "$fake" >"$work/out" 2>"$work/err"
+printf 'ctx 9999999\nsay fine\n' >"$work/wide.txt"
+DOGEAR=$DOGEAR unshare -rm bash "$work/full.sh" "$work/disk" "$fake" "$work/wide.txt" >"$work/out" 2>"$work/err"
 rc=$?
 if [ $rc -eq 77 ] || ! unshare -rm true 2>/dev/null; then
     skip store__full_disk_and_read_only__can_be_read "no mount of its own"
@@ -312,6 +321,12 @@ dogear ask --fake "$work/narrow.txt" --db "$work/narrow.db" hello &&
     one_line_error && grep -q 'context holds 100' "$work/err" &&
     dogear show 1 --json --db "$work/narrow.db" && [ "$(json "$work/out" 'len(j["path"])')" = 2 ]
 ok ask__question_that_cannot_fit__is_refused_before_it_is_stored
+# what only the model's chat format makes too long is taken back, alone or behind others
+dogear ask -m "$memo" --db "$work/narrow2.db" hello && long=$(printf 'dog %.0s' {1..125}) &&
+    ! dogear ask -m "$memo" -c 128 --db "$work/narrow2.db" "$long" && [ $rc -eq 2 ] && one_line_error && grep -q 'context holds 128' "$work/err" &&
+    ! dogear ask -m "$memo" -c 128 --db "$work/narrow2.db" -r 1 "$(printf 'dog %.0s' {1..100})" && [ $rc -eq 2 ] && one_line_error &&
+    dogear list --json --db "$work/narrow2.db" && [ "$(json "$work/out" '[r["messages"] for r in j]')" = "[2]" ]
+ok ask__refused_by_the_engine__nothing_is_left_of_it
 
 # an answer for which there is no room lies beside the store in the end
 { printf 'rate 0\nsay start'; printf ' more%.0s' {1..60000}; } >"$work/large.txt"
