@@ -4,15 +4,16 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
 
 #include "app/figures.h"
+#include "engine/base/clock.h"
 #include "engine/base/mem.h"
 #include "engine/base/str.h"
 #include "engine/base/utf8.h"
 #include "sessions/sessions.h"
 
-enum { FLUSH_MS = 700, TITLE_BYTES = 60 };
+enum { TITLE_BYTES = 60 };
+static const double FLUSH_S = 0.7;
 
 struct message {
     int64_t id;
@@ -50,18 +51,11 @@ struct chat {
     bool verifying; /* what runs is no turn */
     bool answering;           /* the last message is the answer being generated */
     uint64_t turn;            /* the engine's number; 0 = it waits */
-    double asked_ms;          /* when it began to wait */
+    double asked_s;          /* when it began to wait */
     bool taken_back;          /* it need not wait any longer */
-    double flushed_ms;        /* when the streaming answer was last given to the store */
+    double flushed_s;        /* when the streaming answer was last given to the store */
     bool unflushed;
 };
-
-static double now_ms(void)
-{
-    struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return 1e3 * (double)t.tv_sec + 1e-6 * (double)t.tv_nsec;
-}
 
 static void message_fini(struct message *m)
 {
@@ -173,7 +167,7 @@ static void flush_answer(struct chat *c)
         return;
     struct message *m = &c->messages[c->n_message - 1];
     sessions_stream(c->store, m->id, str_c(&m->text), m->text.len, m->ids, m->n_id);
-    c->flushed_ms = now_ms();
+    c->flushed_s = clock_s();
     c->unflushed = false;
 }
 
@@ -312,9 +306,9 @@ bool chat_waiting(const struct chat *c)
     return c->running && !c->turn;
 }
 
-double chat_asked_ms(const struct chat *c)
+double chat_asked_s(const struct chat *c)
 {
-    return c->taken_back ? 0 : c->asked_ms;
+    return c->taken_back ? 0 : c->asked_s;
 }
 
 bool chat_verifying(const struct chat *c)
@@ -402,7 +396,7 @@ static void ask(struct chat *c, bool verifying)
 {
     c->running = true;
     c->verifying = verifying;
-    c->asked_ms = now_ms();
+    c->asked_s = clock_s();
 }
 
 static enum status begin_verify(struct chat *c, struct err *e)
@@ -450,7 +444,7 @@ static enum status begin_turn(struct chat *c, struct err *e)
         sessions_writing_end(c->store, last->id);
     if (st == OK && more) {
         c->answering = true;
-        c->flushed_ms = now_ms();
+        c->flushed_s = clock_s();
         if (c->choice_of != last->id) {
             c->choice_of = last->id;
             c->n_choice = 0;
@@ -736,7 +730,7 @@ static enum status begin_answer(struct chat *c, struct err *e)
     c->n_choice = 0;
     c->choice_of = id;
     c->answering = true;
-    c->flushed_ms = now_ms();
+    c->flushed_s = clock_s();
     return OK;
 }
 
@@ -754,7 +748,7 @@ static enum status take_tokens(struct chat *c, const struct engine_event *ev, st
     }
     add_ids(m, ev->ids, ev->n_id);
     c->unflushed = true;
-    if (now_ms() - c->flushed_ms >= FLUSH_MS)
+    if (clock_s() - c->flushed_s >= FLUSH_S)
         flush_answer(c);
     return OK;
 }
@@ -899,7 +893,7 @@ bool chat_begin(struct chat *c, struct chat_event *ret)
 
 void chat_flush(struct chat *c)
 {
-    if (c->unflushed && now_ms() - c->flushed_ms >= FLUSH_MS)
+    if (c->unflushed && clock_s() - c->flushed_s >= FLUSH_S)
         flush_answer(c);
 }
 

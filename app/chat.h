@@ -63,7 +63,7 @@ const char *chat_model(const struct chat *c);    /* name of the one last used fo
 bool chat_running(const struct chat *c);   /* a turn of it runs or waits */
 bool chat_waiting(const struct chat *c);   /* it waits: chat_begin */
 bool chat_verifying(const struct chat *c); /* it is chat_verify */
-double chat_asked_ms(const struct chat *c); /* when it began to wait: who asked first goes first */
+double chat_asked_s(const struct chat *c); /* when it began to wait: who asked first goes first */
 
 /* ---- acting ---- */
 /* Another conversation in its place, the old one stays saved. A turn of that ends. */

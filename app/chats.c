@@ -118,7 +118,7 @@ static struct chat *first_waiting(const struct chats *cs)
     struct chat *first = NULL;
     for (int i = 0; i < cs->n; i++)
         if (chat_waiting(cs->chat[i]) &&
-            (!first || chat_asked_ms(cs->chat[i]) < chat_asked_ms(first)))
+            (!first || chat_asked_s(cs->chat[i]) < chat_asked_s(first)))
             first = cs->chat[i];
     return first;
 }

@@ -14,6 +14,7 @@
 #include "app/chat.h"
 #include "app/paths.h"
 #include "app/screen.h"
+#include "engine/base/clock.h"
 #include "engine/base/str.h"
 #include "sessions/sessions.h"
 #include "ui/conf.h"
@@ -22,13 +23,6 @@
 
 static const double FRAME_S = 0.016;
 enum { SETTLE_MS = 200 }; /* so long nothing happens before a picture is taken */
-
-static double now_s(void)
-{
-    struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return (double)t.tv_sec + (double)t.tv_nsec * 1e-9;
-}
 
 /* Of this thread. */
 static double cpu_s(void)
@@ -170,14 +164,14 @@ struct woken {
 
 static struct woken woken_now(void)
 {
-    return (struct woken){now_s(), cpu_s()};
+    return (struct woken){clock_s(), cpu_s()};
 }
 
 static void draw(struct screen *sc, const struct loop_options *o, FILE *log, struct woken from)
 {
     screen_draw(sc);
     if (log)
-        fprintf(log, "%.3f %.3f\n", (now_s() - from.wall_s) * 1000, (cpu_s() - from.cpu_s) * 1000);
+        fprintf(log, "%.3f %.3f\n", (clock_s() - from.wall_s) * 1000, (cpu_s() - from.cpu_s) * 1000);
     if (o->frame_text)
         write_text(sc, o->frame_text);
 }
@@ -190,12 +184,12 @@ static enum status run(struct ui_front *front, struct screen *sc, const struct l
     double frame_s = 0;
     struct woken woken = woken_now();
     while (!screen_done(sc)) {
-        int timeout_ms = screen_tick(sc, now_s());
+        int timeout_ms = screen_tick(sc, clock_s());
         if (screen_dirty(sc)) {
-            double due_ms = (frame_s + FRAME_S - now_s()) * 1000;
+            double due_ms = (frame_s + FRAME_S - clock_s()) * 1000;
             if (due_ms <= 0) {
                 draw(sc, o, log, woken);
-                frame_s = now_s();
+                frame_s = clock_s();
             } else if (timeout_ms < 0 || due_ms < timeout_ms) {
                 timeout_ms = (int)due_ms + 1;
             }

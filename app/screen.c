@@ -7,12 +7,12 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
 #include <unistd.h>
 
 #include "app/commands.h"
 #include "app/compact.h"
 #include "app/screen_state.h"
+#include "engine/base/clock.h"
 #include "engine/base/mem.h"
 #include "engine/base/utf8.h"
 #include "engine/engine.h"
@@ -22,20 +22,6 @@
 
 static const double NOTICE_S = 6, ERROR_S = 20, STATS_EVERY_S = 0.1, POLL_EVERY_S = 0.9,
                     LOOK_EVERY_S = 1, AGES_EVERY_S = 60, DRAFT_AFTER_S = 1.5, INTERRUPT_S = 2;
-
-double screen_now_s(void)
-{
-    struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return (double)t.tv_sec + (double)t.tv_nsec * 1e-9;
-}
-
-int64_t screen_now_ms(void)
-{
-    struct timespec t;
-    clock_gettime(CLOCK_REALTIME, &t);
-    return (int64_t)t.tv_sec * 1000 + t.tv_nsec / 1000000;
-}
 
 /* ---- life ---- */
 
@@ -136,7 +122,7 @@ static void notice_set(struct screen *sc, const char *text, bool is_error)
     str_adds(&sc->notice, text);
     sc->notice_is_error = is_error;
     sc->notice_while = NOTICE_FREE;
-    sc->notice_until_s = screen_now_s() + (is_error ? ERROR_S : NOTICE_S);
+    sc->notice_until_s = clock_s() + (is_error ? ERROR_S : NOTICE_S);
     sc->dirty = true;
 }
 
@@ -163,7 +149,7 @@ void notice_while(struct screen *sc, enum notice_while what)
     if (what == NOTICE_SELECT)
         sc->notice_until_s = HUGE_VAL;
     if (what == NOTICE_QUIT)
-        sc->notice_until_s = screen_now_s() + INTERRUPT_S;
+        sc->notice_until_s = clock_s() + INTERRUPT_S;
 }
 
 static bool notice_over(const struct screen *sc, double now_s)
@@ -214,7 +200,7 @@ void screen_theme(struct screen *sc, const char *name)
 
 static void interrupt(struct screen *sc)
 {
-    double now = screen_now_s();
+    double now = clock_s();
     if (selection_copy(sc))
         return; /* Ctrl+C copies while something is selected */
     if (chat_running(sc->chat) && !sc->cancel_sent) {
@@ -553,8 +539,8 @@ static void fill(struct screen *sc)
         (n == 0 || !sc->messages[n - 1].streaming))
         sc->messages[n++] = (struct ui_message){
             .role = "assistant", .text = "", .streaming = true, .ours = true, .n_sibling = 1};
-    m->now_ms = screen_now_ms();
-    m->now_s = screen_now_s();
+    m->now_ms = clock_unix_ms();
+    m->now_s = clock_s();
     m->messages = sc->messages;
     m->n_message = n;
     m->selected = sc->selected;
@@ -689,7 +675,7 @@ void screen_event(struct screen *sc, struct ui_event *ev)
     free(ev->text);
     ev->text = NULL;
     if (editor_version(sc->editor) != sc->draft_version && sc->draft_at_s == 0)
-        sc->draft_at_s = screen_now_s() + DRAFT_AFTER_S;
+        sc->draft_at_s = clock_s() + DRAFT_AFTER_S;
 }
 
 /* Of a chat that is not in view. Where the list is shown, it tells that a turn has ended. */
@@ -757,7 +743,7 @@ void screen_engine(struct screen *sc)
             break;
         }
     }
-    sc->poll_s = screen_now_s();
+    sc->poll_s = clock_s();
 }
 
 /* ---- time ---- */

@@ -9,6 +9,7 @@
 #include "app/figures.h"
 #include "app/options.h"
 #include "app/screen_state.h"
+#include "engine/base/clock.h"
 #include "engine/base/mem.h"
 #include "engine/engine.h"
 #include "ui/format.h"
@@ -117,7 +118,7 @@ const struct stats *screen_stats(struct screen *sc)
 void dash_turn_ended(struct screen *sc)
 {
     dash_opened(sc);
-    sc->dash.view.turn_at_s = screen_now_s();
+    sc->dash.view.turn_at_s = clock_s();
 }
 
 static void ask_disk(struct screen *sc, double now_s)
@@ -251,7 +252,7 @@ static const char *preset_shown(const struct screen *sc)
 /* What was just asked for, until the engine had time to say so itself. */
 static int64_t budget_shown(const struct screen *sc)
 {
-    bool fresh = sc->dash.budget > 0 && screen_now_s() - sc->dash.budget_s < BUDGET_FRESH_S;
+    bool fresh = sc->dash.budget > 0 && clock_s() - sc->dash.budget_s < BUDGET_FRESH_S;
     return fresh ? sc->dash.budget : sc->model.stats.kv_budget_bytes;
 }
 
@@ -396,8 +397,8 @@ static void remember(struct screen *sc, enum dash_item item, const char *name)
     struct screen_dash *d = &sc->dash;
     const struct stats *s = &sc->model.stats;
     if (d->n_undo > 0 && d->undo[d->n_undo - 1].item == item && item != DASH_PIN &&
-        screen_now_s() - d->undo[d->n_undo - 1].at_s < 3) {
-        d->undo[d->n_undo - 1].at_s = screen_now_s(); /* steps in a row are one change */
+        clock_s() - d->undo[d->n_undo - 1].at_s < 3) {
+        d->undo[d->n_undo - 1].at_s = clock_s(); /* steps in a row are one change */
         return;
     }
     if (d->n_undo == UNDO_MAX)
@@ -405,7 +406,7 @@ static void remember(struct screen *sc, enum dash_item item, const char *name)
     struct dash_undo *u = &d->undo[d->n_undo++];
     *u = (struct dash_undo){.item = item,
                             .name = name,
-                            .at_s = screen_now_s(),
+                            .at_s = clock_s(),
                             .budget = budget_shown(sc),
                             .coverage = s->coverage,
                             .pinned = d->pinned};
@@ -425,7 +426,7 @@ static void set_budget(struct screen *sc, uint64_t size_bytes)
 {
     engine_set_kv_budget(sc->engine, size_bytes);
     sc->dash.budget = (int64_t)size_bytes;
-    sc->dash.budget_s = screen_now_s();
+    sc->dash.budget_s = clock_s();
 }
 
 static void set_coverage(struct screen *sc, double coverage)
@@ -492,7 +493,7 @@ void screen_pin(struct screen *sc)
         screen_notice(sc, "this conversation is not saved yet: send something first");
         return;
     }
-    ask_disk(sc, screen_now_s());
+    ask_disk(sc, clock_s());
     if (sessions_pin(sc->store, id, !d->pinned, &e) != OK) {
         screen_error(sc, &e);
         return;
@@ -525,7 +526,7 @@ void screen_thin(struct screen *sc)
         screen_notice(sc, "nothing of this conversation is kept on disk");
         return;
     }
-    ask_disk(sc, screen_now_s());
+    ask_disk(sc, clock_s());
     if (d->view.disk_chat_bytes == 0) {
         screen_notice(sc, "nothing of this conversation is on disk yet but its text");
         return;

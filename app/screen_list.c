@@ -7,6 +7,7 @@
 #include "app/commands.h"
 #include "app/compact.h"
 #include "app/screen_state.h"
+#include "engine/base/clock.h"
 #include "engine/base/mem.h"
 #include "engine/base/thought.h"
 #include "engine/base/utf8.h"
@@ -76,7 +77,7 @@ static bool rows_act(struct rows *r, enum keymap_action a, int page)
 static void add_conversation(struct screen *sc, struct rows *r, const struct sessions_row *row)
 {
     char age[FORMAT_SIZE];
-    format_age(age, row->updated_ms, screen_now_ms());
+    format_age(age, row->updated_ms, clock_unix_ms());
     rows_add(r, row->id, row->title[0] ? row->title : "Untitled", age, row->snippet,
              row->id == chat_conversation(sc->chat), row->pinned);
 }
@@ -87,7 +88,7 @@ void list_reload(struct screen *sc)
     int32_t n = 0;
     struct err e;
     sc->list_stale = false;
-    sc->list_s = screen_now_s();
+    sc->list_s = clock_s();
     int64_t keep = sc->list.n > 0 ? sc->list.row[sc->list.sel].id : 0;
     if (sessions_list(sc->store, LIST_MAX, &rows, &n, &e) != OK) {
         screen_error(sc, &e);

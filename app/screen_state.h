@@ -123,8 +123,6 @@ struct screen {
     char shown_title[256];
 };
 
-double screen_now_s(void);
-int64_t screen_now_ms(void);
 
 /* screen.c */
 void notice_while(struct screen *sc, enum notice_while what); /* said of the notice that was just set */
