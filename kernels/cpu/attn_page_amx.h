@@ -50,30 +50,18 @@ ATTN_INLINE void page_right_planes(const struct page_code *code, int n_plane, bo
 static void page_right(const struct page_code *code, bool turned, const struct page_dot *t, uint8_t *right,
                        const char *ahead)
 {
-    switch (code->n_plane + (turned ? PAGE_PLANES : 0)) {
+    switch (code->n_plane) {
     case 1:
-        page_right_planes(code, 1, false, t, right, ahead);
+        page_right_planes(code, 1, turned, t, right, ahead);
         break;
     case 2:
-        page_right_planes(code, 2, false, t, right, ahead);
+        page_right_planes(code, 2, turned, t, right, ahead);
         break;
     case 3:
-        page_right_planes(code, 3, false, t, right, ahead);
-        break;
-    case 4:
-        page_right_planes(code, 4, false, t, right, ahead);
-        break;
-    case 5:
-        page_right_planes(code, 1, true, t, right, ahead);
-        break;
-    case 6:
-        page_right_planes(code, 2, true, t, right, ahead);
-        break;
-    case 7:
-        page_right_planes(code, 3, true, t, right, ahead);
+        page_right_planes(code, 3, turned, t, right, ahead);
         break;
     default:
-        page_right_planes(code, 4, true, t, right, ahead);
+        page_right_planes(code, 4, turned, t, right, ahead);
         break;
     }
 }
@@ -284,10 +272,12 @@ static void page_tile_values_latent(struct page_tiles *w, struct page_layout *l,
         for (int32_t c = 0; c < d; c += PAGE_GROUP) {
             int32_t n = d - c < PAGE_GROUP ? d - c : PAGE_GROUP;
             const uint8_t *right = w->right + (size_t)c / 16 * AMX_TILE_BYTES;
+            const uint16_t *by = scale + c, *lo = by + d;
+            float *to = out + i * d + c;
             if (code.wide)
-                page_tile_rows(w, right, 1, rows, n, true, out + i * d + c, d, true, scale + c, scale + d + c, code.unit);
+                page_tile_rows(w, right, 1, rows, n, true, to, d, true, by, lo, code.unit);
             else
-                page_tile_rows(w, right, 1, rows, n, false, out + i * d + c, d, true, scale + c, scale + d + c, code.unit);
+                page_tile_rows(w, right, 1, rows, n, false, to, d, true, by, lo, code.unit);
         }
     }
 }
