@@ -500,8 +500,7 @@ void screen_pin(struct screen *sc)
     }
     remember(sc, DASH_PIN, d->pinned ? "unpin" : "pin");
     d->pinned = !d->pinned;
-    screen_notice(sc, d->pinned ? "pinned: its cache is kept when others are thinned"
-                                : "no longer pinned");
+    notice_pinned(sc, d->pinned);
     screen_refresh(sc);
     changed(sc);
 }

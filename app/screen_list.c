@@ -321,6 +321,11 @@ static void rename_start(struct screen *sc, const struct ui_row *row)
     editor_set(sc->input, row->text, strlen(row->text));
 }
 
+void notice_pinned(struct screen *sc, bool pinned)
+{
+    screen_notice(sc, pinned ? "pinned: its cache is kept when others are thinned" : "no longer pinned");
+}
+
 /* Actions on the conversation list or on the list picker. */
 static bool item_act(struct screen *sc, struct rows *r, enum keymap_action a)
 {
@@ -338,6 +343,8 @@ static bool item_act(struct screen *sc, struct rows *r, enum keymap_action a)
     case ACT_ITEM_PIN:
         if (sessions_pin(sc->store, row->id, !row->pinned, &e) != OK)
             screen_error(sc, &e);
+        else
+            notice_pinned(sc, !row->pinned);
         list_reload(sc);
         return true;
     case ACT_COPY:

@@ -128,6 +128,7 @@ struct screen {
 void notice_while(struct screen *sc, enum notice_while what); /* said of the notice that was just set */
 
 /* screen_list.c */
+void notice_pinned(struct screen *sc, bool pinned);
 void rows_clear(struct rows *r);
 void rows_add(struct rows *r, int64_t id, const char *text, const char *detail, const char *snippet,
               bool open, bool pinned);

@@ -561,14 +561,20 @@ static void draw_empty(const struct ui_model *m, struct cells *c, struct rect r)
     keymap_first_key(m->keymap, KEYMAP_GLOBAL, ACT_PALETTE, palette, sizeof palette);
     struct str name = {0};
     text_clean_line(&name, m->model_name, strlen(m->model_name));
-    char lines[5][200];
+    char lines[6][200];
     snprintf(lines[0], sizeof lines[0], "Dogear");
     snprintf(lines[1], sizeof lines[1], "%.80s", str_c(&name));
     lines[2][0] = '\0';
     snprintf(lines[3], sizeof lines[3], "Type a message and press Enter.");
     snprintf(lines[4], sizeof lines[4], "%s help   %s dashboard   %s conversations   %s commands",
              help, dash, list, palette);
-    int n = r.h >= 5 ? 5 : r.h > 0 ? 1 : 0;
+    int n = 5;
+    if (text_width(lines[4], strlen(lines[4])) > r.w) {
+        snprintf(lines[4], sizeof lines[4], "%s help   %s dashboard", help, dash);
+        snprintf(lines[5], sizeof lines[5], "%s conversations   %s commands", list, palette);
+        n = 6;
+    }
+    n = r.h >= n ? n : r.h > 0 ? 1 : 0;
     int y = r.y + (r.h - n) * 2 / 5;
     for (int i = 0; i < n; i++) {
         const char *s = lines[n == 1 ? 3 : i];

@@ -298,7 +298,7 @@ static void draw_help(const struct ui_model *m, struct cells *c, struct rect scr
     for (int i = 0; i < n; i++)
         n_row += help_rows(&lines[i], right_w);
     struct rect in = draw_box(c, layout_popup(screen, 92, n_row + 2), "Help",
-                              "Up Down PgUp PgDn scroll   Esc close");
+                              "Up Down PgUp PgDn scroll   Esc closes");
     int most = n_row > in.h ? n_row - in.h : 0;
     if (*m->help_scroll > most)
         *m->help_scroll = most;
