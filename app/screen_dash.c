@@ -544,6 +544,8 @@ void dash_thin(struct screen *sc, int64_t conversation)
     char a[FORMAT_SIZE];
     if (sessions_thin(sc->store, conversation, 4, &freed, &e) != OK)
         screen_error(sc, &e);
+    else if (freed == 0)
+        screen_notice(sc, "nothing to free: what is left is as coarse, of the newest tokens, or shared with other chats");
     else
         screen_notice(sc, "%s of disk freed", format_bytes(a, freed));
     changed(sc);
