@@ -35,7 +35,7 @@ done < <(grep -rnE '^[[:space:]]*#[[:space:]]*include[[:space:]]+"' --include='*
 
 while read -r count file; do
     [ "$count" -le 1000 ] || complain "$file has $count lines: is it one room?"
-done < <(find app ui sessions engine kernels tests assets -name '*.[ch]' -o -name '*.cu' -o -name '*.cuh' -o -name '*.py' 2>/dev/null |
+done < <(find app ui sessions engine kernels tests assets -name '*.[ch]' -o -name '*.cc' -o -name '*.cu' -o -name '*.cuh' -o -name '*.py' 2>/dev/null |
     xargs -r wc -l | awk '$2 != "total"')
 
 exit $bad
