@@ -244,54 +244,20 @@ static void cmd_system(struct screen *sc, const char *args)
         screen_notice(sc, "no system prompt; /system TEXT sets one");
 }
 
-/* What /set can change, with the names of llama.cpp. */
-enum setting_type { SET_FLOAT, SET_INT, SET_SEED };
-static const struct {
-    const char *name;
-    enum setting_type type;
-    size_t off;
-    double min, max;
-    const char *help;
-} settings[] = {
-    {"temp", SET_FLOAT, offsetof(struct engine_sampling, temp), 0, 100, "0 = greedy"},
-    {"top-k", SET_INT, offsetof(struct engine_sampling, top_k), 0, 1e6, "0 = all"},
-    {"top-p", SET_FLOAT, offsetof(struct engine_sampling, top_p), 0, 1, "1 = off"},
-    {"min-p", SET_FLOAT, offsetof(struct engine_sampling, min_p), 0, 1, "0 = off"},
-    {"repeat-penalty", SET_FLOAT, offsetof(struct engine_sampling, repeat_penalty), 0.01, 100,
-     "1 = off"},
-    {"repeat-last-n", SET_INT, offsetof(struct engine_sampling, repeat_last_n), 0, 1e6, "tokens"},
-    {"seed", SET_SEED, offsetof(struct engine_sampling, seed), -1, 9e15, "-1 = random"},
-};
-enum { SETTING_COUNT = sizeof settings / sizeof *settings };
-
-static void setting_value(const struct engine_sampling *s, int i, char *buf, size_t size)
-{
-    const char *p = (const char *)s + settings[i].off;
-    if (settings[i].type == SET_FLOAT)
-        snprintf(buf, size, "%g", (double)*(const float *)(const void *)p);
-    else if (settings[i].type == SET_INT)
-        snprintf(buf, size, "%d", (int)*(const int32_t *)(const void *)p);
-    else if (*(const uint64_t *)(const void *)p == UINT64_MAX)
-        snprintf(buf, size, "-1");
-    else
-        snprintf(buf, size, "%llu", (unsigned long long)*(const uint64_t *)(const void *)p);
-}
-
 static void show_settings(struct screen *sc)
 {
     struct str s = {0};
-    for (int i = 0; i < SETTING_COUNT; i++) {
-        char value[32];
-        setting_value(chat_sampling(screen_chat(sc)), i, value, sizeof value);
-        str_addf(&s, "%-14s %-6s %s\n", settings[i].name, value, settings[i].help);
-    }
+    const char *name, *help;
+    char value[OPTIONS_VALUE];
+    for (int i = 0; options_sampling(chat_sampling(screen_chat(sc)), i, &name, value, &help); i++)
+        str_addf(&s, "%-14s %-6s %s\n", name, value, help);
     str_adds(&s, "\n/set NAME VALUE changes one, from the next answer on.");
     screen_text(sc, "Sampling", str_take(&s));
 }
 
 static void cmd_set(struct screen *sc, const char *args)
 {
-    char name[32], *end;
+    char name[32];
     if (!args[0]) {
         show_settings(sc);
         return;
@@ -308,34 +274,19 @@ static void cmd_set(struct screen *sc, const char *args)
         cmd_system(sc, value);
         return;
     }
-    int i = 0;
-    while (i < SETTING_COUNT && strcmp(settings[i].name, name) != 0)
-        i++;
-    if (strcmp(name, "temperature") == 0)
-        i = 0;
-    if (i == SETTING_COUNT) {
-        screen_notice(sc, "there is no setting \"%s\"; /set alone lists them", name);
-        return;
-    }
-    double v = strtod(value, &end);
-    if (!value[0] || *end || !isfinite(v) || v < settings[i].min || v > settings[i].max ||
-        (settings[i].type != SET_FLOAT && v != floor(v))) {
-        screen_notice(sc, "%s takes a number from %g to %g, not \"%.40s\"", settings[i].name,
-                      settings[i].min, settings[i].max, value);
-        return;
-    }
     struct engine_sampling s = *chat_sampling(screen_chat(sc));
-    char *p = (char *)&s + settings[i].off;
-    if (settings[i].type == SET_FLOAT)
-        *(float *)(void *)p = (float)v;
-    else if (settings[i].type == SET_INT)
-        *(int32_t *)(void *)p = (int32_t)v;
-    else
-        *(uint64_t *)(void *)p = v < 0 ? UINT64_MAX : (uint64_t)v;
+    struct err e;
+    int i;
+    enum status st = options_sampling_set(&s, name, value, &i, &e);
+    if (st != OK) {
+        screen_notice(sc, "%s%s", e.text, st == ERR_NOT_FOUND ? "; /set alone lists them" : "");
+        return;
+    }
     chat_set_sampling(screen_chat(sc), &s, chat_predict(screen_chat(sc)));
-    char shown[32];
-    setting_value(&s, i, shown, sizeof shown);
-    screen_notice(sc, "%s is %s from the next answer on", settings[i].name, shown);
+    const char *known, *help;
+    char shown[OPTIONS_VALUE];
+    if (options_sampling(&s, i, &known, shown, &help))
+        screen_notice(sc, "%s is %s from the next answer on", known, shown);
 }
 
 static void cmd_model(struct screen *sc, const char *args)

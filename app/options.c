@@ -3,11 +3,14 @@
 #include <ctype.h>
 #include <errno.h>
 #include <float.h>
+#include <limits.h>
 #include <math.h>
 #include <stddef.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/ioctl.h>
+#include <unistd.h>
 
 #include "app/cli.h"
 #include "app/paths.h"
@@ -42,13 +45,13 @@ static const struct option table[] = {
     {"-t", "threads", INT, OFF(n_thread), "N", "CPU threads (0 = one per core)", 0, 1024, RUNS " doctor"},
     {"-ngl", "gpu-layers", INT, OFF(n_gpu_layer), "N", "layers whose weights lie on the GPU, with --backend cuda (-1 = all that fit)", -1, 1 << 16, RUNS " doctor"},
     {NULL, "backend", TEXT, OFF(backend), "NAME", "auto (the CPU), cpu or cuda", 0, 0, RUNS " doctor"},
-    {"-s", "seed", U64, OFF(sampling.seed), "N", "random seed (-1 = random)", 0, 0, TALK},
     {NULL, "temp", FLOAT, OFF(sampling.temp), "T", "temperature (0 = greedy; default 0.8)", 0, 100, TALK},
     {NULL, "top-k", INT, OFF(sampling.top_k), "N", "keep the N likeliest tokens (0 = all; default 40)", -1, 1 << 24, TALK},
     {NULL, "top-p", FLOAT, OFF(sampling.top_p), "P", "keep tokens up to this total probability (default 0.95)", 0, 1, TALK},
     {NULL, "min-p", FLOAT, OFF(sampling.min_p), "P", "drop tokens below P times the likeliest (default 0.05)", 0, 1, TALK},
     {NULL, "repeat-penalty", FLOAT, OFF(sampling.repeat_penalty), "X", "penalise recent tokens (1 = off, the default)", 0, 100, TALK},
     {NULL, "repeat-last-n", INT, OFF(sampling.repeat_last_n), "N", "how many tokens count as recent (default 64)", -1, 1 << 24, TALK},
+    {"-s", "seed", U64, OFF(sampling.seed), "N", "random seed (-1 = random)", 0, 0, TALK},
     {"-n", "predict", INT, OFF(n_predict), "N", "most tokens to generate (-1 = until the model stops)", -1, 1 << 24, TALK " bench"},
     {"-p", "prompt", TEXT, OFF(prompt), "TEXT", "the prompt (bench: prompt lengths, e.g. 512,4096)", 0, 0, TALK " tokenize bench"},
     {"-f", "file", TEXT, OFF(file), "FILE", "read the prompt from a file", 0, 0, "ask tokenize detokenize perplexity"},
@@ -194,7 +197,7 @@ enum status options_list(const char *s, int32_t *ret, int max, int *ret_n, struc
 static enum status number_error(const struct option *t, const char *v, struct err *e)
 {
     int digits = t->kind == FLOAT ? FLT_DIG : DBL_DIG;
-    return err_set(e, ERR_USAGE, "--%s: \"%s\" is not a number from %.*g to %.*g", t->long_name, v,
+    return err_set(e, ERR_USAGE, "%s: \"%.40s\" is not a number from %.*g to %.*g", t->long_name, v,
                    digits, t->min, digits, t->max);
 }
 
@@ -225,7 +228,7 @@ static enum status set_value(struct options *o, const struct option *t, const ch
     case U64: {
         long long x = strtoll(v, &end, 10);
         if (end == v || *end || errno)
-            return err_set(e, ERR_USAGE, "--%s: \"%s\" is no whole number", t->long_name, v);
+            return err_set(e, ERR_USAGE, "%s: \"%.40s\" is no whole number", t->long_name, v);
         *(uint64_t *)field = (uint64_t)x; /* -1 = UINT64_MAX = random */
         return OK;
     }
@@ -247,6 +250,46 @@ static enum status set_value(struct options *o, const struct option *t, const ch
         return OK;
     }
     }
+    return OK;
+}
+
+static bool is_sampling(const struct option *t)
+{
+    return t->off >= OFF(sampling) && t->off < OFF(sampling) + sizeof(struct engine_sampling);
+}
+
+bool options_sampling(const struct engine_sampling *s, int i, const char **ret_name,
+                      char ret_value[OPTIONS_VALUE], const char **ret_help)
+{
+    const struct option *t = table;
+    while (t < table + N_OPTION && (!is_sampling(t) || i-- > 0))
+        t++;
+    if (t == table + N_OPTION)
+        return false;
+    const void *field = (const char *)s + (t->off - OFF(sampling));
+    if (t->kind == FLOAT)
+        snprintf(ret_value, OPTIONS_VALUE, "%g", (double)*(const float *)field);
+    else if (t->kind == INT)
+        snprintf(ret_value, OPTIONS_VALUE, "%d", (int)*(const int32_t *)field);
+    else
+        snprintf(ret_value, OPTIONS_VALUE, "%lld", (long long)*(const uint64_t *)field);
+    *ret_name = t->long_name;
+    *ret_help = t->help;
+    return true;
+}
+
+enum status options_sampling_set(struct engine_sampling *s, const char *name, const char *value,
+                                 int *ret_i, struct err *e)
+{
+    const struct option *t = find_long(name, strlen(name));
+    if (!t || !is_sampling(t))
+        return err_set(e, ERR_NOT_FOUND, "there is no setting \"%.40s\"", name);
+    struct options o = {.sampling = *s};
+    TRY(set_value(&o, t, value, e));
+    *s = o.sampling;
+    *ret_i = 0;
+    while (t-- > table)
+        *ret_i += is_sampling(t);
     return OK;
 }
 
@@ -433,9 +476,36 @@ enum status options_parse(struct options *o, const char *command, int argc, char
     return device ? OK : options_fits_memory(o->kv_budget_bytes, e);
 }
 
+/* Columns of a line of help; in a pipe lines stay whole, for grep. */
+static int line_width(void)
+{
+    struct winsize ws;
+    if (!isatty(STDOUT_FILENO) || ioctl(STDOUT_FILENO, TIOCGWINSZ, &ws) != 0)
+        return INT_MAX;
+    return ws.ws_col > 100 ? 100 : ws.ws_col;
+}
+
+/* A name and what is said of it, which goes on below itself. */
+static void print_row(const char *head, const char *text, int width)
+{
+    enum { INDENT = 29, NARROWEST = INDENT + 20 };
+    int at = printf("  %-26s ", head);
+    if (at > INDENT)
+        at = printf("\n%*s", INDENT, "") - 1;
+    while (*text) {
+        int n = (int)strcspn(text, " ");
+        if (at > INDENT && width >= NARROWEST && at + 1 + n > width)
+            at = printf("\n%*s", INDENT, "") - 1;
+        at += printf("%s%.*s", at > INDENT ? " " : "", n, text);
+        text += n + (text[n] == ' ');
+    }
+    putchar('\n');
+}
+
 void options_help(const char *command)
 {
     const struct cli_command *c = command ? cli_command_find(command) : NULL;
+    int width = line_width();
     command = c ? c->name : NULL;
     if (c) {
         printf("usage: dogear %s%s%s [options]\n\n%s.\n\n", c->name, *c->args ? " " : "", c->args,
@@ -446,10 +516,7 @@ void options_help(const char *command)
         for (c = cli_commands; c->name; c++) {
             char head[64];
             snprintf(head, sizeof head, "%s %s", c->name, c->args);
-            if (strlen(head) > 26)
-                printf("  %s\n  %-26s %s\n", head, "", c->help);
-            else
-                printf("  %-26s %s\n", head, c->help);
+            print_row(head, c->help, width);
         }
         printf("\n");
     }
@@ -461,7 +528,7 @@ void options_help(const char *command)
         char head[64];
         snprintf(head, sizeof head, "%s%s--%s%s%s", t->short_name ? t->short_name : "",
                  t->short_name ? ", " : "", t->long_name, t->arg ? " " : "", t->arg ? t->arg : "");
-        printf("  %-26s %s\n", head, t->help);
+        print_row(head, t->help, width);
     }
     printf("\nSettings can be kept in %s/dogear/config as `long-option = value`.\n",
            "${XDG_CONFIG_HOME:-~/.config}");

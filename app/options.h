@@ -11,6 +11,8 @@
 #include "engine/base/err.h"
 #include "engine/engine.h"
 
+enum { OPTIONS_VALUE = 32 }; /* bytes that hold any number as text */
+
 struct options {
     char *model;         /* path or name; NULL = find one */
     char *db;            /* NULL = default place */
@@ -59,6 +61,15 @@ int options_command(int argc, char **argv);
  * -r llama-bench's meaning. */
 enum status options_parse(struct options *o, const char *command, int argc, char **argv, int at,
                           struct err *e);
+
+/* What the options of sampling say, for a chat that changes them: the i-th one's name, value and
+ * help; false past the last. */
+bool options_sampling(const struct engine_sampling *s, int i, const char **ret_name,
+                      char ret_value[OPTIONS_VALUE], const char **ret_help);
+/* Sets the one of that name, as on the command line, and returns which it is; ERR_NOT_FOUND when
+ * there is none, ERR_USAGE when it takes no such value. */
+enum status options_sampling_set(struct engine_sampling *s, const char *name, const char *value,
+                                 int *ret_i, struct err *e);
 
 /* "4096", "512K", "1.5G" (powers of 1024). */
 enum status options_size(const char *s, uint64_t *ret, struct err *e);
