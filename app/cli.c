@@ -154,7 +154,11 @@ enum status cli_store(const struct options *o, struct sessions **ret, struct err
 
 enum status cli_store_saved(const struct options *o, struct sessions **ret, struct err *e)
 {
-    char *path = o->db ? mem_strdup(o->db) : paths_data("dogear.db");
+    char *path;
+    if (o->db)
+        path = mem_strdup(o->db);
+    else
+        TRY(sessions_default_path(&path, e));
     bool missing = access(path, F_OK) != 0 && (errno == ENOENT || errno == ENOTDIR);
     free(path);
     if (!missing || o->no_save || (!o->db && o->store_budget_bytes != UINT64_MAX))

@@ -9,7 +9,7 @@
 
 #include "app/chat.h"
 #include "app/cli.h"
-#include "app/json.h"
+#include "engine/base/json.h"
 #include "engine/base/str.h"
 #include "engine/base/thought.h"
 #include "engine/base/utf8.h"

@@ -4,7 +4,7 @@
 #include <string.h>
 
 #include "app/cli.h"
-#include "app/json.h"
+#include "engine/base/json.h"
 #include "ui/format.h"
 
 enum { MAX_CASES = 32 };

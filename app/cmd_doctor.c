@@ -7,9 +7,9 @@
 #include <unistd.h>
 
 #include "app/cli.h"
-#include "app/json.h"
 #include "app/models.h"
 #include "app/paths.h"
+#include "engine/base/json.h"
 #include "engine/engine.h"
 #include "sessions/sessions.h"
 #include "ui/format.h"

@@ -14,10 +14,10 @@
 #include <unistd.h>
 
 #include "app/cli.h"
-#include "app/json.h"
 #include "app/paths.h"
 #include "app/suite.h"
 #include "engine/base/compare.h"
+#include "engine/base/json.h"
 #include "engine/base/mem.h"
 #include "engine/base/str.h"
 #include "ui/format.h"

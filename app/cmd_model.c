@@ -7,9 +7,9 @@
 #include <string.h>
 
 #include "app/cli.h"
-#include "app/json.h"
 #include "app/models.h"
 #include "app/paths.h"
+#include "engine/base/json.h"
 #include "engine/base/mem.h"
 #include "engine/base/str.h"
 #include "engine/base/utf8.h"

@@ -6,7 +6,7 @@
 
 #include "app/chat.h"
 #include "app/cli.h"
-#include "app/json.h"
+#include "engine/base/json.h"
 #include "sessions/sessions.h"
 #include "ui/format.h"
 

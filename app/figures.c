@@ -9,7 +9,7 @@
 #include <time.h>
 
 #include "app/export.h"
-#include "app/json.h"
+#include "engine/base/json.h"
 #include "engine/base/mem.h"
 #include "engine/base/str.h"
 #include "sessions/sessions.h"

@@ -4,8 +4,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "engine/base/json.h"
 #include "engine/base/str.h"
-#include "engine/base/utf8.h"
 #include "engine/engine.h"
 #include "engine/gguf.h"
 #include "engine/model.h"
@@ -15,26 +15,6 @@
 #include "engine/tokenizer.h"
 
 enum { FIRST_ELEMS = 8 }; /* of an array; vocabularies have 100,000 */
-
-/* A JSON string of any bytes: what is not UTF-8 becomes U+FFFD. */
-static json_t *text_json(const char *s, size_t n)
-{
-    struct str out = {0};
-    for (size_t i = 0; i < n;) {
-        uint32_t cp;
-        char buf[4];
-        i += (size_t)utf8_decode(s + i, n - i, &cp);
-        str_add(&out, buf, (size_t)utf8_encode(cp, buf));
-    }
-    json_t *j = json_stringn(str_c(&out), out.len);
-    str_fini(&out);
-    return j;
-}
-
-static json_t *number_json(double v)
-{
-    return isfinite(v) ? json_real(v) : json_null();
-}
 
 static const char *type_name(enum gguf_type t)
 {
@@ -48,7 +28,7 @@ static json_t *elem_json(const struct gguf_kv *kv, uint64_t i)
     int64_t whole;
     float real;
     if (kv->elem == GGUF_F32 || kv->elem == GGUF_F64)
-        return gguf_elem_f32(kv, i, &real) ? number_json(real) : json_null();
+        return gguf_elem_f32(kv, i, &real) ? json_number(real) : json_null();
     if (!gguf_elem_i64(kv, i, &whole))
         return json_null();
     return kv->elem == GGUF_BOOL ? json_boolean(whole) : json_integer(whole);
@@ -59,10 +39,10 @@ static json_t *value_json(const struct gguf_kv *kv)
     struct gguf_iter it = gguf_iter(kv);
     struct gguf_str s;
     if (kv->type != GGUF_ARRAY)
-        return gguf_next(&it, &s) ? text_json(s.s, s.len) : elem_json(kv, 0);
+        return gguf_next(&it, &s) ? json_text(s.s, s.len) : elem_json(kv, 0);
     json_t *first = json_array();
     for (uint64_t i = 0; i < kv->n && i < FIRST_ELEMS; i++)
-        json_array_append_new(first, gguf_next(&it, &s) ? text_json(s.s, s.len) : elem_json(kv, i));
+        json_array_append_new(first, gguf_next(&it, &s) ? json_text(s.s, s.len) : elem_json(kv, i));
     json_t *j = json_object();
     json_object_set_new(j, "array_of", json_string(type_name(kv->elem)));
     json_object_set_new(j, "count", json_integer((json_int_t)kv->n));
@@ -73,7 +53,7 @@ static json_t *value_json(const struct gguf_kv *kv)
 static json_t *file_json(const struct gguf *g)
 {
     json_t *j = json_object();
-    json_object_set_new(j, "path", text_json(gguf_path(g), strlen(gguf_path(g))));
+    json_object_set_new(j, "path", json_cstr(gguf_path(g)));
     json_object_set_new(j, "gguf_version", json_integer(gguf_version(g)));
     json_object_set_new(j, "parts", json_integer(gguf_n_part(g)));
     json_object_set_new(j, "bytes", json_integer(gguf_file_bytes(g)));
@@ -85,7 +65,7 @@ static json_t *model_json(const struct model *m)
 {
     const struct model_params *p = &m->p;
     json_t *j = json_object();
-    json_object_set_new(j, "name", text_json(p->name, strlen(p->name)));
+    json_object_set_new(j, "name", json_cstr(p->name));
     json_object_set_new(j, "architecture", json_string(p->arch_name));
     json_object_set_new(j, "type", json_string(p->type));
     json_object_set_new(j, "parameters", json_integer(p->n_param));
@@ -106,7 +86,7 @@ static json_t *model_json(const struct model *m)
     json_object_set_new(j, "sliding_head_size", json_integer(p->head_dim_local));
     json_object_set_new(j, "cache_layers", json_integer(p->n_layer_kv));
     json_object_set_new(j, "sliding_window", p->window ? json_integer(p->window) : json_null());
-    json_object_set_new(j, "rope_base", p->no_rope ? json_null() : number_json(p->rope.base));
+    json_object_set_new(j, "rope_base", p->no_rope ? json_null() : json_number(p->rope.base));
     json_object_set_new(j, "tied_output", json_boolean(m->output.t == m->embed.t));
     return j;
 }
@@ -188,10 +168,10 @@ enum status engine_inspect(const char *path, int32_t n_ctx, uint64_t kv_budget_b
         why = other;
     }
     if (s != OK)
-        json_object_set_new(j, "problem", text_json(why.text, strlen(why.text)));
+        json_object_set_new(j, "problem", json_cstr(why.text));
     for (int64_t i = 0; i < gguf_n_kv(g); i++) {
         const struct gguf_kv *kv = gguf_kv_at(g, i);
-        json_t *key = text_json(kv->key.s, kv->key.len);
+        json_t *key = json_text(kv->key.s, kv->key.len);
         json_object_set_new(meta, json_string_value(key), value_json(kv));
         json_decref(key);
     }

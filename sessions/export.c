@@ -4,36 +4,26 @@
 #include <string.h>
 #include <time.h>
 
+#include "engine/base/json.h"
 #include "engine/base/mem.h"
 #include "engine/base/str.h"
 #include "engine/base/thought.h"
 #include "engine/base/utf8.h"
 #include "sessions/copy.h"
 
-/* Text of models and files may hold any bytes: bytes that are not UTF-8 become U+FFFD, and with
- * `plain` control bytes do as well, because Markdown is looked at in terminals. */
-static char *clean(const char *s, size_t n, bool plain)
+/* ---- Markdown ---- */
+
+/* Markdown is looked at in terminals: control bytes become U+FFFD, as bytes that are no UTF-8 do. */
+static void add_clean(struct str *out, const char *s, size_t n)
 {
-    struct str out = {0};
     for (size_t i = 0; i < n;) {
         uint32_t cp;
         char buf[4];
-        int k = utf8_decode(s + i, n - i, &cp);
-        if (plain && ((cp < 0x20 && cp != '\n' && cp != '\t') || (cp >= 0x7f && cp < 0xa0)))
+        i += (size_t)utf8_decode(s + i, n - i, &cp);
+        if ((cp < 0x20 && cp != '\n' && cp != '\t') || (cp >= 0x7f && cp < 0xa0))
             cp = 0xfffd;
-        str_add(&out, buf, (size_t)utf8_encode(cp, buf));
-        i += (size_t)k;
+        str_add(out, buf, (size_t)utf8_encode(cp, buf));
     }
-    return str_take(&out);
-}
-
-/* ---- Markdown ---- */
-
-static void add_clean(struct str *out, const char *s, size_t n)
-{
-    char *c = clean(s, n, true);
-    str_adds(out, c);
-    free(c);
 }
 
 static const char *heading(const char *role)
@@ -90,28 +80,15 @@ static void markdown(struct str *out, const struct copy *c)
 
 /* ---- JSON ---- */
 
-static json_t *text_json(const char *s, size_t n)
-{
-    if (utf8_valid(s, n)) {
-        json_t *j = json_stringn(s, n);
-        if (j)
-            return j;
-    }
-    char *c = clean(s, n, false);
-    json_t *j = json_string(c);
-    free(c);
-    return j;
-}
-
 static json_t *message_json(const struct copy_message *m)
 {
     json_t *j = json_object();
     json_object_set_new(j, "parent", json_integer(m->parent));
-    json_object_set_new(j, "role", text_json(m->role, strlen(m->role)));
-    json_object_set_new(j, "text", text_json(m->text, m->len));
+    json_object_set_new(j, "role", json_cstr(m->role));
+    json_object_set_new(j, "text", json_text(m->text, m->len));
     json_object_set_new(j, "created_ms", json_integer(m->created_ms));
     json_object_set_new(j, "done", json_boolean(m->done));
-    json_object_set_new(j, "stop", text_json(m->stop, strlen(m->stop)));
+    json_object_set_new(j, "stop", json_cstr(m->stop));
     if (m->n_id) {
         json_t *ids = json_array();
         for (int32_t i = 0; i < m->n_id; i++)
@@ -126,8 +103,8 @@ static json_t *message_json(const struct copy_message *m)
 static json_t *copy_json(const struct copy *c)
 {
     json_t *j = json_object(), *messages = json_array();
-    json_object_set_new(j, "title", text_json(c->title, strlen(c->title)));
-    json_object_set_new(j, "model", text_json(c->model, strlen(c->model)));
+    json_object_set_new(j, "title", json_cstr(c->title));
+    json_object_set_new(j, "model", json_cstr(c->model));
     json_object_set_new(j, "created_ms", json_integer(c->created_ms));
     json_object_set_new(j, "updated_ms", json_integer(c->updated_ms));
     json_object_set_new(j, "pinned", json_boolean(c->pinned));

@@ -17,7 +17,7 @@
 
 /* ---- where the files are ---- */
 
-static enum status default_path(char **ret, struct err *e)
+enum status sessions_default_path(char **ret, struct err *e)
 {
     const char *xdg = getenv("XDG_DATA_HOME"), *home = getenv("HOME");
     struct str p = {0};
@@ -185,7 +185,7 @@ static enum status open_files(struct sessions *s, const char *path, struct err *
     if (path)
         s->path = mem_strdup(path);
     else
-        TRY(default_path(&s->path, e));
+        TRY(sessions_default_path(&s->path, e));
     TRY(make_folders(s->path, e));
     if (!path)
         make_private(s->path);

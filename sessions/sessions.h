@@ -25,7 +25,9 @@
 
 struct sessions;
 
-/* path NULL = $XDG_DATA_HOME/dogear/dogear.db. Creates, migrates forward; a file that is no Dogear
+/* $XDG_DATA_HOME/dogear/dogear.db, malloc'ed; ERR_USAGE where no home is known. */
+enum status sessions_default_path(char **ret, struct err *e);
+/* path NULL = the default one. Creates, migrates forward; a file that is no Dogear
  * store, is newer than this program or cannot be read gives one clear error and is left alone. */
 enum status sessions_open(const char *path, struct sessions **ret, struct err *e);
 /* Finishes queued writes; only sessions_path, sessions_trouble and sessions_close may follow. What a

@@ -6,6 +6,7 @@
 #include <string.h>
 
 #include "engine/base/mem.h"
+#include "engine/base/utf8.h"
 
 static void reserve(struct str *s, size_t extra)
 {
@@ -44,6 +45,19 @@ void str_add(struct str *s, const char *data, size_t n)
 void str_adds(struct str *s, const char *cstr)
 {
     str_add(s, cstr, strlen(cstr));
+}
+
+void str_add_utf8(struct str *s, const char *data, size_t n)
+{
+    for (;;) {
+        size_t k = utf8_valid_len(data, n);
+        str_add(s, data, k);
+        if (k == n)
+            return;
+        str_adds(s, "\xef\xbf\xbd");
+        data += k + 1;
+        n -= k + 1;
+    }
 }
 
 void str_addc(struct str *s, char c)

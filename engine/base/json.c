@@ -1,4 +1,4 @@
-#include "app/json.h"
+#include "engine/base/json.h"
 
 #include <math.h>
 #include <stdio.h>
@@ -6,7 +6,6 @@
 #include <string.h>
 
 #include "engine/base/str.h"
-#include "engine/base/utf8.h"
 
 json_t *json_number(double x)
 {
@@ -21,13 +20,7 @@ json_t *json_count(int64_t x)
 json_t *json_text(const char *s, size_t len)
 {
     struct str clean = {0};
-    for (size_t i = 0; i < len;) {
-        uint32_t cp;
-        int n = utf8_decode(s + i, len - i, &cp);
-        char out[4];
-        str_add(&clean, out, (size_t)utf8_encode(cp, out));
-        i += (size_t)n;
-    }
+    str_add_utf8(&clean, s, len);
     json_t *j = json_stringn(str_c(&clean), clean.len);
     str_fini(&clean);
     return j ? j : json_string("");

@@ -1,6 +1,6 @@
-/* Small helpers over jansson for what the command line prints: unknown values become null. */
-#ifndef APP_JSON_H
-#define APP_JSON_H
+/* Small helpers over jansson: unknown values become null, text is UTF-8 whatever its bytes were. */
+#ifndef ENGINE_BASE_JSON_H
+#define ENGINE_BASE_JSON_H
 
 #include <jansson.h>
 #include <stddef.h>
