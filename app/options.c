@@ -288,8 +288,8 @@ enum status options_sampling_set(struct engine_sampling *s, const char *name, co
     TRY(set_value(&o, t, value, e));
     *s = o.sampling;
     *ret_i = 0;
-    while (t-- > table)
-        *ret_i += is_sampling(t);
+    for (const struct option *before = table; before < t; before++)
+        *ret_i += is_sampling(before);
     return OK;
 }
 

@@ -99,6 +99,20 @@ static void utf8__complete__holds_back_only_a_valid_start(void **state)
     assert_int_equal(utf8_complete("", 0), 0);
 }
 
+static void str__add_utf8__marks_each_byte_that_is_none(void **state)
+{
+    (void)state;
+    struct str s = {0};
+    static const char bytes[] = "a\0\xc3\xbc\xff\xe2\x82\xef\xbf\xbd\xc3";
+    static const char want[] = "a\0\xc3\xbc\xef\xbf\xbd\xef\xbf\xbd\xef\xbf\xbd\xef\xbf\xbd\xef\xbf\xbd";
+    str_add_utf8(&s, bytes, sizeof bytes - 1);
+    assert_int_equal(s.len, sizeof want - 1);
+    assert_memory_equal(s.data, want, sizeof want);
+    str_add_utf8(&s, "", 0);
+    assert_int_equal(s.len, sizeof want - 1);
+    str_fini(&s);
+}
+
 static void err__set__strips_control_bytes(void **state)
 {
     (void)state;
@@ -258,6 +272,7 @@ int main(void)
         cmocka_unit_test(utf8__decode__rejects_what_is_not_utf8),
         cmocka_unit_test(utf8__encode__is_the_inverse_of_decode),
         cmocka_unit_test(utf8__complete__holds_back_only_a_valid_start),
+        cmocka_unit_test(str__add_utf8__marks_each_byte_that_is_none),
         cmocka_unit_test(err__set__strips_control_bytes),
         cmocka_unit_test(mem__mul__finds_overflow),
         cmocka_unit_test(queue__many_producers__nothing_lost_and_ordered),
