@@ -369,7 +369,7 @@ void floor_care(const struct floor *f, const struct preset *preset, const struct
         double early = 1 + EARLY * (n_layer - i) / n_layer;
         ret[i].harm_k = k / fmax(of->error2_k, 1e-9);
         ret[i].harm_v = v / fmax(of->error2_v, 1e-9);
-        cost[i] = (struct layer_cost){.k = early * k, .v = early * v, .latent = shape->heads[i].latent};
+        cost[i] = (struct layer_cost){.k = early * k, .v = early * v, .latent = shape->heads[i].n_latent > 0};
     }
     layer_sizes(shape, cost);
     spread(cost, n_layer, (struct kv_depth){preset->bits_k, preset->bits_v}, depth);

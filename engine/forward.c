@@ -68,7 +68,7 @@ struct kv_shape forward_kv_shape(const struct model_params *p)
                          .state_floats = recurrent_state_floats(p)};
     for (int32_t i = 0; s.n_layer < p->n_layer_kv; i++)
         if (p->attends[i])
-            kv_shape_add(&s, model_n_head_kv(p, i), model_head_dim(p, i), p->n_latent > 0);
+            kv_shape_add(&s, model_n_head_kv(p, i), model_head_dim(p, i), p->n_latent);
     return s;
 }
 
@@ -286,7 +286,7 @@ static void ask(struct forward *f, const struct model_layer *l, const float *in,
 }
 
 /* The layer's keys, which stand in k, and its values, in v where they have a matrix of their own, into the
- * cache. A latent is both. */
+ * cache. A latent is both, and kept once. */
 static void write_rows(struct forward *f, const struct model_layer *l, struct kv_line *line, int32_t n_tok)
 {
     const struct kern_ops *ops = f->kern->ops;
@@ -300,7 +300,7 @@ static void write_rows(struct forward *f, const struct model_layer *l, struct kv
         ops->rope(f->kern, f->k + l->rope_at, n_tok, l->n_head_kv, d, n_kv, pos0, l->rope);
     if (p->norm_rotated)
         norm_heads(f, f->k, &l->k_norm, n_tok, n_kv);
-    ops->kv_write(f->kern, kv_layer(line, l->kv), f->k, f->latent ? f->k : f->v, n_kv, n_tok, pos0);
+    ops->kv_write(f->kern, kv_layer(line, l->kv), f->k, f->v, n_kv, n_tok, pos0);
     kv_seal(line, l->kv, pos0 + n_tok);
 }
 

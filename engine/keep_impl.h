@@ -17,7 +17,7 @@ int32_t keep_top_plane(const struct kern_page *page);
 /* Keys and values; of latents, which are both, keys alone. */
 static inline int32_t keep_n_tensor(const struct kv_heads *of)
 {
-    return of->latent ? 1 : 2;
+    return of->n_latent ? 1 : 2;
 }
 
 /* Token rows are packed as [head][K then V][dim]: bytes of one in a layer with these heads. */

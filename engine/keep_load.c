@@ -80,7 +80,7 @@ static struct kern_page *build_page(const struct kv_pool *p, int32_t layer, cons
         planes_v[i] = (const uint8_t *)bytes + page_plane_at(&shape, PAGE_V, i);
     bool ok = page_assemble(page, bytes, page_base_size(&shape), planes_k, bits_k / PAGE_PLANE_BITS,
                             planes_v, bits_v / PAGE_PLANE_BITS) &&
-              page_check(page, page_size(&shape), of->dim, of->latent, NULL);
+              page_check(page, page_size(&shape), of->dim, of->n_latent > 0, NULL);
     /* A fixed format never holds more than it says. */
     const struct page_shape seal = kv_page_shape(of, p->care[layer].seal);
     if (ok && !p->preset.adaptive && (bits_k > seal.bits_k || bits_v > seal.bits_v)) {

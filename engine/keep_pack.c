@@ -26,59 +26,43 @@ int32_t keep_top_plane(const struct kern_page *page)
     return KV_STEPS - 1 - kv_page_step(page);
 }
 
-/* Where keys and values of a head lie in a layer's rows of a block; elements. */
-static size_t row_at(const struct kv_heads *of, int32_t head, bool value)
-{
-    size_t one = (size_t)KERN_BLOCK_TOK * (size_t)of->dim;
-    return ((size_t)value * (size_t)of->n + (size_t)head) * one;
-}
-
-static size_t sink_at(const struct kv_shape *s, int32_t layer, int32_t head, bool value)
-{
-    const struct kv_heads *of = &s->heads[layer];
-    size_t one = (size_t)KERN_SINK_PAD * (size_t)of->dim;
-    return kv_layer_at(s, layer, KERN_SINK_PAD) + ((size_t)value * (size_t)of->n + (size_t)head) * one;
-}
-
-/* Token t of one head, whose keys lie `stride` tokens to a channel, out or in; what follows it in packed. */
-static uint16_t *move_head(const struct kv_heads *of, uint16_t *k, uint16_t *v, size_t stride, size_t t,
+/* Token t of head h of a layer's rows or sinks, `stride` tokens of them, out or in; what follows it in packed. */
+static uint16_t *move_head(const struct kv_heads *of, uint16_t *rows, int32_t h, size_t stride, size_t t,
                            uint16_t *packed, bool out)
 {
-    size_t d = (size_t)of->dim;
-    uint16_t *values = of->latent ? packed : packed + d;
-    for (size_t c = 0; c < d; c++) {
-        uint16_t *key = &k[c * stride + t], *value = &v[t * d + c];
-        if (out) {
-            packed[c] = *key;
-            values[c] = *value;
-        } else {
-            *key = packed[c];
-            *value = values[c];
-        }
-    }
-    return values + d;
+    size_t d = (size_t)of->dim, one = d * stride;
+    uint16_t *k = rows + (size_t)h * one, *v = k + (size_t)of->n * one + t * d;
+    for (size_t c = 0; c < d; c++)
+        if (out)
+            packed[c] = k[c * stride + t];
+        else
+            k[c * stride + t] = packed[c];
+    packed += d;
+    if (of->n_latent)
+        return packed;
+    memcpy(out ? packed : v, out ? v : packed, d * sizeof *packed);
+    return packed + d;
 }
 
 void keep_move_token(const struct kv_heads *of, uint16_t *rows, int32_t t, uint16_t *packed, bool out)
 {
     for (int32_t h = 0; h < of->n; h++)
-        packed = move_head(of, rows + row_at(of, h, false), rows + row_at(of, h, true), KERN_BLOCK_TOK, (size_t)t,
-                           packed, out);
+        packed = move_head(of, rows, h, KERN_BLOCK_TOK, (size_t)t, packed, out);
 }
 
 void keep_move_sinks(const struct kv_shape *s, uint16_t *sinks, int32_t layer, uint16_t *packed, bool out)
 {
+    uint16_t *rows = sinks + kv_layer_at(s, layer, KERN_SINK_PAD);
     for (int32_t h = 0; h < s->heads[layer].n; h++)
         for (size_t t = 0; t < KERN_SINK_TOK; t++)
-            packed = move_head(&s->heads[layer], sinks + sink_at(s, layer, h, false),
-                               sinks + sink_at(s, layer, h, true), KERN_SINK_PAD, t, packed, out);
+            packed = move_head(&s->heads[layer], rows, h, KERN_SINK_PAD, t, packed, out);
 }
 
 void keep_set_sink(const struct kv_shape *s, uint16_t *sinks, int32_t layer, int32_t t, uint16_t *packed)
 {
+    uint16_t *rows = sinks + kv_layer_at(s, layer, KERN_SINK_PAD);
     for (int32_t h = 0; h < s->heads[layer].n; h++)
-        packed = move_head(&s->heads[layer], sinks + sink_at(s, layer, h, false),
-                           sinks + sink_at(s, layer, h, true), KERN_SINK_PAD, (size_t)t, packed, false);
+        packed = move_head(&s->heads[layer], rows, h, KERN_SINK_PAD, (size_t)t, packed, false);
 }
 
 size_t keep_tok_bytes(const struct kv_heads *of)

@@ -23,7 +23,7 @@ int32_t kv_step(struct kv_depth d)
 
 struct page_shape kv_page_shape(const struct kv_heads *of, struct kv_depth d)
 {
-    return (struct page_shape){of->dim, d.bits_k, of->latent ? 0 : d.bits_v};
+    return (struct page_shape){of->dim, d.bits_k, of->n_latent ? 0 : d.bits_v};
 }
 
 int32_t kv_page_step(const struct kern_page *page)
@@ -36,12 +36,13 @@ int32_t kv_page_step(const struct kern_page *page)
     return i;
 }
 
-void kv_shape_add(struct kv_shape *s, int32_t n_head_kv, int32_t head_dim, bool latent)
+void kv_shape_add(struct kv_shape *s, int32_t n_head_kv, int32_t head_dim, int32_t n_latent)
 {
     assert(s->n_layer < KV_LAYERS);
-    s->heads[s->n_layer++] = (struct kv_heads){n_head_kv, head_dim, s->n_head, s->n_chan, latent};
+    s->heads[s->n_layer++] = (struct kv_heads){n_head_kv, head_dim, s->n_head, s->n_chan, s->n_row, n_latent};
     s->n_head += n_head_kv;
     s->n_chan += n_head_kv * head_dim;
+    s->n_row += (n_latent ? 1 : 2) * n_head_kv * head_dim;
 }
 
 int32_t kv_layer_of(const struct kv_shape *s, int32_t head)
@@ -59,7 +60,7 @@ int32_t kv_layer_of(const struct kv_shape *s, int32_t head)
 
 uint64_t kv_tok_bytes(const struct kv_shape *s)
 {
-    return 2 * (uint64_t)s->n_chan * sizeof(uint16_t);
+    return (uint64_t)s->n_row * sizeof(uint16_t);
 }
 
 uint64_t kv_block_bytes(const struct kv_shape *s)
@@ -198,8 +199,9 @@ uint64_t kv_stamp(void)
 
 size_t kv_layer_bytes(const struct kv_pool *p, int32_t layer)
 {
-    const struct kv_heads *h = &p->shape.heads[layer];
-    return 2 * KERN_BLOCK_TOK * (size_t)h->n * (size_t)h->dim * (size_t)p->kern->kv_bytes;
+    const struct kv_shape *s = &p->shape;
+    return (kv_layer_at(s, layer + 1, KERN_BLOCK_TOK) - kv_layer_at(s, layer, KERN_BLOCK_TOK)) *
+           (size_t)p->kern->kv_bytes;
 }
 
 char *kv_layer_rows(const struct kv_pool *p, const struct kv_block *b, int32_t layer)
@@ -343,7 +345,7 @@ void kv_table_set(struct kv_line *l, int32_t j)
             struct kern_kv_block *entry =
                 &l->layer[i].block[(size_t)h * (size_t)l->block_cap + (size_t)j];
             char *k = b->rows ? kv_layer_rows(l->pool, b, i) + (size_t)h * head : NULL;
-            char *v = b->rows ? k + (size_t)of->n * head : NULL;
+            char *v = b->rows && !of->n_latent ? k + (size_t)of->n * head : NULL;
             entry->k = (uint16_t *)(void *)k;
             entry->v = (uint16_t *)(void *)v;
             struct kern_page *const *page = b->copy ? b->copy : b->page;
@@ -352,7 +354,8 @@ void kv_table_set(struct kv_line *l, int32_t j)
         l->layer[i].stamp = kv_stamp();
         if (j == 0 && b->sinks) {
             l->layer[i].sink_k = (uint16_t *)(void *)b->sinks + kv_layer_at(s, i, KERN_SINK_PAD);
-            l->layer[i].sink_v = l->layer[i].sink_k + (size_t)KERN_SINK_PAD * (size_t)(of->n * of->dim);
+            if (!of->n_latent)
+                l->layer[i].sink_v = l->layer[i].sink_k + (size_t)KERN_SINK_PAD * (size_t)(of->n * of->dim);
         }
     }
 }
@@ -381,7 +384,7 @@ static void table_grow(struct kv_line *l, int32_t cap)
         l->layer[i] = (struct kern_kv){
             .n_head_kv = s->heads[i].n,
             .head_dim = s->heads[i].dim,
-            .latent = s->heads[i].latent,
+            .n_latent = s->heads[i].n_latent,
             .n_block_cap = cap,
             .stamp = kv_stamp(),
             .block = l->table + (size_t)s->heads[i].first * (size_t)cap,

@@ -31,23 +31,25 @@ struct kv_pool;
 struct kv_line;
 
 /* One layer's heads of keys and values. Heads are numbered through all layers: `first` is the layer's
- * first one, `chan` counts the channels of those before it. latent: keys are values, and pages hold them once. */
+ * first one; `chan` counts the channels of those before it, `rows` the f16 of a token in theirs. n_latent: values are so
+ * many channels of keys, which are held once (struct kern_kv); else 0. */
 struct kv_heads {
-    int32_t n, dim, first, chan;
-    bool latent;
+    int32_t n, dim, first, chan, rows;
+    int32_t n_latent;
 };
 
 /* Layers with keys and values, and layers that keep a state of fixed size (engine/recurrent.h); a layer may be both. */
 enum { KV_LAYERS = 512 };
 struct kv_shape {
     int32_t n_layer;
-    int32_t n_head, n_chan; /* of all layers: heads of keys and values, and their channels */
+    /* Of all layers: heads of keys and values, their channels, and f16 of a token in their rows. */
+    int32_t n_head, n_chan, n_row;
     struct kv_heads heads[KV_LAYERS];
     int32_t n_state_layer;
     int64_t state_floats; /* of one */
 };
 /* One layer more, behind the others. */
-void kv_shape_add(struct kv_shape *s, int32_t n_head_kv, int32_t head_dim, bool latent);
+void kv_shape_add(struct kv_shape *s, int32_t n_head_kv, int32_t head_dim, int32_t n_latent);
 
 /* Bits of the keys and values of a page. Pages step down a ladder, one tensor at a time. */
 struct kv_depth {

@@ -178,7 +178,7 @@ static void lag_scores(const struct kern_kv_block *b, int32_t d, int32_t from, i
         double mean = 0, square = 0;
         for (int32_t c = 0; c < d; c++) {
             const struct kern_kv_block *at = &b[pos / TOK];
-            uint16_t half = value ? at->v[pos % TOK * d + c] : at->k[c * TOK + pos % TOK];
+            uint16_t half = value && at->v ? at->v[pos % TOK * d + c] : at->k[c * TOK + pos % TOK];
             float x = kern_f16_to_f32(half);
             if (i >= 0) {
                 lo[c] = i == n - 1 ? x : fminf(lo[c], x);

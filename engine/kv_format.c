@@ -54,7 +54,7 @@ static void code_head(const struct kv_line *l, uint16_t *rows, int32_t j, int32_
     const struct kv_heads *of = &l->pool->shape.heads[layer];
     const struct preset *p = &l->pool->preset;
     size_t row = (size_t)(of->first + head), one = (size_t)TOK * (size_t)of->dim;
-    uint16_t *k = rows + (size_t)head * one, *v = k + (size_t)of->n * one;
+    uint16_t *k = rows + (size_t)head * one, *v = k + (size_t)of->n * one; /* of a latent there is none */
     const float *q_max = l->watch.q_max ? l->watch.q_max + of->chan + head * of->dim : NULL;
     const float *sum =
         l->watch.sum ? l->watch.sum + (row * (size_t)l->block_cap + (size_t)j) * TOK : NULL;
@@ -76,7 +76,8 @@ static void code_head(const struct kv_line *l, uint16_t *rows, int32_t j, int32_
         const struct token *part = tier ? tok + high : tok;
         int32_t n_part = tier ? n - high : high, bits = p->tier_bits;
         code_tensor(&p->k, tier ? p->k.bits : bits, k, true, of->dim, part, n_part, q_max);
-        code_tensor(&p->v, tier ? p->v.bits : bits, v, false, of->dim, part, n_part, NULL);
+        if (!of->n_latent)
+            code_tensor(&p->v, tier ? p->v.bits : bits, v, false, of->dim, part, n_part, NULL);
     }
 }
 
@@ -154,18 +155,23 @@ enum status kv_code_reserve(struct kv_line *l, int32_t n_tok_end, struct err *e)
 
 /* ---- bytes ---- */
 
-static uint64_t block_bytes(const struct preset *p, int32_t d, int32_t n_f16, int32_t n)
+static uint64_t tensor_bytes(const struct preset_format *f, int32_t tier_bits, int32_t d, int32_t n_f16, int32_t high,
+                             int32_t n)
+{
+    return 2 * (uint64_t)d * (uint64_t)n_f16 + simulate_bytes(f, tier_bits, high, d) +
+           simulate_bytes(f, f->bits, n - high, d);
+}
+
+static uint64_t block_bytes(const struct preset *p, const struct kv_heads *of, int32_t n_f16, int32_t n)
 {
     int32_t high = n_in_tier(p, n);
-    uint64_t sum = 4 * (uint64_t)d * (uint64_t)n_f16;
-    sum += simulate_bytes(&p->k, p->tier_bits, high, d);
-    sum += simulate_bytes(&p->v, p->tier_bits, high, d);
-    sum += simulate_bytes(&p->k, p->k.bits, n - high, d);
-    sum += simulate_bytes(&p->v, p->v.bits, n - high, d);
+    uint64_t sum = tensor_bytes(&p->k, p->tier_bits, of->dim, n_f16, high, n);
+    if (!of->n_latent)
+        sum += tensor_bytes(&p->v, p->tier_bits, of->dim, n_f16, high, n);
     return sum + (p->tier_share > 0 ? (uint64_t)n / 8 : 0); /* which tier: one bit each */
 }
 
-static uint64_t head_bytes(const struct kv_line *l, int32_t d)
+static uint64_t head_bytes(const struct kv_line *l, const struct kv_heads *of)
 {
     const struct preset *p = &l->pool->preset;
     uint64_t one = 0;
@@ -174,11 +180,9 @@ static uint64_t head_bytes(const struct kv_line *l, int32_t d)
         int32_t sinks = p->n_sink - j * TOK > 0 ? p->n_sink - j * TOK : 0;
         sinks = sinks < n ? sinks : n;
         if (p->at_write)
-            one += block_bytes(p, d, sinks, 0) +
-                   (uint64_t)(n - sinks) * block_bytes(p, d, 0, 1);
+            one += block_bytes(p, of, sinks, 0) + (uint64_t)(n - sinks) * block_bytes(p, of, 0, 1);
         else
-            one += l->block[j]->thawed ? block_bytes(p, d, sinks, n - sinks)
-                                       : block_bytes(p, d, n, 0);
+            one += l->block[j]->thawed ? block_bytes(p, of, sinks, n - sinks) : block_bytes(p, of, n, 0);
     }
     return one;
 }
@@ -188,6 +192,6 @@ uint64_t kv_format_bytes(const struct kv_line *l)
     const struct kv_shape *s = &l->pool->shape;
     uint64_t sum = 0;
     for (int32_t i = 0; i < s->n_layer; i++)
-        sum += (uint64_t)s->heads[i].n * head_bytes(l, s->heads[i].dim);
+        sum += (uint64_t)s->heads[i].n * head_bytes(l, &s->heads[i]);
     return sum;
 }

@@ -16,8 +16,8 @@ struct kv_block {
                                 outside the budget; witness.h */
     int32_t exact_layer;
     bool kept;               /* its present content is on disk */
-    char *rows;              /* dev: [layer][k, v][head][64 * dim] of f16 (kv_layer_at); or NULL */
-    char *sinks;             /* dev: block 0 only, [layer][k, v][head][dim * 16] */
+    char *rows;              /* dev: [layer][k, v][head][64 * dim] of f16 (kv_layer_at), of a latent [k]; or NULL */
+    char *sinks;             /* dev: block 0 only, [layer][k, v][head][dim * 16], alike */
     struct kern_page **page; /* [heads of all layers], NULL before room for pages was needed */
     struct kern_page **copy; /* dev: what a device attends to, alike; NULL on the CPU */
     uint64_t page_bytes;     /* of all its pages, as they are now */
@@ -121,12 +121,12 @@ int32_t kv_layer_of(const struct kv_shape *s, int32_t head);
 /* Where a layer's rows begin in a block, n_tok of each channel; elements. At n_layer: where all end. */
 static inline size_t kv_layer_at(const struct kv_shape *s, int32_t layer, int32_t n_tok)
 {
-    return 2 * (size_t)n_tok * (size_t)(layer < s->n_layer ? s->heads[layer].chan : s->n_chan);
+    return (size_t)n_tok * (size_t)(layer < s->n_layer ? s->heads[layer].rows : s->n_row);
 }
 /* Bytes of one layer of a block's rows. */
 size_t kv_layer_bytes(const struct kv_pool *p, int32_t layer);
 char *kv_layer_rows(const struct kv_pool *p, const struct kv_block *b, int32_t layer); /* dev */
-/* One layer of a block's rows, [k, v][head][64 * dim], where the host reaches it: valid
+/* One layer of a block's rows, [k, v][head][64 * dim] or, of a latent, [k], where the host reaches it: valid
  * until the next call. kv_layer_put brings back what was written into it. */
 uint16_t *kv_layer_get(struct kv_pool *p, const struct kv_block *b, int32_t layer);
 void kv_layer_put(struct kv_pool *p, struct kv_block *b, int32_t layer, const uint16_t *rows);

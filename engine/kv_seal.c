@@ -229,8 +229,10 @@ static void thaw_part(void *ctx, int part, int n_part)
     float x[PAGE_HEAD_DIM_MAX * PAGE_TOK];
     page_unpack_k(b->page[part], x);
     to_f16(k, x, head);
-    page_unpack_v(b->page[part], x);
-    to_f16(v, x, head);
+    if (!of->n_latent) {
+        page_unpack_v(b->page[part], x);
+        to_f16(v, x, head);
+    }
     if (!job->sinks)
         return;
     size_t sink = d * KERN_SINK_PAD;
@@ -238,7 +240,8 @@ static void thaw_part(void *ctx, int part, int n_part)
     for (size_t c = 0; c < d; c++)
         for (size_t t = 0; t < KERN_SINK_TOK; t++) {
             k[c * KERN_BLOCK_TOK + t] = sk[c * KERN_SINK_PAD + t];
-            v[t * d + c] = sv[t * d + c];
+            if (!of->n_latent)
+                v[t * d + c] = sv[t * d + c];
         }
 }
 

@@ -427,7 +427,7 @@ static enum status read_latent(const struct gguf *g, struct model_params *p, str
     p->head_dim = p->head_dim_local = p->n_latent + p->n_rot;
     p->n_head_kv = p->n_head_kv_local = 1;
     if (p->n_plain < 1 || len_k > MODEL_HEAD_DIM_MAX || p->head_dim_v > MODEL_HEAD_DIM_MAX ||
-        p->head_dim > MODEL_HEAD_DIM_MAX || p->n_latent % KERN_ROW_STEP || p->n_rot % KERN_ROW_STEP ||
+        p->head_dim > MODEL_HEAD_DIM_MAX || p->n_latent > PAGE_LATENT_MAX || p->n_latent % KERN_ROW_STEP || p->n_rot % KERN_ROW_STEP ||
         p->n_plain % KERN_ROW_STEP || p->head_dim_v % KERN_ROW_STEP || p->window > 0)
         return err_set(e, ERR_UNSUPPORTED,
                        "%s: latents of %d channels for heads of %d key and %d value channels, %d of them rotated, "

@@ -108,7 +108,7 @@ static struct kern_kv exact_view(struct witness *w, const struct kv_line *l, int
         for (int32_t h = 0; h < kv.n_head_kv && usable(l, j, layer, end); h++) {
             uint16_t *rows = (uint16_t *)(void *)l->block[j]->exact + (size_t)h * head;
             w->table[(size_t)h * (size_t)kv.n_block_cap + (size_t)j] =
-                (struct kern_kv_block){.k = rows, .v = rows + (size_t)kv.n_head_kv * head};
+                (struct kern_kv_block){.k = rows, .v = kv.n_latent ? NULL : rows + (size_t)kv.n_head_kv * head};
         }
     kv.block = w->table;
     kv.stamp = 0; /* a table of its own, another each time */

@@ -94,7 +94,7 @@ enum { KERN_BLOCK_TOK = 64, KERN_SINK_TOK = 4, KERN_SINK_PAD = 16 };
  * window; page is the sealed form. Both may be present during a prefill chunk. */
 struct kern_kv_block {
     uint16_t *k;            /* dev f16 [head_dim][64], channel-major so that scores need no shuffles; or NULL */
-    uint16_t *v;            /* dev f16 [64][head_dim]; or NULL */
+    uint16_t *v;            /* dev f16 [64][head_dim]; or NULL, as always of a latent */
     struct kern_page *page; /* dev; or NULL */
     uint64_t dropped;       /* bit t: token t is read by nobody (CPU backends; 0 elsewhere) */
 };
@@ -107,10 +107,17 @@ struct kern_kv {
     int32_t n_block_cap;         /* blocks allocated in the table per head */
     struct kern_kv_block *block; /* host [n_head_kv][n_block_cap] */
     uint16_t *sink_k;            /* dev f16 [n_head_kv][head_dim][KERN_SINK_PAD]; NULL when nothing is sealed */
-    uint16_t *sink_v;            /* dev f16 [n_head_kv][KERN_SINK_PAD][head_dim] */
+    uint16_t *sink_v;            /* dev f16 [n_head_kv][KERN_SINK_PAD][head_dim]; NULL of a latent, too */
     uint64_t stamp;              /* another whenever a table changes, nowhere used twice; 0 = unknown */
-    bool latent;                 /* values are the keys: v holds what k does, and pages hold it once (page.h) */
+    /* Values are the first so many channels of keys, at most PAGE_LATENT_MAX, a multiple of KERN_ROW_STEP: there is no
+     * v, pages hold them once (page.h), and of answers the channels behind are 0. 0 = values are apart. */
+    int32_t n_latent;
 };
+
+static inline int32_t kern_value_dim(const struct kern_kv *kv)
+{
+    return kv->n_latent ? kv->n_latent : kv->head_dim;
+}
 
 /* Which older blocks each (row block, KV head) reads; NULL in kern_attn means all. Blocks b-1, b
  * and the sinks are always read and are not listed. */
@@ -195,7 +202,7 @@ struct kern_scan {
 /* One head's 64 rows on their way into a page. The host keeps every page's bytes: they are what is
  * saved, stepped down and brought back. A device attends to a copy of its own. */
 struct kern_seal {
-    const uint16_t *k, *v;  /* dev, as in struct kern_kv_block */
+    const uint16_t *k, *v;  /* dev, as in struct kern_kv_block; v is not read where bits_v is 0 */
     struct kern_page *page; /* host */
     struct kern_page *dev;  /* dev copy; NULL on the CPU */
     int32_t n_skip;
@@ -262,7 +269,8 @@ struct kern_ops {
     void (*rope)(struct kern *k, float *x, int32_t n_tok, int32_t n_head, int32_t head_dim,
                  int32_t stride, int32_t pos0, const struct kern_rope *r);
     /* Rounds keys and values [n_tok, n_head_kv, head_dim] (rows stride floats apart) to f16 into
-     * the blocks of positions pos0.. (their k and v must be allocated), and into the sinks. */
+     * the blocks of positions pos0.. (their k and v must be allocated), and into the sinks. value is not
+     * read of a latent. */
     void (*kv_write)(struct kern *k, const struct kern_kv *kv, const float *key, const float *value,
                      int32_t stride, int32_t n_tok, int32_t pos0);
     void (*attend)(struct kern *k, const struct kern_attn *a);

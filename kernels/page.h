@@ -16,7 +16,7 @@
  *   K, token t, channel c: byte (t/16)*4*head_dim + (c/16)*64 + (t%16)*4 + c%4, bits 2*((c/4)%4)
  *   V, token t, channel c: byte (t/16)*4*head_dim + (c/16)*64 + (c%16)*4 + t%4, bits 2*((t/4)%4)
  *
- * The keys of a latent (kern_kv.latent) are its values, too: its pages have 0 bits of values, no V scale, no V lo
+ * The keys of a latent (kern_kv.n_latent) are its values, too: its pages have 0 bits of values, no V scale, no V lo
  * and no V planes, and whoever asks for values reads the keys.
  *
  * All functions are pure, allocate nothing, and work on host memory; any thread may call them.
@@ -36,7 +36,8 @@ enum {
     PAGE_PLANE_BITS = 2,
     PAGE_PLANES = 4,      /* of one tensor at 8 bits */
     PAGE_GROUP = 64,      /* channels that share one scale of V */
-    PAGE_HEAD_DIM_MAX = 576, /* latent attention (DeepSeek-V2): 512 and 64 that tell positions */
+    PAGE_LATENT_MAX = 512,
+    PAGE_HEAD_DIM_MAX = PAGE_LATENT_MAX + 64, /* latents (DeepSeek-V2) and what tells positions */
     PAGE_VERSION = 1,
     PAGE_SIZE_MAX = 64 + 4 * PAGE_HEAD_DIM_MAX + 16 * PAGE_HEAD_DIM_MAX / 4 +
                     2 * PAGE_PLANES * 16 * PAGE_HEAD_DIM_MAX /* head_dim 576 at 8/8 */

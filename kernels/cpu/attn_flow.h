@@ -27,6 +27,7 @@ enum {
     TILE_ROWS = 128,
     TILE_FLOATS = TILE_ROWS * 256, /* of wider heads a tile has fewer rows: it stays in cache, */
     TILE_ROOM = TILE_ROWS * PAGE_HEAD_DIM_MAX, /* but all of a band */
+    BY_TOK_STRIDE = PAGE_LATENT_MAX + 32, /* rows a power of two apart would share few sets of L1 */
     PANEL_CHANNELS = 256,          /* of wider heads pages are not widened, nor of latents */
     SUM_FLOATS = 160 << 10,        /* room for block sums: rows x blocks x 2 floats */
     ITEMS_PER_THREAD = 6,          /* fewer items than this per thread: split the segments */
@@ -62,6 +63,7 @@ struct work {
     float out[TILE_ROOM];          /* [m][head_dim] */
     float s[TILE_ROWS * PAGE_TOK]; /* scores, then probabilities [m][64] */
     _Alignas(64) float panel[PANEL_FLOATS]; /* a page widened; in tile registers a right side */
+    uint16_t by_tok[PAGE_TOK * BY_TOK_STRIDE]; /* values of a latent: its keys, token by token */
     float top[TILE_ROWS], sum[TILE_ROWS], keep[TILE_ROWS];
     float sums[TILE_ROWS]; /* of this segment's probabilities */
     float block_top[SUM_FLOATS / 2], block_sum[SUM_FLOATS / 2]; /* [m][segment], when mass is asked */
@@ -85,7 +87,7 @@ struct seg {
     enum seg_kind kind;
     int32_t block;
     int32_t tok0, tok1;     /* tokens of the block that may be read at all */
-    const uint16_t *k, *v;  /* SEG_ROWS: k [head_dim][k_stride], v [..][head_dim] */
+    const uint16_t *k, *v;  /* SEG_ROWS: k [head_dim][k_stride], v [..][head_dim] or, of a latent, NULL */
     int32_t k_stride;
     const struct kern_page *page;
     uint64_t dropped;
@@ -102,6 +104,7 @@ struct plan {
     const struct kern_attn *a;
     int32_t n_band;          /* of a KV head */
     int32_t group, head_dim; /* query heads of a band */
+    int32_t n_value;         /* channels of a value */
     int32_t band0, band1;    /* of all KV heads, those of this pass */
     int32_t row0, row1;      /* rows of this pass */
     int32_t rows_per_tile;
@@ -240,7 +243,7 @@ static struct seg tile_seg(const struct plan *p, const struct tile *t, int32_t i
         s.v = head[0].v;
         if (kv->sink_k) {
             s.k = kv->sink_k + (size_t)t->head_kv * p->head_dim * KERN_SINK_PAD;
-            s.v = kv->sink_v + (size_t)t->head_kv * p->head_dim * KERN_SINK_PAD;
+            s.v = kv->n_latent ? NULL : kv->sink_v + (size_t)t->head_kv * p->head_dim * KERN_SINK_PAD;
             s.k_stride = KERN_SINK_PAD;
         }
         return s;
@@ -268,7 +271,7 @@ static struct seg tile_seg(const struct plan *p, const struct tile *t, int32_t i
         s.kind = SEG_PAGE;
         s.page = b->page;
         s.tok0 = s.block == 0 && t->sinks ? KERN_SINK_TOK : 0;
-    } else if (b->k && b->v) {
+    } else if (b->k) {
         s.kind = SEG_ROWS;
         s.k = b->k;
         s.v = b->v;
@@ -311,7 +314,7 @@ static int32_t panel_step(int32_t m)
  * Wide heads have few rows to a tile: 64 of 512 channels take .72 with AVX2. */
 static bool by_codes(const struct plan *p, int32_t m, int32_t bits)
 {
-    return m <= CODE_ROWS || bits <= 4 || p->head_dim > PANEL_CHANNELS || p->a->kv->latent;
+    return m <= CODE_ROWS || bits <= 4 || p->head_dim > PANEL_CHANNELS || p->a->kv->n_latent;
 }
 
 /* Scores of n_key tokens (a multiple of 16) for all m rows into w->s. */
@@ -361,6 +364,17 @@ static void out_turn(struct work *w, bool turned, int32_t m, int32_t d)
     w->turned = turned;
 }
 
+/* Values of rows: [n_tok][ret_stride]. */
+static const uint16_t *seg_rows_v(const struct plan *p, struct work *w, const struct seg *s, int32_t n_tok,
+                                  int32_t *ret_stride)
+{
+    *ret_stride = s->v ? p->head_dim : BY_TOK_STRIDE;
+    if (s->v)
+        return s->v;
+    transpose_half(s->k, s->k_stride, p->n_value, n_tok, w->by_tok, BY_TOK_STRIDE);
+    return w->by_tok;
+}
+
 /* out = out * keep + P * V over the first n_tok tokens: beyond, rows may hold anything. */
 static void seg_values(const struct plan *p, struct work *w, const struct seg *s, int32_t m,
                        int32_t n_tok)
@@ -371,15 +385,15 @@ static void seg_values(const struct plan *p, struct work *w, const struct seg *s
         scale_rows(w->out, w->keep, m, d);
 #if defined(ATTN_AMX)
         if (m >= AMX_MIN_PAGE_ROWS) {
-            if (p->a->kv->latent)
-                page_tile_values_latent(&w->tiles, &w->page.layout, s->page, w->s, m, w->out);
+            if (p->a->kv->n_latent)
+                page_tile_values_latent(&w->tiles, &w->page.layout, s->page, p->n_value, w->s, m, w->out);
             else
                 page_tile_values(&w->tiles, &w->page.layout, s->page, w->s, m, w->out, s->next_v);
             return;
         }
 #endif
-        if (p->a->kv->latent)
-            page_values_latent(&w->page, s->page, w->s, m, w->out, s->next_v, s->next_bytes);
+        if (p->a->kv->n_latent)
+            page_values_latent(&w->page, s->page, p->n_value, w->s, m, w->out, s->next_v, s->next_bytes);
         else
             page_values(&w->page, s->page, w->s, m, w->out, s->next_v, s->next_bytes);
         return;
@@ -392,10 +406,12 @@ static void seg_values(const struct plan *p, struct work *w, const struct seg *s
         return;
     }
     int32_t step = panel_step(m);
-    for (int32_t c = 0; c < d; c += step) {
-        int32_t n = min_i(step, d - c);
-        tile_f16(m, n, w->s, PAGE_TOK, s->v + c, d, n_tok, w->out + c, d, w->keep,
-                 s->next_v ? s->next_v + (size_t)2 * PAGE_TOK * c : (const char *)s->v);
+    int32_t stride;
+    const uint16_t *v = seg_rows_v(p, w, s, n_tok, &stride);
+    for (int32_t c = 0; c < p->n_value; c += step) {
+        int32_t n = min_i(step, p->n_value - c);
+        tile_f16(m, n, w->s, PAGE_TOK, v + c, stride, n_tok, w->out + c, d, w->keep,
+                 s->next_v ? s->next_v + (size_t)2 * PAGE_TOK * c : (const char *)v);
     }
 }
 
@@ -461,8 +477,10 @@ static void seg_tiles(const struct plan *p, struct work *w, const struct tile *t
     amx_softmax(w->s, PAGE_TOK, m, n_key, depth, w->top, w->sum, w->keep, w->sums, w->amx_p);
     out_turn(w, false, m, d);
     scale_rows(w->out, w->keep, m, d);
-    amx_right(s->v, d, 1, n_tok, depth, d, right, s->next_v);
-    amx_product(w->amx_p, right, m, d, depth, w->out, d, true);
+    int32_t stride;
+    const uint16_t *v = seg_rows_v(p, w, s, n_tok, &stride);
+    amx_right(v, stride, 1, n_tok, depth, p->n_value, right, s->next_v);
+    amx_product(w->amx_p, right, m, p->n_value, depth, w->out, d, true);
 }
 #endif
 
@@ -702,6 +720,7 @@ static struct plan plan_make(struct kern *k, const struct kern_attn *a, int32_t 
     struct plan p = {.kern = k, .a = a, .row0 = row0, .row1 = row1};
     int32_t group = a->n_head / a->kv->n_head_kv;
     p.head_dim = a->kv->head_dim;
+    p.n_value = kern_value_dim(a->kv);
     int32_t n_seg = pos_of(a, row1 - 1) / PAGE_TOK + 2; /* of the longest tile, at most */
     if (a->row)
         n_seg += pos_of(a, row1 - 1) / PAGE_TOK - a->pos0 / PAGE_TOK;

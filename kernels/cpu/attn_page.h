@@ -399,9 +399,9 @@ static inline void page_scores(struct page_query *w, const struct kern_page *pag
     page_scores_ahead(w, page, q, n_row, s, NULL, 0);
 }
 
-/* The same as page_values below of a latent's page. */
+/* The same as page_values below of a latent's page: its first n_value channels. */
 static __attribute__((unused)) void page_values_latent(struct page_query *w, const struct kern_page *page,
-                                                       const float *p, int32_t n_row, float *out,
+                                                       int32_t n_value, const float *p, int32_t n_row, float *out,
                                                        const char *ahead, size_t ahead_bytes)
 {
     int32_t d = page->head_dim;
@@ -409,7 +409,7 @@ static __attribute__((unused)) void page_values_latent(struct page_query *w, con
     const uint16_t *scale = (const uint16_t *)((const uint8_t *)page + page_scale_k_at(d));
     for (int32_t i0 = 0, n; i0 < n_row; i0 += n) {
         n = page_rows_now(n_row - i0);
-        struct page_dot dot = {.n_row = n, .n_out = d, .n_line = PAGE_TOK / 16, .out_step = 64,
+        struct page_dot dot = {.n_row = n, .n_out = n_value, .n_line = PAGE_TOK / 16, .out_step = 64,
                                .line_step = (size_t)4 * d, .dst = out + i0 * d, .dst_stride = (size_t)d,
                                .onto = true, .turned_scale = scale, .turned_lo = scale + d};
         for (int32_t i = 0; i < n; i++) {

@@ -246,14 +246,15 @@ static void page_tile_values(struct page_tiles *w, struct page_layout *l,
     }
 }
 
-/* The same of a latent's page: its keys, turned. Its scores have fetched all of the next one. */
+/* The same of a latent's page: the first n_value channels of its keys, turned. Its scores have fetched all of the next one. */
 static void page_tile_values_latent(struct page_tiles *w, struct page_layout *l, const struct kern_page *page,
-                                    const float *p, int32_t m, float *out)
+                                    int32_t n_value, const float *p, int32_t m, float *out)
 {
     int32_t d = page->head_dim;
     struct page_code code = page_code_of(l, page, PAGE_V);
     const uint16_t *scale = (const uint16_t *)((const uint8_t *)page + page_scale_k_at(d));
-    const struct page_dot lines = {.n_out = d, .n_line = PAGE_TOK / 16, .out_step = 64, .line_step = (size_t)4 * d};
+    const struct page_dot lines = {
+        .n_out = n_value, .n_line = PAGE_TOK / 16, .out_step = 64, .line_step = (size_t)4 * d};
     page_right(&code, true, &lines, w->right, NULL);
     for (int32_t t = 0; t < PAGE_TOK; t += VL) {
         VF_STORE(w->scale + t, VF_SET1(1));
@@ -269,8 +270,8 @@ static void page_tile_values_latent(struct page_tiles *w, struct page_layout *l,
                 weight = VF_ADD(weight, VF_LOAD(x + r * PAGE_TOK + t));
             w->weight[r] = vf_hsum(weight);
         }
-        for (int32_t c = 0; c < d; c += PAGE_GROUP) {
-            int32_t n = d - c < PAGE_GROUP ? d - c : PAGE_GROUP;
+        for (int32_t c = 0; c < n_value; c += PAGE_GROUP) {
+            int32_t n = n_value - c < PAGE_GROUP ? n_value - c : PAGE_GROUP;
             const uint8_t *right = w->right + (size_t)c / 16 * AMX_TILE_BYTES;
             const uint16_t *by = scale + c, *lo = by + d;
             float *to = out + i * d + c;

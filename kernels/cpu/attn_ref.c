@@ -14,7 +14,7 @@ struct row_state {
     double o[HEAD_STEP][PAGE_HEAD_DIM_MAX];
 };
 
-/* One block as float: k [head_dim][64], v [64][head_dim]. */
+/* One block as float: k [head_dim][64], v [64][head_dim]. v NULL: values are the keys. */
 struct block_rows {
     float k[PAGE_HEAD_DIM_MAX * PAGE_TOK];
     float v[PAGE_TOK * PAGE_HEAD_DIM_MAX];
@@ -26,7 +26,7 @@ static void rows_from_f16(struct block_rows *r, const uint16_t *k, const uint16_
     for (int32_t t = tok0; t < tok1; t++) {
         for (int32_t c = 0; c < head_dim; c++) {
             r->k[c * PAGE_TOK + t] = kern_f16_to_f32(k[c * k_stride + t]);
-            r->v[t * head_dim + c] = kern_f16_to_f32(v[t * head_dim + c]);
+            r->v[t * head_dim + c] = v ? kern_f16_to_f32(v[t * head_dim + c]) : r->k[c * PAGE_TOK + t];
         }
     }
 }
@@ -65,7 +65,7 @@ static bool block_fetch(const struct kern_attn *a, int32_t head_kv, int32_t b, i
             page_unpack_v(blk->page, r->v);
         }
         rows_from_f16(r, kv->sink_k + (size_t)head_kv * d * KERN_SINK_PAD,
-                      kv->sink_v + (size_t)head_kv * KERN_SINK_PAD * d, d, 0, KERN_SINK_TOK,
+                      kv->sink_v ? kv->sink_v + (size_t)head_kv * KERN_SINK_PAD * d : NULL, d, 0, KERN_SINK_TOK,
                       KERN_SINK_PAD);
         return true;
     }
@@ -77,7 +77,7 @@ static bool block_fetch(const struct kern_attn *a, int32_t head_kv, int32_t b, i
         page_unpack_v(blk->page, r->v);
         return true;
     }
-    if (!blk->k || !blk->v) {
+    if (!blk->k) {
         assert(older); /* rows of the present and the previous block must be there */
         return false;
     }
@@ -92,7 +92,7 @@ struct ref_job {
 static void attend_row(const struct kern_attn *a, int32_t head_kv, int32_t row)
 {
     const struct kern_kv *kv = a->kv;
-    int32_t d = kv->head_dim, group = a->n_head / kv->n_head_kv;
+    int32_t d = kv->head_dim, n_value = kern_value_dim(kv), group = a->n_head / kv->n_head_kv;
     int32_t asks = a->row ? a->row[row] : row, pos = a->pos0 + asks, b = pos / PAGE_TOK;
     int32_t first_pos = a->window > 0 && pos - a->window + 1 > 0 ? pos - a->window + 1 : 0;
     struct block_rows rows;
@@ -143,7 +143,7 @@ static void attend_row(const struct kern_attn *a, int32_t head_kv, int32_t row)
                         }
                         double p = exp(score - s.m[g]);
                         s.l[g] += p;
-                        for (int32_t c = 0; c < d; c++) {
+                        for (int32_t c = 0; c < n_value; c++) {
                             s.o[g][c] += p * rows.v[t * d + c];
                         }
                     }

@@ -142,6 +142,37 @@ static __attribute__((noinline, unused)) void tile_f16(int32_t m, int32_t n_col,
     tile_panel(m, n_col, a, a_stride, b, b_stride, 1, depth, c, c_stride, keep, ahead);
 }
 
+/* n_chan rows of n_tok halves to n_tok rows of n_chan, strides in halves. n_chan is a multiple of 8; n_tok is rounded
+ * up to one, on both sides. */
+static __attribute__((unused)) void transpose_half(const uint16_t *src, size_t stride, int32_t n_chan, int32_t n_tok,
+                                                   uint16_t *dst, size_t dst_stride)
+{
+    for (int32_t c = 0; c < n_chan; c += 8)
+        for (int32_t t = 0; t < n_tok; t += 8) {
+            __m128i x[8], y[8];
+#pragma GCC unroll 8
+            for (int i = 0; i < 8; i++)
+                x[i] = _mm_loadu_si128((const __m128i *)(src + (size_t)(c + i) * stride + t));
+#pragma GCC unroll 4
+            for (int i = 0; i < 8; i += 2) { /* two channels, then four, then all eight beside each other */
+                y[i] = _mm_unpacklo_epi16(x[i], x[i + 1]);
+                y[i + 1] = _mm_unpackhi_epi16(x[i], x[i + 1]);
+            }
+#pragma GCC unroll 4
+            for (int i = 0; i < 4; i++) {
+                int at = i / 2 * 4 + i % 2;
+                x[2 * i] = _mm_unpacklo_epi32(y[at], y[at + 2]);
+                x[2 * i + 1] = _mm_unpackhi_epi32(y[at], y[at + 2]);
+            }
+#pragma GCC unroll 4
+            for (int i = 0; i < 4; i++) {
+                uint16_t *to = dst + (size_t)(t + 2 * i) * dst_stride + c;
+                _mm_storeu_si128((__m128i *)to, _mm_unpacklo_epi64(x[i], x[4 + i]));
+                _mm_storeu_si128((__m128i *)(to + dst_stride), _mm_unpackhi_epi64(x[i], x[4 + i]));
+            }
+        }
+}
+
 /* Widens depth rows of n_col halves (stride apart) into a packed panel. */
 ATTN_INLINE void panel_from_f16(const uint16_t *src, size_t stride, int32_t depth, int32_t n_col,
                                 float *panel)

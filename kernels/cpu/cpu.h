@@ -8,7 +8,7 @@
 #include "kernels/kernels.h"
 #include "kernels/pool.h"
 
-enum { CPU_SCRATCH_BYTES = 2556 << 10 }; /* per thread; 64-byte aligned; contents undefined */
+enum { CPU_SCRATCH_BYTES = 2628 << 10 }; /* per thread; 64-byte aligned; contents undefined */
 
 enum {
     CPU_ROPE_MAX = 576,        /* rotated channels of a head: PAGE_HEAD_DIM_MAX */

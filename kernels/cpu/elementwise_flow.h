@@ -247,18 +247,19 @@ static void write_heads(void *ctx, int part, int n_part, int thread)
             size_t from = (size_t)t * j->stride + (size_t)h * dim;
             const struct kern_kv_block *block =
                 &kv->block[(size_t)h * kv->n_block_cap + pos / KERN_BLOCK_TOK];
-            uint16_t *v = block->v + (size_t)slot * dim, *k = block->k;
-            to_half(v, j->value + from, dim);
+            bool sink = pos < KERN_SINK_TOK && kv->sink_k;
+            size_t sinks = (size_t)h * dim * KERN_SINK_PAD;
             to_half(row, j->key + from, dim);
             for (int32_t i = 0; i < dim; i++)
-                k[(size_t)i * KERN_BLOCK_TOK + slot] = row[i];
-            if (pos < KERN_SINK_TOK && kv->sink_k) {
-                uint16_t *sink_k = kv->sink_k + (size_t)h * dim * KERN_SINK_PAD;
-                uint16_t *sink_v = kv->sink_v + (size_t)h * dim * KERN_SINK_PAD;
-                memcpy(sink_v + (size_t)pos * dim, v, (size_t)dim * sizeof *v);
-                for (int32_t i = 0; i < dim; i++)
-                    sink_k[(size_t)i * KERN_SINK_PAD + pos] = row[i];
-            }
+                block->k[(size_t)i * KERN_BLOCK_TOK + slot] = row[i];
+            for (int32_t i = 0; sink && i < dim; i++)
+                kv->sink_k[sinks + (size_t)i * KERN_SINK_PAD + pos] = row[i];
+            if (kv->n_latent)
+                continue;
+            uint16_t *v = block->v + (size_t)slot * dim;
+            to_half(v, j->value + from, dim);
+            if (sink)
+                memcpy(kv->sink_v + sinks + (size_t)pos * dim, v, (size_t)dim * sizeof *v);
         }
 }
 

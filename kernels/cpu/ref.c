@@ -154,16 +154,19 @@ void ref_kv_write(struct kern *k, const struct kern_kv *kv, const float *key,
         for (int32_t h = 0; h < kv->n_head_kv; h++) {
             const struct kern_kv_block *block = &kv->block[(size_t)h * kv->n_block_cap + b];
             const float *ks = key + (size_t)t * stride + (size_t)h * dim;
-            const float *vs = value + (size_t)t * stride + (size_t)h * dim;
+            const float *vs = kv->n_latent ? NULL : value + (size_t)t * stride + (size_t)h * dim;
             bool sink = pos < KERN_SINK_TOK && kv->sink_k;
             for (int32_t i = 0; i < dim; i++) {
-                uint16_t kh = kern_f32_to_f16(ks[i]), vh = kern_f32_to_f16(vs[i]);
+                uint16_t kh = kern_f32_to_f16(ks[i]);
                 block->k[(size_t)i * KERN_BLOCK_TOK + slot] = kh;
-                block->v[(size_t)slot * dim + i] = vh;
-                if (sink) {
+                if (sink)
                     kv->sink_k[((size_t)h * dim + i) * KERN_SINK_PAD + pos] = kh;
+            }
+            for (int32_t i = 0; vs && i < dim; i++) {
+                uint16_t vh = kern_f32_to_f16(vs[i]);
+                block->v[(size_t)slot * dim + i] = vh;
+                if (sink)
                     kv->sink_v[((size_t)h * KERN_SINK_PAD + pos) * dim + i] = vh;
-                }
             }
         }
     }

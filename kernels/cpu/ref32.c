@@ -23,7 +23,8 @@ static void ref32_kv_write(struct kern *k, const struct kern_kv *kv, const float
             for (int32_t c = 0; c < d; c++) {
                 size_t from = (size_t)t * stride + (size_t)h * d + c;
                 row32(block->k)[(size_t)c * KERN_BLOCK_TOK + slot] = key[from];
-                row32(block->v)[(size_t)slot * d + c] = value[from];
+                if (!kv->n_latent)
+                    row32(block->v)[(size_t)slot * d + c] = value[from];
             }
         }
     }
@@ -55,8 +56,9 @@ static void attend_one(const struct kern_attn *a, int32_t row, int32_t head)
             }
             double p = exp(score - most);
             sum += p;
-            for (int32_t c = 0; c < d; c++)
-                o[c] += p * row32(block->v)[(size_t)slot * d + c];
+            for (int32_t c = 0; c < kern_value_dim(kv); c++)
+                o[c] += p * (kv->n_latent ? row32(block->k)[(size_t)c * KERN_BLOCK_TOK + slot]
+                                        : row32(block->v)[(size_t)slot * d + c]);
         }
     }
     for (int32_t c = 0; c < d; c++)

@@ -77,6 +77,10 @@ static __global__ void combine_parts(struct attn_args a, struct attn_parts p, fl
     for (int32_t c = (int32_t)threadIdx.x; c < d; c += (int32_t)blockDim.x) {
         const float *from = p.out + first * d + c;
         float x = 0;
+        if (c >= a.n_value) {
+            out[c] = 0;
+            continue;
+        }
         /* Loads do not wait for weights: what lies in a slot of weight 0 may be anything. */
 #pragma unroll 8
         for (int32_t i = 0; i < p.n_split; i++) {
@@ -143,7 +147,8 @@ static bool args_make(struct kern_cuda *c, const struct kern_attn *a, struct cud
     g.factor = a->scale * LOG2E;
     g.softcap = a->softcap * LOG2E;
     g.window = a->window;
-    g.latent = kv->latent;
+    g.n_value = kern_value_dim(kv);
+    g.latent = kv->n_latent > 0;
     g.n_block = (a->pos0 + (a->row ? a->row[a->n_tok - 1] : a->n_tok - 1)) / PAGE_TOK + 1;
     g.n_row_block = g.n_block - a->pos0 / PAGE_TOK;
     if (a->row) {

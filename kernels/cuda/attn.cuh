@@ -29,8 +29,7 @@ struct attn_args {
     float factor;  /* scale * log2(e) */
     float softcap; /* times log2(e); 0 = none */
     int32_t window, n_row_block, n_block;
-    int32_t latent; /* values are the keys */
-    int32_t zero;   /* an even number of words: port.h */
+    int32_t latent, n_value; /* values are the keys; channels of a value */
 };
 
 struct tile {
@@ -48,7 +47,7 @@ enum seg_kind { SEG_NONE, SEG_ROWS, SEG_PAGE };
 struct seg {
     enum seg_kind kind;
     int32_t block, tok0, tok1; /* tokens of the block that count */
-    const uint16_t *k, *v;
+    const uint16_t *k, *v; /* of rows; v NULL: values are the keys */
     int32_t k_stride;
     const struct kern_page *page;
 };
@@ -127,7 +126,7 @@ DEVICE seg tile_seg(const attn_args &a, const tile &t, int32_t i)
         s.v = head[0].v;
         if (a.sink_k) {
             s.k = a.sink_k + (size_t)t.head_kv * a.head_dim * KERN_SINK_PAD;
-            s.v = a.sink_v + (size_t)t.head_kv * a.head_dim * KERN_SINK_PAD;
+            s.v = a.latent ? NULL : a.sink_v + (size_t)t.head_kv * a.head_dim * KERN_SINK_PAD;
             s.k_stride = KERN_SINK_PAD;
         }
         return s;
@@ -141,7 +140,7 @@ DEVICE seg tile_seg(const attn_args &a, const tile &t, int32_t i)
         s.kind = SEG_PAGE;
         s.page = b->page;
         s.tok0 = s.block == 0 && t.sinks ? KERN_SINK_TOK : 0;
-    } else if (b->k && b->v) {
+    } else if (b->k) {
         s.kind = SEG_ROWS;
         s.k = b->k;
         s.v = b->v;

@@ -3,7 +3,7 @@
 #include "kernels/cuda/attn_impl.h"
 #include "kernels/cuda/attn_rows.cuh"
 
-/* The part of one warp. D64: heads of up to 64 D64 channels; 0 for any, when no values are asked. */
+/* The part of one warp. D64: values of up to 64 D64 channels; 0 for any, when none are asked. */
 template <int D64, bool LATENT>
 static __global__ void __launch_bounds__(32 * ROWS_WARPS, attn_rows_blocks(D64))
     attend_rows(struct attn_args a, struct attn_parts p)
@@ -12,6 +12,7 @@ static __global__ void __launch_bounds__(32 * ROWS_WARPS, attn_rows_blocks(D64))
     a.pos0 = place_of(a);
     int32_t split = (int32_t)(blockIdx.x * (blockDim.x / 32) + threadIdx.x / 32);
     int32_t lane = (int32_t)threadIdx.x % 32, g = lane / 4, b = lane % 4, d = a.head_dim;
+    int32_t n_value = LATENT ? a.n_value : d; /* one number, not two in registers */
     __shared__ tile t; /* of the whole block; registers are scarce */
     int32_t index = (int32_t)blockIdx.y, head_kv = (int32_t)blockIdx.z / p.n_chunk;
     int32_t chunk = (int32_t)blockIdx.z % p.n_chunk;
@@ -71,9 +72,9 @@ static __global__ void __launch_bounds__(32 * ROWS_WARPS, attn_rows_blocks(D64))
             if (keep != 1)
                 out_scale(&out, keep);
             if (s.kind != SEG_PAGE)
-                f16_values<values ? D64 : 1, LATENT>(&out, s.v, n_tok, d, g, b, score);
+                f16_values<values ? D64 : 1, LATENT>(&out, s, n_tok, n_value, g, b, score);
             else if constexpr (LATENT)
-                latent_values(&out, s.page, g, b, score);
+                latent_values(&out, s.page, n_value, g, b, score);
             else
                 page_values(&out, s.page, g, b, score);
         }
@@ -89,7 +90,7 @@ static __global__ void __launch_bounds__(32 * ROWS_WARPS, attn_rows_blocks(D64))
             for (int jj = 0; jj < 4; jj++)
                 for (int e = 0; e < 2; e++) {
                     int32_t c = value_channel<LATENT>(G, 2 * b + e) + jj;
-                    if (c < d)
+                    if (c < n_value)
                         p.out[slot * d + c] = out.x[G][jj][e];
                 }
 }
@@ -111,7 +112,7 @@ void attn_rows_launch(struct kern_cuda *c, const struct attn_args &a, const stru
 {
     enum { WIDEST = (PAGE_HEAD_DIM_MAX + 63) / 64 };
     if (values && a.latent) { /* one for all: most are that wide */
-        rows_launch<WIDEST, true>(c, a, p);
+        rows_launch<PAGE_LATENT_MAX / 64, true>(c, a, p);
         return;
     }
     switch (values ? (a.head_dim + 63) / 64 : 0) {

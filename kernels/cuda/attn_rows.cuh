@@ -386,7 +386,8 @@ DEVICE void page_values_at(row_out<D64> *w, const kern_page *p, int32_t g, int32
 /* The same of a latent's page, from its keys: a word holds 16 channels of a token, of which columns 2 i and 2 i + 1
  * take 8 each. */
 template <int D64, int P>
-DEVICE void latent_values_at(row_out<D64> *w, const kern_page *p, int32_t g, int32_t b, const float s[8][2])
+DEVICE void latent_values_at(row_out<D64> *w, const kern_page *p, int32_t n_value, int32_t g, int32_t b,
+                             const float s[8][2])
 {
     const float up = 32768;
     int32_t d = p->head_dim, n_plane = p->bits_k / 2;
@@ -404,7 +405,7 @@ DEVICE void latent_values_at(row_out<D64> *w, const kern_page *p, int32_t g, int
     all = quad_sum(all);
 #pragma unroll
     for (int D = 0; D < D64; D++) {
-        if (64 * D >= d)
+        if (64 * D >= n_value)
             break;
         int32_t ct = 4 * D + g / 2;
         float acc[2][4][4];
@@ -458,12 +459,13 @@ DEVICE void latent_values_at(row_out<D64> *w, const kern_page *p, int32_t g, int
 }
 
 template <int D64>
-DEVICE void latent_values(row_out<D64> *w, const kern_page *p, int32_t g, int32_t b, const float s[8][2])
+DEVICE void latent_values(row_out<D64> *w, const kern_page *p, int32_t n_value, int32_t g, int32_t b,
+                          const float s[8][2])
 {
     if (p->bits_k <= 4)
-        latent_values_at<D64, 2>(w, p, g, b, s);
+        latent_values_at<D64, 2>(w, p, n_value, g, b, s);
     else
-        latent_values_at<D64, 4>(w, p, g, b, s);
+        latent_values_at<D64, 4>(w, p, n_value, g, b, s);
 }
 
 template <int D64>
@@ -476,10 +478,11 @@ DEVICE void page_values(row_out<D64> *w, const kern_page *p, int32_t g, int32_t 
         page_values_at<D64, 4>(w, p, g, b, s);
 }
 
-/* From rows v [n_tok][d]; what lies behind n_tok is not read: it may be NaN. */
+/* From rows; what lies behind n_tok is not taken: it may be NaN. Four tokens of four channels at a time: words of two
+ * channels of a token, or of two tokens of a latent's channel. */
 template <int D64, bool LATENT>
-DEVICE void f16_values(row_out<D64> *w, const uint16_t *v, int32_t n_tok, int32_t d, int32_t g,
-                       int32_t b, const float s[8][2])
+DEVICE void f16_values(row_out<D64> *w, const seg &rows, int32_t n_tok, int32_t n_value, int32_t g, int32_t b,
+                       const float s[8][2])
 {
     const float up = 32768, down = 1 / up;
     uint32_t a[4][4];
@@ -490,7 +493,7 @@ DEVICE void f16_values(row_out<D64> *w, const uint16_t *v, int32_t n_tok, int32_
 #pragma unroll
     for (int G = 0; G < 2 * D64; G++) {
         int32_t c = value_channel<LATENT>(G, g);
-        if (value_channel<LATENT>(G, 0) >= d)
+        if (value_channel<LATENT>(G, 0) >= n_value)
             break;
         float acc[4][4];
         for (int jj = 0; jj < 4; jj++)
@@ -498,19 +501,27 @@ DEVICE void f16_values(row_out<D64> *w, const uint16_t *v, int32_t n_tok, int32_
                 acc[jj][x] = 0;
 #pragma unroll
         for (int i = 0; i < 4; i++) {
+            int32_t t = 16 * b + 4 * i;
             uint32_t word[4][2];
             for (int x = 0; x < 4; x++) {
-                int32_t t = 16 * b + 4 * i + x;
                 uint2 two = {0, 0};
-                if (t < n_tok && c < d)
-                    two = *(const uint2 *)(v + (size_t)t * d + c);
+                if constexpr (LATENT) {
+                    if (t < n_tok && c < n_value)
+                        two = *(const uint2 *)(rows.k + (size_t)(c + x) * rows.k_stride + t);
+                    two.x = t + 1 < n_tok ? two.x : two.x & 0xffff;
+                    two.y = t + 3 < n_tok ? two.y : t + 2 < n_tok ? two.y & 0xffff : 0;
+                } else if (t + x < n_tok && c < n_value) {
+                    two = *(const uint2 *)(rows.v + (size_t)(t + x) * n_value + c);
+                }
                 word[x][0] = two.x;
                 word[x][1] = two.y;
             }
 #pragma unroll
             for (int jj = 0; jj < 4; jj++)
-                mma_f16(acc[jj], a[i], half_of_each(word[0], word[1], jj),
-                        half_of_each(word[2], word[3], jj));
+                if constexpr (LATENT)
+                    mma_f16(acc[jj], a[i], word[jj][0], word[jj][1]);
+                else
+                    mma_f16(acc[jj], a[i], half_of_each(word[0], word[1], jj), half_of_each(word[2], word[3], jj));
         }
         for (int jj = 0; jj < 4; jj++)
             for (int e = 0; e < 2; e++)

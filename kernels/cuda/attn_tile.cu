@@ -72,7 +72,7 @@ DEVICE void page_tokens(const kern_page *p, uint16_t *value)
 /* Rows as they are; tokens from n_tok on become zeros, since memory there may hold anything. */
 DEVICE void f16_rows(const seg &s, int32_t n_tok, int32_t d, uint16_t *key, uint16_t *value)
 {
-    if (s.k_stride == PAGE_TOK && n_tok == PAGE_TOK) {
+    if (s.v && s.k_stride == PAGE_TOK && n_tok == PAGE_TOK) {
         for (int32_t i = (int32_t)threadIdx.x; i < d * PAGE_TOK / 8; i += (int32_t)blockDim.x) {
             int32_t c = i / (PAGE_TOK / 8), t = i % (PAGE_TOK / 8) * 8;
             *(uint4 *)(key + c * K_STRIDE + t) = *(const uint4 *)(s.k + c * PAGE_TOK + t);
@@ -85,7 +85,10 @@ DEVICE void f16_rows(const seg &s, int32_t n_tok, int32_t d, uint16_t *key, uint
         int32_t c = i / PAGE_TOK, t = i % PAGE_TOK;
         key[c * K_STRIDE + t] = t < n_tok ? s.k[c * s.k_stride + t] : (uint16_t)0;
         int32_t row = i / d, col = i % d;
-        value[row * (d + PAD) + col] = row < n_tok ? s.v[row * d + col] : (uint16_t)0;
+        uint16_t v = 0;
+        if (row < n_tok)
+            v = s.v ? s.v[row * d + col] : s.k[col * s.k_stride + row];
+        value[row * (d + PAD) + col] = v;
     }
 }
 
@@ -244,7 +247,7 @@ static __global__ void __launch_bounds__(256, 1)
                              half_pair(score[2 * k + 1][2], score[2 * k + 1][3])};
 #pragma unroll
             for (int n = 0; n < 2 * D16; n += 2) {
-                if (8 * n >= d)
+                if (8 * n >= a.n_value)
                     break;
                 uint32_t r[4];
                 load_turned(r, value + (16 * k + lane % 16) * row_len + 8 * n + 8 * (lane / 16));

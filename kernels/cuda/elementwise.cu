@@ -125,6 +125,7 @@ struct write_args {
     int32_t n_head_kv, head_dim, n_block_cap, stride, n_tok, pos0;
     uint16_t *sink_k, *sink_v;
     const int32_t *place; /* dev: to be added to pos0, or NULL */
+    int64_t latent;       /* an even number of words: port.h */
 };
 
 /* One block of threads per token and head. Keys are stored channel by channel. */
@@ -135,16 +136,19 @@ static __global__ void write_rows(struct write_args w, const float *key, const f
     int32_t slot = pos % KERN_BLOCK_TOK;
     const struct kern_kv_block *b = &w.block[(size_t)h * w.n_block_cap + pos / KERN_BLOCK_TOK];
     const float *ks = key + (size_t)t * w.stride + (size_t)h * d;
-    const float *vs = value + (size_t)t * w.stride + (size_t)h * d;
+    const float *vs = w.latent ? NULL : value + (size_t)t * w.stride + (size_t)h * d;
     bool sink = pos < KERN_SINK_TOK && w.sink_k;
     for (int32_t i = (int32_t)threadIdx.x; i < d; i += (int32_t)blockDim.x) {
-        uint16_t kh = half_of(ks[i]), vh = half_of(vs[i]);
+        uint16_t kh = half_of(ks[i]);
         b->k[(size_t)i * KERN_BLOCK_TOK + slot] = kh;
-        b->v[(size_t)slot * d + i] = vh;
-        if (sink) {
+        if (sink)
             w.sink_k[((size_t)h * d + i) * KERN_SINK_PAD + pos] = kh;
+        if (!vs)
+            continue;
+        uint16_t vh = half_of(vs[i]);
+        b->v[(size_t)slot * d + i] = vh;
+        if (sink)
             w.sink_v[((size_t)h * KERN_SINK_PAD + pos) * d + i] = vh;
-        }
     }
 }
 
@@ -156,7 +160,7 @@ void cuda_kv_write(struct kern *k, const struct kern_kv *kv, const float *key, c
     const struct kern_kv_block *table = cuda_table_of(c, kv); /* may end the step */
     const int32_t *place = step_place(c, n_tok, &pos0);
     struct write_args w = {table, kv->n_head_kv, kv->head_dim, kv->n_block_cap, stride, n_tok, pos0,
-                           kv->sink_k, kv->sink_v, place};
+                           kv->sink_k, kv->sink_v, place, kv->n_latent};
     launch(write_rows, dim3((unsigned)n_tok, (unsigned)kv->n_head_kv), 64, 0, c, w, key,
            value);
 }

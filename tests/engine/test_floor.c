@@ -153,7 +153,7 @@ static struct kv_shape shape_of(int32_t n, int32_t n_wide)
 {
     struct kv_shape s = {0};
     for (int32_t i = 0; i < n; i++)
-        kv_shape_add(&s, 2, i < n_wide ? 128 : 64, false);
+        kv_shape_add(&s, 2, i < n_wide ? 128 : 64, 0);
     return s;
 }
 
@@ -227,7 +227,7 @@ static void floor__care__serves_the_fragile_layer_at_the_same_bytes(void **state
     /* Of latents keys alone are kept: what is saved in one layer pays for keys of another. */
     s = (struct kv_shape){0};
     for (int32_t i = 0; i < 16; i++)
-        kv_shape_add(&s, 1, 576, true);
+        kv_shape_add(&s, 1, 576, 512);
     floor_care(&f, presets_find("4/4"), &s, care);
     sum = 0;
     int32_t most = 0;

@@ -139,7 +139,7 @@ static void ledger__fit__steps_down_the_cheapest(void **state)
                 assert_memory_equal(there, b->page[i], b->page[i]->size_bytes);
                 free(there);
             }
-            assert_true(page_check(b->page[i], b->page[i]->size_bytes, of->dim, of->latent, NULL));
+            assert_true(page_check(b->page[i], b->page[i]->size_bytes, of->dim, of->n_latent, NULL));
             free(before[j][i].bytes);
         }
     }

@@ -33,7 +33,7 @@ struct shape {
     float softcap;
     int32_t bits_k, bits_v; /* 0: no pages; 1: every page another depth */
     bool rotated, listed, mass;
-    bool latent;  /* values are the keys */
+    bool latent;  /* values are the keys, as far as they do not tell positions */
     bool dropped; /* of the tokens before the rows, three in ten */
     int32_t picked; /* only every so manieth row asks, and the one behind it; 0 = all */
 };
@@ -63,7 +63,8 @@ static inline struct scene scene_make(const struct shape *h)
     int32_t b_first = h->pos0 / 64, b_last = (end - 1) / 64, n_head = h->n_head_kv * h->group;
     rng_state = 1 + (uint64_t)d * 7919 + (uint64_t)end * 104729 + (uint64_t)h->group;
     s.owned = calloc((size_t)h->n_head_kv * n_block * 3 + 16, sizeof *s.owned);
-    s.kv = (struct kern_kv){.n_head_kv = h->n_head_kv, .head_dim = d, .n_block_cap = n_block + 1, .latent = h->latent};
+    s.kv = (struct kern_kv){.n_head_kv = h->n_head_kv, .head_dim = d, .n_block_cap = n_block + 1};
+    s.kv.n_latent = !h->latent ? 0 : d > 256 ? d / 9 * 8 : d > 16 ? d - 16 : d;
     size_t table = sizeof(struct kern_kv_block) * h->n_head_kv * (n_block + 1);
     s.kv.block = scene_own(&s, table);
     memset(s.kv.block, 0, table);
@@ -71,31 +72,33 @@ static inline struct scene scene_make(const struct shape *h)
     if (packed) {
         size_t size = sizeof(uint16_t) * h->n_head_kv * d * KERN_SINK_PAD;
         s.kv.sink_k = scene_own(&s, size);
-        s.kv.sink_v = scene_own(&s, size);
         memset(s.kv.sink_k, 0x7e, size); /* NaN where nothing is written */
-        memset(s.kv.sink_v, 0x7e, size);
+        if (!h->latent)
+            s.kv.sink_v = memset(scene_own(&s, size), 0x7e, size);
     }
     static const int32_t depth[4] = {8, 6, 4, 2};
     for (int32_t head = 0; head < h->n_head_kv; head++) {
         for (int32_t j = 0; j < n_block; j++) {
             struct kern_kv_block *b = &s.kv.block[head * (n_block + 1) + j];
             b->k = scene_own(&s, sizeof(uint16_t) * d * 64);
-            b->v = scene_own(&s, sizeof(uint16_t) * d * 64);
             memset(b->k, 0x7e, sizeof(uint16_t) * d * 64);
-            memset(b->v, 0x7e, sizeof(uint16_t) * d * 64);
+            if (!h->latent)
+                b->v = memset(scene_own(&s, sizeof(uint16_t) * d * 64), 0x7e, sizeof(uint16_t) * d * 64);
             for (int32_t c = 0; c < d; c++) {
                 /* channels of K differ in spread and offset, as real ones do */
                 float spread = 0.3f + 2 * rng_uniform(), at = rng_normal();
                 for (int32_t t = 0; t < 64 && j * 64 + t < end; t++) {
                     b->k[c * 64 + t] = kern_f32_to_f16(at + spread * rng_normal());
-                    b->v[t * d + c] = h->latent ? b->k[c * 64 + t] : kern_f32_to_f16(rng_normal());
+                    if (b->v)
+                        b->v[t * d + c] = kern_f32_to_f16(rng_normal());
                 }
             }
             if (packed && j == 0) {
                 for (int32_t c = 0; c < d; c++) {
                     for (int32_t t = 0; t < KERN_SINK_TOK; t++) {
                         s.kv.sink_k[(head * d + c) * KERN_SINK_PAD + t] = b->k[c * 64 + t];
-                        s.kv.sink_v[(head * KERN_SINK_PAD + t) * d + c] = b->v[t * d + c];
+                        if (b->v)
+                            s.kv.sink_v[(head * KERN_SINK_PAD + t) * d + c] = b->v[t * d + c];
                     }
                 }
             }

@@ -377,16 +377,16 @@ static void attn__attend__pages_of_every_depth(void **state)
     kern_close(k);
 }
 
-/* Keys that are values, in few rows and many, of one head and of as many as share them. */
-static void attn__attend__pages_of_latents(void **state)
+/* Keys that are values, in rows and in pages, of few queries and many, of one head and of as many as share them. */
+static void attn__attend__latents(void **state)
 {
     struct kern *k = open_kern();
     static const int32_t dims[] = {16, 48, 64, 80, 128, 288, 576}, rows[] = {1, 3, 9, 40};
     for (int i = 0; i < LENGTH(dims); i++)
         for (int j = 0; j < LENGTH(rows); j++)
-            for (int32_t bits = j % 2 ? 1 : 2; bits <= (j % 2 ? 1 : 8); bits += 2)
+            for (int32_t bits = j % 2 ? 1 : 0; bits <= (j % 2 ? 1 : 8); bits += 2)
                 check_shape(k, &(struct shape){.head_dim = dims[i], .n_head_kv = 1, .group = i % 2 ? 4 : 20,
-                                               .n_tok = rows[j], .pos0 = 400 + 10 * i, .bits_k = bits,
+                                               .n_tok = rows[j], .pos0 = 400 + i % 2 * 800 + 10 * i, .bits_k = bits,
                                                .bits_v = bits, .latent = true, .mass = i % 3 == 0});
     kern_close(k);
 }
@@ -601,7 +601,7 @@ int main(void)
         cmocka_unit_test(attn__attend__masses_far_back),
         cmocka_unit_test(attn__attend__many_rows_long_context),
         cmocka_unit_test(attn__attend__pages_of_every_depth),
-        cmocka_unit_test(attn__attend__pages_of_latents),
+        cmocka_unit_test(attn__attend__latents),
         cmocka_unit_test(attn__attend__mixed_depths_and_shapes),
         cmocka_unit_test(attn__attend__sums_of_the_largest_codes),
         cmocka_unit_test(attn__attend__picked_rows),

@@ -197,7 +197,7 @@ static void cuda__kv_write__same_bytes_as_ref(void **state)
     size_t n = HEADS * (BLOCKS * 2 * one + 2 * sink);
     float *key = floats(TOKS * STRIDE, 2), *value = floats(TOKS * STRIDE, 2);
     float *key_dev = dev_new(key, TOKS * STRIDE * 4), *value_dev = dev_new(value, TOKS * STRIDE * 4);
-    static const int32_t cases[][2] = {{1, 0}, {1, 65}, {70, 61}, {3, 2}, {64, 64}};
+    static const int32_t cases[][3] = {{1, 0}, {1, 65}, {70, 61}, {3, 2}, {64, 64}, {70, 1, true}};
     for (size_t j = 0; j < sizeof cases / sizeof *cases; j++) {
         uint16_t *memory[2] = {malloc(n * 2), malloc(n * 2)};
         memset(memory[0], 0x5a, n * 2);
@@ -206,11 +206,14 @@ static void cuda__kv_write__same_bytes_as_ref(void **state)
             uint16_t *m = b ? dev : memory[0];
             struct kern_kv_block block[HEADS * BLOCKS];
             for (int h = 0; h < HEADS * BLOCKS; h++, m += 2 * one)
-                block[h] = (struct kern_kv_block){m, m + one, NULL};
+                block[h] = (struct kern_kv_block){m, cases[j][2] ? NULL : m + one, NULL};
             struct kern_kv kv = {.n_head_kv = HEADS, .head_dim = DIM, .n_block_cap = BLOCKS,
                                  .block = block, .sink_k = m, .sink_v = m + HEADS * sink};
+            kv.n_latent = cases[j][2] ? DIM - 16 : 0;
+            if (kv.n_latent)
+                kv.sink_v = NULL;
             struct kern *k = b ? cuda : ref;
-            k->ops->kv_write(k, &kv, b ? key_dev : key, b ? value_dev : value, STRIDE, cases[j][0],
+            k->ops->kv_write(k, &kv, b ? key_dev : key, kv.n_latent ? NULL : b ? value_dev : value, STRIDE, cases[j][0],
                              cases[j][1]);
         }
         dev_take(memory[1], dev, n * 2);
@@ -305,17 +308,17 @@ static void cuda__attend__few_rows_of_pages(void **state)
                                         .window = i == 2 ? 300 : 0});
 }
 
-/* Keys that are values; 9 rows go to one kernel, 40 to the other, but for wide heads. */
-static void cuda__attend__pages_of_latents(void **state)
+/* Keys that are values, in rows and in pages; 9 rows go to one kernel, 40 to the other, but for wide heads. */
+static void cuda__attend__latents(void **state)
 {
     static const int32_t dims[] = {16, 64, 80, 144, 288, 576};
-    for (int32_t bits = 2; bits <= 8; bits += 2)
+    for (int32_t bits = 0; bits <= 8; bits += 2)
         check_attention(&(struct shape){.head_dim = bits % 4 ? 576 : 80, .n_head_kv = 1, .group = 5, .n_tok = 1,
                                         .pos0 = 330, .bits_k = bits, .bits_v = bits, .latent = true, .mass = true});
     for (int i = 0; i < 6; i++)
         for (int32_t n_tok = 9; n_tok <= (dims[i] > 256 ? 9 : 40); n_tok += 31)
             check_attention(&(struct shape){.head_dim = dims[i], .n_head_kv = 1, .group = 4 + 4 * (i % 2),
-                                            .n_tok = n_tok, .pos0 = 500 + i, .bits_k = 1, .bits_v = 1,
+                                            .n_tok = n_tok, .pos0 = 500 + i, .bits_k = i != 2, .bits_v = i != 2,
                                             .latent = true, .listed = i == 1});
 }
 
@@ -836,7 +839,7 @@ int main(int n_arg, char **arg)
         cmocka_unit_test(cuda__matmul__tiny_inputs_give_zero),
         cmocka_unit_test(cuda__attend__few_rows_of_f16),
         cmocka_unit_test(cuda__attend__few_rows_of_pages),
-        cmocka_unit_test(cuda__attend__pages_of_latents),
+        cmocka_unit_test(cuda__attend__latents),
         cmocka_unit_test(cuda__attend__picked_rows),
         cmocka_unit_test(cuda__attend__many_rows),
         cmocka_unit_test(cuda__attend__many_rows_of_pages_and_lists),

@@ -567,8 +567,9 @@ static void ops__kv_write__agrees_with_ref(void **unused)
             continue;
         static const struct {
             int32_t n_tok, pos0, dim;
+            bool latent;
         } cases[] = {{1, 0, 80}, {1, 65, 80}, {70, 0, 80}, {70, 61, 80}, {3, 2, 80}, {64, 64, 80},
-                     {17, 3, 80}, {1, 3, 512}, {70, 61, 512}};
+                     {17, 3, 80}, {1, 3, 512}, {70, 61, 512}, {70, 1, 288, true}, {1, 70, 80, true}};
         for (size_t j = 0; j < sizeof cases / sizeof *cases; j++) {
             int32_t dim = cases[j].dim;
             size_t block_size = (size_t)dim * KERN_BLOCK_TOK, sink_size = (size_t)dim * KERN_SINK_PAD;
@@ -579,12 +580,15 @@ static void ops__kv_write__agrees_with_ref(void **unused)
                 memset(m, 0x5a, n * 2);
                 struct kern_kv_block block[HEADS * BLOCKS];
                 for (int h = 0; h < HEADS * BLOCKS; h++) {
-                    block[h] = (struct kern_kv_block){m, m + block_size, NULL};
+                    block[h] = (struct kern_kv_block){m, cases[j].latent ? NULL : m + block_size, NULL};
                     m += 2 * block_size;
                 }
                 struct kern_kv kv = {HEADS, dim, BLOCKS, block, m, m + HEADS * sink_size};
+                kv.n_latent = cases[j].latent ? dim - 16 : 0;
+                if (kv.n_latent)
+                    kv.sink_v = NULL;
                 struct kern *which = b ? k : ref;
-                which->ops->kv_write(which, &kv, key, value, HEADS * dim + 7, cases[j].n_tok,
+                which->ops->kv_write(which, &kv, key, kv.n_latent ? NULL : value, HEADS * dim + 7, cases[j].n_tok,
                                      cases[j].pos0);
             }
             assert_memory_equal(memory[0], memory[1], n * 2);
